@@ -1,0 +1,1 @@
+//! The only event loop: listening sockets in, sessions handed to fixed workers.

@@ -1,0 +1,2 @@
+//! mail_local: see `smtpd::cli` and `smtpd::mda`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! mail_maildir: see `smtpd::cli` and `smtpd::mda`.
+fn main() {}

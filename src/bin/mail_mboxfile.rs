@@ -1,0 +1,2 @@
+//! mail_mboxfile: see `smtpd::cli` and `smtpd::mda`.
+fn main() {}

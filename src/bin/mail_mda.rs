@@ -1,0 +1,2 @@
+//! mail_mda: see `smtpd::cli` and `smtpd::mda`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! smtpctl: see `smtpd::cli` and `smtpd::mda`.
+fn main() {}

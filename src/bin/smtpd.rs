@@ -1,0 +1,2 @@
+//! smtpd: see `smtpd::cli` and `smtpd::mda`.
+fn main() {}

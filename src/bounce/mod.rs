@@ -1,0 +1,3 @@
+//! Reports to senders.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Command lines: argv, usage, exit codes.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,339 @@
+//! The configuration as the other rooms see it: checked, names resolved, defaults filled in.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::util::Line;
+
+/// A whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Server name (mailname file, else the host's name).
+    pub server_name: Line,
+    /// Listeners in the order of the file. The parent binds them.
+    pub listeners: Vec<Listener>,
+    /// `listen on socket`, or its defaults.
+    pub socket: SocketListener,
+    /// Tables by name, built-in ones (`<localhost>`, `<anyhost>`, …) and anonymous ones included.
+    pub tables: BTreeMap<String, TableSource>,
+    /// Actions by name.
+    pub actions: BTreeMap<String, Action>,
+    /// `match` rules in the order of the file.
+    pub rules: Vec<Rule>,
+    /// `mda wrapper` commands by name.
+    pub mda_wrappers: BTreeMap<String, Line>,
+    /// `smtp …`.
+    pub smtp: Smtp,
+    /// `queue …`.
+    pub queue: QueueOptions,
+    /// `mda limit …`.
+    pub mda: MdaLimits,
+    /// `scheduler limit …`.
+    pub scheduler: SchedulerLimits,
+    /// `bounce warn-interval`, in seconds, at most four.
+    pub bounce_warn_s: Vec<u32>,
+}
+
+/// One `listen on` for TCP.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Interface name, address or host name, as written.
+    pub on: String,
+    /// `inet4` or `inet6`.
+    pub family: Option<Family>,
+    /// TCP port.
+    pub port: u16,
+    /// `hostname`, else the server name.
+    pub hostname: Line,
+    /// `hostnames <table>`.
+    pub hostnames: Option<TableName>,
+    /// `tag`.
+    pub tag: Option<Line>,
+    /// `mask-src`.
+    pub mask_src: bool,
+    /// `no-dsn`.
+    pub no_dsn: bool,
+    /// `received-auth`.
+    pub received_auth: bool,
+    /// `senders <table> [masquerade]`.
+    pub senders: Option<Senders>,
+    /// File and line of the directive, for messages.
+    pub at: Place,
+}
+
+/// `senders <table> [masquerade]`.
+#[derive(Clone, Debug)]
+pub struct Senders {
+    /// User to addresses.
+    pub table: TableName,
+    /// Whether From is rewritten to the envelope sender.
+    pub masquerade: bool,
+}
+
+/// `listen on socket`.
+#[derive(Clone, Debug, Default)]
+pub struct SocketListener {
+    /// `tag`.
+    pub tag: Option<Line>,
+    /// `mask-src`.
+    pub mask_src: bool,
+    /// `no-dsn`.
+    pub no_dsn: bool,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    Inet4,
+    /// IPv6.
+    Inet6,
+}
+
+/// The name of a table; it exists in [`Config::tables`].
+pub type TableName = String;
+
+/// Where a table's contents come from.
+#[derive(Clone, Debug)]
+pub enum TableSource {
+    /// Values written in the file, or built in.
+    List(Vec<String>),
+    /// Key and value pairs written in the file.
+    Map(Vec<(String, String)>),
+    /// `file:/path`.
+    File(PathBuf),
+    /// `db:/path`.
+    Db(PathBuf),
+    /// The system's users.
+    Passwd,
+}
+
+/// What `action` says.
+#[derive(Clone, Debug)]
+pub struct Action {
+    /// Its name.
+    pub name: Line,
+    /// Local delivery or relay.
+    pub method: Method,
+    /// `ttl`, in seconds; `queue ttl` otherwise.
+    pub ttl_s: Option<u32>,
+    /// File and line of the directive.
+    pub at: Place,
+}
+
+/// How an action settles an envelope.
+#[derive(Clone, Debug)]
+pub enum Method {
+    /// On this host.
+    Local(LocalAction),
+    /// To another host; comes with the relay work.
+    Relay,
+}
+
+/// A local action.
+#[derive(Clone, Debug)]
+pub struct LocalAction {
+    /// What is run.
+    pub delivery: Delivery,
+    /// `user`: who the delivery runs as, in place of the recipient.
+    pub user: Option<Line>,
+    /// `alias <table>`.
+    pub alias: Option<TableName>,
+    /// `virtual <table>`.
+    pub virtuals: Option<TableName>,
+    /// `userbase <table>`; the system's users otherwise.
+    pub userbase: Option<TableName>,
+    /// `wrapper NAME`; it exists in [`Config::mda_wrappers`].
+    pub wrapper: Option<String>,
+}
+
+/// A local delivery method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The system's mailbox, by mail.local(8).
+    Mbox,
+    /// A maildir. The path may hold format specifiers and start with `~/`.
+    Maildir {
+        /// The path, `~/Maildir` without one.
+        path: Option<Line>,
+        /// Whether marked messages go to the `Junk` folder.
+        junk: bool,
+    },
+    /// A command, with format specifiers.
+    Mda(Line),
+    /// LMTP; comes with its issue.
+    Lmtp {
+        /// `host:port` or a socket's path.
+        dest: Line,
+        /// Whether the address, not the user, is the LMTP recipient.
+        rcpt_to: bool,
+    },
+    /// Only remote addresses, out of aliases or .forward.
+    ForwardOnly,
+    /// Only methods given by aliases or .forward.
+    ExpandOnly,
+}
+
+/// One `match` rule.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Every criterion must hold.
+    pub criteria: Vec<Criterion>,
+    /// What then happens: `None` for `reject`, else an action of [`Config::actions`].
+    pub action: Option<String>,
+    /// File and line of the directive.
+    pub at: Place,
+}
+
+/// One criterion of a rule.
+#[derive(Clone, Debug)]
+pub struct Criterion {
+    /// Written with `!`.
+    pub negated: bool,
+    /// What is asked.
+    pub test: Test,
+}
+
+/// What a criterion asks. A `Pattern` names a list table, by value or by regex.
+#[derive(Clone, Debug)]
+pub enum Test {
+    /// `tag`.
+    Tag(Pattern),
+    /// `from any`.
+    FromAny,
+    /// `from local`.
+    FromLocal,
+    /// `from socket`.
+    FromSocket,
+    /// `from src`.
+    FromSrc(Pattern),
+    /// `from rdns`.
+    FromRdns(Option<Pattern>),
+    /// `for any`.
+    ForAny,
+    /// `for local`.
+    ForLocal,
+    /// `for domain`.
+    ForDomain(Pattern),
+    /// `helo`.
+    Helo(Pattern),
+    /// `auth`.
+    Auth(Option<Pattern>),
+    /// `tls`.
+    Tls,
+    /// `mail-from`.
+    MailFrom(Pattern),
+    /// `rcpt-to`.
+    RcptTo(Pattern),
+}
+
+/// A table to compare with.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    /// The table.
+    pub table: TableName,
+    /// Whether its entries are regular expressions.
+    pub regex: bool,
+}
+
+/// `smtp …`.
+#[derive(Clone, Debug)]
+pub struct Smtp {
+    /// Bytes; 36700160.
+    pub max_message_size: u64,
+    /// Recipients per transaction; 1000.
+    pub max_rcpt: usize,
+    /// Messages per session; 100.
+    pub max_mails: usize,
+    /// `+`.
+    pub sub_addr_delim: char,
+}
+
+/// `queue …`.
+#[derive(Clone, Debug)]
+pub struct QueueOptions {
+    /// Life time in seconds; four days.
+    pub ttl_s: u32,
+    /// `queue compression`.
+    pub compression: bool,
+}
+
+/// `mda limit …`.
+#[derive(Clone, Copy, Debug)]
+pub struct MdaLimits {
+    /// Local deliveries at a time; 50.
+    pub max_session: usize,
+    /// The same for one user; 7.
+    pub max_session_per_user: usize,
+    /// Waiting envelopes of a user from which on more are held; 50.
+    pub task_hiwat: usize,
+    /// Waiting envelopes at which held ones are asked for; 30.
+    pub task_lowat: usize,
+    /// How many are asked for; 10.
+    pub task_release: usize,
+}
+
+/// `scheduler limit …`.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerLimits {
+    /// Envelopes handed out at a time; 5000.
+    pub max_inflight: usize,
+    /// Envelopes per batch; 10.
+    pub max_schedule: usize,
+    /// Envelopes per answer when one message is listed; 256.
+    pub max_evp_batch_size: usize,
+    /// Messages per answer when the queue is listed; 1024.
+    pub max_msg_batch_size: usize,
+}
+
+/// File and line of a directive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: u32,
+}
+
+impl Default for Smtp {
+    fn default() -> Smtp {
+        Smtp {
+            max_message_size: 35 * 1024 * 1024,
+            max_rcpt: 1000,
+            max_mails: 100,
+            sub_addr_delim: '+',
+        }
+    }
+}
+
+impl Default for QueueOptions {
+    fn default() -> QueueOptions {
+        QueueOptions {
+            ttl_s: 4 * 86400,
+            compression: false,
+        }
+    }
+}
+
+impl Default for MdaLimits {
+    fn default() -> MdaLimits {
+        MdaLimits {
+            max_session: 50,
+            max_session_per_user: 7,
+            task_hiwat: 50,
+            task_lowat: 30,
+            task_release: 10,
+        }
+    }
+}
+
+impl Default for SchedulerLimits {
+    fn default() -> SchedulerLimits {
+        SchedulerLimits {
+            max_inflight: 5000,
+            max_schedule: 10,
+            max_evp_batch_size: 256,
+            max_msg_batch_size: 1024,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What is said over the control socket: one [`Ask`], one [`Answer`], as often as the client likes.
+//!
+//! A frame is a little-endian u32 length (of what follows, at most [`MAX_FRAME`]), a version byte,
+//! a kind byte and fields. A `Submit` that is answered `Ok` turns the connection into a plain SMTP
+//! session.
+
+use crate::mail::{EvpId, MsgId};
+
+/// Version of the frames; the other side must speak the same.
+pub const VERSION: u8 = 1;
+/// Longest frame, in bytes. A longer one ends the connection.
+pub const MAX_FRAME: usize = 256 * 1024;
+
+/// Which envelopes a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// One.
+    Envelope(EvpId),
+    /// All of a message.
+    Message(MsgId),
+    /// All there are.
+    All,
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Speak SMTP from here on (sendmail). Any user may.
+    Submit,
+    /// `schedule`: try now. Answered by `Count`.
+    Schedule(Which),
+    /// `remove`. Answered by `Count`.
+    Remove(Which),
+    /// `pause envelope`. Answered by `Count`.
+    Suspend(Which),
+    /// `resume envelope`. Answered by `Count`.
+    Resume(Which),
+    /// `discover`. Answered by `Count`.
+    Discover(Which),
+    /// `pause mda|mta|smtp` (true) or `resume` (false). Answered by `Ok` or `Fail`.
+    Pause(Subsystem, bool),
+    /// `log verbose` (true) or `log brief`. Answered by `Ok`.
+    Verbose(bool),
+    /// `show queue`: envelopes of `only` (or of all messages) behind `after`, as many as fit.
+    /// Answered by `Envelopes`; an empty one is the end.
+    List {
+        /// The last one seen.
+        after: Option<EvpId>,
+        /// One message only.
+        only: Option<MsgId>,
+    },
+    /// `show stats`. Answered by `Stats`.
+    Stats,
+    /// `show status`. Answered by `Status`.
+    Status,
+    /// `update table`. Answered by `Ok` or `Fail`.
+    UpdateTable(String),
+}
+
+/// A part of the daemon that can be paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subsystem {
+    /// Local delivery.
+    Mda,
+    /// Relaying.
+    Mta,
+    /// Receiving.
+    Smtp,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Ok,
+    /// Not done; the text says why and may be empty.
+    Fail(String),
+    /// So many envelopes.
+    Count(u32),
+    /// Lines of `show queue`, in order of their ids.
+    Envelopes(Vec<Listed>),
+    /// Keys and values of `show stats`.
+    Stats(Vec<(String, i64)>),
+    /// What is paused.
+    Status {
+        /// Local delivery.
+        mda: bool,
+        /// Relaying.
+        mta: bool,
+        /// Receiving.
+        smtp: bool,
+    },
+}
+
+/// One envelope of `show queue`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id.
+    pub id: EvpId,
+    /// Fields 2 to 14 of the line, joined by `|`.
+    pub text: String,
+}

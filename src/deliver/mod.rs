@@ -1,0 +1,44 @@
+//! Who carries an envelope to its destination.
+//!
+//! An [`Agent`] belongs to the runner's thread. It is offered envelopes one at a time, works on
+//! them elsewhere, and sends each one's outcome back through the channel it was made with.
+
+#![forbid(unsafe_code)]
+
+pub mod local;
+
+use crate::mail::{Envelope, EvpId, Outcome};
+use crate::util::Timestamp;
+
+/// The outcome of one envelope, on its way to the runner.
+pub type Report = (EvpId, Outcome);
+
+/// Identifies whose envelopes wait together on a hold queue (a user, later a relay).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldKey(pub u64);
+
+/// What an agent says to an envelope it is offered.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It will send an outcome, whatever happens.
+    Taken,
+    /// It has enough waiting under this key: park the envelope until [`Release`] names the key.
+    Hold(HoldKey),
+}
+
+/// Held envelopes an agent can take now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// Whose.
+    pub key: HoldKey,
+    /// How many; `usize::MAX` for all of them.
+    pub count: usize,
+}
+
+/// One way of settling envelopes. All calls are made by the runner's thread and none blocks.
+pub trait Agent: Send {
+    /// Offers an envelope that is due.
+    fn offer(&mut self, envelope: Envelope, now: Timestamp) -> Offer;
+    /// An outcome of this agent has reached the runner; says which held envelopes may follow.
+    fn finished(&mut self, id: EvpId, now: Timestamp) -> Option<Release>;
+}

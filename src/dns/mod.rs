@@ -1,0 +1,3 @@
+//! The resolver: its own thread, a bounded cache, hostile answers expected.
+
+#![forbid(unsafe_code)]

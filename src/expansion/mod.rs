@@ -1,0 +1,3 @@
+//! From a recipient to its destinations.
+
+#![forbid(unsafe_code)]

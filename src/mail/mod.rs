@@ -1,0 +1,23 @@
+//! The field's words as values: no files, no sockets, no clock.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod destination;
+pub mod dsn;
+pub mod envelope;
+pub mod facts;
+pub mod ids;
+pub mod outcome;
+pub mod peer;
+pub mod refusal;
+
+pub use address::MailAddr;
+pub use destination::Destination;
+pub use dsn::{Dsn, Notify, Ret};
+pub use envelope::{BounceKind, Command, Envelope, Flags, Kind, Local};
+pub use facts::Facts;
+pub use ids::{EvpId, MsgId, SessionId};
+pub use outcome::{Outcome, Status, Verdict};
+pub use peer::Peer;
+pub use refusal::Refusal;

@@ -1,0 +1,95 @@
+//! What came of a delivery attempt.
+
+use std::fmt;
+
+use crate::util::Line;
+
+/// An enhanced status code, RFC 3463: class.subject.detail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Status {
+    /// 2, 4 or 5.
+    pub class: u8,
+    /// The second number.
+    pub subject: u8,
+    /// The third number.
+    pub detail: u8,
+}
+
+impl Status {
+    /// class.subject.detail.
+    pub const fn new(class: u8, subject: u8, detail: u8) -> Status {
+        Status {
+            class,
+            subject,
+            detail,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
+    }
+}
+
+/// The kinds of outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Done; the envelope goes.
+    Delivered,
+    /// Try again later.
+    TempFail,
+    /// Never: a bounce is stored, then the envelope goes.
+    PermFail,
+    /// The message was here before: as [`Verdict::PermFail`], status 5.4.6.
+    Loop,
+}
+
+/// The outcome of one attempt for one envelope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Which kind.
+    pub verdict: Verdict,
+    /// Status for the report.
+    pub status: Status,
+    /// Why, for the envelope's error line, the log and the report.
+    pub text: Line,
+}
+
+impl Outcome {
+    /// Success.
+    pub fn delivered() -> Outcome {
+        Outcome {
+            verdict: Verdict::Delivered,
+            status: Status::new(2, 0, 0),
+            text: Line::default(),
+        }
+    }
+
+    /// A temporary failure with this status and text.
+    pub fn temp(status: Status, text: Line) -> Outcome {
+        Outcome {
+            verdict: Verdict::TempFail,
+            status,
+            text,
+        }
+    }
+
+    /// A permanent failure with this status and text.
+    pub fn perm(status: Status, text: Line) -> Outcome {
+        Outcome {
+            verdict: Verdict::PermFail,
+            status,
+            text,
+        }
+    }
+
+    /// A delivery loop.
+    pub fn looped() -> Outcome {
+        Outcome {
+            verdict: Verdict::Loop,
+            status: Status::new(5, 4, 6),
+            text: Line::sanitize(b"Loop detected"),
+        }
+    }
+}

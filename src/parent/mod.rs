@@ -1,0 +1,3 @@
+//! The privileged parent: one thread, no mail bytes.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,60 @@
+//! What the parent answers, and what it tells the engine at its start.
+
+use crate::util::Line;
+
+/// From the parent to the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// One descriptor comes with it: an unlinked file with the configuration's sources.
+    Config,
+    /// One descriptor comes with it: a bound, listening socket for listener number `index` of the
+    /// configuration. One listener may have several.
+    Listener {
+        /// Position in `Config::listeners`.
+        index: u32,
+    },
+    /// One descriptor comes with it: the bound, listening control socket.
+    Control,
+    /// All descriptors have been sent: serve.
+    Start {
+        /// Debug lines wanted.
+        verbose: bool,
+        /// `-P mda`.
+        pause_mda: bool,
+        /// `-P mta`.
+        pause_mta: bool,
+        /// `-P smtp`.
+        pause_smtp: bool,
+        /// `-q`: run the queue once, then say `Finished`.
+        run_once: bool,
+    },
+    /// The delivery was not started. `code` is what a delivery program would have exited with.
+    MdaRefused {
+        /// Of the request.
+        id: u32,
+        /// A sysexits(3) code.
+        code: i32,
+        /// Why.
+        text: Line,
+    },
+    /// The delivery has ended.
+    MdaDone {
+        /// Of the request.
+        id: u32,
+        /// How.
+        end: MdaEnd,
+    },
+    /// Finish what is being answered, record outcomes, and exit.
+    Shutdown,
+}
+
+/// How a delivery child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MdaEnd {
+    /// With this exit code.
+    Exited(i32),
+    /// Killed by this signal.
+    Signaled(i32),
+    /// Killed by the parent because its time was over.
+    TimedOut,
+}

@@ -1,0 +1,48 @@
+//! What the engine may ask of the parent. This list is closed.
+
+use crate::mail::{Command, MailAddr};
+use crate::util::Line;
+
+/// A request; its answer carries the same `id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Start a local delivery. Two descriptors come with it: the message to read (the child's
+    /// standard input) and where its output goes. Answered by `MdaRefused` or `MdaDone`.
+    StartMda {
+        /// Names the delivery in the answer and in `KillMda`.
+        id: u32,
+        /// What to deliver.
+        job: MdaJob,
+    },
+    /// End a delivery that is no longer wanted; its `MdaDone` follows.
+    KillMda {
+        /// The delivery.
+        id: u32,
+    },
+    /// `smtpctl log verbose|brief`: the parent follows.
+    SetVerbose(bool),
+    /// The engine is up and serves.
+    Ready,
+    /// `smtpd -q`: the queue has been run; end the service.
+    Finished,
+}
+
+/// A local delivery, described by names. The parent finds the action in its own configuration,
+/// the user in the system, and hands the texts to a child that has already become the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MdaJob {
+    /// The action.
+    pub action: Line,
+    /// The recipient user, a key of the action's userbase.
+    pub user: Line,
+    /// What followed the sub-address delimiter.
+    pub subaddress: Option<Line>,
+    /// A pipe or file from an alias or .forward, in place of the action's method.
+    pub command: Option<Command>,
+    /// The reverse-path.
+    pub sender: MailAddr,
+    /// The recipient as RCPT TO gave it.
+    pub rcpt: MailAddr,
+    /// The recipient after expansion.
+    pub dest: MailAddr,
+}

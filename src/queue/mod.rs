@@ -1,0 +1,192 @@
+//! The queue: durable truth about what has been accepted and not yet settled.
+//!
+//! [`Queue`] is the door; a [`Store`] keeps the files (`fs`) or fakes them for tests (`ram`).
+//! A message is made with [`Queue::begin`], given envelopes and a body, and committed: only a
+//! finished commit makes a [`Committed`], and only a `Committed` entitles anyone to say 250.
+//! A dropped [`Incoming`] leaves nothing behind.
+
+#![forbid(unsafe_code)]
+
+pub mod ram;
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use crate::mail::{Envelope, EvpId, MsgId};
+use crate::util::Timestamp;
+
+/// The door to a store; clones share it.
+#[derive(Clone)]
+pub struct Queue(Arc<dyn Store>);
+
+/// What keeps messages. Every call may block on the disk; none is made by the event loop.
+/// Every implementation passes the same contract test.
+pub trait Store: Send + Sync {
+    /// Starts a message: draws its id and keeps it from being drawn again.
+    fn begin(&self) -> Result<Box<dyn Draft>, BeginError>;
+    /// Reads an envelope.
+    fn load(&self, id: EvpId) -> Result<Envelope, LoadError>;
+    /// Opens a message's body: plain text, LF line ends, from its first byte.
+    fn open_body(&self, id: MsgId) -> io::Result<File>;
+    /// Replaces an envelope on disk, atomically and durably.
+    fn update(&self, envelope: &Envelope) -> io::Result<()>;
+    /// Adds an envelope (a bounce) to a committed message, atomically and durably. The `id` that
+    /// it comes with only names the message; the new id is returned.
+    fn add(&self, envelope: &Envelope) -> io::Result<EvpId>;
+    /// Removes an envelope, and with the last one the message. Removing what is gone is no error.
+    fn remove(&self, id: EvpId) -> io::Result<()>;
+    /// Names of all committed messages now; the order means nothing.
+    fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send>;
+    /// The envelopes of one message. What cannot be read is set aside with a log line.
+    fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>>;
+}
+
+/// A message being received, as a store sees it. Dropping it rolls back.
+pub trait Draft: Send {
+    /// Its id.
+    fn msgid(&self) -> MsgId;
+    /// Adds an envelope and names it; the `id` in `envelope` is ignored.
+    fn add(&mut self, envelope: Envelope) -> io::Result<EvpId>;
+    /// Appends body bytes: LF line ends, header first.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes the message durable and visible, all of it or nothing.
+    fn commit(self: Box<Self>) -> io::Result<Vec<Envelope>>;
+}
+
+/// A message being received. Dropping it leaves nothing behind.
+pub struct Incoming {
+    draft: Box<dyn Draft>,
+    envelopes: usize,
+    size_bytes: u64,
+}
+
+/// Proof that a message is durable: only [`Incoming::commit`] makes one.
+#[derive(Debug)]
+pub struct Committed {
+    msgid: MsgId,
+    envelopes: Vec<Envelope>,
+}
+
+/// Why no message can be started now.
+#[derive(Debug)]
+pub enum BeginError {
+    /// The spool is short of space or inodes: 452.
+    Full,
+    /// Anything else: 421.
+    Io(io::Error),
+}
+
+/// Why an envelope cannot be read.
+#[derive(Debug)]
+pub enum LoadError {
+    /// It is gone.
+    Missing,
+    /// It was unreadable and has been set aside.
+    Corrupt(String),
+    /// The disk said no; trying again may help.
+    Io(io::Error),
+}
+
+impl Queue {
+    /// A queue over this store.
+    pub fn new(store: Arc<dyn Store>) -> Queue {
+        Queue(store)
+    }
+
+    /// Starts a message.
+    pub fn begin(&self) -> Result<Incoming, BeginError> {
+        Ok(Incoming {
+            draft: self.0.begin()?,
+            envelopes: 0,
+            size_bytes: 0,
+        })
+    }
+
+    /// Reads an envelope.
+    pub fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        self.0.load(id)
+    }
+
+    /// Opens a message's body.
+    pub fn open_body(&self, id: MsgId) -> io::Result<File> {
+        self.0.open_body(id)
+    }
+
+    /// Replaces an envelope on disk.
+    pub fn update(&self, envelope: &Envelope) -> io::Result<()> {
+        self.0.update(envelope)
+    }
+
+    /// Adds an envelope to a committed message and returns its id.
+    pub fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
+        self.0.add(envelope)
+    }
+
+    /// Removes an envelope, and with the last one the message.
+    pub fn remove(&self, id: EvpId) -> io::Result<()> {
+        self.0.remove(id)
+    }
+
+    /// Names of all committed messages now.
+    pub fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send> {
+        self.0.messages()
+    }
+
+    /// The envelopes of one message.
+    pub fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
+        self.0.envelopes(id)
+    }
+}
+
+impl Incoming {
+    /// The message's id.
+    pub fn msgid(&self) -> MsgId {
+        self.draft.msgid()
+    }
+
+    /// Envelopes added so far.
+    pub fn envelopes(&self) -> usize {
+        self.envelopes
+    }
+
+    /// Body bytes written so far.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Adds an envelope; its id is given to it here.
+    pub fn add(&mut self, envelope: Envelope) -> io::Result<EvpId> {
+        let id = self.draft.add(envelope)?;
+        self.envelopes += 1;
+        Ok(id)
+    }
+
+    /// Appends body bytes: LF line ends, header first.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.draft.write(bytes)?;
+        self.size_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes the message durable. On an error nothing of it is left.
+    pub fn commit(self, _now: Timestamp) -> io::Result<Committed> {
+        let msgid = self.msgid();
+        Ok(Committed {
+            msgid,
+            envelopes: self.draft.commit()?,
+        })
+    }
+}
+
+impl Committed {
+    /// The message's id.
+    pub fn msgid(&self) -> MsgId {
+        self.msgid
+    }
+
+    /// Its envelopes, for the scheduler.
+    pub fn envelopes(&self) -> &[Envelope] {
+        &self.envelopes
+    }
+}

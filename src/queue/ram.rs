@@ -1,0 +1,171 @@
+//! A store in memory, for tests of other rooms.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::mail::{Envelope, EvpId, MsgId};
+
+use super::{BeginError, Draft, LoadError, Store};
+
+/// Messages in memory; bodies are unlinked temporary files when opened.
+#[derive(Default)]
+pub struct Ram {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    last: u32,
+    messages: BTreeMap<MsgId, Message>,
+}
+
+#[derive(Default)]
+struct Message {
+    body: Vec<u8>,
+    envelopes: BTreeMap<EvpId, Envelope>,
+}
+
+struct RamDraft {
+    inner: Arc<Mutex<Inner>>,
+    msgid: MsgId,
+    message: Message,
+}
+
+impl Ram {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The body of a message, for a test to look at.
+    pub fn body(&self, id: MsgId) -> Option<Vec<u8>> {
+        self.lock().messages.get(&id).map(|m| m.body.clone())
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::from(io::ErrorKind::NotFound)
+}
+
+fn next_id(message: &Message, msgid: MsgId) -> io::Result<EvpId> {
+    let low = message
+        .envelopes
+        .keys()
+        .last()
+        .map_or(0, |id| id.get() as u32);
+    EvpId::new(msgid, low + 1).ok_or_else(gone)
+}
+
+impl Store for Ram {
+    fn begin(&self) -> Result<Box<dyn Draft>, BeginError> {
+        let mut inner = self.lock();
+        inner.last += 1;
+        let msgid = MsgId::new(inner.last).ok_or_else(|| BeginError::Io(gone()))?;
+        Ok(Box::new(RamDraft {
+            inner: self.inner.clone(),
+            msgid,
+            message: Message::default(),
+        }))
+    }
+
+    fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        let inner = self.lock();
+        let message = inner.messages.get(&id.msgid()).ok_or(LoadError::Missing)?;
+        message
+            .envelopes
+            .get(&id)
+            .cloned()
+            .ok_or(LoadError::Missing)
+    }
+
+    fn open_body(&self, id: MsgId) -> io::Result<File> {
+        let body = self.body(id).ok_or_else(gone)?;
+        let path = std::env::temp_dir().join(format!("ram.{}.{id}", std::process::id()));
+        let mut file = File::options()
+            .create(true)
+            .truncate(true)
+            .read(true)
+            .write(true)
+            .open(&path)?;
+        std::fs::remove_file(&path)?;
+        file.write_all(&body)?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
+    }
+
+    fn update(&self, envelope: &Envelope) -> io::Result<()> {
+        let mut inner = self.lock();
+        let message = inner
+            .messages
+            .get_mut(&envelope.id.msgid())
+            .ok_or_else(gone)?;
+        *message.envelopes.get_mut(&envelope.id).ok_or_else(gone)? = envelope.clone();
+        Ok(())
+    }
+
+    fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
+        let mut inner = self.lock();
+        let message = inner
+            .messages
+            .get_mut(&envelope.id.msgid())
+            .ok_or_else(gone)?;
+        let id = next_id(message, envelope.id.msgid())?;
+        message.envelopes.insert(
+            id,
+            Envelope {
+                id,
+                ..envelope.clone()
+            },
+        );
+        Ok(id)
+    }
+
+    fn remove(&self, id: EvpId) -> io::Result<()> {
+        let mut inner = self.lock();
+        if let Some(message) = inner.messages.get_mut(&id.msgid()) {
+            message.envelopes.remove(&id);
+            if message.envelopes.is_empty() {
+                inner.messages.remove(&id.msgid());
+            }
+        }
+        Ok(())
+    }
+
+    fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send> {
+        let ids: Vec<MsgId> = self.lock().messages.keys().copied().collect();
+        Box::new(ids.into_iter())
+    }
+
+    fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
+        let inner = self.lock();
+        let message = inner.messages.get(&id).ok_or_else(gone)?;
+        Ok(message.envelopes.values().cloned().collect())
+    }
+}
+
+impl Draft for RamDraft {
+    fn msgid(&self) -> MsgId {
+        self.msgid
+    }
+
+    fn add(&mut self, envelope: Envelope) -> io::Result<EvpId> {
+        let id = next_id(&self.message, self.msgid)?;
+        self.message
+            .envelopes
+            .insert(id, Envelope { id, ..envelope });
+        Ok(id)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.message.body.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>) -> io::Result<Vec<Envelope>> {
+        let envelopes = self.message.envelopes.values().cloned().collect();
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.messages.insert(self.msgid, self.message);
+        Ok(envelopes)
+    }
+}

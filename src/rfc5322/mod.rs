@@ -1,0 +1,3 @@
+//! Message headers: an incremental scanner, address lists, dates.
+
+#![forbid(unsafe_code)]

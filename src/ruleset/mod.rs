@@ -1,0 +1,3 @@
+//! Match rules: the first that holds decides.
+
+#![forbid(unsafe_code)]

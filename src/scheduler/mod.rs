@@ -1,0 +1,3 @@
+//! When: a pure structure over envelope ids; every call takes `now`.
+
+#![forbid(unsafe_code)]

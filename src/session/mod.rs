@@ -1,0 +1,22 @@
+//! One SMTP server conversation as a state machine: no sockets, no clock.
+//!
+//! The worker that owns the connection gives the session bytes and facts; the session appends
+//! replies and says what it waits for. A session is a value; nothing of it is shared.
+
+#![forbid(unsafe_code)]
+
+use crate::mail::{Destination, Facts, MailAddr, Refusal};
+use crate::queue::{BeginError, Committed, Incoming};
+use crate::util::Timestamp;
+
+/// What a session needs of the world. Calls may block on the disk or a table, never on the peer.
+pub trait Services: Send + Sync {
+    /// Starts a message in the queue.
+    fn begin(&self) -> Result<Incoming, BeginError>;
+    /// Judges and expands a recipient (ruleset, aliases, users).
+    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal>;
+    /// Tells the runner of a durable message.
+    fn committed(&self, message: Committed);
+    /// The clock.
+    fn now(&self) -> Timestamp;
+}

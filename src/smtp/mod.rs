@@ -1,0 +1,3 @@
+//! SMTP text and types: commands, replies, parameters, line and dot rules.
+
+#![forbid(unsafe_code)]

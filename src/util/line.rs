@@ -1,0 +1,88 @@
+//! Text of one line: it cannot hold CR, LF or NUL.
+//!
+//! Whatever goes into a line-based file or protocol (an envelope, a header, a log line, a frame
+//! for the parent) is a [`Line`], so a stranger's text can never add a second line to it.
+
+use std::fmt;
+use std::ops::Deref;
+
+/// Text without CR, LF or NUL.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Line(Box<str>);
+
+/// The text held CR, LF or NUL, or was not UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotALine;
+
+impl Line {
+    /// Takes `text` as it is, or refuses it.
+    pub fn new(text: &str) -> Result<Line, NotALine> {
+        if text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            return Err(NotALine);
+        }
+        Ok(Line(text.into()))
+    }
+
+    /// Takes bytes that are UTF-8 and one line, or refuses them.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Line, NotALine> {
+        Line::new(std::str::from_utf8(bytes).map_err(|_| NotALine)?)
+    }
+
+    /// Makes a line of anything: control characters become `?`, bytes that are not UTF-8 become
+    /// the replacement character.
+    pub fn sanitize(bytes: &[u8]) -> Line {
+        let text = String::from_utf8_lossy(bytes);
+        let clean: String = text
+            .chars()
+            .map(|c| if c.is_control() && c != '\t' { '?' } else { c })
+            .collect();
+        Line(clean.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Deref for Line {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for NotALine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text is not one line")
+    }
+}
+
+impl std::error::Error for NotALine {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_holds_a_line_end_or_nul() {
+        for bad in ["a\nb", "a\rb", "a\0b", "\n"] {
+            assert_eq!(Line::new(bad), Err(NotALine), "{bad:?}");
+            assert!(Line::new(&Line::sanitize(bad.as_bytes())).is_ok());
+        }
+        assert_eq!(Line::new("tab\there").unwrap().as_str(), "tab\there");
+        assert_eq!(Line::sanitize(b"\xff\x1b[m").as_str(), "\u{fffd}?[m");
+    }
+}
