@@ -135,7 +135,7 @@ class Opensmtpd(Server):
     def start(self, deliver):
         self.fresh()
         root = f"{self.dir}/root"
-        for d in ("etc", "var/run", "var/spool/smtpd", "var/lib/opensmtpd/empty", "var/empty", "run", "tmp",
+        for d in ("etc", "var/run", "var/spool", "var/lib/opensmtpd/empty", "var/empty", "run", "tmp",
                   "dev", "proc", "usr", "opt", "home"):
             os.makedirs(f"{root}/{d}", exist_ok=True)
         os.chmod(f"{root}/tmp", 0o1777)
@@ -232,7 +232,7 @@ smtpd_peername_lookup = no
 
 
 def smtp_source(port, messages, sessions, kept, rcpt):
-    argv = ["smtp-source", "-s", str(sessions), "-l", "4096", "-m", str(messages), "-N",
+    argv = ["smtp-source", "-s", str(sessions), "-l", "4096", "-m", str(messages),
             "-f", "sender@example.net", "-t", rcpt] + (["-d"] if kept else []) + [f"127.0.0.1:{port}"]
     start = time.monotonic()
     run(*argv, timeout=300)
@@ -249,8 +249,7 @@ def accept(server, args, kept):
         count = args.messages if kept else max(args.messages // 2, 50)
         if server.name == "opensmtpd" and not kept:
             count = min(count, 200)
-        return count / smtp_source(server.port, count, args.sessions, kept, "nobody-in-particular@x"
-                                   if False else rcpt_of(server))
+        return count / smtp_source(server.port, count, args.sessions, kept, rcpt_of(server))
     finally:
         server.stop()
 
