@@ -153,10 +153,16 @@ mod tests {
             ("\"Bob, S\" <bob>", "\"Bob, S\" <bob@mx.example.org>"),
             ("Bob <bob >", "Bob <bob@mx.example.org >"),
             ("bob (note)", "bob@mx.example.org (note)"),
-            ("bob (a (nested) \\) note) ", "bob@mx.example.org (a (nested) \\) note) "),
+            (
+                "bob (a (nested) \\) note) ",
+                "bob@mx.example.org (a (nested) \\) note) ",
+            ),
             ("(note) bob", "(note) bob@mx.example.org"),
             ("undisclosed-recipients:;", "undisclosed-recipients:;"),
-            ("friends: a, b;, c", "friends: a@mx.example.org, b@mx.example.org;, c@mx.example.org"),
+            (
+                "friends: a, b;, c",
+                "friends: a@mx.example.org, b@mx.example.org;, c@mx.example.org",
+            ),
             ("friends: c@x, d;", "friends: c@x, d@mx.example.org;"),
             ("a, b@x,\n\tc", "a@mx.example.org, b@x,\n\tc@mx.example.org"),
             ("a,,", "a@mx.example.org,,"),

@@ -86,7 +86,10 @@ impl Scanner {
                 false => Err(Malformed),
             };
         }
-        let colon = line.iter().position(|&byte| byte == b':').ok_or(Malformed)?;
+        let colon = line
+            .iter()
+            .position(|&byte| byte == b':')
+            .ok_or(Malformed)?;
         let (name, _) = line.split_at(colon);
         if name.len() > MAX_NAME {
             return Err(Malformed);
@@ -141,7 +144,10 @@ mod tests {
             ("", Ok((".", ""))),
             ("A: 1\n", Ok(("[A].", ""))),
             ("A: 1", Ok(("[A].", ""))),
-            ("From x Mon Jan 1 12:00:00\n:\n\n", Ok(("[From x Mon Jan 1 12][].", "\n"))),
+            (
+                "From x Mon Jan 1 12:00:00\n:\n\n",
+                Ok(("[From x Mon Jan 1 12][].", "\n")),
+            ),
             (" A: 1\n", Err(Malformed)),
             ("no colon\n", Err(Malformed)),
             ("A: 1\nno colon\n\n", Err(Malformed)),
@@ -159,6 +165,9 @@ mod tests {
         let name = "n".repeat(MAX_NAME);
         assert!(scan(&format!("{name}: x\n"), 100).is_ok());
         assert_eq!(scan(&format!("{name}n: x\n"), 100), Err(Malformed));
-        assert_eq!(scan(&format!("A: {}", "x".repeat(MAX_LINE)), 4096), Err(Malformed));
+        assert_eq!(
+            scan(&format!("A: {}", "x".repeat(MAX_LINE)), 4096),
+            Err(Malformed)
+        );
     }
 }

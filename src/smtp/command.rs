@@ -81,7 +81,10 @@ mod tests {
 
     #[test]
     fn words_ignore_case_and_end_at_the_first_space() {
-        assert_eq!(Command::parse(b"ehlo  Host "), Command::Ehlo(Some(b"Host ")));
+        assert_eq!(
+            Command::parse(b"ehlo  Host "),
+            Command::Ehlo(Some(b"Host "))
+        );
         assert_eq!(Command::parse(b"HELO"), Command::Helo(None));
         assert_eq!(Command::parse(b"QUIT "), Command::Quit(Some(b"")));
         assert_eq!(Command::parse(b"noop what ever"), Command::Noop);
@@ -94,7 +97,13 @@ mod tests {
     fn the_colon_of_mail_and_rcpt_sits_directly_behind() {
         assert_eq!(Command::parse(b"mail from:<a@b>"), Command::Mail(b"<a@b>"));
         assert_eq!(Command::parse(b"RCPT To:  <a> "), Command::Rcpt(b"<a> "));
-        for unknown in ["MAIL FROM :<a@b>", "MAIL  FROM:<a@b>", "MAIL", "RCPT TO", "MAIL <a>"] {
+        for unknown in [
+            "MAIL FROM :<a@b>",
+            "MAIL  FROM:<a@b>",
+            "MAIL",
+            "RCPT TO",
+            "MAIL <a>",
+        ] {
             assert_eq!(Command::parse(unknown.as_bytes()), Command::Unknown);
         }
     }

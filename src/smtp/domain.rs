@@ -21,12 +21,17 @@ pub fn is_host_name(text: &str) -> bool {
     let label = |label: &str| (1..=MAX_LABEL).contains(&label.len());
     text.len() <= MAX_DOMAIN
         && !text.starts_with('-')
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         && text.split('.').all(label)
 }
 
 fn is_literal(text: &str) -> bool {
-    let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else {
+    let Some(inner) = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    else {
         return false;
     };
     let bare = match inner.split_at_checked(5) {
@@ -45,16 +50,44 @@ mod tests {
         let long = "a".repeat(63);
         let label = format!("{long}.example");
         for good in [
-            "localhost", "mx.example.org", "1.2.3.4", "_x._y", "foo-", "foo.-bar", "[192.0.2.1]",
-            "[IPv6:2001:db8::1]", "[2001:db8::1]", "[ipv6:192.0.2.1]", label.as_str(),
+            "localhost",
+            "mx.example.org",
+            "1.2.3.4",
+            "_x._y",
+            "foo-",
+            "foo.-bar",
+            "[192.0.2.1]",
+            "[IPv6:2001:db8::1]",
+            "[2001:db8::1]",
+            "[ipv6:192.0.2.1]",
+            label.as_str(),
         ] {
             assert_eq!(parse(good.as_bytes()), Some(good));
         }
         let long = "a".repeat(64);
         let whole = ["a"; 129].join(".");
         for bad in [
-            "", ".", "a.", ".a", "a..b", "-a", "a b", "a@b", "[", "[]", "[x]", "[192.0.2.1", "a]",
-            "[192.0.2.1]]", "[fe80::1%lo]", "host ", "h\u{e9}", "a\rb", "a\0", &long, &whole,
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "-a",
+            "a b",
+            "a@b",
+            "[",
+            "[]",
+            "[x]",
+            "[192.0.2.1",
+            "a]",
+            "[192.0.2.1]]",
+            "[fe80::1%lo]",
+            "host ",
+            "h\u{e9}",
+            "a\rb",
+            "a\0",
+            &long,
+            &whole,
         ] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad:?}");
         }

@@ -97,7 +97,10 @@ impl Decoder {
                 (At::Dot(_), _) => self.unstuff(At::Text),
                 (At::DotCr(Before::Crlf), b'\n') => {
                     let used = input.len() - tail.len();
-                    *self = Decoder { size_bytes: self.size_bytes, ..Decoder::new() };
+                    *self = Decoder {
+                        size_bytes: self.size_bytes,
+                        ..Decoder::new()
+                    };
                     return Progress::End { used };
                 }
                 (At::DotCr(Before::BareLf), b'\n') => {
@@ -170,7 +173,9 @@ impl Decoder {
         text.extend_from_slice(bytes);
         if super::find(b'\r', bytes).is_some() {
             let new = text.get_mut(start..).unwrap_or_default();
-            new.iter_mut().filter(|byte| **byte == b'\r').for_each(|byte| *byte = b' ');
+            new.iter_mut()
+                .filter(|byte| **byte == b'\r')
+                .for_each(|byte| *byte = b' ');
         }
     }
 }
@@ -196,7 +201,9 @@ mod tests {
                 line => (line, Before::BareLf),
             };
             match line {
-                b"." if (before, ended) == (Before::Crlf, Before::Crlf) => return (text, Some(used)),
+                b"." if (before, ended) == (Before::Crlf, Before::Crlf) => {
+                    return (text, Some(used));
+                }
                 b"." => text.push(b'.'),
                 [b'.', line @ ..] | line => {
                     text.extend(line.iter().map(|&b| if b == b'\r' { b' ' } else { b }));
@@ -253,7 +260,12 @@ mod tests {
             assert!(whole.1.is_some(), "{wire:?}");
             for split in 0..=wire.len() {
                 let (head, tail) = wire.split_at(split);
-                assert_eq!(decode(&[head, tail]), whole, "{:?} at {split}", wire.escape_ascii());
+                assert_eq!(
+                    decode(&[head, tail]),
+                    whole,
+                    "{:?} at {split}",
+                    wire.escape_ascii()
+                );
             }
             let bytes: Vec<&[u8]> = wire.chunks(1).collect();
             assert_eq!(decode(&bytes), whole, "{:?} by bytes", wire.escape_ascii());
@@ -300,14 +312,23 @@ mod tests {
         let mut decoder = Decoder::new();
         assert_eq!(decoder.decode(&line, &mut Vec::new()), Progress::More);
         line.insert(0, b'x');
-        assert_eq!(decoder.decode(&line, &mut Vec::new()), Progress::LineTooLong);
+        assert_eq!(
+            decoder.decode(&line, &mut Vec::new()),
+            Progress::LineTooLong
+        );
         let mut decoder = Decoder::new();
-        let end = line.chunks(1000).map(|piece| decoder.decode(piece, &mut Vec::new())).last();
+        let end = line
+            .chunks(1000)
+            .map(|piece| decoder.decode(piece, &mut Vec::new()))
+            .last();
         assert_eq!(end, Some(Progress::LineTooLong));
         for filler in [b"\r", b"."] {
             let mut decoder = Decoder::new();
             let many = filler.repeat(70_000);
-            let end = many.chunks(1).map(|piece| decoder.decode(piece, &mut Vec::new())).last();
+            let end = many
+                .chunks(1)
+                .map(|piece| decoder.decode(piece, &mut Vec::new()))
+                .last();
             assert_eq!(end, Some(Progress::LineTooLong));
         }
     }

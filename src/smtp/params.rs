@@ -87,7 +87,8 @@ pub fn rcpt(rest: &[u8], dsn: DsnSupport) -> Result<RcptParams, BadParam<'_>> {
 }
 
 fn options(rest: &[u8]) -> impl Iterator<Item = &[u8]> {
-    rest.split(|&byte| byte == b' ').filter(|option| !option.is_empty())
+    rest.split(|&byte| byte == b' ')
+        .filter(|option| !option.is_empty())
 }
 
 /// The keyword in capitals, if it is one of those that are known, and the value behind the `=`.
@@ -95,7 +96,9 @@ fn keyword(option: &[u8]) -> Option<(&'static str, &[u8])> {
     let equals = super::find(b'=', option)?;
     let (word, value) = option.split_at(equals);
     let known = ["SIZE", "AUTH", "BODY", "RET", "ENVID", "NOTIFY", "ORCPT"];
-    let word = known.into_iter().find(|name| word.eq_ignore_ascii_case(name.as_bytes()))?;
+    let word = known
+        .into_iter()
+        .find(|name| word.eq_ignore_ascii_case(name.as_bytes()))?;
     Some((word, value.get(1..).unwrap_or_default()))
 }
 
@@ -139,7 +142,10 @@ fn notify(value: &[u8]) -> Result<Notify, BadParam<'_>> {
             (b"DELAY", Notify::DELAY),
             (b"NEVER", Notify::NEVER),
         ];
-        bits |= known.iter().find(|(name, _)| word.eq_ignore_ascii_case(name)).map_or(0, |k| k.1);
+        bits |= known
+            .iter()
+            .find(|(name, _)| word.eq_ignore_ascii_case(name))
+            .map_or(0, |k| k.1);
     }
     if bits & Notify::NEVER != 0 && bits != Notify::NEVER {
         return Err(BadParam::NotifyNever);
@@ -186,7 +192,11 @@ mod tests {
 
     #[test]
     fn mail_parameters_are_read_in_any_case_and_between_any_spaces() {
-        let params = mail(b"   size=1200  Body=8bitmime AUTH=<> ret=hdrs ENVID=x1  ", DSN).unwrap();
+        let params = mail(
+            b"   size=1200  Body=8bitmime AUTH=<> ret=hdrs ENVID=x1  ",
+            DSN,
+        )
+        .unwrap();
         assert_eq!(params.size_bytes, Some(1200));
         assert_eq!(params.ret, Some(Ret::Hdrs));
         assert_eq!(params.envid.unwrap().as_str(), "x1");
@@ -198,8 +208,19 @@ mod tests {
 
     #[test]
     fn unknown_parameters_are_named() {
-        for bad in ["SMTPUTF8", "BODY=BINARYMIME", "SIZE", "X=1", "NOTIFY=NEVER", "=", "\r"] {
-            assert_eq!(mail(bad.as_bytes(), DSN), Err(BadParam::Unsupported(bad.as_bytes())));
+        for bad in [
+            "SMTPUTF8",
+            "BODY=BINARYMIME",
+            "SIZE",
+            "X=1",
+            "NOTIFY=NEVER",
+            "=",
+            "\r",
+        ] {
+            assert_eq!(
+                mail(bad.as_bytes(), DSN),
+                Err(BadParam::Unsupported(bad.as_bytes()))
+            );
         }
         for bad in ["RET=FULL", "ENVID=x"] {
             let refused = mail(bad.as_bytes(), DsnSupport::Withheld);
@@ -213,7 +234,9 @@ mod tests {
     #[test]
     fn envid_has_at_most_100_printable_bytes() {
         let long = format!("ENVID={}", "x".repeat(101));
-        assert!(matches!(mail(long.as_bytes(), DSN), Err(BadParam::EnvidTooLong(h)) if h.len() == 100));
+        assert!(
+            matches!(mail(long.as_bytes(), DSN), Err(BadParam::EnvidTooLong(h)) if h.len() == 100)
+        );
         assert!(mail(&long.as_bytes()[..106], DSN).unwrap().envid.is_some());
         assert_eq!(mail(b"ENVID=a\rb", DSN), Err(BadParam::EnvidSyntax));
     }
@@ -226,8 +249,18 @@ mod tests {
         assert_eq!(params.orcpt.unwrap().as_str(), "rfc822;b+2Bc@example.org");
         assert_eq!(rcpt(b"NOTIFY=NEVER,DELAY", DSN), Err(BadParam::NotifyNever));
         let long = format!("ORCPT=rfc822;{}", "x".repeat(494));
-        for bad in ["ORCPT=bob", "ORCPT=rfc822;a+2b", "ORCPT=rfc822;a=b", "ORCPT=a\tb;c", &long] {
-            assert_eq!(rcpt(bad.as_bytes(), DSN), Err(BadParam::OrcptSyntax), "{bad}");
+        for bad in [
+            "ORCPT=bob",
+            "ORCPT=rfc822;a+2b",
+            "ORCPT=rfc822;a=b",
+            "ORCPT=a\tb;c",
+            &long,
+        ] {
+            assert_eq!(
+                rcpt(bad.as_bytes(), DSN),
+                Err(BadParam::OrcptSyntax),
+                "{bad}"
+            );
         }
     }
 }

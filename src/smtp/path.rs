@@ -91,11 +91,23 @@ mod tests {
             ("<Bob@Example.COM>", Some("Bob@Example.COM")),
             ("<postmaster>", Some("postmaster@mx.example.org")),
             ("<user@>", Some("user@mx.example.org")),
-            ("<@a.example,@b.example:user@example.org>", Some("user@example.org")),
+            (
+                "<@a.example,@b.example:user@example.org>",
+                Some("user@example.org"),
+            ),
             ("<x:user@example.org>", Some("user@example.org")),
-            ("<user%example.com@mx.example.org>", Some("user%example.com@mx.example.org")),
-            ("<example.com!user>", Some("example.com!user@mx.example.org")),
-            ("<example.com!user@mx.example.org>", Some("example.com!user@mx.example.org")),
+            (
+                "<user%example.com@mx.example.org>",
+                Some("user%example.com@mx.example.org"),
+            ),
+            (
+                "<example.com!user>",
+                Some("example.com!user@mx.example.org"),
+            ),
+            (
+                "<example.com!user@mx.example.org>",
+                Some("example.com!user@mx.example.org"),
+            ),
             ("<user@[192.0.2.1]>", Some("user@[192.0.2.1]")),
             ("<user@[IPv6:2001:db8::1]>", Some("user@[IPv6:2001:db8::1]")),
             ("<a|b`$(x)@example.org>", None),
@@ -140,11 +152,22 @@ mod tests {
     fn no_byte_in_any_place_brings_a_control_character_into_an_address() {
         // security.md §2 row 9: every byte 0–255 in local part, quoted local part and domain.
         for byte in 0..=255u8 {
-            for form in ["<a?b@example.org>", "<\"a?b\"@example.org>", "<a@exam?ple.org>",
-                         "<?@x>", "<a@?>", "<@r?:a@b>"] {
-                let path: Vec<u8> =
-                    form.bytes().map(|b| if b == b'?' { byte } else { b }).collect();
-                for parsed in [forward(&path, "mx"), reverse(&path, "mx")].into_iter().flatten() {
+            for form in [
+                "<a?b@example.org>",
+                "<\"a?b\"@example.org>",
+                "<a@exam?ple.org>",
+                "<?@x>",
+                "<a@?>",
+                "<@r?:a@b>",
+            ] {
+                let path: Vec<u8> = form
+                    .bytes()
+                    .map(|b| if b == b'?' { byte } else { b })
+                    .collect();
+                for parsed in [forward(&path, "mx"), reverse(&path, "mx")]
+                    .into_iter()
+                    .flatten()
+                {
                     let text = parsed.0.stored();
                     assert!(text.bytes().all(|b| b.is_ascii_graphic()), "{text:?}");
                 }

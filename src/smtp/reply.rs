@@ -82,7 +82,10 @@ impl std::fmt::Display for Reply {
 }
 
 fn cut(text: &str) -> usize {
-    (0..=text.len().min(MAX_LINE)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0)
+    (0..=text.len().min(MAX_LINE))
+        .rev()
+        .find(|&end| text.is_char_boundary(end))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -104,7 +107,10 @@ mod tests {
 
     #[test]
     fn echoed_text_adds_no_line_and_long_lines_are_cut() {
-        assert_eq!(wire(&Reply::echo(503, "x\r\n250 ok\0")), "503 x??250 ok?\r\n");
+        assert_eq!(
+            wire(&Reply::echo(503, "x\r\n250 ok\0")),
+            "503 x??250 ok?\r\n"
+        );
         let long = wire(&Reply::echo(503, &"\u{fffd}".repeat(3000)));
         assert!(long.len() <= MAX_LINE + 2 && long.ends_with("\r\n"));
     }

@@ -124,7 +124,10 @@ mod tests {
     fn the_day_has_no_leading_zero_and_far_times_do_not_panic() {
         // 3 June 2024, noon UTC.
         let date = rfc5322_date(1_717_416_000);
-        assert!(date.contains(", 3 Jun 2024 ") || date.contains(", 4 Jun 2024 "), "{date}");
+        assert!(
+            date.contains(", 3 Jun 2024 ") || date.contains(", 4 Jun 2024 "),
+            "{date}"
+        );
         for far in [0, u64::MAX, i64::MAX as u64, 1 << 40] {
             assert!(!rfc5322_date(far).contains('\n'));
         }

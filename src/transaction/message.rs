@@ -84,7 +84,11 @@ impl Message {
 
     /// The text is over; gives the last bytes to be written.
     pub fn finish(&mut self) -> Result<Vec<u8>, Fault> {
-        let Some(Header { scanner, mut editor }) = self.header.take() else {
+        let Some(Header {
+            scanner,
+            mut editor,
+        }) = self.header.take()
+        else {
             return Ok(Vec::new());
         };
         let finished = scanner.finish(&mut editor);
@@ -130,10 +134,14 @@ impl Editor {
     fn write_missing(&mut self, domain: &Line) {
         if !self.has_date {
             let date = localtime::rfc5322_date(self.now.0);
-            self.out.extend_from_slice(format!("Date: {date}\n").as_bytes());
+            self.out
+                .extend_from_slice(format!("Date: {date}\n").as_bytes());
         }
         if !self.has_message_id {
-            let id = format!("Message-ID: <{:08x}{}@{domain}>\n", self.now.0 as u32, self.msgid);
+            let id = format!(
+                "Message-ID: <{:08x}{}@{domain}>\n",
+                self.now.0 as u32, self.msgid
+            );
             self.out.extend_from_slice(id.as_bytes());
         }
     }

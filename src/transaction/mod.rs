@@ -198,7 +198,10 @@ impl Transaction {
             kind: destination.kind,
             smtpname: self.smtpname.clone(),
             helo: facts.helo.clone(),
-            hostname: facts.rdns.clone().unwrap_or_else(|| Line::sanitize(b"<unknown>")),
+            hostname: facts
+                .rdns
+                .clone()
+                .unwrap_or_else(|| Line::sanitize(b"<unknown>")),
             username: facts.username.clone(),
             errorline: None,
             peer: facts.peer.clone(),

@@ -66,7 +66,13 @@ impl Spool {
 
     fn begin(&self, facts: Facts) -> Transaction {
         let incoming = self.queue.begin().unwrap();
-        Transaction::begin(incoming, facts, line("mx.example.com"), Some(Ret::Hdrs), None)
+        Transaction::begin(
+            incoming,
+            facts,
+            line("mx.example.com"),
+            Some(Ret::Hdrs),
+            None,
+        )
     }
 
     fn body(&self, accepted: &Accepted) -> String {
@@ -78,7 +84,9 @@ impl Spool {
 fn with_bob(mut transaction: Transaction) -> Transaction {
     let bob = address("bob@example.com");
     let destinations = vec![destination("bob@example.com")];
-    transaction.add(&bob, &Asked::default(), destinations, NOW).unwrap();
+    transaction
+        .add(&bob, &Asked::default(), destinations, NOW)
+        .unwrap();
     transaction
 }
 
@@ -109,11 +117,18 @@ fn an_envelope_carries_what_was_known_at_rcpt() {
         orcpt: Some(line("rfc822;list@example.com")),
     };
     let list = address("list@example.com");
-    let destinations = vec![destination("bob@example.com"), destination("forwarded@example.net")];
+    let destinations = vec![
+        destination("bob@example.com"),
+        destination("forwarded@example.net"),
+    ];
     transaction.add(&list, &asked, destinations, NOW).unwrap();
     let transaction = with_bob(transaction);
     assert_eq!(transaction.recipients(), 2);
-    let accepted = transaction.write(terms(Completion::None), NOW).unwrap().finish(NOW).unwrap();
+    let accepted = transaction
+        .write(terms(Completion::None), NOW)
+        .unwrap()
+        .finish(NOW)
+        .unwrap();
     let [first, second, bob] = accepted.committed.envelopes() else {
         panic!("{:?}", accepted.committed.envelopes())
     };
@@ -127,7 +142,10 @@ fn an_envelope_carries_what_was_known_at_rcpt() {
     assert!(!first.flags.internal && second.flags.internal);
     assert_eq!(bob.dsn.notify, Notify::default());
     assert_eq!(bob.dsn.orcpt, None);
-    assert_eq!(accepted.recipients, [(second.id, list), (bob.id, bob.rcpt.clone())]);
+    assert_eq!(
+        accepted.recipients,
+        [(second.id, list), (bob.id, bob.rcpt.clone())]
+    );
 }
 
 #[test]
@@ -135,8 +153,16 @@ fn a_recipient_without_destinations_is_an_error_and_dropping_rolls_back() {
     let spool = Spool::new();
     let mut transaction = spool.begin(facts());
     let bob = address("bob@example.com");
-    assert!(transaction.add(&bob, &Asked::default(), vec![], NOW).is_err());
-    drop(with_bob(transaction).write(terms(Completion::None), NOW).unwrap());
+    assert!(
+        transaction
+            .add(&bob, &Asked::default(), vec![], NOW)
+            .is_err()
+    );
+    drop(
+        with_bob(transaction)
+            .write(terms(Completion::None), NOW)
+            .unwrap(),
+    );
     assert_eq!(spool.queue.messages().count(), 0);
 }
 
@@ -173,12 +199,10 @@ fn received_is_laid_out_as_log_tools_know_it() {
         authenticated: true,
         ..facts()
     };
-    assert!(
-        received(unknown, 1, terms(Completion::None)).starts_with(
-            "Received: from client.example.org (<unknown> [2001:db8::5])\n\
+    assert!(received(unknown, 1, terms(Completion::None)).starts_with(
+        "Received: from client.example.org (<unknown> [2001:db8::5])\n\
              \tby mx.example.com (OpenSMTPD) with ESMTPSA id 00000001\n"
-        )
-    );
+    ));
     let local = Facts {
         peer: Peer::Local,
         rdns: Some(line("mx.example.com")),
@@ -186,12 +210,10 @@ fn received_is_laid_out_as_log_tools_know_it() {
         authenticated: true,
         ..facts()
     };
-    assert!(
-        received(local, 1, terms(Completion::None)).starts_with(
-            "Received: from localhost (mx.example.com [local])\n\
+    assert!(received(local, 1, terms(Completion::None)).starts_with(
+        "Received: from localhost (mx.example.com [local])\n\
              \tby mx.example.com (OpenSMTPD) with ESMTPA id 00000001\n"
-        )
-    );
+    ));
 }
 
 #[test]
@@ -215,7 +237,10 @@ fn what_is_there_is_not_added_and_an_empty_message_gets_its_fields() {
     let text = "DATE: x\nmessage-id: y\n\nb\n";
     assert_eq!(stored(text, &submission(), 100).unwrap(), text);
     let bare = stored("", &submission(), 1).unwrap();
-    assert!(bare.starts_with("Date: ") && bare.ends_with("@mx.example.org>\n"), "{bare}");
+    assert!(
+        bare.starts_with("Date: ") && bare.ends_with("@mx.example.org>\n"),
+        "{bare}"
+    );
     let bare = stored("\nbody\n", &submission(), 1).unwrap();
     assert!(bare.ends_with("@mx.example.org>\n\nbody\n"), "{bare}");
 }
@@ -240,7 +265,10 @@ fn the_hundredth_received_is_a_loop() {
     // smtp-session.md §8.6.
     let text = |count: usize| format!("{}\n", "rEceived: x\n".repeat(count));
     assert!(stored(&text(99), &Completion::None, 1000).is_ok());
-    assert!(matches!(stored(&text(100), &Completion::None, 1000), Err(Fault::Loop)));
+    assert!(matches!(
+        stored(&text(100), &Completion::None, 1000),
+        Err(Fault::Loop)
+    ));
     let body = format!("A: b\n\n{}", text(200));
     assert!(stored(&body, &Completion::None, 1000).is_ok());
 }
@@ -248,11 +276,22 @@ fn the_hundredth_received_is_a_loop() {
 #[test]
 fn bad_messages_are_refused_at_the_end() {
     let huge = format!("To: a\n{}\n", " x,\n".repeat(MAX_CONTINUATIONS));
-    for text in ["no colon\n", " starts with a blank: x\n", "A: b\nno colon\n\n", &huge] {
-        assert!(matches!(stored(text, &submission(), 50), Err(Fault::Malformed)));
+    for text in [
+        "no colon\n",
+        " starts with a blank: x\n",
+        "A: b\nno colon\n\n",
+        &huge,
+    ] {
+        assert!(matches!(
+            stored(text, &submission(), 50),
+            Err(Fault::Malformed)
+        ));
     }
     assert!(stored(&huge, &Completion::None, 5000).is_ok());
-    assert!(matches!(stored("A: b\n\nx\0y\n", &submission(), 50), Err(Fault::Nul)));
+    assert!(matches!(
+        stored("A: b\n\nx\0y\n", &submission(), 50),
+        Err(Fault::Nul)
+    ));
 }
 
 const MAX_CONTINUATIONS: usize = 64 * 1024 / 4;
@@ -260,7 +299,9 @@ const MAX_CONTINUATIONS: usize = 64 * 1024 / 4;
 #[test]
 fn a_message_over_the_limit_is_too_big_and_the_first_fault_counts() {
     let spool = Spool::new();
-    let mut writing = with_bob(spool.begin(facts())).write(terms(Completion::None), NOW).unwrap();
+    let mut writing = with_bob(spool.begin(facts()))
+        .write(terms(Completion::None), NOW)
+        .unwrap();
     writing.write(b"A: b\n", 1 << 20);
     assert!(writing.is_sound());
     writing.write(b"A: b\n", (1 << 20) + 1);
