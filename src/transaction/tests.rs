@@ -1,3 +1,5 @@
+//! Transactions against a queue in memory.
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
