@@ -315,6 +315,31 @@ fn store_original(ram: &Arc<Ram>, envelope: &Envelope) -> EvpId {
     id
 }
 
+fn scripted(
+    queue: Queue,
+    answers: &[Result<MsgId, Refusal>],
+    reports: Sender<Report>,
+) -> (Setup, Seen) {
+    let seen = Seen::default();
+    let door = ScriptedDoor {
+        answers: Mutex::new(answers.to_vec()),
+        seen: seen.clone(),
+    };
+    let setup = Setup {
+        queue,
+        inject: Box::new(door),
+        reports,
+        date,
+    };
+    (setup, seen)
+}
+
+fn group_of(envelope: Envelope) -> Group {
+    let mut collector = Collector::default();
+    collector.add(envelope, 0);
+    collector.ready(5000).unwrap()
+}
+
 #[test]
 fn the_door_decides_the_outcome() {
     // bounce.md §3: 2xx done, 5xx lost with a line, anything else is tried again.
@@ -326,23 +351,10 @@ fn the_door_decides_the_outcome() {
         Err(Refusal::new(550, "no")),
         Err(Refusal::new(451, "later")),
     ];
-    let seen = Seen::default();
-    let (reports, outcomes) = unbounded();
-    let mut agent = BounceAgent::start(Setup {
-        queue: Queue::new(ram),
-        inject: Box::new(ScriptedDoor {
-            answers: Mutex::new(answers.to_vec()),
-            seen: seen.clone(),
-        }),
-        reports,
-        date,
-    })
-    .unwrap();
+    let (setup, seen) = scripted(Queue::new(ram), &answers, unbounded().0);
+    let group = group_of(envelope);
     for expected in [Verdict::Delivered, Verdict::PermFail, Verdict::TempFail] {
-        assert_eq!(agent.offer(envelope.clone(), T0), Offer::Taken);
-        let (id, outcome) = outcomes.recv_timeout(Duration::from_secs(30)).unwrap();
-        assert_eq!((id, outcome.verdict), (envelope.id, expected));
-        assert_eq!(agent.finished(id, T0), None);
+        assert_eq!(settle(&setup, &group, T0).verdict, expected);
     }
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 3);
@@ -351,23 +363,38 @@ fn the_door_decides_the_outcome() {
 }
 
 #[test]
+fn every_envelope_of_a_report_gets_its_outcome() {
+    // deliver::Agent: what was taken is answered for, and held ones follow when there is room.
+    let answers = [Ok(MsgId::new(1).unwrap())];
+    let (reports, outcomes) = unbounded();
+    let (setup, seen) = scripted(Queue::new(Arc::new(Ram::default())), &answers, reports);
+    let mut agent = BounceAgent::start(setup).unwrap();
+    let mut envelope = failed_two().remove(0);
+    for low in 1..=HIGH_WATER as u32 {
+        envelope.id = EvpId::new(envelope.id.msgid(), low).unwrap();
+        assert_eq!(agent.offer(envelope.clone(), T0), Offer::Taken);
+    }
+    assert_eq!(agent.offer(envelope, T0), Offer::Hold(HOLD_KEY));
+    let mut released = Vec::new();
+    for _ in 0..HIGH_WATER {
+        let (id, outcome) = outcomes.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(outcome.verdict, Verdict::Delivered);
+        released.extend(agent.finished(id, T0));
+    }
+    assert_eq!(released.len(), 1);
+    assert_eq!(seen.lock().unwrap().len(), 1, "one report for all");
+}
+
+#[test]
 fn a_report_without_its_original_is_still_sent() {
     // bounce.md §4: the third part is a copy; RFC 6522 §3 makes it optional.
-    let group = {
-        let mut collector = Collector::default();
-        collector.add(failed_two().remove(0), 0);
-        collector.ready(5000).unwrap()
-    };
-    let seen = Seen::default();
-    let setup = Setup {
-        queue: Queue::new(Arc::new(Ram::default())),
-        inject: Box::new(ScriptedDoor {
-            answers: Mutex::new(vec![Ok(MsgId::new(1).unwrap())]),
-            seen: seen.clone(),
-        }),
-        reports: unbounded().0,
-        date,
-    };
+    let answers = [Ok(MsgId::new(1).unwrap())];
+    let (setup, seen) = scripted(
+        Queue::new(Arc::new(Ram::default())),
+        &answers,
+        unbounded().0,
+    );
+    let group = group_of(failed_two().remove(0));
     assert_eq!(settle(&setup, &group, T0).verdict, Verdict::Delivered);
     assert_well_formed(seen.lock().unwrap()[0].1.as_bytes(), 1);
 }

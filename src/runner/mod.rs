@@ -203,7 +203,7 @@ fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) 
         }
         if let Some(deadline) = last_call {
             if !core.is_settling() || Instant::now() >= deadline {
-                return;
+                break;
             }
         } else if inbox.is_empty() && reports.is_empty() && core.is_idle(Timestamp::now()) {
             core.finish_once();
@@ -217,6 +217,10 @@ fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) 
         // Either something is ready or the time is over: the loop looks at both.
         let _ = ready.ready_timeout(sleep(&core, last_call));
     }
+    // An agent's thread may be waiting for room in the inbox, and the core waits for the agents'
+    // threads: nobody listens any more, then they are told to end.
+    drop(inbox);
+    drop(core);
 }
 
 /// Takes what others say, a bounded number at a time.

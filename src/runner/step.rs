@@ -4,7 +4,7 @@
 //! the time, and [`Core::step`] does what is due. With a [`super::desk::Desk`] without threads all of
 //! it runs in the caller's thread, which is how the tests drive it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 
 use crate::control::message::{Answer, Ask, Subsystem, Which};
@@ -24,8 +24,10 @@ use super::{Agents, Policy, Reply, Setup};
 
 /// After how many seconds the disk is asked again when it refused.
 const STUCK_RETRY_S: u64 = 10;
-/// Suspensions written to the disk per step.
-const MARKS_PER_STEP: usize = 16;
+/// Suspensions written to the disk per step: few, because the runner itself writes them.
+const MARKS_PER_STEP: usize = 2;
+/// Held envelopes below which those that a full hold queue refused follow, in a single run.
+const OVERFLOW_LOW: usize = 500;
 /// Results of the desk taken per step.
 const DONE_PER_STEP: usize = 256;
 /// Ids remembered of envelopes that were settled while the scan runs.
@@ -59,12 +61,14 @@ pub struct Core {
     flights: HashMap<EvpId, Flight>,
     stuck: BTreeMap<(Timestamp, EvpId), Stuck>,
     /// Envelopes whose suspension has changed and is not on the disk yet.
-    marks: VecDeque<EvpId>,
+    marks: BTreeSet<EvpId>,
     /// Settled while the scan runs, so that what it read before is not taken in again.
     gone: HashSet<EvpId>,
     scanning: bool,
     complained: HashSet<String>,
     once: Option<Finish>,
+    /// Refused by a full hold queue during a single run, which still has to try them.
+    overflow: Vec<EvpId>,
     stopping: bool,
 }
 
@@ -91,11 +95,12 @@ impl Core {
             cache: Cache::default(),
             flights: HashMap::new(),
             stuck: BTreeMap::new(),
-            marks: VecDeque::new(),
+            marks: BTreeSet::new(),
             gone: HashSet::new(),
             scanning: true,
             complained: HashSet::new(),
             once: None,
+            overflow: Vec::new(),
             stopping: false,
         })
     }
@@ -135,6 +140,7 @@ impl Core {
     /// Whether nothing is due, out, or still to be found.
     pub fn is_idle(&self, now: Timestamp) -> bool {
         !self.scanning
+            && self.overflow.is_empty()
             && self.desk.is_idle()
             && self.scheduler.counts().inflight == self.stuck.len()
             && self.scheduler.next_event().is_none_or(|at| at > now)
@@ -152,20 +158,20 @@ impl Core {
         self.stopping = true;
     }
 
-    /// Whether outcomes are still awaited or being written down.
+    /// Whether outcomes are still awaited, or anything is still to be written down.
     pub fn is_settling(&self) -> bool {
-        !self.flights.is_empty() || !self.desk.is_idle()
+        !self.flights.is_empty() || !self.desk.is_idle() || !self.marks.is_empty()
     }
 
     /// When [`Core::step`] has something to do by the clock alone.
     pub fn next_event(&self) -> Option<Timestamp> {
-        let stuck = self.stuck.first_key_value().map(|((at, _), _)| *at);
-        if self.stopping {
-            return None;
-        }
         if !self.marks.is_empty() {
             return Some(Timestamp(0));
         }
+        if self.stopping {
+            return None;
+        }
+        let stuck = self.stuck.first_key_value().map(|((at, _), _)| *at);
         match (self.scheduler.next_event(), stuck) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -179,10 +185,9 @@ impl Core {
 
     /// Does what can be done now; false when that was nothing.
     pub fn step(&mut self, now: Timestamp) -> bool {
-        let mut busy = self.collect(now);
+        let mut busy = self.collect(now) | self.write_marks();
         if !self.stopping {
-            busy |= self.retry_stuck(now);
-            busy |= self.write_marks();
+            busy |= self.retry_stuck(now) | self.retry_overflow(now);
             let batch = self.scheduler.batch(now);
             busy |= !batch.is_empty();
             for work in batch {
@@ -295,10 +300,18 @@ impl Core {
     // ---- work out ----
 
     fn carry_out(&mut self, work: Work, now: Timestamp) {
+        let (id, what) = match work {
+            Work::Deliver(id, Class::Bounce) => (id, "scheduled (bounce)"),
+            Work::Deliver(id, Class::Mda) => (id, "scheduled (mda)"),
+            Work::Deliver(id, Class::Mta) => (id, "scheduled (mta)"),
+            Work::Expire(id) => (id, "expired"),
+            Work::Remove(id) => (id, "removed"),
+        };
+        log::debug(format_args!("scheduler: evp:{id} {what}"));
         match work {
-            Work::Deliver(id, class) => self.deliver(id, class, now),
-            Work::Expire(id) => self.end(id, Cause::Expired, now),
-            Work::Remove(id) => self.end(id, Cause::Removed, now),
+            Work::Deliver(_, class) => self.deliver(id, class, now),
+            Work::Expire(_) => self.end(id, Cause::Expired, now),
+            Work::Remove(_) => self.end(id, Cause::Removed, now),
         }
     }
 
@@ -335,7 +348,12 @@ impl Core {
             }
             Offer::Hold(key) => match self.scheduler.hold(id, key.0, now) {
                 Ok(Hold::Held) => self.cache.put(envelope),
-                Ok(Hold::Overflow) => stat::SCHEDULER_HOLD_OVERFLOW.inc(),
+                Ok(Hold::Overflow) => {
+                    stat::SCHEDULER_HOLD_OVERFLOW.inc();
+                    if self.once.is_some() {
+                        self.overflow.push(id);
+                    }
+                }
                 Ok(Hold::NotHeld) | Err(_) => {}
             },
         }
@@ -438,7 +456,7 @@ impl Core {
             Settled::Again { envelope, reports } => {
                 // The administrator may have paused it while it was being written.
                 if envelope.flags.suspended != self.scheduler.is_suspended(id) {
-                    self.marks.push_back(id);
+                    self.marks.insert(id);
                 }
                 let _ = self.scheduler.tempfail(id, now);
                 reports
@@ -480,6 +498,18 @@ impl Core {
         busy
     }
 
+    /// A single run tries everything once, also what found its hold queue full.
+    fn retry_overflow(&mut self, now: Timestamp) -> bool {
+        if self.overflow.is_empty() || self.scheduler.counts().held >= OVERFLOW_LOW {
+            return false;
+        }
+        let from = self.overflow.len().saturating_sub(OVERFLOW_LOW);
+        for id in self.overflow.split_off(from) {
+            self.hurry(id, now);
+        }
+        true
+    }
+
     // ---- the administrator ----
 
     /// Applies `what` to the envelopes asked for and counts those it affected.
@@ -502,11 +532,11 @@ impl Core {
 
     /// Suspends or resumes, and remembers to write it down: it outlives a restart.
     fn suspend(&mut self, which: Which, what: fn(&mut Scheduler, EvpId) -> bool) -> u32 {
-        let mut changed = VecDeque::new();
+        let mut changed = BTreeSet::new();
         let count = self.each(which, |scheduler, id| {
             let done = what(scheduler, id);
             if done {
-                changed.push_back(id);
+                changed.insert(id);
             }
             done
         });
@@ -518,7 +548,7 @@ impl Core {
     fn write_marks(&mut self) -> bool {
         let mut busy = false;
         for _ in 0..MARKS_PER_STEP {
-            let Some(id) = self.marks.pop_front() else {
+            let Some(id) = self.marks.pop_first() else {
                 break;
             };
             busy = true;
@@ -536,7 +566,11 @@ impl Core {
 
     fn write_mark(&mut self, id: EvpId) -> Result<(), String> {
         let mut envelope = self.load(id).map_err(|error| why(&error))?;
-        envelope.flags.suspended = self.scheduler.is_suspended(id);
+        let suspended = self.scheduler.is_suspended(id);
+        if envelope.flags.suspended == suspended {
+            return Ok(());
+        }
+        envelope.flags.suspended = suspended;
         self.queue
             .update(&envelope)
             .map_err(|error| error.to_string())

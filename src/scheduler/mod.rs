@@ -292,9 +292,11 @@ impl Scheduler {
                 continue;
             };
             self.detach(*id, &entry);
-            if retime == Retime::NextPoint {
-                entry.next = backoff::after(entry.created, backoff::base_s(class), 0, now);
-            }
+            entry.next = match retime {
+                // One that was scheduled by hand before it was held may have its time to come.
+                Retime::Now => entry.next.min(now),
+                Retime::NextPoint => backoff::after(entry.created, backoff::base_s(class), 0, now),
+            };
             self.place(*id, entry, Spot::Pending);
         }
         going.len()
