@@ -189,4 +189,9 @@ impl Committed {
     pub fn envelopes(&self) -> &[Envelope] {
         &self.envelopes
     }
+
+    /// The same, taken out.
+    pub fn into_envelopes(self) -> Vec<Envelope> {
+        self.envelopes
+    }
 }

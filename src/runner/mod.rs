@@ -1,3 +1,284 @@
-//! The queue runner: asks the scheduler, loads, dispatches, settles outcomes.
+//! The queue runner: asks the scheduler what is due, gives it to the agents, settles outcomes.
+//!
+//! One thread, `runner`, owns the scheduler and all agents; nobody else changes either, so neither
+//! has a lock. Others speak to it through a [`Handle`]. Everything it decides is in [`Core`], which
+//! knows no thread and no clock.
+//!
+//! Promises: an envelope leaves the disk only after it was delivered, or after the report that tells
+//! of its failure is durable, or because the administrator removed it ([`settle`]). A failing disk
+//! delays and never loses. An outcome nobody waits for is reported and ignored.
+//!
+//! The runner itself blocks on nothing but reading envelopes; writing is done by a few threads
+//! beside it, so that the store can share its syncs.
 
 #![forbid(unsafe_code)]
+
+mod cache;
+mod desk;
+mod list;
+mod policy;
+pub mod scan;
+pub mod settle;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, never};
+
+use crate::control::message::{Answer, Ask};
+use crate::deliver::{Agent, Report};
+use crate::log;
+use crate::mail::{Envelope, MsgId};
+use crate::queue::{Committed, Queue};
+use crate::scheduler;
+use crate::util::Timestamp;
+
+pub use policy::{ActionFacts, ActionLookup, Policy, Way};
+pub use step::Core;
+
+/// How a question is answered. It is called once, from a thread of the runner, and must not block.
+pub type Reply = Box<dyn FnOnce(Answer) + Send>;
+
+/// Who settles what.
+pub struct Agents {
+    /// Local deliveries.
+    pub local: Box<dyn Agent>,
+    /// Relaying, where there is any; without it such envelopes wait, visibly.
+    pub relay: Option<Box<dyn Agent>>,
+    /// Reports to senders.
+    pub bounce: Box<dyn Agent>,
+}
+
+/// What the runner is made of.
+pub struct Setup {
+    /// The queue.
+    pub queue: Queue,
+    /// Who settles what.
+    pub agents: Agents,
+    /// Where the agents send outcomes; made by [`reports`].
+    pub reports: Receiver<Report>,
+    /// `scheduler limit …`.
+    pub limits: scheduler::Limits,
+    /// What the configuration says about envelopes.
+    pub policy: Policy,
+    /// `-P mda`.
+    pub pause_mda: bool,
+    /// `-P mta`.
+    pub pause_mta: bool,
+    /// Threads that write outcomes to the disk; with none the runner does it itself.
+    pub settle_threads: usize,
+}
+
+/// What others may say to the runner. Clones speak to the same one.
+#[derive(Clone)]
+pub struct Handle(Sender<Message>);
+
+/// The runner's end of its [`Handle`]s, before it is started.
+pub struct Inbox(Receiver<Message>);
+
+enum Message {
+    Committed(Committed),
+    Found(Vec<Envelope>),
+    Scanned,
+    Ask(Ask, Reply),
+    RunOnce(Box<dyn FnOnce() + Send>),
+    Shutdown,
+}
+
+/// Most envelopes in flight, whatever `max-inflight` says: channels are sized for them.
+const INFLIGHT_MAX: usize = 1 << 16;
+/// Messages that may wait for the runner; then those who bring more wait.
+const INBOX_MAX: usize = 1024;
+/// Messages and outcomes taken before work is handed out again.
+const DRAIN_MAX: usize = 256;
+/// Steps before messages and outcomes are looked at again.
+const STEPS_MAX: usize = 32;
+/// The longest sleep: the system's clock may jump.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// How long outcomes are awaited after [`Handle::shutdown`].
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The two ends between a runner that is not started yet and everybody else: an agent that needs
+/// a handle can be made before the runner that will own it.
+pub fn channel() -> (Handle, Inbox) {
+    let (sender, receiver) = bounded(INBOX_MAX);
+    (Handle(sender), Inbox(receiver))
+}
+
+/// The channel for outcomes. It has room for every envelope that can be in flight, so an agent
+/// never waits for the runner.
+pub fn reports(limits: scheduler::Limits) -> (Sender<Report>, Receiver<Report>) {
+    bounded(sensible(limits).max_inflight)
+}
+
+/// The limits, brought to where they can work.
+fn sensible(limits: scheduler::Limits) -> scheduler::Limits {
+    scheduler::Limits {
+        max_inflight: limits.max_inflight.clamp(1, INFLIGHT_MAX),
+        max_schedule: limits.max_schedule.clamp(1, INFLIGHT_MAX),
+    }
+}
+
+/// Starts the runner. It ends after [`Handle::shutdown`], or when all handles are gone.
+pub fn start(inbox: Inbox, setup: Setup) -> io::Result<JoinHandle<()>> {
+    let reports = setup.reports.clone();
+    let core = Core::new(setup)?;
+    std::thread::Builder::new()
+        .name("runner".to_owned())
+        .spawn(move || run(core, inbox.0, reports))
+}
+
+impl Handle {
+    /// A message is durable: it will be delivered. Waits while the runner is behind.
+    pub fn committed(&self, message: Committed) {
+        let msgid = message.msgid();
+        if self.0.send(Message::Committed(message)).is_err() {
+            log::debug(format_args!(
+                "runner: message {msgid} waits in the spool for the next start"
+            ));
+        }
+    }
+
+    /// Envelopes of one message were found on the disk. Waits while the runner is behind; false
+    /// if it is gone.
+    pub fn found(&self, _msgid: MsgId, envelopes: Vec<Envelope>) -> bool {
+        self.0.send(Message::Found(envelopes)).is_ok()
+    }
+
+    /// All that was on the disk has been found.
+    pub fn scanned(&self) {
+        let _ = self.0.send(Message::Scanned);
+    }
+
+    /// Asks `Schedule`, `Remove`, `Suspend`, `Resume`, `Discover`, `List`, `Status`, or `Pause` of
+    /// mda or mta; other questions are answered by `Fail`. Does not wait: when the runner is far
+    /// behind, the answer is that it is busy.
+    pub fn ask(&self, ask: Ask, reply: Reply) {
+        let message = match self.0.try_send(Message::Ask(ask, reply)) {
+            Ok(()) => return,
+            Err(error) => error.into_inner(),
+        };
+        if let Message::Ask(_, reply) = message {
+            reply(Answer::Fail("the queue runner is busy".to_owned()));
+        }
+    }
+
+    /// `smtpd -q`: tries everything in the queue once, whatever its time, and calls `finish` when
+    /// the scan has ended and nothing is due or in flight any more.
+    pub fn run_once(&self, finish: Box<dyn FnOnce() + Send>) {
+        let _ = self.0.send(Message::RunOnce(finish));
+    }
+
+    /// Ends the runner: nothing more is handed out, outcomes that come within a few seconds are
+    /// recorded, the rest is found on the disk at the next start.
+    pub fn shutdown(&self) {
+        let _ = self.0.send(Message::Shutdown);
+    }
+}
+
+/// Whether the runner goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    On,
+    Stop,
+}
+
+fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) {
+    let mut last_call: Option<Instant> = None;
+    let done = core.done();
+    loop {
+        let (course, mut busy) = read(&mut core, &inbox);
+        busy |= settle_reports(&mut core, &mut reports);
+        if course == Course::Stop && last_call.is_none() {
+            core.stop();
+            last_call = Some(Instant::now() + GRACE);
+        }
+        busy |= work(&mut core);
+        if busy {
+            continue;
+        }
+        if let Some(deadline) = last_call {
+            if !core.is_settling() || Instant::now() >= deadline {
+                break;
+            }
+        } else if inbox.is_empty() && reports.is_empty() && core.is_idle(Timestamp::now()) {
+            core.finish_once();
+        }
+        let mut ready = Select::new();
+        if last_call.is_none() {
+            ready.recv(&inbox);
+        }
+        ready.recv(&reports);
+        ready.recv(&done);
+        // Either something is ready or the time is over: the loop looks at both.
+        let _ = ready.ready_timeout(sleep(&core, last_call));
+    }
+    // An agent's thread may be waiting for room in the inbox, and the core waits for the agents'
+    // threads: nobody listens any more, then they are told to end.
+    drop(inbox);
+    drop(core);
+}
+
+/// Takes what others say, a bounded number at a time.
+fn read(core: &mut Core, inbox: &Receiver<Message>) -> (Course, bool) {
+    let mut busy = false;
+    for _ in 0..DRAIN_MAX {
+        let message = match inbox.try_recv() {
+            Ok(message) => message,
+            Err(TryRecvError::Empty) => break,
+            Err(TryRecvError::Disconnected) => return (Course::Stop, busy),
+        };
+        busy = true;
+        let now = Timestamp::now();
+        match message {
+            Message::Committed(message) => core.committed(message, now),
+            Message::Found(envelopes) => core.found(envelopes, now),
+            Message::Scanned => core.scanned(),
+            Message::Ask(ask, reply) => core.ask(ask, reply, now),
+            Message::RunOnce(finish) => core.run_once(finish, now),
+            Message::Shutdown => return (Course::Stop, busy),
+        }
+    }
+    (Course::On, busy)
+}
+
+fn settle_reports(core: &mut Core, reports: &mut Receiver<Report>) -> bool {
+    let mut busy = false;
+    for _ in 0..DRAIN_MAX {
+        match reports.try_recv() {
+            Ok((id, outcome)) => core.report(id, outcome, Timestamp::now()),
+            Err(TryRecvError::Empty) => break,
+            Err(TryRecvError::Disconnected) => {
+                *reports = never();
+                break;
+            }
+        }
+        busy = true;
+    }
+    busy
+}
+
+fn work(core: &mut Core) -> bool {
+    let mut busy = false;
+    for _ in 0..STEPS_MAX {
+        if !core.step(Timestamp::now()) {
+            break;
+        }
+        busy = true;
+    }
+    busy
+}
+
+fn sleep(core: &Core, last_call: Option<Instant>) -> Duration {
+    if let Some(deadline) = last_call {
+        return deadline.saturating_duration_since(Instant::now());
+    }
+    let until = core.next_event().map_or(SLEEP_MAX, |at| {
+        Duration::from_secs(at.since(Timestamp::now()))
+    });
+    until.min(SLEEP_MAX)
+}

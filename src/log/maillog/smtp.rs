@@ -1,4 +1,4 @@
-//! The lines operators grep: one function per line. Fields and their order are an interface.
+//! Lines of SMTP sessions (`smtp …`).
 //!
 //! What a stranger sent is escaped as vis(3) does, and `"` with a backslash, so that no client can
 //! end a field or a line and write one of its own.
@@ -8,7 +8,7 @@ use crate::mail::{EvpId, MailAddr, MsgId, Peer, SessionId};
 /// A client has connected and its name is known, or it has none.
 pub fn smtp_connected(session: SessionId, peer: &Peer, rdns: Option<&str>) {
     let host = rdns.unwrap_or("<unknown>");
-    super::info(format_args!(
+    crate::log::info(format_args!(
         "{session} smtp connected address={peer} host={host}"
     ));
 }
@@ -16,12 +16,12 @@ pub fn smtp_connected(session: SessionId, peer: &Peer, rdns: Option<&str>) {
 /// A command got a reply of class 4 or 5.
 pub fn smtp_failed_command(session: SessionId, peer: &Peer, command: &[u8], reply: &str) {
     let line = failed_command(session, peer, command, reply);
-    super::info(format_args!("{line}"));
+    crate::log::info(format_args!("{line}"));
 }
 
 /// Input broke a limit of the protocol.
 pub fn smtp_bad_input(session: SessionId, reply: &str) {
-    super::info(format_args!(
+    crate::log::info(format_args!(
         "{session} smtp bad-input result=\"{}\"",
         vis(reply.as_bytes())
     ));
@@ -29,27 +29,27 @@ pub fn smtp_bad_input(session: SessionId, reply: &str) {
 
 /// A message is in the queue.
 pub fn smtp_message(session: SessionId, msgid: MsgId, size: u64, nrcpt: usize, proto: &str) {
-    super::info(format_args!(
+    crate::log::info(format_args!(
         "{session} smtp message msgid={msgid} size={size} nrcpt={nrcpt} proto={proto}"
     ));
 }
 
 /// One recipient of a message in the queue.
 pub fn smtp_envelope(session: SessionId, evpid: EvpId, from: &MailAddr, to: &MailAddr) {
-    super::info(format_args!(
+    crate::log::info(format_args!(
         "{session} smtp envelope evpid={evpid} from=<{from}> to=<{to}>"
     ));
 }
 
 /// A session is over: `quit`, `disconnect` or `timeout`.
 pub fn smtp_disconnected(session: SessionId, reason: &str) {
-    super::info(format_args!("{session} smtp disconnected reason={reason}"));
+    crate::log::info(format_args!("{session} smtp disconnected reason={reason}"));
 }
 
 /// A session is over because its socket failed.
 pub fn smtp_io_error(session: SessionId, error: &str) {
     let error = vis(error.as_bytes());
-    super::info(format_args!(
+    crate::log::info(format_args!(
         "{session} smtp disconnected reason=\"io-error: {error}\""
     ));
 }

@@ -1,0 +1,415 @@
+//! The text of a report: a pure function from bounce envelopes to a message.
+//!
+//! A multipart/report (RFC 6522) of a text for people, a message/delivery-status (RFC 3464) for
+//! programs, and what is returned of the original. Subject, From and the sentences are those that
+//! scripts know from the mailer we replace. Where it shows the address that aliases and forwards led
+//! to, this shows the one that the sender used.
+//!
+//! Whatever came from outside is made printable ASCII and folded, so it can neither add a line nor
+//! a part to the report; the boundary is one that the returned message does not hold.
+
+use std::fmt::Write;
+
+use crate::mail::{BounceKind, Envelope, Status};
+use crate::util::Timestamp;
+
+use super::collect::kind_of;
+use super::excerpt::{Excerpt, Extent};
+
+/// Writes a date as header fields hold it.
+pub type DateText = fn(Timestamp) -> String;
+
+/// Longest piece of foreign text on one line; RFC 5322 §2.1.1 allows 998 with everything.
+const PIECE_MAX: usize = 900;
+
+/// The report about these envelopes, with LF line ends. They are of one group: same message, same
+/// kind, same sender.
+pub fn compose(
+    envelopes: &[Envelope],
+    original: Option<&Excerpt>,
+    now: Timestamp,
+    date: DateText,
+) -> Vec<u8> {
+    let Some(first) = envelopes.first() else {
+        return Vec::new();
+    };
+    let kind = kind_of(first);
+    let boundary = boundary(first, original);
+    let mut text = String::new();
+    header(&mut text, first, original, &boundary, &date(now));
+    for_people(&mut text, envelopes, kind, original, &boundary);
+    for_programs(&mut text, envelopes, kind, original, &boundary, date);
+    let mut bytes = text.into_bytes();
+    if let Some(original) = original {
+        returned(&mut bytes, original, &boundary);
+    }
+    bytes.extend_from_slice(format!("\n--{boundary}--\n").as_bytes());
+    bytes
+}
+
+fn header(
+    out: &mut String,
+    first: &Envelope,
+    original: Option<&Excerpt>,
+    boundary: &str,
+    date: &str,
+) {
+    let action = action(kind_of(first));
+    let name = ascii(&first.smtpname);
+    put(
+        out,
+        &format!("Subject: Delivery status notification: {action}"),
+    );
+    put(out, &format!("From: Mailer Daemon <MAILER-DAEMON@{name}>"));
+    put(out, &format!("To: {}", ascii(&first.sender.to_string())));
+    put(out, &format!("Date: {date}"));
+    // The same report tried again is the same message.
+    put(out, &format!("Message-ID: <{}@{name}>", first.id));
+    if let Some(id) = original.and_then(|original| message_id(&original.bytes)) {
+        put(out, &format!("In-Reply-To: {id}"));
+        put(out, &format!("References: {id}"));
+    }
+    // RFC 3834 §5: nobody answers automatically to what is automatic.
+    put(out, "Auto-Submitted: auto-replied");
+    put(out, "MIME-Version: 1.0");
+    put(
+        out,
+        "Content-Type: multipart/report; report-type=delivery-status;",
+    );
+    put(out, &format!("\tboundary=\"{boundary}\""));
+    if original.is_some_and(is_8bit) {
+        put(out, "Content-Transfer-Encoding: 8bit");
+    }
+    put(out, "");
+    put(out, "This is a MIME-encapsulated message.");
+}
+
+fn for_people(
+    out: &mut String,
+    envelopes: &[Envelope],
+    kind: BounceKind,
+    original: Option<&Excerpt>,
+    boundary: &str,
+) {
+    part(
+        out,
+        boundary,
+        "Notification",
+        "text/plain; charset=us-ascii",
+    );
+    put(out, "    Hi!\n");
+    put(
+        out,
+        "    This is the MAILER-DAEMON, please DO NOT REPLY to this email.\n",
+    );
+    put(out, &opening(kind));
+    put(out, "");
+    for envelope in envelopes {
+        let error = envelope.errorline.as_deref().unwrap_or("");
+        let line = format!("{}: {error}", envelope.rcpt);
+        folded(out, "", &line, "    ");
+    }
+    put(out, "");
+    if let BounceKind::Delayed { ttl_s, .. } = kind {
+        put(
+            out,
+            "    Please note that this is only a temporary failure report.",
+        );
+        let life = span(ttl_s);
+        put(
+            out,
+            &format!("    The message is kept in the queue for up to {life}."),
+        );
+        put(
+            out,
+            "    You DO NOT NEED to re-send the message to these recipients.\n",
+        );
+    }
+    if original.is_some() {
+        put(out, "    Below is a copy of the original message:");
+    }
+}
+
+fn for_programs(
+    out: &mut String,
+    envelopes: &[Envelope],
+    kind: BounceKind,
+    original: Option<&Excerpt>,
+    boundary: &str,
+    date: DateText,
+) {
+    part(out, boundary, "Delivery Report", "message/delivery-status");
+    let Some(first) = envelopes.first() else {
+        return;
+    };
+    field(out, "Reporting-MTA", &format!("dns; {}", first.smtpname));
+    if let Some(envid) = &first.dsn.envid {
+        field(out, "Original-Envelope-Id", &xtext(envid));
+    }
+    if let Some(arrival) = original.and_then(|original| arrival(&original.bytes)) {
+        field(out, "Arrival-Date", &arrival);
+    }
+    for envelope in envelopes {
+        put(out, "");
+        recipient(out, envelope, kind, date);
+    }
+}
+
+/// RFC 3464 §2.3: the fields of one recipient.
+fn recipient(out: &mut String, envelope: &Envelope, kind: BounceKind, date: DateText) {
+    if let Some((kind, address)) = envelope.dsn.orcpt.as_ref().and_then(|o| o.split_once(';')) {
+        let original = format!("{kind}; {}", xtext(address));
+        field(out, "Original-Recipient", &original);
+    }
+    field(
+        out,
+        "Final-Recipient",
+        &format!("rfc822; {}", envelope.rcpt),
+    );
+    field(out, "Action", action(kind));
+    let status = envelope.status.unwrap_or(default_status(kind));
+    field(out, "Status", &status.to_string());
+    if let Some(error) = &envelope.errorline {
+        let kind = if is_reply(error) { "smtp" } else { "x-local" };
+        field(out, "Diagnostic-Code", &format!("{kind}; {error}"));
+    }
+    if status != EXPIRED && !matches!(kind, BounceKind::Delivered { .. }) {
+        field(out, "Last-Attempt-Date", &date(envelope.created));
+    }
+}
+
+/// What expired was last tried at another time than the report was made.
+const EXPIRED: Status = Status::new(5, 4, 7);
+
+fn returned(out: &mut Vec<u8>, original: &Excerpt, boundary: &str) {
+    let (description, content_type) = match original.extent {
+        Extent::Header => ("Message headers", "text/rfc822-headers"),
+        Extent::Whole => ("Message", "message/rfc822"),
+    };
+    let mut head = format!(
+        "\n--{boundary}\nContent-Description: {description}\nContent-Type: {content_type}\n"
+    );
+    if is_8bit(original) {
+        head.push_str("Content-Transfer-Encoding: 8bit\n");
+    }
+    head.push('\n');
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(&original.bytes);
+}
+
+fn part(out: &mut String, boundary: &str, description: &str, content_type: &str) {
+    put(out, &format!("\n--{boundary}"));
+    put(out, &format!("Content-Description: {description}"));
+    put(out, &format!("Content-Type: {content_type}\n"));
+}
+
+fn action(kind: BounceKind) -> &'static str {
+    match kind {
+        BounceKind::Failed => "failed",
+        BounceKind::Delayed { .. } => "delayed",
+        BounceKind::Delivered { relayed: false } => "delivered",
+        BounceKind::Delivered { relayed: true } => "relayed",
+    }
+}
+
+fn default_status(kind: BounceKind) -> Status {
+    match kind {
+        BounceKind::Failed => Status::new(5, 0, 0),
+        BounceKind::Delayed { .. } => Status::new(4, 0, 0),
+        BounceKind::Delivered { .. } => Status::new(2, 0, 0),
+    }
+}
+
+fn opening(kind: BounceKind) -> String {
+    match kind {
+        BounceKind::Failed => {
+            "    An error has occurred while attempting to deliver a message for\n    \
+             the following list of recipients:"
+                .to_owned()
+        }
+        BounceKind::Delayed { delay_s, .. } => format!(
+            "    A message is delayed for more than {} for the following\n    list of recipients:",
+            span(delay_s)
+        ),
+        BounceKind::Delivered { relayed: false } => {
+            "    Your message was successfully delivered to these recipients.".to_owned()
+        }
+        BounceKind::Delivered { relayed: true } => {
+            "    Your message was relayed to these recipients.".to_owned()
+        }
+    }
+}
+
+/// A duration in its largest whole unit.
+fn span(seconds: u32) -> String {
+    let (count, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {unit}{plural}")
+}
+
+/// Whether an error is a whole SMTP reply rather than a text of ours.
+fn is_reply(error: &str) -> bool {
+    let bytes = error.as_bytes();
+    matches!(bytes, [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'])
+        || matches!(
+            bytes,
+            [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9', b' ' | b'-', ..]
+        )
+}
+
+fn is_8bit(original: &Excerpt) -> bool {
+    !original.bytes.is_ascii()
+}
+
+/// A boundary that does not occur in the original.
+fn boundary(first: &Envelope, original: Option<&Excerpt>) -> String {
+    let name: String = first
+        .smtpname
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
+        .take(40)
+        .collect();
+    let mut number = first.id.get();
+    loop {
+        let boundary = format!("{number:016}/{name}");
+        let taken = original.is_some_and(|original| holds(&original.bytes, boundary.as_bytes()));
+        if !taken {
+            return boundary;
+        }
+        // A bounded original can hold only so many of the numbers.
+        number = number.wrapping_add(1);
+    }
+}
+
+fn holds(text: &[u8], piece: &[u8]) -> bool {
+    text.windows(piece.len()).any(|window| window == piece)
+}
+
+/// The Message-ID of the original, if it looks like one.
+fn message_id(header: &[u8]) -> Option<String> {
+    let value = header_value(header, "message-id")?;
+    let inner = value.strip_prefix('<')?.strip_suffix('>')?;
+    let plain = inner.len() <= 500
+        && inner.contains('@')
+        && inner
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'<' | b'>'));
+    plain.then_some(value)
+}
+
+/// When the original came: the date of the first Received field, which is ours.
+fn arrival(header: &[u8]) -> Option<String> {
+    let value = header_value(header, "received")?;
+    let (_, date) = value.rsplit_once(';')?;
+    let date = date.trim();
+    (!date.is_empty() && date.len() <= 60).then(|| ascii(date))
+}
+
+/// The value of the first field of this name, unfolded.
+fn header_value(header: &[u8], name: &str) -> Option<String> {
+    let mut value: Option<String> = None;
+    for line in header.split(|byte| *byte == b'\n') {
+        if line.is_empty() {
+            break;
+        }
+        let text = String::from_utf8_lossy(line);
+        if text.starts_with([' ', '\t']) {
+            if let Some(value) = &mut value {
+                value.push(' ');
+                value.push_str(text.trim());
+            }
+            continue;
+        }
+        if value.is_some() {
+            break;
+        }
+        if let Some((field, rest)) = text.split_once(':')
+            && field.trim_end().eq_ignore_ascii_case(name)
+        {
+            value = Some(rest.trim().to_owned());
+        }
+    }
+    value.map(|value| value.trim().to_owned())
+}
+
+/// Decodes xtext (RFC 3461 §4): `+` and two upper-case hex digits stand for a byte.
+fn xtext(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let escaped = match (byte, tail) {
+            (b'+', [high, low, ..]) => hex(*high).zip(hex(*low)),
+            _ => None,
+        };
+        match escaped {
+            Some((high, low)) => {
+                bytes.push(high << 4 | low);
+                rest = tail.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// A field of the machine-readable part.
+fn field(out: &mut String, name: &str, value: &str) {
+    folded(out, &format!("{name}: "), value, "\t");
+}
+
+/// One logical line of foreign text on as many lines as it needs.
+fn folded(out: &mut String, start: &str, text: &str, next: &str) {
+    let text = ascii(text);
+    let mut lead = start;
+    let mut rest = text.as_str();
+    loop {
+        let cut = if rest.len() <= PIECE_MAX {
+            rest.len()
+        } else {
+            // At a blank where there is one; the text is ASCII, so any place will do.
+            rest.get(..PIECE_MAX)
+                .and_then(|piece| piece.rfind(' '))
+                .filter(|at| *at > 0)
+                .unwrap_or(PIECE_MAX)
+        };
+        let (piece, tail) = rest.split_at(cut);
+        put(out, &format!("{lead}{piece}"));
+        if tail.is_empty() {
+            return;
+        }
+        rest = tail;
+        lead = next;
+    }
+}
+
+/// Printable ASCII and blanks; anything else becomes a question mark.
+fn ascii(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\t' => ' ',
+            ' '..='~' => c,
+            _ => '?',
+        })
+        .collect()
+}
+
+fn put(out: &mut String, line: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{line}");
+}

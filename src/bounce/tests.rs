@@ -1,0 +1,488 @@
+//! Reports against golden files and a structural reader; the agent against a scripted door.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::unbounded;
+
+use crate::mail::{
+    BounceKind, Destination, Dsn as DsnParameters, Facts, Flags, Kind, Local, Peer, Ret, Verdict,
+};
+use crate::queue::ram::Ram;
+use crate::queue::{BeginError, Committed, Incoming, Store};
+use crate::session::Services;
+
+use super::excerpt::{Excerpt, Extent};
+use super::front_door::FrontDoor;
+use super::*;
+
+const T0: Timestamp = Timestamp(1_763_754_127);
+
+fn date(at: Timestamp) -> String {
+    format!("Fri, 21 Nov 2025 19:42:{:02} +0000 (UTC)", at.0 % 60)
+}
+
+fn line(text: &str) -> Line {
+    Line::new(text).unwrap()
+}
+
+fn bounce(id: &str, rcpt: &str, kind: BounceKind, status: Status, error: &str) -> Envelope {
+    Envelope {
+        id: id.parse().unwrap(),
+        action: line("local"),
+        tag: None,
+        kind: Kind::Bounce(kind),
+        smtpname: line("mx.example.org"),
+        helo: line("client.example.net"),
+        hostname: line("client.example.net"),
+        username: None,
+        errorline: (!error.is_empty()).then(|| Line::sanitize(error.as_bytes())),
+        peer: Peer::Local,
+        sender: MailAddr::new("alice", "example.net").unwrap(),
+        rcpt: MailAddr::new(rcpt, "example.com").unwrap(),
+        dest: MailAddr::new("hidden-alias-target", "inside.example.com").unwrap(),
+        created: T0,
+        last_try: Timestamp(0),
+        last_bounce: Timestamp(0),
+        ttl_s: 0,
+        retry: 0,
+        flags: Flags::default(),
+        dsn: DsnParameters::default(),
+        status: Some(status),
+    }
+}
+
+fn header_of_original() -> Excerpt {
+    Excerpt {
+        bytes: b"Received: from client.example.net (client.example.net [192.0.2.7])\n\
+                 \tby mx.example.org (OpenSMTPD) with ESMTP id 1a2b3c4d\n\
+                 \tfor <bob@example.com>;\n\tFri, 21 Nov 2025 19:41:59 +0000 (UTC)\n\
+                 Message-ID: <first@example.net>\nSubject: hello\n"
+            .to_vec(),
+        extent: Extent::Header,
+    }
+}
+
+fn failed_two() -> Vec<Envelope> {
+    let failed = BounceKind::Failed;
+    let mut bob = bounce(
+        "1a2b3c4d7f3e9a10",
+        "bob",
+        failed,
+        Status::new(5, 1, 1),
+        "550 5.1.1 <bob@example.com>: no such user",
+    );
+    bob.dsn.envid = Some(line("QQ314159+2Btwo"));
+    bob.dsn.orcpt = Some(line("rfc822;Bob+40example.com"));
+    let carol = bounce(
+        "1a2b3c4d00000002",
+        "carol",
+        failed,
+        Status::new(5, 3, 0),
+        "\"mail.maildir: caf\u{e9} is closed\"",
+    );
+    vec![bob, carol]
+}
+
+/// One report per kind, by the name of its golden file.
+fn reports() -> BTreeMap<&'static str, Vec<u8>> {
+    let header = header_of_original();
+    let whole = Excerpt {
+        bytes: [
+            header.bytes.as_slice(),
+            b"\n.leading dot\n.\nna\xc3\xafve\n",
+        ]
+        .concat(),
+        extent: Extent::Whole,
+    };
+    let delayed = BounceKind::Delayed {
+        delay_s: 14_400,
+        ttl_s: 345_600,
+    };
+    let busy = "451 4.7.1 Greylisted, try later";
+    let delayed = [bounce(
+        "1a2b3c4d00000003",
+        "bob",
+        delayed,
+        Status::new(4, 7, 1),
+        busy,
+    )];
+    let delivered = BounceKind::Delivered { relayed: false };
+    let delivered = [bounce(
+        "1a2b3c4d00000004",
+        "bob",
+        delivered,
+        Status::new(2, 0, 0),
+        "",
+    )];
+    let relayed = BounceKind::Delivered { relayed: true };
+    let relayed = [bounce(
+        "1a2b3c4d00000005",
+        "bob",
+        relayed,
+        Status::new(2, 0, 0),
+        "",
+    )];
+    let expired = [bounce(
+        "1a2b3c4d00000006",
+        "bob",
+        BounceKind::Failed,
+        Status::new(5, 4, 7),
+        "Envelope expired: 451 4.7.1 Greylisted, try later",
+    )];
+    let compose = |envelopes: &[Envelope], original: Option<&Excerpt>| {
+        report::compose(envelopes, original, T0, date)
+    };
+    BTreeMap::from([
+        ("failed.eml", compose(&failed_two(), Some(&header))),
+        ("failed_full.eml", compose(&failed_two(), Some(&whole))),
+        ("delayed.eml", compose(&delayed, Some(&header))),
+        ("delivered.eml", compose(&delivered, Some(&header))),
+        ("relayed.eml", compose(&relayed, Some(&header))),
+        ("expired.eml", compose(&expired, None)),
+    ])
+}
+
+#[test]
+fn reports_are_those_of_the_golden_files() {
+    // bounce.md §4: subject, From and sentences that scripts match; RFC 3464 for the rest.
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/bounce/golden");
+    for (name, text) in reports() {
+        let path = folder.join(name);
+        if std::env::var_os("SMTPD_WRITE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let golden = std::fs::read(&path).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            String::from_utf8_lossy(&golden),
+            "{name}: SMTPD_WRITE_GOLDEN=1 rewrites it"
+        );
+    }
+}
+
+/// The parts of a report, as a reader that knows only RFC 2046 finds them.
+fn parts(text: &[u8]) -> (String, Vec<(String, String)>) {
+    let text = String::from_utf8_lossy(text).into_owned();
+    let (header, body) = text.split_once("\n\n").unwrap();
+    let (_, rest) = header.split_once("boundary=\"").unwrap();
+    let (boundary, _) = rest.split_once('"').unwrap();
+    let (body, after) = body.rsplit_once(&format!("\n--{boundary}--\n")).unwrap();
+    assert_eq!(after, "", "something behind the last boundary");
+    let delimiter = format!("\n--{boundary}\n");
+    let mut pieces = body.split(&delimiter);
+    pieces.next().unwrap();
+    let parts = pieces
+        .map(|piece| {
+            let (head, content) = piece.split_once("\n\n").unwrap();
+            (head.to_owned(), content.to_owned())
+        })
+        .collect();
+    (header.to_owned(), parts)
+}
+
+/// What every report must be, whatever it tells.
+fn assert_well_formed(text: &[u8], recipients: usize) {
+    let (header, parts) = parts(text);
+    for needed in [
+        "Subject: Delivery status notification: ",
+        "From: Mailer Daemon <MAILER-DAEMON@",
+        "To: ",
+        "Date: ",
+        "Message-ID: <",
+        "Auto-Submitted: ",
+        "MIME-Version: 1.0",
+        "Content-Type: multipart/report; report-type=delivery-status;",
+    ] {
+        let found = header
+            .lines()
+            .filter(|line| line.starts_with(needed))
+            .count();
+        assert_eq!(found, 1, "{needed}");
+    }
+    assert!(parts.len() == 2 || parts.len() == 3);
+    assert!(parts[0].0.contains("text/plain"));
+    assert!(parts[1].0.contains("message/delivery-status"));
+    let mut groups = parts[1].1.trim_end().split("\n\n");
+    let per_message = groups.next().unwrap();
+    assert!(per_message.starts_with("Reporting-MTA: dns; "));
+    let groups: Vec<&str> = groups.collect();
+    assert_eq!(groups.len(), recipients);
+    for group in groups {
+        for needed in ["Final-Recipient: rfc822; ", "Action: ", "Status: "] {
+            let found = group
+                .lines()
+                .filter(|line| line.starts_with(needed))
+                .count();
+            assert_eq!(found, 1, "{needed} in {group}");
+        }
+    }
+    for line in text.split(|byte| *byte == b'\n') {
+        assert!(line.len() <= 998 && !line.contains(&b'\r') && !line.contains(&0));
+    }
+}
+
+#[test]
+fn every_report_is_a_multipart_report() {
+    // RFC 3464 §2, RFC 6522 §3: two or three parts, the fields that must be there.
+    for (name, text) in reports() {
+        assert_well_formed(&text, if name.starts_with("failed") { 2 } else { 1 });
+    }
+}
+
+#[test]
+fn nothing_from_outside_adds_a_line_or_a_part() {
+    // security: text of a peer or a sender must not become structure of the report.
+    let mut envelope = bounce(
+        "1a2b3c4d7f3e9a10",
+        "bob",
+        BounceKind::Failed,
+        Status::new(5, 0, 0),
+        &"550 \u{2028}\u{85} \x0b\x0c x".repeat(300),
+    );
+    envelope.dsn.envid = Some(line("a+0D+0AStatus: 2.0.0+00+C3+A9"));
+    envelope.dsn.orcpt = Some(line("rfc822;b+0A+0AFinal-Recipient: x"));
+    let number = u64::from_str_radix("1a2b3c4d7f3e9a10", 16).unwrap();
+    let evil = format!(
+        "Subject: x\nReceived: by y; \x1b[31m\n\n--{number}/mx.example.org--\n--{}/mx.example.org\n",
+        number + 1
+    );
+    for extent in [Extent::Header, Extent::Whole] {
+        let original = Excerpt {
+            bytes: evil.clone().into_bytes(),
+            extent,
+        };
+        let text = report::compose(std::slice::from_ref(&envelope), Some(&original), T0, date);
+        assert_well_formed(&text, 1);
+        assert_eq!(parts(&text).1.len(), 3);
+    }
+}
+
+#[test]
+fn failures_of_one_message_share_a_report() {
+    // bounce.md §2: same message, smtpname, kind and RET, one second after the last addition.
+    let failed = failed_two();
+    let mut other = failed[0].clone();
+    other.dsn.ret = Some(Ret::Full);
+    let mut collector = Collector::default();
+    collector.add(failed[0].clone(), 0);
+    collector.add(failed[1].clone(), 900);
+    collector.add(other, 900);
+    assert_eq!(collector.groups(), 2);
+    assert_eq!(collector.next_event(), Some(1900));
+    assert!(collector.ready(1899).is_none());
+    let mut sizes = [
+        collector.ready(1900).unwrap().envelopes.len(),
+        collector.ready(1900).unwrap().envelopes.len(),
+    ];
+    sizes.sort_unstable();
+    assert_eq!(sizes, [1, 2]);
+    assert!(collector.ready(u64::MAX).is_none());
+    for at in (0..10_000).step_by(500) {
+        collector.add(failed[0].clone(), at);
+    }
+    assert_eq!(
+        collector.next_event(),
+        Some(5000),
+        "no group waits for ever"
+    );
+}
+
+// ---- the agent ----
+
+type Seen = Arc<Mutex<Vec<(String, String)>>>;
+
+/// Refuses as told, and remembers what it was brought.
+struct ScriptedDoor {
+    answers: Mutex<Vec<Result<MsgId, Refusal>>>,
+    seen: Seen,
+}
+
+impl Inject for ScriptedDoor {
+    fn inject(&self, dsn: &Dsn, _now: Timestamp) -> Result<MsgId, Refusal> {
+        let text = String::from_utf8_lossy(&dsn.text).into_owned();
+        self.seen.lock().unwrap().push((dsn.to.to_string(), text));
+        self.answers.lock().unwrap().remove(0)
+    }
+}
+
+fn store_original(ram: &Arc<Ram>, envelope: &Envelope) -> EvpId {
+    let mut incoming = Queue::new(ram.clone()).begin().unwrap();
+    incoming.write(b"Subject: hello\n\nbody\n").unwrap();
+    let id = incoming.add(envelope.clone()).unwrap();
+    incoming.commit(T0).unwrap();
+    id
+}
+
+fn scripted(
+    queue: Queue,
+    answers: &[Result<MsgId, Refusal>],
+    reports: Sender<Report>,
+) -> (Setup, Seen) {
+    let seen = Seen::default();
+    let door = ScriptedDoor {
+        answers: Mutex::new(answers.to_vec()),
+        seen: seen.clone(),
+    };
+    let setup = Setup {
+        queue,
+        inject: Box::new(door),
+        reports,
+        date,
+    };
+    (setup, seen)
+}
+
+fn group_of(envelope: Envelope) -> Group {
+    let mut collector = Collector::default();
+    collector.add(envelope, 0);
+    collector.ready(5000).unwrap()
+}
+
+#[test]
+fn the_door_decides_the_outcome() {
+    // bounce.md §3: 2xx done, 5xx lost with a line, anything else is tried again.
+    let ram = Arc::new(Ram::default());
+    let mut envelope = failed_two().remove(0);
+    envelope.id = store_original(&ram, &envelope);
+    let answers = [
+        Ok(MsgId::new(1).unwrap()),
+        Err(Refusal::new(550, "no")),
+        Err(Refusal::new(451, "later")),
+    ];
+    let (setup, seen) = scripted(Queue::new(ram), &answers, unbounded().0);
+    let group = group_of(envelope);
+    for expected in [Verdict::Delivered, Verdict::PermFail, Verdict::TempFail] {
+        assert_eq!(settle(&setup, &group, T0).verdict, expected);
+    }
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 3);
+    assert_eq!(seen[0].0, "alice@example.net");
+    assert!(seen[0].1.contains("Subject: hello"));
+}
+
+#[test]
+fn every_envelope_of_a_report_gets_its_outcome() {
+    // deliver::Agent: what was taken is answered for, and held ones follow when there is room.
+    let answers = [Ok(MsgId::new(1).unwrap())];
+    let (reports, outcomes) = unbounded();
+    let (setup, seen) = scripted(Queue::new(Arc::new(Ram::default())), &answers, reports);
+    let mut agent = BounceAgent::start(setup).unwrap();
+    let mut envelope = failed_two().remove(0);
+    for low in 1..=HIGH_WATER as u32 {
+        envelope.id = EvpId::new(envelope.id.msgid(), low).unwrap();
+        assert_eq!(agent.offer(envelope.clone(), T0), Offer::Taken);
+    }
+    assert_eq!(agent.offer(envelope, T0), Offer::Hold(HOLD_KEY));
+    let mut released = Vec::new();
+    for _ in 0..HIGH_WATER {
+        let (id, outcome) = outcomes.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(outcome.verdict, Verdict::Delivered);
+        released.extend(agent.finished(id, T0));
+    }
+    assert_eq!(released.len(), 1);
+    assert_eq!(seen.lock().unwrap().len(), 1, "one report for all");
+}
+
+#[test]
+fn a_report_without_its_original_is_still_sent() {
+    // bounce.md §4: the third part is a copy; RFC 6522 §3 makes it optional.
+    let answers = [Ok(MsgId::new(1).unwrap())];
+    let (setup, seen) = scripted(
+        Queue::new(Arc::new(Ram::default())),
+        &answers,
+        unbounded().0,
+    );
+    let group = group_of(failed_two().remove(0));
+    assert_eq!(settle(&setup, &group, T0).verdict, Verdict::Delivered);
+    assert_well_formed(seen.lock().unwrap()[0].1.as_bytes(), 1);
+}
+
+// ---- the front door ----
+
+struct House {
+    queue: Queue,
+    answer: Mutex<Result<Vec<Destination>, Refusal>>,
+    facts: Mutex<Vec<Facts>>,
+    committed: Mutex<Vec<Committed>>,
+}
+
+impl Services for House {
+    fn begin(&self) -> Result<Incoming, BeginError> {
+        self.queue.begin()
+    }
+    fn expand(&self, facts: &Facts, _rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+        self.facts.lock().unwrap().push(facts.clone());
+        self.answer.lock().unwrap().clone()
+    }
+    fn committed(&self, message: Committed) {
+        self.committed.lock().unwrap().push(message);
+    }
+    fn now(&self) -> Timestamp {
+        T0
+    }
+}
+
+fn destination() -> Destination {
+    Destination {
+        action: line("local"),
+        dest: MailAddr::new("alice", "example.net").unwrap(),
+        kind: Kind::Local(Local {
+            user: line("alice"),
+            subaddress: None,
+            command: None,
+        }),
+        internal: false,
+    }
+}
+
+#[test]
+fn a_report_enters_under_the_rules_for_local_mail() {
+    // bounce.md §3: local client, authenticated, null sender, a Received field of its own.
+    let ram = Arc::new(Ram::default());
+    let house = Arc::new(House {
+        queue: Queue::new(ram.clone()),
+        answer: Mutex::new(Ok(vec![destination()])),
+        facts: Mutex::default(),
+        committed: Mutex::default(),
+    });
+    let door = FrontDoor {
+        services: house.clone(),
+        server_name: line("server.example.org"),
+        tag: None,
+        date,
+    };
+    let dsn = Dsn {
+        smtpname: line("mx.example.org"),
+        to: MailAddr::new("alice", "example.net").unwrap(),
+        about: "1a2b3c4d7f3e9a10".parse().unwrap(),
+        text: b"Subject: x\n\nbody\n".to_vec(),
+    };
+    let msgid = door.inject(&dsn, T0).unwrap();
+    let facts = house.facts.lock().unwrap().remove(0);
+    assert!(facts.authenticated && facts.sender.is_null() && facts.peer == Peer::Local);
+    assert_eq!(facts.helo.as_str(), "mx.example.org");
+    let committed = house.committed.lock().unwrap().remove(0);
+    assert_eq!(committed.msgid(), msgid);
+    let envelope = &committed.envelopes()[0];
+    assert!(envelope.flags.bounce && envelope.flags.authenticated);
+    assert!(envelope.sender.is_null());
+    let body = String::from_utf8(ram.body(msgid).unwrap()).unwrap();
+    let expected = format!(
+        "Received: from mx.example.org (server.example.org [local])\n\
+         \tby server.example.org (OpenSMTPD) with ESMTPA id {msgid}\n\
+         \tfor <alice@example.net>;\n\tFri, 21 Nov 2025 19:42:07 +0000 (UTC)\n\
+         Subject: x\n\nbody\n"
+    );
+    assert_eq!(body, expected);
+
+    *house.answer.lock().unwrap() = Err(Refusal::new(550, "Invalid recipient"));
+    assert_eq!(
+        door.inject(&dsn, T0),
+        Err(Refusal::new(550, "Invalid recipient"))
+    );
+    *house.answer.lock().unwrap() = Ok(Vec::new());
+    assert!(!door.inject(&dsn, T0).unwrap_err().is_temporary());
+    assert_eq!(ram.messages().count(), 1, "a refusal leaves nothing behind");
+}

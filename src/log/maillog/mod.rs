@@ -1,0 +1,12 @@
+//! The lines operators grep: one function per line. Fields and their order are an interface.
+//!
+//! One file for each part of the daemon that speaks.
+
+mod queue;
+mod smtp;
+
+pub use queue::{bounce_envelope, bounce_message, queue_expired, queue_removed};
+pub use smtp::{
+    smtp_bad_input, smtp_connected, smtp_disconnected, smtp_envelope, smtp_failed_command,
+    smtp_io_error, smtp_message,
+};

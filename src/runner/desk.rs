@@ -1,0 +1,267 @@
+//! Where the disk work of the runner is done: by a few threads, or (in tests and where no threads
+//! are wanted) by the runner itself.
+//!
+//! Several threads matter because a store shares its syncs among calls that wait at the same time.
+//! Both channels have room for all work there can be, so neither side ever waits for the other.
+
+use std::collections::VecDeque;
+use std::io;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded, never};
+
+use crate::control::message::{Answer, Listed};
+use crate::log;
+use crate::mail::{Envelope, EvpId, MsgId};
+use crate::queue::{LoadError, Queue};
+use crate::util::Timestamp;
+
+use super::list::{self, Wanted};
+use super::settle::{Cause, Settled, Settler};
+use super::{Policy, Reply};
+
+/// Work beside settling that may wait at a time.
+const OTHERS_MAX: usize = 64;
+
+/// Something to do on the disk.
+pub(super) enum Job {
+    Settle {
+        envelope: Box<Envelope>,
+        cause: Cause,
+        now: Timestamp,
+    },
+    List {
+        wanted: Vec<Wanted>,
+        only: Option<MsgId>,
+        now: Timestamp,
+        reply: Reply,
+    },
+    DiscoverMessage(MsgId, Reply),
+    DiscoverEnvelope(EvpId, Reply),
+}
+
+/// What came of it.
+pub(super) enum Done {
+    Settled(EvpId, Settled),
+    /// Nothing of a page was left; the listing goes on behind `after`.
+    ListOn {
+        after: EvpId,
+        only: Option<MsgId>,
+        reply: Reply,
+    },
+    Discovered(Vec<Envelope>, Reply),
+    /// Answered already.
+    Nothing,
+}
+
+/// What a worker needs.
+#[derive(Clone)]
+struct Tools {
+    queue: Queue,
+    policy: Policy,
+    settler: Settler,
+}
+
+/// The disk work under way.
+pub(super) struct Desk {
+    tools: Tools,
+    hands: Hands,
+    open: usize,
+    open_others: usize,
+}
+
+enum Hands {
+    Own(VecDeque<Job>),
+    Threads {
+        jobs: Sender<Job>,
+        done: Receiver<Done>,
+        threads: Vec<JoinHandle<()>>,
+    },
+}
+
+impl Desk {
+    /// A desk with so many threads; none means that [`Desk::collect`] does the work itself.
+    pub fn new(
+        queue: Queue,
+        policy: Policy,
+        threads: usize,
+        max_inflight: usize,
+    ) -> io::Result<Desk> {
+        let tools = Tools {
+            settler: Settler::new(queue.clone(), policy.clone()),
+            queue,
+            policy,
+        };
+        let hands = match threads {
+            0 => Hands::Own(VecDeque::new()),
+            _ => hire(&tools, threads, max_inflight + OTHERS_MAX)?,
+        };
+        Ok(Desk {
+            tools,
+            hands,
+            open: 0,
+            open_others: 0,
+        })
+    }
+
+    /// Settles an envelope that is in flight. There is always room: no more are in flight.
+    pub fn settle(&mut self, envelope: Box<Envelope>, cause: Cause, now: Timestamp) {
+        self.submit(Job::Settle {
+            envelope,
+            cause,
+            now,
+        });
+    }
+
+    /// Takes other work; answers that it failed when too much is waiting.
+    pub fn other(&mut self, job: Job) {
+        if self.open_others >= OTHERS_MAX {
+            if let Job::List { reply, .. }
+            | Job::DiscoverMessage(_, reply)
+            | Job::DiscoverEnvelope(_, reply) = job
+            {
+                reply(Answer::Fail("too many requests at a time".to_owned()));
+            }
+            return;
+        }
+        self.open_others += 1;
+        self.submit(job);
+    }
+
+    /// One finished piece of work, if there is one.
+    pub fn collect(&mut self) -> Option<Done> {
+        let done = match &mut self.hands {
+            Hands::Own(jobs) => perform(&self.tools, jobs.pop_front()?),
+            Hands::Threads { done, .. } => done.try_recv().ok()?,
+        };
+        self.open -= 1;
+        if !matches!(done, Done::Settled(..)) {
+            self.open_others -= 1;
+        }
+        Some(done)
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Becomes readable when [`Desk::collect`] has something.
+    pub fn done(&self) -> Receiver<Done> {
+        match &self.hands {
+            Hands::Own(_) => never(),
+            Hands::Threads { done, .. } => done.clone(),
+        }
+    }
+
+    fn submit(&mut self, job: Job) {
+        self.open += 1;
+        match &mut self.hands {
+            Hands::Own(jobs) => jobs.push_back(job),
+            Hands::Threads { jobs, .. } => {
+                if jobs.send(job).is_err() {
+                    log::warn(format_args!("runner: the disk threads are gone"));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        let hands = std::mem::replace(&mut self.hands, Hands::Own(VecDeque::new()));
+        if let Hands::Threads {
+            jobs,
+            done,
+            threads,
+        } = hands
+        {
+            drop(jobs);
+            drop(done);
+            for thread in threads {
+                // A panic aborts the process, so there is nothing to learn here.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn hire(tools: &Tools, count: usize, room: usize) -> io::Result<Hands> {
+    let (jobs, work) = bounded::<Job>(room);
+    let (results, done) = bounded::<Done>(room);
+    let mut threads = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (tools, work, results) = (tools.clone(), work.clone(), results.clone());
+        let body = move || {
+            for job in work {
+                // The runner may have stopped listening; what is on the disk is done all the same.
+                let _ = results.send(perform(&tools, job));
+            }
+        };
+        threads.push(
+            std::thread::Builder::new()
+                .name("settle".to_owned())
+                .spawn(body)?,
+        );
+    }
+    Ok(Hands::Threads {
+        jobs,
+        done,
+        threads,
+    })
+}
+
+fn perform(tools: &Tools, job: Job) -> Done {
+    match job {
+        Job::Settle {
+            envelope,
+            cause,
+            now,
+        } => Done::Settled(envelope.id, tools.settler.settle(envelope, cause, now)),
+        Job::List {
+            wanted,
+            only,
+            now,
+            reply,
+        } => {
+            let last = wanted.last().map(|(row, _)| row.id);
+            let lines = list::lines(wanted, &tools.queue, &tools.policy, now);
+            listed(lines, last, only, reply)
+        }
+        Job::DiscoverMessage(msgid, reply) => match tools.queue.envelopes(msgid) {
+            Ok(found) => Done::Discovered(found, reply),
+            Err(error) => {
+                log::debug(format_args!("runner: discover {msgid}: {error}"));
+                Done::Discovered(Vec::new(), reply)
+            }
+        },
+        Job::DiscoverEnvelope(id, reply) => match tools.queue.load(id) {
+            Ok(found) => Done::Discovered(vec![found], reply),
+            Err(error) => {
+                log::debug(format_args!("runner: discover {id}: {}", why(&error)));
+                Done::Discovered(Vec::new(), reply)
+            }
+        },
+    }
+}
+
+/// An empty answer means the end of a listing, so a page whose envelopes have all gone meanwhile
+/// is not answered but continued.
+fn listed(lines: Vec<Listed>, last: Option<EvpId>, only: Option<MsgId>, reply: Reply) -> Done {
+    match last {
+        Some(after) if lines.is_empty() => Done::ListOn { after, only, reply },
+        _ => {
+            reply(Answer::Envelopes(lines));
+            Done::Nothing
+        }
+    }
+}
+
+/// The reason in words.
+pub(super) fn why(error: &LoadError) -> String {
+    match error {
+        LoadError::Missing => "it is gone".to_owned(),
+        LoadError::Corrupt(why) => why.clone(),
+        LoadError::Io(error) => error.to_string(),
+    }
+}

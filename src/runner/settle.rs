@@ -1,0 +1,314 @@
+//! From an outcome to the disk, in the order that a crash cannot hurt. The only deleter.
+//!
+//! A failed envelope is removed only after the bounce that tells of it is durable; where that
+//! bounce cannot be stored, nothing is removed and the settling is tried again. A temporary
+//! failure is written down before the envelope is timed anew. A crash between two steps means
+//! that a report is sent twice or an envelope tried once more, never that either is lost.
+//!
+//! What is told to whom follows RFC 3461 §4.1 and §5.2: NOTIFY, where given, decides alone; without
+//! it failures and delays are reported and successes are not.
+//!
+//! This blocks on the disk. It knows nothing of the scheduler: the runner carries the answer there.
+
+use std::io;
+
+use crate::log::{self, maillog, stat};
+use crate::mail::{BounceKind, Envelope, EvpId, Kind, Notify, Outcome, Status, Verdict};
+use crate::queue::Queue;
+use crate::scheduler::backoff;
+use crate::util::{Line, Timestamp};
+
+use super::Policy;
+
+/// Longest error line that is kept, in bytes.
+const ERRORLINE_MAX: usize = 2047;
+
+/// Why an envelope is settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// An agent's attempt.
+    Tried(Outcome),
+    /// Its life time is over.
+    Expired,
+    /// The administrator removed it.
+    Removed,
+    /// Everything is reported; only the removal is left.
+    Finish,
+}
+
+/// What settling came to.
+#[derive(Debug)]
+pub enum Settled {
+    /// The envelope is gone from the disk; these reports were added.
+    Gone {
+        /// Durable bounce envelopes.
+        reports: Vec<Envelope>,
+    },
+    /// The envelope stays for another attempt; these reports were added.
+    Again {
+        /// As it is on the disk now.
+        envelope: Box<Envelope>,
+        /// Durable bounce envelopes.
+        reports: Vec<Envelope>,
+    },
+    /// The disk refused: the envelope is still there, to be settled later as `cause` says.
+    Stuck {
+        /// The envelope.
+        envelope: Box<Envelope>,
+        /// What is left to do.
+        cause: Cause,
+        /// Durable bounce envelopes.
+        reports: Vec<Envelope>,
+    },
+}
+
+/// Settles envelopes on the disk.
+#[derive(Clone)]
+pub struct Settler {
+    queue: Queue,
+    policy: Policy,
+}
+
+impl Settler {
+    /// A settler for this queue.
+    pub fn new(queue: Queue, policy: Policy) -> Settler {
+        Settler { queue, policy }
+    }
+
+    /// Carries `cause` out on the disk.
+    pub fn settle(&self, envelope: Box<Envelope>, cause: Cause, now: Timestamp) -> Settled {
+        match cause {
+            Cause::Tried(outcome) => match outcome.verdict {
+                Verdict::Delivered => self.delivered(envelope, now),
+                Verdict::TempFail => self.failed_for_now(envelope, outcome, now),
+                Verdict::PermFail | Verdict::Loop => {
+                    let told = with_failure(&envelope, outcome.status, &outcome.text);
+                    self.failed_for_good(envelope, told, Cause::Tried(outcome), now)
+                }
+            },
+            Cause::Expired => {
+                let told = with_failure(&envelope, Status::new(5, 4, 7), &expiry_text(&envelope));
+                self.failed_for_good(envelope, told, Cause::Expired, now)
+            }
+            Cause::Removed => self.remove(envelope, Cause::Removed, Vec::new(), now),
+            Cause::Finish => self.remove(envelope, Cause::Finish, Vec::new(), now),
+        }
+    }
+
+    fn delivered(&self, envelope: Box<Envelope>, now: Timestamp) -> Settled {
+        let mut reports = Vec::new();
+        if wants(&envelope, Notify::SUCCESS) && matches!(envelope.kind, Kind::Local(_)) {
+            let told = Envelope {
+                status: Some(Status::new(2, 0, 0)),
+                errorline: None,
+                ..(*envelope).clone()
+            };
+            // The delivery has happened: without the report it must still not happen again.
+            match self.add_report(&told, BounceKind::Delivered { relayed: false }, now) {
+                Ok(report) => reports.push(report),
+                Err(error) => cannot_bounce(envelope.id, &error),
+            }
+        }
+        self.remove(envelope, Cause::Finish, reports, now)
+    }
+
+    fn failed_for_now(
+        &self,
+        mut envelope: Box<Envelope>,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Settled {
+        let mut reports = Vec::new();
+        envelope.retry = envelope.retry.saturating_add(1);
+        envelope.last_try = now;
+        // A bounce envelope keeps the failure that it reports; why it could not be reported yet
+        // is in the log.
+        if !matches!(envelope.kind, Kind::Bounce(_)) {
+            envelope.errorline = Some(bounded(&outcome.text));
+            envelope.status = Some(Status {
+                class: 4,
+                ..outcome.status
+            });
+            reports.extend(self.warn_of_delay(&mut envelope, now));
+        }
+        if let Err(error) = self.queue.update(&envelope) {
+            // It is tried again all the same; a restart would only forget this failure.
+            log::warn(format_args!(
+                "queue: tempfail: cannot update envelope {}: {error}",
+                envelope.id
+            ));
+        }
+        Settled::Again { envelope, reports }
+    }
+
+    /// Adds the delay warning that is due, if one is, and marks it as sent.
+    fn warn_of_delay(&self, envelope: &mut Envelope, now: Timestamp) -> Option<Envelope> {
+        let interval_s = backoff::warning_due(
+            envelope.created,
+            envelope.last_bounce,
+            &self.policy.bounce_warn_s,
+            now,
+        )?;
+        if !wants(envelope, Notify::DELAY) {
+            return None;
+        }
+        let kind = BounceKind::Delayed {
+            delay_s: interval_s,
+            ttl_s: self.policy.ttl_s(envelope),
+        };
+        match self.add_report(envelope, kind, now) {
+            Ok(report) => {
+                envelope.last_bounce = envelope.created.plus(u64::from(interval_s));
+                Some(report)
+            }
+            Err(error) => {
+                cannot_bounce(envelope.id, &error);
+                None
+            }
+        }
+    }
+
+    /// `told` is the envelope as the report describes it; `cause` is what a retry would repeat.
+    fn failed_for_good(
+        &self,
+        envelope: Box<Envelope>,
+        told: Envelope,
+        cause: Cause,
+        now: Timestamp,
+    ) -> Settled {
+        let mut reports = Vec::new();
+        if may_bounce(&envelope, &cause) {
+            match self.add_report(&told, BounceKind::Failed, now) {
+                Ok(report) => reports.push(report),
+                Err(error) => {
+                    cannot_bounce(envelope.id, &error);
+                    return Settled::Stuck {
+                        envelope,
+                        cause,
+                        reports,
+                    };
+                }
+            }
+        }
+        if cause == Cause::Expired {
+            maillog::queue_expired(&envelope, now);
+            stat::SCHEDULER_ENVELOPE_EXPIRED.inc();
+        }
+        self.remove(envelope, Cause::Finish, reports, now)
+    }
+
+    /// Removes the envelope; `cause` is what is left to do when that fails.
+    fn remove(
+        &self,
+        envelope: Box<Envelope>,
+        cause: Cause,
+        reports: Vec<Envelope>,
+        now: Timestamp,
+    ) -> Settled {
+        if let Err(error) = self.queue.remove(envelope.id) {
+            log::warn(format_args!(
+                "queue: cannot remove envelope {}: {error}",
+                envelope.id
+            ));
+            return Settled::Stuck {
+                envelope,
+                cause,
+                reports,
+            };
+        }
+        if cause == Cause::Removed {
+            maillog::queue_removed(&envelope, now);
+            stat::SCHEDULER_ENVELOPE_REMOVED.inc();
+        }
+        Settled::Gone { reports }
+    }
+
+    /// Makes a bounce envelope durable beside the envelope that it tells of.
+    fn add_report(
+        &self,
+        told: &Envelope,
+        kind: BounceKind,
+        now: Timestamp,
+    ) -> io::Result<Envelope> {
+        let mut report = Envelope {
+            kind: Kind::Bounce(kind),
+            created: now,
+            last_try: Timestamp(0),
+            last_bounce: Timestamp(0),
+            ttl_s: 0,
+            retry: 0,
+            ..told.clone()
+        };
+        report.flags.suspended = false;
+        report.id = self.queue.add(&report)?;
+        stat::QUEUE_BOUNCE.inc();
+        Ok(report)
+    }
+}
+
+/// The envelope with the failure that its report tells of.
+fn with_failure(envelope: &Envelope, status: Status, text: &str) -> Envelope {
+    Envelope {
+        errorline: Some(bounded(text)),
+        status: Some(Status { class: 5, ..status }),
+        ..envelope.clone()
+    }
+}
+
+/// The reference forgets the last real error here; the sender wants to know it.
+fn expiry_text(envelope: &Envelope) -> String {
+    match &envelope.errorline {
+        Some(last) => format!("Envelope expired: {last}"),
+        None => "Envelope expired".to_owned(),
+    }
+}
+
+/// Whether a failure for good is told to the sender; says why not where that is worth a line.
+fn may_bounce(envelope: &Envelope, cause: &Cause) -> bool {
+    if matches!(envelope.kind, Kind::Bounce(_)) {
+        if *cause == Cause::Expired {
+            log::warn(format_args!("queue: double bounce!"));
+        }
+        return false;
+    }
+    if envelope.sender.user().is_empty() {
+        if !envelope.dsn.notify.has(Notify::NEVER) {
+            log::warn(format_args!("queue: no return path!"));
+        }
+        return false;
+    }
+    wants(envelope, Notify::FAILURE)
+}
+
+/// Whether the sender wants to hear of `event`. RFC 3461 §4.1: a given NOTIFY decides alone, and
+/// without one failures and delays are reported.
+fn wants(envelope: &Envelope, event: u8) -> bool {
+    let asked = envelope.dsn.notify;
+    if envelope.sender.user().is_empty() || asked.has(Notify::NEVER) {
+        return false;
+    }
+    if asked == Notify::default() {
+        return event != Notify::SUCCESS;
+    }
+    asked.has(event)
+}
+
+fn cannot_bounce(id: EvpId, error: &io::Error) {
+    log::warn(format_args!(
+        "queue: cannot bounce! envelope {id}: storing the report: {error}"
+    ));
+}
+
+/// The text, cut to what an envelope may hold.
+fn bounded(text: &str) -> Line {
+    if text.len() <= ERRORLINE_MAX {
+        return Line::sanitize(text.as_bytes());
+    }
+    let mut end = ERRORLINE_MAX - 3;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut cut = text.get(..end).unwrap_or_default().to_owned();
+    cut.push_str("...");
+    Line::sanitize(cut.as_bytes())
+}

@@ -1,0 +1,624 @@
+//! The runner's decisions, one at a time: no thread, no clock, no waiting.
+//!
+//! [`Core`] owns the scheduler and the agents. Everything that happens comes in through a call with
+//! the time, and [`Core::step`] does what is due. With a [`super::desk::Desk`] without threads all of
+//! it runs in the caller's thread, which is how the tests drive it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+
+use crate::control::message::{Answer, Ask, Subsystem, Which};
+use crate::deliver::{Agent, Offer};
+use crate::log::{self, stat};
+use crate::mail::{Envelope, EvpId, MsgId, Outcome, Verdict};
+use crate::queue::{Committed, LoadError, Queue};
+use crate::scheduler::{Class, Facts, Hold, Retime, Scheduler, State, Work};
+use crate::util::Timestamp;
+
+use super::cache::Cache;
+use super::desk::{Desk, Done, Job, why};
+use super::list::{self, Wanted};
+use super::policy::Misfit;
+use super::settle::{Cause, Settled};
+use super::{Agents, Policy, Reply, Setup};
+
+/// After how many seconds the disk is asked again when it refused.
+const STUCK_RETRY_S: u64 = 10;
+/// Suspensions written to the disk per step: few, because the runner itself writes them.
+const MARKS_PER_STEP: usize = 2;
+/// Held envelopes below which those that a full hold queue refused follow, in a single run.
+const OVERFLOW_LOW: usize = 500;
+/// Results of the desk taken per step.
+const DONE_PER_STEP: usize = 256;
+/// Ids remembered of envelopes that were settled while the scan runs.
+const GONE_MAX: usize = 1 << 18;
+/// Actions complained about once each.
+const COMPLAINTS_MAX: usize = 64;
+
+/// An envelope that an agent has.
+struct Flight {
+    envelope: Box<Envelope>,
+    class: Class,
+}
+
+/// Work that the disk refused.
+enum Stuck {
+    Settle(Box<Envelope>, Cause),
+    Load(Cause),
+}
+
+/// What is done once when the queue has been run.
+type Finish = Box<dyn FnOnce() + Send>;
+
+/// The runner without its thread.
+pub struct Core {
+    scheduler: Scheduler,
+    queue: Queue,
+    policy: Policy,
+    agents: Agents,
+    desk: Desk,
+    cache: Cache,
+    flights: HashMap<EvpId, Flight>,
+    stuck: BTreeMap<(Timestamp, EvpId), Stuck>,
+    /// Envelopes whose suspension has changed and is not on the disk yet.
+    marks: BTreeSet<EvpId>,
+    /// Settled while the scan runs, so that what it read before is not taken in again.
+    gone: HashSet<EvpId>,
+    scanning: bool,
+    complained: HashSet<String>,
+    once: Option<Finish>,
+    /// Refused by a full hold queue during a single run, which still has to try them.
+    overflow: Vec<EvpId>,
+    stopping: bool,
+}
+
+impl Core {
+    /// A runner that knows no envelope yet and expects a scan. Fails only if threads cannot be
+    /// started.
+    pub fn new(setup: Setup) -> io::Result<Core> {
+        let limits = super::sensible(setup.limits);
+        let mut scheduler = Scheduler::new(limits);
+        scheduler.pause(Class::Mda, setup.pause_mda);
+        scheduler.pause(Class::Mta, setup.pause_mta);
+        let desk = Desk::new(
+            setup.queue.clone(),
+            setup.policy.clone(),
+            setup.settle_threads,
+            limits.max_inflight,
+        )?;
+        Ok(Core {
+            scheduler,
+            queue: setup.queue,
+            policy: setup.policy,
+            agents: setup.agents,
+            desk,
+            cache: Cache::default(),
+            flights: HashMap::new(),
+            stuck: BTreeMap::new(),
+            marks: BTreeSet::new(),
+            gone: HashSet::new(),
+            scanning: true,
+            complained: HashSet::new(),
+            once: None,
+            overflow: Vec::new(),
+            stopping: false,
+        })
+    }
+
+    /// A message of this run is durable.
+    pub fn committed(&mut self, message: Committed, now: Timestamp) {
+        for envelope in message.into_envelopes() {
+            self.enter_fresh(envelope, now);
+        }
+    }
+
+    /// The scan (or the administrator) found these on the disk. What is known is left alone.
+    pub fn found(&mut self, envelopes: Vec<Envelope>, now: Timestamp) {
+        for envelope in envelopes {
+            if !self.gone.contains(&envelope.id) {
+                self.enter(&envelope, now);
+            }
+        }
+    }
+
+    /// The scan has ended.
+    pub fn scanned(&mut self) {
+        self.scanning = false;
+        self.gone = HashSet::new();
+    }
+
+    /// `smtpd -q`: everything known or found is tried once, whatever its time; then `finish` is
+    /// called.
+    pub fn run_once(&mut self, finish: Finish, now: Timestamp) {
+        let ids: Vec<EvpId> = self.scheduler.all().collect();
+        self.once = Some(finish);
+        for id in ids {
+            self.hurry(id, now);
+        }
+    }
+
+    /// Whether nothing is due, out, or still to be found.
+    pub fn is_idle(&self, now: Timestamp) -> bool {
+        !self.scanning
+            && self.overflow.is_empty()
+            && self.desk.is_idle()
+            && self.scheduler.counts().inflight == self.stuck.len()
+            && self.scheduler.next_event().is_none_or(|at| at > now)
+    }
+
+    /// Tells who waits for it that the queue has been run.
+    pub fn finish_once(&mut self) {
+        if let Some(finish) = self.once.take() {
+            finish();
+        }
+    }
+
+    /// Hands out nothing more.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether outcomes are still awaited, or anything is still to be written down.
+    pub fn is_settling(&self) -> bool {
+        !self.flights.is_empty() || !self.desk.is_idle() || !self.marks.is_empty()
+    }
+
+    /// When [`Core::step`] has something to do by the clock alone.
+    pub fn next_event(&self) -> Option<Timestamp> {
+        if !self.marks.is_empty() {
+            return Some(Timestamp(0));
+        }
+        if self.stopping {
+            return None;
+        }
+        let stuck = self.stuck.first_key_value().map(|((at, _), _)| *at);
+        match (self.scheduler.next_event(), stuck) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Becomes readable when finished disk work waits for [`Core::step`].
+    pub(super) fn done(&self) -> crossbeam_channel::Receiver<Done> {
+        self.desk.done()
+    }
+
+    /// Does what can be done now; false when that was nothing.
+    pub fn step(&mut self, now: Timestamp) -> bool {
+        let mut busy = self.collect(now) | self.write_marks();
+        if !self.stopping {
+            busy |= self.retry_stuck(now) | self.retry_overflow(now);
+            let batch = self.scheduler.batch(now);
+            busy |= !batch.is_empty();
+            for work in batch {
+                self.carry_out(work, now);
+            }
+        }
+        self.gauges();
+        busy
+    }
+
+    /// An agent's outcome. One for an envelope that it does not have is ignored.
+    pub fn report(&mut self, id: EvpId, outcome: Outcome, now: Timestamp) {
+        let Some(mut flight) = self.flights.remove(&id) else {
+            log::warn(format_args!(
+                "runner: ignored an outcome for envelope {id}, which is not in flight"
+            ));
+            return;
+        };
+        count(outcome.verdict);
+        self.let_others_follow(id, flight.class, now);
+        flight.envelope.flags.suspended = self.scheduler.is_suspended(id);
+        let cause = match outcome.verdict {
+            Verdict::TempFail if self.scheduler.is_removed(id) => Cause::Removed,
+            _ => Cause::Tried(outcome),
+        };
+        self.desk.settle(flight.envelope, cause, now);
+    }
+
+    /// Answers the administrator.
+    pub fn ask(&mut self, ask: Ask, reply: Reply, now: Timestamp) {
+        match ask {
+            Ask::Schedule(which) => {
+                let count = self.each(which, |scheduler, id| scheduler.schedule(id, now));
+                reply(Answer::Count(count));
+            }
+            Ask::Remove(which) => {
+                let count = self.each(which, |scheduler, id| scheduler.remove(id, now));
+                reply(Answer::Count(count));
+            }
+            Ask::Suspend(which) => {
+                let count = self.suspend(which, Scheduler::suspend);
+                reply(Answer::Count(count));
+            }
+            Ask::Resume(which) => {
+                let count = self.suspend(which, Scheduler::resume);
+                reply(Answer::Count(count));
+            }
+            Ask::Discover(Which::Message(id)) => self.desk.other(Job::DiscoverMessage(id, reply)),
+            Ask::Discover(Which::Envelope(id)) => self.desk.other(Job::DiscoverEnvelope(id, reply)),
+            Ask::List { after, only } => self.list(after, only, reply, now),
+            Ask::Pause(Subsystem::Mda, on) => reply(self.pause(Class::Mda, "mda", on)),
+            Ask::Pause(Subsystem::Mta, on) => reply(self.pause(Class::Mta, "mta", on)),
+            Ask::Status => reply(Answer::Status {
+                mda: self.scheduler.paused(Class::Mda),
+                mta: self.scheduler.paused(Class::Mta),
+                smtp: false,
+            }),
+            Ask::Discover(Which::All)
+            | Ask::Pause(Subsystem::Smtp, _)
+            | Ask::Submit
+            | Ask::Verbose(_)
+            | Ask::Stats
+            | Ask::UpdateTable(_) => reply(Answer::Fail(String::new())),
+        }
+    }
+
+    /// Proves that the books balance. For tests.
+    pub fn check(&self) {
+        self.scheduler.check();
+        for id in self.flights.keys() {
+            assert_eq!(self.scheduler.state(*id), Some(State::Inflight), "{id}");
+        }
+    }
+
+    /// Whether the scheduler knows an envelope.
+    pub fn knows(&self, id: EvpId) -> bool {
+        self.scheduler.knows(id)
+    }
+
+    // ---- envelopes in ----
+
+    /// Takes an envelope in that was just written; it is kept at hand if it is wanted at once.
+    fn enter_fresh(&mut self, envelope: Envelope, now: Timestamp) {
+        if self.enter(&envelope, now) && !envelope.flags.suspended {
+            self.cache.put(envelope);
+        }
+    }
+
+    fn enter(&mut self, envelope: &Envelope, now: Timestamp) -> bool {
+        let facts = Facts {
+            class: self.policy.class(envelope),
+            created: envelope.created,
+            ttl_s: self.policy.ttl_s(envelope),
+            retry: envelope.retry,
+            suspended: envelope.flags.suspended,
+        };
+        let new = self.scheduler.insert(envelope.id, &facts);
+        if new && self.once.is_some() {
+            self.hurry(envelope.id, now);
+        }
+        new
+    }
+
+    fn hurry(&mut self, id: EvpId, now: Timestamp) {
+        if !self.scheduler.is_suspended(id) {
+            self.scheduler.schedule(id, now);
+        }
+    }
+
+    // ---- work out ----
+
+    fn carry_out(&mut self, work: Work, now: Timestamp) {
+        let (id, what) = match work {
+            Work::Deliver(id, Class::Bounce) => (id, "scheduled (bounce)"),
+            Work::Deliver(id, Class::Mda) => (id, "scheduled (mda)"),
+            Work::Deliver(id, Class::Mta) => (id, "scheduled (mta)"),
+            Work::Expire(id) => (id, "expired"),
+            Work::Remove(id) => (id, "removed"),
+        };
+        log::debug(format_args!("scheduler: evp:{id} {what}"));
+        match work {
+            Work::Deliver(_, class) => self.deliver(id, class, now),
+            Work::Expire(_) => self.end(id, Cause::Expired, now),
+            Work::Remove(_) => self.end(id, Cause::Removed, now),
+        }
+    }
+
+    fn deliver(&mut self, id: EvpId, class: Class, now: Timestamp) {
+        let envelope = match self.load(id) {
+            Ok(envelope) => envelope,
+            Err(LoadError::Io(error)) => {
+                log::warn(format_args!(
+                    "queue: deliver: failed to load envelope {id}: {error}"
+                ));
+                // It is in flight, so this cannot fail.
+                let _ = self.scheduler.tempfail(id, now);
+                return;
+            }
+            Err(error) => return self.lost(id, &error),
+        };
+        if let Some(misfit) = self.misfit(&envelope, class) {
+            self.complain(&envelope, misfit);
+            let _ = self.scheduler.park(id, now);
+            return;
+        }
+        self.offer(envelope, class, now);
+    }
+
+    fn offer(&mut self, envelope: Envelope, class: Class, now: Timestamp) {
+        let id = envelope.id;
+        let Some(agent) = self.agent(class) else {
+            return;
+        };
+        match agent.offer(envelope.clone(), now) {
+            Offer::Taken => {
+                let envelope = Box::new(envelope);
+                self.flights.insert(id, Flight { envelope, class });
+            }
+            Offer::Hold(key) => match self.scheduler.hold(id, key.0, now) {
+                Ok(Hold::Held) => self.cache.put(envelope),
+                Ok(Hold::Overflow) => {
+                    stat::SCHEDULER_HOLD_OVERFLOW.inc();
+                    if self.once.is_some() {
+                        self.overflow.push(id);
+                    }
+                }
+                Ok(Hold::NotHeld) | Err(_) => {}
+            },
+        }
+    }
+
+    /// Ends an envelope that was not tried.
+    fn end(&mut self, id: EvpId, cause: Cause, now: Timestamp) {
+        match self.load(id) {
+            Ok(envelope) => self.desk.settle(Box::new(envelope), cause, now),
+            Err(LoadError::Io(error)) => {
+                log::warn(format_args!("queue: failed to load envelope {id}: {error}"));
+                let at = now.plus(STUCK_RETRY_S);
+                self.stuck.insert((at, id), Stuck::Load(cause));
+            }
+            Err(error) => self.lost(id, &error),
+        }
+    }
+
+    /// The envelope vanished from the spool or was set aside there.
+    fn lost(&mut self, id: EvpId, error: &LoadError) {
+        log::warn(format_args!(
+            "queue: failed to load envelope {id}: {}",
+            why(error)
+        ));
+        self.forget(id);
+    }
+
+    fn load(&mut self, id: EvpId) -> Result<Envelope, LoadError> {
+        match self.cache.take(id) {
+            Some(envelope) => Ok(envelope),
+            None => self.queue.load(id),
+        }
+    }
+
+    fn misfit(&self, envelope: &Envelope, class: Class) -> Option<Misfit> {
+        let misfit = self.policy.misfit(envelope);
+        match class {
+            Class::Mta if self.agents.relay.is_none() => misfit.or(Some(Misfit::NoRelay)),
+            _ => misfit,
+        }
+    }
+
+    /// Once per action: a queue full of such envelopes must not fill the log.
+    fn complain(&mut self, envelope: &Envelope, misfit: Misfit) {
+        let text = misfit.text(&envelope.action);
+        if self.complained.len() < COMPLAINTS_MAX && self.complained.insert(text.clone()) {
+            log::warn(format_args!(
+                "invalid envelope {}: {text}; it and others like it are kept until they expire",
+                envelope.id
+            ));
+        }
+    }
+
+    fn agent(&mut self, class: Class) -> Option<&mut Box<dyn Agent>> {
+        match class {
+            Class::Mda => Some(&mut self.agents.local),
+            Class::Mta => self.agents.relay.as_mut(),
+            Class::Bounce => Some(&mut self.agents.bounce),
+        }
+    }
+
+    // ---- outcomes ----
+
+    fn let_others_follow(&mut self, id: EvpId, class: Class, now: Timestamp) {
+        let release = self.agent(class).and_then(|agent| agent.finished(id, now));
+        if let Some(release) = release {
+            self.scheduler
+                .release(class, release.key.0, release.count, Retime::Now, now);
+        }
+    }
+
+    /// Takes results from the desk.
+    fn collect(&mut self, now: Timestamp) -> bool {
+        let mut busy = false;
+        for _ in 0..DONE_PER_STEP {
+            let Some(done) = self.desk.collect() else {
+                break;
+            };
+            busy = true;
+            match done {
+                Done::Settled(id, settled) => self.settled(id, settled, now),
+                Done::ListOn { after, only, reply } => self.list(Some(after), only, reply, now),
+                Done::Discovered(envelopes, reply) => {
+                    let count = u32::try_from(envelopes.len()).unwrap_or(u32::MAX);
+                    self.found(envelopes, now);
+                    reply(Answer::Count(count));
+                }
+                Done::Nothing => {}
+            }
+        }
+        busy
+    }
+
+    fn settled(&mut self, id: EvpId, settled: Settled, now: Timestamp) {
+        let reports = match settled {
+            Settled::Gone { reports } => {
+                self.forget(id);
+                reports
+            }
+            Settled::Again { envelope, reports } => {
+                // The administrator may have paused it while it was being written.
+                if envelope.flags.suspended != self.scheduler.is_suspended(id) {
+                    self.marks.insert(id);
+                }
+                let _ = self.scheduler.tempfail(id, now);
+                reports
+            }
+            Settled::Stuck {
+                envelope,
+                cause,
+                reports,
+            } => {
+                let at = now.plus(STUCK_RETRY_S);
+                self.stuck.insert((at, id), Stuck::Settle(envelope, cause));
+                reports
+            }
+        };
+        for report in reports {
+            self.enter_fresh(report, now);
+        }
+    }
+
+    fn forget(&mut self, id: EvpId) {
+        let _ = self.scheduler.settled(id);
+        if self.scanning && self.gone.len() < GONE_MAX {
+            self.gone.insert(id);
+        }
+    }
+
+    fn retry_stuck(&mut self, now: Timestamp) -> bool {
+        let mut busy = false;
+        while let Some(first) = self.stuck.first_entry()
+            && first.key().0 <= now
+        {
+            busy = true;
+            let ((_, id), stuck) = first.remove_entry();
+            match stuck {
+                Stuck::Settle(envelope, cause) => self.desk.settle(envelope, cause, now),
+                Stuck::Load(cause) => self.end(id, cause, now),
+            }
+        }
+        busy
+    }
+
+    /// A single run tries everything once, also what found its hold queue full.
+    fn retry_overflow(&mut self, now: Timestamp) -> bool {
+        if self.overflow.is_empty() || self.scheduler.counts().held >= OVERFLOW_LOW {
+            return false;
+        }
+        let from = self.overflow.len().saturating_sub(OVERFLOW_LOW);
+        for id in self.overflow.split_off(from) {
+            self.hurry(id, now);
+        }
+        true
+    }
+
+    // ---- the administrator ----
+
+    /// Applies `what` to the envelopes asked for and counts those it affected.
+    fn each(&mut self, which: Which, mut what: impl FnMut(&mut Scheduler, EvpId) -> bool) -> u32 {
+        let ids = self.ids(which);
+        let affected = ids
+            .into_iter()
+            .filter(|id| what(&mut self.scheduler, *id))
+            .count();
+        u32::try_from(affected).unwrap_or(u32::MAX)
+    }
+
+    fn ids(&self, which: Which) -> Vec<EvpId> {
+        match which {
+            Which::Envelope(id) => vec![id],
+            Which::Message(msgid) => self.scheduler.of_message(msgid).collect(),
+            Which::All => self.scheduler.all().collect(),
+        }
+    }
+
+    /// Suspends or resumes, and remembers to write it down: it outlives a restart.
+    fn suspend(&mut self, which: Which, what: fn(&mut Scheduler, EvpId) -> bool) -> u32 {
+        let mut changed = BTreeSet::new();
+        let count = self.each(which, |scheduler, id| {
+            let done = what(scheduler, id);
+            if done {
+                changed.insert(id);
+            }
+            done
+        });
+        self.marks.append(&mut changed);
+        count
+    }
+
+    /// Writes some suspensions to the disk. An envelope in flight is written when it is settled.
+    fn write_marks(&mut self) -> bool {
+        let mut busy = false;
+        for _ in 0..MARKS_PER_STEP {
+            let Some(id) = self.marks.pop_first() else {
+                break;
+            };
+            busy = true;
+            if matches!(self.scheduler.state(id), None | Some(State::Inflight)) {
+                continue;
+            }
+            if let Err(why) = self.write_mark(id) {
+                log::warn(format_args!(
+                    "queue: envelope {id} is not paused or resumed on disk: {why}"
+                ));
+            }
+        }
+        busy
+    }
+
+    fn write_mark(&mut self, id: EvpId) -> Result<(), String> {
+        let mut envelope = self.load(id).map_err(|error| why(&error))?;
+        let suspended = self.scheduler.is_suspended(id);
+        if envelope.flags.suspended == suspended {
+            return Ok(());
+        }
+        envelope.flags.suspended = suspended;
+        self.queue
+            .update(&envelope)
+            .map_err(|error| error.to_string())
+    }
+
+    fn pause(&mut self, class: Class, name: &str, on: bool) -> Answer {
+        if !self.scheduler.pause(class, on) {
+            return Answer::Fail(String::new());
+        }
+        let what = if on { "paused" } else { "resumed" };
+        log::info(format_args!("info: {name} {what}"));
+        Answer::Ok
+    }
+
+    fn list(&mut self, after: Option<EvpId>, only: Option<MsgId>, reply: Reply, now: Timestamp) {
+        let rows = self.scheduler.list(after, only, list::PAGE);
+        let wanted: Vec<Wanted> = rows
+            .into_iter()
+            .map(|row| (row, self.at_hand(row.id)))
+            .collect();
+        self.desk.other(Job::List {
+            wanted,
+            only,
+            now,
+            reply,
+        });
+    }
+
+    fn at_hand(&self, id: EvpId) -> Option<Envelope> {
+        let flight = self.flights.get(&id).map(|flight| &*flight.envelope);
+        flight.or_else(|| self.cache.get(id)).cloned()
+    }
+
+    fn gauges(&self) {
+        let counts = self.scheduler.counts();
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        stat::SCHEDULER_ENVELOPE.set(gauge(counts.envelopes));
+        stat::SCHEDULER_ENVELOPE_INFLIGHT.set(gauge(counts.inflight));
+        stat::SCHEDULER_HOLD.set(gauge(counts.held));
+        stat::SCHEDULER_HOLDQ.set(gauge(counts.hold_queues));
+    }
+}
+
+fn count(verdict: Verdict) {
+    match verdict {
+        Verdict::Delivered => stat::SCHEDULER_DELIVERY_OK.inc(),
+        Verdict::TempFail => stat::SCHEDULER_DELIVERY_TEMPFAIL.inc(),
+        Verdict::PermFail => stat::SCHEDULER_DELIVERY_PERMFAIL.inc(),
+        Verdict::Loop => stat::SCHEDULER_DELIVERY_LOOP.inc(),
+    }
+}

@@ -1,0 +1,130 @@
+//! What the scheduler remembers of one envelope: a few words, no text.
+
+use crate::util::Timestamp;
+
+use super::Class;
+
+/// Where an envelope stands. It is in exactly one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waits for its time (or, suspended, for the administrator).
+    Pending,
+    /// Due, in the line of its class.
+    Scheduled,
+    /// Handed out; its outcome is awaited.
+    Inflight,
+    /// On a hold queue of the agent that had too many.
+    Held,
+}
+
+/// One envelope. Kept small: a million of these are an ordinary bad day.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub created: Timestamp,
+    /// The next attempt.
+    pub next: Timestamp,
+    pub spot: Spot,
+    pub ttl_s: u32,
+    pub retry: u16,
+    pub class: Class,
+    pub marks: Marks,
+}
+
+/// The state of an envelope with what is needed to find it in the index of that state.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Spot {
+    Pending,
+    Scheduled { since: Timestamp, ticket: u64 },
+    Inflight { since: Timestamp },
+    Held { key: u64, ticket: u64 },
+}
+
+/// Flags of an envelope, beside its state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks(u8);
+
+impl Marks {
+    /// Paused by the administrator.
+    pub const SUSPENDED: u8 = 1;
+    /// To be removed without a bounce.
+    pub const REMOVED: u8 = 2;
+    /// Its life time is over.
+    pub const EXPIRED: u8 = 4;
+    /// Nobody can settle it now; it waits for the administrator or its expiry.
+    pub const PARKED: u8 = 8;
+
+    pub fn has(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+
+    pub fn set(&mut self, bits: u8) {
+        self.0 |= bits;
+    }
+
+    pub fn clear(&mut self, bits: u8) {
+        self.0 &= !bits;
+    }
+}
+
+/// The lines in which due envelopes wait, in the order a batch visits them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Removed,
+    Expired,
+    Bounce,
+    Mda,
+    Mta,
+}
+
+impl Lane {
+    pub const ALL: [Lane; 5] = [
+        Lane::Removed,
+        Lane::Expired,
+        Lane::Bounce,
+        Lane::Mda,
+        Lane::Mta,
+    ];
+}
+
+impl Entry {
+    pub fn state(&self) -> State {
+        match self.spot {
+            Spot::Pending => State::Pending,
+            Spot::Scheduled { .. } => State::Scheduled,
+            Spot::Inflight { .. } => State::Inflight,
+            Spot::Held { .. } => State::Held,
+        }
+    }
+
+    pub fn expire(&self) -> Timestamp {
+        self.created.plus(u64::from(self.ttl_s))
+    }
+
+    /// When the scheduler must look at it again, while it is pending.
+    pub fn wake(&self) -> Timestamp {
+        self.next.min(self.expire())
+    }
+
+    pub fn is_suspended(&self) -> bool {
+        self.marks.has(Marks::SUSPENDED)
+    }
+
+    /// Whether it is on its way out and hidden from listings.
+    pub fn is_leaving(&self) -> bool {
+        self.marks.has(Marks::REMOVED | Marks::EXPIRED)
+    }
+
+    pub fn lane(&self) -> Lane {
+        if self.marks.has(Marks::REMOVED) {
+            return Lane::Removed;
+        }
+        if self.marks.has(Marks::EXPIRED) {
+            return Lane::Expired;
+        }
+        match self.class {
+            Class::Bounce => Lane::Bounce,
+            Class::Mda => Lane::Mda,
+            Class::Mta => Lane::Mta,
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The scheduler's rules, weeks of retries in a moment, and storms of random calls.
+
+use super::*;
+
+const T0: Timestamp = Timestamp(1_700_000_000);
+const FOUR_DAYS_S: u32 = 345_600;
+
+fn id(message: u32, low: u32) -> EvpId {
+    EvpId::new(MsgId::new(message).unwrap(), low).unwrap()
+}
+
+fn facts(class: Class) -> Facts {
+    Facts {
+        class,
+        created: T0,
+        ttl_s: FOUR_DAYS_S,
+        retry: 0,
+        suspended: false,
+    }
+}
+
+fn with(class: Class, count: u32) -> Scheduler {
+    let mut scheduler = Scheduler::new(Limits::default());
+    for n in 1..=count {
+        assert!(scheduler.insert(id(n, 1), &facts(class)));
+    }
+    scheduler
+}
+
+/// Lets every attempt fail until the envelope expires; the times of the attempts and the expiry,
+/// in seconds since creation.
+fn life(class: Class) -> (Vec<u64>, u64) {
+    let mut scheduler = with(class, 1);
+    let mut times = Vec::new();
+    loop {
+        let at = scheduler.next_event().unwrap().max(T0);
+        scheduler.check();
+        for work in scheduler.batch(at) {
+            match work {
+                Work::Deliver(id, _) => {
+                    times.push(at.since(T0));
+                    scheduler.tempfail(id, at).unwrap();
+                }
+                Work::Expire(id) => {
+                    scheduler.settled(id).unwrap();
+                    return (times, at.since(T0));
+                }
+                Work::Remove(_) => panic!("nobody removed it"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_envelope_is_tried_on_its_grid_until_it_expires() {
+    // scheduler.md §3, §4: 30 attempts of a relay, 186 of a local delivery, expiry after 4 days.
+    let (times, expired) = life(Class::Mta);
+    assert_eq!((times.len(), expired), (30, 345_600));
+    assert_eq!(times[..5], [0, 400, 1600, 3600, 6400]);
+    for class in [Class::Mda, Class::Bounce] {
+        let (times, expired) = life(class);
+        assert_eq!((times.len(), expired), (186, 345_600));
+        assert_eq!(times[..5], [0, 10, 40, 90, 160]);
+    }
+}
+
+#[test]
+fn a_loaded_envelope_goes_on_where_it_stopped() {
+    // scheduler.md §3: loaded at start, next = T0 + base * n * n; overdue is due at once.
+    let mut scheduler = Scheduler::new(Limits::default());
+    let mut facts = facts(Class::Mta);
+    facts.retry = 3;
+    scheduler.insert(id(1, 1), &facts);
+    assert_eq!(scheduler.next_event(), Some(T0.plus(3600)));
+    assert_eq!(scheduler.batch(T0.plus(3599)), []);
+    let late = T0.plus(86_400);
+    assert_eq!(scheduler.batch(late), [Work::Deliver(id(1, 1), Class::Mta)]);
+    // An outage skips points of the grid: the smallest k with 400 k² > 86400 is 15.
+    assert_eq!(
+        scheduler.tempfail(id(1, 1), late),
+        Ok(After::Pending(T0.plus(90_000)))
+    );
+}
+
+#[test]
+fn a_batch_takes_one_of_each_line_in_turn() {
+    // scheduler.md §6: round robin over removed, expired, bounce, mda, mta; FIFO in a class.
+    let mut scheduler = Scheduler::new(Limits {
+        max_inflight: 100,
+        max_schedule: 7,
+    });
+    let mut old = facts(Class::Mda);
+    old.ttl_s = 5;
+    scheduler.insert(id(1, 1), &old);
+    for n in 1..=2 {
+        scheduler.insert(id(2, n), &facts(Class::Mta));
+        scheduler.insert(id(3, n), &facts(Class::Mda));
+        scheduler.insert(id(4, n), &facts(Class::Bounce));
+        scheduler.insert(id(5, n), &facts(Class::Mda));
+    }
+    scheduler.remove(id(5, 1), T0);
+    scheduler.remove(id(5, 2), T0);
+    let now = T0.plus(5);
+    let first = scheduler.batch(now);
+    let expected = [
+        Work::Remove(id(5, 1)),
+        Work::Expire(id(1, 1)),
+        Work::Deliver(id(4, 1), Class::Bounce),
+        Work::Deliver(id(3, 1), Class::Mda),
+        Work::Deliver(id(2, 1), Class::Mta),
+        Work::Remove(id(5, 2)),
+        Work::Deliver(id(4, 2), Class::Bounce),
+    ];
+    assert_eq!(first, expected);
+    scheduler.check();
+}
+
+#[test]
+fn no_more_than_max_inflight_are_handed_out() {
+    // scheduler.md §6: max-inflight counts all classes together.
+    let mut scheduler = Scheduler::new(Limits {
+        max_inflight: 12,
+        max_schedule: 10,
+    });
+    for n in 1..=30 {
+        scheduler.insert(id(n, 1), &facts(Class::Mda));
+    }
+    assert_eq!(scheduler.batch(T0).len(), 10);
+    assert_eq!(scheduler.batch(T0).len(), 2);
+    assert_eq!(scheduler.batch(T0), []);
+    assert_eq!(scheduler.next_event(), None);
+    scheduler.settled(id(1, 1)).unwrap();
+    assert_eq!(scheduler.batch(T0).len(), 1);
+}
+
+#[test]
+fn a_paused_class_waits_in_its_line() {
+    // scheduler.md §6: pause mda merely excludes that class from batches.
+    let mut scheduler = with(Class::Mda, 2);
+    scheduler.insert(id(9, 1), &facts(Class::Mta));
+    assert!(scheduler.pause(Class::Mda, true));
+    assert!(!scheduler.pause(Class::Mda, true));
+    assert_eq!(scheduler.batch(T0), [Work::Deliver(id(9, 1), Class::Mta)]);
+    assert_eq!(scheduler.next_event(), None);
+    assert_eq!(scheduler.state(id(1, 1)), Some(State::Scheduled));
+    assert!(scheduler.pause(Class::Mda, false));
+    assert_eq!(scheduler.batch(T0).len(), 2);
+}
+
+#[test]
+fn a_hold_queue_lets_the_oldest_go_first() {
+    // scheduler.md §7, BETTER: release oldest first.
+    let mut scheduler = with(Class::Mda, 3);
+    let later = T0.plus(100);
+    for _ in scheduler.batch(T0) {}
+    for n in [2, 3, 1] {
+        assert_eq!(scheduler.hold(id(n, 1), 7, T0), Ok(Hold::Held));
+    }
+    assert_eq!(
+        (scheduler.counts().held, scheduler.counts().inflight),
+        (3, 0)
+    );
+    assert_eq!(scheduler.batch(later), []);
+    assert_eq!(scheduler.release(Class::Mta, 7, 9, Retime::Now, later), 0);
+    assert_eq!(scheduler.release(Class::Mda, 7, 2, Retime::Now, later), 2);
+    scheduler.check();
+    assert_eq!(scheduler.state(id(1, 1)), Some(State::Held));
+    assert_eq!(scheduler.batch(later).len(), 2);
+    assert_eq!(
+        scheduler.release(Class::Mda, 7, usize::MAX, Retime::NextPoint, later),
+        1
+    );
+    assert_eq!(scheduler.next_event(), Some(T0.plus(160)));
+    assert_eq!(scheduler.counts().hold_queues, 0);
+}
+
+#[test]
+fn a_full_hold_queue_sends_envelopes_back_on_the_short_grid() {
+    // scheduler.md §7: at most 1000; the next ones come back on the base-3 grid.
+    let mut scheduler = Scheduler::new(Limits {
+        max_inflight: 2000,
+        max_schedule: 2000,
+    });
+    for n in 1..=1001 {
+        scheduler.insert(id(n, 1), &facts(Class::Mda));
+    }
+    let now = T0.plus(2);
+    for work in scheduler.batch(now) {
+        let Work::Deliver(id, _) = work else {
+            panic!("only deliveries are due");
+        };
+        let expected = match id.msgid().get() {
+            1001 => Hold::Overflow,
+            _ => Hold::Held,
+        };
+        assert_eq!(scheduler.hold(id, 1, now), Ok(expected));
+    }
+    scheduler.check();
+    assert_eq!(scheduler.next_event(), Some(T0.plus(3)));
+}
+
+#[test]
+fn schedule_ignores_the_time_but_not_the_grid() {
+    // scheduler.md §9: schedule does not alter the retry counter; in flight it is refused.
+    let mut scheduler = with(Class::Mta, 1);
+    let one = id(1, 1);
+    scheduler.batch(T0);
+    assert!(!scheduler.schedule(one, T0));
+    scheduler.tempfail(one, T0).unwrap();
+    assert!(scheduler.schedule(one, T0.plus(5)));
+    assert!(scheduler.schedule(one, T0.plus(5)), "a no-op when due");
+    scheduler.check();
+    assert_eq!(scheduler.batch(T0.plus(5)).len(), 1);
+    assert_eq!(
+        scheduler.tempfail(one, T0.plus(5)),
+        Ok(After::Pending(T0.plus(1600)))
+    );
+    assert!(!scheduler.schedule(id(2, 1), T0));
+}
+
+#[test]
+fn a_suspended_envelope_neither_goes_nor_expires() {
+    // scheduler.md §9: paused envelopes stay listed and do not expire; resume brings the old time.
+    let mut scheduler = with(Class::Mda, 1);
+    let one = id(1, 1);
+    assert!(scheduler.suspend(one));
+    assert!(!scheduler.suspend(one));
+    let much_later = T0.plus(10 * 86_400);
+    assert_eq!(scheduler.batch(much_later), []);
+    assert_eq!(scheduler.list(None, None, 9).len(), 1);
+    assert!(scheduler.schedule(one, T0), "scheduled once");
+    assert_eq!(scheduler.batch(T0).len(), 1);
+    scheduler.tempfail(one, T0).unwrap();
+    assert_eq!(scheduler.batch(T0.plus(3600)), [], "and paused again");
+    assert!(scheduler.resume(one));
+    assert!(!scheduler.resume(one));
+    assert_eq!(scheduler.batch(much_later), [Work::Expire(one)]);
+    scheduler.check();
+}
+
+#[test]
+fn removal_in_flight_waits_for_the_outcome() {
+    // scheduler.md §9: a success deletes normally, a temporary failure turns into removal.
+    let mut scheduler = with(Class::Mda, 1);
+    let one = id(1, 1);
+    scheduler.batch(T0);
+    assert!(scheduler.remove(one, T0));
+    assert!(!scheduler.remove(one, T0));
+    assert!(scheduler.is_removed(one));
+    assert_eq!(scheduler.tempfail(one, T0), Ok(After::Removing));
+    assert_eq!(scheduler.list(None, None, 9), []);
+    assert_eq!(scheduler.batch(T0), [Work::Remove(one)]);
+    assert_eq!(scheduler.settled(one), Ok(()));
+    assert_eq!(scheduler.settled(one), Err(NotInflight));
+    assert_eq!(scheduler.counts(), Counts::default());
+}
+
+#[test]
+fn a_parked_envelope_is_shown_and_expires() {
+    // queue.md §4, BETTER: an envelope without an action stays visible and expires.
+    let mut scheduler = with(Class::Mta, 1);
+    let one = id(1, 1);
+    scheduler.batch(T0);
+    scheduler.park(one, T0).unwrap();
+    let row = scheduler.list(None, None, 1)[0];
+    assert_eq!(row.hold, Holding::Parked);
+    assert_eq!(row.at, T0.plus(345_600));
+    assert_eq!(scheduler.batch(T0.plus(345_599)), []);
+    assert!(scheduler.schedule(one, T0));
+    assert_eq!(scheduler.batch(T0).len(), 1);
+    scheduler.park(one, T0).unwrap();
+    assert_eq!(scheduler.batch(T0.plus(345_600)), [Work::Expire(one)]);
+}
+
+#[test]
+fn listings_come_in_order_of_the_ids_page_by_page() {
+    // scheduler.md §9: envelopes in evpid order, messages in msgid order, as unsigned numbers.
+    let mut scheduler = Scheduler::new(Limits::default());
+    for (message, low) in [
+        (0xffff_0000, 3),
+        (5, 9),
+        (5, 2),
+        (0xffff_0000, 1),
+        (5, u32::MAX),
+    ] {
+        scheduler.insert(id(message, low), &facts(Class::Mda));
+    }
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let page = scheduler.list(after, None, 2);
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        seen.extend(page.iter().map(|row| row.id.get()));
+    }
+    assert_eq!(seen.len(), 5);
+    assert!(seen.is_sorted());
+    let only = MsgId::new(5);
+    assert_eq!(scheduler.list(None, only, 9).len(), 3);
+    assert_eq!(scheduler.list(Some(id(5, 9)), only, 9).len(), 1);
+    assert_eq!(scheduler.list(Some(id(5, u32::MAX)), only, 9), []);
+    assert_eq!(scheduler.list(Some(id(1, 1)), only, 9).len(), 3);
+}
+
+/// A small reproducible generator (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+}
+
+#[test]
+fn storms_of_calls_keep_every_envelope_in_exactly_one_state() {
+    // Invariant 7: every envelope is in exactly one scheduler state.
+    for seed in 0..40 {
+        storm(seed);
+    }
+}
+
+fn storm(seed: u64) {
+    let mut dice = Dice(seed);
+    let mut scheduler = Scheduler::new(Limits {
+        max_inflight: 20,
+        max_schedule: 5,
+    });
+    let mut now = T0;
+    let mut alive = std::collections::BTreeSet::new();
+    for turn in 0..1500 {
+        let one = id(1 + dice.roll(12) as u32, 1 + dice.roll(5) as u32);
+        let class = [Class::Mda, Class::Mta, Class::Bounce][dice.roll(3) as usize];
+        match dice.roll(16) {
+            0..4 => {
+                let facts = Facts {
+                    created: Timestamp(now.0 - dice.roll(3000)),
+                    ttl_s: dice.roll(20_000) as u32,
+                    retry: dice.roll(4) as u16,
+                    suspended: dice.roll(9) == 0,
+                    ..facts(class)
+                };
+                if scheduler.insert(one, &facts) {
+                    assert!(alive.insert(one), "seed {seed} turn {turn}");
+                }
+            }
+            4..7 => {
+                assert!(scheduler.batch(now).len() <= 5);
+            }
+            7 => now = now.plus(dice.roll(2000)),
+            8 => {
+                let _ = scheduler.tempfail(one, now);
+            }
+            9 => {
+                if scheduler.settled(one).is_ok() {
+                    alive.remove(&one);
+                }
+            }
+            10 => {
+                let _ = scheduler.hold(one, dice.roll(3), now);
+            }
+            11 => {
+                scheduler.release(class, dice.roll(3), dice.roll(4) as usize, Retime::Now, now);
+            }
+            12 => {
+                let _ = scheduler.park(one, now);
+            }
+            13 => {
+                scheduler.schedule(one, now);
+                scheduler.resume(id(1 + dice.roll(12) as u32, 1));
+            }
+            14 => {
+                scheduler.suspend(one);
+            }
+            _ => {
+                scheduler.remove(one, now);
+                scheduler.pause(class, dice.roll(2) == 0);
+            }
+        }
+        scheduler.check();
+        assert!(
+            scheduler.all().eq(alive.iter().copied()),
+            "seed {seed} turn {turn}"
+        );
+    }
+}
