@@ -2,7 +2,9 @@
 //!
 //! `cfg(target_os)` appears nowhere else.
 
+pub mod descriptors;
 pub mod errno;
 pub mod poll;
 pub mod random;
+pub mod socket;
 pub mod user;
