@@ -5,4 +5,5 @@
 pub mod errno;
 pub mod poll;
 pub mod random;
+pub mod unix_connect;
 pub mod user;
