@@ -7,4 +7,5 @@ pub mod errno;
 pub mod poll;
 pub mod random;
 pub mod socket;
+pub mod unix_connect;
 pub mod user;
