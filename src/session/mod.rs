@@ -20,3 +20,27 @@ pub trait Services: Send + Sync {
     /// The clock.
     fn now(&self) -> Timestamp;
 }
+
+/// What a session waits for when it hands control back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// More bytes of the peer.
+    Read,
+    /// For its replies to be on their way; it then wants to go on with the input it has.
+    Flush,
+    /// For its replies to be on their way; then the connection ends.
+    Close,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disconnect {
+    /// We closed after a reply.
+    Quit,
+    /// The peer closed.
+    Hangup,
+    /// The peer was silent for too long.
+    Timeout,
+    /// The socket failed; the system's words.
+    IoError(String),
+}

@@ -51,9 +51,7 @@ mod tests {
     #[test]
     fn more_open_files_are_counted() {
         // Other tests open and close files meanwhile; so many more cannot be theirs.
-        let files: Vec<_> = (0..64)
-            .map(|_| std::fs::File::open("/").unwrap())
-            .collect();
+        let files: Vec<_> = (0..64).map(|_| std::fs::File::open("/").unwrap()).collect();
         assert!(open_count() >= files.len());
         assert!(limit().unwrap() > files.len());
     }
