@@ -61,7 +61,13 @@ impl<T> Conn<T> {
         interest: Interest,
     ) -> io::Result<()> {
         if self.registered {
-            return registry.reregister(&mut self.stream, token, interest);
+            match registry.reregister(&mut self.stream, token, interest) {
+                // Over poll(2), mio has taken out a socket whose peer is gone.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let _ = registry.deregister(&mut self.stream);
+                }
+                result => return result,
+            }
         }
         registry.register(&mut self.stream, token, interest)?;
         self.registered = true;
@@ -129,6 +135,15 @@ impl EventSource for Stream {
             Stream::Unix(stream) => stream.deregister(registry),
         }
     }
+}
+
+/// Whether a socket has nothing now. Over poll(2), mio arms a socket again when it has nothing, and
+/// says that it is not there when its peer has gone meanwhile; waiting for it then ends at once.
+pub(super) fn would_block(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::NotFound
+    )
 }
 
 /// The system's words for an error, without its number.

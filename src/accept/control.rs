@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mio::net::UnixStream;
 
+use super::conn::would_block;
 use super::limits::Limits;
 use crate::control::message::{BadFrame, MAX_FRAME, decode_ask, encode_answer};
 use crate::control::{Answer, Ask};
@@ -81,7 +82,7 @@ impl Client {
                 Ok(0) if self.input.is_empty() => return Step::Gone,
                 Ok(0) => return Step::Garbage(BadFrame::Short),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if would_block(&error) => {
                     return Step::Read(if self.input.is_empty() {
                         limits.control_idle
                     } else {
@@ -126,7 +127,7 @@ impl Client {
                     Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
                     Ok(count) => written += count,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(false),
+                    Err(error) if would_block(&error) => break Ok(false),
                     Err(error) => break Err(error),
                 },
             }

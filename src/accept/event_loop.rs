@@ -196,7 +196,9 @@ impl<T: Conversation> EventLoop<T> {
                 result => result?,
             }
             self.now_ms = self.started.elapsed().as_millis() as u64;
-            self.mailbox.bell.hush();
+            if events.iter().any(|event| event.token() == BELL) {
+                self.mailbox.bell.hush();
+            }
             self.take_back();
             self.read_letters();
             for event in &events {
@@ -291,6 +293,10 @@ impl<T: Conversation> EventLoop<T> {
     // Sessions.
 
     fn accept_sessions(&mut self) {
+        if self.mailbox.paused() {
+            // The gate follows before the loop sleeps.
+            return;
+        }
         let mut from = 0;
         while let Some(index) = self.smtp.next_ready(from) {
             from = index + 1;
@@ -702,7 +708,7 @@ impl<T: Conversation> EventLoop<T> {
             return true;
         };
         let source = Source::User(client.uid);
-        let refusal = if self.smtp.paused() {
+        let refusal = if self.mailbox.paused() {
             Some("smtp is paused")
         } else if self.sources.enter(source, self.limits.sessions_per_uid) != Entry::Counted {
             Some("too many sessions of this user")

@@ -33,7 +33,6 @@ impl<L: Source> Gate<L> {
         }
     }
 
-
     pub(super) fn listener(&self, index: usize) -> &L {
         &self.listeners[index]
     }
@@ -58,10 +57,6 @@ impl<L: Source> Gate<L> {
 
     pub(super) fn pause(&mut self, paused: bool) {
         self.paused = paused;
-    }
-
-    pub(super) fn paused(&self) -> bool {
-        self.paused
     }
 
     /// There is no room until `until_ms`. Says whether this is news.

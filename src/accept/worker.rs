@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Conversation;
-use super::conn::{Conn, words};
+use super::conn::{Conn, words, would_block};
 use super::limits::Limits;
 use crate::dns::Bell;
 use crate::session::{Disconnect, Next, Services};
@@ -166,7 +166,7 @@ impl<T: Conversation> Worker<T> {
                 conn.progress.received_bytes += count;
                 Ok(Io::Done)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Io::WouldBlock),
+            Err(error) if would_block(&error) => Ok(Io::WouldBlock),
             Err(error) => Err(Disconnect::IoError(words(&error))),
         }
     }
@@ -219,7 +219,7 @@ fn write_all<T>(conn: &mut Conn<T>, buffers: &mut Buffers) -> Result<Io, Disconn
                 buffers.written += count;
                 conn.progress.moved = true;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Io::WouldBlock),
+            Err(error) if would_block(&error) => return Ok(Io::WouldBlock),
             Err(error) => return Err(Disconnect::IoError(words(&error))),
         }
     }

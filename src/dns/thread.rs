@@ -138,9 +138,11 @@ impl Resolver {
                 Err(error) => return log::fatal(format_args!("resolver: {error}")),
                 Ok(()) => {}
             }
-            self.bell.hush();
-            for event in events.iter().filter(|event| event.token() != BELL) {
-                self.on_socket(event.token().0 as u64);
+            for event in &events {
+                match event.token() {
+                    BELL => self.bell.hush(),
+                    token => self.on_socket(token.0 as u64),
+                }
             }
             self.core.tick(Instant::now());
             if self.take_requests().is_break() {
