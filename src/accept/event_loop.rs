@@ -873,3 +873,7 @@ const ASKS_PER_TURN: usize = 16;
 const FULL: &[u8] = b"421 4.3.2 Service temporarily out of resources, try again later\r\n";
 /// RFC 3463 §3.8: policy.
 const TOO_MANY: &[u8] = b"421 4.7.0 Service not available, too many connections\r\n";
+
+/// What a row costs, for the test that keeps it small.
+#[cfg(test)]
+pub(super) const ROW_BYTES: usize = size_of::<Row<()>>();

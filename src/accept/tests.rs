@@ -750,3 +750,11 @@ fn idle_and_trickling_sessions_do_not_disturb_a_new_one() {
     assert_eq!(server.greeted().ask("ECHO new"), "250 new");
     assert!(idle[60].ask("ECHO old") == "250 old");
 }
+
+#[test]
+fn what_the_loop_keeps_of_an_idle_session_is_small() {
+    // design.md §9: at most 8 KiB for an idle plaintext session, its own state included. The row,
+    // the connection and its timer are all that this room adds; buffers are released.
+    let bytes = size_of::<super::conn::Conn<()>>() + super::event_loop::ROW_BYTES;
+    assert!(bytes <= 320, "{bytes} bytes");
+}
