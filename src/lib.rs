@@ -1,4 +1,64 @@
 //! smtpd(8): mail comes in by SMTP and sendmail(8), is made durable, and is delivered.
+//!
+//! # The road of a message
+//!
+//! ```text
+//! socket → accept → session → transaction → expansion (ruleset, table) → queue ═ committed, 250 ═>
+//!          scheduler → runner → deliver/local | bounce → transaction …
+//! ```
+//!
+//! [`accept`] owns every socket while it waits and hands a session to a worker when there is
+//! something to do. [`session`] is the conversation, [`transaction`] what it says about one
+//! message. Each recipient goes through [`expansion`], which asks [`ruleset`] and [`table`], and
+//! comes out as destinations; each destination becomes an envelope. At the final dot the
+//! [`queue`] makes body and envelopes durable, and only its `Committed` entitles the session to
+//! say 250. From there the [`runner`] carries the message: the [`scheduler`] says when, an agent
+//! of [`deliver`] carries out, and what comes back is settled on disk, a [`bounce`] first.
+//!
+//! # Processes
+//!
+//! ```text
+//! smtpd            root, one thread: binds, starts, forks and execs deliveries   [parent]
+//!  ├─ engine       _smtpd, many threads: everything else                         [engine]
+//!  └─ deliveries   the recipient: maildirs, mail.local, commands                 [mda]
+//! ```
+//!
+//! Children are started by fork and exec of the same binary, so that their address spaces differ.
+//! Between parent and engine lies a closed list of requests that name things ([`privsep`]).
+//!
+//! # Threads of the engine
+//!
+//! | Thread | Owns | May block on |
+//! |---|---|---|
+//! | event loop | listeners, parked sessions, control connections, timers | nothing |
+//! | session workers | one session each, while it has something to do | the disk, tables |
+//! | resolver | queries under way, the cache | nothing |
+//! | runner | the scheduler, the agents' queues | the disk |
+//! | scan | the walk over the spool at start | the disk |
+//! | local delivery | one delivery each | the delivery, with a time-out |
+//! | bounce | reports being composed | the disk |
+//! | privsep | answers of the parent | nothing |
+//! | log | the sink | syslog |
+//!
+//! One thread owns each changing structure; what travels between them does so over bounded
+//! channels. The few locks (queue's names, the privsep client's calls, tables) are leaves: no
+//! other lock is taken under one.
+//!
+//! # Invariants
+//!
+//! 1. 250 after the dot needs a `queue::Committed`, and only a finished rename and sync make one.
+//! 2. A message directory appears in `queue/` whole or not at all; what is in `incoming/` at
+//!    start was never promised.
+//! 3. A failure is on disk as a bounce envelope before the envelope that failed is deleted, or
+//!    nothing is deleted.
+//! 4. The parent parses nothing a stranger wrote; requests name actions and users.
+//! 5. The parent never has a second thread; fork happens nowhere else.
+//! 6. Malformed input from outside costs the peer its connection, never the process.
+//! 7. Every envelope is in exactly one scheduler state; only the runner moves it out of inflight.
+//!
+//! 1–3 are enumerated crash point by crash point in `tests/simulation`, 6 by the garbage and
+//! smuggling tests of `tests/integration`, 7 by the scheduler's storms; 4 and 5 are kept by
+//! `tests/tidy.rs`, which also checks which room may import which.
 
 #![deny(unsafe_code)]
 

@@ -300,48 +300,54 @@ impl<T: Conversation> EventLoop<T> {
         let mut from = 0;
         while let Some(index) = self.smtp.next_ready(from) {
             from = index + 1;
-            for _ in 0..self.limits.accept_burst {
-                if !self.has_room() {
-                    self.shut_smtp("Client limit reached");
-                    return;
+            if let Err(why) = self.accept_burst(index) {
+                if self.smtp.shut(self.now_ms + millis(self.limits.retry)) {
+                    log::warn(format_args!("Disabling incoming SMTP connections: {why}"));
                 }
-                match self.smtp.listener(index).accept() {
-                    Ok((stream, address)) => {
-                        if !self.admit(index, stream, address) {
-                            return;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.smtp.exhausted(index);
-                        break;
-                    }
-                    Err(error) if descriptors::are_exhausted(&error) => {
-                        self.shut_smtp(&words(&error));
-                        return;
-                    }
-                    // The connection is gone before we took it; the next one may be well.
-                    Err(_) => {}
-                }
+                return;
             }
         }
+    }
+
+    /// Takes some of those who wait at a listener. An error says why nobody can be taken now.
+    fn accept_burst(&mut self, listener: usize) -> Result<(), String> {
+        let mut failed = Ok(());
+        for _ in 0..self.limits.accept_burst {
+            if !self.has_room() {
+                return Err("Client limit reached".to_owned());
+            }
+            match self.smtp.listener(listener).accept() {
+                Ok((stream, address)) => {
+                    self.admit(listener, stream, address)?;
+                    failed = Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.smtp.exhausted(listener);
+                    return Ok(());
+                }
+                Err(error) if descriptors::are_exhausted(&error) => return Err(words(&error)),
+                // That connection is gone before we took it; the next one may be well.
+                Err(error) => failed = Err(words(&error)),
+            }
+        }
+        // Errors without end must not keep the loop busy.
+        failed
     }
 
     fn has_room(&self) -> bool {
         self.sessions < self.limits.sessions
     }
 
-    fn shut_smtp(&mut self, why: &str) {
-        if self.smtp.shut(self.now_ms + millis(self.limits.retry)) {
-            log::warn(format_args!("Disabling incoming SMTP connections: {why}"));
-        }
-    }
-
-    /// Makes a session of a connection. False when descriptors are used up.
-    fn admit(&mut self, listener: usize, stream: TcpStream, address: SocketAddr) -> bool {
+    /// Makes a session of a connection, or refuses it. An error says that descriptors are used up.
+    fn admit(
+        &mut self,
+        listener: usize,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<(), String> {
         if self.is_one_of_the_last(stream.as_raw_fd()) {
             refuse(stream, FULL);
-            self.shut_smtp(&words(&descriptors::exhausted()));
-            return false;
+            return Err(words(&descriptors::exhausted()));
         }
         let source = Source::of(address.ip());
         let limit = match source {
@@ -356,7 +362,7 @@ impl<T: Conversation> EventLoop<T> {
                     log::warn(format_args!("smtp: too many connections from {peer}"));
                 }
                 refuse(stream, TOO_MANY);
-                return true;
+                return Ok(());
             }
         }
         // Replies are written whole; waiting for more to send would only add to round trips.
@@ -376,7 +382,7 @@ impl<T: Conversation> EventLoop<T> {
             address.ip().to_canonical(),
             Box::new(move |name| mailbox.resolved(id, name)),
         );
-        true
+        Ok(())
     }
 
     /// Whether `fd` leaves less than the reserve: descriptors are given out from the lowest on, so
@@ -571,11 +577,10 @@ impl<T: Conversation> EventLoop<T> {
                     self.control.exhausted(0);
                     return;
                 }
-                Err(error) if descriptors::are_exhausted(&error) => {
-                    self.shut_control();
-                    return;
-                }
-                Err(_) => {}
+                // It is gone before we took it, which the BSDs tell.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // Errors without end must not keep the loop busy.
+                Err(_) => return self.shut_control(),
             }
         }
     }

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use crate::control::{Answer, Ask};
 use crate::dns;
 use crate::mail::{Peer, SessionId};
-use crate::session::{Disconnect, Next, Services};
+use crate::session::{Disconnect, Listening, Next, Services, Session};
 use crate::util::Line;
 
 mod conn;
@@ -68,8 +68,38 @@ pub trait Conversation: Send + Sized + 'static {
     fn receive(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>, world: &dyn Services) -> Next;
     /// Says goodbye to a peer that has been silent for too long.
     fn timeout(&mut self, out: &mut Vec<u8>);
+    /// Says goodbye because the service ends.
+    fn shutdown(&mut self, out: &mut Vec<u8>);
     /// Ends.
     fn close(self, why: Disconnect);
+}
+
+impl Conversation for Session {
+    type Listening = Listening;
+
+    fn new(id: SessionId, listening: Arc<Listening>, peer: Peer) -> Session {
+        Session::new(id, listening, peer)
+    }
+
+    fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, world: &dyn Services) -> Next {
+        Session::open(self, rdns, out, world)
+    }
+
+    fn receive(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>, world: &dyn Services) -> Next {
+        Session::receive(self, input, out, world)
+    }
+
+    fn timeout(&mut self, out: &mut Vec<u8>) {
+        Session::timeout(self, out);
+    }
+
+    fn shutdown(&mut self, out: &mut Vec<u8>) {
+        Session::shutdown(self, out);
+    }
+
+    fn close(self, why: Disconnect) {
+        Session::close(self, why);
+    }
 }
 
 /// Who answers what the control socket is asked, apart from `Ask::Submit`. It must check the

@@ -102,6 +102,10 @@ impl Conversation for Toy {
         out.extend_from_slice(b"421 timeout\r\n");
     }
 
+    fn shutdown(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"421 4.3.2 going\r\n");
+    }
+
     fn close(self, why: Disconnect) {
         self.book.closed.lock().unwrap().push((self.peer, why));
         self.book.changed.notify_all();
@@ -749,6 +753,62 @@ fn idle_and_trickling_sessions_do_not_disturb_a_new_one() {
     }
     assert_eq!(server.greeted().ask("ECHO new"), "250 new");
     assert!(idle[60].ask("ECHO old") == "250 old");
+}
+
+#[test]
+fn the_loop_carries_real_sessions() {
+    // RFC 5321 §3.1–3.2 over the sockets of the loop: banner, EHLO, QUIT.
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let name = Line::new("mx.example.org").unwrap();
+    let listening = Arc::new(Listening {
+        server_name: name.clone(),
+        hostname: name.clone(),
+        tag: None,
+        mask_src: false,
+        no_dsn: false,
+        local: true,
+        submission: false,
+        limits: crate::session::Limits {
+            max_message_size: 1000,
+            max_rcpt: 10,
+            max_mails: 10,
+        },
+    });
+    let nobody = dns::Settings {
+        servers: Vec::new(),
+        ..dns::Settings::default()
+    };
+    let (acceptor, mailbox) = new().unwrap();
+    let setup = Setup::<Session> {
+        listeners: vec![(listener, listening.clone())],
+        control: UnixListener::bind(dir.path().join("sock")).unwrap(),
+        socket: listening,
+        server_name: name,
+        services: Arc::new(World),
+        host: Box::new(Desk(Arc::default())),
+        resolver: dns::start(nobody, random::number_u32).unwrap(),
+        workers: 0,
+        own_uid: 0,
+        limits: Limits::of_this_process(),
+    };
+    let thread = std::thread::spawn(move || acceptor.run(setup));
+    let mut client = Client::new(TcpStream::connect(address).unwrap());
+    assert_eq!(client.line(), "220 mx.example.org ESMTP OpenSMTPD");
+    assert!(
+        client
+            .ask("EHLO client.example")
+            .starts_with("250-mx.example.org Hello ")
+    );
+    while client.line().starts_with("250-") {}
+    assert!(client.ask("QUIT").starts_with("221 "));
+    assert_eq!(client.line(), "");
+    let mut waiting = Client::new(TcpStream::connect(address).unwrap());
+    assert!(waiting.line().starts_with("220 "));
+    mailbox.shutdown();
+    assert!(waiting.line().starts_with("421 "));
+    thread.join().unwrap().unwrap();
 }
 
 #[test]

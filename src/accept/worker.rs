@@ -108,7 +108,7 @@ impl<T: Conversation> Worker<T> {
                 return goodbye(conn, buffers, Disconnect::Timeout);
             }
             Work::Shutdown => {
-                buffers.output.extend_from_slice(SHUTDOWN);
+                session.shutdown(&mut buffers.output);
                 return goodbye(conn, buffers, Disconnect::Quit);
             }
             Work::Broken(why) => return close(conn, buffers, Disconnect::IoError(why)),
@@ -266,8 +266,6 @@ fn retry<V>(mut call: impl FnMut() -> io::Result<V>) -> io::Result<V> {
     }
 }
 
-/// RFC 5321 §3.8: a server that must go says so with 421, whatever the state.
-const SHUTDOWN: &[u8] = b"421 4.3.2 Service shutting down, closing transmission channel\r\n";
 /// What a worker keeps of its buffers between sessions.
 const KEPT_BYTES: usize = 256 * 1024;
 const LINGER_READS: usize = 8;

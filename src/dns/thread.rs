@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -152,12 +153,12 @@ impl Resolver {
         }
     }
 
-    fn take_requests(&mut self) -> std::ops::ControlFlow<()> {
+    fn take_requests(&mut self) -> ControlFlow<()> {
         for _ in 0..REQUESTS {
             let request = match self.requests.try_recv() {
                 Ok(request) => request,
-                Err(TryRecvError::Empty) => return std::ops::ControlFlow::Continue(()),
-                Err(TryRecvError::Disconnected) => return std::ops::ControlFlow::Break(()),
+                Err(TryRecvError::Empty) => return ControlFlow::Continue(()),
+                Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
             };
             let now = Instant::now();
             self.files.refresh(&mut self.core, now);
@@ -167,7 +168,7 @@ impl Resolver {
             }
         }
         self.bell.ring();
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 
     /// Does what the core wants done. A socket that cannot be had is a server that failed, of

@@ -1,3 +1,8 @@
-//! Message headers: an incremental scanner, address lists, dates.
+//! Message headers: an incremental scanner, and address lists.
 
 #![forbid(unsafe_code)]
+
+pub mod address_list;
+pub mod scanner;
+
+pub use scanner::{Malformed, Scanner, Visitor};

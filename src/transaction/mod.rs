@@ -1,3 +1,312 @@
 //! MAIL, RCPT, DATA, commit or roll back: the one door into the queue.
+//!
+//! A [`Transaction`] is made by MAIL and collects recipients; [`Transaction::write`] turns it into
+//! a [`Writing`], which takes the message's text and ends in [`Accepted`] or a [`Fault`]. Whatever
+//! is dropped before that has rolled back. After a fault the rest of the text is taken and thrown
+//! away, so that the caller can read on to the final dot.
 
 #![forbid(unsafe_code)]
+
+mod message;
+mod received;
+
+use std::io;
+
+use crate::mail::{Destination, Dsn, Envelope, EvpId, Facts, Flags, MailAddr, MsgId, Notify, Ret};
+use crate::queue::{Committed, Incoming};
+use crate::sys::localtime;
+use crate::util::{Line, Timestamp};
+
+use message::Message;
+use received::Received;
+
+/// An open transaction: a sender, and the recipients so far.
+pub struct Transaction {
+    incoming: Incoming,
+    facts: Facts,
+    smtpname: Line,
+    ret: Option<Ret>,
+    envid: Option<Line>,
+    recipients: Vec<(EvpId, MailAddr)>,
+}
+
+/// What the sender asked to be told about one recipient.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// NOTIFY.
+    pub notify: Notify,
+    /// ORCPT.
+    pub orcpt: Option<Line>,
+}
+
+/// How a message is taken in.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// HELO or EHLO.
+    pub protocol: Protocol,
+    /// Whether Received says where the client was.
+    pub source: Source,
+    /// Whether the header is completed.
+    pub completion: Completion,
+    /// The largest message, as [`Writing::write`] is told its size.
+    pub limit_bytes: u64,
+}
+
+/// What the client greeted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HELO.
+    Smtp,
+    /// EHLO.
+    Esmtp,
+}
+
+impl Protocol {
+    /// `SMTP` or `ESMTP`, for Received and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Smtp => "SMTP",
+            Protocol::Esmtp => "ESMTP",
+        }
+    }
+}
+
+/// `mask-src`, or its absence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Received begins with its `from` clause.
+    Shown,
+    /// The clause is left out.
+    Masked,
+}
+
+/// What may be done to the header of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// Nothing but Received in front: mail from elsewhere, whose signatures must survive.
+    None,
+    /// RFC 6409 §8: addresses get this domain, Date and Message-ID are added, Bcc is removed.
+    Submission(Line),
+}
+
+/// A message being written, until the final dot.
+pub struct Writing {
+    incoming: Incoming,
+    sender: MailAddr,
+    recipients: Vec<(EvpId, MailAddr)>,
+    message: Message,
+    limit_bytes: u64,
+    fault: Option<Fault>,
+}
+
+/// A message that is durable.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The proof.
+    pub committed: Committed,
+    /// Bytes in the queue, Received included.
+    pub size_bytes: u64,
+    /// The reverse-path.
+    pub sender: MailAddr,
+    /// Each accepted recipient, with the last of its envelopes.
+    pub recipients: Vec<(EvpId, MailAddr)>,
+}
+
+/// Why a message is refused at the final dot.
+#[derive(Debug)]
+pub enum Fault {
+    /// It is larger than the limit.
+    TooBig,
+    /// It has passed too many hosts.
+    Loop,
+    /// Its header section is none.
+    Malformed,
+    /// It holds a NUL.
+    Nul,
+    /// The queue cannot take its text.
+    Write(io::Error),
+    /// The queue cannot make it durable.
+    Commit(io::Error),
+}
+
+impl Transaction {
+    /// MAIL was accepted: `incoming` is a new message from `facts.sender`.
+    pub fn begin(
+        incoming: Incoming,
+        facts: Facts,
+        smtpname: Line,
+        ret: Option<Ret>,
+        envid: Option<Line>,
+    ) -> Transaction {
+        Transaction {
+            incoming,
+            facts,
+            smtpname,
+            ret,
+            envid,
+            recipients: Vec::new(),
+        }
+    }
+
+    /// What rules may look at.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The message's id.
+    pub fn msgid(&self) -> MsgId {
+        self.incoming.msgid()
+    }
+
+    /// Recipients accepted so far; one that expands to many destinations counts once.
+    pub fn recipients(&self) -> usize {
+        self.recipients.len()
+    }
+
+    /// Adds a recipient with its destinations, of which there is at least one. After an error the
+    /// transaction holds part of them and must be dropped.
+    pub fn add(
+        &mut self,
+        rcpt: &MailAddr,
+        asked: &Asked,
+        destinations: Vec<Destination>,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let mut last = None;
+        for destination in destinations {
+            let envelope = self.envelope(rcpt, asked, destination, now)?;
+            last = Some(self.incoming.add(envelope)?);
+        }
+        let id = last.ok_or_else(|| io::Error::other("a recipient without destinations"))?;
+        self.recipients.push((id, rcpt.clone()));
+        Ok(())
+    }
+
+    fn envelope(
+        &self,
+        rcpt: &MailAddr,
+        asked: &Asked,
+        destination: Destination,
+        now: Timestamp,
+    ) -> io::Result<Envelope> {
+        let facts = &self.facts;
+        Ok(Envelope {
+            // Only a place: the queue names envelopes.
+            id: EvpId::new(self.msgid(), 1).ok_or_else(|| io::Error::other("no envelope id"))?,
+            action: destination.action,
+            tag: facts.tag.clone(),
+            kind: destination.kind,
+            smtpname: self.smtpname.clone(),
+            helo: facts.helo.clone(),
+            hostname: facts
+                .rdns
+                .clone()
+                .unwrap_or_else(|| Line::sanitize(b"<unknown>")),
+            username: facts.username.clone(),
+            errorline: None,
+            peer: facts.peer.clone(),
+            sender: facts.sender.clone(),
+            rcpt: rcpt.clone(),
+            dest: destination.dest,
+            created: now,
+            last_try: Timestamp(0),
+            last_bounce: Timestamp(0),
+            ttl_s: 0,
+            retry: 0,
+            flags: Flags {
+                authenticated: facts.authenticated,
+                internal: destination.internal,
+                ..Flags::default()
+            },
+            dsn: Dsn {
+                notify: asked.notify,
+                ret: self.ret,
+                envid: self.envid.clone(),
+                orcpt: asked.orcpt.clone(),
+            },
+            status: None,
+        })
+    }
+
+    /// DATA was accepted: writes Received and takes the message's text from now on.
+    pub fn write(mut self, terms: Terms, now: Timestamp) -> io::Result<Writing> {
+        let only = match self.recipients.as_slice() {
+            [(_, rcpt)] => Some(rcpt),
+            _ => None,
+        };
+        let received = Received {
+            facts: &self.facts,
+            smtpname: &self.smtpname,
+            protocol: terms.protocol,
+            source: terms.source,
+            msgid: self.incoming.msgid(),
+            only,
+            date: &localtime::rfc5322_date(now.0),
+        };
+        let received = received.to_string();
+        let message = Message::new(terms.completion, self.incoming.msgid(), now);
+        self.incoming.write(received.as_bytes())?;
+        Ok(Writing {
+            incoming: self.incoming,
+            sender: self.facts.sender,
+            recipients: self.recipients,
+            message,
+            limit_bytes: terms.limit_bytes,
+            fault: None,
+        })
+    }
+}
+
+impl Writing {
+    /// Takes the next piece of text, LF line ends, dots unstuffed. `received_bytes` is the size
+    /// so far that counts against the limit.
+    pub fn write(&mut self, text: &[u8], received_bytes: u64) {
+        if self.fault.is_none() {
+            self.fault = self.try_write(text, received_bytes).err();
+        }
+    }
+
+    /// Whether text is still kept; if not, [`Writing::finish`] will say why.
+    pub fn is_sound(&self) -> bool {
+        self.fault.is_none()
+    }
+
+    /// The final dot: makes the message durable. This blocks on the disk.
+    pub fn finish(mut self, now: Timestamp) -> Result<Accepted, Fault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let last = self.message.finish()?;
+        self.incoming.write(&last).map_err(Fault::Write)?;
+        let size_bytes = self.incoming.size_bytes();
+        let committed = self.incoming.commit(now).map_err(Fault::Commit)?;
+        Ok(Accepted {
+            committed,
+            size_bytes,
+            sender: self.sender,
+            recipients: self.recipients,
+        })
+    }
+
+    fn try_write(&mut self, text: &[u8], received_bytes: u64) -> Result<(), Fault> {
+        if received_bytes > self.limit_bytes {
+            return Err(Fault::TooBig);
+        }
+        // RFC 5321 §4.5.2 and RFC 6152 know no NUL in mail, and programs that read C strings
+        // would see another message than those that do not.
+        if text.contains(&0) {
+            return Err(Fault::Nul);
+        }
+        let (header, body) = self.message.take(text)?;
+        if !header.is_empty() {
+            self.incoming.write(&header).map_err(Fault::Write)?;
+        }
+        if !body.is_empty() {
+            self.incoming.write(body).map_err(Fault::Write)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

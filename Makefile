@@ -1,0 +1,129 @@
+# Works in BSD make and in GNU make: nothing here is special to either.
+#
+#   make run       build, and start an instance of its own on loopback, as any user
+#   make test      every test that can run here; what cannot says why
+#   make install   install under $(DESTDIR)$(PREFIX)
+#
+# Paths and names that the programs are built with. Give the same values to `all` and `install`.
+
+PREFIX?=		/usr/local
+SYSCONFDIR?=		/etc/mail
+LOCALSTATEDIR?=		/var
+LIBEXECDIR?=		${PREFIX}/libexec/smtpd
+MANDIR?=		${PREFIX}/share/man
+RCDIR?=			${PREFIX}/etc/rc.d
+MAIL_LOCAL?=		${LIBEXECDIR}/mail.local
+SMTPD_USER?=		_smtpd
+SMTPD_QUEUE_USER?=	_smtpq
+SMTPD_QUEUE_GROUP?=	_smtpq
+DESTDIR?=
+
+CARGO?=		cargo
+CARGOFLAGS?=	--locked
+TARGETDIR?=	target
+BSDROOT?=	${TARGETDIR}/bsd
+BSDTARGETS?=	x86_64-unknown-openbsd x86_64-unknown-freebsd
+
+SETTINGS=	SMTPD_SYSCONFDIR="${SYSCONFDIR}" SMTPD_LOCALSTATEDIR="${LOCALSTATEDIR}" \
+		SMTPD_LIBEXECDIR="${LIBEXECDIR}" SMTPD_MAIL_LOCAL="${MAIL_LOCAL}" \
+		SMTPD_USER="${SMTPD_USER}" SMTPD_QUEUE_USER="${SMTPD_QUEUE_USER}" \
+		SMTPD_QUEUE_GROUP="${SMTPD_QUEUE_GROUP}"
+
+HELPERS=	local maildir mboxfile mda
+MAN5=		smtpd.conf table aliases
+MAN8=		smtpd smtpctl sendmail mailq newaliases mail.local mail.maildir mail.mboxfile mail.mda
+
+all: build
+
+build:
+	${SETTINGS} ${CARGO} build ${CARGOFLAGS} --release --bins
+
+# An instance below ./run: its own configuration, spool and socket; nothing of the system's.
+run: build
+	@mkdir -p run
+	${TARGETDIR}/release/smtpd -d -R "$$(pwd)/run" ${RUNFLAGS}
+
+test:
+	${SETTINGS} ${CARGO} test ${CARGOFLAGS} --lib --tests
+
+# Everything a change has to pass.
+check: lint-man
+	${CARGO} fmt --check
+	${SETTINGS} ${CARGO} clippy ${CARGOFLAGS} --all-targets -- -D warnings
+	${SETTINGS} RUSTDOCFLAGS="-D warnings" ${CARGO} doc ${CARGOFLAGS} --no-deps --document-private-items
+	${MAKE} test
+
+lint-man:
+	@if command -v mandoc >/dev/null 2>&1; then \
+		mandoc -Tlint -W warning man/*.[58] && echo "manuals are clean"; \
+	else echo "mandoc is not installed: manuals are not checked"; fi
+
+# The tests once more over mio's poll(2) selector, in place of epoll(7) or kqueue(2).
+test-poll:
+	${SETTINGS} RUSTFLAGS="--cfg mio_unsupported_force_poll_poll --cfg mio_unsupported_force_waker_pipe" \
+		${CARGO} test ${CARGOFLAGS} --lib --tests --target-dir ${TARGETDIR}/poll
+
+# Type-check, lint and link for OpenBSD and FreeBSD with a cross toolchain: BSDROOT holds what the
+# script BSDSYSROOT makes.
+check-bsd:
+	@if [ ! -f "${BSDROOT}/env.sh" ] && [ -n "${BSDSYSROOT}" ]; then \
+		root=$$(mkdir -p "${BSDROOT}" && cd "${BSDROOT}" && pwd) && \
+		sh "${BSDSYSROOT}" "$$root" ${BSDTARGETS}; fi
+	@if [ ! -f "${BSDROOT}/env.sh" ]; then \
+		echo "no BSD toolchain in ${BSDROOT}: set BSDROOT to one, or BSDSYSROOT to a script that makes it"; \
+		exit 1; fi
+	. "${BSDROOT}/env.sh" && for target in ${BSDTARGETS}; do \
+		echo "== $$target" && \
+		${CARGO} clippy ${CARGOFLAGS} --target $$target --all-targets -- -D warnings && \
+		${CARGO} build ${CARGOFLAGS} --target $$target --bins && \
+		${CARGO} test ${CARGOFLAGS} --target $$target --no-run || exit 1; done
+
+# Side by side with whatever of postfix and opensmtpd is installed here.
+bench: build
+	sh tests/bench/run.sh
+
+install: build install-files
+
+install-files:
+	mkdir -p "${DESTDIR}${PREFIX}/sbin" "${DESTDIR}${LIBEXECDIR}" "${DESTDIR}${SYSCONFDIR}" \
+		"${DESTDIR}${MANDIR}/man5" "${DESTDIR}${MANDIR}/man8"
+	install -m 555 ${TARGETDIR}/release/smtpd "${DESTDIR}${PREFIX}/sbin/smtpd"
+	install -m 555 ${TARGETDIR}/release/smtpctl "${DESTDIR}${PREFIX}/sbin/smtpctl"
+	@if [ "$$(id -u)" = 0 ] && [ -z "${DESTDIR}" ]; then \
+		chgrp "${SMTPD_QUEUE_GROUP}" "${PREFIX}/sbin/smtpctl" && chmod 2555 "${PREFIX}/sbin/smtpctl" || \
+		echo "smtpctl is not set-group-id: the group ${SMTPD_QUEUE_GROUP} does not exist yet"; \
+	else echo "smtpctl wants group ${SMTPD_QUEUE_GROUP} and mode 2555 when it is packaged"; fi
+	for helper in ${HELPERS}; do \
+		install -m 555 ${TARGETDIR}/release/mail_$$helper "${DESTDIR}${LIBEXECDIR}/mail.$$helper" || exit 1; done
+	for name in sendmail send-mail mailq newaliases; do \
+		ln -sf ../../sbin/smtpctl "${DESTDIR}${LIBEXECDIR}/$$name" || exit 1; done
+	for page in ${MAN5}; do install -m 444 man/$$page.5 "${DESTDIR}${MANDIR}/man5/" || exit 1; done
+	for page in ${MAN8}; do install -m 444 man/$$page.8 "${DESTDIR}${MANDIR}/man8/" || exit 1; done
+	for file in smtpd.conf aliases mailer.conf; do \
+		[ -e "${DESTDIR}${SYSCONFDIR}/$$file" ] || \
+		install -m 644 etc/$$file "${DESTDIR}${SYSCONFDIR}/$$file" || exit 1; done
+	@case "$$(uname -s)" in \
+	OpenBSD) mkdir -p "${DESTDIR}${RCDIR}" && install -m 555 rc.d/smtpd.openbsd "${DESTDIR}${RCDIR}/smtpd";; \
+	FreeBSD) mkdir -p "${DESTDIR}${RCDIR}" && install -m 555 rc.d/smtpd.freebsd "${DESTDIR}${RCDIR}/smtpd";; \
+	esac
+
+# What install has put there; configuration, spool and users stay.
+uninstall:
+	rm -f "${DESTDIR}${PREFIX}/sbin/smtpd" "${DESTDIR}${PREFIX}/sbin/smtpctl"
+	for helper in ${HELPERS}; do rm -f "${DESTDIR}${LIBEXECDIR}/mail.$$helper"; done
+	for name in sendmail send-mail mailq newaliases; do rm -f "${DESTDIR}${LIBEXECDIR}/$$name"; done
+	for page in ${MAN5}; do rm -f "${DESTDIR}${MANDIR}/man5/$$page.5"; done
+	for page in ${MAN8}; do rm -f "${DESTDIR}${MANDIR}/man8/$$page.8"; done
+	rmdir "${DESTDIR}${LIBEXECDIR}" 2>/dev/null || true
+
+# A tree under target/stage that runs in place and touches nothing of the system's.
+stage: build
+	${MAKE} install-files DESTDIR="$$(pwd)/${TARGETDIR}/stage" PREFIX= LIBEXECDIR=/libexec/smtpd \
+		SYSCONFDIR=/etc/mail MANDIR=/share/man
+	@echo "staged in ${TARGETDIR}/stage: try SMTPD_ROOT=$$(pwd)/run ${TARGETDIR}/stage/libexec/smtpd/sendmail"
+
+clean:
+	${CARGO} clean
+	rm -rf run
+
+.PHONY: all build run test check lint-man test-poll check-bsd bench install install-files uninstall stage clean

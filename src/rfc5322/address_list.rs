@@ -1,0 +1,205 @@
+//! Completes the addresses of To, Cc and From that lack a domain (RFC 6409 §8.1).
+//!
+//! The value may be folded; its blanks, comments and order stay as they are. What cannot be
+//! understood (quotes, comments or brackets that never close) is left alone: completing is a
+//! courtesy, not a check.
+
+/// The field's value with `@domain` behind each address that has none.
+pub fn complete(value: &[u8], domain: &str) -> Vec<u8> {
+    let mut completed = Vec::with_capacity(value.len() + domain.len() + 1);
+    let mut group = Group::Outside;
+    for (number, piece) in split(value).into_iter().enumerate() {
+        if number > 0 {
+            completed.push(b',');
+        }
+        let (label, member, tail) = group.take_apart(piece);
+        completed.extend_from_slice(label);
+        match insertion(member) {
+            Some(at) => {
+                let (head, rest) = member.split_at(at);
+                completed.extend_from_slice(head);
+                completed.push(b'@');
+                completed.extend_from_slice(domain.as_bytes());
+                completed.extend_from_slice(rest);
+            }
+            None => completed.extend_from_slice(member),
+        }
+        completed.extend_from_slice(tail);
+    }
+    completed
+}
+
+/// Whether the reading is inside `name: member, member;` (RFC 5322 §3.4).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Outside,
+    Inside,
+}
+
+impl Group {
+    /// A piece between commas as the group's label with its colon, a mailbox, and what the
+    /// closing semicolon starts.
+    fn take_apart<'a>(&mut self, piece: &'a [u8]) -> (&'a [u8], &'a [u8], &'a [u8]) {
+        let (mut colon, mut semicolon) = (None, None);
+        for (at, byte, place) in places(piece) {
+            match (byte, place) {
+                (b':', Place::Plain) if *self == Group::Outside => {
+                    *self = Group::Inside;
+                    colon = Some(at + 1);
+                }
+                (b';', Place::Plain) if *self == Group::Inside => {
+                    *self = Group::Outside;
+                    semicolon = semicolon.or(Some(at));
+                }
+                _ => {}
+            }
+        }
+        let end = semicolon.unwrap_or(piece.len());
+        let (rest, tail) = piece.split_at(end);
+        let (label, member) = rest.split_at(colon.unwrap_or(0).min(end));
+        (label, member, tail)
+    }
+}
+
+/// Where in a mailbox the domain goes; `None` if it has one, or is empty or not understood.
+fn insertion(mailbox: &[u8]) -> Option<usize> {
+    let mut after_bracket = None;
+    let mut bracket_end = None;
+    let mut after_word = None;
+    let mut last = Place::Plain;
+    for (at, byte, place) in places(mailbox) {
+        last = place;
+        let blank = byte.is_ascii_whitespace();
+        match (byte, place) {
+            (b'@', Place::Plain | Place::Bracket) => return None,
+            (b'<', Place::Bracket) => after_bracket = Some(None),
+            (b'>', Place::Plain) if after_bracket.is_some() => bracket_end = after_bracket,
+            (_, Place::Bracket) if !blank => after_bracket = Some(Some(at + 1)),
+            // The mark that closes a comment is told as plain, and is not part of a word.
+            (b')', Place::Plain) => {}
+            (_, Place::Plain | Place::Quote) if !blank => after_word = Some(at + 1),
+            _ => {}
+        }
+    }
+    match (last, after_bracket) {
+        (Place::Plain, None) => after_word,
+        (Place::Plain, Some(_)) => bracket_end.flatten(),
+        _ => None,
+    }
+}
+
+/// Pieces between commas that stand outside quotes and comments.
+fn split(value: &[u8]) -> Vec<&[u8]> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for (at, byte, place) in places(value) {
+        if byte == b',' && matches!(place, Place::Plain | Place::Bracket) {
+            pieces.push(value.get(start..at).unwrap_or_default());
+            start = at + 1;
+        }
+    }
+    pieces.push(value.get(start..).unwrap_or_default());
+    pieces
+}
+
+/// What surrounds a byte: the state behind it, so that a mark that opens something is already
+/// inside and one that closes is outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Plain,
+    Quote,
+    Comment,
+    Bracket,
+}
+
+/// Every byte with its index and place. A backslash escapes within quotes and comments
+/// (RFC 5322 §3.2.1); comments nest.
+fn places(bytes: &[u8]) -> impl Iterator<Item = (usize, u8, Place)> {
+    let (mut quote, mut comment, mut bracket, mut escaped) = (false, 0_usize, false, false);
+    bytes.iter().enumerate().map(move |(at, &byte)| {
+        let was_escaped = std::mem::replace(&mut escaped, false);
+        match byte {
+            _ if was_escaped => {}
+            b'\\' => escaped = quote || comment > 0,
+            b'"' if comment == 0 => quote = !quote,
+            b'(' if !quote => comment += 1,
+            b')' if !quote => comment = comment.saturating_sub(1),
+            b'<' if !quote && comment == 0 => bracket = true,
+            b'>' if !quote && comment == 0 => bracket = false,
+            // A bracket ends with its piece at the latest.
+            b',' if !quote && comment == 0 => bracket = false,
+            _ => {}
+        }
+        let place = match (comment > 0, quote, bracket) {
+            (true, ..) => Place::Comment,
+            (_, true, _) => Place::Quote,
+            (_, _, true) => Place::Bracket,
+            _ => Place::Plain,
+        };
+        (at, byte, place)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_without_a_domain_get_one() {
+        for (value, want) in [
+            ("bob", "bob@mx.example.org"),
+            (" bob\r", " bob@mx.example.org\r"),
+            ("Bob Smith", "Bob Smith@mx.example.org"),
+            ("\"Bob, S\" <bob>", "\"Bob, S\" <bob@mx.example.org>"),
+            ("Bob <bob >", "Bob <bob@mx.example.org >"),
+            ("bob (note)", "bob@mx.example.org (note)"),
+            (
+                "bob (a (nested) \\) note) ",
+                "bob@mx.example.org (a (nested) \\) note) ",
+            ),
+            ("(note) bob", "(note) bob@mx.example.org"),
+            ("undisclosed-recipients:;", "undisclosed-recipients:;"),
+            (
+                "friends: a, b;, c",
+                "friends: a@mx.example.org, b@mx.example.org;, c@mx.example.org",
+            ),
+            ("friends: c@x, d;", "friends: c@x, d@mx.example.org;"),
+            ("a, b@x,\n\tc", "a@mx.example.org, b@x,\n\tc@mx.example.org"),
+            ("a,,", "a@mx.example.org,,"),
+            ("bob@example.com", "bob@example.com"),
+            ("\"a@b\" <bob>", "\"a@b\" <bob@mx.example.org>"),
+            ("(a@b) bob", "(a@b) bob@mx.example.org"),
+            ("\"quoted\"", "\"quoted\"@mx.example.org"),
+            ("\"a \\\" b\" <bob>", "\"a \\\" b\" <bob@mx.example.org>"),
+            ("<>", "<>"),
+            ("Bob <>", "Bob <>"),
+            ("Bob < >", "Bob < >"),
+            ("", ""),
+            ("  ", "  "),
+            ("\"bob", "\"bob"),
+            ("bob (x", "bob (x"),
+            ("<bob", "<bob"),
+            ("<@a,@b:c@d>", "<@a,@b:c@d>"),
+        ] {
+            let completed = complete(value.as_bytes(), "mx.example.org");
+            assert_eq!(String::from_utf8(completed).unwrap(), want, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn any_three_marks_are_survived_and_only_added_to() {
+        // Small cases, all of them: the domain is the only thing that is ever put in.
+        let marks = b"a ,:;<>()\"\\@\n";
+        for a in marks {
+            for b in marks {
+                for c in marks {
+                    for d in marks {
+                        let value = [*a, *b, *c, *d];
+                        let completed = String::from_utf8(complete(&value, "D")).unwrap();
+                        assert_eq!(completed.replace("@D", "").as_bytes(), value);
+                    }
+                }
+            }
+        }
+    }
+}

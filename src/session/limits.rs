@@ -1,0 +1,18 @@
+//! What a session may use up, beyond the limits that smtpd.conf(5) sets.
+//!
+//! They are far above what honest clients need; none is configurable.
+
+/// Replies waiting to be sent, in bytes, above which no further command is read.
+pub const OUT_HIGH_WATER: usize = 64 * 1024;
+/// Bytes of input without LF at which a line is too long.
+pub const LINE_TOO_LONG: usize = 65535;
+/// The longest command, without its line end.
+pub const MAX_COMMAND: usize = 2047;
+/// Unknown, misplaced and misspelt commands in a row.
+pub const MAX_BAD_COMMANDS: u32 = 20;
+/// Commands since the last message that brought none nearer: NOOP, RSET, HELO, refusals.
+pub const MAX_IDLE_COMMANDS: u32 = 10_000;
+/// Bytes of a message that is refused already that are still read in search of its end.
+pub const MAX_DISCARDED: u64 = 256 * 1024 * 1024;
+/// Message data handled in one go, in bytes.
+pub const DATA_CHUNK: usize = 64 * 1024;

@@ -1,0 +1,792 @@
+//! Whole conversations against a queue in memory and a fake world.
+//!
+//! `tests/dialogs/*.dialog` are scripts: `C: ` what the client says (CRLF is added), `C~ ` the
+//! same with escapes (`\r \n \t \\ \xHH \*N` repeats the byte before N times) and nothing added,
+//! `S: ` a line the server must answer (`<msgid>` stands for any message id), `X` the server
+//! closes, `= N` messages are in the queue, `B: ` lines of the last message's text behind its
+//! Received field, `@ ` a setting, `#` a comment.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use crate::mail::{Envelope, EvpId, Kind, Local, MsgId};
+use crate::queue::ram::Ram;
+use crate::queue::{Draft, LoadError, Queue, Store};
+
+use super::*;
+
+/// A queue that can fail, rules for a few recipients, a clock that stands still.
+struct World {
+    store: Arc<Failing>,
+    queue: Queue,
+    committed: Mutex<Vec<MsgId>>,
+}
+
+#[derive(Default)]
+struct Failing {
+    ram: Ram,
+    /// The call that fails, and how.
+    fault: Option<(&'static str, io::ErrorKind)>,
+}
+
+struct FailingDraft(Box<dyn Draft>, Option<(&'static str, io::ErrorKind)>);
+
+fn fail(fault: Option<(&'static str, io::ErrorKind)>, call: &str) -> io::Result<()> {
+    match fault {
+        Some((which, kind)) if which == call => Err(io::Error::from(kind)),
+        _ => Ok(()),
+    }
+}
+
+impl Store for Failing {
+    fn begin(&self) -> Result<Box<dyn Draft>, BeginError> {
+        match fail(self.fault, "begin") {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(BeginError::Full),
+            Err(error) => Err(BeginError::Io(error)),
+            Ok(()) => Ok(Box::new(FailingDraft(self.ram.begin()?, self.fault))),
+        }
+    }
+    fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        self.ram.load(id)
+    }
+    fn open_body(&self, id: MsgId) -> io::Result<std::fs::File> {
+        self.ram.open_body(id)
+    }
+    fn update(&self, envelope: &Envelope) -> io::Result<()> {
+        self.ram.update(envelope)
+    }
+    fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
+        self.ram.add(envelope)
+    }
+    fn remove(&self, id: EvpId) -> io::Result<()> {
+        self.ram.remove(id)
+    }
+    fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send> {
+        self.ram.messages()
+    }
+    fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
+        self.ram.envelopes(id)
+    }
+}
+
+impl Draft for FailingDraft {
+    fn msgid(&self) -> MsgId {
+        self.0.msgid()
+    }
+    fn add(&mut self, envelope: Envelope) -> io::Result<EvpId> {
+        fail(self.1, "add")?;
+        self.0.add(envelope)
+    }
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let received = bytes.starts_with(b"Received: from localhost");
+        fail(self.1, if received { "open" } else { "write" })?;
+        self.0.write(bytes)
+    }
+    fn commit(self: Box<Self>) -> io::Result<Vec<Envelope>> {
+        fail(self.1, "commit")?;
+        self.0.commit()
+    }
+}
+
+impl World {
+    fn new(fault: Option<(&'static str, io::ErrorKind)>) -> World {
+        let store = Arc::new(Failing {
+            ram: Ram::default(),
+            fault,
+        });
+        World {
+            queue: Queue::new(store.clone()),
+            store,
+            committed: Mutex::default(),
+        }
+    }
+
+    fn last_body(&self) -> Vec<u8> {
+        let last = self.committed.lock().unwrap().last().copied();
+        last.and_then(|id| self.store.ram.body(id))
+            .unwrap_or_default()
+    }
+}
+
+impl Services for World {
+    fn begin(&self) -> Result<Incoming, BeginError> {
+        self.queue.begin()
+    }
+
+    fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+        let copies = match (rcpt.user(), rcpt.domain()) {
+            (_, domain) if !domain.ends_with("example.org") => 0,
+            ("nobody", _) => 0,
+            ("list", _) => 3,
+            ("broken", _) => return Err(Refusal::new(451, "Temporary failure")),
+            ("loop", _) => return Err(Refusal::new(524, "5.2.4 Mailing list expansion problem")),
+            ("gone", _) => return Err(Refusal::new(550, "5.7.1 go away")),
+            _ => 1,
+        };
+        let destination = Destination {
+            action: Line::new("local").unwrap(),
+            dest: rcpt.clone(),
+            kind: Kind::Local(Local {
+                user: Line::new(rcpt.user()).unwrap(),
+                subaddress: None,
+                command: None,
+            }),
+            internal: false,
+        };
+        match copies {
+            0 => Err(Refusal::new(550, "Invalid recipient")),
+            copies => Ok(vec![destination; copies]),
+        }
+    }
+
+    fn committed(&self, message: Committed) {
+        self.committed.lock().unwrap().push(message.msgid());
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(1_763_754_192)
+    }
+}
+
+fn line(text: &str) -> Line {
+    Line::new(text).unwrap()
+}
+
+fn listening() -> Listening {
+    Listening {
+        server_name: line("mx.example.org"),
+        hostname: line("mx.example.org"),
+        tag: None,
+        mask_src: false,
+        no_dsn: false,
+        local: false,
+        submission: false,
+        limits: Limits {
+            max_message_size: 36_700_160,
+            max_rcpt: 1000,
+            max_mails: 100,
+        },
+    }
+}
+
+fn loopback() -> Peer {
+    Peer::parse("127.0.0.1").unwrap()
+}
+
+/// A session together with its connection.
+struct Talk {
+    world: World,
+    session: Session,
+    input: Vec<u8>,
+    out: Vec<u8>,
+    next: Next,
+}
+
+impl Talk {
+    fn start(listening: Listening, peer: Peer, world: World) -> Talk {
+        let mut session = Session::new(SessionId(7), Arc::new(listening), peer);
+        let mut out = Vec::new();
+        let next = session.open(None, &mut out, &world);
+        Talk {
+            world,
+            session,
+            input: Vec::new(),
+            out,
+            next,
+        }
+    }
+
+    /// Behind the banner.
+    fn plain() -> Talk {
+        let mut talk = Talk::start(listening(), loopback(), World::new(None));
+        assert_eq!(talk.replies(), ["220 mx.example.org ESMTP OpenSMTPD"]);
+        talk
+    }
+
+    /// After EHLO, MAIL, RCPT and DATA, with the replies taken.
+    fn at_data() -> Talk {
+        let mut talk = Talk::plain();
+        talk.send(b"EHLO localhost\r\nMAIL FROM:<a@b.example>\r\n");
+        talk.send(b"RCPT TO:<bob@example.org>\r\nDATA\r\n");
+        assert!(talk.replies().last().unwrap().starts_with("354 "));
+        talk
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        if self.next == Next::Close {
+            return;
+        }
+        self.input.extend_from_slice(bytes);
+        self.next = self
+            .session
+            .receive(&mut self.input, &mut self.out, &self.world);
+        assert!(
+            self.input.len() <= LINE_TOO_LONG,
+            "input is used up to a partial line"
+        );
+    }
+
+    fn replies(&mut self) -> Vec<String> {
+        let text = String::from_utf8(std::mem::take(&mut self.out)).unwrap();
+        assert!(text.is_empty() || text.ends_with("\r\n"), "{text:?}");
+        let lines: Vec<String> = text.split_terminator("\r\n").map(str::to_string).collect();
+        assert!(
+            lines.iter().all(|line| !line.contains(['\r', '\n', '\0'])),
+            "{lines:?}"
+        );
+        lines
+    }
+
+    fn ask(&mut self, command: &str) -> Vec<String> {
+        self.send(format!("{command}\r\n").as_bytes());
+        self.replies()
+    }
+
+    fn messages(&self) -> usize {
+        self.world.committed.lock().unwrap().len()
+    }
+}
+
+// ---- Dialogs ----
+
+#[derive(Clone, Copy)]
+enum Feed {
+    Whole,
+    Bytes,
+}
+
+fn run_dialog(script: &str, name: &str, feed: Feed) {
+    let mut settings = listening();
+    let mut peer = loopback();
+    let mut fault = None;
+    for setting in script.lines().filter_map(|line| line.strip_prefix("@ ")) {
+        apply(setting, &mut settings, &mut peer, &mut fault);
+    }
+    let mut talk = Talk::start(settings, peer, World::new(fault));
+    let mut replies = talk.replies().into_iter();
+    let mut body: Option<std::vec::IntoIter<String>> = None;
+    for (number, step) in script.lines().enumerate() {
+        let at = format!("{name}:{}", number + 1);
+        let (kind, rest) = step.split_at(step.len().min(3));
+        match kind {
+            "C: " | "C~ " => {
+                assert_eq!(replies.next(), None, "{at}: a reply nobody expects");
+                let bytes = match kind {
+                    "C: " => format!("{rest}\r\n").into_bytes(),
+                    _ => unescape(rest),
+                };
+                match feed {
+                    Feed::Whole => talk.send(&bytes),
+                    Feed::Bytes => bytes.chunks(1).for_each(|byte| talk.send(byte)),
+                }
+                replies = talk.replies().into_iter();
+            }
+            "S: " => {
+                let got = replies.next().unwrap_or_else(|| panic!("{at}: no reply"));
+                assert!(same_line(rest, &got), "{at}:\nwant {rest}\n got {got}");
+            }
+            "X" => assert_eq!(talk.next, Next::Close, "{at}: still open"),
+            _ if step.starts_with("= ") => {
+                assert_eq!(talk.messages().to_string(), step[2..], "{at}: messages");
+            }
+            "B: " | "B:" => {
+                let lines = body.get_or_insert_with(|| stored_lines(&talk.world));
+                assert_eq!(lines.next().as_deref(), Some(rest), "{at}: stored text");
+            }
+            "" => {}
+            _ => assert!(step.starts_with(['#', '@']), "{at}: what is {step:?}?"),
+        }
+    }
+    assert_eq!(
+        replies.next(),
+        None,
+        "{name}: a reply nobody expects at the end"
+    );
+}
+
+fn stored_lines(world: &World) -> std::vec::IntoIter<String> {
+    let text = String::from_utf8(world.last_body()).unwrap();
+    let mut lines: Vec<String> = text.split_terminator('\n').map(str::to_string).collect();
+    let last_of_received = 1 + lines.iter().position(|line| line.ends_with(';')).unwrap();
+    lines.split_off(last_of_received + 1).into_iter()
+}
+
+fn apply(
+    setting: &str,
+    listening: &mut Listening,
+    peer: &mut Peer,
+    fault: &mut Option<(&'static str, io::ErrorKind)>,
+) {
+    let (word, value) = setting.split_once(' ').unwrap_or((setting, ""));
+    let fails = ["begin", "add", "open", "write", "commit"];
+    match word {
+        "socket" => *peer = Peer::Local,
+        "client" => *peer = Peer::parse(value).unwrap(),
+        "no-dsn" => listening.no_dsn = true,
+        "mask-src" => listening.mask_src = true,
+        "submission" => listening.submission = true,
+        "max-message-size" => listening.limits.max_message_size = value.parse().unwrap(),
+        "max-rcpt" => listening.limits.max_rcpt = value.parse().unwrap(),
+        "max-mails" => listening.limits.max_mails = value.parse().unwrap(),
+        "full" | "fails" => {
+            let kind = match word {
+                "full" => io::ErrorKind::StorageFull,
+                _ => io::ErrorKind::Other,
+            };
+            let call = fails.into_iter().find(|call| *call == value).unwrap();
+            *fault = Some((call, kind));
+        }
+        _ => panic!("unknown setting {word}"),
+    }
+}
+
+fn same_line(want: &str, got: &str) -> bool {
+    match want.split_once("<msgid>") {
+        None => want == got,
+        Some((head, tail)) => got
+            .strip_prefix(head)
+            .and_then(|rest| rest.strip_suffix(tail))
+            .is_some_and(|id| id.parse::<MsgId>().is_ok()),
+    }
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        if *byte != b'\\' {
+            bytes.push(*byte);
+            continue;
+        }
+        let (mark, tail) = rest.split_first().unwrap();
+        rest = tail;
+        match mark {
+            b'r' => bytes.push(b'\r'),
+            b'n' => bytes.push(b'\n'),
+            b't' => bytes.push(b'\t'),
+            b'\\' => bytes.push(b'\\'),
+            b'x' => {
+                let hex = std::str::from_utf8(&rest[..2]).unwrap();
+                bytes.push(u8::from_str_radix(hex, 16).unwrap());
+                rest = &rest[2..];
+            }
+            b'*' => {
+                let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+                let count: usize = std::str::from_utf8(&rest[..digits])
+                    .unwrap()
+                    .parse()
+                    .unwrap();
+                let last = *bytes.last().unwrap();
+                bytes.resize(bytes.len() + count - 1, last);
+                rest = &rest[digits..];
+            }
+            other => panic!("unknown escape \\{}", *other as char),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn every_dialog_goes_as_written_whole_and_byte_by_byte() {
+    // smtp-session.md §4–§9, one story a file.
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dialogs"));
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "dialog")
+        {
+            let script = std::fs::read_to_string(&path).unwrap();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            run_dialog(&script, &name, Feed::Whole);
+            run_dialog(&script, &name, Feed::Bytes);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 15, "{seen} dialogs");
+}
+
+// ---- Pipelining ----
+
+#[test]
+fn a_group_of_commands_is_answered_in_order() {
+    // RFC 2920 §3.1: a client may send a whole group and read the replies afterwards.
+    let group = b"EHLO localhost\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<bob@example.org>\r\n\
+                  RCPT TO:<nobody@example.org>\r\nRCPT TO:<list@example.org>\r\nDATA\r\n\
+                  Subject: x\r\n\r\nbody\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\n\
+                  DATA\r\n\r\n.\r\nNOOP\r\nQUIT\r\nNOOP\r\n";
+    let want = [
+        "250-",
+        "250-",
+        "250-",
+        "250-",
+        "250-",
+        "250-",
+        "250 ",
+        "250",
+        "250",
+        "550",
+        "250",
+        "354",
+        "250 2.0.0 00000001",
+        "250",
+        "250",
+        "354",
+        "250 2.0.0 00000002",
+        "250",
+        "221",
+    ];
+    for piece_bytes in [1, 2, 3, 10, 50, 1000] {
+        let mut talk = Talk::plain();
+        group.chunks(piece_bytes).for_each(|piece| talk.send(piece));
+        let got = talk.replies();
+        assert_eq!(got.len(), want.len(), "{got:?}");
+        for (got, want) in got.iter().zip(want) {
+            assert!(got.starts_with(want), "{got} for {want}");
+        }
+        assert_eq!((talk.next, talk.messages()), (Next::Close, 2));
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_being_read() {
+    let mut talk = Talk::plain();
+    talk.input = b"HELP\r\n".repeat(4000);
+    let mut rounds = 0;
+    loop {
+        talk.next = talk
+            .session
+            .receive(&mut talk.input, &mut talk.out, &talk.world);
+        assert!(talk.out.len() <= OUT_HIGH_WATER + 4096);
+        if talk.next != Next::Flush {
+            break;
+        }
+        talk.out.clear();
+        rounds += 1;
+    }
+    assert!(rounds > 3 && talk.input.is_empty());
+}
+
+// ---- End of data ----
+
+#[test]
+fn no_fake_end_of_data_makes_a_second_message() {
+    // security.md §2 row 1: each sequence, then a second envelope, whole and split at every byte:
+    // exactly one message, never two.
+    let fakes = [
+        "\n.\n",
+        "\n.\r\n",
+        "\r\n.\n",
+        "\r.\r",
+        "\r.\n",
+        "\n.\r",
+        "\r.\r\n",
+        "\r\n.\r",
+        "\r\n.\r\r\n",
+        "\r\r\n.\r\r\n",
+        "\r\n\0.\r\n",
+        "\r\n.\0\r\n",
+    ];
+    let second = "MAIL FROM:<admin@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n\
+                  Subject: smuggled\r\n\r\nx";
+    for fake in fakes {
+        let data = format!("Subject: x\r\n\r\nbody{fake}{second}\r\n.\r\n");
+        for split in 0..=data.len() {
+            let mut talk = Talk::at_data();
+            let (head, tail) = data.as_bytes().split_at(split);
+            talk.send(head);
+            talk.send(tail);
+            let replies = talk.replies();
+            assert_eq!(replies.len(), 1, "{fake:?} at {split}: {replies:?}");
+            match fake.contains('\0') {
+                true => assert!(replies[0].starts_with("550 5.6.0 "), "{replies:?}"),
+                false => assert!(replies[0].starts_with("250 2.0.0 "), "{replies:?}"),
+            }
+            assert!(talk.messages() <= 1);
+            let body = talk.world.last_body();
+            assert!(!body.contains(&b'\r') && !body.contains(&0));
+        }
+    }
+}
+
+#[test]
+fn a_legal_message_arrives_byte_for_byte() {
+    // RFC 5321 §4.5.2 and §4.5.3.1.6: dots, 8-bit bytes, lines of 998 bytes, an empty body.
+    let long = "x".repeat(998);
+    for text in [
+        "",
+        "Subject: x\n",
+        "\nbody\n",
+        "A: b\n\n.\n..\n.x\n\n",
+        &format!("A: b\n\n{long}\n"),
+        "A: \u{fc}\n\n\u{e9}\t \u{a0}\n \n",
+    ] {
+        let mut wire = Vec::new();
+        for line in text.split_terminator('\n') {
+            let dot = if line.starts_with('.') { "." } else { "" };
+            wire.extend_from_slice(format!("{dot}{line}\r\n").as_bytes());
+        }
+        wire.extend_from_slice(b".\r\n");
+        for piece_bytes in [1, 7, 4096] {
+            let mut talk = Talk::at_data();
+            wire.chunks(piece_bytes).for_each(|piece| talk.send(piece));
+            assert!(talk.replies()[0].starts_with("250 "));
+            let body = String::from_utf8(talk.world.last_body()).unwrap();
+            let (_, rest) = body.split_once(";\n\t").unwrap();
+            assert_eq!(rest.split_once('\n').unwrap().1, text);
+        }
+    }
+}
+
+#[test]
+fn lines_without_end_and_messages_without_end_are_cut_off() {
+    let mut talk = Talk::at_data();
+    talk.send(&vec![b'x'; 2 * LINE_TOO_LONG]);
+    assert_eq!(talk.replies(), ["500 5.0.0 Line too long"]);
+    assert_eq!((talk.next, talk.messages()), (Next::Close, 0));
+
+    let mut talk = Talk::at_data();
+    talk.send(b"no colon\r\n");
+    let State::Data(data) = &mut talk.session.state else {
+        panic!("not in a message")
+    };
+    assert!(!data.writing.is_sound());
+    data.discarded_bytes = limits::MAX_DISCARDED;
+    talk.send(b"more\r\n");
+    assert!(talk.replies()[0].starts_with("554 5.3.4 "));
+    assert_eq!(talk.next, Next::Close);
+}
+
+// ---- Hostile input ----
+
+#[test]
+fn arguments_of_64_kib_are_refused_and_end_the_session() {
+    // security.md §1, 2019-08-01.
+    for word in ["HELO ", "MAIL FROM:<", "RCPT TO:<", ""] {
+        for (bytes, text) in [(2048, "Command line too long"), (65535, "Line too long")] {
+            let mut talk = Talk::plain();
+            talk.ask("EHLO localhost");
+            let command = format!("{word}{}\r\n", "a".repeat(bytes));
+            command
+                .as_bytes()
+                .chunks(1000)
+                .for_each(|piece| talk.send(piece));
+            let replies = talk.replies();
+            assert_eq!(replies, [format!("500 5.0.0 {text}")], "{word}");
+            assert_eq!(talk.next, Next::Close);
+        }
+    }
+    let mut talk = Talk::plain();
+    let fits = format!("NOOP {}", "a".repeat(2042));
+    assert_eq!(talk.ask(&fits), ["250 2.0.0 Ok"]);
+}
+
+#[test]
+fn no_byte_anywhere_in_a_command_reaches_a_line_of_ours() {
+    // security.md §2 rows 9 and 16: every byte 0–255 in addresses, names and parameters.
+    let forms = [
+        "EHLO h?st",
+        "MAIL FROM:<a?b@example.org>",
+        "MAIL FROM:<\"a?b\"@example.org>",
+        "MAIL FROM:<a@exam?ple.org>",
+        "MAIL FROM:<a@b> ENVID=x?y",
+        "MAIL FROM:<a@b> X?=1",
+        "RCPT TO:<a?b@example.org>",
+        "RCPT TO:<\"a?b\"@example.org>",
+        "RCPT TO:<bob@?example.org>",
+        "RCPT TO:<bob@example.org> ORCPT=rfc822;a?b",
+        "RCPT TO:<bob@example.org> ORCPT=rf?c;b",
+        "RCPT TO:<bob@example.org> NOTIFY=?",
+        "RCPT TO:<bob@example.org> ?",
+    ];
+    for byte in (0..=255u8).filter(|byte| *byte != b'\n') {
+        let mut talk = Talk::plain();
+        talk.ask("EHLO localhost");
+        for form in forms {
+            if form.starts_with("RCPT") && !matches!(talk.session.state, State::Mail(_)) {
+                talk.ask("MAIL FROM:<a@b.example>");
+            }
+            let mut command: Vec<u8> = form
+                .bytes()
+                .map(|b| if b == b'?' { byte } else { b })
+                .collect();
+            command.extend_from_slice(b"\r\n");
+            talk.send(&command);
+            let replies = talk.replies();
+            assert!(
+                form.starts_with("EHLO") || replies.len() == 1,
+                "{form} {byte}: {replies:?}"
+            );
+            if form.starts_with("MAIL") {
+                talk.ask("RSET");
+            }
+        }
+        talk.send(b"RCPT TO:<bob@example.org>\r\nDATA\r\n\r\n.\r\n");
+        assert_eq!(talk.messages(), 1, "{:?}", talk.replies());
+        let body = String::from_utf8(talk.world.last_body()).unwrap();
+        assert!(
+            body.bytes()
+                .all(|b| b.is_ascii_graphic() || b" \t\n".contains(&b)),
+            "{body:?}"
+        );
+        assert!(body.lines().count() <= 5, "{body:?}");
+        let id = talk.world.committed.lock().unwrap()[0];
+        for envelope in talk.world.queue.envelopes(id).unwrap() {
+            let text = format!("{} {} {:?}", envelope.helo, envelope.rcpt, envelope.dsn);
+            assert!(
+                text.bytes().all(|b| b.is_ascii_graphic() || b == b' '),
+                "{text:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn commands_in_any_order_and_cut_anywhere_never_break_it() {
+    // security.md §1, 2016-10-03: random command order. Seeded; the seed is in the message.
+    let words: [&[u8]; 28] = [
+        b"HELO a\r\n",
+        b"EHLO b\r\n",
+        b"MAIL FROM:<>\r\n",
+        b"MAIL FROM:<a@b> SIZE=9\r\n",
+        b"RCPT TO:<bob@example.org>\r\n",
+        b"RCPT TO:<list@example.org> NOTIFY=NEVER\r\n",
+        b"RCPT TO:<nobody>\r\n",
+        b"DATA\r\n",
+        b"DATA\r\n",
+        b"DATA x\r\n",
+        b"RSET\r\n",
+        b"NOOP\r\n",
+        b"HELP\r\n",
+        b"VRFY x\r\n",
+        b"STARTTLS\r\n",
+        b"AUTH PLAIN\r\n",
+        b"WIZ\r\n",
+        b".\r\n",
+        b".\r\n",
+        b"\r\n.\r\n",
+        b"\r\n.\r\n",
+        b"From: a\r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0\r\n",
+        b"\xff",
+        b" \r\n",
+    ];
+    for seed in 1..400_u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut draw = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let peer = if draw(2) == 0 {
+            Peer::Local
+        } else {
+            loopback()
+        };
+        let mut talk = Talk::start(listening(), peer, World::new(None));
+        talk.send(b"EHLO localhost\r\n");
+        for _ in 0..200 {
+            let word = words[draw(words.len())];
+            let (head, tail) = word.split_at(draw(word.len() + 1));
+            talk.send(head);
+            talk.send(tail);
+            for reply in talk.replies() {
+                let code: u16 = reply[..3].parse().unwrap();
+                assert!((200..600).contains(&code), "seed {seed}: {reply}");
+            }
+        }
+        assert_eq!(
+            talk.messages(),
+            talk.world.queue.messages().count(),
+            "seed {seed}"
+        );
+        talk.session.close(Disconnect::Hangup);
+    }
+}
+
+#[test]
+fn errors_in_a_row_and_endless_idling_end_the_session() {
+    let mut talk = Talk::plain();
+    for _ in 1..MAX_BAD_COMMANDS {
+        assert!(talk.ask("FOO")[0].starts_with("500 5.5.1 "));
+    }
+    assert!(talk.ask("FOO")[0].starts_with("421 4.7.0 "));
+    assert_eq!(talk.next, Next::Close);
+
+    let mut talk = Talk::plain();
+    talk.ask("EHLO localhost");
+    let mut asked = 1;
+    while talk.next == Next::Read {
+        talk.ask("RSET");
+        asked += 1;
+    }
+    assert_eq!(asked, MAX_IDLE_COMMANDS);
+}
+
+#[test]
+fn a_refused_mail_does_not_cost_a_pipelining_client_its_session() {
+    // RFC 2920 §3.1: the RCPTs behind a refused MAIL are already on their way.
+    let mut talk = Talk::plain();
+    talk.ask("EHLO localhost");
+    talk.send(b"MAIL FROM:<bad\r\n");
+    talk.send(&b"RCPT TO:<bob@example.org>\r\n".repeat(100));
+    talk.send(b"DATA\r\nRSET\r\n");
+    let replies = talk.replies();
+    assert_eq!(replies.len(), 103);
+    assert_eq!(replies[102], "250 2.0.0 Reset state");
+}
+
+// ---- The ends of a session ----
+
+#[test]
+fn names_from_reverse_dns_are_checked_before_they_are_printed() {
+    for (name, printed) in [
+        ("client.example.org", "client.example.org"),
+        ("a b", "<unknown>"),
+        ("x\"y", "<unknown>"),
+        ("", "<unknown>"),
+    ] {
+        let world = World::new(None);
+        let mut session = Session::new(SessionId(1), Arc::new(listening()), loopback());
+        let (mut input, mut out) = (b"EHLO x\r\n".to_vec(), Vec::new());
+        assert_eq!(session.receive(&mut input, &mut out, &world), Next::Read);
+        assert!(
+            out.is_empty() && !input.is_empty(),
+            "nothing is read before the banner"
+        );
+        session.open(Some(line(name)), &mut out, &world);
+        input.extend_from_slice(b"MAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n.\r\n");
+        session.receive(&mut input, &mut out, &world);
+        let body = String::from_utf8(world.last_body()).unwrap();
+        assert!(
+            body.starts_with(&format!("Received: from x ({printed} [127.0.0.1])\n")),
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn a_silent_client_is_told_once_and_its_transaction_is_gone() {
+    // RFC 5321 §4.5.3.2.7 and RFC 3463: 4.4.2 bad connection.
+    let mut talk = Talk::at_data();
+    talk.send(b"half a mess");
+    talk.session.timeout(&mut talk.out);
+    talk.session.timeout(&mut talk.out);
+    assert_eq!(talk.replies(), ["421 4.4.2 Timeout, closing connection"]);
+    talk.send(b"age\r\n.\r\n");
+    assert_eq!((talk.next, talk.messages()), (Next::Close, 0));
+    assert_eq!(talk.world.queue.messages().count(), 0);
+}
+
+#[test]
+fn an_idle_session_is_small() {
+    // design.md §9: 8 KiB in all for an idle session, buffers of the connection included.
+    assert!(size_of::<Session>() <= 256, "{}", size_of::<Session>());
+}

@@ -1,0 +1,67 @@
+//! The Received field (RFC 5321 §4.4), byte for byte as log and spam tools know it.
+
+use std::fmt;
+
+use crate::mail::{Facts, MailAddr, MsgId};
+use crate::util::Line;
+
+use super::{Protocol, Source};
+
+/// Prints the field with its line ends.
+pub struct Received<'a> {
+    /// Who sent, and how.
+    pub facts: &'a Facts,
+    /// The name we announced.
+    pub smtpname: &'a Line,
+    /// HELO or EHLO.
+    pub protocol: Protocol,
+    /// Whether the client is named.
+    pub source: Source,
+    /// The message.
+    pub msgid: MsgId,
+    /// The recipient, if there is just one: more would tell Bcc recipients of each other.
+    pub only: Option<&'a MailAddr>,
+    /// When.
+    pub date: &'a str,
+}
+
+impl fmt::Display for Received<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Received: ")?;
+        if self.source == Source::Shown {
+            let host = self.facts.rdns.as_ref().map_or("<unknown>", Line::as_str);
+            write!(f, "from {} ({host} ", self.facts.helo)?;
+            write_bracketed(f, &self.facts.peer.to_string())?;
+            f.write_str(")")?;
+        }
+        write!(f, "\n\tby {} (OpenSMTPD) with ", self.smtpname)?;
+        self.write_protocol(f)?;
+        write!(f, " id {}", self.msgid)?;
+        if let Some(rcpt) = self.only {
+            write!(f, "\n\tfor <{rcpt}>")?;
+        }
+        writeln!(f, ";\n\t{}", self.date)
+    }
+}
+
+impl Received<'_> {
+    /// RFC 3848: `S` with TLS, `A` with AUTH.
+    fn write_protocol(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.protocol.as_str())?;
+        if self.facts.tls {
+            f.write_str("S")?;
+        }
+        if self.facts.authenticated {
+            f.write_str("A")?;
+        }
+        Ok(())
+    }
+}
+
+/// An IPv6 peer prints with its brackets already.
+fn write_bracketed(f: &mut fmt::Formatter<'_>, peer: &str) -> fmt::Result {
+    match peer.starts_with('[') {
+        true => f.write_str(peer),
+        false => write!(f, "[{peer}]"),
+    }
+}

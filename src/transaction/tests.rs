@@ -1,0 +1,314 @@
+//! Transactions against a queue in memory.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::mail::{Kind, Local, Peer};
+use crate::queue::Queue;
+use crate::queue::ram::Ram;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_763_754_192);
+
+fn line(text: &str) -> Line {
+    Line::new(text).unwrap()
+}
+
+fn address(text: &str) -> MailAddr {
+    MailAddr::from_stored(text).unwrap()
+}
+
+fn facts() -> Facts {
+    Facts {
+        peer: Peer::inet(IpAddr::from([192, 0, 2, 10])),
+        rdns: Some(line("client.example.org")),
+        helo: line("client.example.org"),
+        authenticated: false,
+        username: None,
+        tls: false,
+        tag: Some(line("mx")),
+        sender: address("alice@example.org"),
+    }
+}
+
+fn destination(dest: &str) -> Destination {
+    Destination {
+        action: line("local"),
+        dest: address(dest),
+        kind: Kind::Local(Local {
+            user: line("bob"),
+            subaddress: None,
+            command: None,
+        }),
+        internal: dest.starts_with("forwarded"),
+    }
+}
+
+fn terms(completion: Completion) -> Terms {
+    Terms {
+        protocol: Protocol::Esmtp,
+        source: Source::Shown,
+        completion,
+        limit_bytes: 1 << 20,
+    }
+}
+
+struct Spool {
+    ram: Arc<Ram>,
+    queue: Queue,
+}
+
+impl Spool {
+    fn new() -> Spool {
+        let ram = Arc::new(Ram::default());
+        let queue = Queue::new(ram.clone());
+        Spool { ram, queue }
+    }
+
+    fn begin(&self, facts: Facts) -> Transaction {
+        let incoming = self.queue.begin().unwrap();
+        Transaction::begin(
+            incoming,
+            facts,
+            line("mx.example.com"),
+            Some(Ret::Hdrs),
+            None,
+        )
+    }
+
+    fn body(&self, accepted: &Accepted) -> String {
+        let body = self.ram.body(accepted.committed.msgid()).unwrap();
+        String::from_utf8(body).unwrap()
+    }
+}
+
+fn with_bob(mut transaction: Transaction) -> Transaction {
+    let bob = address("bob@example.com");
+    let destinations = vec![destination("bob@example.com")];
+    transaction
+        .add(&bob, &Asked::default(), destinations, NOW)
+        .unwrap();
+    transaction
+}
+
+/// What is stored behind Received when `text` is written in pieces of `piece_bytes`.
+fn stored(text: &str, completion: &Completion, piece_bytes: usize) -> Result<String, Fault> {
+    let spool = Spool::new();
+    let transaction = with_bob(spool.begin(facts()));
+    let mut writing = transaction.write(terms(completion.clone()), NOW).unwrap();
+    for piece in text.as_bytes().chunks(piece_bytes) {
+        writing.write(piece, 0);
+    }
+    let body = spool.body(&writing.finish(NOW)?);
+    let (_, rest) = body.split_once(";\n\t").unwrap();
+    Ok(rest.split_once('\n').unwrap().1.to_string())
+}
+
+fn submission() -> Completion {
+    Completion::Submission(line("mx.example.org"))
+}
+
+#[test]
+fn an_envelope_carries_what_was_known_at_rcpt() {
+    // queue.md §4: the fields of an envelope; DSN parameters belong to their own recipient.
+    let spool = Spool::new();
+    let mut transaction = spool.begin(facts());
+    let asked = Asked {
+        notify: Notify(Notify::NEVER),
+        orcpt: Some(line("rfc822;list@example.com")),
+    };
+    let list = address("list@example.com");
+    let destinations = vec![
+        destination("bob@example.com"),
+        destination("forwarded@example.net"),
+    ];
+    transaction.add(&list, &asked, destinations, NOW).unwrap();
+    let transaction = with_bob(transaction);
+    assert_eq!(transaction.recipients(), 2);
+    let accepted = transaction
+        .write(terms(Completion::None), NOW)
+        .unwrap()
+        .finish(NOW)
+        .unwrap();
+    let [first, second, bob] = accepted.committed.envelopes() else {
+        panic!("{:?}", accepted.committed.envelopes())
+    };
+    assert_eq!(first.rcpt, list);
+    assert_eq!(first.dsn.notify, Notify(Notify::NEVER));
+    assert_eq!(first.dsn.ret, Some(Ret::Hdrs));
+    assert_eq!(first.hostname.as_str(), "client.example.org");
+    assert_eq!(first.smtpname.as_str(), "mx.example.com");
+    assert_eq!(first.tag.as_deref(), Some("mx"));
+    assert_eq!((first.created, first.ttl_s, first.retry), (NOW, 0, 0));
+    assert!(!first.flags.internal && second.flags.internal);
+    assert_eq!(bob.dsn.notify, Notify::default());
+    assert_eq!(bob.dsn.orcpt, None);
+    assert_eq!(
+        accepted.recipients,
+        [(second.id, list), (bob.id, bob.rcpt.clone())]
+    );
+}
+
+#[test]
+fn a_recipient_without_destinations_is_an_error_and_dropping_rolls_back() {
+    let spool = Spool::new();
+    let mut transaction = spool.begin(facts());
+    let bob = address("bob@example.com");
+    assert!(
+        transaction
+            .add(&bob, &Asked::default(), vec![], NOW)
+            .is_err()
+    );
+    drop(
+        with_bob(transaction)
+            .write(terms(Completion::None), NOW)
+            .unwrap(),
+    );
+    assert_eq!(spool.queue.messages().count(), 0);
+}
+
+fn received(facts: Facts, rcpts: usize, terms: Terms) -> String {
+    let spool = Spool::new();
+    let transaction = (0..rcpts).fold(spool.begin(facts), |t, _| with_bob(t));
+    let accepted = transaction.write(terms, NOW).unwrap().finish(NOW).unwrap();
+    let date = localtime::rfc5322_date(NOW.0);
+    spool.body(&accepted).replace(&date, "DATE")
+}
+
+#[test]
+fn received_is_laid_out_as_log_tools_know_it() {
+    // smtp-session.md §8.8.
+    assert_eq!(
+        received(facts(), 1, terms(Completion::None)),
+        "Received: from client.example.org (client.example.org [192.0.2.10])\n\
+         \tby mx.example.com (OpenSMTPD) with ESMTP id 00000001\n\
+         \tfor <bob@example.com>;\n\tDATE\n"
+    );
+    let masked = Terms {
+        source: Source::Masked,
+        protocol: Protocol::Smtp,
+        ..terms(Completion::None)
+    };
+    assert_eq!(
+        received(facts(), 2, masked),
+        "Received: \n\tby mx.example.com (OpenSMTPD) with SMTP id 00000001;\n\tDATE\n"
+    );
+    let unknown = Facts {
+        peer: Peer::parse("[2001:db8::5]").unwrap(),
+        rdns: None,
+        tls: true,
+        authenticated: true,
+        ..facts()
+    };
+    assert!(received(unknown, 1, terms(Completion::None)).starts_with(
+        "Received: from client.example.org (<unknown> [2001:db8::5])\n\
+             \tby mx.example.com (OpenSMTPD) with ESMTPSA id 00000001\n"
+    ));
+    let local = Facts {
+        peer: Peer::Local,
+        rdns: Some(line("mx.example.com")),
+        helo: line("localhost"),
+        authenticated: true,
+        ..facts()
+    };
+    assert!(received(local, 1, terms(Completion::None)).starts_with(
+        "Received: from localhost (mx.example.com [local])\n\
+             \tby mx.example.com (OpenSMTPD) with ESMTPA id 00000001\n"
+    ));
+}
+
+#[test]
+fn a_submitted_header_is_completed_however_it_is_cut() {
+    // smtp-session.md §8.7, RFC 6409 §8.
+    let text = "From: alice\nBcc: hidden\n\tand more\nBCC : hidden\nto:\n bob,\n\tBob <c>\n\
+                Resent-Bcc: kept\nSubject: To: x\n\nTo: body\nBcc: body\n";
+    let date = localtime::rfc5322_date(NOW.0);
+    let want = format!(
+        "From: alice@mx.example.org\nto:\n bob@mx.example.org,\n\tBob <c@mx.example.org>\n\
+         Resent-Bcc: kept\nSubject: To: x\nDate: {date}\n\
+         Message-ID: <6920c0d000000001@mx.example.org>\n\nTo: body\nBcc: body\n"
+    );
+    for piece_bytes in [1, 2, 3, 7, 64, 10_000] {
+        assert_eq!(stored(text, &submission(), piece_bytes).unwrap(), want);
+    }
+}
+
+#[test]
+fn what_is_there_is_not_added_and_an_empty_message_gets_its_fields() {
+    let text = "DATE: x\nmessage-id: y\n\nb\n";
+    assert_eq!(stored(text, &submission(), 100).unwrap(), text);
+    let bare = stored("", &submission(), 1).unwrap();
+    assert!(
+        bare.starts_with("Date: ") && bare.ends_with("@mx.example.org>\n"),
+        "{bare}"
+    );
+    let bare = stored("\nbody\n", &submission(), 1).unwrap();
+    assert!(bare.ends_with("@mx.example.org>\n\nbody\n"), "{bare}");
+}
+
+#[test]
+fn mail_from_elsewhere_passes_byte_for_byte() {
+    for text in [
+        "From: alice\nBcc: x\nTo: bob\n\nbody\n",
+        "\nbody",
+        "",
+        "A: only a header\n",
+        "From x Mon Jan 1 12:00:00\n\n",
+    ] {
+        for piece_bytes in [1, 5, 100] {
+            assert_eq!(stored(text, &Completion::None, piece_bytes).unwrap(), text);
+        }
+    }
+}
+
+#[test]
+fn the_hundredth_received_is_a_loop() {
+    // smtp-session.md §8.6.
+    let text = |count: usize| format!("{}\n", "rEceived: x\n".repeat(count));
+    assert!(stored(&text(99), &Completion::None, 1000).is_ok());
+    assert!(matches!(
+        stored(&text(100), &Completion::None, 1000),
+        Err(Fault::Loop)
+    ));
+    let body = format!("A: b\n\n{}", text(200));
+    assert!(stored(&body, &Completion::None, 1000).is_ok());
+}
+
+#[test]
+fn bad_messages_are_refused_at_the_end() {
+    let huge = format!("To: a\n{}\n", " x,\n".repeat(MAX_CONTINUATIONS));
+    for text in [
+        "no colon\n",
+        " starts with a blank: x\n",
+        "A: b\nno colon\n\n",
+        &huge,
+    ] {
+        assert!(matches!(
+            stored(text, &submission(), 50),
+            Err(Fault::Malformed)
+        ));
+    }
+    assert!(stored(&huge, &Completion::None, 5000).is_ok());
+    assert!(matches!(
+        stored("A: b\n\nx\0y\n", &submission(), 50),
+        Err(Fault::Nul)
+    ));
+}
+
+const MAX_CONTINUATIONS: usize = 64 * 1024 / 4;
+
+#[test]
+fn a_message_over_the_limit_is_too_big_and_the_first_fault_counts() {
+    let spool = Spool::new();
+    let mut writing = with_bob(spool.begin(facts()))
+        .write(terms(Completion::None), NOW)
+        .unwrap();
+    writing.write(b"A: b\n", 1 << 20);
+    assert!(writing.is_sound());
+    writing.write(b"A: b\n", (1 << 20) + 1);
+    writing.write(b"\0", 0);
+    assert!(!writing.is_sound());
+    assert!(matches!(writing.finish(NOW), Err(Fault::TooBig)));
+    assert_eq!(spool.queue.messages().count(), 0);
+}

@@ -1,0 +1,128 @@
+//! smtpd.conf(5), listen on; the receiving side over real sockets.
+
+use std::io::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Setup, run};
+
+#[test]
+fn pipelined_commands_are_answered_in_order() {
+    // RFC 2920 §3.1: a client may send a group of commands without waiting.
+    let daemon = Setup::maildir().start();
+    let mut client = daemon.client();
+    client.send(b"EHLO c.example.net\r\n");
+    assert!(client.reply().contains("250-PIPELINING\n"));
+    client.send(
+        b"MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.org>\r\nRCPT TO:<broken\r\nDATA\r\n\
+          Subject: x\r\n\r\nbody\r\n.\r\nQUIT\r\n",
+    );
+    let codes: Vec<String> = (0..6)
+        .map(|_| client.reply().chars().take(3).collect::<String>())
+        .collect();
+    assert_eq!(codes, ["250", "250", "501", "354", "250", "221"]);
+    assert!(client.closed());
+    daemon.wait_mail(1);
+}
+
+#[test]
+fn a_session_that_idles_disturbs_nobody() {
+    // design: ten thousand idle or slow clients cost memory, not threads.
+    let daemon = Setup::maildir().start();
+    let idle: Vec<Client> = (0..300).map(|_| daemon.hello()).collect();
+    let mut slow: Vec<Client> = (0..50).map(|_| daemon.hello()).collect();
+    let mut client = daemon.hello();
+    for n in 0..50usize {
+        for session in &mut slow {
+            session.send(&b"NOOP xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"[n..=n]);
+        }
+        let start = Instant::now();
+        client.mail("a@example.net", &["b@example.org"], b"\nx\n");
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "the session was starved"
+        );
+    }
+    daemon.wait_mail(50);
+    drop(idle);
+}
+
+#[test]
+fn a_client_that_vanishes_in_its_data_leaves_nothing() {
+    // RFC 5321 §4.1.1.4: without the end of data indication nothing is accepted.
+    let daemon = Setup::maildir().start();
+    for _ in 0..20 {
+        let mut client = daemon.hello();
+        client.say("MAIL FROM:<a@example.net>", 250);
+        client.say("RCPT TO:<b@example.org>", 250);
+        client.say("DATA", 354);
+        client.send(b"Subject: half\r\n\r\nhalf a message\r\n.");
+    }
+    daemon
+        .hello()
+        .mail("a@example.net", &["b@example.org"], b"\nwhole\n");
+    daemon.wait_mail(1);
+    assert!(daemon.queue().is_empty());
+}
+
+#[test]
+fn configuration_errors_name_file_line_and_column() {
+    // smtpd(8): -n checks the configuration and says what is wrong with it.
+    let check = |text: &str| {
+        let instance = Setup::new(text).prepare();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_smtpd"));
+        command
+            .arg("-n")
+            .arg("-f")
+            .arg(instance.path().join("smtpd.conf"));
+        let output = run(command, b"");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let rules = "action \"a\" maildir\nmatch from any for any action \"a\"\n";
+    assert_eq!(check(rules), (Some(0), "configuration OK\n".to_string()));
+    let (code, text) = check(&format!("{rules}lisen on lo0\n"));
+    assert_eq!(code, Some(1));
+    assert!(text.contains("smtpd.conf:3:1: "), "{text}");
+    let (code, text) = check("action \"a\" maildir\n");
+    assert_eq!(code, Some(1));
+    assert!(text.contains("no rules, nothing to do"), "{text}");
+}
+
+#[test]
+fn arguments_that_are_wrong_give_the_usage() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_smtpd"));
+    command.arg("-Z");
+    let output = run(command, b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("usage: smtpd ["));
+    let _ = std::io::stderr().flush();
+}
+
+#[test]
+fn stopping_answers_what_is_asked_and_leaves_no_socket() {
+    // smtpd(8): SIGTERM ends the daemon; its socket and pid file go.
+    let mut daemon = Setup::maildir().start();
+    assert!(daemon.path().join("smtpd.sock").exists());
+    daemon
+        .hello()
+        .mail("a@example.net", &["b@example.org"], b"\nx\n");
+    let mut idle = daemon.hello();
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(!daemon.path().join("smtpd.sock").exists());
+    assert!(!daemon.path().join("smtpd.pid").exists());
+    assert!(idle.closed());
+}
+
+#[test]
+fn a_hangup_does_not_end_the_daemon() {
+    // smtpd(8): SIGHUP is kept for reloading.
+    let daemon = Setup::maildir().start();
+    daemon.signal(daemon.pid(), "HUP");
+    daemon
+        .hello()
+        .mail("a@example.net", &["b@example.org"], b"\nx\n");
+    daemon.wait_mail(1);
+}

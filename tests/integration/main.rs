@@ -1,0 +1,13 @@
+//! The real programs, run as their users run them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod control;
+mod limits;
+mod listen;
+mod mda;
+mod quickstart;
+mod restart;
+mod sendmail;
+mod smuggling;

@@ -1,0 +1,297 @@
+//! Local delivery: who runs what, and what comes of its exit code.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::support::{Instance, Setup, body, field, root_only, wait_for};
+
+/// Users for a test as root, seen only by the processes of that test (nss_wrapper); `None` when
+/// the wrapper is not installed.
+fn with_users(test: &str, dir: &Path, setup: Setup) -> Option<Setup> {
+    if !root_only(test) {
+        return None;
+    }
+    let library = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+    ]
+    .iter()
+    .map(|dir| format!("{dir}/libnss_wrapper.so"))
+    .find(|path| Path::new(path).exists());
+    let Some(library) = library else {
+        eprintln!("NOT RUN: {test}: needs libnss-wrapper");
+        return None;
+    };
+    let mut passwd = String::from("root:x:0:0:root:/root:/bin/sh\n");
+    let mut group = String::from("root:x:0:\n");
+    for (name, id) in [
+        ("_smtpd", 54320),
+        ("_smtpq", 54321),
+        ("alice", 54322),
+        ("bob", 54323),
+    ] {
+        let home = dir.join("home").join(name);
+        fs::create_dir_all(&home).unwrap();
+        std::os::unix::fs::chown(&home, Some(id), Some(id)).unwrap();
+        passwd += &format!("{name}:x:{id}:{id}::{}:/bin/sh\n", home.display());
+        group += &format!("{name}:x:{id}:\n");
+    }
+    fs::write(dir.join("passwd"), passwd).unwrap();
+    fs::write(dir.join("group"), group).unwrap();
+    Some(
+        setup
+            .as_root()
+            .env("LD_PRELOAD", &library)
+            .env(
+                "NSS_WRAPPER_PASSWD",
+                &dir.join("passwd").display().to_string(),
+            )
+            .env(
+                "NSS_WRAPPER_GROUP",
+                &dir.join("group").display().to_string(),
+            ),
+    )
+}
+
+fn outcome(daemon: &Instance, rcpt: &str) -> String {
+    let needle = format!("to=<{rcpt}>");
+    let mut found = String::new();
+    wait_for(&format!("an outcome for {rcpt}\n{}", daemon.log()), || {
+        let log = daemon.log();
+        let line = log
+            .lines()
+            .find(|l| l.contains(" mda delivery ") && l.contains(&needle));
+        found = line
+            .and_then(|l| l.split_once(" result="))
+            .map_or("", |(_, r)| r)
+            .to_string();
+        !found.is_empty()
+    });
+    found
+}
+
+#[test]
+fn exit_codes_decide() {
+    // smtpd.conf(5), MDA COMMANDS: 0 delivered, 71 and 75 try again, everything else is final.
+    let codes = [
+        ("0", "Ok stat=Delivered"),
+        ("1", "PermFail stat=Error (\"said 1\")"),
+        (
+            "64",
+            "PermFail stat=Error (command line usage error: \"said 64\")",
+        ),
+        ("67", "PermFail stat=Error (user unknown: \"said 67\")"),
+        (
+            "71",
+            "TempFail stat=Error (system resource problem: \"said 71\")",
+        ),
+        ("75", "TempFail stat=Error (temporary failure: \"said 75\")"),
+        ("77", "PermFail stat=Error (permission denied: \"said 77\")"),
+        (
+            "78",
+            "PermFail stat=Error (local configuration error: \"said 78\")",
+        ),
+    ];
+    let mut config = String::from("listen on 127.0.0.1 port $port\n");
+    for (code, _) in codes {
+        config += &format!(
+            "action \"x{code}\" mda \"cat >/dev/null; echo said {code}; exit {code}\" virtual $all\n\
+             match from any for rcpt-to \"u{code}@example.org\" action \"x{code}\"\n"
+        );
+    }
+    let daemon = Setup::new(&config).start();
+    let mut client = daemon.hello();
+    for (code, _) in codes {
+        client.mail("", &[&format!("u{code}@example.org")], b"Subject: x\n\nx\n");
+    }
+    for (code, expected) in codes {
+        assert_eq!(
+            outcome(&daemon, &format!("u{code}@example.org")),
+            expected,
+            "{code}"
+        );
+    }
+    let waiting = daemon.queue();
+    assert_eq!(waiting.len(), 2, "{waiting:?}");
+}
+
+#[test]
+fn a_failure_is_reported_to_its_sender() {
+    // bounce.md §1: a permanent failure of a delivery is reported to the envelope sender.
+    let daemon = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"in\" maildir \"$dir/mail\" virtual $all\n\
+         action \"no\" mda \"cat >/dev/null; echo out of luck; exit 77\" virtual $all\n\
+         match from any for rcpt-to \"u@example.org\" action \"no\"\n\
+         match from any for domain \"example.net\" action \"in\"\n",
+    )
+    .start();
+    daemon.hello().mail(
+        "a@example.net",
+        &["u@example.org"],
+        b"Subject: original\n\nx\n",
+    );
+    let report = daemon.wait_mail(1).remove(0);
+    let text = String::from_utf8_lossy(&report);
+    assert_eq!(field(&report, "Return-Path").unwrap(), "<>");
+    assert_eq!(field(&report, "To").unwrap(), "a@example.net");
+    assert!(
+        field(&report, "Subject")
+            .unwrap()
+            .starts_with("Delivery status notification: failed")
+    );
+    assert!(
+        text.contains("Final-Recipient: rfc822; u@example.org\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("Action: failed\n") && text.contains("out of luck"),
+        "{text}"
+    );
+    assert!(text.contains("Subject: original\n"), "{text}");
+    daemon.wait_empty();
+}
+
+#[test]
+fn no_address_reaches_a_shell_as_text() {
+    // security.md row 10: addresses made of shell metacharacters run nothing.
+    let daemon = Setup::new(
+        "listen on 127.0.0.1 port $port\n\
+         action \"in\" mda \"cat >/dev/null; printf '%s\\n' %{rcpt:raw} \\\"%{rcpt:raw}\\\" \
+         '%{sender:raw}' >>$dir/out\" virtual $all\n\
+         match from any for any action \"in\"\n",
+    )
+    .start();
+    let mut client = daemon.hello();
+    let evil = [
+        "`touch${IFS}canary`",
+        "$(touch${IFS}canary)",
+        "a|touch${IFS}canary",
+        "a&b",
+        "*'",
+    ];
+    for user in evil {
+        let rcpt = format!("{user}@example.org");
+        let reply = client
+            .try_mail("a'b@example.net", &[&rcpt], b"\nx\n")
+            .unwrap();
+        if reply.starts_with('5') {
+            client.say("RSET", 250);
+        }
+    }
+    daemon.wait_empty();
+    let out = fs::read_to_string(daemon.path().join("out")).unwrap_or_default();
+    assert!(out.contains("`touch${IFS}canary`@example.org\n"), "{out}");
+    for file in crate::support::tree(daemon.path()) {
+        assert!(!file.ends_with("canary"), "{}", file.display());
+    }
+}
+
+#[test]
+fn deliveries_run_as_the_recipient() {
+    // delivery.md §2: uid, group and home are the recipient's; the environment is the manual's.
+    let dir = TempDir::new().unwrap();
+    let setup = Setup::new(
+        "table aliases { root = alice, team = \"alice, bob\" }\n\
+         listen on 127.0.0.1 port $port\n\
+         action \"show\" mda \"cat >/dev/null; (id -u; id -G; pwd; env) >show\" alias <aliases>\n\
+         action \"dir\" maildir alias <aliases>\n\
+         match from any for domain \"show.example.org\" action \"show\"\n\
+         match from any for local action \"dir\"\n",
+    );
+    let Some(setup) = with_users("deliveries_run_as_the_recipient", dir.path(), setup) else {
+        return;
+    };
+    let daemon = setup.start_in(dir);
+    let home = |name: &str| daemon.path().join("home").join(name);
+    let mut client = daemon.hello();
+    client.mail("s@example.net", &["bob+tag@show.example.org"], b"\nx\n");
+    assert_eq!(
+        outcome(&daemon, "bob+tag@show.example.org"),
+        "Ok stat=Delivered"
+    );
+    let shown = fs::read_to_string(home("bob").join("show")).unwrap();
+    let mut lines = shown.lines();
+    assert_eq!(lines.next(), Some("54323"), "{shown}");
+    assert_eq!(lines.next(), Some("54323"), "{shown}");
+    assert_eq!(lines.next(), home("bob").to_str(), "{shown}");
+    for wanted in [
+        "USER=bob",
+        "LOGNAME=bob",
+        "EXTENSION=tag",
+        "SENDER=s@example.net",
+        "SHELL=/bin/sh",
+        "LOCAL=bob+tag",
+        "DOMAIN=show.example.org",
+        "RECIPIENT=bob+tag@show.example.org",
+        "ORIGINAL_RECIPIENT=bob+tag@show.example.org",
+    ] {
+        assert!(
+            shown.lines().any(|line| line == wanted),
+            "{wanted} is not in\n{shown}"
+        );
+    }
+    assert!(!shown.contains("LD_PRELOAD"), "{shown}");
+    client.mail(
+        "s@example.net",
+        &["root@mx.example.org"],
+        b"Subject: for root\n\nx\n",
+    );
+    client.mail(
+        "s@example.net",
+        &["team@mx.example.org"],
+        b"Subject: for all\n\nx\n",
+    );
+    let count = |name: &str| crate::support::files(&home(name).join("Maildir/new")).len();
+    wait_for("alice's and bob's mail", || {
+        count("alice") == 2 && count("bob") == 1
+    });
+    daemon.wait_empty();
+    let file = &crate::support::files(&home("bob").join("Maildir/new"))[0];
+    let meta = fs::metadata(file).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&meta), 54323);
+    assert_eq!(body(&fs::read(file).unwrap()), b"x\n");
+    client.say("MAIL FROM:<s@example.net>", 250);
+    client.say("RCPT TO:<nobody-here@mx.example.org>", 550);
+    // Nothing of ours runs as root but the parent.
+    let engine = daemon.engine_pid().to_string();
+    let uid = std::process::Command::new("ps")
+        .args(["-o", "uid=", "-p", &engine])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&uid.stdout).trim(), "54320");
+}
+
+#[test]
+fn root_itself_gets_no_delivery_but_mbox() {
+    // delivery.md §2: uid 0 is refused, permanently, unless the action is mbox.
+    let dir = TempDir::new().unwrap();
+    let setup = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"dir\" maildir\nmatch from any for local action \"dir\"\n",
+    );
+    let Some(setup) = with_users("root_itself_gets_no_delivery_but_mbox", dir.path(), setup) else {
+        return;
+    };
+    let daemon = setup.start_in(dir);
+    daemon.hello().mail("", &["root@mx.example.org"], b"\nx\n");
+    assert_eq!(
+        outcome(&daemon, "root@mx.example.org"),
+        "PermFail stat=Error (permission denied: MDA not allowed to deliver to: root)"
+    );
+}
+
+#[test]
+fn an_ordinary_user_delivers_only_to_itself() {
+    // design: not root, deliveries to other users are refused with a clear temporary error.
+    let daemon = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"in\" maildir \"$dir/mail\" user root virtual $all\n\
+         match from any for any action \"in\"\n",
+    )
+    .start();
+    daemon.hello().mail("", &["b@example.org"], b"\nx\n");
+    let said = outcome(&daemon, "b@example.org");
+    assert!(said.starts_with("TempFail stat=Error ("), "{said}");
+    assert_eq!(daemon.queue().len(), 1);
+}

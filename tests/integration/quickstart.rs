@@ -1,0 +1,135 @@
+//! README: a fresh clone, an ordinary user, and mail arrives.
+
+use crate::support::{Setup, body, field, on_the_wire, tree};
+
+fn numbered(lines: usize) -> Vec<u8> {
+    (0..lines)
+        .flat_map(|n| format!("line {n}\n").into_bytes())
+        .collect()
+}
+
+#[test]
+fn a_message_arrives_in_the_maildir_with_its_trace() {
+    // smtp-session.md §8.8, delivery.md §3: Received, Delivered-To and Return-Path are put in front.
+    let daemon = Setup::maildir().start();
+    let id = daemon.hello().mail(
+        "alice@example.net",
+        &["bob@example.org"],
+        b"Subject: hello\nFrom: alice@example.net\n\nHi Bob.\n",
+    );
+    let mail = daemon.wait_mail(1).remove(0);
+    let text = String::from_utf8(mail.clone()).unwrap();
+    assert_eq!(body(&mail), b"Hi Bob.\n");
+    assert_eq!(field(&mail, "Return-Path").unwrap(), "<alice@example.net>");
+    assert_eq!(field(&mail, "Delivered-To").unwrap(), "bob@example.org");
+    assert_eq!(field(&mail, "Subject").unwrap(), "hello");
+    assert!(
+        text.contains("Received: from client.example.net ("),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("with ESMTP id {id}\n\tfor <bob@example.org>;\n")),
+        "{text}"
+    );
+    daemon.wait_empty();
+    daemon.wait_log(&format!("smtp message msgid={id} size="));
+    daemon.wait_log("result=Ok stat=Delivered");
+    daemon.wait_log("smtp disconnected reason=disconnect");
+    assert!(!daemon.log().contains("warn:"), "{}", daemon.log());
+}
+
+#[test]
+fn bodies_arrive_byte_for_byte() {
+    // The issue of a mail system: 8-bit, leading dots, long lines, nothing at all, and a lot.
+    let daemon = Setup::maildir().start();
+    let bodies: Vec<Vec<u8>> = vec![
+        b"".to_vec(),
+        b"\n".to_vec(),
+        b".\n..\n...\n.dot at the start\n".to_vec(),
+        (0..=255u8)
+            .filter(|b| ![b'\n', b'\r', 0].contains(b))
+            .chain(*b"\n")
+            .collect(),
+        [vec![b'x'; 998], b"\n".to_vec()].concat(),
+        b"From the start\n>From quoted\nFrom  again\n".to_vec(),
+        numbered(3000),
+    ];
+    let mut client = daemon.hello();
+    for (n, text) in bodies.iter().enumerate() {
+        let message = [format!("X-Number: {n}\n\n").into_bytes(), text.clone()].concat();
+        client.mail("alice@example.net", &["bob@example.org"], &message);
+    }
+    let found = daemon.wait_mail(bodies.len());
+    for mail in found {
+        let n: usize = field(&mail, "X-Number").unwrap().parse().unwrap();
+        assert!(
+            body(&mail) == bodies[n],
+            "body {n}: {:?}",
+            String::from_utf8_lossy(&mail)
+        );
+    }
+}
+
+#[test]
+fn thirty_mebibytes_arrive() {
+    let daemon = Setup::maildir().start();
+    let line: Vec<u8> = (0..76).map(|n| b'a' + n % 26).chain(*b"\n").collect();
+    let big = line.repeat(30 * 1024 * 1024 / line.len());
+    let message = [b"Subject: big\n\n".to_vec(), big.clone()].concat();
+    daemon
+        .hello()
+        .mail("alice@example.net", &["bob@example.org"], &message);
+    let mail = daemon.wait_mail(1).remove(0);
+    assert!(
+        body(&mail) == big,
+        "{} of {} bytes",
+        body(&mail).len(),
+        big.len()
+    );
+}
+
+#[test]
+fn more_than_the_limit_is_refused_and_the_session_goes_on() {
+    // smtpd.conf(5), smtp max-message-size: larger messages are rejected.
+    let daemon = Setup::new(
+        "smtp max-message-size 10K\nlisten on 127.0.0.1 port $port\n\
+         action \"in\" maildir \"$dir/mail\" virtual $all\nmatch from any for any action \"in\"\n",
+    )
+    .start();
+    let mut client = daemon.hello();
+    assert!(
+        client
+            .ask("MAIL FROM:<a@example.net> SIZE=20000")
+            .starts_with("552 ")
+    );
+    client.say("MAIL FROM:<a@example.net>", 250);
+    client.say("RCPT TO:<b@example.org>", 250);
+    client.say("DATA", 354);
+    client.send(&on_the_wire(&numbered(3000)));
+    assert!(client.reply().starts_with("554 5.3.4 "));
+    client.mail("a@example.net", &["b@example.org"], b"\nsmall\n");
+    daemon.wait_mail(1);
+}
+
+#[test]
+fn several_recipients_share_one_body_and_get_a_copy_each() {
+    // queue.md §1: one message is one body and an envelope for each destination.
+    let daemon = Setup::maildir().start();
+    let rcpts: Vec<String> = (0..20).map(|n| format!("user{n}@example.org")).collect();
+    let rcpts: Vec<&str> = rcpts.iter().map(String::as_str).collect();
+    daemon
+        .hello()
+        .mail("a@example.net", &rcpts, b"Subject: x\n\nall of you\n");
+    let mut to: Vec<String> = daemon
+        .wait_mail(20)
+        .iter()
+        .map(|m| field(m, "Delivered-To").unwrap())
+        .collect();
+    to.sort();
+    let mut expected = rcpts.clone();
+    expected.sort();
+    assert_eq!(to, expected);
+    daemon.wait_empty();
+    let left: Vec<_> = tree(&daemon.path().join("spool/queue"));
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -1,0 +1,218 @@
+//! What was answered 250 is delivered, whatever is killed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::support::{Client, Instance, Setup, field, wait_for};
+
+/// Kills per test; `SMTPD_TEST_KILLS=20` for the long run.
+fn rounds() -> usize {
+    std::env::var("SMTPD_TEST_KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(4)
+}
+
+/// Clients that send numbered messages, reconnecting when the daemon goes, and remember which
+/// ones were answered 250.
+struct Load {
+    stop: Arc<AtomicBool>,
+    accepted: Arc<Mutex<Vec<String>>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(port: u16, clients: usize) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let accepted = Arc::new(Mutex::new(Vec::new()));
+        let threads = (0..clients)
+            .map(|client| {
+                let (stop, accepted) = (stop.clone(), accepted.clone());
+                std::thread::spawn(move || client_loop(port, client, &stop, &accepted))
+            })
+            .collect();
+        Load {
+            stop,
+            accepted,
+            threads,
+        }
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.lock().unwrap().len()
+    }
+
+    fn finish(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("a client");
+        }
+        let accepted = self.accepted.lock().unwrap();
+        accepted.clone()
+    }
+}
+
+fn client_loop(port: u16, client: usize, stop: &AtomicBool, accepted: &Mutex<Vec<String>>) {
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let Some(mut session) = Client::try_hello(port) else {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            continue;
+        };
+        for _ in 0..20 {
+            number += 1;
+            let name = format!("{client}-{number}");
+            let message = format!("X-Name: {name}\n\n{}", "some text\n".repeat(100));
+            match session.try_mail("a@example.net", &["b@example.org"], message.as_bytes()) {
+                Some(reply) if reply.starts_with("250 2.0.0 ") => {
+                    accepted.lock().unwrap().push(name);
+                }
+                Some(_) => break,
+                None => break,
+            }
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+}
+
+/// Everything accepted is in the maildir, and only what was in flight at a kill may be there twice.
+fn check(daemon: &Instance, accepted: &[String], duplicates_at_most: usize) {
+    daemon.wait_empty();
+    let mut found: BTreeMap<String, usize> = BTreeMap::new();
+    for mail in daemon.maildir("mail") {
+        assert!(
+            mail.ends_with(b"some text\n"),
+            "a torn message was delivered"
+        );
+        *found
+            .entry(field(&mail, "X-Name").expect("a name"))
+            .or_default() += 1;
+    }
+    let lost: Vec<_> = accepted
+        .iter()
+        .filter(|name| !found.contains_key(*name))
+        .collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost: {lost:?}",
+        lost.len(),
+        accepted.len()
+    );
+    let twice: usize = found.values().map(|count| count - 1).sum();
+    eprintln!("{} accepted, {} delivered twice", accepted.len(), twice);
+    assert!(twice <= duplicates_at_most, "{twice} duplicates");
+}
+
+#[test]
+fn killing_the_engine_loses_nothing() {
+    // processes: the engine restarts with back-off when it dies; 250 means durable.
+    let daemon = Setup::maildir().start();
+    let load = Load::start(daemon.port, 4);
+    for round in 0..rounds() {
+        let before = load.accepted();
+        wait_for("messages to be accepted", || {
+            load.accepted() > before + 20 + round * 7 % 13
+        });
+        daemon.signal(daemon.engine_pid(), "KILL");
+    }
+    let before = load.accepted();
+    wait_for("the last engine to serve", || load.accepted() > before + 20);
+    let accepted = load.finish();
+    check(&daemon, &accepted, rounds() * 600);
+    assert!(
+        daemon
+            .log()
+            .contains("warn: lost child: engine terminated; signal 9")
+    );
+}
+
+#[test]
+fn killing_the_parent_loses_nothing() {
+    let mut daemon = Setup::maildir().start();
+    let load = Load::start(daemon.port, 4);
+    for round in 0..rounds() {
+        let before = load.accepted();
+        wait_for("messages to be accepted", || {
+            load.accepted() > before + 20 + round * 7 % 13
+        });
+        daemon.kill_parent();
+        daemon.start();
+    }
+    let before = load.accepted();
+    wait_for("the last daemon to serve", || load.accepted() > before + 20);
+    let accepted = load.finish();
+    check(&daemon, &accepted, rounds() * 600);
+}
+
+#[test]
+fn a_queue_left_behind_is_delivered_at_the_next_start() {
+    // queue.md §7: start-up walks the spool and hands every envelope to the scheduler.
+    let mut daemon = Setup::maildir().arg("-Pmda").start();
+    for n in 0..50 {
+        daemon.hello().mail(
+            "a@example.net",
+            &["b@example.org"],
+            format!("X-N: {n}\n\n").as_bytes(),
+        );
+    }
+    assert_eq!(daemon.queue().len(), 50);
+    daemon.stop();
+    daemon.start();
+    assert_eq!(daemon.queue().len(), 50);
+    assert!(daemon.ctl(["resume", "mda"]).status.success());
+    daemon.wait_mail(50);
+    daemon.wait_empty();
+}
+
+#[test]
+fn an_unreadable_envelope_is_set_aside_and_the_rest_goes_on() {
+    // design: a file that cannot be read goes to corrupt/ with one log line; the daemon goes on.
+    let mut daemon = Setup::maildir().arg("-Pmda").start();
+    for _ in 0..3 {
+        daemon
+            .hello()
+            .mail("a@example.net", &["b@example.org"], b"\nx\n");
+    }
+    let victim = daemon.queue()[0].split('|').next().unwrap().to_string();
+    daemon.stop();
+    let path = daemon
+        .path()
+        .join("spool/queue")
+        .join(&victim[..2])
+        .join(&victim[..8])
+        .join(&victim);
+    std::fs::write(&path, "version: 3\nno such field: 1\n").unwrap();
+    daemon.start();
+    assert!(daemon.ctl(["resume", "mda"]).status.success());
+    daemon.wait_mail(2);
+    daemon.wait_empty();
+    assert!(!path.exists());
+    assert!(!crate::support::tree(&daemon.path().join("spool/corrupt")).is_empty());
+    assert!(daemon.log().contains(&victim), "{}", daemon.log());
+}
+
+#[test]
+fn the_queue_runs_once_in_the_foreground() {
+    // smtpd(8), -q: runs the queue once and exits, for machines without a daemon.
+    let mut daemon = Setup::maildir().arg("-Pmda").start();
+    for _ in 0..5 {
+        daemon
+            .hello()
+            .mail("a@example.net", &["b@example.org"], b"\nx\n");
+    }
+    daemon.stop();
+    let mut once = daemon.program("smtpd");
+    once.args(["-d", "-q", "-R"]).arg(daemon.path());
+    let output = crate::support::run(once, b"");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    daemon.wait_mail(5);
+    assert!(crate::support::tree(&daemon.path().join("spool/queue")).is_empty());
+}

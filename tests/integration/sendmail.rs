@@ -1,0 +1,98 @@
+//! sendmail(8): submission by local programs.
+
+use crate::support::{Setup, body, field, files, tree};
+
+#[test]
+fn recipients_come_from_arguments_and_header() {
+    // sendmail(8), -t: To, Cc and Bcc name recipients; Bcc is not sent on.
+    let daemon = Setup::maildir().start();
+    let message = b"From: Alice <alice@example.net>\nTo: b1@example.org\nCc: b2@example.org\n\
+                    Bcc: b3@example.org\nSubject: to all\n\n.\n..two\n8-bit \xe4\xff\n";
+    let output = daemon.sendmail(["-t", "-f", "alice@example.net"], message);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let found = daemon.wait_mail(3);
+    let mut to: Vec<_> = found
+        .iter()
+        .map(|m| field(m, "Delivered-To").unwrap())
+        .collect();
+    to.sort();
+    assert_eq!(to, ["b1@example.org", "b2@example.org", "b3@example.org"]);
+    for mail in found {
+        assert_eq!(body(&mail), b".\n..two\n8-bit \xe4\xff\n");
+        assert_eq!(field(&mail, "Bcc"), None);
+        assert_eq!(field(&mail, "Return-Path").unwrap(), "<alice@example.net>");
+        assert!(field(&mail, "Date").is_some() && field(&mail, "Message-ID").is_some());
+        assert!(String::from_utf8_lossy(&mail).contains("with ESMTPA id "));
+    }
+}
+
+#[test]
+fn unqualified_names_get_the_server_name() {
+    let daemon = Setup::maildir().start();
+    assert_eq!(
+        daemon
+            .sendmail(["-f", "alice", "bob"], b"To: bob\n\nx\n")
+            .status
+            .code(),
+        Some(0)
+    );
+    let mail = daemon.wait_mail(1).remove(0);
+    assert_eq!(field(&mail, "Delivered-To").unwrap(), "bob@mx.example.org");
+    assert_eq!(field(&mail, "To").unwrap(), "bob@mx.example.org");
+    assert_eq!(
+        field(&mail, "Return-Path").unwrap(),
+        "<alice@mx.example.org>"
+    );
+}
+
+#[test]
+fn a_message_waits_while_the_daemon_is_down() {
+    // sendmail(8): without a daemon the message is stored and picked up at its start.
+    let mut daemon = Setup::maildir().start();
+    daemon.stop();
+    let message = b"To: b1@example.org\nBcc: b2@example.org\nSubject: later\n\nlater\n";
+    let output = daemon.sendmail(["-t", "-f", "<alice@example.net>"], message);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(files(&daemon.path().join("spool/offline")).len(), 1);
+    daemon.start();
+    let found = daemon.wait_mail(2);
+    assert!(
+        found
+            .iter()
+            .all(|mail| body(mail) == b"later\n" && field(mail, "Bcc").is_none())
+    );
+    crate::support::wait_for("the offline file to go", || {
+        files(&daemon.path().join("spool/offline")).is_empty()
+    });
+}
+
+#[test]
+fn what_is_refused_is_kept_for_its_author() {
+    // sendmail(8): a refused message goes to dead.letter, exit 70.
+    let daemon = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"in\" maildir \"$dir/mail\" virtual $all\n\
+         match from any for domain \"example.org\" action \"in\"\n",
+    )
+    .start();
+    let output = daemon.sendmail(["nobody@elsewhere.example"], b"Subject: x\n\nmine\n");
+    assert_eq!(output.status.code(), Some(70), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("command failed: 550 Invalid recipient"),
+        "{said}"
+    );
+    assert!(tree(&daemon.path().join("spool/queue")).is_empty());
+}
+
+#[test]
+fn queue_runs_and_listings_have_their_old_names() {
+    // sendmail -q flushes through the daemon; mailq lists.
+    let daemon = Setup::maildir().arg("-Pmda").start();
+    assert_eq!(
+        daemon.sendmail(["b@example.org"], b"\nx\n").status.code(),
+        Some(0)
+    );
+    let mailq = daemon.front_end("mailq", [""; 0], b"");
+    assert_eq!(String::from_utf8_lossy(&mailq.stdout).lines().count(), 1);
+    assert_eq!(daemon.sendmail(["-q"], b"").status.code(), Some(0));
+}
