@@ -2,8 +2,11 @@
 //!
 //! `cfg(target_os)` appears nowhere else.
 
+pub mod descriptors;
 pub mod errno;
 pub mod localtime;
 pub mod poll;
 pub mod random;
+pub mod socket;
+pub mod unix_connect;
 pub mod user;

@@ -1,0 +1,201 @@
+//! Who is let in over TCP: the limit on sessions, on sessions of one source, and on descriptors.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::net::TcpStream;
+
+use super::{EventLoop, millis};
+use crate::accept::Conversation;
+use crate::accept::conn::{Conn, Stream, words};
+use crate::accept::source::{Entry, Source};
+use crate::log::{self, stat};
+use crate::mail::{Peer, SessionId};
+use crate::sys::{descriptors, random, socket};
+
+impl<T: Conversation> EventLoop<T> {
+    pub(super) fn accept_sessions(&mut self) {
+        if self.mailbox.paused() {
+            // The gate follows before the loop sleeps.
+            return;
+        }
+        let mut from = 0;
+        while let Some(index) = self.smtp.next_ready(from) {
+            from = index + 1;
+            if let Err(why) = self.accept_burst(index) {
+                if self.smtp.shut(self.now_ms + millis(self.limits.retry)) {
+                    log::warn(format_args!("Disabling incoming SMTP connections: {why}"));
+                }
+                return;
+            }
+        }
+    }
+
+    /// Takes some of those who wait at a listener. An error says why nobody can be taken now.
+    fn accept_burst(&mut self, listener: usize) -> Result<(), String> {
+        let mut failed = Ok(());
+        for _ in 0..self.limits.accept_burst {
+            if !self.has_room() {
+                return Err("Client limit reached".to_owned());
+            }
+            match self.smtp.listener(listener).accept() {
+                Ok((stream, address)) => {
+                    self.admit(listener, stream, address)?;
+                    failed = Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.smtp.exhausted(listener);
+                    return Ok(());
+                }
+                Err(error) if descriptors::are_exhausted(&error) => return Err(words(&error)),
+                // That connection is gone before we took it; the next one may be well.
+                Err(error) => failed = Err(words(&error)),
+            }
+        }
+        // Errors without end must not keep the loop busy.
+        failed
+    }
+
+    fn has_room(&self) -> bool {
+        self.sessions < self.limits.sessions
+    }
+
+    /// Makes a session of a connection, or refuses it. An error says that descriptors are used up.
+    fn admit(
+        &mut self,
+        listener: usize,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<(), String> {
+        if self.is_one_of_the_last(stream.as_raw_fd()) {
+            refuse(stream, FULL);
+            return Err(words(&descriptors::exhausted()));
+        }
+        let source = Source::of(address.ip());
+        let limit = match source {
+            Source::Loopback => self.limits.sessions_per_loopback,
+            _ => self.limits.sessions_per_source,
+        };
+        match self.sources.enter(source, limit) {
+            Entry::Counted => {}
+            refused => {
+                if refused == Entry::RefusedFirst {
+                    let peer = peer(address);
+                    log::warn(format_args!("smtp: too many connections from {peer}"));
+                }
+                refuse(stream, TOO_MANY);
+                return Ok(());
+            }
+        }
+        // Replies are written whole; waiting for more to send would only add to round trips.
+        let _ = stream.set_nodelay(true);
+        match address {
+            SocketAddr::V4(_) => stat::SMTP_SESSION_INET4.inc(),
+            SocketAddr::V6(_) => stat::SMTP_SESSION_INET6.inc(),
+        }
+        let session = T::new(
+            self.ids.next(),
+            self.listening[listener].clone(),
+            peer(address),
+        );
+        let id = self.sit(Conn::new(Stream::Tcp(stream), session, source));
+        let mailbox = self.mailbox.clone();
+        self.resolver.reverse(
+            address.ip().to_canonical(),
+            Box::new(move |name| mailbox.resolved(id, name)),
+        );
+        Ok(())
+    }
+
+    /// Whether `fd` leaves less than the reserve: descriptors are given out from the lowest on, so
+    /// a high number means that nearly all are taken.
+    pub(super) fn is_one_of_the_last(&self, fd: i32) -> bool {
+        usize::try_from(fd).is_ok_and(|fd| {
+            fd.saturating_add(self.limits.descriptor_reserve) >= self.limits.descriptors
+        })
+    }
+
+    /// Opens gates that were shut for want of room when there is room.
+    pub(super) fn reopen_when_due(&mut self) {
+        let due = |until_ms: Option<u64>| until_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
+        if due(self.smtp.shut_until_ms()) {
+            if self.has_slack() && self.has_descriptors(self.smtp.listener(0)) {
+                self.smtp.reopen();
+                log::warn(format_args!(
+                    "smtp: fd exhaustion over, re-enabling incoming connections"
+                ));
+            } else {
+                self.smtp.shut(self.now_ms + millis(self.limits.retry));
+            }
+        }
+        let due = |until_ms: Option<u64>| until_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
+        if due(self.control.shut_until_ms()) {
+            if self.has_descriptors(self.control.listener(0)) {
+                self.control.reopen();
+                log::warn(format_args!("re-enabling ctl connections"));
+            } else {
+                self.control.shut(self.now_ms + millis(self.limits.retry));
+            }
+        }
+    }
+
+    /// Whether so many sessions are gone that opening is worth two lines in the log.
+    pub(super) fn has_slack(&self) -> bool {
+        self.sessions + self.limits.sessions / 20 < self.limits.sessions
+    }
+
+    /// Whether there is more than the reserve.
+    fn has_descriptors(&self, any: &impl AsFd) -> bool {
+        let mut held = Vec::with_capacity(self.limits.descriptor_reserve + 1);
+        for _ in 0..=self.limits.descriptor_reserve {
+            match any.as_fd().try_clone_to_owned() {
+                Ok(fd) if self.is_one_of_the_last(fd.as_raw_fd()) => return false,
+                Ok(fd) => held.push(fd),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+/// Numbers of sessions: a counter that starts anywhere above 32 random bits, never 0.
+pub(super) struct SessionIds {
+    counter: u32,
+}
+
+impl SessionIds {
+    pub(super) fn new() -> SessionIds {
+        SessionIds {
+            counter: random::number_u32(),
+        }
+    }
+
+    pub(super) fn next(&mut self) -> SessionId {
+        self.counter = self.counter.wrapping_add(1);
+        let id = u64::from(self.counter) << 32 | u64::from(random::number_u32());
+        SessionId(id.max(1))
+    }
+}
+
+fn peer(address: SocketAddr) -> Peer {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_none() && v6.scope_id() != 0 => {
+            Peer::Inet {
+                addr: address.ip(),
+                scope: socket::interface_name(v6.scope_id()).map(String::into_boxed_str),
+            }
+        }
+        _ => Peer::inet(address.ip()),
+    }
+}
+
+/// Says why, if the socket takes it at once, and closes.
+fn refuse(mut stream: TcpStream, why: &[u8]) {
+    let _ = stream.write(why);
+}
+
+/// RFC 3463 §3.5: the host does not take mail now.
+const FULL: &[u8] = b"421 4.3.2 Service temporarily out of resources, try again later\r\n";
+/// RFC 3463 §3.8: policy.
+const TOO_MANY: &[u8] = b"421 4.7.0 Service not available, too many connections\r\n";

@@ -1,0 +1,226 @@
+//! Who is let in over the control socket, and what they ask.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use mio::Interest;
+use mio::net::UnixStream;
+
+use super::{EventLoop, Row, millis};
+use crate::accept::Conversation;
+use crate::accept::conn::{Conn, Stream};
+use crate::accept::control::{Client, Step};
+use crate::accept::slab::ConnId;
+use crate::accept::source::{Entry, Source};
+use crate::accept::worker::Work;
+use crate::control::{Answer, Ask, server};
+use crate::log::{self, stat};
+use crate::mail::Peer;
+use crate::sys::socket;
+
+impl<T: Conversation> EventLoop<T> {
+    pub(super) fn accept_controls(&mut self) {
+        if self.control.next_ready(0).is_none() {
+            return;
+        }
+        for _ in 0..self.limits.accept_burst {
+            match self.control.listener(0).accept() {
+                Ok((stream, _)) if self.is_one_of_the_last(stream.as_raw_fd()) => {
+                    drop(stream);
+                    self.shut_control();
+                    return;
+                }
+                Ok((stream, _)) => self.admit_control(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.control.exhausted(0);
+                    return;
+                }
+                // It is gone before we took it, which the BSDs tell.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // Errors without end must not keep the loop busy.
+                Err(_) => return self.shut_control(),
+            }
+        }
+    }
+
+    fn shut_control(&mut self) {
+        if self.control.shut(self.now_ms + millis(self.limits.retry)) {
+            log::warn(format_args!(
+                "ctl client limit hit, disabling new connections"
+            ));
+        }
+    }
+
+    fn admit_control(&mut self, stream: UnixStream) {
+        let Ok(uid) = socket::peer_uid(stream.as_fd()) else {
+            return;
+        };
+        let privileged = uid == 0 || uid == self.own_uid;
+        let limit = if !privileged && self.controls >= self.limits.controls {
+            0
+        } else {
+            self.limits.controls_per_uid
+        };
+        match self.callers.enter(uid, limit) {
+            Entry::Counted => {}
+            Entry::RefusedFirst => {
+                log::warn(format_args!(
+                    "too many connections to control socket from user with uid {uid}"
+                ));
+                return;
+            }
+            Entry::Refused => return,
+        }
+        self.controls += 1;
+        stat::CONTROL_SESSION.inc();
+        let client = Box::new(Client::new(stream, uid));
+        let id = self.rows.insert(Row::Control(client, u64::MAX));
+        let token = self.token(id.index());
+        if let Some(Row::Control(client, _)) = self.rows.get_mut(id.index()) {
+            let registered =
+                self.poll
+                    .registry()
+                    .register(&mut client.stream, token, Interest::READABLE);
+            match registered {
+                Ok(()) => self.serve(id.index()),
+                Err(_) => self.hang_up(id.index()),
+            }
+        }
+    }
+
+    /// Goes on with a control client until it must wait.
+    pub(super) fn serve(&mut self, index: usize) {
+        // A client may send many questions at once; others come in between.
+        for _ in 0..ASKS_PER_TURN {
+            let Some(Row::Control(client, _)) = self.rows.get_mut(index) else {
+                return;
+            };
+            match client.step(&self.limits) {
+                Step::Ask(Ask::Submit) => {
+                    if self.submit(index) {
+                        return;
+                    }
+                }
+                Step::Ask(ask) => {
+                    let uid = client.uid;
+                    let Some(id) = self.rows.id(index) else {
+                        return;
+                    };
+                    let Some(answer) = self.host.ask(id, uid, ask) else {
+                        return;
+                    };
+                    if let Some(Row::Control(client, _)) = self.rows.get_mut(index) {
+                        client.answer(&answer);
+                    }
+                }
+                Step::Read(patience) => {
+                    return self.park_control(index, patience, Interest::READABLE);
+                }
+                Step::Write(patience) => {
+                    return self.park_control(index, patience, Interest::WRITABLE);
+                }
+                Step::Wait => return,
+                Step::Garbage(bad) => {
+                    let uid = client.uid;
+                    client.farewell(&server::farewell(bad));
+                    log::warn(format_args!(
+                        "client with uid {uid} sent invalid imsg over control socket"
+                    ));
+                    return self.hang_up(index);
+                }
+                Step::Gone => return self.hang_up(index),
+            }
+        }
+        // Registering again brings the next event at once if there is more.
+        self.park_control(
+            index,
+            self.limits.frame,
+            Interest::READABLE | Interest::WRITABLE,
+        );
+    }
+
+    fn park_control(&mut self, index: usize, patience: Duration, interest: Interest) {
+        let token = self.token(index);
+        let at_ms = self.now_ms + millis(patience);
+        let Some(Row::Control(client, deadline_ms)) = self.rows.get_mut(index) else {
+            return;
+        };
+        *deadline_ms = at_ms;
+        self.timers.set(index, at_ms);
+        let registry = self.poll.registry();
+        if registry
+            .reregister(&mut client.stream, token, interest)
+            .is_err()
+        {
+            self.hang_up(index);
+        }
+    }
+
+    pub(super) fn answer(&mut self, id: ConnId, answer: &Answer) {
+        if let Some(Row::Control(client, _)) = self.rows.find(id)
+            && client.waits()
+        {
+            client.answer(answer);
+            self.serve(id.index());
+        }
+    }
+
+    /// Makes a session of a control connection, if that may be. False when it stays what it is.
+    fn submit(&mut self, index: usize) -> bool {
+        let Some(Row::Control(client, _)) = self.rows.get_mut(index) else {
+            return true;
+        };
+        let source = Source::User(client.uid);
+        let refusal = if self.mailbox.paused() {
+            Some("smtp is paused")
+        } else if self.sources.enter(source, self.limits.sessions_per_uid) != Entry::Counted {
+            Some("too many sessions of this user")
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            client.answer(&Answer::Fail(why.to_owned()));
+            return false;
+        }
+        client.answer(&Answer::Ok);
+        if let Some(client) = self.dismiss(index)
+            && let Some((mut stream, input)) = client.into_session()
+        {
+            // It gets a row, and so a token, of its own.
+            let _ = self.poll.registry().deregister(&mut stream);
+            stat::SMTP_SESSION_LOCAL.inc();
+            let session = T::new(self.ids.next(), self.socket.clone(), Peer::Local);
+            let mut conn = Conn::new(Stream::Unix(stream), session, source);
+            conn.input = input;
+            let id = self.sit(conn);
+            self.put_in_line(id.index(), Work::Open(Some(self.server_name.clone())));
+        } else {
+            self.sources.leave(source);
+        }
+        true
+    }
+
+    /// Clears the row of a control client.
+    fn dismiss(&mut self, index: usize) -> Option<Box<Client>> {
+        if !matches!(self.rows.get_mut(index), Some(Row::Control(..))) {
+            return None;
+        }
+        let Some(Row::Control(client, _)) = self.rows.remove(index) else {
+            return None;
+        };
+        self.controls -= 1;
+        self.callers.leave(client.uid);
+        stat::CONTROL_SESSION.dec();
+        Some(client)
+    }
+
+    pub(super) fn hang_up(&mut self, index: usize) {
+        if let Some(mut client) = self.dismiss(index) {
+            let _ = self.poll.registry().deregister(&mut client.stream);
+        }
+    }
+}
+
+/// Questions of one control client before others have their turn.
+const ASKS_PER_TURN: usize = 16;
