@@ -3,6 +3,7 @@
 //! `cfg(target_os)` appears nowhere else.
 
 pub mod errno;
+pub mod fs;
 pub mod poll;
 pub mod random;
 pub mod user;
