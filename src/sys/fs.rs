@@ -68,7 +68,7 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
 
 /// Makes a directory with exactly this mode, whatever the umask, and this owner and group if any.
 pub fn make_dir(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
-    DirBuilder::new().mode(0).create(path)?;
+    DirBuilder::new().mode(0o000).create(path)?;
     if let Some((uid, gid)) = owner {
         std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
     }

@@ -15,6 +15,7 @@ use crate::tree::{Op, Tree};
 
 /// One line of the record.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // Few notes among many operations, in short records.
 pub enum Step {
     Op(Op),
     Note(Note),
@@ -39,7 +40,11 @@ struct Inner {
     /// Syncs of these paths are said to be done and are not.
     lies: fn(&Path) -> bool,
     fault: Fault,
+    meanwhile: Mutex<Option<Meanwhile>>,
 }
+
+/// What else happens right after an operation, by its number.
+type Meanwhile = (usize, Box<dyn FnOnce() + Send>);
 
 struct World {
     tree: Tree,
@@ -72,7 +77,14 @@ impl SimDisk {
             world: Mutex::new(world),
             lies,
             fault,
+            meanwhile: Mutex::new(None),
         }))
+    }
+
+    /// Lets something else happen right after operation `number`, before its caller goes on;
+    /// unless that is a sync, whose end another caller may be waiting for.
+    pub fn meanwhile(&self, number: usize, what: Box<dyn FnOnce() + Send>) {
+        *lock(&self.0.meanwhile) = Some((number, what));
     }
 
     /// Writes down a promise.
@@ -96,15 +108,21 @@ impl SimDisk {
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        self.0.world.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.world)
     }
 
     fn step(&self, op: Op) -> io::Result<()> {
         let mut world = self.world();
         self.count(&mut world)?;
         world.tree.apply(&op)?;
+        let is_sync = matches!(op, Op::SyncDirStart(..) | Op::SyncFileStart(..));
         world.record.push(Step::Op(op));
+        let number = world.operations;
         drop(world);
+        let due = lock(&self.0.meanwhile).take_if(|(at, _)| *at == number && !is_sync);
+        if let Some((_, what)) = due {
+            what();
+        }
         // Threads of one story get in each other's way as often as they can.
         thread::yield_now();
         Ok(())
@@ -148,6 +166,10 @@ impl SimDisk {
         world.record.push(Step::Op(op));
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Disk for SimDisk {

@@ -207,7 +207,7 @@ fn an_envelope_that_may_not_be_read_stays_for_later() {
     let spool = Spool::new();
     let one = commit(&spool.queue, &["ann"], b"text\n").remove(0);
     let path = spool.at(envelope_path(one.id));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     assert_eq!(spool.queue.envelopes(one.id.msgid()).unwrap(), []);
     assert!(matches!(spool.queue.load(one.id), Err(LoadError::Io(_))));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -243,7 +243,10 @@ fn a_message_moved_in_by_hand_is_found() {
     )
     .unwrap();
     assert_eq!(to.queue.messages().collect::<Vec<_>>(), [msgid]);
-    assert_eq!(to.queue.envelopes(msgid).unwrap(), [one.clone()]);
+    assert_eq!(
+        to.queue.envelopes(msgid).unwrap(),
+        std::slice::from_ref(&one)
+    );
     assert_eq!(to.queue.load(one.id).unwrap(), one);
 }
 
