@@ -4,6 +4,7 @@
 
 pub mod descriptors;
 pub mod errno;
+pub mod fs;
 pub mod localtime;
 pub mod poll;
 pub mod random;

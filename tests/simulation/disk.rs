@@ -1,0 +1,260 @@
+//! A [`Disk`] over a [`Tree`] that writes down every operation and every promise, in one order.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use smtpd::queue::fs::{Disk, DiskFile, EachEntry, EntryKind};
+use smtpd::sys::fs::Room;
+
+use crate::promise::Note;
+use crate::tree::{Op, Tree};
+
+/// One line of the record.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // Few notes among many operations, in short records.
+pub enum Step {
+    Op(Op),
+    Note(Note),
+}
+
+/// When operations fail.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    Never,
+    /// Operation number N fails, the disk being full.
+    Once(usize),
+    /// All from number N on.
+    From(usize),
+}
+
+/// The disk; clones share it.
+#[derive(Clone)]
+pub struct SimDisk(Arc<Inner>);
+
+struct Inner {
+    world: Mutex<World>,
+    /// Syncs of these paths are said to be done and are not.
+    lies: fn(&Path) -> bool,
+    fault: Fault,
+    meanwhile: Mutex<Option<Meanwhile>>,
+}
+
+/// What else happens right after an operation, by its number.
+type Meanwhile = (usize, Box<dyn FnOnce() + Send>);
+
+struct World {
+    tree: Tree,
+    record: Vec<Step>,
+    operations: usize,
+    syncs: usize,
+}
+
+struct SimFile {
+    disk: SimDisk,
+    path: PathBuf,
+}
+
+/// The directories of a spool.
+pub const ROOMS: [&str; 5] = ["queue", "incoming", "temporary", "purge", "corrupt"];
+
+impl SimDisk {
+    pub fn new(tree: Tree) -> SimDisk {
+        SimDisk::with(tree, |_| false, Fault::Never)
+    }
+
+    pub fn with(tree: Tree, lies: fn(&Path) -> bool, fault: Fault) -> SimDisk {
+        let world = World {
+            tree,
+            record: Vec::new(),
+            operations: 0,
+            syncs: 0,
+        };
+        SimDisk(Arc::new(Inner {
+            world: Mutex::new(world),
+            lies,
+            fault,
+            meanwhile: Mutex::new(None),
+        }))
+    }
+
+    /// Lets something else happen right after operation `number`, before its caller goes on;
+    /// unless that is a sync, whose end another caller may be waiting for.
+    pub fn meanwhile(&self, number: usize, what: Box<dyn FnOnce() + Send>) {
+        *lock(&self.0.meanwhile) = Some((number, what));
+    }
+
+    /// Writes down a promise.
+    pub fn note(&self, note: Note) {
+        self.world().record.push(Step::Note(note));
+    }
+
+    /// What was done and promised so far.
+    pub fn record(&self) -> Vec<Step> {
+        self.world().record.clone()
+    }
+
+    /// How many operations there were.
+    pub fn operations(&self) -> usize {
+        self.world().operations
+    }
+
+    /// The file system as programs see it.
+    pub fn tree(&self) -> Tree {
+        self.world().tree.clone()
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        lock(&self.0.world)
+    }
+
+    fn step(&self, op: Op) -> io::Result<()> {
+        let mut world = self.world();
+        self.count(&mut world)?;
+        world.tree.apply(&op)?;
+        let is_sync = matches!(op, Op::SyncDirStart(..) | Op::SyncFileStart(..));
+        world.record.push(Step::Op(op));
+        let number = world.operations;
+        drop(world);
+        let due = lock(&self.0.meanwhile).take_if(|(at, _)| *at == number && !is_sync);
+        if let Some((_, what)) = due {
+            what();
+        }
+        // Threads of one story get in each other's way as often as they can.
+        thread::yield_now();
+        Ok(())
+    }
+
+    fn count(&self, world: &mut World) -> io::Result<()> {
+        world.operations += 1;
+        let fails = match self.0.fault {
+            Fault::Never => false,
+            Fault::Once(number) => world.operations == number,
+            Fault::From(number) => world.operations >= number,
+        };
+        if fails {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        Ok(())
+    }
+
+    /// A sync covers what was there when it began; it takes its time to end.
+    fn sync(
+        &self,
+        path: &Path,
+        start: fn(PathBuf, usize) -> Op,
+        end: fn(PathBuf, usize) -> Op,
+    ) -> io::Result<()> {
+        if (self.0.lies)(path) {
+            return Ok(());
+        }
+        let serial = {
+            let mut world = self.world();
+            world.syncs += 1;
+            world.syncs
+        };
+        self.step(start(path.to_owned(), serial))?;
+        for _ in 0..8 {
+            thread::yield_now();
+        }
+        let mut world = self.world();
+        let op = end(path.to_owned(), serial);
+        world.tree.apply(&op)?;
+        world.record.push(Step::Op(op));
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Disk for SimDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.step(Op::Create(path.to_owned()))?;
+        Ok(Box::new(SimFile {
+            disk: self.clone(),
+            path: path.to_owned(),
+        }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<File> {
+        let bytes = self.world().tree.read(path)?;
+        let mut file = tempfile::tempfile()?;
+        file.write_all(&bytes)?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    fn read(&self, path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = self.world().tree.read(path)?;
+        bytes.truncate(max_bytes);
+        Ok(bytes)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.world().tree.exists(path))
+    }
+
+    fn mkdir(&self, path: &Path) -> io::Result<()> {
+        self.step(Op::Mkdir(path.to_owned()))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step(Op::Rename(from.to_owned(), to.to_owned()))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step(Op::Link(from.to_owned(), to.to_owned()))
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.step(Op::Unlink(path.to_owned()))
+    }
+
+    fn rmdir(&self, path: &Path) -> io::Result<()> {
+        self.step(Op::Rmdir(path.to_owned()))
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.sync(path, Op::SyncDirStart, Op::SyncDirEnd)
+    }
+
+    fn list(&self, path: &Path, each: &mut EachEntry<'_>) -> io::Result<()> {
+        let entries = self.world().tree.list(path)?;
+        for (name, is_dir) in entries {
+            let kind = if is_dir {
+                EntryKind::Dir
+            } else {
+                EntryKind::File
+            };
+            if each(OsStr::new(&name), kind).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        Ok(Room {
+            total_bytes: 0,
+            free_bytes: 0,
+            total_inodes: 0,
+            free_inodes: 0,
+        })
+    }
+}
+
+impl DiskFile for SimFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.disk.step(Op::Write(self.path.clone(), bytes.to_vec()))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.disk
+            .sync(&self.path, Op::SyncFileStart, Op::SyncFileEnd)
+    }
+}

@@ -1,0 +1,7 @@
+//! The real queue over a disk that can be stopped, filled and robbed of its power.
+
+mod crash;
+mod disk;
+mod faults;
+mod promise;
+mod tree;
