@@ -3,6 +3,8 @@
 //! `cfg(target_os)` appears nowhere else.
 
 pub mod errno;
+pub mod lock;
+pub mod mda;
 pub mod poll;
 pub mod random;
 pub mod user;
