@@ -69,10 +69,10 @@ pub fn deliver(
     let mut result = Ok(());
     for user in users {
         let one = deliver_one(&mut copy, user, options);
-        if let Err(failure) = one {
-            if let Err(earlier) = std::mem::replace(&mut result, Err(failure)) {
-                complain(NAME, &earlier.text);
-            }
+        if let Err(failure) = one
+            && let Err(earlier) = std::mem::replace(&mut result, Err(failure))
+        {
+            complain(NAME, &earlier.text);
         }
     }
     result

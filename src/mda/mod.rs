@@ -86,10 +86,15 @@ pub fn conclude(program: &str, result: Result<(), Failure>) -> i32 {
     }
 }
 
-/// One line on standard error. Failing to write it changes nothing.
+/// One line on standard error with the program's name.
 pub fn complain(program: &str, text: &str) {
+    say(&format!("{program}: {text}"));
+}
+
+/// One line on standard error. Failing to write it changes nothing.
+pub fn say(text: &str) {
     let line = crate::util::Line::sanitize(text.as_bytes());
-    let _ = writeln!(io::stderr(), "{program}: {line}");
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Copies a message to `sink` in pieces of at most 64 KiB.

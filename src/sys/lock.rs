@@ -41,8 +41,8 @@ fn try_fcntl(file: &File) -> io::Result<bool> {
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
-    // SAFETY: the descriptor is open and `lock` is valid for the call.
     taken(retry(|| {
+        // SAFETY: the descriptor is open and `lock` is valid for the call.
         cvt(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &lock) })
     }))
 }
@@ -50,8 +50,8 @@ fn try_fcntl(file: &File) -> io::Result<bool> {
 fn try_flock(file: &File) -> io::Result<bool> {
     use std::os::fd::AsRawFd;
 
-    // SAFETY: the descriptor is open.
     taken(retry(|| {
+        // SAFETY: the descriptor is open; flock(2) touches no memory.
         cvt(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })
     }))
 }

@@ -412,10 +412,10 @@ impl Nursery {
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = || (0..idle.len()).min_by_key(|at| idle.get(*at).map(|(_, c)| c.idle_since));
-        if idle.len() >= IDLE_MAX {
-            if let Some(at) = oldest() {
-                idle.swap_remove(at);
-            }
+        if idle.len() >= IDLE_MAX
+            && let Some(at) = oldest()
+        {
+            idle.swap_remove(at);
         }
         idle.push((key, child));
     }

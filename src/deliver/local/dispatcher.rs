@@ -182,11 +182,12 @@ impl Dispatcher {
     }
 
     fn enqueue(&mut self, id: u64) {
-        if let Some(group) = self.groups.get_mut(&id) {
-            if !group.in_ring && group.may_start(&self.limits) {
-                group.in_ring = true;
-                self.ring.push_back(id);
-            }
+        if let Some(group) = self.groups.get_mut(&id)
+            && !group.in_ring
+            && group.may_start(&self.limits)
+        {
+            group.in_ring = true;
+            self.ring.push_back(id);
         }
     }
 

@@ -217,7 +217,7 @@ fn vis(byte: u8) -> String {
         0x0c => "\\f".to_string(),
         b'\r' => "\\r".to_string(),
         0x7f => "\\^?".to_string(),
-        0..0x20 => format!("\\^{}", char::from(byte | 0x40)),
+        1..0x20 => format!("\\^{}", char::from(byte | 0x40)),
         0xff => "\\M^?".to_string(),
         0x80..0xa0 => format!("\\M^{}", char::from(byte & 0x7f | 0x40)),
         0xa0 => "\\240".to_string(),
