@@ -6,6 +6,8 @@ pub mod descriptors;
 pub mod errno;
 pub mod fs;
 pub mod localtime;
+pub mod lock;
+pub mod mda;
 pub mod poll;
 pub mod random;
 pub mod socket;

@@ -2,9 +2,13 @@
 //!
 //! One file for each part of the daemon that speaks.
 
+mod mda;
 mod queue;
 mod smtp;
 
+pub use mda::mda_delivery;
+#[cfg(test)]
+pub(crate) use mda::mda_delivery_line;
 pub use queue::{bounce_envelope, bounce_message, queue_expired, queue_removed};
 pub use smtp::{
     smtp_bad_input, smtp_connected, smtp_disconnected, smtp_envelope, smtp_failed_command,
