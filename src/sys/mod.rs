@@ -2,7 +2,16 @@
 //!
 //! `cfg(target_os)` appears nowhere else.
 
+pub mod creds;
 pub mod errno;
+pub mod fdpass;
+pub mod net;
+pub mod nofollow;
 pub mod poll;
+pub mod process;
 pub mod random;
+pub mod rlimit;
+pub mod sandbox;
+pub mod signal;
+pub mod title;
 pub mod user;
