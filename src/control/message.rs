@@ -6,6 +6,10 @@
 
 use crate::mail::{EvpId, MsgId};
 
+pub use super::codec::{
+    BadFrame, decode_answer, decode_ask, encode_answer, encode_ask, frame_length,
+};
+
 /// Version of the frames; the other side must speak the same.
 pub const VERSION: u8 = 1;
 /// Longest frame, in bytes. A longer one ends the connection.

@@ -5,6 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod codec;
+
+pub mod client;
+pub mod listing;
 pub mod message;
+pub mod server;
 
 pub use message::{Answer, Ask, Which};

@@ -14,4 +14,5 @@ pub mod rlimit;
 pub mod sandbox;
 pub mod signal;
 pub mod title;
+pub mod unix_connect;
 pub mod user;

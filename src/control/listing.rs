@@ -1,0 +1,255 @@
+//! One line of `show queue`: the same text from the daemon's memory and from the spool's files.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use crate::mail::{Envelope, Kind, Peer};
+use crate::util::Timestamp;
+
+/// What a line says beyond the stored envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Field 9.
+    pub expires: Timestamp,
+    /// Field 10: the hand-out while in flight.
+    pub last_try: Timestamp,
+    /// Whether the envelope is held.
+    pub held: bool,
+    /// Fields 12 and 13.
+    pub state: State,
+}
+
+/// Where an envelope is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waiting; tried next in so many seconds, negative when due, paused or held.
+    Pending {
+        /// Seconds.
+        in_s: i64,
+    },
+    /// Handed out so many seconds ago.
+    Inflight {
+        /// Seconds.
+        for_s: u64,
+    },
+    /// Read from the spool while no daemon runs.
+    Offline,
+}
+
+/// When an envelope's time is over. `default_ttl_s` stands in for one that was queued without.
+pub fn expiry(envelope: &Envelope, default_ttl_s: u32) -> Timestamp {
+    let ttl_s = match (&envelope.kind, envelope.ttl_s) {
+        (Kind::Bounce(_), _) => BOUNCE_TTL_S,
+        (_, 0) => default_ttl_s,
+        (_, ttl_s) => ttl_s,
+    };
+    envelope.created.plus(u64::from(ttl_s))
+}
+
+/// Fields 2 to 14, joined by `|`, as [`Listed::text`](super::message::Listed) carries them.
+pub fn text(envelope: &Envelope, standing: &Standing) -> String {
+    let family = match &envelope.peer {
+        Peer::Local => "local",
+        Peer::Inet {
+            addr: IpAddr::V4(_),
+            ..
+        } => "inet4",
+        Peer::Inet { .. } => "inet6",
+    };
+    let agent = match envelope.kind {
+        Kind::Relay => "mta",
+        Kind::Local(_) => "mda",
+        Kind::Bounce(_) => "bounce",
+    };
+    let (state, seconds) = match standing.state {
+        State::Pending { in_s } => ("pending", in_s.to_string()),
+        State::Inflight { for_s } => ("inflight", for_s.to_string()),
+        State::Offline => ("offline", String::new()),
+    };
+    format!(
+        "{family}|{agent}|{}|{}|{}|{}|{}|{}|{}|{}|{state}|{seconds}|{}",
+        flags(envelope, standing.held),
+        without_controls(&envelope.sender.stored()),
+        without_controls(&envelope.rcpt.stored()),
+        without_controls(&envelope.dest.stored()),
+        envelope.created.0,
+        standing.expires.0,
+        standing.last_try.0,
+        envelope.retry,
+        vis(envelope.errorline.as_deref().unwrap_or_default()),
+    )
+}
+
+/// A report is given up after a week, whatever the configuration says.
+const BOUNCE_TTL_S: u32 = 7 * 86400;
+
+fn flags(envelope: &Envelope, held: bool) -> String {
+    let flags = &envelope.flags;
+    let all = [
+        (flags.bounce, "bounce"),
+        (flags.authenticated, "auth"),
+        (flags.internal, "internal"),
+        (flags.suspended, "suspend"),
+        (held, "hold"),
+    ];
+    let set: Vec<&str> = all
+        .iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, name)| *name)
+        .collect();
+    set.join(",")
+}
+
+/// As vis(3) without flags: what is not printable ASCII, blank, tab or newline becomes `\^X`,
+/// `\M-x` or `\M^X`; a backslash is doubled.
+fn vis(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        vis_byte(byte, &mut out);
+    }
+    out
+}
+
+fn vis_byte(byte: u8, out: &mut String) {
+    match byte {
+        b'\\' => out.push_str("\\\\"),
+        b' '..=b'~' | b'\t' => out.push(char::from(byte)),
+        _ => {
+            out.push('\\');
+            let low = byte & 0x7f;
+            if byte & 0x80 != 0 {
+                out.push('M');
+            }
+            let result = if low < 0x20 || low == 0x7f {
+                write!(out, "^{}", char::from(low ^ 0x40))
+            } else {
+                write!(out, "-{}", char::from(low))
+            };
+            debug_assert!(result.is_ok(), "writing to a string does not fail");
+        }
+    }
+}
+
+/// Addresses keep their backslashes and their letters; only control characters are encoded, so
+/// that listing the queue cannot steer a terminal.
+fn without_controls(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\0'..='\u{1f}' | '\u{7f}' => vis_byte(c as u8, &mut out),
+            '\u{80}'..='\u{9f}' => out.push('?'),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::mail::{BounceKind, Dsn, EvpId, Flags, Local, MailAddr};
+    use crate::util::Line;
+
+    /// An envelope as a test wants one.
+    pub fn envelope(id: EvpId) -> Envelope {
+        let line = |text: &str| Line::new(text).unwrap();
+        Envelope {
+            id,
+            action: line("local"),
+            tag: None,
+            kind: Kind::Local(Local {
+                user: line("bob"),
+                subaddress: None,
+                command: None,
+            }),
+            smtpname: line("mx.example.org"),
+            helo: line("localhost"),
+            hostname: line("localhost"),
+            username: None,
+            errorline: None,
+            peer: Peer::Local,
+            sender: MailAddr::new("alice", "example.org").unwrap(),
+            rcpt: MailAddr::new("bob", "example.org").unwrap(),
+            dest: MailAddr::new("bob", "example.org").unwrap(),
+            created: Timestamp(1_700_000_000),
+            last_try: Timestamp(0),
+            last_bounce: Timestamp(0),
+            ttl_s: 345_600,
+            retry: 0,
+            flags: Flags::default(),
+            dsn: Dsn::default(),
+            status: None,
+        }
+    }
+
+    fn id() -> EvpId {
+        "1a2b3c4d7f3e9a10".parse().unwrap()
+    }
+
+    #[test]
+    fn a_line_has_fourteen_fields_in_the_order_of_the_manual() {
+        // smtpctl(8), show queue: the fields, their order and their forms.
+        let mut evp = envelope(id());
+        let standing = Standing {
+            expires: expiry(&evp, 0),
+            last_try: Timestamp(0),
+            held: false,
+            state: State::Pending { in_s: 386 },
+        };
+        assert_eq!(
+            text(&evp, &standing),
+            "local|mda||alice@example.org|bob@example.org|bob@example.org|\
+             1700000000|1700345600|0|0|pending|386|"
+        );
+
+        evp.kind = Kind::Relay;
+        evp.peer = Peer::parse("192.0.2.1").unwrap();
+        evp.sender = MailAddr::null();
+        evp.retry = 3;
+        evp.errorline = Some(Line::new("451 4.7.0 Try\x1b[m a|b \\ later é\t.").unwrap());
+        evp.flags = Flags {
+            authenticated: true,
+            bounce: true,
+            internal: true,
+            suspended: true,
+        };
+        let standing = Standing {
+            last_try: Timestamp(1_700_000_100),
+            held: true,
+            state: State::Inflight { for_s: 7 },
+            ..standing
+        };
+        assert_eq!(
+            text(&evp, &standing),
+            "inet4|mta|bounce,auth,internal,suspend,hold|@|bob@example.org|bob@example.org|\
+             1700000000|1700345600|1700000100|3|inflight|7|\
+             451 4.7.0 Try\\^[[m a|b \\\\ later \\M-C\\M-)\t."
+        );
+
+        evp.kind = Kind::Bounce(BounceKind::Failed);
+        evp.peer = Peer::parse("[2001:db8::1]").unwrap();
+        evp.errorline = None;
+        evp.flags = Flags::default();
+        evp.rcpt = MailAddr::new("\"a\\\"\x1bb\"", "example.org").unwrap();
+        let standing = Standing {
+            expires: expiry(&evp, 0),
+            last_try: Timestamp(0),
+            held: false,
+            state: State::Offline,
+        };
+        assert_eq!(
+            text(&evp, &standing),
+            "inet6|bounce||@|\"a\\\"\\^[b\"@example.org|bob@example.org|\
+             1700000000|1700604800|0|3|offline||"
+        );
+    }
+
+    #[test]
+    fn expiry_is_the_envelopes_own_then_the_configured_one() {
+        let mut evp = envelope(id());
+        assert_eq!(expiry(&evp, 60), Timestamp(1_700_345_600));
+        evp.ttl_s = 0;
+        assert_eq!(expiry(&evp, 60), Timestamp(1_700_000_060));
+        assert_eq!(expiry(&evp, 0), Timestamp(1_700_000_000));
+    }
+}
