@@ -1,3 +1,5 @@
 //! Command lines: argv, usage, exit codes.
 
 #![forbid(unsafe_code)]
+
+pub mod smtpd;

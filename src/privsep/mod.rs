@@ -10,7 +10,9 @@ use std::os::fd::OwnedFd;
 
 pub mod channel;
 pub mod client;
+pub mod config_shim;
 pub mod frame;
+pub mod identity;
 pub mod job;
 pub mod reply;
 pub mod request;

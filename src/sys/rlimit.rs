@@ -17,7 +17,10 @@ pub fn raise_open_files() -> io::Result<u64> {
         // SAFETY: `limit` is readable.
         cvt(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
     }
-    Ok(limit.rlim_cur as u64)
+    // FreeBSD's number is signed.
+    #[allow(clippy::unnecessary_cast)]
+    let now = limit.rlim_cur as u64;
+    Ok(now)
 }
 
 #[cfg(test)]

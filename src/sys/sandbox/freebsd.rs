@@ -10,11 +10,11 @@ use super::Role;
 pub fn enter(_role: Role<'_>) -> io::Result<Vec<&'static str>> {
     let mut active = Vec::new();
     let mut enable: libc::c_int = libc::PROC_NO_NEW_PRIVS_ENABLE;
-    // SAFETY: the request reads an int; process 0 is this one.
+    // SAFETY: the request reads an int; the process is this one.
     let result = cvt(unsafe {
         libc::procctl(
             libc::P_PID,
-            0,
+            libc::id_t::from(libc::getpid() as u32),
             libc::PROC_NO_NEW_PRIVS_CTL,
             (&raw mut enable).cast(),
         )
