@@ -1,2 +1,4 @@
-//! mail_mboxfile: see `smtpd::cli` and `smtpd::mda`.
-fn main() {}
+//! mail.mboxfile(8): see `smtpd::cli::mail_mboxfile` and `smtpd::mda`.
+fn main() {
+    std::process::exit(smtpd::cli::mail_mboxfile::main());
+}

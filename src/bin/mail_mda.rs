@@ -1,2 +1,4 @@
-//! mail_mda: see `smtpd::cli` and `smtpd::mda`.
-fn main() {}
+//! mail.mda(8): see `smtpd::cli::mail_mda` and `smtpd::mda`.
+fn main() {
+    std::process::exit(smtpd::cli::mail_mda::main());
+}

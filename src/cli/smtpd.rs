@@ -12,6 +12,7 @@ use crate::control::client::Client;
 use crate::control::{Answer, Ask, Which};
 use crate::engine;
 use crate::log::{self, Target};
+use crate::mda;
 use crate::parent::{self, BUILT_IN, Ground, Options};
 use crate::privsep::ChildJob;
 use crate::privsep::config_shim::{self, Diagnostic, Sources};
@@ -320,18 +321,12 @@ fn flush_through_daemon(paths: &Paths) -> i32 {
 /// `-x mda`: we have become the recipient; what is to be done is on descriptor 3.
 fn deliver() -> i32 {
     match ChildJob::read_from_fd3() {
-        Ok(job) => run_delivery(&job),
+        Ok(job) => mda::exec::run(&job),
         Err(error) => {
             say(&format!("smtpd: no delivery: {error}"));
             EX_TEMPFAIL
         }
     }
-}
-
-/// Hands over to `mda::exec::main`, once there is one.
-fn run_delivery(job: &ChildJob) -> i32 {
-    say(&format!("smtpd: no delivery program for {}", job.user));
-    EX_TEMPFAIL
 }
 
 /// `-x purge`.

@@ -1,3 +1,115 @@
-//! What the mail.* helpers do, running as the recipient; knows nothing of the daemon.
+//! Local delivery from the inside: what runs once the process has become the recipient.
+//!
+//! [`exec`] is the role the parent starts; [`batch`] is the same for many messages; the rest are
+//! the mail.* helpers, callable from there and from their own programs. Nothing here knows of the
+//! daemon beyond the job it is handed. Every failure is a [`Failure`]: a sysexits(3) code and one
+//! line that says what was attempted on what.
 
 #![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod exec;
+pub mod local;
+pub mod maildir;
+pub mod mbox;
+pub mod mboxfile;
+pub mod run;
+pub mod shell;
+pub mod specifier;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::sys;
+
+/// sysexits(3), as far as deliveries use them.
+pub mod sysexits {
+    /// The delivery is done.
+    pub const OK: i32 = 0;
+    /// A failure for good without a code of its own.
+    pub const FAILURE: i32 = 1;
+    /// Wrong arguments.
+    pub const USAGE: i32 = 64;
+    /// Input that is not what it should be.
+    pub const DATAERR: i32 = 65;
+    /// No such user.
+    pub const NOUSER: i32 = 67;
+    /// The system lacks something now.
+    pub const OSERR: i32 = 71;
+    /// The mailbox cannot be made.
+    pub const CANTCREAT: i32 = 73;
+    /// Try again later.
+    pub const TEMPFAIL: i32 = 75;
+    /// Not allowed.
+    pub const NOPERM: i32 = 77;
+    /// The configuration is at fault.
+    pub const CONFIG: i32 = 78;
+    /// What sh(1) says of a command that is not there.
+    pub const NOT_FOUND: i32 = 127;
+}
+
+/// A delivery that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The exit code.
+    pub code: i32,
+    /// What was attempted, on what, and what came of it.
+    pub text: String,
+}
+
+impl Failure {
+    /// A failure with this code and text.
+    pub fn new(code: i32, text: impl Into<String>) -> Failure {
+        Failure {
+            code,
+            text: text.into(),
+        }
+    }
+
+    /// A failed operation on a file.
+    pub fn on(code: i32, path: &Path, error: &io::Error) -> Failure {
+        Failure::new(
+            code,
+            format!("{}: {}", path.display(), sys::mda::reason(error)),
+        )
+    }
+}
+
+/// Says what failed on standard error as `program` would, and returns the exit code.
+pub fn conclude(program: &str, result: Result<(), Failure>) -> i32 {
+    match result {
+        Ok(()) => sysexits::OK,
+        Err(failure) => {
+            complain(program, &failure.text);
+            failure.code
+        }
+    }
+}
+
+/// One line on standard error with the program's name.
+pub fn complain(program: &str, text: &str) {
+    say(&format!("{program}: {text}"));
+}
+
+/// One line on standard error. Failing to write it changes nothing.
+pub fn say(text: &str) {
+    let line = crate::util::Line::sanitize(text.as_bytes());
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Copies a message to `sink` in pieces of at most 64 KiB.
+pub fn copy(
+    message: &mut dyn io::Read,
+    mut sink: impl FnMut(&[u8]) -> Result<(), Failure>,
+    on_error: i32,
+) -> Result<(), Failure> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match message.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => sink(&buffer[..n])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Failure::on(on_error, Path::new("standard input"), &error)),
+        }
+    }
+}

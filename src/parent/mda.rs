@@ -81,12 +81,15 @@ fn plan(
 ) -> Result<Plan, Refused> {
     let action = local_action(world.config, &job)?;
     system_users_only(world.config, action)?;
-    let name = action.user.as_ref().unwrap_or(&job.user);
-    let user = find_user(name, users)?;
+    let recipient = find_user(&job.user, users)?;
+    let user = match &action.user {
+        Some(name) => find_user(name, users)?,
+        None => recipient.clone(),
+    };
     let plain_mbox = action.delivery == Delivery::Mbox && job.command.is_none();
     may_deliver(world.rights, &job, &user, plain_mbox)?;
-    let Some(home) = user.home.to_str().map(str::to_owned) else {
-        let text = format!("home directory of {name} is not UTF-8");
+    let Some(home) = recipient.home.to_str().map(str::to_owned) else {
+        let text = format!("home directory of {} is not UTF-8", recipient.name);
         return Err(refuse(EX_TEMPFAIL, text));
     };
     let wrapper = action
@@ -97,7 +100,7 @@ fn plan(
         job,
         delivery: action.delivery.clone(),
         wrapper,
-        user: Line::sanitize(user.name.as_bytes()),
+        user: Line::sanitize(recipient.name.as_bytes()),
         home,
         uid: user.uid,
         libexec: world.paths.libexec.clone(),
@@ -205,10 +208,11 @@ fn launch(world: &World<'_>, plan: &Plan, stdin: OwnedFd, output: OwnedFd) -> io
     let (ours, theirs) = fdpass::pair()?;
     plan.child.send(ours.as_fd())?;
     let exe = CString::new(world.exe.as_os_str().as_bytes())?;
+    let home = CString::new([b"HOME=", plan.home.as_os_str().as_bytes()].concat())?;
     process::spawn(&Spawn {
         program: exe.clone(),
         argv: vec![exe, c"-x".into(), c"mda".into()],
-        env: Vec::new(),
+        env: vec![home],
         fds: vec![
             stdin.as_fd(),
             output.as_fd(),

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -34,14 +33,7 @@ pub enum Event {
 /// A delivery that was asked for.
 pub struct Pending {
     result: Receiver<MdaResult>,
-    killed: Arc<AtomicBool>,
-    origin: Option<(Client, u32)>,
-}
-
-/// The other side of a [`Pending`]: settles it. Dropped unsettled, the delivery is lost.
-pub struct Promise {
-    result: Sender<MdaResult>,
-    killed: Arc<AtomicBool>,
+    kill: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Client {
@@ -84,33 +76,26 @@ impl Client {
 
 impl Calls for Client {
     fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
-        let (promise, mut pending) = Pending::channel();
+        let (promise, result) = bounded(1);
         let id = self.0.register(promise)?;
         let request = Request::StartMda { id, job };
         if let Err(error) = self.0.send(&request, &[stdin, output]) {
             self.0.waiting().promises.remove(&id);
             return Err(error);
         }
-        pending.origin = Some((self.clone(), id));
-        Ok(pending)
+        let client = self.clone();
+        let kill = move || {
+            // A parent that cannot be reached is gone, which the reader tells.
+            let _ = client.0.send(&Request::KillMda { id }, &[]);
+        };
+        Ok(Pending::new(result, Box::new(kill)))
     }
 }
 
 impl Pending {
-    /// A delivery that nobody carries out, and the means to settle it: for tests of callers.
-    pub fn channel() -> (Promise, Pending) {
-        let (sender, result) = bounded(1);
-        let killed = Arc::new(AtomicBool::new(false));
-        let promise = Promise {
-            result: sender,
-            killed: killed.clone(),
-        };
-        let pending = Pending {
-            result,
-            killed,
-            origin: None,
-        };
-        (promise, pending)
+    /// A delivery whose end comes through `result`, and which `kill` ends.
+    pub fn new(result: Receiver<MdaResult>, kill: Box<dyn Fn() + Send + Sync>) -> Pending {
+        Pending { result, kill }
     }
 
     /// Waits for the end of the delivery, `timeout` at most; `None` while it goes on. Once it
@@ -125,23 +110,7 @@ impl Pending {
 
     /// Asks for the delivery to be killed. Its end still has to be waited for.
     pub fn kill(&self) {
-        self.killed.store(true, Ordering::SeqCst);
-        if let Some((client, id)) = &self.origin {
-            // A parent that cannot be reached is gone, which the reader tells.
-            let _ = client.0.send(&Request::KillMda { id: *id }, &[]);
-        }
-    }
-}
-
-impl Promise {
-    /// The delivery has ended like this.
-    pub fn settle(self, result: MdaResult) {
-        let _ = self.result.send(result);
-    }
-
-    /// Whether [`Pending::kill`] was called.
-    pub fn killed(&self) -> bool {
-        self.killed.load(Ordering::SeqCst)
+        (self.kill)();
     }
 }
 
@@ -152,7 +121,7 @@ struct Wire {
 
 struct Waiting {
     last_id: u32,
-    promises: HashMap<u32, Promise>,
+    promises: HashMap<u32, Sender<MdaResult>>,
     open: bool,
 }
 
@@ -164,7 +133,7 @@ impl Wire {
     }
 
     /// Gives `promise` an id that no delivery has now.
-    fn register(&self, promise: Promise) -> io::Result<u32> {
+    fn register(&self, promise: Sender<MdaResult>) -> io::Result<u32> {
         let mut waiting = self.waiting();
         if !waiting.open {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe));
@@ -208,7 +177,8 @@ impl Wire {
     fn settle(&self, id: u32, result: MdaResult) {
         let promise = self.waiting().promises.remove(&id);
         if let Some(promise) = promise {
-            promise.settle(result);
+            // Whoever asked may have stopped waiting.
+            let _ = promise.send(result);
         }
     }
 }
@@ -350,17 +320,5 @@ mod tests {
         let (parent, _client, events) = started();
         parent.send(b"nonsense", &[], Wait::Yes).unwrap();
         assert_eq!(events.recv_timeout(LONG), Ok(Event::ParentGone));
-    }
-
-    #[test]
-    fn a_test_settles_what_it_made_itself() {
-        let (promise, pending) = Pending::channel();
-        pending.kill();
-        assert!(promise.killed());
-        promise.settle(MdaResult::Done(MdaEnd::Exited(0)));
-        assert_eq!(
-            pending.try_wait(LONG),
-            Some(MdaResult::Done(MdaEnd::Exited(0)))
-        );
     }
 }

@@ -24,11 +24,12 @@ pub struct ChildJob {
     pub delivery: Delivery,
     /// The text of the action's wrapper.
     pub wrapper: Option<Line>,
-    /// The name of the user that the child runs as: the action's `user`, else the recipient.
+    /// The recipient user's name.
     pub user: Line,
-    /// That user's home directory.
+    /// The recipient user's home directory. `HOME` in the child's environment is that of the user
+    /// it runs as, which the action's `user` may have made another one.
     pub home: String,
-    /// That user's id.
+    /// The id of the user that the child runs as.
     pub uid: u32,
     /// Where the mail.* helpers are.
     pub libexec: PathBuf,

@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+pub mod batch;
 pub mod channel;
 pub mod client;
 pub mod config_shim;
@@ -18,7 +19,7 @@ pub mod reply;
 pub mod request;
 
 pub use channel::Channel;
-pub use client::{Client, Event, Pending, Promise};
+pub use client::{Client, Event, Pending};
 pub use job::ChildJob;
 pub use reply::{MdaEnd, Reply};
 pub use request::{MdaJob, Request};

@@ -46,3 +46,24 @@ pub struct MdaJob {
     /// The recipient after expansion.
     pub dest: MailAddr,
 }
+
+impl MdaJob {
+    /// A batch: one child that takes many messages for `user`, each with its own addresses, in
+    /// the frames of [`super::batch`]. Only actions of the method `maildir` can be asked for so.
+    pub fn batch(action: Line, user: Line) -> MdaJob {
+        MdaJob {
+            action,
+            user,
+            subaddress: None,
+            command: None,
+            sender: MailAddr::null(),
+            rcpt: MailAddr::null(),
+            dest: MailAddr::null(),
+        }
+    }
+
+    /// Whether this asks for a batch: a single delivery always has a recipient.
+    pub fn is_batch(&self) -> bool {
+        self.rcpt.is_null()
+    }
+}

@@ -81,7 +81,10 @@ impl Store for Ram {
 
     fn open_body(&self, id: MsgId) -> io::Result<File> {
         let body = self.body(id).ok_or_else(gone)?;
-        let path = std::env::temp_dir().join(format!("ram.{}.{id}", std::process::id()));
+        let path = std::env::temp_dir().join(format!(
+            "ram.{:016x}.{id}",
+            crate::sys::random::number_u64()
+        ));
         let mut file = File::options()
             .create(true)
             .truncate(true)

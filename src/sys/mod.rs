@@ -5,6 +5,8 @@
 pub mod creds;
 pub mod errno;
 pub mod fdpass;
+pub mod lock;
+pub mod mda;
 pub mod net;
 pub mod nofollow;
 pub mod poll;

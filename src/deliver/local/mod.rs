@@ -1,1 +1,162 @@
 //! Local delivery: mail.local, maildirs and commands, run by the parent as the recipient.
+//!
+//! [`Agent`] belongs to the runner's thread and never blocks it; a bounded pool of threads
+//! carries out the sessions that [`dispatcher`] hands out. A message goes to a process of its own
+//! ([`feed`]), or, for plain maildir actions, to a process that takes many ([`batch`]). Either
+//! way one envelope gets one outcome and one log line, and nothing is called delivered that was
+//! not.
+
+pub mod batch;
+pub mod content;
+pub mod dispatcher;
+pub mod exit;
+pub mod feed;
+pub mod worker;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::config::{Config, Delivery, LocalAction, Method};
+use crate::mail::{Envelope, EvpId, Kind};
+use crate::privsep::Calls;
+use crate::queue::Queue;
+use crate::sys;
+use crate::util::Timestamp;
+
+use self::batch::Nursery;
+use self::dispatcher::{Dispatcher, Mode, Session};
+use self::worker::Worker;
+use super::{Offer, Release, Report};
+
+/// How the pool is made; [`Options::default`] is what the daemon uses.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads, and with them sessions at a time.
+    pub threads: usize,
+    /// Longest single delivery. The parent has a limit of 300 seconds of its own.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            threads: 16,
+            timeout: Duration::from_secs(305),
+        }
+    }
+}
+
+/// The agent for local envelopes.
+pub struct Agent {
+    config: Arc<Config>,
+    dispatcher: Dispatcher,
+    sessions: Sender<Session>,
+}
+
+impl Agent {
+    /// An agent with its pool, which ends when the agent is dropped and running deliveries have
+    /// ended.
+    pub fn new(
+        config: Arc<Config>,
+        queue: Queue,
+        calls: Arc<dyn Calls>,
+        reports: Sender<Report>,
+    ) -> io::Result<Agent> {
+        Agent::with_options(config, queue, calls, reports, &Options::default())
+    }
+
+    /// The same with other options.
+    pub fn with_options(
+        config: Arc<Config>,
+        queue: Queue,
+        calls: Arc<dyn Calls>,
+        reports: Sender<Report>,
+        options: &Options,
+    ) -> io::Result<Agent> {
+        let threads = options.threads.clamp(1, config.mda.max_session.max(1));
+        let mut limits = config.mda;
+        limits.max_session = threads;
+        // Never more sessions than threads: the channel takes them all without waiting.
+        let (sessions, work) = bounded(threads);
+        let worker = Worker {
+            queue,
+            calls,
+            reports,
+            nursery: Arc::new(Nursery::default()),
+            timeout: options.timeout,
+        };
+        spawn(&worker, &work, threads)?;
+        Ok(Agent {
+            dispatcher: Dispatcher::new(limits, sys::random::number_u64()),
+            config,
+            sessions,
+        })
+    }
+
+    fn start_sessions(&mut self) {
+        while let Some(session) = self.dispatcher.start() {
+            // The threads outlive this sender.
+            let _ = self.sessions.send(session);
+        }
+    }
+
+    fn action(&self, envelope: &Envelope) -> Option<&LocalAction> {
+        match &self.config.actions.get(envelope.action.as_str())?.method {
+            Method::Local(action) => Some(action),
+            Method::Relay => None,
+        }
+    }
+}
+
+impl super::Agent for Agent {
+    fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
+        let action = self.action(&envelope);
+        let mode = mode(action, &envelope);
+        let userbase = action.and_then(|action| action.userbase.clone());
+        let offer = self.dispatcher.offer(envelope, userbase.as_deref(), mode);
+        self.start_sessions();
+        offer
+    }
+
+    fn finished(&mut self, id: EvpId, _now: Timestamp) -> Option<Release> {
+        self.dispatcher.finished(id);
+        self.start_sessions();
+        self.dispatcher.release()
+    }
+}
+
+fn spawn(worker: &Worker, work: &Receiver<Session>, threads: usize) -> io::Result<()> {
+    for number in 1..=threads {
+        let (worker, work) = (worker.clone(), work.clone());
+        thread::Builder::new()
+            .name(format!("local delivery {number}"))
+            .spawn(move || worker.run(work))?;
+    }
+    Ok(())
+}
+
+/// Only our own maildir method takes many messages in one process, and only without anything
+/// that asks for a command.
+fn mode(action: Option<&LocalAction>, envelope: &Envelope) -> Mode {
+    let plain = matches!(
+        action,
+        Some(LocalAction {
+            delivery: Delivery::Maildir { .. },
+            wrapper: None,
+            ..
+        })
+    );
+    match &envelope.kind {
+        Kind::Local(local) if plain && local.command.is_none() && !envelope.rcpt.is_null() => {
+            Mode::Shared
+        }
+        _ => Mode::Alone,
+    }
+}

@@ -108,10 +108,15 @@ fn the_actions_user_comes_before_the_recipient() {
     // smtpd.conf(5), action: user, who the delivery runs as.
     let mut fixture = Fixture::new(MAILDIR);
     fixture.local().user = Some(line("vmail"));
-    let plan = fixture.plan(&root(), job("not-in-passwd")).unwrap();
-    assert_eq!(plan.child.user.as_str(), "vmail");
-    assert_eq!(plan.child.job.user.as_str(), "not-in-passwd");
-    assert_eq!(plan.home, Path::new("/var/vmail"));
+    let plan = fixture.plan(&root(), job("bob")).unwrap();
+    assert_eq!(
+        (plan.child.uid, plan.home.as_path()),
+        (1002, Path::new("/var/vmail"))
+    );
+    // %{user.directory} is the recipient's home all the same.
+    assert_eq!(plan.child.user.as_str(), "bob");
+    assert_eq!(plan.child.home, "/home/bob");
+    assert_eq!(refused(fixture.plan(&root(), job("eve"))).0, 67);
 }
 
 #[test]

@@ -1,0 +1,48 @@
+//! mail.mda(8): arguments and exit codes.
+
+use std::ffi::OsString;
+
+use crate::mda::sysexits::FAILURE;
+use crate::mda::{Failure, complain, run};
+
+use super::mail_options::{refuse_root, words};
+
+const NAME: &str = "mail.mda";
+
+/// Runs mail.mda(8) and returns its exit code.
+pub fn main() -> i32 {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let result = refuse_root()
+        .and_then(|()| parse(&args))
+        .and_then(|command| run::run(&command));
+    result.unwrap_or_else(|failure| {
+        complain(NAME, &failure.text);
+        failure.code
+    })
+}
+
+fn parse(args: &[OsString]) -> Result<OsString, Failure> {
+    let wrong = |text: &str| Failure::new(FAILURE, format!("{NAME}: {text}"));
+    match words(args, "").operands.as_slice() {
+        [] => Err(wrong("command required")),
+        [command] => Ok(command.clone()),
+        _ => Err(wrong("only one command is supported")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_command() {
+        // mail.mda(8).
+        let parse = |args: &[&str]| {
+            parse(&args.iter().map(OsString::from).collect::<Vec<_>>()).map_err(|f| f.text)
+        };
+        assert_eq!(parse(&["exit 1"]), Ok("exit 1".into()));
+        assert_eq!(parse(&[]), Err("mail.mda: command required".to_string()));
+        let many = Err("mail.mda: only one command is supported".to_string());
+        assert_eq!(parse(&["a", "b"]), many);
+    }
+}

@@ -1,0 +1,230 @@
+//! What the delivery program reads: added header lines, then the message.
+//!
+//! An existing Return-Path is left out, for it would be another delivery's. A message whose header
+//! says that it was delivered to this destination before is a loop and is not read further.
+
+use std::fs::File;
+use std::io::{self, Cursor, Read};
+
+use crate::mail::Envelope;
+use crate::queue::Queue;
+
+/// Most bytes of header that are looked at; what comes after is passed on as it is.
+const HEADER_MAX: usize = 1 << 20;
+
+const STEP: usize = 64 * 1024;
+
+/// A message with the headers of this delivery in front.
+pub struct Content {
+    start: Cursor<Vec<u8>>,
+    rest: File,
+}
+
+/// Why there is nothing to deliver.
+#[derive(Debug)]
+pub enum NoContent {
+    /// It was delivered to this destination before.
+    Loop,
+    /// The message cannot be read.
+    Io(io::Error),
+}
+
+impl From<io::Error> for NoContent {
+    fn from(error: io::Error) -> NoContent {
+        NoContent::Io(error)
+    }
+}
+
+impl Content {
+    /// Opens the message of `envelope`.
+    pub fn open(queue: &Queue, envelope: &Envelope) -> Result<Content, NoContent> {
+        let mut rest = queue.open_body(envelope.id.msgid())?;
+        let body = read_header(&mut rest)?;
+        let dest = envelope.dest.to_string();
+        let mut start = added_headers(envelope).into_bytes();
+        let mut kept_from = 0;
+        for field in fields(&body) {
+            let (name, value) = field.parts(&body);
+            if name.eq_ignore_ascii_case(b"delivered-to") && same_address(value, &dest) {
+                return Err(NoContent::Loop);
+            }
+            if name.eq_ignore_ascii_case(b"return-path") {
+                start.extend_from_slice(body.get(kept_from..field.start).unwrap_or_default());
+                kept_from = field.end;
+            }
+        }
+        start.extend_from_slice(body.get(kept_from..).unwrap_or_default());
+        Ok(Content {
+            start: Cursor::new(start),
+            rest,
+        })
+    }
+}
+
+impl Read for Content {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.start.read(buffer)? {
+            0 => self.rest.read(buffer),
+            n => Ok(n),
+        }
+    }
+}
+
+fn added_headers(envelope: &Envelope) -> String {
+    format!(
+        "Return-Path: <{}>\nDelivered-To: {}\n",
+        envelope.sender, envelope.rcpt
+    )
+}
+
+/// Reads until an empty line has come, to the bound, or to the end of the message.
+fn read_header(from: &mut File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        let before = bytes.len();
+        from.by_ref().take(STEP as u64).read_to_end(&mut bytes)?;
+        if bytes.len() == before || bytes.len() >= HEADER_MAX || has_end(&bytes) {
+            return Ok(bytes);
+        }
+    }
+}
+
+fn has_end(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&b'\n') || bytes.windows(2).any(|pair| pair == b"\n\n")
+}
+
+/// A header field with its folded lines, as a range of the message.
+struct Field {
+    start: usize,
+    end: usize,
+}
+
+impl Field {
+    fn parts<'b>(&self, bytes: &'b [u8]) -> (&'b [u8], &'b [u8]) {
+        let field = bytes.get(self.start..self.end).unwrap_or_default();
+        let colon = field.iter().position(|byte| *byte == b':').unwrap_or(0);
+        let (name, value) = field.split_at(colon);
+        (name.trim_ascii(), value.get(1..).unwrap_or_default())
+    }
+}
+
+/// The fields of the header: up to the first line that neither has a colon nor is folded.
+fn fields(bytes: &[u8]) -> impl Iterator<Item = Field> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at;
+        let line = line_at(bytes, start)?;
+        if line.first().is_none_or(u8::is_ascii_whitespace) || !line.contains(&b':') {
+            return None;
+        }
+        at += line.len();
+        while let Some(folded) = line_at(bytes, at) {
+            if !matches!(folded.first(), Some(b' ' | b'\t')) {
+                break;
+            }
+            at += folded.len();
+        }
+        Some(Field { start, end: at })
+    })
+}
+
+/// The line that starts at `start`, with its line end.
+fn line_at(bytes: &[u8], start: usize) -> Option<&[u8]> {
+    let rest = bytes.get(start..).filter(|rest| !rest.is_empty())?;
+    let end = rest
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .map_or(rest.len(), |newline| newline + 1);
+    rest.get(..end)
+}
+
+fn same_address(value: &[u8], dest: &str) -> bool {
+    value.trim_ascii().eq_ignore_ascii_case(dest.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::local::tests::{envelope, queue_with};
+    use crate::mail::MailAddr;
+
+    fn content(body: &[u8], null_sender: bool) -> Result<Vec<u8>, NoContent> {
+        let mut wanted = envelope(1, "bob");
+        if null_sender {
+            wanted.sender = MailAddr::null();
+        }
+        let (queue, envelope) = queue_with(wanted, body);
+        let mut bytes = Vec::new();
+        Content::open(&queue, &envelope)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn text(body: &[u8]) -> String {
+        String::from_utf8_lossy(&content(body, false).unwrap()).into_owned()
+    }
+
+    const ADDED: &str = "Return-Path: <al@e.org>\nDelivered-To: bob@e.net\n";
+
+    #[test]
+    fn headers_are_put_in_front_and_the_message_is_unchanged() {
+        // reference delivery §3.
+        for body in ["A: b\n\nhi\n", "", "\n", "no header", "A: b", "x\0\r\n\n"] {
+            assert_eq!(text(body.as_bytes()), format!("{ADDED}{body}"));
+        }
+        let bounce = content(b"A: b\n", true).unwrap();
+        assert!(bounce.starts_with(b"Return-Path: <>\nDelivered-To: bob@e.net\nA: b\n"));
+    }
+
+    #[test]
+    fn an_older_return_path_is_left_out_and_nothing_else() {
+        for (body, kept) in [
+            ("Return-Path: <x@y>\nA: b\n\nhi\n", "A: b\n\nhi\n"),
+            (
+                "A: b\nRETURN-path:\n <x@y>\n\tfolded\nC: d\n\nx",
+                "A: b\nC: d\n\nx",
+            ),
+            (
+                "A: b\n\nReturn-Path: <x@y>\n",
+                "A: b\n\nReturn-Path: <x@y>\n",
+            ),
+            ("Return-Path-Not: x\n\n", "Return-Path-Not: x\n\n"),
+            ("Return-Path: <x@y>", ""),
+        ] {
+            assert_eq!(text(body.as_bytes()), format!("{ADDED}{kept}"), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_delivered_here_before_is_a_loop() {
+        for body in [
+            "A: b\nDelivered-To: bob@host.e.net\n\nhi",
+            "delivered-TO: Bob@HOST.e.net\n\nhi",
+            "A: b\n folded\nDelivered-To:  bob@host.e.net",
+        ] {
+            let result = content(body.as_bytes(), false);
+            assert!(matches!(result, Err(NoContent::Loop)), "{body:?}");
+        }
+        for body in [
+            "A: b\n\nDelivered-To: bob@host.e.net\n",
+            "Delivered-To: bob@e.net\n\n",
+            "Delivered-To: xbob@host.e.net\n\n",
+            "no header\nDelivered-To: bob@host.e.net\n",
+        ] {
+            assert!(content(body.as_bytes(), false).is_ok(), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_header_is_searched_to_its_bound_and_passed_on_whole() {
+        let mut body = Vec::new();
+        while body.len() < 300_000 {
+            body.extend_from_slice(b"Received: by somebody\n\tfor somebody else\n");
+        }
+        let mut looped = body.clone();
+        looped.extend_from_slice(b"Delivered-To: bob@host.e.net\n\nhi");
+        assert!(matches!(content(&looped, false), Err(NoContent::Loop)));
+        body.resize(3 * HEADER_MAX, b'x');
+        let got = content(&body, false).unwrap();
+        assert!(got.len() == body.len() + ADDED.len() && got.ends_with(&body));
+    }
+}

@@ -1,0 +1,489 @@
+//! Which local envelope is delivered next: limits, fairness, holding back.
+//!
+//! A pure structure of the runner's thread. Envelopes wait in groups, one for each pair of user
+//! and userbase; groups take turns. A session is one delivery process at work: it carries one
+//! envelope, or several of one group and action that may share a process. A group with too many
+//! waiting asks the runner to hold more back, and asks for them again as it empties; that is all
+//! the memory a flooded user costs.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::config::MdaLimits;
+use crate::deliver::{HoldKey, Offer, Release};
+use crate::log::stat;
+use crate::mail::{Envelope, EvpId, Kind};
+use crate::util::Line;
+
+/// Most envelopes a session carries.
+pub const SESSION_MAX: usize = 64;
+
+/// A further session of a group that shares starts only when so many envelopes wait for each one
+/// that is running: fewer processes with more to do share more syncs.
+const SHARE_THRESHOLD: usize = 32;
+
+/// The water marks count deliveries. A shared session makes many of them in one go, so a group
+/// that shares may have as many times more waiting.
+const SHARE_FACTOR: usize = 16;
+
+/// Whether an envelope may travel with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It needs a process of its own.
+    Alone,
+    /// It may share a process with others of its user and action.
+    Shared,
+}
+
+/// One delivery process's work.
+#[derive(Debug)]
+pub struct Session {
+    /// The group's id, for the log.
+    pub gid: u64,
+    /// How the envelopes travel.
+    pub mode: Mode,
+    /// At least one; with [`Mode::Alone`] exactly one.
+    pub envelopes: Vec<Envelope>,
+}
+
+/// Everything known of waiting and running local deliveries.
+pub struct Dispatcher {
+    limits: MdaLimits,
+    next_id: u64,
+    ids: HashMap<Key, u64>,
+    groups: HashMap<u64, Group>,
+    /// Groups that could start a session, in the order of their turns.
+    ring: VecDeque<u64>,
+    running: HashMap<EvpId, Running>,
+    sessions: HashMap<u64, usize>,
+    releases: VecDeque<Release>,
+}
+
+type Key = (Line, Option<String>);
+
+#[derive(Clone, Copy)]
+struct Running {
+    group: u64,
+    session: u64,
+}
+
+struct Group {
+    key: Key,
+    waiting: VecDeque<(Mode, Envelope)>,
+    sessions: usize,
+    in_ring: bool,
+    on_hold: bool,
+    /// Envelopes the runner was told to hold and not yet asked for.
+    held: usize,
+    /// Envelopes it was asked for that have not come yet.
+    expected: usize,
+}
+
+impl Dispatcher {
+    /// An idle dispatcher. Ids of groups start at `first_id`.
+    pub fn new(limits: MdaLimits, first_id: u64) -> Dispatcher {
+        Dispatcher {
+            limits,
+            next_id: first_id,
+            ids: HashMap::new(),
+            groups: HashMap::new(),
+            ring: VecDeque::new(),
+            running: HashMap::new(),
+            sessions: HashMap::new(),
+            releases: VecDeque::new(),
+        }
+    }
+
+    /// An envelope is due. `userbase` is that of its action.
+    pub fn offer(&mut self, envelope: Envelope, userbase: Option<&str>, mode: Mode) -> Offer {
+        let id = self.group_of(&envelope, userbase);
+        let marks = Marks::of(&self.limits, mode);
+        let Some(group) = self.groups.get_mut(&id) else {
+            return Offer::Hold(HoldKey(id));
+        };
+        group.expected = group.expected.saturating_sub(1);
+        if group.on_hold || group.waiting.len() >= marks.high {
+            group.on_hold = true;
+            group.held = group.held.saturating_add(1);
+            return Offer::Hold(HoldKey(id));
+        }
+        group.waiting.push_back((mode, envelope));
+        stat::MDA_ENVELOPE.inc();
+        stat::MDA_PENDING.inc();
+        self.enqueue(id);
+        Offer::Taken
+    }
+
+    /// The next session to start, if the limits allow one.
+    pub fn start(&mut self) -> Option<Session> {
+        while self.sessions.len() < self.limits.max_session {
+            let id = self.ring.pop_front()?;
+            let Some(group) = self.groups.get_mut(&id) else {
+                continue;
+            };
+            group.in_ring = false;
+            if !group.may_start(&self.limits) {
+                continue;
+            }
+            let Some(session) = group.take(id) else {
+                continue;
+            };
+            group.sessions += 1;
+            if let Some(release) = group.release(id, &Marks::of(&self.limits, session.mode)) {
+                self.releases.push_back(release);
+            }
+            self.note_running(id, &session);
+            self.enqueue(id);
+            return Some(session);
+        }
+        None
+    }
+
+    /// An envelope's outcome is known.
+    pub fn finished(&mut self, envelope: EvpId) {
+        let Some(running) = self.running.remove(&envelope) else {
+            return;
+        };
+        stat::MDA_ENVELOPE.dec();
+        stat::MDA_RUNNING.dec();
+        match self.sessions.get_mut(&running.session) {
+            Some(left) if *left > 1 => {
+                *left -= 1;
+                return;
+            }
+            _ => self.sessions.remove(&running.session),
+        };
+        if let Some(group) = self.groups.get_mut(&running.group) {
+            group.sessions = group.sessions.saturating_sub(1);
+        }
+        self.enqueue(running.group);
+        self.bury(running.group);
+    }
+
+    /// The next request for held envelopes.
+    pub fn release(&mut self) -> Option<Release> {
+        self.releases.pop_front()
+    }
+
+    fn group_of(&mut self, envelope: &Envelope, userbase: Option<&str>) -> u64 {
+        let user = match &envelope.kind {
+            Kind::Local(local) => local.user.clone(),
+            Kind::Relay | Kind::Bounce(_) => Line::default(),
+        };
+        let key = (user, userbase.map(str::to_string));
+        if let Some(id) = self.ids.get(&key) {
+            return *id;
+        }
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        self.ids.insert(key.clone(), id);
+        self.groups.insert(id, Group::new(key));
+        stat::MDA_USER.inc();
+        id
+    }
+
+    fn enqueue(&mut self, id: u64) {
+        if let Some(group) = self.groups.get_mut(&id)
+            && !group.in_ring
+            && group.may_start(&self.limits)
+        {
+            group.in_ring = true;
+            self.ring.push_back(id);
+        }
+    }
+
+    fn note_running(&mut self, group: u64, session: &Session) {
+        let name = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        let count = session.envelopes.len();
+        self.sessions.insert(name, count);
+        for envelope in &session.envelopes {
+            let running = Running {
+                group,
+                session: name,
+            };
+            self.running.insert(envelope.id, running);
+        }
+        let count = i64::try_from(count).unwrap_or(0);
+        stat::MDA_PENDING.add(-count);
+        stat::MDA_RUNNING.add(count);
+    }
+
+    /// A group with nothing to do goes; whatever is still held for it comes back.
+    fn bury(&mut self, id: u64) {
+        let Some(group) = self.groups.get(&id) else {
+            return;
+        };
+        if group.sessions > 0 || !group.waiting.is_empty() {
+            return;
+        }
+        if group.held > 0 {
+            self.releases.push_back(Release {
+                key: HoldKey(id),
+                count: usize::MAX,
+            });
+        }
+        self.ids.remove(&group.key);
+        self.groups.remove(&id);
+        stat::MDA_USER.dec();
+    }
+}
+
+impl Group {
+    fn new(key: Key) -> Group {
+        Group {
+            key,
+            waiting: VecDeque::new(),
+            sessions: 0,
+            in_ring: false,
+            on_hold: false,
+            held: 0,
+            expected: 0,
+        }
+    }
+
+    fn may_start(&self, limits: &MdaLimits) -> bool {
+        let enough = match self.waiting.front() {
+            None => return false,
+            Some((Mode::Alone, _)) => 1,
+            Some((Mode::Shared, _)) => SHARE_THRESHOLD.saturating_mul(self.sessions),
+        };
+        self.sessions < limits.max_session_per_user && self.waiting.len() >= enough
+    }
+
+    /// The envelopes of the next session, in the order they came.
+    fn take(&mut self, gid: u64) -> Option<Session> {
+        let (mode, first) = self.waiting.pop_front()?;
+        let action = first.action.clone();
+        let mut envelopes = vec![first];
+        let room = match mode {
+            Mode::Alone => 0,
+            Mode::Shared => SESSION_MAX - 1,
+        };
+        let joining = self
+            .waiting
+            .iter()
+            .take(room)
+            .take_while(|(mode, next)| *mode == Mode::Shared && next.action == action)
+            .count();
+        envelopes.extend(self.waiting.drain(..joining).map(|(_, next)| next));
+        Some(Session {
+            gid,
+            mode,
+            envelopes,
+        })
+    }
+
+    fn release(&mut self, id: u64, marks: &Marks) -> Option<Release> {
+        if self.waiting.len() + self.expected > marks.low {
+            return None;
+        }
+        self.on_hold = false;
+        if self.held == 0 {
+            return None;
+        }
+        self.held = self.held.saturating_sub(marks.step);
+        self.expected += marks.step;
+        Some(Release {
+            key: HoldKey(id),
+            count: marks.step,
+        })
+    }
+}
+
+/// The water marks of `mda limit task-…`.
+struct Marks {
+    high: usize,
+    low: usize,
+    step: usize,
+}
+
+impl Marks {
+    fn of(limits: &MdaLimits, mode: Mode) -> Marks {
+        let factor = match mode {
+            Mode::Alone => 1,
+            Mode::Shared => SHARE_FACTOR,
+        };
+        let high = limits.task_hiwat.max(1).saturating_mul(factor);
+        Marks {
+            high,
+            low: limits.task_lowat.saturating_mul(factor).min(high - 1),
+            step: limits.task_release.max(1).saturating_mul(factor),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::local::tests::envelope;
+
+    fn limits() -> MdaLimits {
+        MdaLimits::default()
+    }
+
+    fn offer(dispatcher: &mut Dispatcher, number: u32, user: &str, mode: Mode) -> Offer {
+        dispatcher.offer(envelope(number, user), None, mode)
+    }
+
+    fn users(sessions: &[Session]) -> Vec<String> {
+        sessions
+            .iter()
+            .map(|session| session.envelopes[0].rcpt.user().to_string())
+            .collect()
+    }
+
+    fn drain(dispatcher: &mut Dispatcher) -> Vec<Session> {
+        std::iter::from_fn(|| dispatcher.start()).collect()
+    }
+
+    #[test]
+    fn seven_run_for_a_user_and_fifty_in_all() {
+        // smtpd.conf(5), mda limit.
+        let mut dispatcher = Dispatcher::new(limits(), 1);
+        for number in 1..=10 {
+            assert_eq!(
+                offer(&mut dispatcher, number, "bob", Mode::Alone),
+                Offer::Taken
+            );
+        }
+        assert_eq!(drain(&mut dispatcher).len(), 7);
+        for number in 11..=200 {
+            let user = format!("u{}", number % 20);
+            assert_eq!(
+                offer(&mut dispatcher, number, &user, Mode::Alone),
+                Offer::Taken
+            );
+        }
+        let sessions = drain(&mut dispatcher);
+        assert_eq!(sessions.len(), 43);
+        dispatcher.finished(sessions[0].envelopes[0].id);
+        assert_eq!(drain(&mut dispatcher).len(), 1);
+        dispatcher.finished(envelope(9999, "stranger").id);
+        assert!(dispatcher.start().is_none());
+    }
+
+    #[test]
+    fn users_take_turns() {
+        // reference scheduler §11: round robin, one delivery each per turn.
+        let mut dispatcher = Dispatcher::new(limits(), 1);
+        for (number, user) in (1..).zip(["a", "a", "a", "b", "b", "c"]) {
+            offer(&mut dispatcher, number, user, Mode::Alone);
+        }
+        let sessions = drain(&mut dispatcher);
+        assert_eq!(users(&sessions), ["a", "b", "c", "a", "b", "a"]);
+    }
+
+    #[test]
+    fn a_flooded_user_is_held_at_the_high_mark_and_released_at_the_low_one() {
+        // reference scheduler §7.
+        let mut dispatcher = Dispatcher::new(limits(), 1);
+        let mut held = 0_usize;
+        let mut key = None;
+        for number in 1..=60 {
+            match offer(&mut dispatcher, number, "bob", Mode::Alone) {
+                Offer::Taken => assert!(number <= 50),
+                Offer::Hold(found) => {
+                    held += 1;
+                    key = Some(found);
+                }
+            }
+        }
+        assert_eq!(held, 10);
+        let mut running = VecDeque::from(drain(&mut dispatcher));
+        let mut number = 100;
+        let mut released = Vec::new();
+        while let Some(session) = running.pop_front() {
+            dispatcher.finished(session.envelopes[0].id);
+            running.extend(drain(&mut dispatcher));
+            while let Some(release) = dispatcher.release() {
+                assert_eq!(Some(release.key), key);
+                let waiting = dispatcher
+                    .groups
+                    .values()
+                    .map(|g| g.waiting.len())
+                    .sum::<usize>();
+                released.push((release.count, waiting));
+                for _ in 0..release.count.min(held) {
+                    number += 1;
+                    assert_eq!(
+                        offer(&mut dispatcher, number, "bob", Mode::Alone),
+                        Offer::Taken
+                    );
+                }
+                held = held.saturating_sub(release.count);
+            }
+        }
+        assert_eq!(released, [(10, 30)]);
+        assert!(dispatcher.groups.is_empty() && dispatcher.ids.is_empty());
+        assert!(dispatcher.running.is_empty() && dispatcher.sessions.is_empty());
+    }
+
+    #[test]
+    fn a_group_that_goes_gives_back_what_is_held_for_it() {
+        let tight = MdaLimits {
+            task_hiwat: 1,
+            task_lowat: 0,
+            ..limits()
+        };
+        let mut dispatcher = Dispatcher::new(tight, 1);
+        offer(&mut dispatcher, 1, "bob", Mode::Alone);
+        for number in 2..=13 {
+            let offer = offer(&mut dispatcher, number, "bob", Mode::Alone);
+            assert!(matches!(offer, Offer::Hold(_)));
+        }
+        let sessions = drain(&mut dispatcher);
+        assert_eq!(dispatcher.release().map(|r| r.count), Some(10));
+        dispatcher.finished(sessions[0].envelopes[0].id);
+        assert_eq!(dispatcher.release().map(|r| r.count), Some(usize::MAX));
+        assert_eq!(dispatcher.release(), None);
+    }
+
+    #[test]
+    fn envelopes_that_share_travel_together_and_in_order() {
+        let mut dispatcher = Dispatcher::new(limits(), 1);
+        for number in 1..=100 {
+            assert_eq!(
+                offer(&mut dispatcher, number, "bob", Mode::Shared),
+                Offer::Taken
+            );
+        }
+        let mut other = envelope(101, "bob");
+        other.action = Line::new("else").unwrap();
+        dispatcher.offer(other, None, Mode::Shared);
+        let sizes = |sessions: &[Session]| -> Vec<usize> {
+            sessions
+                .iter()
+                .map(|session| session.envelopes.len())
+                .collect()
+        };
+        let first = drain(&mut dispatcher);
+        offer(&mut dispatcher, 102, "bob", Mode::Alone);
+        assert_eq!(sizes(&first), [64, 36], "and then too few wait for a third");
+        let ids: Vec<_> = first
+            .iter()
+            .flat_map(|s| &s.envelopes)
+            .map(|e| e.id)
+            .collect();
+        assert!(ids.is_sorted());
+        for session in &first {
+            for envelope in &session.envelopes {
+                dispatcher.finished(envelope.id);
+            }
+        }
+        let second = drain(&mut dispatcher);
+        assert_eq!(sizes(&second), [1, 1]);
+        assert_eq!(second[1].mode, Mode::Alone);
+    }
+
+    #[test]
+    fn the_same_name_in_two_userbases_is_two_users() {
+        let mut dispatcher = Dispatcher::new(limits(), 1);
+        for number in 1..=14 {
+            let userbase = (number % 2 == 0).then_some("virtual");
+            dispatcher.offer(envelope(number, "bob"), userbase, Mode::Alone);
+        }
+        let sessions = drain(&mut dispatcher);
+        assert_eq!(sessions.len(), 14);
+        assert_ne!(sessions[0].gid, sessions[1].gid);
+    }
+}

@@ -1,0 +1,346 @@
+//! From the end of a delivery process to an outcome, and the words for it in the log.
+
+use crate::mail::{Outcome, Status};
+use crate::privsep::{MdaEnd, MdaResult};
+use crate::util::Line;
+
+/// An outcome with its part of the log line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// For the runner.
+    pub outcome: Outcome,
+    /// `Ok`, `TempFail` or `PermFail`.
+    pub result: &'static str,
+    /// What follows `stat=`.
+    pub stat: String,
+}
+
+/// The end of what a program wrote.
+#[derive(Clone, Debug, Default)]
+pub struct Tail {
+    bytes: Vec<u8>,
+}
+
+/// How much of a program's output is kept.
+const TAIL_MAX: usize = 4096;
+
+/// Longest text in a log line and a report.
+const TEXT_MAX: usize = 253;
+
+impl Settled {
+    /// Delivered.
+    pub fn delivered() -> Settled {
+        Settled {
+            outcome: Outcome::delivered(),
+            result: "Ok",
+            stat: "Delivered".to_string(),
+        }
+    }
+
+    /// The message was delivered to this recipient before.
+    pub fn looped() -> Settled {
+        Settled {
+            outcome: Outcome::looped(),
+            result: "PermFail",
+            stat: "Loop detected".to_string(),
+        }
+    }
+
+    /// Something of ours failed before or around the delivery; trying again may help.
+    pub fn not_started(text: &str) -> Settled {
+        let line = Line::sanitize(text.as_bytes());
+        Settled {
+            stat: line.to_string(),
+            outcome: Outcome::temp(Status::new(4, 3, 0), line),
+            result: "TempFail",
+        }
+    }
+
+    /// A process was ended by `signal` or gave up; always temporary.
+    pub fn temporary(text: &str) -> Settled {
+        Settled::failed(None, Line::sanitize(text.as_bytes()), Failing::Temporary)
+    }
+
+    /// A program's exit code. `said` is the last line it wrote, `otherwise` what to say without.
+    pub fn exited(code: i32, said: Option<Line>, otherwise: &str) -> Settled {
+        let text = said.unwrap_or_else(|| Line::sanitize(otherwise.as_bytes()));
+        match code {
+            0 => Settled::delivered(),
+            EX_OSERR | EX_TEMPFAIL => Settled::failed(sysexit(code), text, Failing::Temporary),
+            _ => Settled::failed(sysexit(code), text, Failing::Permanent),
+        }
+    }
+
+    /// What the parent says of a delivery. `said` is the last line of its output.
+    pub fn of(result: &MdaResult, said: Option<Line>) -> Settled {
+        match result {
+            MdaResult::Refused { code, text } => Settled::refused(*code, text),
+            MdaResult::Done(MdaEnd::Exited(code)) => {
+                Settled::exited(*code, said, "exited abnormally")
+            }
+            MdaResult::Done(MdaEnd::Signaled(signal)) => {
+                let text = format!("terminated; signal {signal}");
+                Settled::temporary(said.as_deref().unwrap_or(&text))
+            }
+            MdaResult::Done(MdaEnd::TimedOut) => {
+                Settled::temporary(said.as_deref().unwrap_or(TIMED_OUT))
+            }
+            MdaResult::Lost => Settled::temporary("lost the parent process"),
+        }
+    }
+
+    fn refused(code: i32, text: &Line) -> Settled {
+        let class = if matches!(code, EX_OSERR | EX_TEMPFAIL) {
+            4
+        } else {
+            5
+        };
+        // A user that cannot be found has words and a status of its own.
+        match text.as_str() {
+            TEMPORARY_LOOKUP | PERMANENT_LOOKUP => {
+                let (result, status) = match class {
+                    4 => ("TempFail", Status::new(4, 1, 0)),
+                    _ => ("PermFail", Status::new(5, 1, 6)),
+                };
+                let outcome = match class {
+                    4 => Outcome::temp(status, text.clone()),
+                    _ => Outcome::perm(status, text.clone()),
+                };
+                Settled {
+                    outcome,
+                    result,
+                    stat: text.to_string(),
+                }
+            }
+            // A refusal is a failure whatever its code says.
+            _ if code == 0 => Settled::temporary(text),
+            _ => Settled::exited(code, Some(text.clone()), ""),
+        }
+    }
+
+    fn failed(sysexit: Option<&str>, text: Line, failing: Failing) -> Settled {
+        let stat = match sysexit {
+            Some(sysexit) => format!("Error ({sysexit}: {text})"),
+            None => format!("Error ({text})"),
+        };
+        let (outcome, result) = match failing {
+            Failing::Temporary => (Outcome::temp(Status::new(4, 3, 0), text), "TempFail"),
+            Failing::Permanent => (Outcome::perm(Status::new(5, 3, 0), text), "PermFail"),
+        };
+        Settled {
+            outcome,
+            result,
+            stat,
+        }
+    }
+}
+
+enum Failing {
+    Temporary,
+    Permanent,
+}
+
+const EX_OSERR: i32 = 71;
+const EX_TEMPFAIL: i32 = 75;
+
+/// What is said when a delivery's time was over.
+pub const TIMED_OUT: &str = "terminated; timeout";
+
+/// The parent's text when the userbase could not be asked.
+pub const TEMPORARY_LOOKUP: &str = "Temporary failure in user lookup";
+
+/// The parent's text when the userbase has no such user.
+pub const PERMANENT_LOOKUP: &str = "Permanent failure in user lookup";
+
+fn sysexit(code: i32) -> Option<&'static str> {
+    Some(match code {
+        64 => "command line usage error",
+        65 => "data format error",
+        66 => "cannot open input",
+        67 => "user unknown",
+        68 => "host name unknown",
+        69 => "service unavailable",
+        70 => "internal software error",
+        71 => "system resource problem",
+        72 => "critical OS file missing",
+        73 => "can't create user output file",
+        74 => "input/output error",
+        75 => "temporary failure",
+        76 => "remote error in protocol",
+        77 => "permission denied",
+        78 => "local configuration error",
+        _ => return None,
+    })
+}
+
+impl Tail {
+    /// Output came.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        let surplus = self.bytes.len().saturating_sub(TAIL_MAX);
+        self.bytes.drain(..surplus);
+    }
+
+    /// The last line that is not empty, in quotes, with whatever is not plain text spelled out.
+    pub fn last_line(&self) -> Option<Line> {
+        quote_last_line(&self.bytes)
+    }
+}
+
+/// The last line of `bytes` that is not empty, encoded as vis(3) does and put in quotes.
+pub fn quote_last_line(bytes: &[u8]) -> Option<Line> {
+    let line = bytes
+        .rsplit(|byte| *byte == b'\n')
+        .find(|line| !line.trim_ascii().is_empty())?;
+    let mut text = String::from("\"");
+    for byte in line {
+        let word = vis(*byte);
+        if text.len() + word.len() > TEXT_MAX + 1 {
+            break;
+        }
+        text.push_str(&word);
+    }
+    text.push('"');
+    Some(Line::sanitize(text.as_bytes()))
+}
+
+/// vis(3), VIS_CSTYLE: printable ASCII and blanks as they are, all else in ASCII letters.
+fn vis(byte: u8) -> String {
+    match byte {
+        b'\\' => "\\\\".to_string(),
+        b' '..=b'~' => char::from(byte).to_string(),
+        b'\0' => "\\0".to_string(),
+        0x07 => "\\a".to_string(),
+        0x08 => "\\b".to_string(),
+        b'\t' => "\\t".to_string(),
+        0x0b => "\\v".to_string(),
+        0x0c => "\\f".to_string(),
+        b'\r' => "\\r".to_string(),
+        0x7f => "\\^?".to_string(),
+        1..0x20 => format!("\\^{}", char::from(byte | 0x40)),
+        0xff => "\\M^?".to_string(),
+        0x80..0xa0 => format!("\\M^{}", char::from(byte & 0x7f | 0x40)),
+        0xa0 => "\\240".to_string(),
+        0xa1.. => format!("\\M-{}", char::from(byte & 0x7f)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Verdict;
+
+    fn said(text: &str) -> Option<Line> {
+        let mut tail = Tail::default();
+        tail.push(text.as_bytes());
+        tail.last_line()
+    }
+
+    fn exited(code: i32, text: &str) -> Settled {
+        Settled::of(&MdaResult::Done(MdaEnd::Exited(code)), said(text))
+    }
+
+    #[test]
+    fn exit_codes_become_outcomes() {
+        // smtpd.conf(5), MDA COMMANDS; reference delivery §6.
+        assert_eq!(exited(0, "noise\n"), Settled::delivered());
+        for code in 1..=255 {
+            let settled = exited(code, "");
+            let temporary = code == 71 || code == 75;
+            let verdict = if temporary {
+                Verdict::TempFail
+            } else {
+                Verdict::PermFail
+            };
+            assert_eq!(settled.outcome.verdict, verdict, "{code}");
+            let status = if temporary { "4.3.0" } else { "5.3.0" };
+            assert_eq!(settled.outcome.status.to_string(), status);
+            assert_eq!(settled.outcome.text.as_str(), "exited abnormally");
+            assert_eq!(
+                settled.stat.contains(": "),
+                (64..=78).contains(&code),
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn log_texts_are_those_parsers_know() {
+        // reference delivery §6, the examples.
+        let settled = exited(75, "mail.maildir: Permission denied\n");
+        assert_eq!(
+            settled.stat,
+            "Error (temporary failure: \"mail.maildir: Permission denied\")"
+        );
+        assert_eq!(
+            settled.outcome.text.as_str(),
+            "\"mail.maildir: Permission denied\""
+        );
+        let settled = exited(127, "first\nsh: 1: nosuch: not found");
+        assert_eq!(settled.stat, "Error (\"sh: 1: nosuch: not found\")");
+        let settled = Settled::of(
+            &MdaResult::Refused {
+                code: 77,
+                text: Line::new("MDA not allowed to deliver to: root").unwrap(),
+            },
+            None,
+        );
+        assert_eq!(
+            settled.stat,
+            "Error (permission denied: MDA not allowed to deliver to: root)"
+        );
+        for (end, stat) in [
+            (MdaEnd::Signaled(11), "Error (terminated; signal 11)"),
+            (MdaEnd::TimedOut, "Error (terminated; timeout)"),
+        ] {
+            let settled = Settled::of(&MdaResult::Done(end), None);
+            assert_eq!((settled.result, settled.stat.as_str()), ("TempFail", stat));
+        }
+        assert_eq!(Settled::of(&MdaResult::Lost, None).result, "TempFail");
+    }
+
+    #[test]
+    fn a_user_that_is_not_found_has_its_own_status() {
+        // reference delivery §1.
+        let refused = |code, text: &str| {
+            let text = Line::new(text).unwrap();
+            Settled::of(&MdaResult::Refused { code, text }, None)
+        };
+        let settled = refused(67, PERMANENT_LOOKUP);
+        assert_eq!(settled.outcome.status.to_string(), "5.1.6");
+        assert_eq!(
+            (settled.result, settled.stat.as_str()),
+            ("PermFail", PERMANENT_LOOKUP)
+        );
+        let settled = refused(75, TEMPORARY_LOOKUP);
+        assert_eq!(settled.outcome.status.to_string(), "4.1.0");
+        assert_eq!(
+            refused(67, "delivery user 'x' does not exist").result,
+            "PermFail"
+        );
+        assert_eq!(refused(0, "odd").result, "TempFail");
+    }
+
+    #[test]
+    fn output_is_spelled_out_and_bounded() {
+        // reference security §2 row 16.
+        for (text, line) in [
+            (
+                &b"a\r\nb\x1b[31m\tc\\d\n\n \n"[..],
+                "\"b\\^[[31m\\tc\\\\d\"",
+            ),
+            (b"caf\xc3\xa9\x00\xff", "\"caf\\M-C\\M-)\\0\\M^?\""),
+            (b"say \"hi\"", "\"say \"hi\"\""),
+        ] {
+            assert_eq!(quote_last_line(text).unwrap().as_str(), line);
+        }
+        assert_eq!(quote_last_line(b"\n\n"), None);
+        let mut tail = Tail::default();
+        for _ in 0..1000 {
+            tail.push(&[b'x'; 5000]);
+        }
+        assert!(tail.bytes.len() <= TAIL_MAX);
+        assert_eq!(tail.last_line().unwrap().len(), TEXT_MAX + 2);
+        assert!(quote_last_line(&[0x80; 400]).unwrap().len() <= TEXT_MAX + 2);
+    }
+}

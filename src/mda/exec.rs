@@ -1,0 +1,458 @@
+//! One delivery, as the recipient: the role `smtpd -x mda`.
+//!
+//! The job names a method; here it becomes either work done in this process (maildir, files of
+//! aliases, mailboxes where the system has no mail.local(8)) or a program that takes this
+//! process's place. The message comes on standard input; what goes wrong is said in one line on
+//! standard error and in the exit code. `HOME` in the environment is the home of the user the
+//! process runs as; everything else in it is replaced.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::config::Delivery;
+use crate::mail;
+use crate::privsep::job::ChildJob;
+use crate::sys;
+use crate::util::Timestamp;
+
+use super::maildir::{self, Draft, Junk, Target};
+use super::specifier::{Piece, Values, expand, expand_path, mbox_from};
+use super::sysexits::{CONFIG, DATAERR, NOPERM, OSERR, TEMPFAIL};
+use super::{Failure, batch, conclude, copy, local, mbox, mboxfile, shell};
+
+/// What a job comes to.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    /// Our own mail.maildir.
+    Maildir(Target),
+    /// Our own mail.mboxfile.
+    File { path: PathBuf, from: String },
+    /// Our own mail.local.
+    Mailbox { user: String, from: String },
+    /// A program in place of this one.
+    Program(Program),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Program {
+    path: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(&'static str, String)>,
+}
+
+/// Does what the job says and returns the exit code; a program that is started does not return.
+pub fn run(job: &ChildJob) -> i32 {
+    let home = home(job);
+    let program = program_name(job);
+    let message = match may_run(job).and_then(|()| standard_input()) {
+        Ok(message) => message,
+        Err(failure) => return conclude(program, Err(failure)),
+    };
+    if job.job.is_batch() {
+        return conclude(program, run_batch(job, &home, message));
+    }
+    conclude(
+        program,
+        plan(job, &home).and_then(|plan| carry_out(plan, message)),
+    )
+}
+
+/// Whose name a message bears: the helper's that does this in other circumstances.
+fn program_name(job: &ChildJob) -> &'static str {
+    match (&job.job.command, &job.delivery) {
+        (Some(mail::Command::File(_)), _) => "mail.mboxfile",
+        (None, Delivery::Maildir { .. }) => batch::NAME,
+        (None, Delivery::Mbox) => local::NAME,
+        _ => "smtpd",
+    }
+}
+
+/// The parent has made us the recipient; anything else is its fault and not to be made worse.
+fn may_run(job: &ChildJob) -> Result<(), Failure> {
+    let uid = sys::user::effective_uid();
+    if uid != job.uid {
+        let text = format!("running with uid {uid} instead of {}", job.uid);
+        return Err(Failure::new(OSERR, text));
+    }
+    let mailbox = job.delivery == Delivery::Mbox && job.job.command.is_none();
+    if uid == 0 && !mailbox {
+        let text = format!("MDA not allowed to deliver to: {}", job.user);
+        return Err(Failure::new(NOPERM, text));
+    }
+    Ok(())
+}
+
+/// The home of the user we run as; the recipient's, when the parent did not say.
+fn home(job: &ChildJob) -> String {
+    match std::env::var("HOME") {
+        Ok(home) if !home.is_empty() => home,
+        _ => job.home.clone(),
+    }
+}
+
+fn standard_input() -> Result<File, Failure> {
+    io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(File::from)
+        .map_err(|error| Failure::new(OSERR, format!("standard input: {error}")))
+}
+
+fn run_batch(job: &ChildJob, home: &str, input: File) -> Result<(), Failure> {
+    let output = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| Failure::new(OSERR, format!("standard output: {error}")))?;
+    batch::serve(job, home, input, File::from(output))
+}
+
+fn carry_out(plan: Plan, mut message: File) -> Result<(), Failure> {
+    match plan {
+        Plan::Maildir(target) => {
+            let mut draft = Draft::new(&target)?;
+            copy(&mut message, |bytes| draft.write(bytes), TEMPFAIL)?;
+            let written = draft.finish()?;
+            maildir::settle(vec![written]).into_iter().collect()
+        }
+        Plan::File { path, from } => mboxfile::deliver(
+            &mut message,
+            &path,
+            &from,
+            Timestamp::now(),
+            mbox::LOCK_WAIT,
+        ),
+        Plan::Mailbox { user, from } => {
+            let options = local::Options {
+                spool: local::system_spool(),
+                from,
+                dot_lock: local::DotLock::Try,
+                lock_wait: mbox::LOCK_WAIT,
+            };
+            local::deliver(&mut message, &[user], &options, Timestamp::now())
+        }
+        Plan::Program(program) => {
+            drop(message);
+            let error = command(&program).exec();
+            Err(Failure::on(OSERR, &program.path, &error))
+        }
+    }
+}
+
+fn command(program: &Program) -> Command {
+    let mut command = Command::new(&program.path);
+    command
+        .args(&program.args)
+        .env_clear()
+        .envs(program.env.iter().map(|(name, value)| (name, value)));
+    command
+}
+
+fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
+    let values = values(job);
+    let wrapper = match &job.wrapper {
+        Some(text) => Some(expand(text, &values)?),
+        None => None,
+    };
+    let pieces = match (&job.job.command, &job.delivery) {
+        (Some(mail::Command::Pipe(text)), _) => expand(text, &values)?,
+        (Some(mail::Command::File(path)), _) if wrapper.is_none() => {
+            return Ok(Plan::File {
+                path: PathBuf::from(path.as_str()),
+                from: mbox_from(values.sender),
+            });
+        }
+        (Some(mail::Command::File(path)), _) => vec![
+            helper(job, "mail.mboxfile"),
+            Piece::Text(" -f ".to_string()),
+            Piece::Value(mbox_from(values.sender)),
+            Piece::Text(" ".to_string()),
+            Piece::Value(path.to_string()),
+        ],
+        (None, Delivery::Mda(text)) => expand(text, &values)?,
+        (None, Delivery::Maildir { path, junk }) => {
+            let target = Target {
+                root: maildir_root(path.as_deref(), &values, home)?,
+                junk: if *junk { Junk::Folder } else { Junk::Ignore },
+                extension: job.job.subaddress.as_ref().map(|text| text.to_string()),
+            };
+            if wrapper.is_none() {
+                return Ok(Plan::Maildir(target));
+            }
+            maildir_command(job, &target)
+        }
+        (None, Delivery::Mbox) if wrapper.is_none() => return Ok(mailbox(job, &values)),
+        (None, Delivery::Mbox) => return Err(Failure::new(CONFIG, "mbox takes no wrapper")),
+        (None, Delivery::Lmtp { dest, rcpt_to }) => vec![
+            helper(job, "mail.lmtp"),
+            Piece::Text(" -d ".to_string()),
+            Piece::Value(dest.to_string()),
+            Piece::Text(if *rcpt_to { " -r" } else { " -u" }.to_string()),
+        ],
+        (None, Delivery::ForwardOnly | Delivery::ExpandOnly) => {
+            let text = "the action has no way to deliver to a user";
+            return Err(Failure::new(CONFIG, text));
+        }
+    };
+    let script = shell::script(&pieces, wrapper.as_deref())?;
+    let mut args: Vec<OsString> = vec!["-c".into(), script.text.into(), SHELL.into()];
+    args.extend(script.values.into_iter().map(OsString::from));
+    Ok(Plan::Program(Program {
+        path: PathBuf::from(SHELL),
+        args,
+        env: environment(job, home),
+    }))
+}
+
+const SHELL: &str = "/bin/sh";
+
+fn values(job: &ChildJob) -> Values<'_> {
+    Values {
+        sender: &job.job.sender,
+        rcpt: &job.job.rcpt,
+        dest: &job.job.dest,
+        username: &job.job.user,
+        directory: &job.home,
+    }
+}
+
+fn helper(job: &ChildJob, name: &str) -> Piece {
+    Piece::Home(job.libexec.join(name).display().to_string())
+}
+
+/// The maildir a message belongs to.
+pub(super) fn maildir_root(
+    path: Option<&str>,
+    values: &Values<'_>,
+    home: &str,
+) -> Result<PathBuf, Failure> {
+    match path {
+        Some(template) => expand_path(template, values),
+        None if home.is_empty() => Err(Failure::new(DATAERR, "the user has no home")),
+        None => Ok(PathBuf::from(home).join("Maildir")),
+    }
+}
+
+fn maildir_command(job: &ChildJob, target: &Target) -> Vec<Piece> {
+    let options = match target.junk {
+        Junk::Folder => " -j ",
+        Junk::Ignore => " ",
+    };
+    vec![
+        helper(job, "mail.maildir"),
+        Piece::Text(options.to_string()),
+        Piece::Value(target.root.display().to_string()),
+    ]
+}
+
+/// mail.local(8) of the system, with the environment it has there; ours without one.
+fn mailbox(job: &ChildJob, values: &Values<'_>) -> Plan {
+    let from = mbox_from(values.sender);
+    let user = job.job.user.to_string();
+    match system_mail_local() {
+        None => Plan::Mailbox { user, from },
+        Some(path) => Plan::Program(Program {
+            path,
+            args: vec!["-f".into(), from.into(), user.into()],
+            env: vec![
+                ("HOME", "/".to_string()),
+                ("PATH", sys::mda::DEFAULT_PATH.to_string()),
+                ("LOGNAME", "root".to_string()),
+                ("USER", "root".to_string()),
+            ],
+        }),
+    }
+}
+
+fn system_mail_local() -> Option<PathBuf> {
+    let path = PathBuf::from(option_env!("MAIL_LOCAL").filter(|path| !path.is_empty())?);
+    path.is_file().then_some(path)
+}
+
+/// smtpd.conf(5), MDA COMMANDS: these variables and no others.
+fn environment(job: &ChildJob, home: &str) -> Vec<(&'static str, String)> {
+    let mda = &job.job;
+    let mut env = vec![
+        ("PATH", sys::mda::DEFAULT_PATH.to_string()),
+        ("SHELL", SHELL.to_string()),
+        ("HOME", home.to_string()),
+        ("LOGNAME", mda.user.to_string()),
+        ("USER", mda.user.to_string()),
+        ("DOMAIN", mda.rcpt.domain().to_string()),
+        ("LOCAL", mda.rcpt.user().to_string()),
+        ("ORIGINAL_RECIPIENT", mda.rcpt.to_string()),
+        ("RECIPIENT", mda.dest.to_string()),
+        ("SENDER", mda.sender.to_string()),
+    ];
+    if let Some(subaddress) = &mda.subaddress {
+        env.push(("EXTENSION", subaddress.to_string()));
+    }
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::MailAddr;
+    use crate::privsep::MdaJob;
+    use crate::util::Line;
+
+    fn line(text: &str) -> Line {
+        Line::new(text).unwrap()
+    }
+
+    fn job(delivery: Delivery) -> ChildJob {
+        ChildJob {
+            job: MdaJob {
+                action: line("local"),
+                user: line("bob"),
+                subaddress: Some(line("tag")),
+                command: None,
+                sender: MailAddr::new("al", "e.org").unwrap(),
+                rcpt: MailAddr::new("bob+tag", "e.net").unwrap(),
+                dest: MailAddr::new("bob", "host.e.net").unwrap(),
+            },
+            delivery,
+            wrapper: None,
+            user: line("bob"),
+            home: "/users/bob".into(),
+            uid: sys::user::effective_uid(),
+            libexec: PathBuf::from("/usr/libexec/smtpd"),
+        }
+    }
+
+    fn output(job: &ChildJob) -> String {
+        let Ok(Plan::Program(program)) = plan(job, "/home/vmail") else {
+            panic!("not a program: {:?}", plan(job, "/home/vmail"));
+        };
+        let output = command(&program).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn a_command_has_the_environment_of_the_manual_and_no_more() {
+        // smtpd.conf(5), MDA COMMANDS.
+        let mut job = job(Delivery::Mda(line("env | sort")));
+        let text = output(&job);
+        let mut names: Vec<_> = text.lines().collect();
+        // What shells set for themselves.
+        names.retain(|line| {
+            !["PWD=", "OLDPWD=", "SHLVL=", "_="]
+                .iter()
+                .any(|n| line.starts_with(n))
+        });
+        let path = format!("PATH={}", sys::mda::DEFAULT_PATH);
+        assert_eq!(
+            names,
+            [
+                "DOMAIN=e.net",
+                "EXTENSION=tag",
+                "HOME=/home/vmail",
+                "LOCAL=bob+tag",
+                "LOGNAME=bob",
+                "ORIGINAL_RECIPIENT=bob+tag@e.net",
+                &path,
+                "RECIPIENT=bob@host.e.net",
+                "SENDER=al@e.org",
+                "SHELL=/bin/sh",
+                "USER=bob",
+            ]
+        );
+        job.job.subaddress = None;
+        job.job.sender = MailAddr::null();
+        let text = output(&job);
+        assert!(!text.contains("EXTENSION") && text.contains("SENDER=\n"));
+    }
+
+    #[test]
+    fn a_maildir_is_below_the_recipients_home_or_where_the_action_says() {
+        // smtpd.conf(5), maildir [pathname [junk]].
+        let root = |path: Option<&str>| {
+            let delivery = Delivery::Maildir {
+                path: path.map(line),
+                junk: false,
+            };
+            match plan(&job(delivery), "/home/vmail") {
+                Ok(Plan::Maildir(target)) => target.root.display().to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(root(None), "/home/vmail/Maildir");
+        assert_eq!(root(Some("~/Mail")), "/users/bob/Mail");
+        assert_eq!(
+            root(Some("/v/%{dest.domain}/%{rcpt.user:strip}")),
+            "/v/host.e.net/bob"
+        );
+    }
+
+    #[test]
+    fn a_wrapper_wraps_commands_maildirs_and_files_alike() {
+        // smtpd.conf(5), mda wrapper.
+        let mut job = job(Delivery::Maildir {
+            path: Some(line("/v/%{rcpt.user}")),
+            junk: true,
+        });
+        job.libexec = PathBuf::from("/bin/echo #");
+        job.wrapper = Some(line("echo %{sender}; echo %{mda}"));
+        assert_eq!(
+            output(&job),
+            "al@e.org\n/bin/echo #/mail.maildir -j /v/bob+tag\n"
+        );
+        job.job.command = Some(mail::Command::File(line("/a b")));
+        job.wrapper = Some(line("echo %{mda}"));
+        assert_eq!(output(&job), "/bin/echo #/mail.mboxfile -f al@e.org /a b\n");
+        job.job.command = Some(mail::Command::Pipe(line("echo \"%{dest.user}\"")));
+        job.wrapper = Some(line("%{mda}; %{mda}"));
+        assert_eq!(output(&job), "bob\nbob\n");
+        job.job.command = None;
+        job.delivery = Delivery::Mbox;
+        assert_eq!(plan(&job, "/").unwrap_err().code, 78);
+    }
+
+    #[test]
+    fn a_text_that_cannot_be_expanded_fails_for_good() {
+        let job = job(Delivery::Mda(line("x %{extension}")));
+        let failure = plan(&job, "/").unwrap_err();
+        assert_eq!(failure.code, 1);
+        assert_eq!(failure.text, "mda command line could not be expanded");
+    }
+
+    #[test]
+    fn files_and_mailboxes_need_no_shell() {
+        let mut job = job(Delivery::Mbox);
+        if system_mail_local().is_none() {
+            assert_eq!(
+                plan(&job, "/"),
+                Ok(Plan::Mailbox {
+                    user: "bob".into(),
+                    from: "al@e.org".into()
+                })
+            );
+        }
+        job.job.command = Some(mail::Command::File(line("/a b;c")));
+        job.job.sender = MailAddr::null();
+        assert_eq!(
+            plan(&job, "/"),
+            Ok(Plan::File {
+                path: PathBuf::from("/a b;c"),
+                from: "MAILER-DAEMON".into()
+            })
+        );
+    }
+
+    #[test]
+    fn a_child_that_is_not_the_recipient_does_nothing() {
+        let mut job = job(Delivery::Mda(line("true")));
+        job.uid = sys::user::effective_uid() + 1;
+        assert_eq!(may_run(&job).unwrap_err().code, 71);
+        job.uid = sys::user::effective_uid();
+        let allowed = may_run(&job);
+        assert_eq!(allowed.is_err(), job.uid == 0);
+        job.delivery = Delivery::Mbox;
+        assert!(may_run(&job).is_ok());
+    }
+}

@@ -1,0 +1,286 @@
+//! The mbox format, and appending to a mailbox under lock.
+//!
+//! [`append`] writes after the end of a locked file, syncs it, and on any error cuts the file
+//! back to where it began: no torn message stays behind.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::sys;
+
+use super::{Failure, copy};
+
+/// Which `From ` lines get a `>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quote {
+    /// Those after an empty line, and the first line.
+    AfterEmptyLine,
+    /// All.
+    Every,
+}
+
+/// The exit codes a mailbox writer uses.
+#[derive(Clone, Copy, Debug)]
+pub struct Codes {
+    /// For a lock that another process does not give up.
+    pub locked: i32,
+    /// For everything that goes wrong with the file.
+    pub failed: i32,
+}
+
+/// Longest wait for a lock; well below the 300 seconds a delivery has.
+pub const LOCK_WAIT: Duration = Duration::from_secs(120);
+
+/// The line a message in a mailbox starts with. What is no text becomes `?`.
+pub fn from_line(from: &str, now_s: u64) -> String {
+    let from = crate::util::Line::sanitize(from.as_bytes());
+    let from = if from.is_empty() {
+        "MAILER-DAEMON"
+    } else {
+        from.as_str()
+    };
+    format!("From {from} {}\n", sys::mda::local_ctime(now_s))
+}
+
+/// Writes a message in mbox format: `From ` line, quoted text with a final line end, empty line.
+pub fn write_message(
+    message: &mut dyn Read,
+    from_line: &str,
+    quote: Quote,
+    on_error: i32,
+    mut sink: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    sink(from_line.as_bytes())?;
+    let mut quoter = Quoter::new(quote);
+    let mut out = Vec::new();
+    copy(
+        message,
+        |bytes| {
+            out.clear();
+            quoter.feed(bytes, &mut out);
+            sink(&out)
+        },
+        on_error,
+    )?;
+    out.clear();
+    quoter.finish(&mut out);
+    sink(&out)
+}
+
+/// Takes the locks on an open mailbox, then appends what `write` hands out.
+pub fn append(
+    file: &mut File,
+    path: &Path,
+    codes: Codes,
+    lock_wait: Duration,
+    write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    let failed = |error: io::Error| Failure::on(codes.failed, path, &error);
+    lock(file, path, codes, lock_wait)?;
+    let metadata = file.metadata().map_err(failed)?;
+    let start = metadata.len();
+    let written = write(&mut |bytes| file.write_all(bytes).map_err(failed))
+        .and_then(|()| sync(file).map_err(failed));
+    if written.is_err() && metadata.is_file() {
+        // The first error is the one to tell; a torn tail that cannot be cut is the disk's.
+        let _ = file.set_len(start);
+    }
+    written.map(|()| start)
+}
+
+fn lock(file: &File, path: &Path, codes: Codes, wait: Duration) -> Result<(), Failure> {
+    let locked = wait_for(wait, || sys::lock::try_exclusive(file))
+        .map_err(|error| Failure::on(codes.failed, path, &error))?;
+    if !locked {
+        let text = format!("{}: locked by another process", path.display());
+        return Err(Failure::new(codes.locked, text));
+    }
+    Ok(())
+}
+
+/// Asks again and again, with growing pauses, until `try_once` says yes or `wait` is over.
+pub fn wait_for(
+    wait: Duration,
+    mut try_once: impl FnMut() -> io::Result<bool>,
+) -> io::Result<bool> {
+    let deadline = Instant::now() + wait;
+    let mut pause = Duration::from_millis(5);
+    loop {
+        if try_once()? {
+            return Ok(true);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        // Devices and pipes cannot be synced.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}
+
+/// Puts `>` before `From ` at the start of lines, whichever way the bytes are split.
+struct Quoter {
+    quote: Quote,
+    /// How much of `From ` the line has matched so far; `None` once that is decided.
+    matched: Option<usize>,
+    line_bytes: usize,
+    after_empty: bool,
+}
+
+const MARK: &[u8] = b"From ";
+
+impl Quoter {
+    fn new(quote: Quote) -> Quoter {
+        Quoter {
+            quote,
+            matched: Some(0),
+            line_bytes: 0,
+            after_empty: true,
+        }
+    }
+
+    fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
+        while !bytes.is_empty() {
+            bytes = match self.matched {
+                Some(matched) => self.at_start(matched, bytes, out),
+                None => self.inside(bytes, out),
+            };
+        }
+    }
+
+    fn at_start<'b>(&mut self, matched: usize, bytes: &'b [u8], out: &mut Vec<u8>) -> &'b [u8] {
+        let want = MARK.get(matched..).unwrap_or_default();
+        let same = want.iter().zip(bytes).take_while(|(a, b)| a == b).count();
+        let (_, rest) = bytes.split_at(same);
+        if matched + same < MARK.len() && rest.is_empty() {
+            self.matched = Some(matched + same);
+            return rest;
+        }
+        let whole = matched + same == MARK.len();
+        if whole && (self.quote == Quote::Every || self.after_empty) {
+            out.push(b'>');
+        }
+        self.release(matched + same, out);
+        rest
+    }
+
+    fn release(&mut self, matched: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(MARK.get(..matched).unwrap_or(MARK));
+        self.line_bytes += matched;
+        self.matched = None;
+    }
+
+    fn inside<'b>(&mut self, bytes: &'b [u8], out: &mut Vec<u8>) -> &'b [u8] {
+        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+            out.extend_from_slice(bytes);
+            self.line_bytes += bytes.len();
+            return &[];
+        };
+        let (line, rest) = bytes.split_at(end + 1);
+        out.extend_from_slice(line);
+        self.after_empty = self.line_bytes == 0 && end == 0;
+        self.line_bytes = 0;
+        self.matched = Some(0);
+        rest
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        if let Some(matched) = self.matched {
+            self.release(matched, out);
+        }
+        if self.line_bytes > 0 {
+            out.push(b'\n');
+        }
+        out.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(body: &[u8], quote: Quote, chunk: usize) -> Vec<u8> {
+        let mut quoter = Quoter::new(quote);
+        let mut out = Vec::new();
+        for part in body.chunks(chunk) {
+            quoter.feed(part, &mut out);
+        }
+        quoter.finish(&mut out);
+        out
+    }
+
+    #[test]
+    fn from_lines_are_quoted_whichever_way_the_bytes_are_split() {
+        // mail.local(8), mail.mboxfile(8).
+        for (body, after_empty, every) in [
+            ("From a\nb\n", ">From a\nb\n\n", ">From a\nb\n\n"),
+            ("a\nFrom b\n", "a\nFrom b\n\n", "a\n>From b\n\n"),
+            (
+                "a\n\nFrom b\nFrom c",
+                "a\n\n>From b\nFrom c\n\n",
+                "a\n\n>From b\n>From c\n\n",
+            ),
+            (
+                "Fro\nFrom\n>From \nFromx",
+                "Fro\nFrom\n>From \nFromx\n\n",
+                "Fro\nFrom\n>From \nFromx\n\n",
+            ),
+            ("", "\n", "\n"),
+            ("\n", "\n\n", "\n\n"),
+            ("x\n\nFrom", "x\n\nFrom\n\n", "x\n\nFrom\n\n"),
+            ("x\n\nFrom ", "x\n\n>From \n\n", "x\n\n>From \n\n"),
+        ] {
+            for chunk in 1..=body.len().max(1) {
+                let got = format(body.as_bytes(), Quote::AfterEmptyLine, chunk);
+                assert_eq!(
+                    String::from_utf8_lossy(&got),
+                    after_empty,
+                    "{body:?} by {chunk}"
+                );
+                let got = format(body.as_bytes(), Quote::Every, chunk);
+                assert_eq!(String::from_utf8_lossy(&got), every, "{body:?} by {chunk}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_append_leaves_the_mailbox_as_it_was() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), b"old\n").unwrap();
+        let codes = Codes {
+            locked: 75,
+            failed: 71,
+        };
+        let mut file = sys::mda::open_mailbox(path.path()).unwrap();
+        let result = append(&mut file, path.path(), codes, LOCK_WAIT, |sink| {
+            sink(b"half a mess")?;
+            Err(Failure::new(74, "input broke"))
+        });
+        assert_eq!(result.unwrap_err().code, 74);
+        assert_eq!(std::fs::read(path.path()).unwrap(), b"old\n");
+        let mut other = sys::mda::open_mailbox(path.path()).unwrap();
+        let wait = Duration::from_millis(20);
+        let refused = append(&mut other, path.path(), codes, wait, |_| Ok(())).unwrap_err();
+        assert_eq!(refused.code, 75);
+        assert!(refused.text.ends_with("locked by another process"));
+    }
+
+    #[test]
+    fn no_sender_adds_a_second_line() {
+        // reference security §2 row 9.
+        let line = from_line("a\nFrom b\r\0@c", 0);
+        assert_eq!(line.matches('\n').count(), 1);
+        assert!(line.starts_with("From a?From b??@c "));
+        assert!(from_line("", 0).starts_with("From MAILER-DAEMON "));
+    }
+}

@@ -1,0 +1,79 @@
+//! mail.mboxfile(8): a message appended to a file in mbox format.
+//!
+//! The file is locked while it grows, and cut back when writing fails.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::sys;
+use crate::util::Timestamp;
+
+use super::Failure;
+use super::mbox::{self, Codes, Quote};
+use super::sysexits::TEMPFAIL;
+
+const CODES: Codes = Codes {
+    locked: TEMPFAIL,
+    failed: TEMPFAIL,
+};
+
+/// Appends `message` to `path`, made with mode 0600 if it is not there.
+pub fn deliver(
+    message: &mut dyn Read,
+    path: &Path,
+    from: &str,
+    now: Timestamp,
+    lock_wait: Duration,
+) -> Result<(), Failure> {
+    let mut file =
+        sys::mda::open_append(path).map_err(|error| Failure::on(TEMPFAIL, path, &error))?;
+    let from_line = mbox::from_line(from, now.0);
+    mbox::append(&mut file, path, CODES, lock_wait, |sink| {
+        mbox::write_message(message, &from_line, Quote::Every, TEMPFAIL, sink)
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn put(path: &Path, body: &[u8]) -> Result<(), Failure> {
+        let now = Timestamp(1_700_000_000);
+        deliver(&mut &body[..], path, "bob@e.org", now, mbox::LOCK_WAIT)
+    }
+
+    #[test]
+    fn every_from_line_is_quoted_and_messages_end_in_an_empty_line() {
+        // mail.mboxfile(8).
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("box");
+        put(&path, b"From: x\n\nFrom here\nx\0\xff").unwrap();
+        put(&path, b"b\n").unwrap();
+        let text = std::fs::read(&path).unwrap();
+        let stamp = format!("From bob@e.org {}\n", sys::mda::local_ctime(1_700_000_000));
+        let expected = [
+            stamp.as_bytes(),
+            b"From: x\n\n>From here\nx\0\xff\n\n",
+            stamp.as_bytes(),
+            b"b\n\n",
+        ]
+        .concat();
+        assert_eq!(text, expected);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_device_is_fine_and_a_wrong_path_or_a_fifo_is_temporary() {
+        put(Path::new("/dev/null"), b"x").unwrap();
+        let failure = put(Path::new("/no/such/dir/box"), b"x").unwrap_err();
+        assert_eq!(failure.code, 75);
+        assert_eq!(failure.text, "/no/such/dir/box: No such file or directory");
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(put(dir.path(), b"x").unwrap_err().code, 75);
+    }
+}

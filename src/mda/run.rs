@@ -1,0 +1,38 @@
+//! mail.mda(8): a command run by the shell, as system(3) does it.
+
+use std::ffi::OsStr;
+use std::process::Command;
+
+use super::Failure;
+use super::sysexits::TEMPFAIL;
+
+/// Runs `command` with our standard input and output; its exit code, or a temporary failure
+/// when a signal ended it or there is no shell.
+pub fn run(command: &OsStr) -> Result<i32, Failure> {
+    let status = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(command)
+        .status()
+        .map_err(|error| Failure::new(TEMPFAIL, format!("/bin/sh: {error}")))?;
+    match status.code() {
+        Some(code) => Ok(code),
+        None => Err(Failure::new(TEMPFAIL, "command was ended by a signal")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_passed_on_and_a_signal_is_temporary() {
+        // mail.mda(8).
+        assert_eq!(run(OsStr::new("exit 0")), Ok(0));
+        assert_eq!(run(OsStr::new("exit 69")), Ok(69));
+        assert_eq!(run(OsStr::new("kill -9 $$")).unwrap_err().code, 75);
+        assert_eq!(
+            run(OsStr::new("exec 2>/dev/null; no-such-command-here")),
+            Ok(127)
+        );
+    }
+}

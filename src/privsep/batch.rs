@@ -1,0 +1,248 @@
+//! Many deliveries to one child: the frames between the engine and a batch.
+//!
+//! On the child's standard input, for each message: a head (magic, sequence number, addresses,
+//! lines to put in front), the body in chunks, and an end mark; or, when the body could not be
+//! read to its end, an abort mark. On its output, one [`Answer`] per message, in order. All
+//! numbers are big-endian. Every length has a bound: a reader that meets more, or anything out of
+//! place, gives up on the stream, because after that nothing in it can be trusted.
+
+use std::io::{self, Read, Write};
+
+use crate::mail::MailAddr;
+use crate::util::Line;
+
+/// Most bytes of body in a chunk.
+pub const CHUNK_MAX: usize = 64 * 1024;
+
+/// Most bytes of text in an answer.
+pub const TEXT_MAX: usize = 1024;
+
+const MAGIC: u32 = 0x6d64_6131;
+const END: u32 = 0;
+const ABORT: u32 = u32::MAX;
+const FIELD_MAX: usize = 8 * 1024;
+const ANSWER_HEAD: usize = 10;
+
+/// What comes before a message's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Returned in the answer.
+    pub sequence: u32,
+    /// What followed the sub-address delimiter.
+    pub subaddress: Option<Line>,
+    /// The reverse-path.
+    pub sender: MailAddr,
+    /// The recipient as RCPT TO gave it.
+    pub rcpt: MailAddr,
+    /// The recipient after expansion.
+    pub dest: MailAddr,
+}
+
+/// One piece of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// So many bytes follow.
+    Bytes(usize),
+    /// The body is complete.
+    End,
+    /// The body stops here and is not to be delivered.
+    Abort,
+}
+
+/// What came of one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Of the head.
+    pub sequence: u32,
+    /// As a delivery program would have exited.
+    pub code: i32,
+    /// The last line it would have written; empty when all went well.
+    pub text: Line,
+}
+
+impl Head {
+    /// Appends the frame to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&MAGIC.to_be_bytes());
+        out.extend_from_slice(&self.sequence.to_be_bytes());
+        out.push(u8::from(self.subaddress.is_some()));
+        field(out, self.subaddress.as_deref().unwrap_or(""));
+        for addr in [&self.sender, &self.rcpt, &self.dest] {
+            field(out, addr.user());
+            field(out, addr.domain());
+        }
+    }
+
+    /// Reads a head; `None` at an end of file between messages.
+    pub fn read(from: &mut impl Read) -> io::Result<Option<Head>> {
+        let Some(magic) = number_or_eof(from)? else {
+            return Ok(None);
+        };
+        if magic != MAGIC {
+            return Err(garbage());
+        }
+        let sequence = number(from)?;
+        let mut has_subaddress = [0];
+        from.read_exact(&mut has_subaddress)?;
+        let subaddress = text(from)?;
+        let mut addr = || MailAddr::new(&text(from)?, &text(from)?).map_err(|_| garbage());
+        Ok(Some(Head {
+            sequence,
+            subaddress: (has_subaddress != [0]).then_some(subaddress),
+            sender: addr()?,
+            rcpt: addr()?,
+            dest: addr()?,
+        }))
+    }
+}
+
+impl Chunk {
+    /// Appends the mark to `out`; the bytes themselves follow it.
+    pub fn encode(self, out: &mut Vec<u8>) {
+        let word = match self {
+            Chunk::Bytes(len) => u32::try_from(len).unwrap_or(ABORT),
+            Chunk::End => END,
+            Chunk::Abort => ABORT,
+        };
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+
+    /// Reads a mark.
+    pub fn read(from: &mut impl Read) -> io::Result<Chunk> {
+        match number(from)? {
+            END => Ok(Chunk::End),
+            ABORT => Ok(Chunk::Abort),
+            len if len as usize <= CHUNK_MAX => Ok(Chunk::Bytes(len as usize)),
+            _ => Err(garbage()),
+        }
+    }
+}
+
+impl Answer {
+    /// Writes the frame.
+    pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        let text = self.text.as_bytes();
+        let text = &text[..text.len().min(TEXT_MAX)];
+        let mut frame = Vec::with_capacity(ANSWER_HEAD + text.len());
+        frame.extend_from_slice(&self.sequence.to_be_bytes());
+        frame.extend_from_slice(&self.code.to_be_bytes());
+        frame.extend_from_slice(&(text.len() as u16).to_be_bytes());
+        frame.extend_from_slice(text);
+        to.write_all(&frame)
+    }
+
+    /// Takes one answer from the front of `buffer`; `None` while it is incomplete.
+    pub fn take(buffer: &mut Vec<u8>) -> io::Result<Option<Answer>> {
+        let Some((head, rest)) = buffer.split_first_chunk::<ANSWER_HEAD>() else {
+            return Ok(None);
+        };
+        let [s0, s1, s2, s3, c0, c1, c2, c3, l0, l1] = *head;
+        let len = usize::from(u16::from_be_bytes([l0, l1]));
+        if len > TEXT_MAX {
+            return Err(garbage());
+        }
+        let Some(text) = rest.get(..len) else {
+            return Ok(None);
+        };
+        let answer = Answer {
+            sequence: u32::from_be_bytes([s0, s1, s2, s3]),
+            code: i32::from_be_bytes([c0, c1, c2, c3]),
+            text: Line::sanitize(text),
+        };
+        buffer.drain(..ANSWER_HEAD + len);
+        Ok(Some(answer))
+    }
+}
+
+fn field(out: &mut Vec<u8>, text: &str) {
+    // Envelope fields are far shorter; what is cut here is refused by the reader's bound anyway.
+    let len = text.len().min(FIELD_MAX + 1);
+    out.extend_from_slice(&(len as u32).to_be_bytes());
+    out.extend_from_slice(&text.as_bytes()[..len]);
+}
+
+fn text(from: &mut impl Read) -> io::Result<Line> {
+    let len = number(from)? as usize;
+    if len > FIELD_MAX {
+        return Err(garbage());
+    }
+    let mut bytes = vec![0; len];
+    from.read_exact(&mut bytes)?;
+    Line::from_bytes(&bytes).map_err(|_| garbage())
+}
+
+fn number(from: &mut impl Read) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    from.read_exact(&mut bytes)?;
+    Ok(u32::from_be_bytes(bytes))
+}
+
+fn number_or_eof(from: &mut impl Read) -> io::Result<Option<u32>> {
+    let mut bytes = [0; 4];
+    let mut have = 0;
+    while have < bytes.len() {
+        match from.read(&mut bytes[have..]) {
+            Ok(0) if have == 0 => return Ok(None),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => have += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(u32::from_be_bytes(bytes)))
+}
+
+fn garbage() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not a batch frame")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head {
+        Head {
+            sequence: 7,
+            subaddress: Line::new("tag").ok(),
+            sender: MailAddr::null(),
+            rcpt: MailAddr::new("bob", "example.org").unwrap(),
+            dest: MailAddr::new("b.ob", "host").unwrap(),
+        }
+    }
+
+    #[test]
+    fn heads_read_back_as_written_and_end_cleanly_only_between_messages() {
+        let mut bytes = Vec::new();
+        head().encode(&mut bytes);
+        let whole = bytes.clone();
+        let mut from = whole.as_slice();
+        assert_eq!(Head::read(&mut from).unwrap(), Some(head()));
+        assert_eq!(Head::read(&mut from).unwrap(), None);
+        for cut in 1..whole.len() {
+            assert!(Head::read(&mut &whole[..cut]).is_err(), "cut at {cut}");
+        }
+        bytes[0] ^= 1;
+        assert!(Head::read(&mut bytes.as_slice()).is_err());
+    }
+
+    #[test]
+    fn answers_come_out_of_any_split_and_overlong_ones_end_the_stream() {
+        let answer = Answer {
+            sequence: 7,
+            code: 75,
+            text: Line::new("mail.maildir: full").unwrap(),
+        };
+        let mut bytes = Vec::new();
+        answer.write(&mut bytes).unwrap();
+        let mut buffer = Vec::new();
+        for (at, byte) in bytes.iter().enumerate() {
+            buffer.push(*byte);
+            let taken = Answer::take(&mut buffer).unwrap();
+            assert_eq!(taken.is_some(), at + 1 == bytes.len());
+        }
+        assert!(buffer.is_empty());
+        bytes[8] = 0xff;
+        assert!(Answer::take(&mut bytes).is_err());
+        assert!(Chunk::read(&mut [0, 2, 0, 0].as_slice()).is_err());
+    }
+}

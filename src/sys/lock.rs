@@ -1,0 +1,89 @@
+//! Advisory locks on whole files, and whether a process still lives.
+
+use std::fs::File;
+use std::io;
+
+use super::errno::{cvt, retry};
+
+/// Tries to lock all of `file` against every other process that uses fcntl(2) or flock(2) locks;
+/// `false` when another holds it. Closing the file, or the end of the process, unlocks.
+pub fn try_exclusive(file: &File) -> io::Result<bool> {
+    Ok(try_fcntl(file)? && try_flock(file)?)
+}
+
+/// Whether a process with this id exists, ours or anyone's.
+pub fn process_exists(pid: u32) -> bool {
+    let Ok(pid) = libc::pid_t::try_from(pid) else {
+        return false;
+    };
+    if pid <= 0 {
+        return false;
+    }
+    // SAFETY: signal 0 only asks; kill(2) has no memory to touch.
+    match cvt(unsafe { libc::kill(pid, 0) }) {
+        Ok(_) => true,
+        Err(error) => error.raw_os_error() == Some(libc::EPERM),
+    }
+}
+
+/// The BSDs keep flock and fcntl locks in one list, where a process that takes both waits for
+/// itself; flock alone excludes the users of either there. On Linux they do not see each other.
+#[cfg(not(target_os = "linux"))]
+fn try_fcntl(_file: &File) -> io::Result<bool> {
+    Ok(true)
+}
+
+#[cfg(target_os = "linux")]
+fn try_fcntl(file: &File) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+
+    // SAFETY: flock is plain old data for which zero bytes are a value: all of the file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    taken(retry(|| {
+        // SAFETY: the descriptor is open and `lock` is valid for the call.
+        cvt(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &lock) })
+    }))
+}
+
+fn try_flock(file: &File) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+
+    taken(retry(|| {
+        // SAFETY: the descriptor is open; flock(2) touches no memory.
+        cvt(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })
+    }))
+}
+
+fn taken(result: io::Result<libc::c_int>) -> io::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_open_file_cannot_take_a_held_lock() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let first = File::options().append(true).open(path.path()).unwrap();
+        let second = File::options().append(true).open(path.path()).unwrap();
+        assert!(try_exclusive(&first).unwrap());
+        assert!(!try_exclusive(&second).unwrap());
+        drop(first);
+        assert!(try_exclusive(&second).unwrap());
+    }
+
+    #[test]
+    fn we_exist_and_nonsense_does_not() {
+        assert!(process_exists(std::process::id()));
+        assert!(!process_exists(0) && !process_exists(u32::MAX));
+    }
+}
