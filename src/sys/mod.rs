@@ -3,6 +3,9 @@
 //! `cfg(target_os)` appears nowhere else.
 
 pub mod errno;
+pub mod hostname;
+pub mod ifaddrs;
+pub mod plain_file;
 pub mod poll;
 pub mod random;
 pub mod user;
