@@ -3,21 +3,21 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf, absolute};
+use std::path::{PathBuf, absolute};
 
 use getopts::{Fail, Matches, ParsingStyle};
 
-use crate::config::Paths;
+use crate::config::{self, Defaults, Diagnostic, Loaded, Paths, Sources};
 use crate::control::client::Client;
 use crate::control::{Answer, Ask, Which};
 use crate::engine;
 use crate::log::{self, Target};
 use crate::mda;
-use crate::parent::{self, BUILT_IN, Ground, Options};
-use crate::privsep::ChildJob;
-use crate::privsep::config_shim::{self, Diagnostic, Sources};
+use crate::parent::{self, Ground, Options};
 use crate::privsep::identity::Rights;
+use crate::privsep::{ChildJob, Handover};
 use crate::sys::{net, process, user};
+use crate::util::Line;
 
 const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-f file] [-P system] [-R directory] \
                      [-T trace]";
@@ -198,14 +198,43 @@ impl Asked {
         paths
     }
 
-    /// The configuration's bytes. An instance root without a file has the built-in one.
-    fn sources(&self, paths: &Paths) -> Result<Sources, Vec<Diagnostic>> {
+    /// The configuration's bytes and what it needs to know of the machine, or complaints.
+    fn handover(&self, paths: &Paths) -> Result<Handover, Vec<String>> {
+        let found = config::server_name(&paths.mailname);
+        let addresses = net::interface_addrs().unwrap_or_default();
+        let addresses = addresses.iter().map(|found| found.addr.ip()).collect();
         if self.conf.is_none() && self.root.is_some() && !paths.conf.exists() {
-            let name = Path::new("built-in");
-            return Ok(Sources::of_text(name, BUILT_IN, &self.macros));
+            let full = found.ok().filter(|name| name.contains('.'));
+            let server_name = full.unwrap_or_else(|| Line::sanitize(b"localhost"));
+            return Ok(Handover {
+                sources: parent::built_in(&self.macros),
+                defaults: Defaults {
+                    server_name,
+                    addresses,
+                },
+            });
         }
-        Sources::collect(paths, &self.macros)
+        let sources = Sources::collect(&paths.conf, &self.macros).map_err(texts)?;
+        let server_name = found.map_err(|error| vec![format!("smtpd: {error}")])?;
+        Ok(Handover {
+            sources,
+            defaults: Defaults {
+                server_name,
+                addresses,
+            },
+        })
     }
+
+    /// The configuration and what it was made of.
+    fn load(&self, paths: &Paths) -> Result<(Handover, Loaded), Vec<String>> {
+        let handover = self.handover(paths)?;
+        let loaded = handover.load().map_err(texts)?;
+        Ok((handover, loaded))
+    }
+}
+
+fn texts(found: Vec<Diagnostic>) -> Vec<String> {
+    found.iter().map(ToString::to_string).collect()
 }
 
 fn options() -> getopts::Options {
@@ -255,19 +284,18 @@ fn daemon(asked: Asked) -> i32 {
         say(complaint);
     }
     let paths = asked.paths();
-    let loaded = asked.sources(&paths).and_then(|sources| {
-        let config = config_shim::load(&sources, &paths)?;
-        Ok((sources, config))
-    });
-    let (sources, config) = match loaded {
-        Ok(loaded) => loaded,
-        Err(diagnostics) => {
-            for diagnostic in diagnostics {
-                say(&diagnostic.to_string());
+    let (handover, loaded) = match asked.load(&paths) {
+        Ok(found) => found,
+        Err(complaints) => {
+            for complaint in complaints {
+                say(&complaint);
             }
             return 1;
         }
     };
+    for warning in texts(loaded.warnings) {
+        say(&format!("warn: {warning}"));
+    }
     if asked.check {
         say("configuration OK");
         return 0;
@@ -298,7 +326,7 @@ fn daemon(asked: Asked) -> i32 {
         run_once: asked.run_once,
         paths,
     };
-    parent::run(options, &sources, config)
+    parent::run(options, &handover, loaded.config)
 }
 
 /// `-q` where a daemon runs: it is asked to try everything now.
@@ -440,10 +468,10 @@ mod tests {
         let asked = parse(&["-R", root]).unwrap();
         let paths = asked.paths();
         assert_eq!(paths.conf, dir.path().join("smtpd.conf"));
-        assert!(asked.sources(&paths).is_ok());
+        assert!(asked.load(&paths).is_ok());
         let missing = dir.path().join("other.conf");
         let asked = parse(&["-R", root, "-f", missing.to_str().unwrap()]).unwrap();
-        let complaints = asked.sources(&asked.paths()).unwrap_err();
-        assert!(complaints[0].to_string().contains("other.conf"));
+        let complaints = asked.load(&asked.paths()).map(drop).unwrap_err();
+        assert!(complaints[0].contains("other.conf"));
     }
 }

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::config::{Config, Paths, TableSource};
+use crate::config::{Config, Paths, Sources, TableSource};
 use crate::log::{self, Target, Writer};
-use crate::privsep::config_shim::{self, Sources};
 use crate::privsep::frame::Malformed;
+use crate::privsep::handover::MAX_HANDOVER;
 use crate::privsep::identity::Rights;
-use crate::privsep::{Channel, Client, Event, Reply};
+use crate::privsep::{Channel, Client, Event, Handover, Reply};
 use crate::sys::fdpass::Wait;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::sandbox::{self, Role};
@@ -76,8 +76,6 @@ pub fn main(paths: Paths, target: Target) -> i32 {
 
 /// How long the parent may take to hand everything over.
 const HANDOVER: Duration = Duration::from_secs(30);
-/// Longest configuration, file tables included, in bytes.
-const MAX_SOURCES: u64 = 256 * 1024 * 1024;
 
 fn start(paths: Paths, target: Target) -> Result<Startup, String> {
     let said = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
@@ -88,13 +86,14 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
     rights.drop_privileges().map_err(said("change of user"))?;
     rlimit::raise_open_files().map_err(said("descriptors"))?;
     let handed = take_over(&channel).map_err(said("hand-over"))?;
-    let sources = Sources::decode(&handed.config).ok_or("hand-over: no configuration")?;
-    let config = config_shim::load(&sources, &paths).map_err(|found| {
+    let handover =
+        Handover::decode(&handed.config).map_err(|error| format!("hand-over: {error}"))?;
+    let loaded = handover.load().map_err(|found| {
         let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
         lines.join("; ")
     })?;
     check_spool(&paths)?;
-    shut_in(&paths, &config)?;
+    shut_in(&paths, &loaded.config)?;
     log::set_verbose(handed.verbose);
     log::start("engine", target, Writer::Thread);
     let (stop, shutdown) = bounded(1);
@@ -110,8 +109,8 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
     .map_err(said("thread"))?;
     Ok(Startup {
         paths,
-        sources,
-        config,
+        sources: handover.sources,
+        config: loaded.config,
         listeners: handed.listeners,
         control: handed.control,
         flags: handed.flags,
@@ -199,7 +198,7 @@ fn next(channel: &Channel, deadline: Instant) -> io::Result<(Reply, Option<Owned
 /// By offset: other engines read the same open file.
 fn read_all(file: &File) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
-    if length > MAX_SOURCES {
+    if length > MAX_HANDOVER as u64 {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     let mut bytes = vec![0; length as usize];

@@ -10,9 +10,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::{Config, Paths};
+use crate::config::{Config, Paths, Sources};
 use crate::log::Target;
-use crate::privsep::config_shim::Sources;
+use crate::privsep::Handover;
 
 mod backoff;
 mod children;
@@ -56,9 +56,16 @@ pub enum Ground {
 }
 
 /// The configuration of an instance root that has none: mail between local users, on loopback.
-/// `-D port=N` moves it.
-pub const BUILT_IN: &[u8] = b"\
-port = 2525
+/// `-D port=N` moves it; `port` is a word of the grammar, so the text itself cannot define it.
+pub fn built_in(macros: &[(String, String)]) -> Sources {
+    let mut macros = macros.to_vec();
+    if !macros.iter().any(|(name, _)| name == "port") {
+        macros.push(("port".to_owned(), "2525".to_owned()));
+    }
+    Sources::from_text("built-in", BUILT_IN, &macros)
+}
+
+const BUILT_IN: &str = "\
 listen on 127.0.0.1 port $port hostname localhost
 action \"local\" maildir
 match from local for local action \"local\"
@@ -66,8 +73,8 @@ match from local for local action \"local\"
 
 /// Runs the daemon until it is told to stop; says what to exit with. Before it goes into the
 /// background, what is wrong is said on standard error.
-pub fn run(options: Options, sources: &Sources, config: Config) -> i32 {
-    match start::start(options, sources, config) {
+pub fn run(options: Options, handover: &Handover, config: Config) -> i32 {
+    match start::start(options, handover, config) {
         Ok(parent) => parent.run(),
         Err(why) => {
             crate::log::fatal(format_args!("{why}"));

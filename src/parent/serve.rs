@@ -26,7 +26,7 @@ use super::{Options, describe, mda, purge};
 pub struct Parent {
     options: Options,
     rights: Rights,
-    sources: Vec<u8>,
+    handover: Vec<u8>,
     config: Config,
     held: Held,
     signals: Signals,
@@ -98,7 +98,7 @@ impl Parent {
     pub fn new(
         options: Options,
         rights: Rights,
-        sources: Vec<u8>,
+        handover: Vec<u8>,
         config: Config,
         held: Held,
         signals: Signals,
@@ -112,7 +112,7 @@ impl Parent {
             },
             options,
             rights,
-            sources,
+            handover,
             config,
             held,
             signals,
@@ -425,7 +425,7 @@ impl Parent {
 
     /// Everything an engine starts with; see `engine::start`.
     fn brief_engine(&mut self) -> io::Result<()> {
-        let config = scratch_file(&self.options.paths.spool, &self.sources)?;
+        let config = scratch_file(&self.options.paths.spool, &self.handover)?;
         let mut frames = vec![(Reply::Config, vec![OwnedFd::from(config)])];
         for (index, listener) in &self.held.listeners {
             let copy = OwnedFd::from(listener.try_clone()?);

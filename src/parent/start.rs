@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Family, Listener, Paths};
 use crate::log::{self, Writer};
-use crate::privsep::config_shim::Sources;
+use crate::privsep::Handover;
 use crate::privsep::identity::Rights;
 use crate::sys::net::{self, InterfaceAddr};
 use crate::sys::signal::Signals;
@@ -23,9 +23,12 @@ use super::serve::Parent;
 use super::{Ground, Options, describe};
 
 /// Makes ready all that a running daemon holds.
-pub fn start(options: Options, sources: &Sources, config: Config) -> Result<Parent, String> {
+pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Parent, String> {
     process::set_umask(0o022);
     let rights = Rights::find(&options.paths)?;
+    let handover = handover
+        .encode()
+        .map_err(|error| format!("configuration: {error}"))?;
     prepare_spool(&options.paths, &rights)?;
     let control = ControlSocket::bind(&options.paths.socket)?;
     // A queue run takes no mail from the network, and disturbs no one who does.
@@ -46,7 +49,7 @@ pub fn start(options: Options, sources: &Sources, config: Config) -> Result<Pare
     Ok(Parent::new(
         options,
         rights,
-        sources.encode(),
+        handover,
         config,
         Held {
             listeners,

@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 pub mod batch;
 pub mod channel;
 pub mod client;
-pub mod config_shim;
 pub mod frame;
+pub mod handover;
 pub mod identity;
 pub mod job;
 pub mod reply;
@@ -20,6 +20,7 @@ pub mod request;
 
 pub use channel::Channel;
 pub use client::{Client, Event, Pending};
+pub use handover::Handover;
 pub use job::ChildJob;
 pub use reply::{MdaEnd, Reply};
 pub use request::{MdaJob, Request};

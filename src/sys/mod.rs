@@ -5,10 +5,13 @@
 pub mod creds;
 pub mod errno;
 pub mod fdpass;
+pub mod hostname;
+pub mod ifaddrs;
 pub mod lock;
 pub mod mda;
 pub mod net;
 pub mod nofollow;
+pub mod plain_file;
 pub mod poll;
 pub mod process;
 pub mod random;

@@ -1,9 +1,9 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
-use crate::config::TableName;
+use crate::config::{Defaults, TableName};
 use crate::mail::{Command, MailAddr};
-use crate::privsep::config_shim;
+use crate::privsep::Handover;
 
 struct Fixture {
     config: Config,
@@ -13,9 +13,15 @@ struct Fixture {
 impl Fixture {
     fn new(delivery: Delivery) -> Fixture {
         let paths = Paths::under(Path::new("/nonexistent"));
-        let sources = config_shim::Sources::of_text(&paths.conf, crate::parent::BUILT_IN, &[]);
+        let handover = Handover {
+            sources: crate::parent::built_in(&[]),
+            defaults: Defaults {
+                server_name: line("localhost"),
+                addresses: Vec::new(),
+            },
+        };
         let mut fixture = Fixture {
-            config: config_shim::load(&sources, &paths).unwrap(),
+            config: handover.load().unwrap().config,
             paths,
         };
         fixture.local().delivery = delivery;
