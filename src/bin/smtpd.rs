@@ -1,2 +1,5 @@
-//! smtpd: see `smtpd::cli` and `smtpd::mda`.
-fn main() {}
+//! smtpd(8): see `smtpd::cli::smtpd`.
+
+fn main() {
+    std::process::exit(smtpd::cli::smtpd::main());
+}

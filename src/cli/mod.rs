@@ -7,3 +7,4 @@ pub mod mail_maildir;
 pub mod mail_mboxfile;
 pub mod mail_mda;
 pub mod mail_options;
+pub mod smtpd;

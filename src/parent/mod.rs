@@ -1,3 +1,93 @@
 //! The privileged parent: one thread, no mail bytes.
+//!
+//! It binds sockets, starts the engine and starts it again when it dies, starts deliveries as
+//! their recipients, and replays what sendmail(8) stored while nothing ran. Children are always
+//! fork and exec of a program. It parses nothing that a stranger wrote: requests name things, and
+//! an engine whose request is malformed is killed and started anew.
 
 #![forbid(unsafe_code)]
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::config::{Config, Paths, Sources};
+use crate::log::Target;
+use crate::privsep::Handover;
+
+mod backoff;
+mod children;
+mod link;
+mod mda;
+mod offline;
+pub mod purge;
+mod serve;
+mod start;
+
+/// How the daemon was asked to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where its files are.
+    pub paths: Paths,
+    /// Our own program, absolute.
+    pub exe: PathBuf,
+    /// Into the background, or not.
+    pub ground: Ground,
+    /// Where lines go.
+    pub log: Target,
+    /// Words of `-T`, for the engine.
+    pub traces: Vec<String>,
+    /// `-P mda`.
+    pub pause_mda: bool,
+    /// `-P mta`.
+    pub pause_mta: bool,
+    /// `-P smtp`.
+    pub pause_smtp: bool,
+    /// `-q`: end when the queue has been run once.
+    pub run_once: bool,
+}
+
+/// Whether the daemon leaves its terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// It stays.
+    Fore,
+    /// It leaves.
+    Back,
+}
+
+/// The configuration of an instance root that has none: mail between local users, on loopback.
+/// `-D port=N` moves it; `port` is a word of the grammar, so the text itself cannot define it.
+pub fn built_in(macros: &[(String, String)]) -> Sources {
+    let mut macros = macros.to_vec();
+    if !macros.iter().any(|(name, _)| name == "port") {
+        macros.push(("port".to_owned(), "2525".to_owned()));
+    }
+    Sources::from_text("built-in", BUILT_IN, &macros)
+}
+
+const BUILT_IN: &str = "\
+listen on 127.0.0.1 port $port hostname localhost
+action \"local\" maildir
+match from local for local action \"local\"
+";
+
+/// Runs the daemon until it is told to stop; says what to exit with. Before it goes into the
+/// background, what is wrong is said on standard error.
+pub fn run(options: Options, handover: &Handover, config: Config) -> i32 {
+    match start::start(options, handover, config) {
+        Ok(parent) => parent.run(),
+        Err(why) => {
+            crate::log::fatal(format_args!("{why}"));
+            1
+        }
+    }
+}
+
+/// What an error says, without the number that std adds.
+fn describe(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}

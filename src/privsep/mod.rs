@@ -5,67 +5,47 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
+use std::os::fd::OwnedFd;
+
 pub mod batch;
+pub mod channel;
+pub mod client;
+pub mod frame;
+pub mod handover;
+pub mod identity;
 pub mod job;
 pub mod reply;
 pub mod request;
 
+pub use channel::Channel;
+pub use client::{Client, Event, Pending};
+pub use handover::Handover;
+pub use job::ChildJob;
 pub use reply::{MdaEnd, Reply};
 pub use request::{MdaJob, Request};
-
-use std::io;
-use std::os::fd::OwnedFd;
-use std::time::Duration;
-
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::util::Line;
 
 /// What the engine's rooms ask of the parent.
 pub trait Calls: Send + Sync {
-    /// Starts a local delivery that reads `stdin` and writes its output to `output`.
+    /// Asks for a delivery; what comes of it, refusals included, is told by the [`Pending`]. An
+    /// error means that it could not be asked for: the parent is gone, or the texts are too long.
     fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending>;
 }
 
-/// A local delivery that the parent has been asked for.
-pub struct Pending {
-    result: Receiver<MdaResult>,
-    kill: Box<dyn Fn() + Send + Sync>,
-}
-
-/// What came of it.
+/// What came of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MdaResult {
     /// It was not started.
     Refused {
-        /// What a delivery program would have exited with.
+        /// What a delivery program would have exited with, a sysexits(3) code.
         code: i32,
         /// Why.
         text: Line,
     },
-    /// It ended.
+    /// It was started and has ended.
     Done(MdaEnd),
-    /// The parent is gone.
+    /// The parent is gone; nobody knows.
     Lost,
-}
-
-impl Pending {
-    /// A delivery whose result comes through `result` and which `kill` ends.
-    pub fn new(result: Receiver<MdaResult>, kill: Box<dyn Fn() + Send + Sync>) -> Pending {
-        Pending { result, kill }
-    }
-
-    /// The result, if it comes within `timeout`. It is handed out once.
-    pub fn try_wait(&self, timeout: Duration) -> Option<MdaResult> {
-        match self.result.recv_timeout(timeout) {
-            Ok(result) => Some(result),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(MdaResult::Lost),
-        }
-    }
-
-    /// Ends the delivery; its result follows.
-    pub fn kill(&self) {
-        (self.kill)();
-    }
 }

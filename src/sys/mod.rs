@@ -2,14 +2,26 @@
 //!
 //! `cfg(target_os)` appears nowhere else.
 
+pub mod creds;
 pub mod descriptors;
 pub mod errno;
+pub mod fdpass;
 pub mod fs;
+pub mod hostname;
+pub mod ifaddrs;
 pub mod localtime;
 pub mod lock;
 pub mod mda;
+pub mod net;
+pub mod nofollow;
+pub mod plain_file;
 pub mod poll;
+pub mod process;
 pub mod random;
+pub mod rlimit;
+pub mod sandbox;
+pub mod signal;
 pub mod socket;
+pub mod title;
 pub mod unix_connect;
 pub mod user;

@@ -92,6 +92,8 @@ fn config(delivery: Delivery) -> Arc<Config> {
         mda: Default::default(),
         scheduler: Default::default(),
         bounce_warn_s: Vec::new(),
+        mta: Default::default(),
+        admd: None,
     })
 }
 

@@ -1,0 +1,302 @@
+//! How an engine begins: it becomes its user, takes what the parent hands over, shuts itself in,
+//! and only then starts threads.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::config::{Config, Paths, Sources, TableSource};
+use crate::log::{self, Target, Writer};
+use crate::privsep::frame::Malformed;
+use crate::privsep::handover::MAX_HANDOVER;
+use crate::privsep::identity::Rights;
+use crate::privsep::{Channel, Client, Event, Handover, Reply};
+use crate::sys::fdpass::Wait;
+use crate::sys::poll::{Interest, PollFd, poll};
+use crate::sys::sandbox::{self, Role};
+use crate::sys::{process, rlimit, signal, title};
+
+/// Everything an engine starts with.
+pub struct Startup {
+    /// Where its files are.
+    pub paths: Paths,
+    /// What the configuration was made from, the contents of file tables included.
+    pub sources: Sources,
+    /// The configuration.
+    pub config: Config,
+    /// Listening sockets, not blocking, with their position in `config.listeners`. One listener
+    /// may have several.
+    pub listeners: Vec<(u32, TcpListener)>,
+    /// The control socket, not blocking.
+    pub control: UnixListener,
+    /// How it was asked to run.
+    pub flags: Flags,
+    /// The wire to the parent. When the parent goes, the process ends by itself.
+    pub client: Client,
+    /// A message, or its end, means: finish what is being answered, record outcomes, and return.
+    pub shutdown: Receiver<()>,
+}
+
+/// How the engine was asked to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flags {
+    /// `-P mda`.
+    pub pause_mda: bool,
+    /// `-P mta`.
+    pub pause_mta: bool,
+    /// `-P smtp`.
+    pub pause_smtp: bool,
+    /// `-q`: run the queue once, then say `Client::finished`.
+    pub run_once: bool,
+}
+
+/// The engine's `main`: what to exit with.
+pub fn main(paths: Paths, target: Target) -> i32 {
+    log::start("engine", target, Writer::Caller);
+    title::set("smtpd: engine");
+    match start(paths, target) {
+        Ok(startup) => {
+            let code = super::run(startup);
+            log::flush();
+            code
+        }
+        Err(why) => {
+            log::fatal(format_args!("{why}"));
+            1
+        }
+    }
+}
+
+/// How long the parent may take to hand everything over.
+const HANDOVER: Duration = Duration::from_secs(30);
+
+fn start(paths: Paths, target: Target) -> Result<Startup, String> {
+    let said = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    let channel = Channel::from(process::inherited().map_err(said("not started by smtpd"))?);
+    signal::ignore_all().map_err(said("signals"))?;
+    process::set_umask(0o077);
+    let rights = Rights::find(&paths)?;
+    rights.drop_privileges().map_err(said("change of user"))?;
+    rlimit::raise_open_files().map_err(said("descriptors"))?;
+    let handed = take_over(&channel).map_err(said("hand-over"))?;
+    let handover =
+        Handover::decode(&handed.config).map_err(|error| format!("hand-over: {error}"))?;
+    let loaded = handover.load().map_err(|found| {
+        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+        lines.join("; ")
+    })?;
+    check_spool(&paths)?;
+    shut_in(&paths, &loaded.config)?;
+    log::set_verbose(handed.verbose);
+    log::start("engine", target, Writer::Thread);
+    let (stop, shutdown) = bounded(1);
+    let client = Client::start(channel, move |event| match event {
+        Event::Shutdown => {
+            let _ = stop.try_send(());
+        }
+        Event::ParentGone => {
+            log::fatal(format_args!("parent is gone"));
+            std::process::exit(1);
+        }
+    })
+    .map_err(said("thread"))?;
+    Ok(Startup {
+        paths,
+        sources: handover.sources,
+        config: loaded.config,
+        listeners: handed.listeners,
+        control: handed.control,
+        flags: handed.flags,
+        client,
+        shutdown,
+    })
+}
+
+/// What the parent has handed over.
+struct Handed {
+    config: Vec<u8>,
+    listeners: Vec<(u32, TcpListener)>,
+    control: UnixListener,
+    flags: Flags,
+    verbose: bool,
+}
+
+/// Takes frames until `Start`.
+fn take_over(channel: &Channel) -> io::Result<Handed> {
+    let deadline = Instant::now() + HANDOVER;
+    let (mut config, mut listeners, mut control) = (None, Vec::new(), None);
+    loop {
+        let (reply, fd) = next(channel, deadline)?;
+        match (reply, fd) {
+            (Reply::Config, Some(fd)) => config = Some(read_all(&File::from(fd))?),
+            (Reply::Listener { index }, Some(fd)) => {
+                let listener = TcpListener::from(fd);
+                listener.set_nonblocking(true)?;
+                listeners.push((index, listener));
+            }
+            (Reply::Control, Some(fd)) => {
+                let listener = UnixListener::from(fd);
+                listener.set_nonblocking(true)?;
+                control = Some(listener);
+            }
+            (
+                Reply::Start {
+                    verbose,
+                    pause_mda,
+                    pause_mta,
+                    pause_smtp,
+                    run_once,
+                },
+                None,
+            ) => {
+                return Ok(Handed {
+                    config: config.ok_or(Malformed)?,
+                    listeners,
+                    control: control.ok_or(Malformed)?,
+                    flags: Flags {
+                        pause_mda,
+                        pause_mta,
+                        pause_smtp,
+                        run_once,
+                    },
+                    verbose,
+                });
+            }
+            // The parent was told to stop before we were up.
+            (Reply::Shutdown, None) => return Err(io::ErrorKind::Interrupted.into()),
+            _ => return Err(Malformed.into()),
+        }
+    }
+}
+
+fn next(channel: &Channel, deadline: Instant) -> io::Result<(Reply, Option<OwnedFd>)> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if poll(
+        &mut [PollFd::new(channel.as_fd(), Interest::Read)],
+        Some(left),
+    )? == 0
+    {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let Some(packet) = channel.receive(Wait::Yes)? else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    let reply = Reply::decode(&packet.frame)?;
+    if packet.fds.len() != reply.descriptors() {
+        return Err(Malformed.into());
+    }
+    Ok((reply, packet.fds.into_iter().next()))
+}
+
+/// By offset: other engines read the same open file.
+fn read_all(file: &File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > MAX_HANDOVER as u64 {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Better said now, with the path, than at the first message.
+fn check_spool(paths: &Paths) -> Result<(), String> {
+    let queue = paths.spool.join("queue");
+    std::fs::read_dir(&queue)
+        .map(drop)
+        .map_err(|error| format!("{}: {error}", queue.display()))
+}
+
+fn shut_in(paths: &Paths, config: &Config) -> Result<(), String> {
+    let mut read: Vec<PathBuf> = [paths.conf.parent(), paths.root.as_deref()]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::from)
+        .collect();
+    for table in config.tables.values() {
+        if let TableSource::File(path) | TableSource::Db(path) = table {
+            read.push(path.clone());
+            // A table is replaced by renaming a new file over it.
+            read.extend(path.parent().map(PathBuf::from));
+        }
+    }
+    let active = sandbox::enter(Role::Engine {
+        read: &read,
+        write: std::slice::from_ref(&paths.spool),
+    })
+    .map_err(|error| format!("sandbox: {error}"))?;
+    let active = match active.is_empty() {
+        true => "none".to_owned(),
+        false => active.join(", "),
+    };
+    log::info(format_args!("info: engine sandbox: {active}"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn say(parent: &Channel, reply: &Reply, fds: &[OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        parent
+            .send(&reply.encode().unwrap(), &fds, Wait::Yes)
+            .unwrap();
+    }
+
+    const START: Reply = Reply::Start {
+        verbose: true,
+        pause_mda: false,
+        pause_mta: true,
+        pause_smtp: false,
+        run_once: false,
+    };
+
+    #[test]
+    fn what_the_parent_hands_over_is_taken() {
+        let (parent, engine) = Channel::pair().unwrap();
+        let mut config = tempfile::tempfile().unwrap();
+        config.write_all(b"sources").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let control = UnixListener::bind(dir.path().join("socket")).unwrap();
+        let addr = listener.local_addr().unwrap();
+        say(&parent, &Reply::Config, &[config.into()]);
+        say(&parent, &Reply::Listener { index: 3 }, &[listener.into()]);
+        say(&parent, &Reply::Control, &[control.into()]);
+        say(&parent, &START, &[]);
+        let handed = take_over(&engine).unwrap();
+        assert_eq!(handed.config, b"sources");
+        let [(3, listener)] = &handed.listeners[..] else {
+            panic!("{:?}", handed.listeners);
+        };
+        assert_eq!(listener.local_addr().unwrap(), addr);
+        assert_eq!(
+            listener.accept().unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        assert!(handed.flags.pause_mta && handed.verbose);
+    }
+
+    #[test]
+    fn an_incomplete_or_strange_handover_is_an_error() {
+        let (parent, engine) = Channel::pair().unwrap();
+        say(&parent, &START, &[]);
+        assert!(take_over(&engine).is_err());
+        let file = tempfile::tempfile().unwrap();
+        say(&parent, &Reply::Shutdown, &[file.into()]);
+        assert!(take_over(&engine).is_err());
+        drop(parent);
+        let error = take_over(&engine).map(drop).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

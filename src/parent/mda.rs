@@ -1,0 +1,237 @@
+//! Starting local deliveries: who may be delivered to, and as whom.
+//!
+//! The parent looks up the action and the user by their names and starts our own program as the
+//! recipient. Texts of strangers are carried to that child unread; it is the child, without
+//! privileges, that makes a command of them.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, Delivery, LocalAction, Method, Paths, TableSource, paths};
+use crate::privsep::identity::Rights;
+use crate::privsep::{ChildJob, MdaJob};
+use crate::sys::creds::Identity;
+use crate::sys::fdpass;
+use crate::sys::process::{self, Pid, Session, Spawn};
+use crate::sys::user::{self, User};
+use crate::util::Line;
+
+use super::describe;
+
+/// A delivery that is not started, in terms of what a program would have exited with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// A sysexits(3) code.
+    pub code: i32,
+    /// Why.
+    pub text: Line,
+}
+
+/// What a delivery needs to know besides the job.
+pub struct World<'a> {
+    /// Actions, wrappers and userbases.
+    pub config: &'a Config,
+    /// Where the helpers are.
+    pub paths: &'a Paths,
+    /// Our own program.
+    pub exe: &'a Path,
+    /// Who we are.
+    pub rights: &'a Rights,
+}
+
+/// Starts `job`. `stdin` is the message, `output` takes what the program says.
+pub fn start(
+    world: &World<'_>,
+    job: MdaJob,
+    stdin: OwnedFd,
+    output: OwnedFd,
+) -> Result<Pid, Refused> {
+    let plan = plan(world, job, &user::by_name)?;
+    if let Some(owner) = &plan.mailbox {
+        make_mailbox(Path::new(paths::MAILDIR), owner)?;
+    }
+    launch(world, &plan, stdin, output)
+        .map_err(|error| refuse(EX_OSERR, format!("fork: {}", describe(&error))))
+}
+
+const EX_NOUSER: i32 = 67;
+const EX_OSERR: i32 = 71;
+const EX_TEMPFAIL: i32 = 75;
+const EX_NOPERM: i32 = 77;
+
+/// Everything decided, nothing done.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    child: ChildJob,
+    identity: Option<Identity>,
+    home: PathBuf,
+    /// Whose mailbox has to exist.
+    mailbox: Option<User>,
+}
+
+fn plan(
+    world: &World<'_>,
+    job: MdaJob,
+    users: &dyn Fn(&str) -> io::Result<Option<User>>,
+) -> Result<Plan, Refused> {
+    let action = local_action(world.config, &job)?;
+    system_users_only(world.config, action)?;
+    let recipient = find_user(&job.user, users)?;
+    let user = match &action.user {
+        Some(name) => find_user(name, users)?,
+        None => recipient.clone(),
+    };
+    let plain_mbox = action.delivery == Delivery::Mbox && job.command.is_none();
+    may_deliver(world.rights, &job, &user, plain_mbox)?;
+    let Some(home) = recipient.home.to_str().map(str::to_owned) else {
+        let text = format!("home directory of {} is not UTF-8", recipient.name);
+        return Err(refuse(EX_TEMPFAIL, text));
+    };
+    let wrapper = action
+        .wrapper
+        .as_ref()
+        .and_then(|name| world.config.mda_wrappers.get(name).cloned());
+    let child = ChildJob {
+        job,
+        delivery: action.delivery.clone(),
+        wrapper,
+        user: Line::sanitize(recipient.name.as_bytes()),
+        home,
+        uid: user.uid,
+        libexec: world.paths.libexec.clone(),
+    };
+    let root = world.rights.is_root();
+    Ok(Plan {
+        child,
+        identity: root.then(|| Identity::alone(user.uid, user.gid)),
+        home: user.home.clone(),
+        mailbox: (root && plain_mbox).then_some(user),
+    })
+}
+
+fn local_action<'a>(config: &'a Config, job: &MdaJob) -> Result<&'a LocalAction, Refused> {
+    let name = &job.action;
+    let Some(action) = config.actions.get(name.as_str()) else {
+        return Err(refuse(EX_TEMPFAIL, format!("unknown action '{name}'")));
+    };
+    let Method::Local(local) = &action.method else {
+        let text = format!("action '{name}' does not deliver locally");
+        return Err(refuse(EX_TEMPFAIL, text));
+    };
+    let only_expands = matches!(local.delivery, Delivery::ForwardOnly | Delivery::ExpandOnly);
+    if only_expands && job.command.is_none() {
+        let text = format!("action '{name}' delivers to nobody");
+        return Err(refuse(EX_TEMPFAIL, text));
+    }
+    Ok(local)
+}
+
+fn system_users_only(config: &Config, action: &LocalAction) -> Result<(), Refused> {
+    let Some(table) = &action.userbase else {
+        return Ok(());
+    };
+    match config.tables.get(table) {
+        Some(TableSource::Passwd) => Ok(()),
+        _ => {
+            let text = format!("userbase table '{table}' cannot be used for deliveries yet");
+            Err(refuse(EX_TEMPFAIL, text))
+        }
+    }
+}
+
+fn find_user(
+    name: &str,
+    users: &dyn Fn(&str) -> io::Result<Option<User>>,
+) -> Result<User, Refused> {
+    match users(name) {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => {
+            let text = format!("delivery user '{name}' does not exist");
+            Err(refuse(EX_NOUSER, text))
+        }
+        Err(error) => {
+            let text = format!("delivery user '{name}': {}", describe(&error));
+            Err(refuse(EX_TEMPFAIL, text))
+        }
+    }
+}
+
+fn may_deliver(
+    rights: &Rights,
+    job: &MdaJob,
+    user: &User,
+    plain_mbox: bool,
+) -> Result<(), Refused> {
+    match rights {
+        Rights::Root { .. } if user.uid == 0 && !plain_mbox => Err(refuse(
+            EX_NOPERM,
+            format!("MDA not allowed to deliver to: {}", job.user),
+        )),
+        Rights::User { uid, .. } if *uid != user.uid => Err(refuse(
+            EX_TEMPFAIL,
+            format!(
+                "smtpd does not run as root and cannot deliver as {}",
+                user.name
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an empty mailbox that the user owns; one that exists is left as it is.
+fn make_mailbox(dir: &Path, owner: &User) -> Result<(), Refused> {
+    let failed = |error: io::Error| {
+        let text = format!("{}/{}: {}", dir.display(), owner.name, describe(&error));
+        refuse(EX_TEMPFAIL, text)
+    };
+    if owner.name.is_empty() || owner.name.starts_with('.') || owner.name.contains('/') {
+        return Err(failed(io::ErrorKind::InvalidInput.into()));
+    }
+    let created = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(dir.join(&owner.name));
+    match created {
+        Ok(file) => fchown(&file, Some(owner.uid), Some(owner.gid)).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn launch(world: &World<'_>, plan: &Plan, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
+    let (ours, theirs) = fdpass::pair()?;
+    plan.child.send(ours.as_fd())?;
+    let exe = CString::new(world.exe.as_os_str().as_bytes())?;
+    let home = CString::new([b"HOME=", plan.home.as_os_str().as_bytes()].concat())?;
+    process::spawn(&Spawn {
+        program: exe.clone(),
+        argv: vec![exe, c"-x".into(), c"mda".into()],
+        env: vec![home],
+        fds: vec![
+            stdin.as_fd(),
+            output.as_fd(),
+            output.as_fd(),
+            theirs.as_fd(),
+        ],
+        identity: plan.identity.clone(),
+        dirs: vec![CString::new(plan.home.as_os_str().as_bytes())?, c"/".into()],
+        umask: 0o077,
+        session: Session::Own,
+    })
+}
+
+fn refuse(code: i32, text: String) -> Refused {
+    Refused {
+        code,
+        text: Line::sanitize(text.as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+use crate::config::{Defaults, TableName};
+use crate::mail::{Command, MailAddr};
+use crate::privsep::Handover;
+
+struct Fixture {
+    config: Config,
+    paths: Paths,
+}
+
+impl Fixture {
+    fn new(delivery: Delivery) -> Fixture {
+        let paths = Paths::under(Path::new("/nonexistent"));
+        let handover = Handover {
+            sources: crate::parent::built_in(&[]),
+            defaults: Defaults {
+                server_name: line("localhost"),
+                addresses: Vec::new(),
+            },
+        };
+        let mut fixture = Fixture {
+            config: handover.load().unwrap().config,
+            paths,
+        };
+        fixture.local().delivery = delivery;
+        fixture
+    }
+
+    fn local(&mut self) -> &mut LocalAction {
+        match &mut self.config.actions.get_mut("local").unwrap().method {
+            Method::Local(local) => local,
+            Method::Relay => panic!("the built-in action is local"),
+        }
+    }
+
+    fn plan(&self, rights: &Rights, job: MdaJob) -> Result<Plan, Refused> {
+        let world = World {
+            config: &self.config,
+            paths: &self.paths,
+            exe: Path::new("/usr/sbin/smtpd"),
+            rights,
+        };
+        plan(&world, job, &users)
+    }
+}
+
+fn users(name: &str) -> io::Result<Option<User>> {
+    let (uid, home) = match name {
+        "root" => (0, "/root"),
+        "bob" => (1001, "/home/bob"),
+        "vmail" => (1002, "/var/vmail"),
+        "broken" => return Err(io::Error::other("no answer")),
+        _ => return Ok(None),
+    };
+    Ok(Some(User {
+        name: name.to_owned(),
+        uid,
+        gid: uid + 1000,
+        gecos: String::new(),
+        home: home.into(),
+    }))
+}
+
+fn line(text: &str) -> Line {
+    Line::new(text).unwrap()
+}
+
+fn job(user: &str) -> MdaJob {
+    let addr = MailAddr::new(user, "example.org").unwrap();
+    MdaJob {
+        action: line("local"),
+        user: line(user),
+        subaddress: None,
+        command: None,
+        sender: MailAddr::null(),
+        rcpt: addr.clone(),
+        dest: addr,
+    }
+}
+
+fn root() -> Rights {
+    Rights::Root {
+        engine: Identity::alone(500, 500),
+        queue_gid: 501,
+    }
+}
+
+const MAILDIR: Delivery = Delivery::Maildir {
+    path: None,
+    junk: false,
+};
+
+fn refused(result: Result<Plan, Refused>) -> (i32, String) {
+    let refused = result.unwrap_err();
+    (refused.code, refused.text.to_string())
+}
+
+#[test]
+fn the_recipient_gets_his_mail_as_himself_and_with_no_other_group() {
+    // smtpd(8), local delivery: supplementary groups = {gid}, then gid, then uid.
+    let plan = Fixture::new(MAILDIR).plan(&root(), job("bob")).unwrap();
+    assert_eq!(plan.identity, Some(Identity::alone(1001, 2001)));
+    assert_eq!(
+        (plan.child.uid, plan.child.home.as_str()),
+        (1001, "/home/bob")
+    );
+    assert_eq!(plan.mailbox, None);
+}
+
+#[test]
+fn the_actions_user_comes_before_the_recipient() {
+    // smtpd.conf(5), action: user, who the delivery runs as.
+    let mut fixture = Fixture::new(MAILDIR);
+    fixture.local().user = Some(line("vmail"));
+    let plan = fixture.plan(&root(), job("bob")).unwrap();
+    assert_eq!(
+        (plan.child.uid, plan.home.as_path()),
+        (1002, Path::new("/var/vmail"))
+    );
+    // %{user.directory} is the recipient's home all the same.
+    assert_eq!(plan.child.user.as_str(), "bob");
+    assert_eq!(plan.child.home, "/home/bob");
+    assert_eq!(refused(fixture.plan(&root(), job("eve"))).0, 67);
+}
+
+#[test]
+fn unknown_users_are_refused_for_good_and_failed_lookups_for_now() {
+    let mut fixture = Fixture::new(MAILDIR);
+    let text = "delivery user 'eve' does not exist";
+    assert_eq!(
+        refused(fixture.plan(&root(), job("eve"))),
+        (67, text.into())
+    );
+    assert_eq!(refused(fixture.plan(&root(), job("broken"))).0, 75);
+    fixture.local().user = Some(line("gone"));
+    let text = "delivery user 'gone' does not exist";
+    assert_eq!(
+        refused(fixture.plan(&root(), job("bob"))),
+        (67, text.into())
+    );
+}
+
+#[test]
+fn root_gets_mail_only_by_a_plain_mbox() {
+    // smtpd(8): uid 0 is refused unless the action is mbox and the envelope has no command.
+    let text = "MDA not allowed to deliver to: root";
+    let answer = refused(Fixture::new(MAILDIR).plan(&root(), job("root")));
+    assert_eq!(answer, (77, text.into()));
+    let mbox = Fixture::new(Delivery::Mbox);
+    let plan = mbox.plan(&root(), job("root")).unwrap();
+    assert_eq!(plan.mailbox.unwrap().uid, 0);
+    for command in [
+        Command::Pipe(line("id")),
+        Command::File(line("/etc/passwd")),
+    ] {
+        let mut job = job("root");
+        job.command = Some(command);
+        assert_eq!(refused(mbox.plan(&root(), job)), (77, text.into()));
+    }
+    let mut fixture = Fixture::new(MAILDIR);
+    fixture.local().user = Some(line("root"));
+    let text = "MDA not allowed to deliver to: bob";
+    assert_eq!(
+        refused(fixture.plan(&root(), job("bob"))),
+        (77, text.into())
+    );
+}
+
+#[test]
+fn an_ordinary_user_delivers_to_himself_only() {
+    // design.md §2: deliveries to other users are refused with a clear temporary error.
+    let rights = Rights::User { uid: 1001, gid: 1 };
+    let fixture = Fixture::new(Delivery::Mbox);
+    let plan = fixture.plan(&rights, job("bob")).unwrap();
+    assert_eq!((plan.identity, plan.mailbox), (None, None));
+    let (code, text) = refused(fixture.plan(&rights, job("vmail")));
+    assert_eq!(code, 75);
+    assert!(text.contains("does not run as root"), "{text}");
+}
+
+#[test]
+fn names_that_the_configuration_does_not_have_are_refused_for_now() {
+    let mut fixture = Fixture::new(MAILDIR);
+    let mut strange = job("bob");
+    strange.action = line("other");
+    let text = "unknown action 'other'";
+    assert_eq!(refused(fixture.plan(&root(), strange)), (75, text.into()));
+    fixture.local().userbase = Some(TableName::from("people"));
+    assert_eq!(refused(fixture.plan(&root(), job("bob"))).0, 75);
+    let fixture = Fixture::new(Delivery::ExpandOnly);
+    assert_eq!(refused(fixture.plan(&root(), job("bob"))).0, 75);
+}
+
+#[test]
+fn a_mailbox_is_made_once_and_never_through_a_link() {
+    // delivery.md §2: O_CREAT|O_EXCL, the recipient's, mode 0600; existing: nothing.
+    let dir = tempfile::tempdir().unwrap();
+    let owner = User {
+        name: "someone".into(),
+        uid: user::effective_uid(),
+        gid: user::effective_gid(),
+        gecos: String::new(),
+        home: "/".into(),
+    };
+    make_mailbox(dir.path(), &owner).unwrap();
+    let path = dir.path().join("someone");
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    std::fs::write(&path, "mail").unwrap();
+    make_mailbox(dir.path(), &owner).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"mail");
+    let target = dir.path().join("target");
+    std::os::unix::fs::symlink(&target, dir.path().join("linked")).unwrap();
+    let linked = User {
+        name: "linked".into(),
+        ..owner.clone()
+    };
+    make_mailbox(dir.path(), &linked).unwrap();
+    assert!(!target.exists());
+    let climber = User {
+        name: "../x".into(),
+        ..owner
+    };
+    assert_eq!(make_mailbox(dir.path(), &climber).unwrap_err().code, 75);
+}

@@ -1,0 +1,535 @@
+//! The parent's loop: signals, the engine's requests, ended children, and time.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::log::{self, Target, Trace};
+use crate::privsep::identity::Rights;
+use crate::privsep::{Channel, MdaJob, Reply, Request};
+use crate::sys::poll::{Interest, PollFd, poll};
+use crate::sys::process::{self, Ended, Pid, Session, Spawn};
+use crate::sys::signal::{Signal, Signals};
+use crate::util::Line;
+
+use super::backoff::Backoff;
+use super::children::{Children, Delivery};
+use super::link::{Heard, Link};
+use super::offline::Offline;
+use super::start::{Held, scratch_file};
+use super::{Options, describe, mda, purge};
+
+/// The running parent.
+pub struct Parent {
+    options: Options,
+    rights: Rights,
+    handover: Vec<u8>,
+    config: Config,
+    held: Held,
+    signals: Signals,
+    engine: Engine,
+    /// Counts engines, so that answers to a dead one's requests go nowhere.
+    engine_number: u64,
+    ever_ready: bool,
+    backoff: Backoff,
+    children: Children,
+    offline: Offline,
+    purge: Option<Pid>,
+    next_purge: Instant,
+    run: Run,
+    stop: Stop,
+}
+
+/// What the engine is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    /// To serve.
+    Always,
+    /// `-q`, first part: to take in what sendmail(8) has stored.
+    Offline,
+    /// `-q`, second part: to run the queue.
+    Once,
+}
+
+/// The engine, or when there will be one.
+enum Engine {
+    Runs(Running),
+    Starts(Instant),
+}
+
+struct Running {
+    pid: Pid,
+    /// None once it has been killed: its end is still to be waited for.
+    link: Option<Link>,
+    since: Instant,
+    run: Run,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// Not begun.
+    No,
+    /// The engine finishes and deliveries end, until then.
+    Gently(Instant),
+    /// All is killed; whatever is still there then is left behind.
+    AtOnce(Instant),
+    /// Something is so wrong that the daemon cannot run.
+    Failed,
+}
+
+/// Deliveries that may run at a time, whatever the engine thinks.
+const MOST_DELIVERIES: usize = 1024;
+/// How long a graceful stop may take.
+const GENTLE_STOP: Duration = Duration::from_secs(30);
+const HARD_STOP: Duration = Duration::from_secs(5);
+const BETWEEN_PURGES: Duration = Duration::from_secs(10);
+/// Requests served before signals and time are looked at again.
+const REQUESTS_PER_TURN: usize = 64;
+
+const EX_OSERR: i32 = 71;
+const EX_TEMPFAIL: i32 = 75;
+
+impl Parent {
+    /// Holds everything and has started nothing.
+    pub fn new(
+        options: Options,
+        rights: Rights,
+        handover: Vec<u8>,
+        config: Config,
+        held: Held,
+        signals: Signals,
+    ) -> Parent {
+        let now = Instant::now();
+        Parent {
+            offline: Offline::new(&options.paths, now),
+            run: match options.run_once {
+                true => Run::Offline,
+                false => Run::Always,
+            },
+            options,
+            rights,
+            handover,
+            config,
+            held,
+            signals,
+            engine: Engine::Starts(now),
+            engine_number: 0,
+            ever_ready: false,
+            backoff: Backoff::new(),
+            children: Children::default(),
+            purge: None,
+            next_purge: now,
+            stop: Stop::No,
+        }
+    }
+
+    /// Serves until the end; says what to exit with.
+    pub fn run(mut self) -> i32 {
+        loop {
+            self.keep_time(Instant::now());
+            if let Some(code) = self.ended() {
+                log::info(format_args!("Exiting"));
+                return code;
+            }
+            if let Err(error) = self.wait() {
+                log::fatal(format_args!("poll: {}", describe(&error)));
+                return 1;
+            }
+            self.hear_signals();
+            self.hear_engine();
+            self.reap(Instant::now());
+        }
+    }
+
+    fn ended(&self) -> Option<i32> {
+        let nobody = matches!(self.engine, Engine::Starts(_))
+            && self.children.is_empty()
+            && self.offline.pids().is_empty();
+        match self.stop {
+            Stop::Failed => Some(1),
+            Stop::Gently(_) if nobody => Some(0),
+            Stop::AtOnce(until) if nobody || Instant::now() >= until => Some(0),
+            _ => None,
+        }
+    }
+
+    /// Does what is due.
+    fn keep_time(&mut self, now: Instant) {
+        for pid in self.children.overdue(now) {
+            process::kill(pid);
+        }
+        match self.stop {
+            Stop::No => {
+                self.offline.step(&self.options.paths, &self.rights, now);
+                if self.run == Run::Offline && self.offline.is_done() {
+                    self.run = Run::Once;
+                    self.tell(&Reply::Shutdown);
+                }
+                if matches!(self.engine, Engine::Starts(when) if when <= now) {
+                    self.start_engine(now);
+                }
+                if now >= self.next_purge {
+                    self.start_purge(now);
+                }
+            }
+            Stop::Gently(until) if until <= now => self.stop_at_once(now),
+            _ => {}
+        }
+    }
+
+    /// Waits for a signal, the engine, or the next thing that is due.
+    fn wait(&mut self) -> io::Result<()> {
+        let timeout = self.deadline().saturating_duration_since(Instant::now());
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), Interest::Read)];
+        if let Engine::Runs(Running {
+            link: Some(link), ..
+        }) = &self.engine
+        {
+            let wanted = [
+                (link.wants_read(), Interest::Read),
+                (link.wants_write(), Interest::Write),
+            ];
+            for (_, interest) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
+                fds.push(PollFd::new(link.as_fd(), interest));
+            }
+        }
+        poll(&mut fds, Some(timeout)).map(drop)
+    }
+
+    fn deadline(&self) -> Instant {
+        let of_stop = match self.stop {
+            Stop::Gently(until) | Stop::AtOnce(until) => until,
+            Stop::No | Stop::Failed => {
+                let own = self.offline.deadline().min(self.next_purge);
+                match self.engine {
+                    Engine::Starts(when) => own.min(when),
+                    Engine::Runs(_) => own,
+                }
+            }
+        };
+        self.children
+            .deadline()
+            .map_or(of_stop, |deadline| deadline.min(of_stop))
+    }
+
+    fn hear_signals(&mut self) {
+        for signal in self.signals.take() {
+            match signal {
+                Signal::Terminate | Signal::Interrupt => match self.stop {
+                    Stop::No => self.stop_gently(),
+                    _ => self.stop_at_once(Instant::now()),
+                },
+                Signal::Hangup => {
+                    log::info(format_args!(
+                        "info: SIGHUP: reload is not available yet; restart to change the configuration"
+                    ));
+                }
+                // reap() follows in any case.
+                Signal::Child => {}
+            }
+        }
+    }
+
+    /// Sends what is kept and serves what was asked.
+    fn hear_engine(&mut self) {
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(link) = self.link() else { return };
+            let heard = match link.flush() {
+                Ok(()) if link.wants_read() => link.receive(),
+                Ok(()) => Ok(Heard::Nothing),
+                Err(error) => Err(error),
+            };
+            match heard {
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::Request(request, fds)) => self.serve(request, fds),
+                // It is ending, or should be.
+                Ok(Heard::Closed) => return self.kill_engine(None),
+                Err(error) => return self.kill_engine(Some(&describe(&error))),
+            }
+        }
+    }
+
+    /// The whole list of what the engine may ask.
+    fn serve(&mut self, request: Request, fds: Vec<OwnedFd>) {
+        log::trace(Trace::Imsg, format_args!("imsg: engine: {request:?}"));
+        match request {
+            Request::StartMda { id, job } => self.start_mda(id, job, fds),
+            Request::KillMda { id } => {
+                if let Some(pid) = self.children.find(self.delivery(id)) {
+                    process::kill(pid);
+                }
+            }
+            Request::SetVerbose(verbose) => log::set_verbose(verbose),
+            Request::Ready => self.ever_ready = true,
+            Request::Finished => self.stop_gently(),
+        }
+    }
+
+    fn delivery(&self, id: u32) -> Delivery {
+        Delivery {
+            engine: self.engine_number,
+            id,
+        }
+    }
+
+    fn start_mda(&mut self, id: u32, job: MdaJob, fds: Vec<OwnedFd>) {
+        let delivery = self.delivery(id);
+        let Ok([stdin, output]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return self.kill_engine(Some("delivery without its descriptors"));
+        };
+        if self.children.find(delivery).is_some() {
+            return self.kill_engine(Some("delivery asked for twice"));
+        }
+        match self.try_mda(job, stdin, output) {
+            Ok(pid) => self.children.started(pid, delivery, Instant::now()),
+            Err(mda::Refused { code, text }) => self.tell(&Reply::MdaRefused { id, code, text }),
+        }
+    }
+
+    fn try_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> Result<Pid, mda::Refused> {
+        let refused = |code, text: &str| {
+            Err(mda::Refused {
+                code,
+                text: Line::sanitize(text.as_bytes()),
+            })
+        };
+        if self.stop != Stop::No {
+            return refused(EX_TEMPFAIL, "smtpd is stopping");
+        }
+        if self.children.len() >= MOST_DELIVERIES {
+            return refused(EX_OSERR, "too many deliveries");
+        }
+        let world = mda::World {
+            config: &self.config,
+            paths: &self.options.paths,
+            exe: &self.options.exe,
+            rights: &self.rights,
+        };
+        mda::start(&world, job, stdin, output)
+    }
+
+    fn tell(&mut self, reply: &Reply) {
+        let Some(link) = self.link() else { return };
+        log::trace(Trace::Imsg, format_args!("imsg: parent: {reply:?}"));
+        if let Err(error) = link.send(reply, Vec::new()) {
+            self.kill_engine(Some(&describe(&error)));
+        }
+    }
+
+    /// Waits for every child of ours that has ended. Nobody else's are touched.
+    fn reap(&mut self, now: Instant) {
+        if let Engine::Runs(Running { pid, .. }) = &self.engine
+            && let Some(how) = ended(*pid)
+        {
+            self.engine_ended(how, now);
+        }
+        for pid in self.children.pids() {
+            let Some(how) = ended(pid) else { continue };
+            let Some((delivery, end)) = self.children.ended(pid, how) else {
+                continue;
+            };
+            if delivery.engine == self.engine_number {
+                self.tell(&Reply::MdaDone {
+                    id: delivery.id,
+                    end,
+                });
+            }
+        }
+        for pid in self.offline.pids() {
+            if let Some(how) = ended(pid) {
+                self.offline.ended(pid, how, now);
+            }
+        }
+        if let Some(pid) = self.purge
+            && ended(pid).is_some()
+        {
+            self.purge = None;
+        }
+    }
+
+    fn start_engine(&mut self, now: Instant) {
+        self.engine_number += 1;
+        match self.launch_engine() {
+            Ok((pid, link)) => {
+                self.engine = Engine::Runs(Running {
+                    pid,
+                    link: Some(link),
+                    since: now,
+                    run: self.run,
+                });
+                if let Err(error) = self.brief_engine() {
+                    self.kill_engine(Some(&describe(&error)));
+                }
+            }
+            Err(error) => {
+                log::warn(format_args!("cannot start engine: {}", describe(&error)));
+                self.engine = Engine::Starts(now + self.backoff.died(Duration::ZERO));
+            }
+        }
+    }
+
+    fn launch_engine(&self) -> io::Result<(Pid, Link)> {
+        let (ours, theirs) = Channel::pair()?;
+        let null = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?;
+        let stderr = io::stderr();
+        let argv = self.engine_argv()?;
+        let env = ["TZ", "RUST_BACKTRACE"]
+            .into_iter()
+            .filter_map(|name| std::env::var_os(name).map(|value| (name, value)))
+            .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
+            .collect::<Result<_, _>>()?;
+        let pid = process::spawn(&Spawn {
+            program: CString::new(self.options.exe.as_os_str().as_bytes())?,
+            argv,
+            env,
+            fds: vec![null.as_fd(), null.as_fd(), stderr.as_fd(), theirs.as_fd()],
+            identity: None,
+            dirs: vec![c"/".into()],
+            umask: 0o077,
+            session: Session::Own,
+        })?;
+        Ok((pid, Link::new(ours)))
+    }
+
+    fn engine_argv(&self) -> io::Result<Vec<CString>> {
+        let options = &self.options;
+        let mut argv = vec![
+            CString::new(options.exe.as_os_str().as_bytes())?,
+            c"-x".into(),
+            c"engine".into(),
+        ];
+        argv.push(match options.log {
+            Target::Stderr => c"-d".into(),
+            Target::Syslog => c"-F".into(),
+        });
+        if log::is_verbose() {
+            argv.push(c"-v".into());
+        }
+        for word in &options.traces {
+            argv.push(c"-T".into());
+            argv.push(CString::new(word.as_bytes())?);
+        }
+        if let Some(root) = &options.paths.root {
+            argv.push(c"-R".into());
+            argv.push(CString::new(root.as_os_str().as_bytes())?);
+        }
+        Ok(argv)
+    }
+
+    /// Everything an engine starts with; see `engine::start`.
+    fn brief_engine(&mut self) -> io::Result<()> {
+        let config = scratch_file(&self.options.paths.spool, &self.handover)?;
+        let mut frames = vec![(Reply::Config, vec![OwnedFd::from(config)])];
+        for (index, listener) in &self.held.listeners {
+            let copy = OwnedFd::from(listener.try_clone()?);
+            frames.push((Reply::Listener { index: *index }, vec![copy]));
+        }
+        let control = OwnedFd::from(self.held.control.listener.try_clone()?);
+        frames.push((Reply::Control, vec![control]));
+        let start = Reply::Start {
+            verbose: log::is_verbose(),
+            pause_mda: self.options.pause_mda,
+            pause_mta: self.options.pause_mta,
+            pause_smtp: self.options.pause_smtp,
+            run_once: self.run == Run::Once,
+        };
+        frames.push((start, Vec::new()));
+        let Some(link) = self.link() else {
+            return Ok(());
+        };
+        for (reply, fds) in frames {
+            link.send(&reply, fds)?;
+        }
+        Ok(())
+    }
+
+    /// The wire is of no use any more, and an engine without it must not go on. reap() sees its
+    /// end; one that was ending by itself keeps the exit code it had.
+    fn kill_engine(&mut self, why: Option<&str>) {
+        let Engine::Runs(running) = &mut self.engine else {
+            return;
+        };
+        if let Some(why) = why {
+            log::warn(format_args!("engine: {why}: killed"));
+        }
+        running.link = None;
+        process::kill(running.pid);
+    }
+
+    fn link(&mut self) -> Option<&mut Link> {
+        match &mut self.engine {
+            Engine::Runs(running) => running.link.as_mut(),
+            Engine::Starts(_) => None,
+        }
+    }
+
+    fn engine_ended(&mut self, how: Ended, now: Instant) {
+        let Engine::Runs(running) = &self.engine else {
+            return;
+        };
+        if self.run == Run::Once && running.run == Run::Offline && how == Ended::Exited(0) {
+            self.engine = Engine::Starts(now);
+            return;
+        }
+        let lived = now.saturating_duration_since(running.since);
+        self.engine = Engine::Starts(now + self.backoff.died(lived));
+        if self.stop != Stop::No {
+            return;
+        }
+        match how {
+            Ended::Exited(_) => log::warn(format_args!("lost child: engine exited abnormally")),
+            Ended::Signaled(signal) => {
+                log::warn(format_args!(
+                    "lost child: engine terminated; signal {signal}"
+                ));
+            }
+        }
+        // An engine that says by itself that it cannot start will not do better next time.
+        if !self.ever_ready && matches!(how, Ended::Exited(_)) {
+            log::fatal(format_args!("engine failed to start"));
+            self.stop = Stop::Failed;
+        }
+    }
+
+    fn start_purge(&mut self, now: Instant) {
+        self.next_purge = now + BETWEEN_PURGES;
+        if self.purge.is_some() {
+            return;
+        }
+        match purge::start(&self.options) {
+            Ok(pid) => self.purge = pid,
+            Err(error) => log::warn(format_args!("cannot purge: {}", describe(&error))),
+        }
+    }
+
+    fn stop_gently(&mut self) {
+        if self.stop == Stop::No {
+            self.stop = Stop::Gently(Instant::now() + GENTLE_STOP);
+            self.tell(&Reply::Shutdown);
+        }
+    }
+
+    fn stop_at_once(&mut self, now: Instant) {
+        if let Engine::Runs(running) = &self.engine {
+            process::kill(running.pid);
+        }
+        for pid in self.children.pids().into_iter().chain(self.offline.pids()) {
+            process::kill(pid);
+        }
+        if !matches!(self.stop, Stop::AtOnce(_)) {
+            self.stop = Stop::AtOnce(now + HARD_STOP);
+        }
+    }
+}
+
+/// How `pid` ended, if it has. One that cannot be waited for is gone.
+fn ended(pid: Pid) -> Option<Ended> {
+    process::try_wait(pid).unwrap_or(Some(Ended::Exited(EX_OSERR)))
+}

@@ -1,0 +1,462 @@
+//! From a configuration to a running parent: everything that can go wrong does so here, before
+//! the daemon leaves its terminal.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
+};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, Family, Listener, Paths};
+use crate::log::{self, Writer};
+use crate::privsep::Handover;
+use crate::privsep::identity::Rights;
+use crate::sys::net::{self, InterfaceAddr};
+use crate::sys::signal::Signals;
+use crate::sys::{nofollow, process, random};
+
+use super::serve::Parent;
+use super::{Ground, Options, describe};
+
+/// Makes ready all that a running daemon holds.
+pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Parent, String> {
+    process::set_umask(0o022);
+    let rights = Rights::find(&options.paths)?;
+    let handover = handover
+        .encode()
+        .map_err(|error| format!("configuration: {error}"))?;
+    prepare_spool(&options.paths, &rights)?;
+    let control = ControlSocket::bind(&options.paths.socket)?;
+    // A queue run takes no mail from the network, and disturbs no one who does.
+    let listeners = match options.run_once {
+        true => Vec::new(),
+        false => bind_all(&config.listeners)?,
+    };
+    log::info(format_args!(
+        "info: smtpd-rs {} starting",
+        env!("CARGO_PKG_VERSION")
+    ));
+    if options.ground == Ground::Back {
+        process::daemonize().map_err(|error| format!("daemon: {}", describe(&error)))?;
+    }
+    log::start("smtpd", options.log, Writer::Caller);
+    let signals = Signals::catch().map_err(|error| format!("signals: {}", describe(&error)))?;
+    let pid_file = PidFile::write(&options.paths.pid)?;
+    Ok(Parent::new(
+        options,
+        rights,
+        handover,
+        config,
+        Held {
+            listeners,
+            control,
+            _pid_file: pid_file,
+        },
+        signals,
+    ))
+}
+
+/// What every engine gets, and what goes when the parent does.
+pub struct Held {
+    /// Sockets, with the number of their listener.
+    pub listeners: Vec<(u32, TcpListener)>,
+    /// smtpctl(8)'s.
+    pub control: ControlSocket,
+    _pid_file: PidFile,
+}
+
+/// The control socket; dropped, its file goes.
+pub struct ControlSocket {
+    /// The socket.
+    pub listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Binds it, and replaces one that nobody answers on. This is what keeps a second daemon from
+    /// the same spool.
+    fn bind(path: &Path) -> Result<ControlSocket, String> {
+        let failed = |error: io::Error| format!("{}: {}", path.display(), describe(&error));
+        if net::answers(path).map_err(failed)? {
+            return Err(format!(
+                "control socket already listening: {}",
+                path.display()
+            ));
+        }
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
+            Ok(_) => return Err(format!("{}: not a socket", path.display())),
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
+        Ok(ControlSocket {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The pid file; dropped, it goes.
+pub struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: &Path) -> Result<PidFile, String> {
+        let failed = |error: io::Error| format!("{}: {}", path.display(), describe(&error));
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        // Made anew, so that nobody else's link is written through.
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(path)
+            .map_err(failed)?;
+        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        Ok(PidFile(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// An unlinked file in the spool that holds `bytes`, to be passed on.
+pub fn scratch_file(spool: &Path, bytes: &[u8]) -> io::Result<File> {
+    let path = spool.join(format!(".scratch.{:016x}", random::number_u64()));
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    fs::remove_file(&path)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// The spool's rooms that only the engine enters.
+const PRIVATE: [&str; 5] = ["incoming", "queue", "temporary", "purge", "corrupt"];
+
+fn prepare_spool(paths: &Paths, rights: &Rights) -> Result<(), String> {
+    if let Some(root) = &paths.root {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(root)
+            .map_err(|error| format!("{}: {}", root.display(), describe(&error)))?;
+    }
+    let (top, inner, drop_box) = match rights {
+        Rights::Root { engine, queue_gid } => ((0, 0), (engine.uid, 0), (0, *queue_gid)),
+        Rights::User { uid, gid } => ((*uid, *gid), (*uid, *gid), (*uid, *gid)),
+    };
+    make_room(&paths.spool, top, 0o711)?;
+    make_room(&paths.spool.join("offline"), drop_box, 0o770)?;
+    for name in PRIVATE {
+        make_room(&paths.spool.join(name), inner, 0o700)?;
+    }
+    Ok(())
+}
+
+/// A directory with this owner, group and mode: made if it is missing, set right if it is not so.
+fn make_room(path: &Path, (uid, gid): (u32, u32), mode: u32) -> Result<(), String> {
+    let failed = |error: io::Error| format!("{}: {}", path.display(), describe(&error));
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    // From here on by descriptor: what is checked is what is changed.
+    let dir = nofollow::open_dir(path).map_err(|error| {
+        format!(
+            "{} is not a directory: {}",
+            path.display(),
+            describe(&error)
+        )
+    })?;
+    let found = dir.metadata().map_err(failed)?;
+    if found.uid() != uid {
+        fchown(&dir, Some(uid), Some(gid)).map_err(|error| {
+            let text = describe(&error);
+            format!("{} is not owned by uid {uid}: {text}", path.display())
+        })?;
+    } else if found.gid() != gid {
+        // An ordinary user's directory keeps the group that the file system gave it.
+        let _ = fchown(&dir, None, Some(gid));
+    }
+    if found.mode() & 0o7777 != mode {
+        dir.set_permissions(Permissions::from_mode(mode))
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// How many connections may wait to be accepted; the system may allow fewer.
+const BACKLOG: i32 = 4096;
+
+fn bind_all(listeners: &[Listener]) -> Result<Vec<(u32, TcpListener)>, String> {
+    let interfaces = net::interface_addrs()
+        .map_err(|error| format!("interface addresses: {}", describe(&error)))?;
+    let world = Names {
+        interfaces: &interfaces,
+        members: &|group| net::group_members(group).unwrap_or_default(),
+        host: &|name| match (name, 0).to_socket_addrs() {
+            Ok(addrs) => addrs.map(|addr| addr.ip()).collect(),
+            Err(_) => Vec::new(),
+        },
+    };
+    let mut bound = Vec::new();
+    for (index, listener) in (0u32..).zip(listeners) {
+        for addr in world.resolve(listener)? {
+            let socket = net::listen_tcp(addr, BACKLOG).map_err(|error| {
+                let at = &listener.at;
+                format!(
+                    "bind: {} ({addr}, {}:{})",
+                    describe(&error),
+                    at.file,
+                    at.line
+                )
+            })?;
+            bound.push((index, socket));
+        }
+    }
+    Ok(bound)
+}
+
+/// What the word after `listen on` may stand for.
+struct Names<'a> {
+    interfaces: &'a [InterfaceAddr],
+    members: &'a dyn Fn(&str) -> Vec<String>,
+    host: &'a dyn Fn(&str) -> Vec<IpAddr>,
+}
+
+impl Names<'_> {
+    /// smtpd.conf(5), listen on: an interface or a group of them, else an address, else a host
+    /// name; the first that is one ends the search.
+    fn resolve(&self, listener: &Listener) -> Result<Vec<SocketAddr>, String> {
+        let on = listener.on.as_str();
+        let mut found = self.of_interfaces(&|name| name == on);
+        if found.is_empty() {
+            let members = (self.members)(on);
+            found = self.of_interfaces(&|name| members.iter().any(|member| member == name));
+        }
+        if found.is_empty() {
+            found = literal(on).into_iter().collect();
+        }
+        if found.is_empty() {
+            let ips = (self.host)(on);
+            found = ips.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+        }
+        let mut seen = BTreeSet::new();
+        found.retain(|addr| is_of(listener.family, addr) && seen.insert(*addr));
+        if found.is_empty() {
+            return Err(format!("invalid virtual ip or interface: {on}"));
+        }
+        for addr in &mut found {
+            addr.set_port(listener.port);
+        }
+        Ok(found)
+    }
+
+    fn of_interfaces(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<SocketAddr> {
+        self.interfaces
+            .iter()
+            .filter(|i| wanted(&i.interface))
+            .map(|i| i.addr)
+            .collect()
+    }
+}
+
+fn literal(on: &str) -> Option<SocketAddr> {
+    let bare = on
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(on);
+    bare.parse().ok().map(|ip| SocketAddr::new(ip, 0))
+}
+
+fn is_of(family: Option<Family>, addr: &SocketAddr) -> bool {
+    match family {
+        None => true,
+        Some(Family::Inet4) => addr.is_ipv4(),
+        Some(Family::Inet6) => addr.is_ipv6(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Place;
+    use crate::sys::user;
+    use crate::util::Line;
+
+    fn listener(on: &str, family: Option<Family>) -> Listener {
+        Listener {
+            on: on.into(),
+            family,
+            port: 25,
+            hostname: Line::default(),
+            hostnames: None,
+            tag: None,
+            mask_src: false,
+            no_dsn: false,
+            received_auth: false,
+            senders: None,
+            at: Place::default(),
+        }
+    }
+
+    fn resolve(on: &str, family: Option<Family>) -> Result<Vec<String>, String> {
+        let interface = |name: &str, addr: &str| InterfaceAddr {
+            interface: name.into(),
+            addr: SocketAddr::new(addr.parse().unwrap(), 0),
+        };
+        let interfaces = [
+            interface("lo0", "127.0.0.1"),
+            interface("lo0", "::1"),
+            interface("em0", "192.0.2.1"),
+        ];
+        let names = Names {
+            interfaces: &interfaces,
+            members: &|group| match group {
+                "egress" => vec!["em0".into()],
+                _ => Vec::new(),
+            },
+            host: &|name| match name {
+                "mail.example.org" => {
+                    vec!["192.0.2.1".parse().unwrap(), "192.0.2.1".parse().unwrap()]
+                }
+                _ => Vec::new(),
+            },
+        };
+        let found = names.resolve(&listener(on, family))?;
+        Ok(found.iter().map(SocketAddr::to_string).collect())
+    }
+
+    #[test]
+    fn a_listener_is_an_interface_a_group_an_address_or_a_host() {
+        // smtpd.conf(5), listen on interface.
+        assert_eq!(resolve("lo0", None).unwrap(), ["127.0.0.1:25", "[::1]:25"]);
+        assert_eq!(resolve("lo0", Some(Family::Inet6)).unwrap(), ["[::1]:25"]);
+        assert_eq!(resolve("egress", None).unwrap(), ["192.0.2.1:25"]);
+        assert_eq!(resolve("0.0.0.0", None).unwrap(), ["0.0.0.0:25"]);
+        assert_eq!(resolve("::", None).unwrap(), ["[::]:25"]);
+        assert_eq!(resolve("mail.example.org", None).unwrap(), ["192.0.2.1:25"]);
+    }
+
+    #[test]
+    fn what_is_none_of_these_stops_the_start() {
+        for (on, family) in [
+            ("all", None),
+            ("*", None),
+            ("127.0.0.1", Some(Family::Inet6)),
+        ] {
+            let error = resolve(on, family).unwrap_err();
+            assert_eq!(error, format!("invalid virtual ip or interface: {on}"));
+        }
+    }
+
+    #[test]
+    fn an_address_in_use_is_named() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut again = listener("127.0.0.1", None);
+        again.port = taken.local_addr().unwrap().port();
+        again.at = Place {
+            file: "smtpd.conf".into(),
+            line: 3,
+        };
+        let error = bind_all(&[again.clone()]).unwrap_err();
+        let text = format!("(127.0.0.1:{}, smtpd.conf:3)", again.port);
+        assert_eq!(error, format!("bind: Address already in use {text}"));
+    }
+
+    #[test]
+    fn a_living_control_socket_is_left_alone_and_a_dead_one_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("smtpd.sock");
+        let first = ControlSocket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
+        let error = ControlSocket::bind(&path).map(drop).unwrap_err();
+        assert!(
+            error.starts_with("control socket already listening"),
+            "{error}"
+        );
+        drop(first);
+        assert!(!path.exists());
+        drop(UnixListener::bind(&path).unwrap());
+        drop(ControlSocket::bind(&path).unwrap());
+        fs::write(&path, "precious").unwrap();
+        assert!(ControlSocket::bind(&path).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn the_pid_file_holds_our_number_and_goes_with_us() {
+        // smtpd(8), files: decimal pid of the parent and newline.
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("pid"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        let pid_file = PidFile::write(&path).unwrap();
+        let text = format!("{}\n", std::process::id());
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        drop(pid_file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_spool_has_its_rooms_with_their_modes() {
+        // queue.md §2: 0711, offline 0770, the rest 0700.
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::under(&dir.path().join("instance"));
+        let rights = Rights::find(&paths).unwrap();
+        prepare_spool(&paths, &rights).unwrap();
+        let mode = |name: &str| {
+            let found = fs::metadata(paths.spool.join(name)).unwrap();
+            (found.mode() & 0o7777, found.uid())
+        };
+        let us = user::effective_uid();
+        let engine = match &rights {
+            Rights::Root { engine, .. } => engine.uid,
+            Rights::User { uid, .. } => *uid,
+        };
+        assert_eq!(mode(""), (0o711, us));
+        assert_eq!(mode("offline"), (0o770, us));
+        for name in PRIVATE {
+            assert_eq!(mode(name), (0o700, engine));
+        }
+        // Once more over what is there, with a mode gone wrong.
+        fs::set_permissions(paths.spool.join("queue"), Permissions::from_mode(0o777)).unwrap();
+        prepare_spool(&paths, &rights).unwrap();
+        assert_eq!(mode("queue"), (0o700, engine));
+        fs::remove_dir(paths.spool.join("purge")).unwrap();
+        fs::write(paths.spool.join("purge"), "").unwrap();
+        assert!(
+            prepare_spool(&paths, &rights)
+                .unwrap_err()
+                .contains("is not a directory")
+        );
+    }
+
+    #[test]
+    fn a_scratch_file_has_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = scratch_file(dir.path(), b"text").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 4);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
