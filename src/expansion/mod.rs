@@ -1,3 +1,311 @@
-//! From a recipient to its destinations.
+//! From a recipient to its destinations, while the client waits.
+//!
+//! All or nothing: one branch that fails refuses the whole recipient. Every destination comes out
+//! once, however many entries lead to it. Depth and number of nodes are bounded, so every loop
+//! ends. Nothing is expanded again at delivery.
 
 #![forbid(unsafe_code)]
+
+mod aliases;
+mod forward;
+mod item;
+mod replies;
+mod subaddress;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::HashSet;
+
+use crate::config::{Action, Config, Delivery, LocalAction, Method};
+use crate::log;
+use crate::mail::{Command, Destination, Facts, Kind, Local, MailAddr, Refusal};
+use crate::ruleset::{self, Decision, Origin};
+use crate::table::Tables;
+use crate::table::include::Includes;
+use crate::util::Line;
+
+use aliases::Aliases;
+use item::Item;
+use tree::{DEPTH, Node, Resolved, Tree};
+
+/// What expansion looks at.
+pub struct World<'w> {
+    /// Rules and actions.
+    pub config: &'w Config,
+    /// Tables.
+    pub tables: &'w Tables,
+    /// Files that alias values include.
+    pub includes: &'w dyn Includes,
+    /// The user that runs commands of aliases, `_smtpd`.
+    pub daemon_user: &'w str,
+}
+
+/// The destinations of `rcpt`, at least one of them, or why it is refused. The refusal's text does
+/// not name the recipient: the session appends it.
+pub fn expand(
+    world: &World<'_>,
+    facts: &Facts,
+    rcpt: &MailAddr,
+) -> Result<Vec<Destination>, Refusal> {
+    let rcpt = with_domain(world, rcpt);
+    let mut expansion = Expansion {
+        world,
+        facts,
+        tree: Tree::new(&rcpt),
+        found: Vec::new(),
+        known: HashSet::new(),
+    };
+    while let Some(at) = expansion.tree.take() {
+        expansion.step(at)?;
+    }
+    if expansion.found.is_empty() {
+        return Err(replies::list_permanent());
+    }
+    Ok(expansion.found)
+}
+
+/// RFC 5321 §4.5.1: a recipient without domain (postmaster) is one of this server.
+fn with_domain(world: &World<'_>, rcpt: &MailAddr) -> MailAddr {
+    if !rcpt.domain().is_empty() {
+        return rcpt.clone();
+    }
+    MailAddr::new(rcpt.user(), &world.config.server_name).unwrap_or_else(|_| rcpt.clone())
+}
+
+struct Expansion<'e, 'w> {
+    world: &'e World<'w>,
+    facts: &'e Facts,
+    tree: Tree<'e>,
+    found: Vec<Destination>,
+    known: HashSet<(Line, String)>,
+}
+
+impl<'e> Expansion<'e, '_> {
+    fn step(&mut self, at: usize) -> Result<(), Refusal> {
+        let Some(node) = self.tree.node(at) else {
+            return Ok(());
+        };
+        if node.depth >= DEPTH {
+            log::info(format_args!(
+                "expansion of <{}> is nested too deeply",
+                node.dest
+            ));
+            return Err(replies::list_permanent());
+        }
+        match node.item.clone() {
+            Item::Address(address) => self.address(at, &address),
+            Item::User(name) => self.user(at, &name),
+            Item::File(path) => self.command(at, Command::File(path)),
+            Item::Pipe(command) => self.command(at, Command::Pipe(command)),
+            Item::Error(code, text) => self.error(at, code, &text),
+            // Their items took their place when the value was read.
+            Item::Include(_) => Ok(()),
+        }
+    }
+
+    fn address(&mut self, at: usize, address: &MailAddr) -> Result<(), Refusal> {
+        let action = self.judge(at, address)?;
+        self.tree.settle(at, action);
+        let local = match &action.method {
+            Method::Relay => return self.destination(at, Kind::Relay),
+            Method::Local(local) => local,
+        };
+        if let Some(table) = &local.virtuals {
+            let found = self.aliases().virtual_address(table, address)?;
+            let items = found.ok_or_else(replies::list_permanent)?;
+            return self.children(at, items);
+        }
+        let name = address.user().to_ascii_lowercase();
+        if name.is_empty() || name.len() >= item::USER_BYTES {
+            return Err(replies::invalid());
+        }
+        self.tree.add(at, Item::User(name))
+    }
+
+    /// Asks the rules.
+    fn judge(&self, at: usize, address: &MailAddr) -> Result<&'e Action, Refusal> {
+        let origin = self
+            .tree
+            .node(at)
+            .map_or(Origin::Client, |node| node.origin);
+        let (config, tables) = (self.world.config, self.world.tables);
+        match ruleset::decide(config, tables, self.facts, address, origin) {
+            Ok(Decision::Accept { action, rule }) => {
+                log::debug(format_args!(
+                    "<{address}>: rule at {rule}, action {}",
+                    action.name
+                ));
+                Ok(action)
+            }
+            Ok(Decision::Reject { rule }) => {
+                log::debug(format_args!("<{address}>: rejected by the rule at {rule}"));
+                Err(replies::invalid())
+            }
+            Ok(Decision::NoRule) => {
+                log::debug(format_args!("<{address}>: no rule matches"));
+                Err(replies::invalid())
+            }
+            Err(error) => {
+                log::warn(format_args!("<{address}>: {error}"));
+                Err(replies::temporary())
+            }
+        }
+    }
+
+    fn user(&mut self, at: usize, name: &str) -> Result<(), Refusal> {
+        let Some((local, same)) = self.local(at) else {
+            return Err(replies::temporary());
+        };
+        if !same && let Some(items) = self.entry(local, name)? {
+            return self.children(at, items);
+        }
+        let delimiter = self.world.config.smtp.sub_addr_delim;
+        let (user, subaddress) = subaddress::cut(name, delimiter);
+        let userbase = local.userbase.as_deref().unwrap_or("<getpwnam>");
+        let known = match self.world.tables.userinfo(userbase, user) {
+            Ok(Some(known)) => known,
+            Ok(None) => return Err(replies::invalid()),
+            Err(error) => {
+                log::warn(format_args!("{error}"));
+                return Err(replies::temporary());
+            }
+        };
+        let user = Line::new(user).map_err(|_| replies::invalid())?;
+        let elsewhere = local.user.as_ref().is_some_and(|other| *other != user);
+        let kept = same && self.parent_forwarded(at);
+        let forward = match elsewhere || kept {
+            true => None,
+            false => forward::lookup(&known),
+        };
+        let resolved = Resolved {
+            name: user.clone(),
+            uid: known.uid,
+            forwarded: forward.is_some(),
+        };
+        self.tree.resolve(at, resolved);
+        match (forward, &local.delivery) {
+            (Some(items), _) => self.children(at, items),
+            (None, Delivery::ExpandOnly) => Err(replies::list_permanent()),
+            (None, Delivery::ForwardOnly) => Err(replies::invalid()),
+            (None, _) => {
+                let subaddress = subaddress.filter(|tag| !tag.is_empty());
+                let subaddress = subaddress.and_then(|tag| Line::new(tag).ok());
+                self.destination(
+                    at,
+                    Kind::Local(Local {
+                        user,
+                        subaddress,
+                        command: None,
+                    }),
+                )
+            }
+        }
+    }
+
+    /// What the alias or virtual table of the action says of a plain name.
+    fn entry(&self, local: &LocalAction, name: &str) -> aliases::Found {
+        match (&local.alias, &local.virtuals) {
+            (Some(table), _) => self.aliases().alias(table, name),
+            (None, Some(table)) => self.aliases().virtual_user(table, name),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// A file or command runs as the user whose .forward names it, else as the daemon's user.
+    fn command(&mut self, at: usize, command: Command) -> Result<(), Refusal> {
+        let Some((local, _)) = self.local(at) else {
+            return Err(replies::temporary());
+        };
+        let owner = self.parent(at).and_then(|above| above.resolved.clone());
+        let of_root = owner.as_ref().is_some_and(|owner| owner.uid == 0);
+        if local.delivery == Delivery::ForwardOnly || of_root {
+            return Err(replies::temporary());
+        }
+        let user = match owner {
+            Some(owner) => owner.name,
+            None => {
+                if let Command::Pipe(_) = command {
+                    log::info(format_args!(
+                        "commands executed from aliases run with {} privileges",
+                        self.world.daemon_user
+                    ));
+                }
+                Line::sanitize(self.world.daemon_user.as_bytes())
+            }
+        };
+        let local = Local {
+            user,
+            subaddress: None,
+            command: Some(command),
+        };
+        self.destination(at, Kind::Local(local))
+    }
+
+    fn error(&self, at: usize, code: u16, text: &Line) -> Result<(), Refusal> {
+        match self.local(at) {
+            Some((local, _)) if local.delivery != Delivery::ForwardOnly => {
+                Err(Item::refusal(code, text))
+            }
+            _ => Err(replies::temporary()),
+        }
+    }
+
+    fn children(&mut self, at: usize, items: Vec<Item>) -> Result<(), Refusal> {
+        items
+            .into_iter()
+            .try_for_each(|item| self.tree.add(at, item))
+    }
+
+    /// Keeps a destination, unless the same mail is on its way there already.
+    fn destination(&mut self, at: usize, kind: Kind) -> Result<(), Refusal> {
+        let Some(Node {
+            action: Some(action),
+            dest,
+            origin,
+            ..
+        }) = self.tree.node(at)
+        else {
+            return Err(replies::temporary());
+        };
+        let place = match &kind {
+            Kind::Local(local) => format!("{local:?}"),
+            _ => dest.stored(),
+        };
+        if self.known.insert((action.name.clone(), place)) {
+            self.found.push(Destination {
+                action: action.name.clone(),
+                dest: dest.clone(),
+                kind,
+                internal: *origin == Origin::Internal,
+            });
+        }
+        Ok(())
+    }
+
+    /// The local action of a node, and whether the node is named by its own entry.
+    fn local(&self, at: usize) -> Option<(&'e LocalAction, bool)> {
+        let node = self.tree.node(at)?;
+        match &node.action?.method {
+            Method::Local(local) => Some((local, node.same)),
+            Method::Relay => None,
+        }
+    }
+
+    fn parent(&self, at: usize) -> Option<&Node<'e>> {
+        self.tree.node(self.tree.node(at)?.parent?)
+    }
+
+    fn parent_forwarded(&self, at: usize) -> bool {
+        let above = self.parent(at).and_then(|above| above.resolved.as_ref());
+        above.is_some_and(|user| user.forwarded)
+    }
+
+    fn aliases(&self) -> Aliases<'e> {
+        Aliases {
+            tables: self.world.tables,
+            includes: self.world.includes,
+            delimiter: self.world.config.smtp.sub_addr_delim,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Alias and virtual tables, and the files that their values include.
+
+use std::path::Path;
+
+use crate::log;
+use crate::mail::{MailAddr, Refusal};
+use crate::table::include::Includes;
+use crate::table::{TableError, Tables};
+
+use super::item::Item;
+use super::{replies, subaddress};
+
+/// Where values come from.
+#[derive(Clone, Copy)]
+pub struct Aliases<'w> {
+    /// The tables.
+    pub tables: &'w Tables,
+    /// Files that values include.
+    pub includes: &'w dyn Includes,
+    /// What starts a sub-address.
+    pub delimiter: char,
+}
+
+/// What an entry says; `None` when there is no entry.
+pub type Found = Result<Option<Vec<Item>>, Refusal>;
+
+impl Aliases<'_> {
+    /// The entry of an alias table for a user: with the sub-address first, then without.
+    pub fn alias(&self, table: &str, name: &str) -> Found {
+        let (user, tag) = subaddress::cut(name, self.delimiter);
+        match tag {
+            Some(_) => self.first(table, &[name.to_owned(), user.to_owned()]),
+            None => self.first(table, &[name.to_owned()]),
+        }
+    }
+
+    /// The entry of a virtual table for an address; catch-all entries come last.
+    pub fn virtual_address(&self, table: &str, address: &MailAddr) -> Found {
+        let name = address.user().to_ascii_lowercase();
+        let domain = address.domain().to_ascii_lowercase();
+        let (user, tag) = subaddress::cut_tag(&name, self.delimiter);
+        let tagged = tag.map(|tag| format!("{user}{}{tag}", self.delimiter));
+        let mut keys = Vec::new();
+        keys.extend(tagged.as_ref().map(|tagged| format!("{tagged}@{domain}")));
+        keys.push(format!("{user}@{domain}"));
+        keys.extend(tagged);
+        keys.push(user.to_owned());
+        keys.push(format!("@{domain}"));
+        keys.push("@".to_owned());
+        self.first(table, &keys)
+    }
+
+    /// The entry of a virtual table for a plain name out of another entry.
+    pub fn virtual_user(&self, table: &str, name: &str) -> Found {
+        let (user, tag) = subaddress::cut_tag(name, self.delimiter);
+        let tagged = tag.map(|tag| format!("{user}{}{tag}", self.delimiter));
+        let mut keys = Vec::new();
+        keys.extend(tagged.as_ref().map(|tagged| format!("{tagged}@")));
+        keys.push(format!("{user}@"));
+        keys.extend(tagged);
+        keys.push(user.to_owned());
+        self.first(table, &keys)
+    }
+
+    fn first(&self, table: &str, keys: &[String]) -> Found {
+        for key in keys {
+            match self.tables.alias(table, key) {
+                Ok(None) => {}
+                Ok(Some(value)) => return self.value(table, key, &value),
+                Err(TableError { text }) => {
+                    log::warn(format_args!("{text}"));
+                    return Err(replies::list_temporary());
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The items of a value, in the order they are worked on. A value that was nothing but
+    /// include files nobody could read is as good as no entry.
+    fn value(&self, table: &str, key: &str, value: &str) -> Found {
+        let mut items = match Item::list(value) {
+            Ok(items) => items,
+            Err(bad) => {
+                log::warn(format_args!("table {table}: value of {key}: {bad}"));
+                return Err(replies::list_temporary());
+            }
+        };
+        items.sort();
+        let mut all = Vec::new();
+        let mut unreadable = 0;
+        let written = items.len();
+        for item in items {
+            match item {
+                Item::Include(path) => match self.include(&path) {
+                    Some(included) => all.extend(included),
+                    None => unreadable += 1,
+                },
+                item => all.push(item),
+            }
+        }
+        let nothing_left = written > 0 && unreadable == written;
+        Ok((!nothing_left).then_some(all))
+    }
+
+    fn include(&self, path: &Path) -> Option<Vec<Item>> {
+        let name = path.display();
+        let bytes = match self.includes.read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                log::warn(format_args!(
+                    "failed to open include file \"{name}\": {error}"
+                ));
+                return None;
+            }
+        };
+        let mut items = Vec::new();
+        for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            let text = String::from_utf8_lossy(line);
+            let text = without_comment(&text);
+            let listed = match super::item::split(text) {
+                Ok(listed) => listed,
+                Err(bad) => {
+                    log::warn(format_args!("{name}:{}: {bad}", number + 1));
+                    continue;
+                }
+            };
+            for item in listed {
+                match Item::classify(&item) {
+                    Ok(Item::Include(_)) => log::warn(format_args!(
+                        "{name}:{}: an included file cannot include another",
+                        number + 1
+                    )),
+                    Ok(item) => items.push(item),
+                    Err(bad) => log::warn(format_args!("{name}:{}: {bad}", number + 1)),
+                }
+            }
+        }
+        Some(items)
+    }
+}
+
+/// A hash mark at the start of a line or behind a blank starts a comment, outside quotes.
+fn without_comment(line: &str) -> &str {
+    let mut quote = None;
+    let mut before = ' ';
+    for (at, c) in line.char_indices() {
+        match c {
+            '"' if quote == Some(c) => quote = None,
+            '"' if quote.is_none() && before != '\\' => quote = Some(c),
+            '#' if quote.is_none() && before.is_ascii_whitespace() => {
+                return line.get(..at).unwrap_or(line);
+            }
+            _ => {}
+        }
+        before = c;
+    }
+    line
+}

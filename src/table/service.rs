@@ -1,0 +1,99 @@
+//! What the values of mappings say.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::sys::user::User;
+
+/// `uid:gid:directory`, the value of a userinfo table. The directory may be empty and may hold
+/// colons.
+pub fn userinfo(name: &str, value: &str) -> Option<User> {
+    let mut fields = value.splitn(3, ':');
+    let mut number = || {
+        let field = fields.next()?;
+        let digits = !field.is_empty() && field.bytes().all(|b| b.is_ascii_digit());
+        digits.then(|| field.parse::<u32>().ok()).flatten()
+    };
+    let (uid, gid) = (number()?, number()?);
+    Some(User {
+        name: name.to_owned(),
+        uid,
+        gid,
+        gecos: String::new(),
+        home: PathBuf::from(fields.next()?),
+    })
+}
+
+/// The name an addrname table gives to an address: at most 255 bytes, printable.
+pub fn addrname(value: &str) -> Option<&str> {
+    let fits = !value.is_empty() && value.len() <= 255;
+    (fits && value.bytes().all(|b| b.is_ascii_graphic())).then_some(value)
+}
+
+/// An address of a source table: IPv4, or IPv6 with or without brackets and `ipv6:`.
+pub fn source(key: &str) -> Option<IpAddr> {
+    let inside = match key.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?,
+        None => key,
+    };
+    let prefix = inside
+        .get(..5)
+        .is_some_and(|p| p.eq_ignore_ascii_case("ipv6:"));
+    let text = if prefix { inside.get(5..)? } else { inside };
+    let addr: IpAddr = text.split('%').next()?.parse().ok()?;
+    let bare_v6 = prefix || key.starts_with('[');
+    (addr.is_ipv6() || !bare_v6).then_some(addr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // table(5), userinfo tables: uid, gid and home directory separated by colons.
+    #[test]
+    fn userinfo_has_three_fields() {
+        let bob = userinfo("bob", "1000:100:/home/bob").unwrap();
+        assert_eq!((bob.uid, bob.gid), (1000, 100));
+        assert_eq!(bob.home, PathBuf::from("/home/bob"));
+        assert_eq!(userinfo("x", "1:2:").unwrap().home, PathBuf::new());
+        assert_eq!(userinfo("x", "1:2:a:b").unwrap().home, PathBuf::from("a:b"));
+        for bad in [
+            "",
+            "1",
+            "1:2",
+            "a:2:/",
+            "-1:2:/",
+            "+1:2:/",
+            "4294967296:1:/",
+            ":1:/",
+        ] {
+            assert_eq!(userinfo("x", bad), None, "{bad}");
+        }
+    }
+
+    // table(5), source tables: one address per line.
+    #[test]
+    fn sources_are_addresses() {
+        for (text, addr) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[ipv6:2001:db8::1]", "2001:db8::1"),
+            ("fe80::1%em0", "fe80::1"),
+        ] {
+            assert_eq!(source(text).unwrap().to_string(), addr);
+        }
+        for bad in ["", "host", "[192.0.2.1]", "10.0.0.0/8", "[::1"] {
+            assert_eq!(source(bad), None, "{bad}");
+        }
+    }
+
+    // table(5), addrname tables.
+    #[test]
+    fn names_of_addresses_are_host_names() {
+        assert_eq!(addrname("mx.example.org"), Some("mx.example.org"));
+        for bad in ["", "a b", &"x".repeat(256)] {
+            assert_eq!(addrname(bad), None, "{bad}");
+        }
+    }
+}
