@@ -1,3 +1,16 @@
 //! Command lines: argv, usage, exit codes.
 
 #![forbid(unsafe_code)]
+
+pub mod failure;
+pub mod getopt;
+pub mod instance;
+pub mod mailq;
+//NEWA
+//PERS
+pub mod sendmail;
+pub mod smtpctl;
+pub mod sysexits;
+
+#[cfg(test)]
+pub(crate) mod fake_daemon;

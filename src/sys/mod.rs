@@ -2,8 +2,10 @@
 //!
 //! `cfg(target_os)` appears nowhere else.
 
+pub mod caller;
 pub mod errno;
 pub mod poll;
 pub mod random;
+pub mod setgid;
 pub mod unix_connect;
 pub mod user;
