@@ -6,5 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod model;
+pub mod paths;
 
 pub use model::*;
+pub use paths::Paths;

@@ -8,24 +8,146 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Arguments;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 pub mod maillog;
+mod sink;
 pub mod stat;
+mod trace;
+
+use sink::{Level, Output, Sink, Stderr, Syslog};
+
+pub use trace::{Trace, bits as trace_bits, get as traced, set as set_trace, wanted as tracing};
+
+/// Where a process's lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Standard error: no time, no tag.
+    Stderr,
+    /// syslogd(8), facility mail, tag `smtpd[pid]`.
+    Syslog,
+}
+
+/// Who writes the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// The caller; for processes that must stay at one thread.
+    Caller,
+    /// A thread of its own.
+    Thread,
+}
+
+/// Sets where lines go. `role` names the process in fatal lines: `smtpd` for the parent.
+pub fn start(role: &'static str, target: Target, writer: Writer) {
+    let sink: Box<dyn Sink> = match target {
+        Target::Stderr => Box::new(Stderr),
+        Target::Syslog => Box::new(Syslog::open("smtpd")),
+    };
+    let mut current = current();
+    current.role = role;
+    current.output = match writer {
+        Writer::Caller => Output::Direct(sink),
+        Writer::Thread => Output::threaded(sink),
+    };
+}
 
 /// A line at level info: sessions, deliveries, starts.
 pub fn info(line: Arguments<'_>) {
-    eprintln!("{line}");
+    write(Level::Info, line);
 }
 
 /// A line at level err; `warn: ` is put in front.
 pub fn warn(line: Arguments<'_>) {
-    eprintln!("warn: {line}");
+    write(Level::Err, format_args!("warn: {line}"));
 }
 
 /// A line at level debug, only when verbose; `debug: ` is put in front.
-pub fn debug(_line: Arguments<'_>) {}
+pub fn debug(line: Arguments<'_>) {
+    if is_verbose() {
+        write(Level::Debug, format_args!("debug: {line}"));
+    }
+}
 
-/// A line at level crit, for what ends the process.
+/// A line at level debug, only when `what` is traced.
+pub fn trace(what: Trace, line: Arguments<'_>) {
+    if tracing(what) {
+        write(Level::Debug, line);
+    }
+}
+
+/// A line at level crit, for what ends the process, with its role in front. It is written when
+/// this returns.
 pub fn fatal(line: Arguments<'_>) {
-    eprintln!("fatal: {line}");
+    let role = current().role;
+    write(Level::Crit, format_args!("{role}: {line}"));
+    flush();
+}
+
+/// `-v`, or `smtpctl log verbose` (true) and `log brief`.
+pub fn set_verbose(verbose: bool) {
+    VERBOSE.store(verbose, Relaxed);
+}
+
+/// Whether debug lines are wanted.
+pub fn is_verbose() -> bool {
+    VERBOSE.load(Relaxed)
+}
+
+/// Waits, two seconds at most, until all lines so far are written. Call it before exit.
+pub fn flush() {
+    let done = current().output.flush();
+    sink::wait_flushed(done);
+}
+
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+struct Current {
+    role: &'static str,
+    output: Output,
+}
+
+fn current() -> MutexGuard<'static, Current> {
+    static CURRENT: OnceLock<Mutex<Current>> = OnceLock::new();
+    CURRENT
+        .get_or_init(|| {
+            Mutex::new(Current {
+                role: "smtpd",
+                output: Output::Direct(Box::new(Stderr)),
+            })
+        })
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn write(level: Level, line: Arguments<'_>) {
+    let line = one_line(line.to_string());
+    current().output.line(level, line);
+}
+
+/// Whatever a stranger put into it, it stays one line and moves no cursor.
+fn one_line(line: String) -> String {
+    if !line.chars().any(char::is_control) {
+        return line;
+    }
+    line.chars()
+        .map(|c| match c {
+            '\t' => ' ',
+            c if c.is_control() => '?',
+            c => c,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_stays_one_line() {
+        // security.md row 16: ESC, CR, LF and NUL from outside never start a second line.
+        let hostile = "helo=\x1b[2J\r\nwarn: fake\0\u{85}".to_owned();
+        assert_eq!(one_line(hostile), "helo=?[2J??warn: fake??");
+        assert_eq!(one_line("plain ü".into()), "plain ü");
+    }
 }

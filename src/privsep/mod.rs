@@ -5,8 +5,43 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
+use std::os::fd::OwnedFd;
+
+pub mod channel;
+pub mod client;
+pub mod frame;
+pub mod job;
 pub mod reply;
 pub mod request;
 
+pub use channel::Channel;
+pub use client::{Client, Event, Pending, Promise};
+pub use job::ChildJob;
 pub use reply::{MdaEnd, Reply};
 pub use request::{MdaJob, Request};
+
+use crate::util::Line;
+
+/// What the engine's rooms ask of the parent.
+pub trait Calls: Send + Sync {
+    /// Asks for a delivery; what comes of it, refusals included, is told by the [`Pending`]. An
+    /// error means that it could not be asked for: the parent is gone, or the texts are too long.
+    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending>;
+}
+
+/// What came of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MdaResult {
+    /// It was not started.
+    Refused {
+        /// What a delivery program would have exited with, a sysexits(3) code.
+        code: i32,
+        /// Why.
+        text: Line,
+    },
+    /// It was started and has ended.
+    Done(MdaEnd),
+    /// The parent is gone; nobody knows.
+    Lost,
+}

@@ -3,9 +3,18 @@
 //! `cfg(target_os)` appears nowhere else.
 
 pub mod caller;
+pub mod creds;
 pub mod errno;
+pub mod fdpass;
+pub mod net;
+pub mod nofollow;
 pub mod poll;
+pub mod process;
 pub mod random;
 pub mod setgid;
+pub mod rlimit;
+pub mod sandbox;
+pub mod signal;
+pub mod title;
 pub mod unix_connect;
 pub mod user;

@@ -1,0 +1,366 @@
+//! The engine's end of the wire: requests out from any thread, answers back to whoever asked.
+//!
+//! One thread, `privsep`, reads. When the parent is gone every waiting delivery is
+//! [`MdaResult::Lost`], and whoever made the client is told: an engine without a parent must not
+//! go on.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::sys::fdpass::Wait;
+
+use super::channel::Channel;
+use super::{Calls, MdaJob, MdaResult, Reply, Request};
+
+/// The engine's end; clones share it.
+#[derive(Clone)]
+pub struct Client(Arc<Wire>);
+
+/// What the parent says without having been asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Finish what is being answered, record outcomes, and exit.
+    Shutdown,
+    /// The parent has gone, or speaks nonsense: exit at once.
+    ParentGone,
+}
+
+/// A delivery that was asked for.
+pub struct Pending {
+    result: Receiver<MdaResult>,
+    killed: Arc<AtomicBool>,
+    origin: Option<(Client, u32)>,
+}
+
+/// The other side of a [`Pending`]: settles it. Dropped unsettled, the delivery is lost.
+pub struct Promise {
+    result: Sender<MdaResult>,
+    killed: Arc<AtomicBool>,
+}
+
+impl Client {
+    /// Starts reading from `channel`. `on_event` is called by the reading thread; after
+    /// `ParentGone` it is not called again.
+    pub fn start(
+        channel: Channel,
+        on_event: impl FnMut(Event) + Send + 'static,
+    ) -> io::Result<Client> {
+        let wire = Arc::new(Wire {
+            channel,
+            waiting: Mutex::new(Waiting {
+                last_id: 0,
+                promises: HashMap::new(),
+                open: true,
+            }),
+        });
+        let reader = wire.clone();
+        std::thread::Builder::new()
+            .name("privsep".into())
+            .spawn(move || reader.read_all(on_event))?;
+        Ok(Client(wire))
+    }
+
+    /// The engine is up and serves.
+    pub fn ready(&self) -> io::Result<()> {
+        self.0.send(&Request::Ready, &[])
+    }
+
+    /// The queue has been run once; end the service.
+    pub fn finished(&self) -> io::Result<()> {
+        self.0.send(&Request::Finished, &[])
+    }
+
+    /// Lets the parent follow `smtpctl log verbose|brief`.
+    pub fn set_verbose(&self, verbose: bool) -> io::Result<()> {
+        self.0.send(&Request::SetVerbose(verbose), &[])
+    }
+}
+
+impl Calls for Client {
+    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
+        let (promise, mut pending) = Pending::channel();
+        let id = self.0.register(promise)?;
+        let request = Request::StartMda { id, job };
+        if let Err(error) = self.0.send(&request, &[stdin, output]) {
+            self.0.waiting().promises.remove(&id);
+            return Err(error);
+        }
+        pending.origin = Some((self.clone(), id));
+        Ok(pending)
+    }
+}
+
+impl Pending {
+    /// A delivery that nobody carries out, and the means to settle it: for tests of callers.
+    pub fn channel() -> (Promise, Pending) {
+        let (sender, result) = bounded(1);
+        let killed = Arc::new(AtomicBool::new(false));
+        let promise = Promise {
+            result: sender,
+            killed: killed.clone(),
+        };
+        let pending = Pending {
+            result,
+            killed,
+            origin: None,
+        };
+        (promise, pending)
+    }
+
+    /// Waits for the end of the delivery, `timeout` at most; `None` while it goes on. Once it
+    /// has been told, every later call says `Lost`.
+    pub fn try_wait(&self, timeout: Duration) -> Option<MdaResult> {
+        match self.result.recv_timeout(timeout) {
+            Ok(result) => Some(result),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(MdaResult::Lost),
+        }
+    }
+
+    /// Asks for the delivery to be killed. Its end still has to be waited for.
+    pub fn kill(&self) {
+        self.killed.store(true, Ordering::SeqCst);
+        if let Some((client, id)) = &self.origin {
+            // A parent that cannot be reached is gone, which the reader tells.
+            let _ = client.0.send(&Request::KillMda { id: *id }, &[]);
+        }
+    }
+}
+
+impl Promise {
+    /// The delivery has ended like this.
+    pub fn settle(self, result: MdaResult) {
+        let _ = self.result.send(result);
+    }
+
+    /// Whether [`Pending::kill`] was called.
+    pub fn killed(&self) -> bool {
+        self.killed.load(Ordering::SeqCst)
+    }
+}
+
+struct Wire {
+    channel: Channel,
+    waiting: Mutex<Waiting>,
+}
+
+struct Waiting {
+    last_id: u32,
+    promises: HashMap<u32, Promise>,
+    open: bool,
+}
+
+impl Wire {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Gives `promise` an id that no delivery has now.
+    fn register(&self, promise: Promise) -> io::Result<u32> {
+        let mut waiting = self.waiting();
+        if !waiting.open {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe));
+        }
+        let mut id = waiting.last_id.wrapping_add(1);
+        while waiting.promises.contains_key(&id) {
+            id = id.wrapping_add(1);
+        }
+        waiting.last_id = id;
+        waiting.promises.insert(id, promise);
+        Ok(id)
+    }
+
+    fn send(&self, request: &Request, fds: &[OwnedFd]) -> io::Result<()> {
+        let frame = request
+            .encode()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.channel.send(&frame, &fds, Wait::Yes)
+    }
+
+    fn read_all(&self, mut on_event: impl FnMut(Event)) {
+        while let Ok(Some(packet)) = self.channel.receive(Wait::Yes) {
+            match Reply::decode(&packet.frame) {
+                Ok(Reply::MdaRefused { id, code, text }) => {
+                    self.settle(id, MdaResult::Refused { code, text });
+                }
+                Ok(Reply::MdaDone { id, end }) => self.settle(id, MdaResult::Done(end)),
+                Ok(Reply::Shutdown) => on_event(Event::Shutdown),
+                // Nothing else is said once the engine has been started.
+                Ok(_) | Err(_) => break,
+            }
+        }
+        let mut waiting = self.waiting();
+        waiting.open = false;
+        waiting.promises.clear();
+        drop(waiting);
+        on_event(Event::ParentGone);
+    }
+
+    fn settle(&self, id: u32, result: MdaResult) {
+        let promise = self.waiting().promises.remove(&id);
+        if let Some(promise) = promise {
+            promise.settle(result);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+
+    use super::*;
+    use crate::privsep::MdaEnd;
+    use crate::privsep::frame::tests::Chance;
+    use crate::util::Line;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn started() -> (Channel, Client, Receiver<Event>) {
+        let (parent, engine) = Channel::pair().unwrap();
+        let (sender, events) = bounded(8);
+        let client = Client::start(engine, move |event| sender.send(event).unwrap()).unwrap();
+        (parent, client, events)
+    }
+
+    fn start(client: &Client) -> Pending {
+        let (stdin, output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let job = Chance::new(6).job();
+        client.start_mda(job, stdin.into(), output.into()).unwrap()
+    }
+
+    fn next(parent: &Channel) -> (Request, Vec<OwnedFd>) {
+        let packet = parent.receive(Wait::Yes).unwrap().unwrap();
+        let request = Request::decode(&packet.frame).unwrap();
+        assert_eq!(packet.fds.len(), request.descriptors());
+        (request, packet.fds)
+    }
+
+    fn next_id(parent: &Channel) -> u32 {
+        match next(parent).0 {
+            Request::StartMda { id, .. } => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn say(parent: &Channel, reply: &Reply) {
+        parent
+            .send(&reply.encode().unwrap(), &[], Wait::Yes)
+            .unwrap();
+    }
+
+    #[test]
+    fn answers_reach_the_one_who_asked_in_any_order() {
+        let (parent, client, _events) = started();
+        let (first, second) = (start(&client), start(&client));
+        let (a, b) = (next_id(&parent), next_id(&parent));
+        assert_ne!(a, b);
+        say(
+            &parent,
+            &Reply::MdaDone {
+                id: b,
+                end: MdaEnd::TimedOut,
+            },
+        );
+        let text = Line::new("no").unwrap();
+        say(
+            &parent,
+            &Reply::MdaRefused {
+                id: a,
+                code: 67,
+                text: text.clone(),
+            },
+        );
+        say(
+            &parent,
+            &Reply::MdaDone {
+                id: 99,
+                end: MdaEnd::Exited(0),
+            },
+        );
+        assert_eq!(
+            first.try_wait(LONG),
+            Some(MdaResult::Refused { code: 67, text })
+        );
+        assert_eq!(
+            second.try_wait(LONG),
+            Some(MdaResult::Done(MdaEnd::TimedOut))
+        );
+    }
+
+    #[test]
+    fn descriptors_arrive_in_their_order() {
+        let (parent, client, _events) = started();
+        let (mut stdin, mut output) =
+            (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        stdin.write_all(b"message").unwrap();
+        output.write_all(b"output").unwrap();
+        let job = Chance::new(7).job();
+        let _pending = client
+            .start_mda(job.clone(), stdin.into(), output.into())
+            .unwrap();
+        let (request, fds) = next(&parent);
+        assert!(matches!(request, Request::StartMda { job: sent, .. } if sent == job));
+        let texts: Vec<String> = fds
+            .into_iter()
+            .map(|fd| {
+                let (mut file, mut text) = (std::fs::File::from(fd), String::new());
+                file.rewind().unwrap();
+                file.read_to_string(&mut text).unwrap();
+                text
+            })
+            .collect();
+        assert_eq!(texts, ["message", "output"]);
+    }
+
+    #[test]
+    fn kill_names_the_delivery() {
+        let (parent, client, _events) = started();
+        let pending = start(&client);
+        let id = next_id(&parent);
+        assert_eq!(pending.try_wait(Duration::ZERO), None);
+        pending.kill();
+        assert_eq!(next(&parent).0, Request::KillMda { id });
+    }
+
+    #[test]
+    fn without_a_parent_everything_is_lost_and_the_engine_is_told() {
+        let (parent, client, events) = started();
+        let pending = start(&client);
+        say(&parent, &Reply::Shutdown);
+        assert_eq!(events.recv_timeout(LONG), Ok(Event::Shutdown));
+        drop(parent);
+        assert_eq!(pending.try_wait(LONG), Some(MdaResult::Lost));
+        assert_eq!(events.recv_timeout(LONG), Ok(Event::ParentGone));
+        let (stdin, output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let job = Chance::new(8).job();
+        assert!(client.start_mda(job, stdin.into(), output.into()).is_err());
+    }
+
+    #[test]
+    fn a_parent_that_speaks_nonsense_is_gone() {
+        let (parent, _client, events) = started();
+        parent.send(b"nonsense", &[], Wait::Yes).unwrap();
+        assert_eq!(events.recv_timeout(LONG), Ok(Event::ParentGone));
+    }
+
+    #[test]
+    fn a_test_settles_what_it_made_itself() {
+        let (promise, pending) = Pending::channel();
+        pending.kill();
+        assert!(promise.killed());
+        promise.settle(MdaResult::Done(MdaEnd::Exited(0)));
+        assert_eq!(
+            pending.try_wait(LONG),
+            Some(MdaResult::Done(MdaEnd::Exited(0)))
+        );
+    }
+}

@@ -1,0 +1,162 @@
+use super::*;
+
+/// xorshift64*: the same bytes for the same seed.
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new(seed: u64) -> Chance {
+        Chance(seed | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub(crate) fn line(&mut self) -> Line {
+        let bytes: Vec<u8> = (0..self.below(40)).map(|_| self.next() as u8).collect();
+        Line::sanitize(&bytes)
+    }
+
+    fn addr(&mut self) -> MailAddr {
+        MailAddr::new(&self.line(), &self.line()).unwrap()
+    }
+
+    pub(crate) fn job(&mut self) -> MdaJob {
+        MdaJob {
+            action: self.line(),
+            user: self.line(),
+            subaddress: (self.below(2) == 0).then(|| self.line()),
+            command: match self.below(3) {
+                0 => None,
+                1 => Some(Command::Pipe(self.line())),
+                _ => Some(Command::File(self.line())),
+            },
+            sender: self.addr(),
+            rcpt: self.addr(),
+            dest: self.addr(),
+        }
+    }
+
+    fn request(&mut self) -> Request {
+        match self.below(5) {
+            0 => Request::StartMda {
+                id: self.next() as u32,
+                job: self.job(),
+            },
+            1 => Request::KillMda {
+                id: self.next() as u32,
+            },
+            2 => Request::SetVerbose(self.below(2) == 0),
+            3 => Request::Ready,
+            _ => Request::Finished,
+        }
+    }
+
+    fn reply(&mut self) -> Reply {
+        match self.below(7) {
+            0 => Reply::Config,
+            1 => Reply::Listener {
+                index: self.next() as u32,
+            },
+            2 => Reply::Control,
+            3 => Reply::Start {
+                verbose: self.below(2) == 0,
+                pause_mda: self.below(2) == 0,
+                pause_mta: self.below(2) == 0,
+                pause_smtp: self.below(2) == 0,
+                run_once: self.below(2) == 0,
+            },
+            4 => Reply::MdaRefused {
+                id: self.next() as u32,
+                code: self.next() as i32,
+                text: self.line(),
+            },
+            5 => Reply::MdaDone {
+                id: self.next() as u32,
+                end: match self.below(3) {
+                    0 => MdaEnd::Exited(self.next() as i32),
+                    1 => MdaEnd::Signaled(self.next() as i32),
+                    _ => MdaEnd::TimedOut,
+                },
+            },
+            _ => Reply::Shutdown,
+        }
+    }
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let mut chance = Chance::new(1);
+    for _ in 0..2000 {
+        let (request, reply) = (chance.request(), chance.reply());
+        assert_eq!(Request::decode(&request.encode().unwrap()), Ok(request));
+        assert_eq!(Reply::decode(&reply.encode().unwrap()), Ok(reply));
+    }
+}
+
+#[test]
+fn a_byte_too_many_or_too_few_is_malformed() {
+    let mut chance = Chance::new(2);
+    for _ in 0..200 {
+        let (request, reply) = (
+            chance.request().encode().unwrap(),
+            chance.reply().encode().unwrap(),
+        );
+        for cut in 0..request.len() {
+            assert_eq!(Request::decode(&request[..cut]), Err(Malformed));
+        }
+        for cut in 0..reply.len() {
+            assert_eq!(Reply::decode(&reply[..cut]), Err(Malformed));
+        }
+        // Also when the length admits to the surplus.
+        let mut longer = [request.as_slice(), &[0]].concat();
+        assert_eq!(Request::decode(&longer), Err(Malformed));
+        let length = longer.len() as u32;
+        longer[..4].copy_from_slice(&length.to_le_bytes());
+        assert_eq!(Request::decode(&longer), Err(Malformed));
+    }
+}
+
+#[test]
+fn garbage_is_refused_and_what_is_taken_is_written_the_same() {
+    let mut chance = Chance::new(3);
+    for _ in 0..20000 {
+        let mut frame = chance.request().encode().unwrap();
+        for _ in 0..=chance.below(3) {
+            let at = chance.below(frame.len());
+            frame[at] = chance.next() as u8;
+        }
+        // Two forms of the same request would be two ways past a check.
+        if let Ok(request) = Request::decode(&frame) {
+            assert_eq!(request.encode().unwrap(), frame);
+        }
+        if let Ok(reply) = Reply::decode(&frame) {
+            assert_eq!(reply.encode().unwrap(), frame);
+        }
+    }
+}
+
+#[test]
+fn a_second_line_cannot_be_smuggled_in() {
+    // style.md: a stranger's text can never add a second line to what we write.
+    let mut w = Writer::new();
+    w.kind(5);
+    w.u32(1);
+    w.i32(75);
+    w.text("one\ntwo");
+    assert_eq!(Reply::decode(&w.finish(MAX_FRAME).unwrap()), Err(Malformed));
+}
+
+#[test]
+fn what_does_not_fit_is_told_when_written() {
+    let mut job = Chance::new(4).job();
+    job.command = Some(Command::Pipe(Line::new(&"x".repeat(MAX_FRAME)).unwrap()));
+    assert_eq!(Request::StartMda { id: 1, job }.encode(), Err(TooLong));
+}

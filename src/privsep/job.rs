@@ -1,0 +1,183 @@
+//! What a delivery child is told on descriptor 3, when it has already become the recipient.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::Delivery;
+use crate::config::paths::find_helper;
+use crate::sys::fdpass::{self, Wait};
+use crate::sys::process;
+use crate::util::Line;
+
+use super::MdaJob;
+use super::frame::{Malformed, Reader, TooLong, Writer};
+
+/// A delivery as its child sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildJob {
+    /// What the engine asked for.
+    pub job: MdaJob,
+    /// The action's method.
+    pub delivery: Delivery,
+    /// The text of the action's wrapper.
+    pub wrapper: Option<Line>,
+    /// The name of the user that the child runs as: the action's `user`, else the recipient.
+    pub user: Line,
+    /// That user's home directory.
+    pub home: String,
+    /// That user's id.
+    pub uid: u32,
+    /// Where the mail.* helpers are.
+    pub libexec: PathBuf,
+}
+
+/// Longest encoded job, in bytes: a request and what the configuration adds. FreeBSD passes no
+/// packet over 64 KiB.
+const MAX_JOB: usize = 60 * 1024;
+
+impl ChildJob {
+    /// Where the helper `name`, such as `mail.maildir`, is.
+    pub fn helper(&self, name: &str) -> PathBuf {
+        find_helper(&self.libexec, name)
+    }
+
+    /// As bytes.
+    pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
+        let mut w = Writer::new();
+        self.job.write(&mut w);
+        write_delivery(&self.delivery, &mut w);
+        w.option(self.wrapper.as_ref(), Writer::line);
+        w.line(&self.user);
+        w.text(&self.home);
+        w.u32(self.uid);
+        w.bytes(self.libexec.as_os_str().as_bytes());
+        w.finish(MAX_JOB)
+    }
+
+    /// From bytes.
+    pub fn decode(bytes: &[u8]) -> Result<ChildJob, Malformed> {
+        let mut r = Reader::new(bytes)?;
+        let job = ChildJob {
+            job: MdaJob::read(&mut r)?,
+            delivery: read_delivery(&mut r)?,
+            wrapper: r.option(Reader::line)?,
+            user: r.line()?,
+            home: r.text()?.to_owned(),
+            uid: r.u32()?,
+            libexec: Path::new(OsStr::from_bytes(r.bytes()?)).to_owned(),
+        };
+        r.end()?;
+        Ok(job)
+    }
+
+    /// Puts the job where the child will find it. The socket's buffer holds it, so this does not
+    /// wait for anyone.
+    pub fn send(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let bytes = self
+            .encode()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        fdpass::send(socket, &bytes, &[], Wait::No)
+    }
+
+    /// The job of this process. Only the first call can get it.
+    pub fn read_from_fd3() -> io::Result<ChildJob> {
+        ChildJob::receive(process::inherited()?.as_fd())
+    }
+
+    fn receive(socket: BorrowedFd<'_>) -> io::Result<ChildJob> {
+        let mut buffer = vec![0; MAX_JOB];
+        let received = fdpass::receive(socket, &mut buffer, Wait::Yes)?;
+        buffer.truncate(received.length);
+        Ok(ChildJob::decode(&buffer)?)
+    }
+}
+
+fn write_delivery(delivery: &Delivery, w: &mut Writer) {
+    match delivery {
+        Delivery::Mbox => w.u8(1),
+        Delivery::Maildir { path, junk } => {
+            w.u8(2);
+            w.option(path.as_ref(), Writer::line);
+            w.flag(*junk);
+        }
+        Delivery::Mda(command) => {
+            w.u8(3);
+            w.line(command);
+        }
+        Delivery::Lmtp { dest, rcpt_to } => {
+            w.u8(4);
+            w.line(dest);
+            w.flag(*rcpt_to);
+        }
+        Delivery::ForwardOnly => w.u8(5),
+        Delivery::ExpandOnly => w.u8(6),
+    }
+}
+
+fn read_delivery(r: &mut Reader<'_>) -> Result<Delivery, Malformed> {
+    Ok(match r.u8()? {
+        1 => Delivery::Mbox,
+        2 => Delivery::Maildir {
+            path: r.option(Reader::line)?,
+            junk: r.flag()?,
+        },
+        3 => Delivery::Mda(r.line()?),
+        4 => Delivery::Lmtp {
+            dest: r.line()?,
+            rcpt_to: r.flag()?,
+        },
+        5 => Delivery::ForwardOnly,
+        6 => Delivery::ExpandOnly,
+        _ => return Err(Malformed),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::privsep::frame::tests::Chance;
+
+    #[test]
+    fn a_job_arrives_as_it_was_sent() {
+        let mut chance = Chance::new(5);
+        let line = Line::new("/bin/cat > \"~/x\"").unwrap();
+        for delivery in [
+            Delivery::Mbox,
+            Delivery::Maildir {
+                path: None,
+                junk: true,
+            },
+            Delivery::Maildir {
+                path: Some(line.clone()),
+                junk: false,
+            },
+            Delivery::Mda(line.clone()),
+            Delivery::Lmtp {
+                dest: line.clone(),
+                rcpt_to: true,
+            },
+            Delivery::ForwardOnly,
+            Delivery::ExpandOnly,
+        ] {
+            let job = ChildJob {
+                job: chance.job(),
+                delivery,
+                wrapper: (chance.below(2) == 0).then(|| line.clone()),
+                user: Line::new("bob").unwrap(),
+                home: "/home/bob".into(),
+                uid: 1000,
+                libexec: "/usr/libexec/smtpd".into(),
+            };
+            let (a, b) = fdpass::pair().unwrap();
+            job.send(a.as_fd()).unwrap();
+            assert_eq!(ChildJob::receive(b.as_fd()).unwrap(), job);
+            let bytes = job.encode().unwrap();
+            for cut in 0..bytes.len() {
+                assert_eq!(ChildJob::decode(&bytes[..cut]), Err(Malformed));
+            }
+        }
+    }
+}

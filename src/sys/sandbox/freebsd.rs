@@ -1,0 +1,35 @@
+//! No new privileges by exec, and no new processes at all.
+//!
+//! Capsicum's capability mode would need every path opened by the parent; it is not used.
+
+use std::io;
+
+use super::super::errno::cvt;
+use super::Role;
+
+pub fn enter(_role: Role<'_>) -> io::Result<Vec<&'static str>> {
+    let mut active = Vec::new();
+    let mut enable: libc::c_int = libc::PROC_NO_NEW_PRIVS_ENABLE;
+    // SAFETY: the request reads an int; process 0 is this one.
+    let result = cvt(unsafe {
+        libc::procctl(
+            libc::P_PID,
+            0,
+            libc::PROC_NO_NEW_PRIVS_CTL,
+            (&raw mut enable).cast(),
+        )
+    });
+    // Older kernels do not know the request.
+    if result.is_ok() {
+        active.push("no_new_privs");
+    }
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // Threads are not counted by it.
+    // SAFETY: `none` is readable.
+    cvt(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &none) })?;
+    active.push("rlimit nproc");
+    Ok(active)
+}

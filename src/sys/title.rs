@@ -1,0 +1,26 @@
+//! The name ps(1) shows.
+
+use std::ffi::CString;
+
+/// Names the process. Where the system has only a short name, that one is set.
+pub fn set(title: &str) {
+    let Ok(title) = CString::new(title) else {
+        return;
+    };
+    platform(&title);
+}
+
+#[cfg(target_os = "linux")]
+fn platform(title: &std::ffi::CStr) {
+    // SAFETY: PR_SET_NAME reads a C string and keeps its first 15 bytes.
+    unsafe { libc::prctl(libc::PR_SET_NAME, title.as_ptr()) };
+}
+
+#[cfg(any(target_os = "openbsd", target_os = "freebsd"))]
+fn platform(title: &std::ffi::CStr) {
+    // SAFETY: the format takes one C string.
+    unsafe { libc::setproctitle(c"%s".as_ptr(), title.as_ptr()) };
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "openbsd", target_os = "freebsd")))]
+fn platform(_title: &std::ffi::CStr) {}
