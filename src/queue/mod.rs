@@ -7,7 +7,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod envelope_file;
+pub mod fs;
 pub mod ram;
+mod body;
+mod failure;
+
+#[cfg(test)]
+mod contract;
 
 use std::fs::File;
 use std::io;
@@ -177,6 +184,15 @@ impl Incoming {
             envelopes: self.draft.commit()?,
         })
     }
+}
+
+/// Whether an error of the queue says that space, a quota or descriptors have run out: 452, and
+/// the session may go on.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory
+    )
 }
 
 impl Committed {

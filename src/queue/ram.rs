@@ -163,6 +163,9 @@ impl Draft for RamDraft {
     }
 
     fn commit(self: Box<Self>) -> io::Result<Vec<Envelope>> {
+        if self.message.envelopes.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
         let envelopes = self.message.envelopes.values().cloned().collect();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.messages.insert(self.msgid, self.message);

@@ -8,6 +8,7 @@ pub mod errno;
 pub mod fdpass;
 pub mod net;
 pub mod nofollow;
+pub mod fs;
 pub mod poll;
 pub mod process;
 pub mod random;

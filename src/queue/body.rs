@@ -1,0 +1,94 @@
+//! How a message's bytes are kept: as they are, through a buffer, never whole in memory.
+//!
+//! Nothing touches the disk until the buffer is full or the body is finished, so a small message
+//! that is refused at its end costs no file. The first error is kept and told again at every later
+//! call. A transformed body (compression) is another [`DiskFile`] around the one of the disk, and
+//! [`open`] is where it is undone.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::failure::Failure;
+use super::fs::{Disk, DiskFile};
+
+/// Size of the buffer.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// A body being written.
+#[derive(Default)]
+pub(super) struct BodyWriter {
+    buffer: Vec<u8>,
+    file: Option<Box<dyn DiskFile>>,
+    failure: Option<Failure>,
+}
+
+impl BodyWriter {
+    /// Appends bytes; `create` makes the file when the buffer is full for the first time.
+    pub(super) fn write(
+        &mut self,
+        bytes: &[u8],
+        create: impl FnOnce() -> io::Result<Box<dyn DiskFile>>,
+    ) -> io::Result<()> {
+        self.healthy()?;
+        if self.buffer.len() + bytes.len() <= BUFFER_BYTES {
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let result = self.spill(bytes, create);
+        self.keep(result)
+    }
+
+    /// Writes what is left and gives up the file, for the caller to sync.
+    pub(super) fn finish(
+        &mut self,
+        create: impl FnOnce() -> io::Result<Box<dyn DiskFile>>,
+    ) -> io::Result<Box<dyn DiskFile>> {
+        self.healthy()?;
+        let result = self.spill(&[], create);
+        self.keep(result)?;
+        self.file
+            .take()
+            .ok_or_else(|| io::Error::other("the body was already finished"))
+    }
+
+    fn spill(
+        &mut self,
+        bytes: &[u8],
+        create: impl FnOnce() -> io::Result<Box<dyn DiskFile>>,
+    ) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(create()?),
+        };
+        if !self.buffer.is_empty() {
+            file.write(&self.buffer)?;
+            self.buffer.clear();
+        }
+        if bytes.len() < BUFFER_BYTES {
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
+        file.write(bytes)
+    }
+
+    fn healthy(&self) -> io::Result<()> {
+        match &self.failure {
+            Some(failure) => Err(failure.to_error()),
+            None => Ok(()),
+        }
+    }
+
+    fn keep(&mut self, result: io::Result<()>) -> io::Result<()> {
+        if let Err(error) = &result {
+            self.failure = Some(Failure::of(error));
+            self.buffer = Vec::new();
+        }
+        result
+    }
+}
+
+/// Opens a body for reading: plain text from its first byte.
+pub(super) fn open(disk: &dyn Disk, path: &Path) -> io::Result<File> {
+    disk.open(path)
+}

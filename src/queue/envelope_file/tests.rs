@@ -1,0 +1,338 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::*;
+use crate::queue::contract::{envelope, line};
+
+fn id() -> EvpId {
+    envelope("ann").id
+}
+
+/// A small generator with a seed, so that a failure repeats.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn text(&mut self) -> String {
+        const PIECES: [&str; 24] = [
+            "",
+            "a",
+            "Z9",
+            " ",
+            "\t",
+            ":",
+            ": ",
+            "\"",
+            "@",
+            "%",
+            "|",
+            "[",
+            "]",
+            ",",
+            "-quoted: ",
+            "version: 3",
+            "mda-exec: /bin/sh",
+            "\u{1b}[m",
+            "\u{e9}",
+            "\u{1f4e8}",
+            "check:",
+            "type: mda",
+            ".",
+            "/",
+        ];
+        let count = self.below(6);
+        (0..count)
+            .map(|_| PIECES[self.below(PIECES.len() as u64) as usize])
+            .collect()
+    }
+
+    fn line(&mut self) -> Line {
+        line(&self.text())
+    }
+
+    fn line_if(&mut self) -> Option<Line> {
+        (self.below(2) == 0).then(|| self.line())
+    }
+
+    fn address(&mut self) -> MailAddr {
+        let domain = self.text().replace('@', "");
+        MailAddr::new(&self.text(), &domain).unwrap()
+    }
+
+    fn flag(&mut self) -> bool {
+        self.below(2) == 0
+    }
+
+    fn peer(&mut self) -> Peer {
+        let v6 = Ipv6Addr::from(u128::from(self.0) << 64 | 1);
+        match self.below(4) {
+            0 => Peer::Local,
+            1 => Peer::inet(IpAddr::V4(Ipv4Addr::from(self.0 as u32))),
+            2 => Peer::inet(IpAddr::V6(v6)),
+            _ => Peer::Inet {
+                addr: IpAddr::V6(v6),
+                scope: Some(self.text().into()),
+            },
+        }
+    }
+
+    fn kind(&mut self) -> Kind {
+        let number = self.0 as u32;
+        match self.below(8) {
+            0 => Kind::Relay,
+            1 => Kind::Bounce(BounceKind::Failed),
+            2 => Kind::Bounce(BounceKind::Delayed {
+                delay_s: number,
+                ttl_s: !number,
+            }),
+            3 => Kind::Bounce(BounceKind::Delivered {
+                relayed: self.flag(),
+            }),
+            _ => Kind::Local(Local {
+                user: self.line(),
+                subaddress: self.line_if(),
+                command: match self.below(3) {
+                    0 => None,
+                    1 => Some(Command::Pipe(self.line())),
+                    _ => Some(Command::File(self.line())),
+                },
+            }),
+        }
+    }
+
+    fn envelope(&mut self) -> Envelope {
+        let status = self.0.to_le_bytes();
+        Envelope {
+            id: id(),
+            action: self.line(),
+            tag: self.line_if(),
+            kind: self.kind(),
+            smtpname: self.line(),
+            helo: self.line(),
+            hostname: self.line(),
+            username: self.line_if(),
+            errorline: self.line_if(),
+            peer: self.peer(),
+            sender: self.address(),
+            rcpt: self.address(),
+            dest: self.address(),
+            created: Timestamp(self.0),
+            last_try: Timestamp(self.below(1 << 33)),
+            last_bounce: Timestamp(self.below(100_000)),
+            ttl_s: self.0 as u32,
+            retry: self.0 as u16,
+            flags: Flags {
+                authenticated: self.flag(),
+                bounce: self.flag(),
+                internal: self.flag(),
+                suspended: self.flag(),
+            },
+            dsn: Dsn {
+                notify: Notify(self.0 as u8),
+                ret: [None, Some(Ret::Full), Some(Ret::Hdrs)][self.below(3) as usize],
+                envid: self.line_if(),
+                orcpt: self.line_if(),
+            },
+            status: match self.below(3) {
+                0 => None,
+                1 => Some(Status::new(5, status[0] % 9, status[1] % 40)),
+                _ => Some(Status::new(status[0], status[1], status[2])),
+            },
+        }
+    }
+}
+
+#[test]
+fn what_is_written_reads_back_whatever_the_fields_hold() {
+    let mut chance = Chance(0x5eed_0001);
+    for round in 0..5000 {
+        let envelope = chance.envelope();
+        let text = match encode(&envelope) {
+            Ok(text) => text,
+            // The scope of an address is the one text that is not a `Line`.
+            Err(why) => panic!("round {round}: {why}: {envelope:?}"),
+        };
+        assert_eq!(decode(id(), text.as_bytes()), Ok(envelope), "round {round}");
+    }
+}
+
+#[test]
+fn no_damaged_byte_and_no_lost_end_makes_another_envelope() {
+    let mut chance = Chance(0x5eed_0002);
+    for _ in 0..20 {
+        let envelope = chance.envelope();
+        let text = encode(&envelope).unwrap();
+        for at in 0..text.len() {
+            for byte in [
+                b'\n',
+                b':',
+                b' ',
+                0,
+                0xff,
+                b'"',
+                b'x',
+                text.as_bytes()[at] ^ 1,
+            ] {
+                let mut damaged = text.clone().into_bytes();
+                damaged[at] = byte;
+                if let Ok(back) = decode(id(), &damaged) {
+                    assert_eq!(back, envelope, "byte {at} = {byte}");
+                }
+            }
+            assert!(decode(id(), &text.as_bytes()[..at]).is_err(), "cut at {at}");
+        }
+    }
+}
+
+#[test]
+fn no_lost_repeated_or_foreign_line_makes_another_envelope() {
+    let mut chance = Chance(0x5eed_0003);
+    for _ in 0..50 {
+        let envelope = chance.envelope();
+        let text = encode(&envelope).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        for at in 0..lines.len() {
+            let mut fewer = lines.clone();
+            fewer.remove(at);
+            let mut twice = lines.clone();
+            twice.push(lines[at]);
+            let mut foreign = lines.clone();
+            foreign.insert(at, "mda-exec: /bin/evil\n");
+            for changed in [fewer, twice, foreign] {
+                if let Ok(back) = decode(id(), changed.concat().as_bytes()) {
+                    assert_eq!(back, envelope, "{}", lines[at]);
+                }
+            }
+        }
+    }
+}
+
+const OPENSMTPD: &str = "version: 3\ndispatcher: outbound\ntype: mta\nsmtpname: mx.example.org\n\
+helo: client.example.net\nhostname: client.example.net\n\
+errorline: 451 4.7.1 Greylisted, try later\nsockaddr: 192.0.2.7\nsender: alice@example.net\n\
+rcpt: bob@example.com\ndest: bob@example.com\nctime: 1700000000\nlast-try: 0\nlast-bounce: 0\n\
+ttl: 0\nretry: 1\ndsn-notify: 0\nesc-class: 4\nesc-code: 0\n";
+
+#[test]
+fn a_file_of_opensmtpd_is_read() {
+    // queue.md §4, the example.
+    let read = decode(id(), OPENSMTPD.as_bytes()).unwrap();
+    assert_eq!(read.action.as_str(), "outbound");
+    assert_eq!(read.kind, Kind::Relay);
+    assert_eq!(read.status, Some(Status::new(4, 0, 0)));
+    assert_eq!(
+        read.errorline.as_deref(),
+        Some("451 4.7.1 Greylisted, try later")
+    );
+    assert_eq!(read.created, Timestamp(1_700_000_000));
+    assert_eq!(read.retry, 1);
+}
+
+#[test]
+fn ours_differs_from_opensmtpds_by_the_check_line_alone() {
+    let read = decode(id(), OPENSMTPD.as_bytes()).unwrap();
+    let text = encode(&read).unwrap();
+    let without: String = text
+        .split_inclusive('\n')
+        .filter(|line| !line.starts_with("check:"))
+        .collect();
+    assert_eq!(without, OPENSMTPD);
+}
+
+fn changed(from: &str, to: &str) -> Result<Envelope, String> {
+    assert!(OPENSMTPD.contains(from), "{from}");
+    decode(id(), OPENSMTPD.replace(from, to).as_bytes())
+}
+
+#[test]
+fn order_and_case_are_free_and_the_last_of_a_field_wins() {
+    // queue.md §4, reading rules.
+    let mut lines: Vec<&str> = OPENSMTPD.split_inclusive('\n').collect();
+    lines.reverse();
+    let plain = decode(id(), OPENSMTPD.as_bytes());
+    assert_eq!(decode(id(), lines.concat().as_bytes()), plain);
+    assert_eq!(changed("retry: 1", "ReTRY \t:\t 1"), plain);
+    assert_eq!(changed("retry: 1", "retry: 7\nretry: 1"), plain);
+    let flagged = changed("dsn-notify", "flags: internal,enqueued|bounce\ndsn-notify").unwrap();
+    assert!(flagged.flags.internal && flagged.flags.bounce && !flagged.flags.authenticated);
+}
+
+#[test]
+fn what_is_not_understood_makes_the_file_unreadable() {
+    // queue.md §4: an unknown field name makes the whole envelope unreadable, as does an
+    // unparsable value; a version other than 3 likewise.
+    let long = format!("helo: {}", "x".repeat(MAX_FILE_BYTES));
+    for (from, to, why) in [
+        ("retry", "retries", "invalid field \"retries\""),
+        ("retry: 1", "retry: +1", "invalid value of \"retry\""),
+        ("retry: 1", "retry: 65536", "invalid value of \"retry\""),
+        ("retry: 1", "retry:", "invalid value of \"retry\""),
+        ("version: 3", "version: 4", "version mismatch"),
+        ("version: 3\n", "", "no field \"version\""),
+        ("type: mta", "type: lmtp", "invalid value of \"type\""),
+        ("type: mta", "type: mda", "no field \"mda-user\""),
+        (
+            "type: mta",
+            "type: mta\nmda-exec: x",
+            "\"mda-exec\" in another type's envelope",
+        ),
+        ("dispatcher: outbound\n", "", "no field \"dispatcher\""),
+        (
+            "sender: alice@example.net",
+            "sender: alice",
+            "invalid value of \"sender\"",
+        ),
+        ("helo: client.example.net", &long, "file too large"),
+        ("rcpt", "\nrcpt", "a line is not a field"),
+        ("esc-code: 0\n", "esc-code: 0", "the last line has no end"),
+        (
+            "esc-class: 4",
+            "esc-class: 3",
+            "invalid value of \"esc-class\"",
+        ),
+    ] {
+        assert_eq!(changed(from, to), Err(why.to_owned()), "{to}");
+    }
+    assert_eq!(decode(id(), b""), Err("empty file".to_owned()));
+    assert!(decode(id(), &[0; 512]).is_err());
+}
+
+#[test]
+fn nothing_is_written_that_would_not_read_back() {
+    let two_lines = Envelope {
+        peer: Peer::Inet {
+            addr: IpAddr::V6(Ipv6Addr::LOCALHOST),
+            scope: Some("lo\nmda-exec: /bin/evil".into()),
+        },
+        ..envelope("ann")
+    };
+    assert!(encode(&two_lines).is_err());
+    let two_ats = Envelope {
+        dest: MailAddr::new("a", "b@c").unwrap(),
+        ..envelope("ann")
+    };
+    assert!(encode(&two_ats).is_err());
+    let large = Envelope {
+        helo: line(&"x".repeat(MAX_FILE_BYTES)),
+        ..envelope("ann")
+    };
+    assert_eq!(encode(&large), Err("file too large".to_owned()));
+}
+
+#[test]
+fn an_over_long_error_line_ends_in_dots() {
+    // queue.md §4: max 2047 bytes, over-long text ends in `...`.
+    let long = Envelope {
+        errorline: Some(line(&"\u{e9}".repeat(2000))),
+        ..envelope("ann")
+    };
+    let back = decode(id(), encode(&long).unwrap().as_bytes()).unwrap();
+    let text = back.errorline.unwrap();
+    assert!(text.len() <= MAX_ERRORLINE_BYTES && text.len() > 2040);
+    assert!(text.ends_with("\u{e9}..."));
+}

@@ -1,0 +1,25 @@
+//! An error that can be told more than once: `io::Error` cannot be cloned.
+
+use std::io;
+
+/// Kind and text of an error.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    kind: io::ErrorKind,
+    text: String,
+}
+
+impl Failure {
+    /// Notes `error`.
+    pub(super) fn of(error: &io::Error) -> Failure {
+        Failure {
+            kind: error.kind(),
+            text: error.to_string(),
+        }
+    }
+
+    /// The error again.
+    pub(super) fn to_error(&self) -> io::Error {
+        io::Error::new(self.kind, self.text.clone())
+    }
+}

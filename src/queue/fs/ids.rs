@@ -1,0 +1,100 @@
+//! Drawing message ids, and which of them belong to messages not yet committed.
+//!
+//! The top byte of an id names its bucket. Were it random, two commits of the same moment would
+//! nearly always sync different directories. So it follows the clock's second: messages begun
+//! together land in one bucket and share its sync, while over 256 seconds all buckets fill
+//! evenly. The other 24 bits are random, and an id is checked against what is being received
+//! (here) and what is queued (on disk).
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::mail::MsgId;
+use crate::sys;
+use crate::util::Timestamp;
+
+/// Draws until one is free; with a million messages in one bucket a draw fails one time in 16.
+const ATTEMPTS: usize = 64;
+
+/// Ids of messages that are being received.
+#[derive(Default)]
+pub(super) struct Ids {
+    live: Mutex<HashSet<MsgId>>,
+}
+
+impl Ids {
+    /// Draws an id that is nobody's and holds it until [`Ids::release`]. `taken` asks the disk.
+    pub(super) fn draw(
+        &self,
+        now: Timestamp,
+        taken: impl Fn(MsgId) -> io::Result<bool>,
+    ) -> io::Result<MsgId> {
+        for _ in 0..ATTEMPTS {
+            let Some(id) = candidate(now, sys::random::number_u32()) else {
+                continue;
+            };
+            if !self.lock().insert(id) {
+                continue;
+            }
+            match taken(id) {
+                Ok(false) => return Ok(id),
+                Ok(true) => self.release(id),
+                Err(error) => {
+                    self.release(id);
+                    return Err(error);
+                }
+            }
+        }
+        Err(io::Error::other("no free message id found"))
+    }
+
+    /// The message is committed or gone.
+    pub(super) fn release(&self, id: MsgId) {
+        self.lock().remove(&id);
+    }
+
+    /// Whether a message with this id is being received.
+    pub(super) fn is_live(&self, id: MsgId) -> bool {
+        self.lock().contains(&id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<MsgId>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn candidate(now: Timestamp, random: u32) -> Option<MsgId> {
+    MsgId::new((now.0 as u32) << 24 | random >> 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_one_second_share_a_bucket_and_none_is_zero() {
+        assert_eq!(candidate(Timestamp(256), 0x12), None);
+        let a = candidate(Timestamp(0x6543_21ab), u32::MAX).unwrap();
+        assert_eq!(a.to_string(), "abffffff");
+    }
+
+    #[test]
+    fn an_id_is_drawn_again_while_it_is_on_disk() {
+        // queue.md §1: retried while a message with that id is already queued.
+        let ids = Ids::default();
+        let asked = std::cell::Cell::new(0);
+        let id = ids
+            .draw(Timestamp(5), |_| {
+                asked.set(asked.get() + 1);
+                Ok(asked.get() < 4)
+            })
+            .unwrap();
+        assert_eq!(asked.get(), 4);
+        assert!(ids.is_live(id));
+        ids.release(id);
+        assert!(!ids.is_live(id));
+        assert!(ids.draw(Timestamp(5), |_| Ok(true)).is_err());
+        assert!(ids.lock().is_empty());
+    }
+}

@@ -1,0 +1,231 @@
+//! The store on disk: a maildir-like spool, described in `spool-layout.md`.
+//!
+//! A message is in `queue` whole or not at all, and a commit returns only when a power cut can no
+//! longer take it back. Every call may block on the disk and any number of threads may call; no
+//! lock is held across a sync. Errors carry what was attempted on what; running out of space, of
+//! quota or of descriptors has the kinds `StorageFull` and `QuotaExceeded`
+//! ([`crate::queue::is_shortage`]).
+//!
+//! It does not schedule, does not decide what a message is worth, and deletes only what was
+//! settled or never promised.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::log;
+use crate::mail::{Envelope, EvpId, MsgId};
+use crate::sys;
+use crate::util::Timestamp;
+
+use self::buckets::Buckets;
+use self::dirsync::DirSync;
+use self::ids::Ids;
+use self::incoming::FsDraft;
+use self::space::Space;
+use self::walk::Walk;
+
+use super::{BeginError, Draft, LoadError, Store, body};
+
+mod buckets;
+mod corrupt;
+mod dirsync;
+mod disk;
+mod ids;
+mod incoming;
+mod layout;
+mod purge;
+mod settle;
+mod space;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use disk::{Disk, DiskFile, EachEntry, EntryKind, RealDisk};
+pub use layout::{Owner, body_path, envelope_path, prepare};
+
+/// The store on disk; clones share it.
+#[derive(Clone)]
+pub struct Fs(Arc<Shared>);
+
+/// What may be chosen.
+#[derive(Clone)]
+pub struct Options {
+    /// The largest message that may come: so much room is kept.
+    pub max_message_bytes: u64,
+    /// Percent of the file system, of bytes and of inodes, that stay free …
+    pub min_free_percent: u64,
+    /// … but no more bytes than this …
+    pub min_free_bytes: u64,
+    /// … and no more inodes than this.
+    pub min_free_inodes: u64,
+    /// Envelopes of one message that is being received; they are in memory until its commit.
+    pub max_envelopes: usize,
+    /// The bytes of their files together.
+    pub max_envelope_bytes: usize,
+    /// The clock: it names buckets and ages the answer about free space.
+    pub clock: Clock,
+}
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            max_message_bytes: 35 * 1024 * 1024,
+            min_free_percent: 5,
+            min_free_bytes: 256 * 1024 * 1024,
+            min_free_inodes: 10_000,
+            max_envelopes: 20_000,
+            max_envelope_bytes: 32 * 1024 * 1024,
+            clock: Arc::new(Timestamp::now),
+        }
+    }
+}
+
+/// What all handles, drafts and walks of one store share.
+struct Shared {
+    disk: Arc<dyn Disk>,
+    options: Options,
+    ids: Ids,
+    buckets: Buckets,
+    dirs: DirSync,
+    space: Space,
+    serial: AtomicU64,
+    turns: [Mutex<()>; TURNS],
+    /// Held for as long as the store is open.
+    _lock: Option<File>,
+}
+
+/// Locks for the directories of messages; two messages seldom share one.
+const TURNS: usize = 64;
+
+impl Fs {
+    /// Opens the spool under `root` for this process alone: checks its directories, makes those
+    /// that are missing if it may, and drops what was never committed. Fails with a text for the
+    /// administrator.
+    pub fn open(root: &Path, options: Options) -> io::Result<Fs> {
+        layout::verify(root)?;
+        let lock = layout::lock(root)?;
+        Fs::over(Arc::new(RealDisk::new(root)), options, Some(lock))
+    }
+
+    /// The store over another disk, whose directories are there. Nothing locks it.
+    pub fn with_disk(disk: Arc<dyn Disk>, options: Options) -> io::Result<Fs> {
+        Fs::over(disk, options, None)
+    }
+
+    /// Deletes what has been dropped, now and at earlier starts; says how many things that were.
+    /// Takes as long as it takes and may run beside everything else: call it once after opening,
+    /// from a thread that has time.
+    pub fn purge(&self) -> io::Result<u64> {
+        self.0.purge()
+    }
+
+    fn over(disk: Arc<dyn Disk>, options: Options, lock: Option<File>) -> io::Result<Fs> {
+        let shared = Shared {
+            buckets: Buckets::open(&*disk)?,
+            disk,
+            options,
+            ids: Ids::default(),
+            dirs: DirSync::default(),
+            space: Space::default(),
+            // Names in purge outlive a process; a random start keeps them apart.
+            serial: AtomicU64::new(sys::random::number_u64()),
+            turns: [const { Mutex::new(()) }; TURNS],
+            _lock: lock,
+        };
+        shared.clear_leftovers()?;
+        Ok(Fs(Arc::new(shared)))
+    }
+}
+
+impl Store for Fs {
+    fn begin(&self) -> Result<Box<dyn Draft>, BeginError> {
+        let shared = &self.0;
+        let now = (shared.options.clock)();
+        let short = shared
+            .space
+            .short(&shared.options, now, || shared.disk.room());
+        if short.map_err(BeginError::Io)? {
+            return Err(BeginError::Full);
+        }
+        let msgid = shared
+            .ids
+            .draw(now, |id| shared.disk.exists(&layout::message_dir(id)))
+            .map_err(BeginError::Io)?;
+        Ok(Box::new(FsDraft::new(shared.clone(), msgid)))
+    }
+
+    fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        self.0.load(id)
+    }
+
+    fn open_body(&self, id: MsgId) -> io::Result<File> {
+        body::open(&*self.0.disk, &layout::body_path(id))
+    }
+
+    fn update(&self, envelope: &Envelope) -> io::Result<()> {
+        self.0.update(envelope)
+    }
+
+    fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
+        self.0.add(envelope)
+    }
+
+    fn remove(&self, id: EvpId) -> io::Result<()> {
+        self.0.remove(id)
+    }
+
+    fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send> {
+        Box::new(Walk::new(self.0.clone()))
+    }
+
+    fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
+        self.0.envelopes(id)
+    }
+}
+
+impl Shared {
+    /// The right to change a message's directory. Not to be held across a sync.
+    fn turn(&self, id: MsgId) -> MutexGuard<'_, ()> {
+        let turn = id.get() as usize % TURNS;
+        self.turns[turn]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.dirs.sync(path, |path| self.disk.sync_dir(path))
+    }
+
+    fn ensure_bucket(&self, bucket: u8) -> io::Result<()> {
+        self.buckets.ensure(&*self.disk, &self.dirs, bucket)
+    }
+
+    fn serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// An error of writing: if it says that room is short, the next message asks again.
+    fn note(&self, error: &io::Error) {
+        if super::is_shortage(error) {
+            self.space.doubt();
+        }
+    }
+}
+
+/// A name in the spool that is none of ours is left alone.
+fn bogus(dir: &Path, name: &OsStr) {
+    let path = dir.join(name);
+    log::debug(format_args!("queue: bogus file {}", path.display()));
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why.to_owned())
+}

@@ -1,0 +1,176 @@
+//! Reading the spool: which messages there are, and their envelopes.
+//!
+//! The walk holds the names of one bucket at a time, so it can run for as long as it likes while
+//! mail comes and goes; a message that is still being committed is not shown. A file that cannot
+//! be read as an envelope goes to `corrupt`; one that the disk, or its mode, does not let us read
+//! stays where it is, for the next look.
+
+use std::ffi::OsString;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::log;
+use crate::mail::{Envelope, EvpId, MsgId};
+use crate::queue::{LoadError, envelope_file};
+
+use super::{EntryKind, Shared, bogus, buckets, layout};
+
+/// The ids of all messages, bucket by bucket.
+pub(super) struct Walk {
+    shared: Arc<Shared>,
+    buckets: std::vec::IntoIter<u8>,
+    current: std::vec::IntoIter<MsgId>,
+}
+
+impl Walk {
+    pub(super) fn new(shared: Arc<Shared>) -> Walk {
+        let buckets = buckets::list(&*shared.disk).unwrap_or_else(|error| {
+            log::warn(format_args!("queue: {error}"));
+            Vec::new()
+        });
+        Walk {
+            shared,
+            buckets: buckets.into_iter(),
+            current: Vec::new().into_iter(),
+        }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = MsgId;
+
+    fn next(&mut self) -> Option<MsgId> {
+        loop {
+            if let Some(id) = self.current.next() {
+                if !self.shared.ids.is_live(id) {
+                    return Some(id);
+                }
+                continue;
+            }
+            let bucket = self.buckets.next()?;
+            self.current = self.shared.messages_in(bucket).into_iter();
+        }
+    }
+}
+
+/// The names in one message's directory.
+#[derive(Default)]
+struct Listing {
+    envelopes: Vec<EvpId>,
+    body: bool,
+    strays: Vec<OsString>,
+}
+
+impl Shared {
+    pub(super) fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        let result = self.read_envelope(id);
+        if let Err(LoadError::Corrupt(why)) = &result {
+            let _turn = self.turn(id.msgid());
+            self.set_aside_one(id, why);
+        }
+        result
+    }
+
+    pub(super) fn envelopes(&self, msgid: MsgId) -> io::Result<Vec<Envelope>> {
+        if self.ids.is_live(msgid) {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        let listing = self.listing(msgid)?;
+        if let Some(problem) = self.problem_of(msgid, &listing) {
+            let _turn = self.turn(msgid);
+            self.set_aside(msgid, problem);
+            return Ok(Vec::new());
+        }
+        let mut envelopes = Vec::with_capacity(listing.envelopes.len());
+        let mut unreadable = Vec::new();
+        let mut closed = false;
+        for id in listing.envelopes {
+            match self.read_envelope(id) {
+                Ok(envelope) => envelopes.push(envelope),
+                Err(LoadError::Missing) => {}
+                Err(LoadError::Corrupt(why)) => unreadable.push((id, why)),
+                Err(LoadError::Io(error)) => {
+                    closed = true;
+                    log::warn(format_args!("queue: {error}"));
+                }
+            }
+        }
+        self.set_aside_these(msgid, &unreadable, closed || !envelopes.is_empty());
+        Ok(envelopes)
+    }
+
+    /// Unreadable envelopes go one by one while there are `others` to stay for, else all together.
+    fn set_aside_these(&self, msgid: MsgId, unreadable: &[(EvpId, String)], others: bool) {
+        let Some((first, why)) = unreadable.first() else {
+            return;
+        };
+        let _turn = self.turn(msgid);
+        if !others {
+            return self.set_aside(msgid, &format!("{first}: {why}"));
+        }
+        for (id, why) in unreadable {
+            self.set_aside_one(*id, why);
+        }
+    }
+
+    /// What makes a whole message undeliverable. An empty directory is the remains of a removal
+    /// that a power cut tore; it goes without a word.
+    fn problem_of(&self, msgid: MsgId, listing: &Listing) -> Option<&'static str> {
+        if listing.envelopes.is_empty() && !listing.body && listing.strays.is_empty() {
+            let _ = self.disk.rmdir(&layout::message_dir(msgid));
+            return None;
+        }
+        if listing.envelopes.is_empty() {
+            return Some("no envelope");
+        }
+        (!listing.body).then_some("no body")
+    }
+
+    fn read_envelope(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        let path = layout::envelope_path(id);
+        let bytes = self
+            .disk
+            .read(&path, envelope_file::MAX_FILE_BYTES + 1)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => LoadError::Missing,
+                _ => LoadError::Io(error),
+            })?;
+        envelope_file::decode(id, &bytes).map_err(LoadError::Corrupt)
+    }
+
+    fn listing(&self, msgid: MsgId) -> io::Result<Listing> {
+        let dir = layout::message_dir(msgid);
+        let mut listing = Listing::default();
+        self.disk.list(&dir, &mut |name, kind| {
+            match layout::envelope_from(name, msgid) {
+                _ if kind != EntryKind::File => listing.strays.push(name.to_owned()),
+                Some(id) => listing.envelopes.push(id),
+                None if name == layout::BODY => listing.body = true,
+                None => listing.strays.push(name.to_owned()),
+            }
+            ControlFlow::Continue(())
+        })?;
+        for name in &listing.strays {
+            bogus(&dir, name);
+        }
+        listing.envelopes.sort_unstable();
+        Ok(listing)
+    }
+
+    fn messages_in(&self, bucket: u8) -> Vec<MsgId> {
+        let dir = layout::bucket_dir(bucket);
+        let mut ids = Vec::new();
+        let listed = self.disk.list(&dir, &mut |name, kind| {
+            match layout::message_from(name, bucket) {
+                Some(id) if kind == EntryKind::Dir => ids.push(id),
+                _ => bogus(&dir, name),
+            }
+            ControlFlow::Continue(())
+        });
+        if let Err(error) = listed {
+            log::warn(format_args!("queue: {error}"));
+        }
+        ids
+    }
+}

@@ -1,0 +1,222 @@
+//! Files and directories: what std's file calls leave out, and opens that follow no link.
+//!
+//! Durability is the caller's affair; here a sync is a sync and an error is the system's. Nothing
+//! in this file decides who may own what.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use super::errno::{cvt, retry};
+
+/// What is free on a file system, as an unprivileged user sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Size in bytes; 0 where the file system does not say.
+    pub total_bytes: u64,
+    /// Free bytes.
+    pub free_bytes: u64,
+    /// Inodes; 0 where the file system makes them as it needs them.
+    pub total_inodes: u64,
+    /// Free inodes.
+    pub free_inodes: u64,
+}
+
+/// Who owns a directory and what may be done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirFacts {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits, with set-id and sticky bits.
+    pub mode: u32,
+}
+
+/// Creates a file that must not exist, for writing, mode 0600.
+pub fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Opens a file for reading; a symbolic link in its last place is an error.
+pub fn open_read(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Opens a file for reading and writing, creating it with mode 0600 if it is missing.
+pub fn open_or_create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Makes a directory with exactly this mode, whatever the umask, and this owner and group if any.
+pub fn make_dir(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    DirBuilder::new().mode(0).create(path)?;
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Makes a directory with mode 0700 less the umask: one call.
+pub fn make_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// What a directory is like; `NotADirectory` for anything else, a link to one included.
+pub fn dir_facts(path: &Path) -> io::Result<DirFacts> {
+    let meta = std::fs::symlink_metadata(path)?;
+    if !meta.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::NotADirectory));
+    }
+    Ok(DirFacts {
+        uid: meta.uid(),
+        gid: meta.gid(),
+        mode: meta.mode() & 0o7777,
+    })
+}
+
+/// Makes a directory's entries durable.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)?
+        .sync_all()
+}
+
+/// Asks the kernel to begin writing these bytes to the disk and does not wait. Only a hint: where
+/// there is no such call it does nothing, and errors show at the sync.
+#[cfg(target_os = "linux")]
+pub fn start_writeback(file: &File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
+        return;
+    };
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
+    let _ = unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset,
+            length,
+            libc::SYNC_FILE_RANGE_WRITE,
+        )
+    };
+}
+
+/// Asks the kernel to begin writing these bytes to the disk and does not wait. This system has no
+/// such call.
+#[cfg(not(target_os = "linux"))]
+pub fn start_writeback(_file: &File, _offset: u64, _length: u64) {}
+
+/// Takes the exclusive lock on an open file, without waiting; false when another has it. The lock
+/// goes with the last descriptor of this opening.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
+    let locked =
+        retry(|| cvt(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }));
+    match locked {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is free where `path` lies.
+#[allow(clippy::unnecessary_cast)] // The fields' types differ between systems.
+pub fn room(path: &Path) -> io::Result<Room> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: statvfs is plain old data for which zero bytes are a value.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` is a C string and `found` is writable for the length of the call.
+    retry(|| cvt(unsafe { libc::statvfs(path.as_ptr(), &mut found) }))?;
+    let block_bytes = found.f_frsize as u64;
+    Ok(Room {
+        total_bytes: (found.f_blocks as u64).saturating_mul(block_bytes),
+        free_bytes: (found.f_bavail as u64).saturating_mul(block_bytes),
+        total_inodes: found.f_files as u64,
+        free_inodes: found.f_favail as u64,
+    })
+}
+
+/// The kind of an error, where running out of a quota or of descriptors is `QuotaExceeded`: std
+/// has no name for the latter.
+pub fn kind(error: &io::Error) -> io::ErrorKind {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => io::ErrorKind::StorageFull,
+        Some(libc::EDQUOT | libc::EMFILE | libc::ENFILE) => io::ErrorKind::QuotaExceeded,
+        _ => error.kind(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_keeps_others_out_until_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = open_or_create(&path).unwrap();
+        let second = open_or_create(&path).unwrap();
+        assert!(try_lock(&first).unwrap());
+        assert!(!try_lock(&second).unwrap());
+        drop(first);
+        assert!(try_lock(&second).unwrap());
+    }
+
+    #[test]
+    fn opens_follow_no_link_and_creation_is_exclusive() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        create_new(&file).unwrap();
+        assert_eq!(
+            create_new(&file).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(open_read(&file).is_ok());
+        assert!(open_read(&link).is_err());
+        assert!(create_new(&link).is_err());
+        assert_eq!(
+            dir_facts(&link).unwrap_err().kind(),
+            io::ErrorKind::NotADirectory
+        );
+    }
+
+    #[test]
+    fn a_made_directory_has_its_mode_and_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        make_dir(&path, 0o711, None).unwrap();
+        assert_eq!(dir_facts(&path).unwrap().mode, 0o711);
+        sync_dir(&path).unwrap();
+        assert!(room(&path).unwrap().total_bytes > 0);
+    }
+
+    #[test]
+    fn running_out_has_a_kind() {
+        let kind_of = |code| kind(&io::Error::from_raw_os_error(code));
+        assert_eq!(kind_of(libc::ENOSPC), io::ErrorKind::StorageFull);
+        assert_eq!(kind_of(libc::EDQUOT), io::ErrorKind::QuotaExceeded);
+        assert_eq!(kind_of(libc::EMFILE), io::ErrorKind::QuotaExceeded);
+        assert_eq!(kind_of(libc::ENOENT), io::ErrorKind::NotFound);
+    }
+}
