@@ -10,8 +10,19 @@ use crate::control::client;
 pub struct Failure {
     /// The exit code.
     pub code: i32,
-    /// What standard error is told behind `program: `; empty for nothing.
+    /// What standard error is told; empty for nothing.
     pub text: String,
+    /// How it is told.
+    pub form: Form,
+}
+
+/// How a text appears on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Behind `program: `.
+    Message,
+    /// As it is: a usage, or several lines.
+    Verbatim,
 }
 
 impl Failure {
@@ -25,6 +36,15 @@ impl Failure {
         Failure {
             code,
             text: text.into(),
+            form: Form::Message,
+        }
+    }
+
+    /// Exit `code` with a text that is printed as it is.
+    pub fn verbatim(code: i32, text: impl Into<String>) -> Failure {
+        Failure {
+            form: Form::Verbatim,
+            ..Failure::with(code, text)
         }
     }
 

@@ -11,7 +11,8 @@ use crate::config::paths::Paths;
 use crate::control::message::{decode_ask, encode_answer, frame_length};
 use crate::control::{Answer, Ask};
 
-use super::instance;
+/// The least that smtpd.conf(5) must say.
+pub const CONF: &str = "action \"local\" mbox\nmatch for local action \"local\"\n";
 
 /// An instance root with a spool, and no daemon.
 pub struct Root {
@@ -22,7 +23,7 @@ pub struct Root {
 impl Root {
     pub fn new() -> Root {
         let dir = tempfile::tempdir().unwrap();
-        let paths = instance::paths(Some(dir.path()));
+        let paths = Paths::under(dir.path());
         for path in [&paths.mailname, &paths.socket] {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         }

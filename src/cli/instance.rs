@@ -1,24 +1,18 @@
 //! Which daemon a front end belongs to, and what it must know of it.
 //!
-//! The one place where front ends meet other rooms' notions of paths, names and files.
+//! The one place where front ends meet the configuration and the spool's files.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::paths::Paths;
-use crate::mail::Envelope;
+use crate::config::{self, Defaults, Diagnostic, Sources, TableSource};
+use crate::mail::{Envelope, EvpId};
 use crate::queue::envelope_file;
-use crate::sys::caller::{canonical_name, host_name};
+use crate::util::Line;
 
-/// The paths of the instance under `root`, or of the system.
-pub fn paths(root: Option<&Path>) -> Paths {
-    match root {
-        Some(root) => Paths::under(root),
-        None => Paths::system(),
-    }
-}
+use super::failure::Failure;
 
 /// Whether this user may do more than submit: root, or whoever runs the instance.
 pub fn may_control(paths: &Paths, uid: u32) -> bool {
@@ -26,72 +20,67 @@ pub fn may_control(paths: &Paths, uid: u32) -> bool {
     uid == 0 || owner(&paths.socket).or_else(|| owner(&paths.spool)) == Some(uid)
 }
 
-/// The name that stands behind the `@` of addresses without one: the first line of the mailname
-/// file, else the host's name, completed by the resolver when it has no dot. `None`: the host
-/// has no name that could stand in an address.
-pub fn server_name(paths: &Paths) -> Option<String> {
-    let usable = |name: &String| {
-        !name.is_empty()
-            && name.len() <= LONGEST_NAME
-            && !name.chars().any(|c| c.is_control() || c.is_whitespace())
-    };
-    if let Some(name) = first_line(&paths.mailname).filter(usable) {
-        return Some(name);
-    }
-    let name = host_name().ok().filter(usable)?;
-    if name.contains('.') {
-        return Some(name);
-    }
-    canonical_name(&name).filter(usable).or(Some(name))
+/// The name that stands behind the `@` of addresses without one.
+pub fn server_name(paths: &Paths) -> Option<Line> {
+    config::server_name(&paths.mailname).ok()
 }
 
 /// An envelope file's contents, or why they make none.
-pub fn decode_envelope(bytes: &[u8]) -> Result<Envelope, String> {
-    envelope_file::decode(bytes).map_err(|error| error.to_string())
+pub fn decode_envelope(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
+    envelope_file::decode(id, bytes)
 }
 
-/// The directory of a message in the spool; its files are `message` and one per envelope.
-pub fn message_dir(spool: &Path, msgid: &str) -> PathBuf {
-    let bucket = msgid.get(..2).unwrap_or_default();
-    spool.join("queue").join(bucket).join(msgid)
+/// Where sendmail(8) stores mail while the daemon is down.
+pub fn offline_dir(paths: &Paths) -> PathBuf {
+    paths.spool.join("offline")
 }
 
-const LONGEST_NAME: usize = 255;
+/// The source file of the table `aliases` of the configuration, or `aliases` beside it.
+pub fn aliases_file(paths: &Paths, conf: &Path) -> Result<PathBuf, Failure> {
+    let sources = Sources::collect(conf, &[]).map_err(|all| complaints(&all))?;
+    let defaults = Defaults {
+        server_name: server_name(paths).unwrap_or_default(),
+        addresses: Vec::new(),
+    };
+    let loaded = config::load(&sources, &defaults).map_err(|all| complaints(&all))?;
+    match loaded.config.tables.get("aliases") {
+        Some(TableSource::File(path)) => Ok(path.clone()),
+        Some(TableSource::Db(path)) => Ok(without_db(path)),
+        Some(_) => Err(Failure::new(format!(
+            "{}: table \"aliases\" has no file",
+            conf.display()
+        ))),
+        None => Ok(conf.with_file_name("aliases")),
+    }
+}
 
-fn first_line(path: &Path) -> Option<String> {
-    let mut text = Vec::new();
-    let file = fs::File::open(path).ok()?;
-    file.take(2 * LONGEST_NAME as u64)
-        .read_to_end(&mut text)
-        .ok()?;
-    let line = text.split(|byte| *byte == b'\n').next()?;
-    std::str::from_utf8(line).ok().map(str::to_owned)
+fn complaints(all: &[Diagnostic]) -> Failure {
+    let lines: String = all.iter().map(|one| format!("{one}\n")).collect();
+    Failure::verbatim(1, lines)
+}
+
+fn without_db(path: &Path) -> PathBuf {
+    match path.extension() {
+        Some(extension) if extension == "db" => path.with_extension(""),
+        _ => path.to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::fake_daemon::CONF;
 
-    #[test]
-    fn the_mailname_files_first_line_is_the_servers_name() {
-        // smtpd(8), mailname: the first line names the server; an unusable one is ignored.
+    fn root() -> (tempfile::TempDir, Paths) {
         let dir = tempfile::tempdir().unwrap();
-        let paths = paths(Some(dir.path()));
-        fs::create_dir_all(paths.mailname.parent().unwrap()).unwrap();
-        fs::write(&paths.mailname, "mx.example.org\nrest\n").unwrap();
-        assert_eq!(server_name(&paths).as_deref(), Some("mx.example.org"));
-        for bad in ["", "\n", "a b\n", "a\tb", &"x".repeat(300)] {
-            fs::write(&paths.mailname, bad).unwrap();
-            let name = server_name(&paths).unwrap_or_default();
-            assert!(!name.contains(char::is_whitespace) && !name.starts_with("xxx"));
-        }
+        let paths = Paths::under(dir.path());
+        fs::create_dir_all(&paths.spool).unwrap();
+        (dir, paths)
     }
 
     #[test]
     fn the_owner_of_an_instance_controls_it_and_a_stranger_does_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = paths(Some(dir.path()));
-        fs::create_dir_all(&paths.spool).unwrap();
+        let (_dir, paths) = root();
         let owner = fs::metadata(&paths.spool).unwrap().uid();
         assert!(may_control(&paths, owner));
         assert!(may_control(&paths, 0));
@@ -99,8 +88,27 @@ mod tests {
     }
 
     #[test]
-    fn a_message_lies_in_the_bucket_of_its_first_two_digits() {
-        let dir = message_dir(Path::new("/s"), "1a2b3c4d");
-        assert_eq!(dir, Path::new("/s/queue/1a/1a2b3c4d"));
+    fn the_aliases_file_is_that_of_the_table_aliases_or_lies_beside_the_configuration() {
+        // newaliases(8): the table `aliases` names the file.
+        let (_dir, paths) = root();
+        let found = |text: &str| {
+            fs::write(&paths.conf, format!("{text}{CONF}")).unwrap();
+            aliases_file(&paths, &paths.conf)
+        };
+        let beside = paths.conf.with_file_name("aliases");
+        fs::write(&beside, "root: bob\n").unwrap();
+        let named = format!("table aliases file:{}\n", beside.display());
+        assert_eq!(found(&named).unwrap(), beside);
+        assert_eq!(found("").unwrap(), beside);
+        assert_eq!(
+            without_db(Path::new("/e/aliases.db")),
+            Path::new("/e/aliases")
+        );
+        assert_eq!(without_db(Path::new("/e/aliases")), Path::new("/e/aliases"));
+        let failure = found("table aliases { a = b }\n").unwrap_err();
+        assert!(failure.text.ends_with("has no file"), "{failure:?}");
+        assert!(found("nonsense\n").is_err());
+        fs::remove_file(&paths.conf).unwrap();
+        assert!(aliases_file(&paths, &paths.conf).is_err());
     }
 }

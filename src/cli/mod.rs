@@ -2,12 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod caller;
 pub mod failure;
 pub mod getopt;
 pub mod instance;
 pub mod mailq;
-//NEWA
-//PERS
+pub mod newaliases;
+pub mod personality;
 pub mod sendmail;
 pub mod smtpctl;
 pub mod sysexits;

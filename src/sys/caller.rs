@@ -1,9 +1,6 @@
-//! Who called a front end, on which host, and what the clock on its wall says.
+//! Who called a front end, and what the clock on its wall says.
 
-use std::ffi::{CStr, CString};
-use std::io;
-
-use super::errno::cvt;
+use std::ffi::CStr;
 
 /// A point in time as the local time zone has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,40 +39,6 @@ pub fn login_name() -> Option<String> {
     Some(name.to_str().ok()?.to_owned())
 }
 
-/// The host's name as gethostname(3) knows it.
-pub fn host_name() -> io::Result<String> {
-    let mut buffer = [0_u8; 1025];
-    // SAFETY: the buffer is writable for one byte less than its length, so it stays ended by NUL.
-    cvt(unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len() - 1) })?;
-    let name = CStr::from_bytes_until_nul(&buffer).map_err(io::Error::other)?;
-    Ok(name.to_string_lossy().into_owned())
-}
-
-/// The name that the resolver thinks is the full one of `host`.
-pub fn canonical_name(host: &str) -> Option<String> {
-    let host = CString::new(host).ok()?;
-    // SAFETY: addrinfo is plain old data for which zero bytes are a value.
-    let mut hints: libc::addrinfo = unsafe { std::mem::zeroed() };
-    hints.ai_family = libc::AF_UNSPEC;
-    hints.ai_socktype = libc::SOCK_STREAM;
-    hints.ai_flags = libc::AI_CANONNAME;
-    let mut list = std::ptr::null_mut();
-    // SAFETY: all pointers are valid; on success `list` is ours to free.
-    let code =
-        unsafe { libc::getaddrinfo(host.as_ptr(), std::ptr::null(), &raw const hints, &mut list) };
-    if code != 0 || list.is_null() {
-        return None;
-    }
-    // SAFETY: a successful call yields a valid list; its first entry bears the name or null.
-    let name = unsafe {
-        let name = (*list).ai_canonname;
-        let name = (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned());
-        libc::freeaddrinfo(list);
-        name
-    };
-    name.filter(|name| !name.is_empty())
-}
-
 /// Takes seconds since the epoch apart.
 pub fn local_time(seconds: u64) -> LocalTime {
     let seconds = libc::time_t::try_from(seconds).unwrap_or(0);
@@ -110,9 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_has_a_name_and_the_epoch_a_date() {
-        assert!(!host_name().unwrap().is_empty());
-        assert_eq!(canonical_name("nul\0name"), None);
+    fn a_time_is_taken_apart() {
         let time = local_time(1_136_214_245);
         assert_eq!(time.year, 2006);
         assert!(time.month == 1 && (2..=3).contains(&time.day));

@@ -8,12 +8,6 @@ use std::io;
 use super::errno::cvt;
 use super::user::{effective_gid, effective_uid, real_gid, real_uid};
 
-/// Whether this process runs with ids that are not its caller's. Meaningless after
-/// [`give_up`].
-pub fn is_set_id() -> bool {
-    is_set_uid() || effective_gid() != real_gid()
-}
-
 /// Whether this process runs as another user than its caller.
 pub fn is_set_uid() -> bool {
     effective_uid() != real_uid()
@@ -73,7 +67,7 @@ mod tests {
 
     #[test]
     fn without_set_id_there_is_nothing_to_give_up() {
-        assert!(!is_set_id() && !is_set_uid());
+        assert!(!is_set_uid());
         put_aside().unwrap();
         give_up().unwrap();
         let gid = real_gid();

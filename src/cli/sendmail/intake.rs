@@ -52,11 +52,12 @@ pub struct Seen {
 }
 
 /// Whether the header names recipients (`-t`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recipients {
     /// To, Cc and Bcc are read for addresses.
     FromHeader,
     /// They are not.
+    #[default]
     Ignored,
 }
 

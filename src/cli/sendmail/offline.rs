@@ -154,7 +154,9 @@ fn fill(
     head.push(b'\n');
     out.write_all(&head)?;
     body(&mut out)?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    out.into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()
 }
 
 fn letter(input: &mut dyn BufRead) -> Result<Letter, Failure> {

@@ -1,7 +1,10 @@
 //! The command line of sendmail(8): what we obey, what we accept for other programs' sake.
 
+use crate::cli::caller::Login;
 use crate::cli::failure::Failure;
 use crate::cli::getopt::{self, Item};
+
+use super::intake::Recipients;
 
 /// What a command line asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,12 +15,12 @@ pub struct Options {
     pub sender: Option<Vec<u8>>,
     /// `-F`.
     pub full_name: Option<Vec<u8>>,
-    /// `-t`.
-    pub header_recipients: bool,
+    /// `-t` reads the header for recipients.
+    pub recipients: Recipients,
     /// `-v`.
     pub verbose: bool,
-    /// `-S`.
-    pub ignore_login: bool,
+    /// `-S` ignores the login name.
+    pub login: Login,
     /// `-N`.
     pub notify: Option<Vec<u8>>,
     /// `-R`.
@@ -49,7 +52,7 @@ pub enum Mode {
 
 /// Reads a command line, without the program's name.
 pub fn parse(words: Vec<Vec<u8>>) -> Result<Options, Failure> {
-    let items = getopt::parse(LETTERS, words).map_err(|_| Failure::new(USAGE))?;
+    let items = getopt::parse(LETTERS, words).map_err(|_| Failure::verbatim(1, USAGE))?;
     let mut options = Options::default();
     let mut alias_file = None;
     for item in items {
@@ -63,9 +66,9 @@ pub fn parse(words: Vec<Vec<u8>>) -> Result<Options, Failure> {
         match letter {
             b'f' | b'r' => options.sender = argument,
             b'F' => options.full_name = argument,
-            b't' => options.header_recipients = true,
+            b't' => options.recipients = Recipients::FromHeader,
             b'v' => options.verbose = true,
-            b'S' => options.ignore_login = true,
+            b'S' => options.login = Login::Ignored,
             b'N' => options.notify = argument,
             b'R' => options.ret = argument,
             b'V' => options.envid = argument,
@@ -81,8 +84,7 @@ pub fn parse(words: Vec<Vec<u8>>) -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// Printed behind the program's name, exit 1.
-const USAGE: &str = "usage: sendmail [-tv] [-f from] [-F name] to ...";
+const USAGE: &str = "usage: sendmail [-tv] [-f from] [-F name] to ...\n";
 
 /// Letters of OpenBSD's sendmail(8), and those of others that mean nothing here:
 /// -C -d -G -h -I -n -O -U -X.
@@ -133,7 +135,7 @@ mod tests {
         let expected = Options {
             sender: bytes("a@b"),
             full_name: bytes("Bob B"),
-            header_recipients: true,
+            recipients: Recipients::FromHeader,
             verbose: true,
             notify: bytes("SUCCESS"),
             ret: bytes("HDRS"),
@@ -144,7 +146,7 @@ mod tests {
         assert_eq!(options, expected);
         assert_eq!(read(&["-fa", "-rb"]).unwrap().sender, bytes("b"));
         assert_eq!(read(&["-f", ""]).unwrap().sender, bytes(""));
-        assert!(read(&["-S"]).unwrap().ignore_login);
+        assert_eq!(read(&["-S"]).unwrap().login, Login::Ignored);
         assert_eq!(read(&["--", "-t"]).unwrap().operands, [b"-t".to_vec()]);
     }
 
@@ -215,7 +217,7 @@ mod tests {
             &["--help"],
             &["-Z", "x"],
         ] {
-            assert_eq!(read(line), Err(Failure::new(USAGE)), "{line:?}");
+            assert_eq!(read(line), Err(Failure::verbatim(1, USAGE)), "{line:?}");
         }
     }
 }

@@ -123,13 +123,13 @@ fn broken(what: &str, error: &io::Error) -> Undelivered {
     Failure::with(sysexits::UNAVAILABLE, text).into()
 }
 
-struct Session<'a> {
+struct Session<'a, 'd> {
     reader: BufReader<&'a UnixStream>,
     stream: &'a UnixStream,
-    dialogue: Option<&'a mut dyn Write>,
+    dialogue: Option<&'a mut (dyn Write + 'd)>,
 }
 
-impl Session<'_> {
+impl Session<'_, '_> {
     fn command(&mut self, line: &[u8]) -> Result<(), Undelivered> {
         self.tell(">>> ", line);
         if let Err(error) = self.stream.write_all(&[line, b"\r\n"].concat()) {
@@ -189,7 +189,7 @@ impl Session<'_> {
         if let Some(out) = &mut self.dialogue {
             // Nobody watching is no reason to stop.
             let line = String::from_utf8_lossy(line).replace(char::is_control, "?");
-            let _ = writeln!(out, "{arrow}{line}");
+            let _ = writeln!(out, "{arrow}{line}").and_then(|()| out.flush());
         }
     }
 }

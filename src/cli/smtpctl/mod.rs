@@ -20,10 +20,8 @@ use grammar::{Arg, Command, Misunderstood, Verb};
 
 /// Does what `words` (without the program's name and options) ask.
 pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
-    let command = grammar::parse(words).map_err(|Misunderstood(text)| Failure {
-        code: MISUNDERSTOOD,
-        text,
-    })?;
+    let command = grammar::parse(words)
+        .map_err(|Misunderstood(text)| Failure::verbatim(MISUNDERSTOOD, text))?;
     if command.verb.privileged() && !may_control(paths, uid) {
         return Err(Failure::new("need root privileges"));
     }
@@ -44,12 +42,12 @@ pub fn show_queue(only: Option<MsgId>, paths: &Paths, out: &mut dyn Write) -> Re
     Ok(0)
 }
 
-/// The exit code for a command that was not understood. Its text is whole lines already.
-pub const MISUNDERSTOOD: i32 = 255;
+/// The exit code for a command that was not understood.
+const MISUNDERSTOOD: i32 = 255;
 
 fn execute(command: &Command, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
     let which = command.which();
-    let mut ask =
+    let ask =
         |ask: Ask| -> Result<Answer, Failure> { Ok(Client::connect(&paths.socket)?.ask(&ask)?) };
     match command.verb {
         Verb::NotYet(name) => Err(Failure::new(format!(

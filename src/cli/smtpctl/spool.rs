@@ -9,13 +9,13 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::{Failure, strerror};
-use crate::cli::instance::message_dir;
 use crate::control::Which;
 use crate::control::listing::{self, Standing, State};
 use crate::mail::{Envelope, EvpId, MsgId};
+use crate::queue::fs::{body_path, envelope_path};
 
 /// Makes an envelope of a file's bytes.
-pub type Decode = fn(&[u8]) -> Result<Envelope, String>;
+pub type Decode = fn(EvpId, &[u8]) -> Result<Envelope, String>;
 
 /// Prints a line for every envelope in the spool (or of one message), in order of the ids.
 pub fn show_queue(
@@ -43,8 +43,7 @@ pub fn show_envelope(spool: &Path, which: Which, out: &mut dyn Write) -> Result<
     let Which::Envelope(id) = which else {
         return Err(Failure::new("bad message type"));
     };
-    let dir = message_dir(spool, &id.msgid().to_string());
-    copy(&dir.join(id.to_string()), out)
+    copy(&spool.join(envelope_path(id)), out)
 }
 
 /// Prints a message's body.
@@ -54,7 +53,7 @@ pub fn show_message(spool: &Path, which: Which, out: &mut dyn Write) -> Result<i
         Which::Envelope(id) => id.msgid(),
         Which::All => return Err(Failure::new("bad message type")),
     };
-    copy(&message_dir(spool, &msgid.to_string()).join("message"), out)
+    copy(&spool.join(body_path(msgid)), out)
 }
 
 /// Envelope files are a few lines; what is longer is none.
@@ -65,7 +64,12 @@ const ENCRYPTED: &[u8] = &[0x01];
 /// Directories of messages, sorted by their ids: the buckets are the ids' first digits.
 fn messages(spool: &Path, only: Option<MsgId>) -> Result<Vec<PathBuf>, Failure> {
     if let Some(id) = only {
-        return Ok(vec![message_dir(spool, &id.to_string())]);
+        return Ok(spool
+            .join(body_path(id))
+            .parent()
+            .map(Path::to_owned)
+            .into_iter()
+            .collect());
     }
     let queue = spool.join("queue");
     let mut dirs = Vec::new();
@@ -116,7 +120,7 @@ fn offline_line(dir: &Path, id: EvpId, decode: Decode) -> Result<Option<String>,
     if bytes.starts_with(ENCRYPTED) {
         return Err("offline encrypted queue is not supported yet".to_owned());
     }
-    let envelope = decode(&bytes).map_err(|why| failed(&why))?;
+    let envelope = decode(id, &bytes).map_err(|why| failed(&why))?;
     let standing = Standing {
         expires: listing::expiry(&envelope, 0),
         last_try: envelope.last_try,
@@ -170,10 +174,16 @@ mod tests {
     use crate::control::listing::tests::envelope;
 
     /// An envelope file of these tests holds nothing but the id, or what is to be refused.
-    fn decode(bytes: &[u8]) -> Result<Envelope, String> {
-        let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-        let id = text.parse().map_err(|_| "line 1: no version".to_owned())?;
-        Ok(envelope(id))
+    fn decode(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
+        match bytes == id.to_string().as_bytes() {
+            true => Ok(envelope(id)),
+            false => Err("version mismatch".to_owned()),
+        }
+    }
+
+    fn message_dir(spool: &Path, msgid: &str) -> PathBuf {
+        let body = spool.join(body_path(msgid.parse().unwrap()));
+        body.parent().unwrap().to_owned()
     }
 
     fn spool_with(ids: &[&str]) -> tempfile::TempDir {
