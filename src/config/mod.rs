@@ -1,12 +1,100 @@
 //! smtpd.conf(5): from text to the model that the other rooms read.
 //!
-//! lexer → ast → parse → check → model. Errors carry file, line and column and are collected:
-//! one run reports all of them.
+//! [`Sources`] (every byte the configuration is made of) → lexer → ast → parse → check →
+//! unsupported → model. Errors carry file, line and column and are collected: one run reports all
+//! of them. Nothing here opens a socket, looks up a user or starts a program.
 
 #![forbid(unsafe_code)]
 
+mod ast;
+mod check;
+mod diagnostic;
+pub mod ere;
+mod lexer;
+pub mod limits;
 pub mod model;
+mod name;
+pub mod netaddr;
+mod parse;
 pub mod paths;
+mod print;
+mod services;
+mod sources;
+pub mod table_text;
+#[cfg(test)]
+mod tests;
+mod unsupported;
+mod values;
 
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::util::Line;
+
+pub use diagnostic::Diagnostic;
 pub use model::*;
+pub use name::{NoServerName, server_name};
 pub use paths::Paths;
+pub use sources::Sources;
+
+use ast::Ast;
+use diagnostic::Diagnostics;
+
+/// What the machine gives to a configuration.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// See [`server_name`].
+    pub server_name: Line,
+    /// The addresses of all interfaces, for what counts as local.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A configuration without errors, and what is odd about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Complaints that do not keep it from being used.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Parses and checks. The same sources and defaults always give the same configuration.
+pub fn load(sources: &Sources, defaults: &Defaults) -> Result<Loaded, Vec<Diagnostic>> {
+    let mut diagnostics = Diagnostics::default();
+    let ast = parse_sources(sources, &mut diagnostics);
+    let well_formed = !diagnostics.failed();
+    let config = if well_formed || !ast.statements.is_empty() {
+        Some(check::check(&ast, sources, defaults, &mut diagnostics))
+    } else {
+        None
+    };
+    unsupported::refuse(&ast, &mut diagnostics);
+    let failed = diagnostics.failed();
+    let (errors, warnings) = diagnostics.finish();
+    match config {
+        Some(config) if !failed => Ok(Loaded { config, warnings }),
+        _ => Err(errors),
+    }
+}
+
+/// The statements of a configuration as text, macros and includes replaced: what parsing
+/// understood. Parsing the result gives the same statements.
+pub fn print(sources: &Sources) -> Result<String, Vec<Diagnostic>> {
+    let mut diagnostics = Diagnostics::default();
+    let ast = parse_sources(sources, &mut diagnostics);
+    if diagnostics.failed() {
+        return Err(diagnostics.finish().0);
+    }
+    Ok(print::print(&ast))
+}
+
+fn parse_sources(sources: &Sources, diagnostics: &mut Diagnostics) -> Ast {
+    let main = sources.main();
+    let name = main.display().to_string();
+    let text = sources.file(main).unwrap_or_default();
+    let mut fetch = |path: &str| {
+        let file = sources.file(Path::new(path));
+        file.map(<[u8]>::to_vec).map_err(str::to_owned)
+    };
+    parse::parse(&name, text, sources.macros(), &mut fetch, diagnostics)
+}

@@ -32,6 +32,10 @@ pub struct Config {
     pub scheduler: SchedulerLimits,
     /// `bounce warn-interval`, in seconds, at most four.
     pub bounce_warn_s: Vec<u32>,
+    /// `mta …`.
+    pub mta: MtaOptions,
+    /// `admd`: the authserv-id that filters are told; the server name without it.
+    pub admd: Option<Line>,
 }
 
 /// One `listen on` for TCP.
@@ -286,6 +290,64 @@ pub struct SchedulerLimits {
     pub max_msg_batch_size: usize,
 }
 
+/// `mta …`.
+#[derive(Clone, Debug)]
+pub struct MtaOptions {
+    /// Envelopes kept for a host that is suspended; 100.
+    pub max_deferred: usize,
+    /// `mta limit`.
+    pub limits: MtaLimits,
+    /// `mta limit for domain`, by the domain as written.
+    pub domains: BTreeMap<String, MtaLimits>,
+}
+
+/// `mta limit …`. Delays are in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MtaLimits {
+    /// Only this family; both without it.
+    pub family: Option<Family>,
+    /// Connections per host; 10.
+    pub max_conn_per_host: u32,
+    /// Connections per route; 5.
+    pub max_conn_per_route: u32,
+    /// Connections per source address; 100.
+    pub max_conn_per_source: u32,
+    /// Connections per connector; 20.
+    pub max_conn_per_connector: u32,
+    /// Connections per relay; 100.
+    pub max_conn_per_relay: u32,
+    /// Connections per domain; 100.
+    pub max_conn_per_domain: u32,
+    /// Between connections to a host; 0.
+    pub conn_delay_host_s: u32,
+    /// Between connections on a route; 5.
+    pub conn_delay_route_s: u32,
+    /// Between connections from a source address; 0.
+    pub conn_delay_source_s: u32,
+    /// Between connections of a connector; 0.
+    pub conn_delay_connector_s: u32,
+    /// Between connections of a relay; 2.
+    pub conn_delay_relay_s: u32,
+    /// Between connections to a domain; 0.
+    pub conn_delay_domain_s: u32,
+    /// Before a route is used again after its last connection; 3.
+    pub reconn_delay_route_s: u32,
+    /// Messages per session; 100.
+    pub session_mail_max: u32,
+    /// Between transactions of a session; 0.
+    pub session_transaction_delay_s: u32,
+    /// How long an idle session is kept; 10.
+    pub session_keepalive_s: u32,
+    /// Refusals that end a session; 25.
+    pub max_failures_per_session: u32,
+    /// Waiting envelopes of a relay from which on more are held; 50.
+    pub task_hiwat: u32,
+    /// Waiting envelopes at which held ones are asked for; 30.
+    pub task_lowat: u32,
+    /// How many are asked for; 10.
+    pub task_release: u32,
+}
+
 /// File and line of a directive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
@@ -335,5 +397,50 @@ impl Default for SchedulerLimits {
             max_evp_batch_size: 256,
             max_msg_batch_size: 1024,
         }
+    }
+}
+
+impl Default for MtaOptions {
+    fn default() -> MtaOptions {
+        MtaOptions {
+            max_deferred: 100,
+            limits: MtaLimits::default(),
+            domains: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for MtaLimits {
+    fn default() -> MtaLimits {
+        MtaLimits {
+            family: None,
+            max_conn_per_host: 10,
+            max_conn_per_route: 5,
+            max_conn_per_source: 100,
+            max_conn_per_connector: 20,
+            max_conn_per_relay: 100,
+            max_conn_per_domain: 100,
+            conn_delay_host_s: 0,
+            conn_delay_route_s: 5,
+            conn_delay_source_s: 0,
+            conn_delay_connector_s: 0,
+            conn_delay_relay_s: 2,
+            conn_delay_domain_s: 0,
+            reconn_delay_route_s: 3,
+            session_mail_max: 100,
+            session_transaction_delay_s: 0,
+            session_keepalive_s: 10,
+            max_failures_per_session: 25,
+            task_hiwat: 50,
+            task_lowat: 30,
+            task_release: 10,
+        }
+    }
+}
+
+/// `file:line`.
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
     }
 }

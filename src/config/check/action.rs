@@ -1,0 +1,209 @@
+//! `action`.
+
+use crate::config::ast::{
+    ActionText, LocalKind, LocalMethod, LocalOption, MethodText, RelayKind, RelayOption, TableRef,
+    Text,
+};
+use crate::config::lexer::Pos;
+use crate::config::model::{Action, Delivery, LocalAction, Method, TableName};
+
+use super::table::{Service, Takes};
+use super::{Checker, did_you_mean, limits, line};
+
+impl Checker<'_> {
+    pub(super) fn action(&mut self, text: &ActionText, at: Pos) {
+        let name = &text.name;
+        if name.value.len() > limits::ACTION_NAME_BYTES {
+            self.error(name.at, "action name too long");
+        } else if name.value.is_empty() {
+            self.error(name.at, "action name is empty");
+        }
+        if let Some(first) = self.declared.actions.get(&name.value).copied() {
+            let text = format!(
+                "dispatcher already declared with that name: {} at {}",
+                name.value,
+                self.place(first)
+            );
+            self.error(name.at, text);
+        } else {
+            self.declared.actions.insert(name.value.clone(), name.at);
+        }
+        let method = match &text.method {
+            MethodText::Local(method, options) => Method::Local(self.local(method, options)),
+            MethodText::Relay(options) => {
+                self.relay(options, text.method_at);
+                Method::Relay
+            }
+        };
+        let action = Action {
+            name: line(name),
+            method,
+            ttl_s: self.action_ttl(&text.ttl),
+            at: self.place(at),
+        };
+        self.config.actions.insert(name.value.clone(), action);
+    }
+
+    fn local(&mut self, method: &LocalMethod, options: &[LocalOption]) -> LocalAction {
+        let mut action = LocalAction {
+            delivery: match method {
+                LocalMethod::Mbox => Delivery::Mbox,
+                LocalMethod::Maildir(path, junk) => Delivery::Maildir {
+                    path: path.as_ref().map(line),
+                    junk: *junk,
+                },
+                LocalMethod::Lmtp(dest, rcpt_to) => Delivery::Lmtp {
+                    dest: line(dest),
+                    rcpt_to: *rcpt_to,
+                },
+                LocalMethod::Mda(command) => Delivery::Mda(line(command)),
+                LocalMethod::ForwardOnly => Delivery::ForwardOnly,
+                LocalMethod::ExpandOnly => Delivery::ExpandOnly,
+            },
+            user: None,
+            alias: None,
+            virtuals: None,
+            userbase: None,
+            wrapper: None,
+        };
+        let (mut alias, mut virtuals, mut userbase) = (false, false, false);
+        for option in options {
+            match &option.kind {
+                LocalKind::User(user) => self.user(&mut action, user, option.at),
+                LocalKind::Alias(table) => {
+                    self.mapping_once(alias, virtuals, option.at);
+                    alias = true;
+                    action.alias = self.mapping(table, Service::Text, "alias").or(action.alias);
+                }
+                LocalKind::Virtual(table) => {
+                    self.mapping_once(alias, virtuals, option.at);
+                    virtuals = true;
+                    let table = self.mapping(table, Service::Text, "virtual");
+                    action.virtuals = table.or(action.virtuals);
+                }
+                LocalKind::Userbase(table) => {
+                    self.already(userbase, "userbase mapping", option.at);
+                    userbase = true;
+                    let table = self.mapping(table, Service::Userinfo, "userbase");
+                    action.userbase = table.or(action.userbase);
+                }
+                LocalKind::Wrapper(name) => self.wrapper(&mut action, name, option.at),
+            }
+        }
+        action
+    }
+
+    /// One of `alias` and `virtual`, once. The message names the one that is there already.
+    fn mapping_once(&mut self, alias: bool, virtuals: bool, at: Pos) {
+        self.already(alias, "alias mapping", at);
+        self.already(virtuals, "virtual mapping", at);
+    }
+
+    fn already(&mut self, seen: bool, what: &str, at: Pos) {
+        if seen {
+            self.error(at, format!("{what} already specified for this dispatcher"));
+        }
+    }
+
+    fn user(&mut self, action: &mut LocalAction, user: &Text, at: Pos) {
+        let method = match action.delivery {
+            Delivery::Mbox => Some("this dispatcher"),
+            Delivery::ForwardOnly => Some("forward-only"),
+            Delivery::ExpandOnly => Some("expand-only"),
+            _ => None,
+        };
+        if let Some(method) = method {
+            self.error(at, format!("user may not be specified for {method}"));
+        }
+        self.already(action.user.is_some(), "user", at);
+        action.user = Some(line(user));
+    }
+
+    fn wrapper(&mut self, action: &mut LocalAction, name: &Text, at: Pos) {
+        if !self.declared.wrappers.contains(&name.value) {
+            let hint = did_you_mean(
+                &name.value,
+                self.declared.wrappers.iter().map(String::as_str),
+            );
+            let text = format!("no mda wrapper with that name: {}{hint}", name.value);
+            return self.unknown(name, text);
+        }
+        if action.delivery == Delivery::Mbox {
+            // The method runs no command that could be wrapped.
+            self.error(at, "wrapper may not be specified for mbox");
+        }
+        action.wrapper = Some(name.value.clone());
+    }
+
+    fn mapping(&mut self, table: &TableRef, service: Service, what: &str) -> Option<TableName> {
+        let refused = |name: &str| format!("table \"{name}\" may not be used for {what} lookups");
+        self.table_for(table, Takes::Map, service, refused)
+    }
+
+    fn relay(&mut self, options: &[RelayOption], method_at: Pos) {
+        let mut seen: Vec<&'static str> = Vec::new();
+        for option in options {
+            let word = match option.kind {
+                RelayKind::Helo(_) => "helo",
+                RelayKind::HeloSrc(_) => "helo-source mapping",
+                RelayKind::Pki(_) => "pki",
+                RelayKind::Ca(_) => "ca",
+                RelayKind::Ciphers(_) => "ciphers",
+                RelayKind::Protocols(_) => "protocols",
+                RelayKind::Src(_) => "source mapping",
+                RelayKind::MailFrom(_) => "mail-from",
+                RelayKind::Backup(_) => "backup",
+                RelayKind::Host(_) | RelayKind::Domain(_) => "host mapping",
+                RelayKind::Tls(_) => "tls",
+                RelayKind::Auth(_) => "auth mapping",
+                RelayKind::Filter(_) => "filter",
+                RelayKind::Srs => "srs",
+            };
+            self.already(seen.contains(&word), word, option.at);
+            self.relay_option(option, &seen);
+            seen.push(word);
+        }
+        if seen.contains(&"srs") && !self.declared.srs_key {
+            let text = "an srs key is required for srs to be specified in an action";
+            self.error(method_at, text);
+        }
+    }
+
+    fn relay_option(&mut self, option: &RelayOption, seen: &[&'static str]) {
+        let (host, backup) = (seen.contains(&"host mapping"), seen.contains(&"backup"));
+        match &option.kind {
+            RelayKind::HeloSrc(table) => self.relay_table(table, Takes::Map, "helo-source"),
+            RelayKind::Src(table) => self.relay_table(table, Takes::Keys, "source"),
+            RelayKind::Backup(_) if host => {
+                self.error(option.at, "backup and host are mutually exclusive");
+            }
+            RelayKind::Host(table) => {
+                if backup {
+                    self.error(option.at, "backup and host are mutually exclusive");
+                }
+                self.relay_table(table, Takes::List, "host");
+            }
+            RelayKind::Domain(table) => {
+                if backup {
+                    self.error(option.at, "backup and domain are mutually exclusive");
+                }
+                self.relay_table(table, Takes::Map, "host");
+            }
+            RelayKind::Auth(table) => {
+                if !host {
+                    let text = "auth may not be specified without host on a dispatcher; \
+                                write host or domain before auth";
+                    self.error(option.at, text);
+                }
+                self.relay_table(table, Takes::Map, "auth");
+            }
+            RelayKind::Filter(filter) => self.filter_ref(filter),
+            _ => {}
+        }
+    }
+
+    fn relay_table(&mut self, table: &TableRef, takes: Takes, what: &str) {
+        let refused = |name: &str| format!("table \"{name}\" may not be used for {what} lookups");
+        self.table_for(table, takes, Service::Text, refused);
+    }
+}

@@ -1,0 +1,189 @@
+//! From statements to the [`Config`]: names are looked up, tables are given their kinds, limits
+//! and exclusions are kept. Every complaint has a place; checking never stops at the first.
+//!
+//! Names must be declared before they are used, as smtpd.conf(5) has it.
+
+mod action;
+mod filter;
+mod global;
+mod listen;
+mod pki;
+mod rule;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::util::Line;
+
+use super::ast::{Ast, Body, Text};
+use super::diagnostic::Diagnostics;
+use super::lexer::{Pos, nearest};
+use super::model::{
+    Config, MdaLimits, MtaOptions, Place, QueueOptions, SchedulerLimits, Smtp, SocketListener,
+};
+use super::sources::Sources;
+use super::{Defaults, limits};
+
+use table::Kind;
+
+/// Builds the configuration. It is whole only if `diagnostics` has no error afterwards.
+pub fn check(
+    ast: &Ast,
+    sources: &Sources,
+    defaults: &Defaults,
+    diagnostics: &mut Diagnostics,
+) -> Config {
+    let mut checker = Checker {
+        sources,
+        diagnostics,
+        config: empty(defaults),
+        kinds: BTreeMap::new(),
+        declared: Declared::default(),
+        used: Used::default(),
+        anonymous: 0,
+        broken: &ast.broken,
+    };
+    checker.builtin_tables(defaults);
+    for statement in &ast.statements {
+        checker.statement(&statement.body, statement.at);
+    }
+    checker.unused();
+    checker.unreachable();
+    if !checker.declared.any_rule && !checker.diagnostics.failed() {
+        checker
+            .diagnostics
+            .error(Pos::default(), "no rules, nothing to do");
+    }
+    checker.config
+}
+
+/// Where things were declared, for messages and for finding them.
+#[derive(Default)]
+struct Declared {
+    tables: BTreeMap<String, Pos>,
+    actions: BTreeMap<String, Pos>,
+    wrappers: BTreeSet<String>,
+    pki: BTreeSet<String>,
+    ca: BTreeSet<String>,
+    procs: BTreeMap<String, Pos>,
+    filters: BTreeMap<String, filter::FilterKind>,
+    srs_key: bool,
+    socket: bool,
+    any_rule: bool,
+    rules: Vec<Pos>,
+}
+
+#[derive(Default)]
+struct Used {
+    tables: BTreeSet<String>,
+    actions: BTreeSet<String>,
+}
+
+struct Checker<'c> {
+    sources: &'c Sources,
+    diagnostics: &'c mut Diagnostics,
+    config: Config,
+    kinds: BTreeMap<String, Kind>,
+    declared: Declared,
+    used: Used,
+    anonymous: u32,
+    broken: &'c [String],
+}
+
+impl Checker<'_> {
+    fn statement(&mut self, body: &Body, at: Pos) {
+        match body {
+            Body::BounceWarn(delays) => self.bounce_warn(delays),
+            Body::Admd(name) => self.admd(name),
+            Body::Ca(name, _) => self.ca(name),
+            Body::Pki(name, options) => self.pki(name, options),
+            Body::MdaLimit(items) => self.mda_limit(items),
+            Body::MdaWrapper(name, command) => self.mda_wrapper(name, command),
+            Body::MtaMaxDeferred(number) => self.mta_max_deferred(*number),
+            Body::MtaLimit(domain, items) => self.mta_limit(domain.as_ref(), items),
+            Body::Proc(name, _, options) => self.proc(name, options),
+            Body::QueueCompression => self.config.queue.compression = true,
+            Body::QueueEncryption(key) => self.queue_encryption(key.as_ref(), at),
+            Body::QueueTtl(delay) => self.queue_ttl(delay),
+            Body::SchedulerLimit(items) => self.scheduler_limit(items),
+            Body::SmtpLimit(items) => self.smtp_limit(items),
+            Body::SmtpCiphers(_) => {}
+            Body::SmtpMaxMessageSize(size) => self.max_message_size(size),
+            Body::SmtpSubAddrDelim(text) => self.sub_addr_delim(text),
+            Body::SrsKey(_) => self.declared.srs_key = true,
+            Body::SrsKeyBackup(_) => {}
+            Body::SrsTtl(delay) => self.srs_ttl(delay),
+            Body::Listen(on, options) => self.listen(on, options, at),
+            Body::ListenSocket(options) => self.listen_socket(options, at),
+            Body::Table(name, value) => self.table(name, value),
+            Body::Action(action) => self.action(action, at),
+            Body::Match(rule) => self.rule(rule, at),
+            Body::Filter(name, value) => self.filter(name, value),
+        }
+    }
+
+    fn error(&mut self, at: Pos, text: impl Into<String>) {
+        self.diagnostics.error(at, text);
+    }
+
+    /// Complains of a name that was never declared, unless the statement that would have declared
+    /// it is known to be wrong.
+    fn unknown(&mut self, name: &Text, text: String) {
+        if !self.broken.contains(&name.value) {
+            self.error(name.at, text);
+        }
+    }
+
+    fn place(&self, at: Pos) -> Place {
+        let file = self.diagnostics.files.get(at.file as usize);
+        Place {
+            file: file.cloned().unwrap_or_default(),
+            line: at.line,
+        }
+    }
+
+    /// Warns about what is declared and has no effect.
+    fn unused(&mut self) {
+        for (name, at) in &self.declared.actions {
+            if !self.used.actions.contains(name) {
+                let text = format!("action \"{name}\" is not used by any match rule");
+                self.diagnostics.warning(*at, text);
+            }
+        }
+        for (name, at) in &self.declared.tables {
+            if !self.used.tables.contains(name) {
+                let text = format!("table \"{name}\" is not used");
+                self.diagnostics.warning(*at, text);
+            }
+        }
+    }
+}
+
+/// A string of the text as a [`Line`]: the lexer lets no line end or NUL through.
+fn line(text: &Text) -> Line {
+    Line::new(&text.value).unwrap_or_else(|_| Line::sanitize(text.value.as_bytes()))
+}
+
+/// `; did you mean "x"?` when one of the names is close.
+fn did_you_mean<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> String {
+    nearest(name, names).map_or(String::new(), |near| format!("; did you mean \"{near}\"?"))
+}
+
+fn empty(defaults: &Defaults) -> Config {
+    Config {
+        server_name: defaults.server_name.clone(),
+        listeners: Vec::new(),
+        socket: SocketListener::default(),
+        tables: BTreeMap::new(),
+        actions: BTreeMap::new(),
+        rules: Vec::new(),
+        mda_wrappers: BTreeMap::new(),
+        smtp: Smtp::default(),
+        queue: QueueOptions::default(),
+        mda: MdaLimits::default(),
+        scheduler: SchedulerLimits::default(),
+        bounce_warn_s: vec![4 * 3600],
+        mta: MtaOptions::default(),
+        admd: None,
+    }
+}

@@ -1,0 +1,349 @@
+//! `table`, built-in and anonymous tables, and whether a table can be used where it is.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::config::ast::{PatternText, TableRef, TableValue, Text};
+use crate::config::lexer::Pos;
+use crate::config::model::{Pattern, TableName, TableSource};
+use crate::config::netaddr::Network;
+use crate::config::sources::file_of_table;
+use crate::config::table_text::{Entries, Shape};
+use crate::config::{Defaults, ere, limits};
+
+use super::{Checker, did_you_mean};
+
+/// What is in a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Keys alone.
+    List,
+    /// Keys with values.
+    Map,
+    /// Nothing yet: an empty file is as good as either.
+    Either,
+    /// Whatever is asked for: the contents are not known beforehand.
+    Dynamic,
+    /// The system's users: userinfo and nothing else.
+    Users,
+    /// Declared wrongly; that has been said already.
+    Wrong,
+}
+
+/// What is asked of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Service {
+    /// Wildcard comparison of host names.
+    Domain,
+    /// Addresses and networks.
+    Netaddr,
+    /// Mail addresses.
+    Mailaddr,
+    /// Equality, and everything that is looked up by its exact key.
+    Text,
+    /// uid, gid and home of a user.
+    Userinfo,
+}
+
+/// The kinds an option takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Lists.
+    List,
+    /// Mappings.
+    Map,
+    /// Lists, or the keys of mappings.
+    Keys,
+}
+
+impl Kind {
+    fn serves(self, takes: Takes, service: Service) -> bool {
+        match self {
+            Kind::List => takes != Takes::Map,
+            Kind::Map => takes != Takes::List,
+            Kind::Users => takes != Takes::List && service == Service::Userinfo,
+            Kind::Either | Kind::Dynamic | Kind::Wrong => true,
+        }
+    }
+}
+
+impl Checker<'_> {
+    pub(super) fn builtin_tables(&mut self, defaults: &Defaults) {
+        let list = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
+        self.builtin("<anyhost>", list(&["local", "0.0.0.0/0", "::/0"]));
+        self.builtin("<anydestination>", list(&["*"]));
+        let mut hosts = list(&["local"]);
+        let mut names = list(&["localhost", &defaults.server_name]);
+        if let Some((short, _)) = defaults.server_name.split_once('.') {
+            names.push(short.to_owned());
+        }
+        for addr in &defaults.addresses {
+            match addr {
+                IpAddr::V4(v4) => {
+                    hosts.push(v4.to_string());
+                    names.extend([v4.to_string(), format!("[{v4}]")]);
+                }
+                IpAddr::V6(v6) => {
+                    hosts.push(format!("[{v6}]"));
+                    names.extend([format!("[{v6}]"), format!("[IPv6:{v6}]")]);
+                }
+            }
+        }
+        self.builtin("<localhost>", hosts);
+        self.builtin("<localnames>", names);
+        self.add("<getpwnam>", TableSource::Passwd, Kind::Users);
+    }
+
+    fn builtin(&mut self, name: &str, mut values: Vec<String>) {
+        let mut seen = BTreeSet::new();
+        values.retain(|value| !value.is_empty() && seen.insert(value.clone()));
+        self.add(name, TableSource::List(values), Kind::List);
+    }
+
+    fn add(&mut self, name: &str, source: TableSource, kind: Kind) {
+        self.config.tables.insert(name.to_owned(), source);
+        self.kinds.insert(name.to_owned(), kind);
+    }
+
+    pub(super) fn table(&mut self, name: &Text, value: &TableValue) {
+        if name.value.len() > limits::TABLE_NAME_BYTES {
+            return self.error(name.at, "table name too long");
+        }
+        if self.kinds.contains_key(&name.value) {
+            let mut text = format!("table \"{}\" already defined", name.value);
+            if let Some(at) = self.declared.tables.get(&name.value).copied() {
+                text = format!("{text} at {}", self.place(at));
+            }
+            return self.error(name.at, text);
+        }
+        self.declared.tables.insert(name.value.clone(), name.at);
+        let (source, kind) = match value {
+            TableValue::One(config) => self.backend(name, config),
+            TableValue::List(values) => self.list(&name.value, values),
+            TableValue::Map(pairs) => self.map(&name.value, pairs),
+            TableValue::Named(_) => (TableSource::List(Vec::new()), Kind::Wrong),
+        };
+        self.add(&name.value, source, kind);
+    }
+
+    fn list(&mut self, name: &str, values: &[Text]) -> (TableSource, Kind) {
+        let kept: Vec<String> = values
+            .iter()
+            .filter(|value| self.key_fits(name, value))
+            .map(|value| value.value.clone())
+            .collect();
+        (TableSource::List(kept), Kind::List)
+    }
+
+    fn map(&mut self, name: &str, pairs: &[(Text, Text)]) -> (TableSource, Kind) {
+        let kept: Vec<(String, String)> = pairs
+            .iter()
+            .filter(|(key, _)| self.key_fits(name, key))
+            .map(|(key, value)| (key.value.clone(), value.value.clone()))
+            .collect();
+        (TableSource::Map(kept), Kind::Map)
+    }
+
+    fn key_fits(&mut self, name: &str, key: &Text) -> bool {
+        if key.value.len() < limits::KEY_BYTES {
+            return true;
+        }
+        let start: String = key.value.chars().take(40).collect();
+        let text = format!("failed to add \"{start}...\" in table \"{name}\": the key is too long");
+        self.diagnostics.warning(key.at, text);
+        false
+    }
+
+    /// `backend:config`, `backend`, or a path.
+    fn backend(&mut self, name: &Text, config: &Text) -> (TableSource, Kind) {
+        let nothing = (TableSource::List(Vec::new()), Kind::Wrong);
+        if let Some(path) = file_of_table(&config.value) {
+            let kind = self.file(name, config.at, path);
+            return (TableSource::File(PathBuf::from(path)), kind);
+        }
+        let (backend, parameter) = match config.value.split_once(':') {
+            Some((backend, parameter)) => (backend, Some(parameter)),
+            None => (config.value.as_str(), None),
+        };
+        let invalid = format!("invalid backend parameter for table: {}", name.value);
+        match (backend, parameter) {
+            ("getpwnam", None) => return (TableSource::Passwd, Kind::Users),
+            ("getpwnam", Some(_)) => {
+                self.error(config.at, format!("{invalid}; getpwnam takes none"));
+            }
+            ("file" | "static" | "db", None) => {
+                let text = format!("{invalid}; expected \"{backend}:/path\"");
+                self.error(config.at, text);
+            }
+            (_, Some(parameter)) if !parameter.starts_with('/') => {
+                let text = format!("{invalid}; \"{parameter}\" is not an absolute path");
+                self.error(config.at, text);
+            }
+            ("db", Some(path)) => return (TableSource::Db(PathBuf::from(path)), Kind::Dynamic),
+            _ => {
+                let known = ["file", "static", "db", "getpwnam"];
+                let hint = did_you_mean(backend, known.into_iter());
+                let text = format!(
+                    "table backend \"{backend}\" does not exist{hint}; \
+                     external tables are not available in this version"
+                );
+                self.error(config.at, text);
+            }
+        }
+        nothing
+    }
+
+    /// Reads through a file table to see what it is and whether every line is an entry.
+    fn file(&mut self, name: &Text, at: Pos, path: &str) -> Kind {
+        let failed = format!("invalid configuration file {path} for table {}", name.value);
+        let bytes = match self.sources.file(Path::new(path)) {
+            Ok(bytes) => bytes,
+            Err(reason) => {
+                let text = format!("{failed}: {reason}");
+                self.error(at, text);
+                return Kind::Wrong;
+            }
+        };
+        let mut entries = Entries::new(bytes, None);
+        for entry in &mut entries {
+            if let Err(bad) = entry {
+                self.diagnostics.error_in(at, path, bad.line, bad.text);
+                self.error(at, failed);
+                return Kind::Wrong;
+            }
+        }
+        match entries.shape() {
+            Some(Shape::List) => Kind::List,
+            Some(Shape::Map) => Kind::Map,
+            None => Kind::Either,
+        }
+    }
+
+    /// The table an option names, if it exists. A value in its place becomes a table of its own.
+    pub(super) fn named_table(&mut self, table: &TableRef) -> Option<TableName> {
+        let (source, kind) = match &table.value {
+            TableValue::Named(name) => {
+                if self.kinds.contains_key(&name.value) {
+                    self.used.tables.insert(name.value.clone());
+                    return Some(name.value.clone());
+                }
+                let known = self.declared.tables.keys().map(String::as_str);
+                let hint = did_you_mean(&name.value, known);
+                let text = format!("no such table: {}{hint}", name.value);
+                self.unknown(name, text);
+                return None;
+            }
+            TableValue::One(value) => self.list("<dynamic>", std::slice::from_ref(value)),
+            TableValue::List(values) => self.list("<dynamic>", values),
+            TableValue::Map(pairs) => self.map("<dynamic>", pairs),
+        };
+        let name = format!("<dynamic:{}>", self.anonymous);
+        self.anonymous += 1;
+        self.add(&name, source, kind);
+        Some(name)
+    }
+
+    /// The table an option names, if it exists and can do what is asked of it; `refused` makes
+    /// the complaint out of the table's name.
+    pub(super) fn table_for(
+        &mut self,
+        table: &TableRef,
+        takes: Takes,
+        service: Service,
+        refused: impl Fn(&str) -> String,
+    ) -> Option<TableName> {
+        let name = self.named_table(table)?;
+        let kind = self.kinds.get(&name).copied().unwrap_or(Kind::Wrong);
+        if kind.serves(takes, service) {
+            return Some(name);
+        }
+        let is = match kind {
+            Kind::Map => "it is a mapping",
+            Kind::Users => "it is the system's users",
+            _ => "it is a list",
+        };
+        let text = format!("{}; {is}", refused(&name));
+        self.error(table.at, text);
+        None
+    }
+
+    /// The table of a criterion; `what` is the criterion's word in messages.
+    pub(super) fn pattern(
+        &mut self,
+        pattern: &PatternText,
+        service: Service,
+        what: &str,
+    ) -> Option<Pattern> {
+        let takes = match service {
+            Service::Mailaddr if !pattern.regex => Takes::Keys,
+            _ => Takes::List,
+        };
+        let refused = |name: &str| format!("table \"{name}\" may not be used for {what} lookups");
+        let table = self.table_for(&pattern.table, takes, service, refused)?;
+        if pattern.regex {
+            self.patterns_of(&table, pattern.table.at);
+        } else if service == Service::Netaddr {
+            self.networks_of(&table, pattern.table.at);
+        }
+        Some(Pattern {
+            table,
+            regex: pattern.regex,
+        })
+    }
+
+    /// Says which entries of a table are not extended regular expressions.
+    fn patterns_of(&mut self, table: &str, at: Pos) {
+        let complaint = |key: &str| {
+            let reason = ere::translate(key).err()?;
+            Some(format!("invalid regular expression \"{key}\": {reason}"))
+        };
+        for (file, line, text) in self.entries_that(table, complaint) {
+            match file {
+                Some(file) => self.diagnostics.error_in(at, &file, line, text),
+                None => self.error(at, text),
+            }
+        }
+    }
+
+    /// Warns of entries that can never match an address.
+    fn networks_of(&mut self, table: &str, at: Pos) {
+        let complaint = |key: &str| {
+            let text = key == "local" || key.contains('%') || Network::parse(key).is_some();
+            (!text).then(|| format!("\"{key}\" is not an address or network, it never matches"))
+        };
+        for (file, line, text) in self.entries_that(table, complaint) {
+            let text = file.map_or(text.clone(), |file| format!("{file}:{line}: {text}"));
+            self.diagnostics.warning(at, text);
+        }
+    }
+
+    /// Entries with a complaint, the first few of them: file and line where they have one.
+    fn entries_that(
+        &self,
+        table: &str,
+        complaint: impl Fn(&str) -> Option<String>,
+    ) -> Vec<(Option<String>, u32, String)> {
+        const FEW: usize = 20;
+        let inline = |text| (None, 0, text);
+        match self.config.tables.get(table) {
+            Some(TableSource::List(keys)) => {
+                let texts = keys.iter().filter_map(|key| complaint(key));
+                texts.map(inline).take(FEW).collect()
+            }
+            Some(TableSource::File(path)) => {
+                let bytes = self.sources.file(path).unwrap_or_default();
+                let entries = Entries::new(bytes, None).filter_map(Result::ok);
+                let name = path.display().to_string();
+                entries
+                    .filter_map(|entry| {
+                        let text = complaint(entry.key)?;
+                        Some((Some(name.clone()), entry.line, text))
+                    })
+                    .take(FEW)
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,609 @@
+//! smtpd.conf(5), from bytes to tokens: comments, continuation lines, quoting, numbers, reserved
+//! words, macros and included files.
+//!
+//! A lexical error becomes a diagnostic and a [`Token::Bad`]; the lexer always reaches the end of
+//! its input. What it never does is look at the environment or open a file: the parser hands it
+//! the text of included files.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::diagnostic::Diagnostics;
+use super::limits;
+
+/// Where a token starts. `seq` counts tokens, so that complaints can be put in reading order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pos {
+    /// Index into [`Diagnostics::files`].
+    pub file: u32,
+    /// From 1.
+    pub line: u32,
+    /// In bytes, from 1.
+    pub column: u32,
+    /// Number of the token.
+    pub seq: u32,
+}
+
+/// One token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// A word without quotes that is not reserved.
+    Word(String),
+    /// A quoted string: never a reserved word.
+    Quoted(String),
+    /// A reserved word.
+    Keyword(&'static str),
+    /// A number.
+    Number(i64),
+    /// `=>`.
+    Arrow,
+    /// Any other byte.
+    Punct(u8),
+    /// End of a line or of an included file.
+    Newline,
+    /// Something already complained about.
+    Bad,
+    /// The end.
+    Eof,
+}
+
+/// The reserved words, in byte order.
+pub const KEYWORDS: &[&str] = &[
+    "action",
+    "admd",
+    "alias",
+    "any",
+    "auth",
+    "auth-optional",
+    "backup",
+    "bounce",
+    "bypass",
+    "ca",
+    "cert",
+    "chain",
+    "chroot",
+    "ciphers",
+    "commit",
+    "compression",
+    "connect",
+    "data",
+    "data-line",
+    "dhe",
+    "disconnect",
+    "domain",
+    "ehlo",
+    "encryption",
+    "expand-only",
+    "fcrdns",
+    "filter",
+    "for",
+    "forward-only",
+    "from",
+    "group",
+    "helo",
+    "helo-src",
+    "host",
+    "hostname",
+    "hostnames",
+    "include",
+    "inet4",
+    "inet6",
+    "junk",
+    "key",
+    "limit",
+    "listen",
+    "lmtp",
+    "local",
+    "mail-from",
+    "maildir",
+    "mask-src",
+    "masquerade",
+    "match",
+    "max-deferred",
+    "max-message-size",
+    "mbox",
+    "mda",
+    "mta",
+    "mx",
+    "no-dsn",
+    "no-verify",
+    "noop",
+    "on",
+    "phase",
+    "pki",
+    "port",
+    "proc",
+    "proc-exec",
+    "protocols",
+    "proxy-v2",
+    "queue",
+    "quit",
+    "rcpt-to",
+    "rdns",
+    "received-auth",
+    "recipient",
+    "regex",
+    "reject",
+    "relay",
+    "report",
+    "rewrite",
+    "rset",
+    "scheduler",
+    "senders",
+    "smtp",
+    "smtp-in",
+    "smtp-out",
+    "smtps",
+    "socket",
+    "src",
+    "srs",
+    "sub-addr-delim",
+    "table",
+    "tag",
+    "tagged",
+    "tls",
+    "tls-require",
+    "ttl",
+    "user",
+    "userbase",
+    "verify",
+    "virtual",
+    "warn-interval",
+    "wrapper",
+];
+
+/// Whether a byte may follow the first one of a word.
+pub fn allowed_in_word(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+        && !matches!(
+            byte,
+            b'(' | b')' | b'{' | b'}' | b'<' | b'>' | b'!' | b'=' | b'#' | b','
+        )
+}
+
+/// Whether a word may start with a byte.
+pub fn starts_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b':' || byte == b'_'
+}
+
+/// Bytes in, tokens out.
+pub struct Lexer {
+    frames: Vec<Frame>,
+    unread: Option<u8>,
+    macros: HashMap<String, Macro>,
+    line_is_open: bool,
+    seq: u32,
+}
+
+/// A text that is being read: a file, or the value of a macro in the middle of one.
+struct Frame {
+    text: Rc<[u8]>,
+    next: usize,
+    kind: FrameKind,
+}
+
+enum FrameKind {
+    File {
+        file: u32,
+        line: u32,
+        column: u32,
+        line_end: u32,
+    },
+    Macro {
+        used_at: Pos,
+    },
+}
+
+struct Macro {
+    value: Rc<[u8]>,
+    fixed: bool,
+}
+
+impl Lexer {
+    /// Reads `text`, the file with index 0. `macros` are those of the command line: they win over
+    /// definitions in the text, the first of one name over later ones.
+    pub fn new(text: &[u8], macros: &[(String, String)]) -> Lexer {
+        let mut lexer = Lexer {
+            frames: Vec::new(),
+            unread: None,
+            macros: HashMap::new(),
+            line_is_open: false,
+            seq: 0,
+        };
+        for (name, value) in macros {
+            lexer.macros.entry(name.clone()).or_insert_with(|| Macro {
+                value: value.as_bytes().into(),
+                fixed: true,
+            });
+        }
+        lexer.include(text, 0);
+        lexer
+    }
+
+    /// Reads `text`, the file with index `file`, before what is left of the present one.
+    pub fn include(&mut self, text: &[u8], file: u32) {
+        self.frames.push(Frame {
+            text: text.into(),
+            next: 0,
+            kind: FrameKind::File {
+                file,
+                line: 1,
+                column: 1,
+                line_end: 1,
+            },
+        });
+        self.line_is_open = false;
+    }
+
+    /// How many files are open.
+    pub fn depth(&self) -> usize {
+        let is_file = |frame: &&Frame| matches!(frame.kind, FrameKind::File { .. });
+        self.frames.iter().filter(is_file).count()
+    }
+
+    /// Defines a macro, unless the command line did.
+    pub fn define(&mut self, name: &str, value: &str) {
+        if self.macros.get(name).is_some_and(|known| known.fixed) {
+            return;
+        }
+        let value = value.as_bytes().into();
+        self.macros.insert(
+            name.to_owned(),
+            Macro {
+                value,
+                fixed: false,
+            },
+        );
+    }
+
+    /// The next token and where it starts.
+    pub fn next(&mut self, diagnostics: &mut Diagnostics) -> (Token, Pos) {
+        self.seq = self.seq.saturating_add(1);
+        loop {
+            self.skip_blanks_and_comments();
+            let at = self.here();
+            let Some(byte) = self.read() else {
+                if self.line_is_open {
+                    self.line_is_open = false;
+                    return (Token::Newline, at);
+                }
+                if self.frames.len() > 1 {
+                    self.frames.pop();
+                    continue;
+                }
+                return (Token::Eof, at);
+            };
+            if byte == b'$' && !self.in_macro() {
+                if self.expand_macro(at, diagnostics) {
+                    continue;
+                }
+                self.line_is_open = true;
+                return (Token::Bad, at);
+            }
+            self.line_is_open = byte != b'\n';
+            return (self.token(byte, at, diagnostics), at);
+        }
+    }
+
+    fn token(&mut self, byte: u8, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+        match byte {
+            b'\n' => Token::Newline,
+            b'"' | b'\'' => self.quoted(byte, at, diagnostics),
+            b'=' => match self.read() {
+                Some(b'>') => Token::Arrow,
+                other => {
+                    self.unread = other;
+                    Token::Punct(b'=')
+                }
+            },
+            b'-' | b'0'..=b'9' => self.number_or_word(byte, at, diagnostics),
+            _ if starts_word(byte) => self.word(vec![byte], at, diagnostics),
+            _ => Token::Punct(byte),
+        }
+    }
+
+    fn quoted(&mut self, quote: u8, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+        let mut value = Vec::new();
+        let mut fault = None;
+        loop {
+            let Some(byte) = self.read_raw() else {
+                diagnostics.error(at, "reached end of file while parsing quoted string");
+                return Token::Bad;
+            };
+            match byte {
+                b'\n' => continue,
+                b'\\' => match self.read_raw() {
+                    Some(next) if next == quote || next == b' ' || next == b'\t' => {
+                        value.push(next);
+                    }
+                    Some(b'\n') => continue,
+                    // A pair stays a pair and its second half escapes nothing.
+                    Some(b'\\') => value.extend_from_slice(b"\\\\"),
+                    other => {
+                        value.push(b'\\');
+                        self.unread = other;
+                    }
+                },
+                _ if byte == quote => break,
+                0 => fault = Some("syntax error: NUL byte in a quoted string"),
+                b'\r' => fault = Some("syntax error: carriage return in a quoted string"),
+                _ => value.push(byte),
+            }
+            if value.len() > limits::TOKEN_BYTES {
+                fault = Some("string too long");
+                value.clear();
+            }
+        }
+        if let Some(text) = fault {
+            diagnostics.error(at, text);
+            return Token::Bad;
+        }
+        match String::from_utf8(value) {
+            Ok(text) => Token::Quoted(text),
+            Err(_) => {
+                diagnostics.error(at, "syntax error: quoted string is not UTF-8 text");
+                Token::Bad
+            }
+        }
+    }
+
+    /// A number ends where a value can end; anything else makes a word of it: `10.0.0.0/8`, `4d`.
+    fn number_or_word(&mut self, first: u8, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+        let mut text = vec![first];
+        let end = loop {
+            match self.read() {
+                Some(byte) if byte.is_ascii_digit() => text.push(byte),
+                other => break other,
+            }
+            if text.len() > limits::TOKEN_BYTES {
+                return self.too_long(at, diagnostics);
+            }
+        };
+        self.unread = end;
+        let ended = match end {
+            None => true,
+            Some(byte) => {
+                byte.is_ascii_whitespace() || matches!(byte, b')' | b',' | b'/' | b'}' | b'=')
+            }
+        };
+        if text == b"-" {
+            return Token::Punct(b'-');
+        }
+        if ended {
+            return number(&text, at, diagnostics);
+        }
+        if first == b'-' {
+            return Token::Punct(b'-');
+        }
+        self.word(text, at, diagnostics)
+    }
+
+    fn word(&mut self, mut text: Vec<u8>, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+        loop {
+            match self.read() {
+                Some(byte) if allowed_in_word(byte) => text.push(byte),
+                other => {
+                    self.unread = other;
+                    break;
+                }
+            }
+            if text.len() > limits::TOKEN_BYTES {
+                return self.too_long(at, diagnostics);
+            }
+        }
+        let text = String::from_utf8_lossy(&text).into_owned();
+        match KEYWORDS.binary_search(&text.as_str()) {
+            Ok(index) => KEYWORDS
+                .get(index)
+                .map_or(Token::Bad, |w| Token::Keyword(w)),
+            Err(_) => Token::Word(text),
+        }
+    }
+
+    fn too_long(&mut self, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+        diagnostics.error(at, "string too long");
+        while let Some(byte) = self.read() {
+            if !allowed_in_word(byte) {
+                self.unread = Some(byte);
+                break;
+            }
+        }
+        Token::Bad
+    }
+
+    /// Puts the value of the macro whose name follows in front of the rest.
+    fn expand_macro(&mut self, at: Pos, diagnostics: &mut Diagnostics) -> bool {
+        let name = self.macro_name();
+        let Some(known) = self.macros.get(&name) else {
+            let near = nearest(&name, self.macros.keys().map(String::as_str));
+            let hint = near.map_or(String::new(), |near| format!("; did you mean ${near}?"));
+            diagnostics.error(at, format!("macro '{name}' not defined{hint}"));
+            return false;
+        };
+        self.frames.push(Frame {
+            text: Rc::clone(&known.value),
+            next: 0,
+            kind: FrameKind::Macro { used_at: at },
+        });
+        true
+    }
+
+    /// The longest run of letters, digits and underscores; what follows stays unread.
+    fn macro_name(&mut self) -> String {
+        let mut name = String::new();
+        while let Some(frame) = self.frames.last_mut() {
+            match frame.text.get(frame.next) {
+                Some(&byte) if byte.is_ascii_alphanumeric() || byte == b'_' => {
+                    name.push(char::from(byte));
+                    frame.next += 1;
+                    if let FrameKind::File { column, .. } = &mut frame.kind {
+                        *column += 1;
+                    }
+                }
+                _ => break,
+            }
+        }
+        name
+    }
+
+    fn skip_blanks_and_comments(&mut self) {
+        let mut in_comment = false;
+        while let Some(byte) = self.read() {
+            match byte {
+                b'\n' => {
+                    self.unread = Some(byte);
+                    return;
+                }
+                _ if in_comment => {}
+                b' ' | b'\t' => {}
+                b'#' => in_comment = true,
+                _ => {
+                    self.unread = Some(byte);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next byte outside quotes: a backslash takes the next byte as it is, or joins lines.
+    fn read(&mut self) -> Option<u8> {
+        if let Some(byte) = self.unread.take() {
+            return Some(byte);
+        }
+        loop {
+            match self.read_raw() {
+                Some(b'\\') => match self.read_raw() {
+                    Some(b'\n') => continue,
+                    other => return other,
+                },
+                other => return other,
+            }
+        }
+    }
+
+    /// The next byte of the present file, macros included; CRLF counts as a line feed.
+    fn read_raw(&mut self) -> Option<u8> {
+        if let Some(byte) = self.unread.take() {
+            return Some(byte);
+        }
+        loop {
+            let frame = self.frames.last_mut()?;
+            let Some(byte) = frame.text.get(frame.next).copied() else {
+                if matches!(frame.kind, FrameKind::Macro { .. }) {
+                    self.frames.pop();
+                    continue;
+                }
+                return None;
+            };
+            frame.next += 1;
+            if let FrameKind::File {
+                line,
+                column,
+                line_end,
+                ..
+            } = &mut frame.kind
+            {
+                if byte == b'\n' {
+                    *line += 1;
+                    *line_end = std::mem::replace(column, 1);
+                } else {
+                    *column += 1;
+                }
+                if byte == b'\r' && frame.text.get(frame.next) == Some(&b'\n') {
+                    continue;
+                }
+            }
+            return Some(byte);
+        }
+    }
+
+    fn in_macro(&self) -> bool {
+        matches!(
+            self.frames.last(),
+            Some(Frame {
+                kind: FrameKind::Macro { .. },
+                ..
+            })
+        )
+    }
+
+    /// The position of the next byte.
+    fn here(&self) -> Pos {
+        let mut pos = match self.frames.last().map(|frame| &frame.kind) {
+            Some(FrameKind::Macro { used_at }) => *used_at,
+            Some(FrameKind::File {
+                file,
+                line,
+                column,
+                line_end,
+            }) => {
+                let (line, column) = match self.unread {
+                    Some(b'\n') => (line.saturating_sub(1), *line_end),
+                    Some(_) => (*line, column.saturating_sub(1)),
+                    None => (*line, *column),
+                };
+                Pos {
+                    file: *file,
+                    line: line.max(1),
+                    column: column.max(1),
+                    seq: 0,
+                }
+            }
+            None => Pos::default(),
+        };
+        pos.seq = self.seq;
+        pos
+    }
+}
+
+fn number(text: &[u8], at: Pos, diagnostics: &mut Diagnostics) -> Token {
+    let text = String::from_utf8_lossy(text);
+    match text.parse() {
+        Ok(number) => Token::Number(number),
+        Err(_) => {
+            let size = if text.starts_with('-') {
+                "too small"
+            } else {
+                "too large"
+            };
+            diagnostics.error(at, format!("\"{text}\" invalid number: {size}"));
+            Token::Bad
+        }
+    }
+}
+
+/// The candidate that `word` is most likely a misspelling of.
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > 64 {
+        return None;
+    }
+    let within = (word.len() / 3).clamp(1, 3);
+    candidates
+        .filter(|candidate| candidate.len().abs_diff(word.len()) <= within)
+        .map(|candidate| (distance(word.as_bytes(), candidate.as_bytes()), candidate))
+        .filter(|(distance, _)| *distance <= within)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Edit distance with swapped neighbours counted once.
+fn distance(a: &[u8], b: &[u8]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for (i, &x) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, &y) in b.iter().enumerate() {
+            let get = |row: &[usize], at: usize| row.get(at).copied().unwrap_or(usize::MAX / 2);
+            let mut best = (get(&last, j) + usize::from(!x.eq_ignore_ascii_case(&y)))
+                .min(get(&last, j + 1) + 1)
+                .min(get(&row, j) + 1);
+            let swapped = i > 0 && j > 0 && a.get(i - 1) == Some(&y) && b.get(j - 1) == Some(&x);
+            if swapped {
+                best = best.min(get(&before, j - 1) + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last.last().copied().unwrap_or(0)
+}

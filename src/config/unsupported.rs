@@ -1,0 +1,115 @@
+//! What the language has and this version does not.
+//!
+//! These options are parsed and checked like all others, and then refused: mail must never be
+//! treated in a way the configuration did not ask for. A feature that has come to work loses its
+//! line in [`LIST`]; nothing else changes.
+
+use super::ast::{
+    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, Statement, TableValue,
+};
+use super::diagnostic::Diagnostics;
+use super::lexer::Pos;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feature {
+    Relay,
+    Lmtp,
+    ForwardOnly,
+    ListenTls,
+    ListenAuth,
+    Hostnames,
+    Senders,
+    ProxyV2,
+    Filter,
+    Proc,
+    Pki,
+    Ca,
+    Ciphers,
+    Compression,
+    Encryption,
+    Srs,
+    DbTable,
+}
+
+/// Every feature that is missing, with the words for it.
+const LIST: &[(Feature, &str)] = &[
+    (Feature::Relay, "\"relay\" actions are"),
+    (Feature::Lmtp, "\"lmtp\" actions are"),
+    (Feature::ForwardOnly, "\"forward-only\" actions are"),
+    (
+        Feature::ListenTls,
+        "\"tls\" and \"smtps\" on a listener are",
+    ),
+    (Feature::ListenAuth, "\"auth\" on a listener is"),
+    (Feature::Hostnames, "\"hostnames\" is"),
+    (Feature::Senders, "\"senders\" is"),
+    (Feature::ProxyV2, "\"proxy-v2\" is"),
+    (Feature::Filter, "filters are"),
+    (Feature::Proc, "\"proc\" is"),
+    (Feature::Pki, "\"pki\" is"),
+    (Feature::Ca, "\"ca\" is"),
+    (Feature::Ciphers, "\"ciphers\" and \"protocols\" are"),
+    (Feature::Compression, "\"queue compression\" is"),
+    (Feature::Encryption, "\"queue encryption\" is"),
+    (Feature::Srs, "\"srs\" is"),
+    (Feature::DbTable, "\"db\" tables are"),
+];
+
+/// Complains about every use of a missing feature.
+pub fn refuse(ast: &Ast, diagnostics: &mut Diagnostics) {
+    for statement in &ast.statements {
+        for (feature, at) in features(statement) {
+            if let Some((_, words)) = LIST.iter().find(|(missing, _)| *missing == feature) {
+                diagnostics.error(at, format!("{words} not available in this version"));
+            }
+        }
+    }
+}
+
+fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
+    let at = statement.at;
+    match &statement.body {
+        Body::Ca(..) => vec![(Feature::Ca, at)],
+        Body::Pki(..) => vec![(Feature::Pki, at)],
+        Body::Proc(..) => vec![(Feature::Proc, at)],
+        Body::Filter(..) => vec![(Feature::Filter, at)],
+        Body::QueueCompression => vec![(Feature::Compression, at)],
+        Body::QueueEncryption(_) => vec![(Feature::Encryption, at)],
+        Body::SmtpCiphers(_) => vec![(Feature::Ciphers, at)],
+        Body::SrsKey(_) | Body::SrsKeyBackup(_) | Body::SrsTtl(_) => vec![(Feature::Srs, at)],
+        Body::Listen(_, options) | Body::ListenSocket(options) => {
+            options.iter().filter_map(of_listener).collect()
+        }
+        Body::Table(_, TableValue::One(text)) if text.value.starts_with("db:") => {
+            vec![(Feature::DbTable, text.at)]
+        }
+        Body::Action(action) => of_action(action).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
+    let feature = match option.kind {
+        ListenKind::Smtps(_) | ListenKind::Tls | ListenKind::TlsRequire(_) => Feature::ListenTls,
+        ListenKind::Ciphers(_) | ListenKind::Protocols(_) => Feature::Ciphers,
+        ListenKind::Pki(_) => Feature::Pki,
+        ListenKind::Ca(_) => Feature::Ca,
+        ListenKind::Auth(_) | ListenKind::AuthOptional(_) => Feature::ListenAuth,
+        ListenKind::Hostnames(_) => Feature::Hostnames,
+        ListenKind::Senders(..) => Feature::Senders,
+        ListenKind::ProxyV2 => Feature::ProxyV2,
+        ListenKind::Filter(_) => Feature::Filter,
+        _ => return None,
+    };
+    Some((feature, option.at))
+}
+
+fn of_action(action: &ActionText) -> Option<(Feature, Pos)> {
+    let feature = match &action.method {
+        MethodText::Relay(_) => Feature::Relay,
+        MethodText::Local(LocalMethod::Lmtp(..), _) => Feature::Lmtp,
+        MethodText::Local(LocalMethod::ForwardOnly, _) => Feature::ForwardOnly,
+        MethodText::Local(..) => return None,
+    };
+    Some((feature, action.method_at))
+}
