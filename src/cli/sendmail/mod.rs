@@ -102,7 +102,7 @@ fn send(options: &Options, world: &mut World<'_>) -> Result<i32, Failure> {
             store(&mut draft, &world.paths, std::mem::take(&mut world.group))?;
             Ok(0)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(later(error)),
     }
 }
 
@@ -150,10 +150,10 @@ fn flush(paths: &Paths, uid: u32) -> Result<i32, Failure> {
     }
 }
 
-/// A daemon that is down may be up later.
+/// A daemon that is down, or too busy to be reached, may be up later.
 fn later(error: Error) -> Failure {
     match error {
-        Error::Down => Failure::with(sysexits::TEMPFAIL, error.to_string()),
+        Error::Down | Error::Connect(_) => Failure::with(sysexits::TEMPFAIL, error.to_string()),
         other => other.into(),
     }
 }

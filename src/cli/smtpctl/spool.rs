@@ -224,6 +224,20 @@ mod tests {
     }
 
     #[test]
+    fn the_queues_own_files_are_understood() {
+        let dir = spool_with(&["1a2b3c4d00000001"]);
+        let id: EvpId = "1a2b3c4d00000001".parse().unwrap();
+        let file = crate::queue::envelope_file::encode(&envelope(id)).unwrap();
+        fs::write(dir.path().join(envelope_path(id)), file).unwrap();
+        let mut out = Vec::new();
+        let decode = crate::cli::instance::decode_envelope;
+        assert_eq!(show_queue(dir.path(), None, decode, &mut out), Ok(0));
+        let line = "1a2b3c4d00000001|local|mda||alice@example.org|bob@example.org|\
+                    bob@example.org|1700000000|1700345600|0|0|offline||\n";
+        assert_eq!(String::from_utf8(out).unwrap(), line);
+    }
+
+    #[test]
     fn what_is_no_envelope_is_passed_over() {
         let dir = spool_with(&["1a2b3c4d00000001"]);
         let message = message_dir(dir.path(), "1a2b3c4d");
