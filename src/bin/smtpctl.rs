@@ -1,2 +1,5 @@
-//! smtpctl: see `smtpd::cli` and `smtpd::mda`.
-fn main() {}
+//! smtpctl, sendmail, send-mail, mailq, newaliases: see `smtpd::cli::personality`.
+
+fn main() -> std::process::ExitCode {
+    smtpd::cli::personality::main()
+}

@@ -2,9 +2,22 @@
 
 #![forbid(unsafe_code)]
 
+pub mod caller;
+pub mod failure;
+pub mod getopt;
+pub mod instance;
 pub mod mail_local;
 pub mod mail_maildir;
 pub mod mail_mboxfile;
 pub mod mail_mda;
 pub mod mail_options;
+pub mod mailq;
+pub mod newaliases;
+pub mod personality;
+pub mod sendmail;
+pub mod smtpctl;
 pub mod smtpd;
+pub mod sysexits;
+
+#[cfg(test)]
+pub(crate) mod fake_daemon;

@@ -2,6 +2,7 @@
 //!
 //! `cfg(target_os)` appears nowhere else.
 
+pub mod caller;
 pub mod creds;
 pub mod descriptors;
 pub mod errno;
@@ -20,6 +21,7 @@ pub mod process;
 pub mod random;
 pub mod rlimit;
 pub mod sandbox;
+pub mod setgid;
 pub mod signal;
 pub mod socket;
 pub mod title;

@@ -1,0 +1,114 @@
+//! Which daemon a front end belongs to, and what it must know of it.
+//!
+//! The one place where front ends meet the configuration and the spool's files.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::paths::Paths;
+use crate::config::{self, Defaults, Diagnostic, Sources, TableSource};
+use crate::mail::{Envelope, EvpId};
+use crate::queue::envelope_file;
+use crate::util::Line;
+
+use super::failure::Failure;
+
+/// Whether this user may do more than submit: root, or whoever runs the instance.
+pub fn may_control(paths: &Paths, uid: u32) -> bool {
+    let owner = |path: &Path| fs::symlink_metadata(path).map(|found| found.uid()).ok();
+    uid == 0 || owner(&paths.socket).or_else(|| owner(&paths.spool)) == Some(uid)
+}
+
+/// The name that stands behind the `@` of addresses without one.
+pub fn server_name(paths: &Paths) -> Option<Line> {
+    config::server_name(&paths.mailname).ok()
+}
+
+/// An envelope file's contents, or why they make none.
+pub fn decode_envelope(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
+    envelope_file::decode(id, bytes)
+}
+
+/// Where sendmail(8) stores mail while the daemon is down.
+pub fn offline_dir(paths: &Paths) -> PathBuf {
+    paths.spool.join("offline")
+}
+
+/// The source file of the table `aliases` of the configuration, or `aliases` beside it.
+pub fn aliases_file(paths: &Paths, conf: &Path) -> Result<PathBuf, Failure> {
+    let sources = Sources::collect(conf, &[]).map_err(|all| complaints(&all))?;
+    let defaults = Defaults {
+        server_name: server_name(paths).unwrap_or_default(),
+        addresses: Vec::new(),
+    };
+    let loaded = config::load(&sources, &defaults).map_err(|all| complaints(&all))?;
+    match loaded.config.tables.get("aliases") {
+        Some(TableSource::File(path)) => Ok(path.clone()),
+        Some(TableSource::Db(path)) => Ok(without_db(path)),
+        Some(_) => Err(Failure::new(format!(
+            "{}: table \"aliases\" has no file",
+            conf.display()
+        ))),
+        None => Ok(conf.with_file_name("aliases")),
+    }
+}
+
+fn complaints(all: &[Diagnostic]) -> Failure {
+    let lines: String = all.iter().map(|one| format!("{one}\n")).collect();
+    Failure::verbatim(1, lines)
+}
+
+fn without_db(path: &Path) -> PathBuf {
+    match path.extension() {
+        Some(extension) if extension == "db" => path.with_extension(""),
+        _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::fake_daemon::CONF;
+
+    fn root() -> (tempfile::TempDir, Paths) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::under(dir.path());
+        fs::create_dir_all(&paths.spool).unwrap();
+        (dir, paths)
+    }
+
+    #[test]
+    fn the_owner_of_an_instance_controls_it_and_a_stranger_does_not() {
+        let (_dir, paths) = root();
+        let owner = fs::metadata(&paths.spool).unwrap().uid();
+        assert!(may_control(&paths, owner));
+        assert!(may_control(&paths, 0));
+        assert!(!may_control(&paths, owner + 1));
+    }
+
+    #[test]
+    fn the_aliases_file_is_that_of_the_table_aliases_or_lies_beside_the_configuration() {
+        // newaliases(8): the table `aliases` names the file.
+        let (_dir, paths) = root();
+        let found = |text: &str| {
+            fs::write(&paths.conf, format!("{text}{CONF}")).unwrap();
+            aliases_file(&paths, &paths.conf)
+        };
+        let beside = paths.conf.with_file_name("aliases");
+        fs::write(&beside, "root: bob\n").unwrap();
+        let named = format!("table aliases file:{}\n", beside.display());
+        assert_eq!(found(&named).unwrap(), beside);
+        assert_eq!(found("").unwrap(), beside);
+        assert_eq!(
+            without_db(Path::new("/e/aliases.db")),
+            Path::new("/e/aliases")
+        );
+        assert_eq!(without_db(Path::new("/e/aliases")), Path::new("/e/aliases"));
+        let failure = found("table aliases { a = b }\n").unwrap_err();
+        assert!(failure.text.ends_with("has no file"), "{failure:?}");
+        assert!(found("nonsense\n").is_err());
+        fs::remove_file(&paths.conf).unwrap();
+        assert!(aliases_file(&paths, &paths.conf).is_err());
+    }
+}

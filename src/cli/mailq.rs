@@ -1,0 +1,17 @@
+//! mailq(8): `smtpctl show queue` under its old name. Arguments mean nothing.
+
+use std::io::Write;
+
+use crate::config::paths::Paths;
+
+use super::failure::Failure;
+use super::instance::may_control;
+use super::smtpctl;
+
+/// Prints the queue.
+pub fn run(paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
+    if !may_control(paths, uid) {
+        return Err(Failure::new("need root privileges"));
+    }
+    smtpctl::show_queue(None, paths, out)
+}

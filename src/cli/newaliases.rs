@@ -1,0 +1,143 @@
+//! newaliases(8): checks the aliases file and has a running daemon read it again.
+//!
+//! Nothing is built: the daemon reads the text itself.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::config::paths::Paths;
+use crate::config::table_text::{Entries, Shape};
+use crate::control::Ask;
+use crate::control::client::Client;
+
+use super::failure::Failure;
+use super::instance::{aliases_file, may_control};
+
+/// The command line of newaliases(8): `-f conffile`.
+pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
+    let mut options = getopts::Options::new();
+    options.optopt("f", "", "", "");
+    let usage = || Failure::verbatim(1, "usage: newaliases [-f file]\n");
+    let matches = options.parse(words).map_err(|_| usage())?;
+    if !matches.free.is_empty() {
+        return Err(usage());
+    }
+    need_root(paths, uid)?;
+    let conf = matches.opt_str("f");
+    let conf = conf.as_deref().map_or(paths.conf.as_path(), Path::new);
+    rebuild(&aliases_file(paths, conf)?, paths, out)
+}
+
+/// `sendmail -bi`, perhaps with a file of its own.
+pub fn init(
+    source: Option<&Path>,
+    paths: &Paths,
+    uid: u32,
+    out: &mut dyn Write,
+) -> Result<i32, Failure> {
+    need_root(paths, uid)?;
+    match source {
+        Some(source) => rebuild(source, paths, out),
+        None => rebuild(&aliases_file(paths, &paths.conf)?, paths, out),
+    }
+}
+
+/// Longest aliases file, in bytes.
+const LONGEST_FILE: u64 = 1 << 30;
+
+fn need_root(paths: &Paths, uid: u32) -> Result<(), Failure> {
+    if may_control(paths, uid) {
+        return Ok(());
+    }
+    Err(Failure::new("need root privileges"))
+}
+
+fn rebuild(source: &Path, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+    let count = count(source)?;
+    writeln!(out, "{}: {count} aliases", source.display()).map_err(|e| Failure::output(&e))?;
+    // A daemon that is down reads the file when it starts; one without such a table need not.
+    if let Ok(mut client) = Client::connect(&paths.socket) {
+        let _ = client.ask(&Ask::UpdateTable("aliases".to_owned()));
+    }
+    Ok(0)
+}
+
+fn count(source: &Path) -> Result<usize, Failure> {
+    let mut text = Vec::new();
+    File::open(source)
+        .and_then(|file| file.take(LONGEST_FILE).read_to_end(&mut text))
+        .map_err(|e| Failure::io(source.display(), &e))?;
+    let mut count = 0;
+    for entry in Entries::new(&text, Some(Shape::Map)) {
+        entry.map_err(|bad| {
+            Failure::new(format!("{}:{}: {}", source.display(), bad.line, bad.text))
+        })?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::cli::fake_daemon::{CONF, Daemon, Root};
+
+    fn newaliases(root: &Root, words: &[&str]) -> (Result<i32, Failure>, String) {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let mut out = Vec::new();
+        let result = run(&words, &root.paths, 0, &mut out);
+        (result, String::from_utf8(out).unwrap())
+    }
+
+    fn with_aliases(text: &str) -> Root {
+        let root = Root::new();
+        fs::write(&root.paths.conf, CONF).unwrap();
+        fs::write(root.paths.conf.with_file_name("aliases"), text).unwrap();
+        root
+    }
+
+    #[test]
+    fn aliases_are_counted_and_a_running_daemon_is_told() {
+        // newaliases(8): prints `PATH: N aliases` and has the daemon update the table.
+        let root = with_aliases("# comment\nroot: bob\nstaff: bob,\"|cmd a, b\"\n");
+        let path = root.paths.conf.with_file_name("aliases");
+        let expected = format!("{}: 2 aliases\n", path.display());
+        assert_eq!(newaliases(&root, &[]), (Ok(0), expected.clone()));
+        let daemon = Daemon::start(&root.paths.socket, None, |_| {
+            crate::control::Answer::Fail(String::new())
+        });
+        let conf = root.paths.conf.display().to_string();
+        assert_eq!(newaliases(&root, &["-f", &conf]), (Ok(0), expected));
+        let mut out = Vec::new();
+        assert_eq!(init(Some(&path), &root.paths, 0, &mut out), Ok(0));
+        let asked = daemon.asked.lock().unwrap().clone();
+        let ask = Ask::UpdateTable("aliases".to_owned());
+        assert_eq!(asked, [ask.clone(), ask]);
+    }
+
+    #[test]
+    fn a_bad_line_is_named_and_the_daemon_is_left_alone() {
+        let root = with_aliases("root: bob\nnobody\n");
+        let daemon = Daemon::accepting(&root.paths.socket);
+        let (result, out) = newaliases(&root, &[]);
+        let failure = result.unwrap_err();
+        assert!(failure.text.contains("aliases:2: "), "{failure:?}");
+        assert_eq!((failure.code, out.as_str()), (1, ""));
+        assert!(daemon.asked.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn operands_unknown_flags_and_strangers_are_refused() {
+        let root = with_aliases("");
+        for words in [&["-h"][..], &["x"], &["-f"], &["--file"]] {
+            let failure = newaliases(&root, words).0.unwrap_err();
+            assert_eq!(failure.text, "usage: newaliases [-f file]\n");
+        }
+        let stranger = crate::sys::user::effective_uid() + 1;
+        let failure = run(&[], &root.paths, stranger, &mut Vec::new()).unwrap_err();
+        assert_eq!(failure, Failure::new("need root privileges"));
+    }
+}

@@ -1,0 +1,431 @@
+//! The first pass: the message as it comes in, kept in an unlinked file, and what its header says.
+//!
+//! Promises: CRLF becomes LF, a last line without an end gets one, and every other byte of the
+//! body is kept. `Bcc`, `Return-Path` and mbox `From ` lines are not kept. Memory does not grow
+//! with the message.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+
+use crate::cli::failure::{Failure, strerror};
+use crate::cli::sysexits;
+use crate::sys::random;
+
+use super::address::{ListParser, MOST_ADDRESSES, too_many};
+
+/// A message that has been read.
+#[derive(Debug)]
+pub struct Message {
+    /// Header, then body, both ending in LF, without the empty line between them.
+    file: File,
+    header_bytes: u64,
+    body_bytes: u64,
+    /// An empty line ended the header.
+    pub separated: bool,
+    /// Which fields the header has.
+    pub seen: Seen,
+    /// The last address of From.
+    pub from: Option<Vec<u8>>,
+    /// The addresses of To, Cc and Bcc, if they were wanted.
+    pub recipients: Vec<Vec<u8>>,
+    /// A line of the body is longer than SMTP allows.
+    pub long_lines: bool,
+    /// Content-Type is one that holds other parts and must not be encoded (RFC 2045 §6.4).
+    pub composite: bool,
+}
+
+/// Fields that are generated when they are missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// From.
+    pub from: bool,
+    /// Date.
+    pub date: bool,
+    /// MIME-Version.
+    pub mime_version: bool,
+    /// Content-Type.
+    pub content_type: bool,
+    /// Content-Disposition.
+    pub content_disposition: bool,
+    /// Content-Transfer-Encoding.
+    pub content_transfer_encoding: bool,
+}
+
+/// Whether the header names recipients (`-t`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recipients {
+    /// To, Cc and Bcc are read for addresses.
+    FromHeader,
+    /// They are not.
+    #[default]
+    Ignored,
+}
+
+impl Message {
+    /// Reads a message up to the end of `input`.
+    pub fn read(input: &mut dyn Read, recipients: Recipients) -> Result<Message, Failure> {
+        let mut pass = Pass::new(recipients, scratch_file()?);
+        let mut lines = Lines::new(input);
+        while let Some(piece) = lines.next().map_err(|e| unavailable("read", &e))? {
+            pass.piece(&piece)?;
+        }
+        pass.finish()
+    }
+
+    /// Whether there is no header at all.
+    pub fn has_no_header(&self) -> bool {
+        self.header_bytes == 0
+    }
+
+    /// Whether there is no body.
+    pub fn has_no_body(&self) -> bool {
+        self.body_bytes == 0
+    }
+
+    /// The header's lines.
+    pub fn header(&mut self) -> io::Result<impl Read + '_> {
+        self.file.seek(SeekFrom::Start(0))?;
+        Ok((&self.file).take(self.header_bytes))
+    }
+
+    /// The body's lines.
+    pub fn body(&mut self) -> io::Result<impl Read + '_> {
+        self.file.seek(SeekFrom::Start(self.header_bytes))?;
+        Ok((&self.file).take(self.body_bytes))
+    }
+}
+
+/// RFC 5321 §4.5.3.1.6: 1000 bytes with CRLF.
+const LONGEST_LINE: u64 = 998;
+/// What of a line is looked at in one piece; a field's name is far shorter.
+const PIECE_BYTES: u64 = 64 * 1024;
+/// RFC 5322 §2.1.1: no line is longer, so no field's name is.
+const LONGEST_NAME: usize = 998;
+
+fn unavailable(what: &str, error: &io::Error) -> Failure {
+    Failure::with(
+        sysexits::UNAVAILABLE,
+        format!("{what}: {}", strerror(error)),
+    )
+}
+
+/// A file that has no name any more.
+fn scratch_file() -> Result<File, Failure> {
+    let name = format!("sendmail.{:016x}", random::number_u64());
+    let path = std::env::temp_dir().join(name);
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options
+        .open(&path)
+        .map_err(|e| unavailable("tmpfile", &e))?;
+    fs::remove_file(&path).map_err(|e| unavailable("tmpfile", &e))?;
+    Ok(file)
+}
+
+/// A part of a line, without its end.
+struct Piece<'a> {
+    bytes: &'a [u8],
+    starts: bool,
+    ends: bool,
+}
+
+/// Lines in pieces of bounded size.
+struct Lines<R> {
+    input: R,
+    buffer: Vec<u8>,
+    starts: bool,
+    /// A CR that may belong to a CRLF whose LF has not been seen.
+    held_cr: bool,
+}
+
+impl<'r> Lines<BufReader<&'r mut dyn Read>> {
+    fn new(input: &'r mut dyn Read) -> Self {
+        Lines {
+            input: BufReader::with_capacity(PIECE_BYTES as usize, input),
+            buffer: Vec::new(),
+            starts: true,
+            held_cr: false,
+        }
+    }
+}
+
+impl<R: BufRead> Lines<R> {
+    fn next(&mut self) -> io::Result<Option<Piece<'_>>> {
+        self.buffer.clear();
+        let held = std::mem::take(&mut self.held_cr);
+        if held {
+            self.buffer.push(b'\r');
+        }
+        let count = self
+            .input
+            .by_ref()
+            .take(PIECE_BYTES)
+            .read_until(b'\n', &mut self.buffer)?;
+        if count == 0 && !held {
+            return Ok(None);
+        }
+        let ends = self.buffer.last() == Some(&b'\n');
+        if ends {
+            self.buffer.pop();
+        }
+        if count > 0 && self.buffer.last() == Some(&b'\r') {
+            self.buffer.pop();
+            // At the very end of the input there is no next piece to give it back to.
+            self.held_cr = !ends;
+        }
+        let starts = std::mem::replace(&mut self.starts, ends);
+        Ok(Some(Piece {
+            bytes: &self.buffer,
+            starts,
+            ends,
+        }))
+    }
+}
+
+/// Where in the message the first pass is.
+enum Place {
+    /// In the header; the first line may yet turn out to be a body's.
+    Header,
+    /// In a field that is kept or dropped.
+    Field { keep: bool },
+    /// In the body.
+    Body,
+}
+
+struct Pass {
+    recipients: Recipients,
+    out: io::BufWriter<File>,
+    place: Place,
+    /// The parser of the field at hand, and whether it is From.
+    list: Option<(ListParser, bool)>,
+    /// The beginning of Content-Type's body, while it is at hand.
+    content_type: Option<Vec<u8>>,
+    /// A first line `From …`: an mbox separator if a header follows, text otherwise.
+    separator: Option<Vec<u8>>,
+    line_bytes: u64,
+    unended: bool,
+    message: Found,
+}
+
+#[derive(Default)]
+struct Found {
+    header_bytes: u64,
+    body_bytes: u64,
+    separated: bool,
+    seen: Seen,
+    from: Option<Vec<u8>>,
+    recipients: Vec<Vec<u8>>,
+    long_lines: bool,
+    composite: bool,
+}
+
+impl Pass {
+    fn new(recipients: Recipients, file: File) -> Pass {
+        Pass {
+            recipients,
+            out: io::BufWriter::with_capacity(PIECE_BYTES as usize, file),
+            place: Place::Header,
+            list: None,
+            content_type: None,
+            separator: None,
+            line_bytes: 0,
+            unended: false,
+            message: Found::default(),
+        }
+    }
+
+    fn piece(&mut self, piece: &Piece<'_>) -> Result<(), Failure> {
+        match self.place {
+            Place::Body => self.body(piece),
+            Place::Field { keep } if !piece.starts || is_folded(piece.bytes) => {
+                self.field(piece, keep, piece.bytes)
+            }
+            Place::Field { .. } | Place::Header => self.line_of_header(piece),
+        }
+    }
+
+    /// The start of a line that may begin a field.
+    fn line_of_header(&mut self, piece: &Piece<'_>) -> Result<(), Failure> {
+        self.end_of_field()?;
+        if piece.bytes.is_empty() && piece.ends && self.separator.is_none() {
+            self.message.separated = true;
+            self.place = Place::Body;
+            return Ok(());
+        }
+        if let Some((name, body)) = split_field(piece.bytes) {
+            self.separator = None;
+            let keep = self.start_of_field(name);
+            self.place = Place::Field { keep };
+            return self.field(piece, keep, body);
+        }
+        if is_separator(piece.bytes) && piece.ends {
+            if self.message.header_bytes == 0 && self.separator.is_none() {
+                self.separator = Some(piece.bytes.to_vec());
+                return Ok(());
+            }
+            if self.message.header_bytes > 0 {
+                self.place = Place::Field { keep: false };
+                return Ok(());
+            }
+        }
+        self.place = Place::Body;
+        if let Some(line) = self.separator.take() {
+            self.body(&Piece {
+                bytes: &line,
+                starts: true,
+                ends: true,
+            })?;
+        }
+        self.body(piece)
+    }
+
+    /// Notes that a field is there; says whether its lines are kept.
+    fn start_of_field(&mut self, name: &[u8]) -> bool {
+        let seen = &mut self.message.seen;
+        let wanted = self.recipients == Recipients::FromHeader;
+        let mut keep = true;
+        match name.to_ascii_lowercase().as_slice() {
+            b"from" => {
+                seen.from = true;
+                self.list = Some((ListParser::default(), true));
+            }
+            b"to" | b"cc" if wanted => self.list = Some((ListParser::default(), false)),
+            b"bcc" => {
+                keep = false;
+                self.list = wanted.then(|| (ListParser::default(), false));
+            }
+            b"return-path" => keep = false,
+            b"date" => seen.date = true,
+            b"mime-version" => seen.mime_version = true,
+            b"content-type" => {
+                seen.content_type = true;
+                self.content_type = Some(Vec::new());
+            }
+            b"content-disposition" => seen.content_disposition = true,
+            b"content-transfer-encoding" => seen.content_transfer_encoding = true,
+            _ => {}
+        }
+        keep
+    }
+
+    /// A piece of a field; `body` is the part behind the colon.
+    fn field(&mut self, piece: &Piece<'_>, keep: bool, body: &[u8]) -> Result<(), Failure> {
+        if let Some((parser, _)) = &mut self.list {
+            parser.feed(body)?;
+        }
+        if let Some(start) = &mut self.content_type {
+            let printing = body.iter().filter(|byte| byte.is_ascii_graphic());
+            let room = CONTENT_TYPE_BYTES.saturating_sub(start.len());
+            start.extend(printing.take(room));
+        }
+        if keep {
+            self.message.header_bytes += self.write(piece)?;
+        }
+        Ok(())
+    }
+
+    fn end_of_field(&mut self) -> Result<(), Failure> {
+        if let Some(start) = self.content_type.take() {
+            let start = start.to_ascii_lowercase();
+            self.message.composite |=
+                start.starts_with(b"multipart/") || start.starts_with(b"message/");
+        }
+        let Some((parser, is_from)) = self.list.take() else {
+            return Ok(());
+        };
+        let mut found = parser.finish()?;
+        if is_from {
+            self.message.from = found.pop().or(self.message.from.take());
+            return Ok(());
+        }
+        if self.message.recipients.len() + found.len() > MOST_ADDRESSES {
+            return Err(too_many());
+        }
+        self.message.recipients.append(&mut found);
+        Ok(())
+    }
+
+    fn body(&mut self, piece: &Piece<'_>) -> Result<(), Failure> {
+        self.line_bytes += piece.bytes.len() as u64;
+        self.message.long_lines |= self.line_bytes > LONGEST_LINE;
+        if piece.ends {
+            self.line_bytes = 0;
+        }
+        self.message.body_bytes += self.write(piece)?;
+        Ok(())
+    }
+
+    fn write(&mut self, piece: &Piece<'_>) -> Result<u64, Failure> {
+        self.unended = !piece.ends;
+        let end: &[u8] = if piece.ends { b"\n" } else { b"" };
+        self.out
+            .write_all(piece.bytes)
+            .and_then(|()| self.out.write_all(end))
+            .map_err(|e| unavailable("write", &e))?;
+        Ok((piece.bytes.len() + end.len()) as u64)
+    }
+
+    fn finish(mut self) -> Result<Message, Failure> {
+        self.end_of_field()?;
+        let end = Piece {
+            bytes: b"",
+            starts: false,
+            ends: true,
+        };
+        if let Some(line) = self.separator.take() {
+            self.place = Place::Body;
+            self.body(&Piece {
+                bytes: &line,
+                starts: true,
+                ends: true,
+            })?;
+        } else if self.unended {
+            match self.place {
+                Place::Body => self.message.body_bytes += self.write(&end)?,
+                _ => self.message.header_bytes += self.write(&end)?,
+            }
+        }
+        let file = self
+            .out
+            .into_inner()
+            .map_err(|e| unavailable("write", e.error()))?;
+        let found = self.message;
+        Ok(Message {
+            file,
+            header_bytes: found.header_bytes,
+            body_bytes: found.body_bytes,
+            separated: found.separated,
+            seen: found.seen,
+            from: found.from,
+            recipients: found.recipients,
+            long_lines: found.long_lines,
+            composite: found.composite,
+        })
+    }
+}
+
+/// How much of Content-Type is looked at.
+const CONTENT_TYPE_BYTES: usize = 16;
+
+fn is_folded(line: &[u8]) -> bool {
+    matches!(line.first(), Some(b' ' | b'\t'))
+}
+
+fn is_separator(line: &[u8]) -> bool {
+    line.get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"From "))
+}
+
+/// RFC 5322 §3.6.8: a name is printing ASCII but the colon; blanks before the colon are allowed
+/// as in §4.5.
+fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = line.iter().take(LONGEST_NAME).position(|b| *b == b':')?;
+    let (name, rest) = line.split_at_checked(colon)?;
+    let name = name.trim_ascii_end();
+    let valid = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+    valid.then_some((name, rest.get(1..)?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+//! Messages stored while the daemon is down, and read back for it.
+//!
+//! A file in `offline/` is named `<unix time>.<10 random letters>`, belongs to its writer and the
+//! directory's group, and has mode 0600. It holds, line by line,
+//!
+//! ```text
+//! smtpd-offline 1
+//! date: 1136214245
+//! sender: bob@example.org
+//! rcpt: alice@example.org
+//! ret: HDRS          (perhaps; as are the next two)
+//! envid: xyz
+//! notify: SUCCESS
+//!
+//! the message, complete, lines ending in LF
+//! ```
+//!
+//! Promises: it is written under a name that starts with a dot, synced, renamed, and the
+//! directory synced, so that what has a name without a dot is whole and stays. The older format
+//! (one line of arguments joined by `|`, then the message) is still read.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufWriter, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use crate::cli::failure::{Failure, strerror};
+use crate::cli::sysexits;
+use crate::sys::random;
+use crate::util::Timestamp;
+
+use super::address::{MOST_ADDRESSES, check};
+use super::submit::Letter;
+
+/// What a stored file begins with.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// An envelope; the message follows.
+    Letter(Letter),
+    /// The older format: arguments of sendmail(8); what standard input held follows.
+    Arguments(Vec<Vec<u8>>),
+}
+
+/// Stores a message in the directory.
+pub fn store(
+    dir: &Path,
+    letter: &Letter,
+    now: Timestamp,
+    body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let name = format!("{}.{}", now.0, random_letters());
+    let hidden = dir.join(format!(".{name}"));
+    let file = create(dir, &hidden).map_err(|error| {
+        let text = format!(
+            "cannot create temporary file {}: {}",
+            hidden.display(),
+            strerror(&error)
+        );
+        Failure::with(sysexits::UNAVAILABLE, text)
+    })?;
+    let stored = fill(file, letter, now, body)
+        .and_then(|()| fs::rename(&hidden, dir.join(&name)))
+        .and_then(|()| File::open(dir)?.sync_all());
+    stored.map_err(|error| {
+        // The error that matters is the first one.
+        let _ = fs::remove_file(&hidden);
+        let text = format!("{}: {}", dir.join(&name).display(), strerror(&error));
+        Failure::with(sysexits::UNAVAILABLE, text)
+    })
+}
+
+/// Reads what stands before the message.
+pub fn read(input: &mut dyn BufRead) -> Result<Stored, Failure> {
+    let first = line(input)?.ok_or_else(|| bad("file is empty"))?;
+    match first.strip_prefix(MAGIC) {
+        Some(VERSION) => letter(input).map(Stored::Letter),
+        Some(_) => Err(bad("file has an unknown version")),
+        None => {
+            let arguments = first.split(|byte| *byte == b'|');
+            Ok(Stored::Arguments(arguments.map(<[u8]>::to_vec).collect()))
+        }
+    }
+}
+
+const MAGIC: &[u8] = b"smtpd-offline ";
+const VERSION: &[u8] = b"1";
+/// Longest line before the message, in bytes: the older format keeps all recipients in one.
+const LONGEST_LINE: u64 = 4 << 20;
+
+fn bad(what: &str) -> Failure {
+    Failure::with(sysexits::DATAERR, format!("offline {what}"))
+}
+
+fn random_letters() -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let number = random::number_u64();
+    (0..10)
+        .filter_map(|at| LETTERS.get((number >> (5 * at)) as usize & 31))
+        .map(|letter| char::from(*letter))
+        .collect()
+}
+
+/// The daemon takes only files of the directory's group: root's must be given to it by hand.
+fn create(dir: &Path, path: &PathBuf) -> io::Result<File> {
+    let group = fs::metadata(dir)?.gid();
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    let prepared = file
+        .set_permissions(fs::Permissions::from_mode(0o600))
+        .and_then(|()| match file.metadata()?.gid() == group {
+            true => Ok(()),
+            false => fchown(&file, None, Some(group)),
+        });
+    match prepared {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            let _ = fs::remove_file(path);
+            Err(error)
+        }
+    }
+}
+
+fn fill(
+    file: File,
+    letter: &Letter,
+    now: Timestamp,
+    body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(64 * 1024, file);
+    let mut head = [MAGIC, VERSION, b"\n"].concat();
+    let mut push = |key: &str, value: &[u8]| {
+        head.extend_from_slice(key.as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value);
+        head.push(b'\n');
+    };
+    push("date", now.0.to_string().as_bytes());
+    push("sender", &letter.sender);
+    for recipient in &letter.recipients {
+        push("rcpt", recipient);
+    }
+    for (key, value) in [
+        ("ret", &letter.ret),
+        ("envid", &letter.envid),
+        ("notify", &letter.notify),
+    ] {
+        if let Some(value) = value {
+            push(key, value);
+        }
+    }
+    head.push(b'\n');
+    out.write_all(&head)?;
+    body(&mut out)?;
+    out.into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()
+}
+
+fn letter(input: &mut dyn BufRead) -> Result<Letter, Failure> {
+    let mut letter = Letter::default();
+    let mut sender = None;
+    loop {
+        let line = line(input)?.ok_or_else(|| bad("file ends in its envelope"))?;
+        if line.is_empty() {
+            break;
+        }
+        let colon = line.windows(2).position(|pair| pair == b": ");
+        let (key, value) = colon
+            .and_then(|at| Some((line.get(..at)?, line.get(at + 2..)?)))
+            .ok_or_else(|| bad("file has a bad line in its envelope"))?;
+        check(value, "offline file")?;
+        match key {
+            b"date" => {}
+            b"sender" => sender = Some(value.to_vec()),
+            b"rcpt" if letter.recipients.len() < MOST_ADDRESSES => {
+                letter.recipients.push(value.to_vec());
+            }
+            b"ret" => letter.ret = Some(value.to_vec()),
+            b"envid" => letter.envid = Some(value.to_vec()),
+            b"notify" => letter.notify = Some(value.to_vec()),
+            _ => return Err(bad("file has an unknown line in its envelope")),
+        }
+    }
+    letter.sender = sender.ok_or_else(|| bad("file names no sender"))?;
+    if letter.recipients.is_empty() {
+        return Err(bad("file names no recipients"));
+    }
+    Ok(letter)
+}
+
+fn line(input: &mut dyn BufRead) -> Result<Option<Vec<u8>>, Failure> {
+    let mut line = Vec::new();
+    let count = input
+        .take(LONGEST_LINE)
+        .read_until(b'\n', &mut line)
+        .map_err(|e| Failure::with(sysexits::UNAVAILABLE, format!("read: {}", strerror(&e))))?;
+    if count == 0 {
+        return Ok(None);
+    }
+    match line.pop() {
+        Some(b'\n') => Ok(Some(line)),
+        _ => Err(bad("file ends in a line, or the line is too long")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter_of(text: &[u8]) -> Result<Stored, Failure> {
+        read(&mut &text[..])
+    }
+
+    fn sample() -> Letter {
+        Letter {
+            sender: b"a@x".to_vec(),
+            recipients: vec![b"b|c@x".to_vec(), "é$(id)@x".into()],
+            ret: None,
+            envid: Some(b"id: x".to_vec()),
+            notify: Some(b"NEVER".to_vec()),
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_read_back_and_is_private_and_complete() {
+        // sendmail(8): sender, every recipient and the DSN options are kept as they are.
+        let dir = tempfile::tempdir().unwrap();
+        let mut body = |out: &mut dyn Write| out.write_all(b"Subject: x\n\n.\nhi\n");
+        store(dir.path(), &sample(), Timestamp(1_136_214_245), &mut body).unwrap();
+        let entry = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let (seconds, letters) = name.split_once('.').unwrap();
+        assert_eq!((seconds, letters.len()), ("1136214245", 10));
+        let found = entry.metadata().unwrap();
+        assert_eq!(found.mode() & 0o7777, 0o600);
+        assert_eq!(found.gid(), fs::metadata(dir.path()).unwrap().gid());
+
+        let file = fs::read(entry.path()).unwrap();
+        let mut input = &file[..];
+        assert_eq!(read(&mut input), Ok(Stored::Letter(sample())));
+        assert_eq!(input, b"Subject: x\n\n.\nhi\n");
+    }
+
+    #[test]
+    fn a_failed_store_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut body = |_: &mut dyn Write| Err(io::Error::from(io::ErrorKind::StorageFull));
+        let failure = store(dir.path(), &sample(), Timestamp(1), &mut body).unwrap_err();
+        assert_eq!(failure.code, sysexits::UNAVAILABLE);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let gone = dir.path().join("gone");
+        let failure = store(&gone, &sample(), Timestamp(1), &mut body).unwrap_err();
+        assert!(failure.text.starts_with("cannot create temporary file "));
+    }
+
+    #[test]
+    fn the_older_format_is_a_line_of_arguments() {
+        assert_eq!(
+            letter_of(b"-t|-fbob||al\nSubject: x\n"),
+            Ok(Stored::Arguments(vec![
+                b"-t".to_vec(),
+                b"-fbob".to_vec(),
+                b"".to_vec(),
+                b"al".to_vec()
+            ]))
+        );
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let whole = b"smtpd-offline 1\ndate: 1\nsender: \nrcpt: a@x\n\n";
+        assert!(letter_of(whole).is_ok());
+        for end in 0..whole.len() {
+            let result = letter_of(&whole[..end]);
+            assert!(result.is_err(), "{:?}", &whole[..end]);
+        }
+        for text in [
+            &b"smtpd-offline 2\nsender: a\nrcpt: b\n\n"[..],
+            b"smtpd-offline 1\nsender: a\n\n",
+            b"smtpd-offline 1\nrcpt: a\n\n",
+            b"smtpd-offline 1\nsender: a\nrcpt: b\nshell: c\n\n",
+            b"smtpd-offline 1\nsender: a\nrcpt: b\rRCPT TO:<c>\n\n",
+            b"smtpd-offline 1\nsender: a\0\nrcpt: b\n\n",
+            b"smtpd-offline 1\nsender\nrcpt: b\n\n",
+        ] {
+            assert!(letter_of(text).is_err());
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! One message to the daemon: SMTP over the socket that `Submit` yields, one command at a time.
+//!
+//! Promises: the message is only called accepted when the daemon has said so behind the final
+//! dot; every wait has an end; a reply is bounded. What the daemon does about QUIT changes
+//! nothing any more.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::cli::failure::{Failure, strerror};
+use crate::cli::sysexits;
+use crate::control::client::Error;
+
+/// The envelope.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Letter {
+    /// Empty is the null sender.
+    pub sender: Vec<u8>,
+    /// At least one.
+    pub recipients: Vec<Vec<u8>>,
+    /// RET of MAIL.
+    pub ret: Option<Vec<u8>>,
+    /// ENVID of MAIL.
+    pub envid: Option<Vec<u8>>,
+    /// NOTIFY of every RCPT.
+    pub notify: Option<Vec<u8>>,
+}
+
+/// Why the message was not accepted.
+#[derive(Debug)]
+pub enum Undelivered {
+    /// The daemon refused: its reply.
+    Refused(String),
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl From<Failure> for Undelivered {
+    fn from(failure: Failure) -> Undelivered {
+        Undelivered::Failed(failure)
+    }
+}
+
+/// Says what asking the daemon for a session came to.
+pub fn disallowed(error: Error) -> Failure {
+    match error {
+        Error::Refused(_) => Failure::new("server disallowed submission request"),
+        other => other.into(),
+    }
+}
+
+/// Sends a message whose lines end in LF, written by `body`. `dialogue` hears both sides (`-v`).
+pub fn submit(
+    stream: &UnixStream,
+    letter: &Letter,
+    mut body: impl FnMut(&mut dyn Write) -> io::Result<()>,
+    dialogue: Option<&mut dyn Write>,
+) -> Result<(), Undelivered> {
+    stream
+        .set_read_timeout(Some(REPLY_TIMEOUT))
+        .and_then(|()| stream.set_write_timeout(Some(REPLY_TIMEOUT)))
+        .map_err(|e| broken("write error", &e))?;
+    let mut session = Session {
+        reader: BufReader::new(stream),
+        stream,
+        dialogue,
+    };
+    let banner = session.reply()?;
+    if banner.starts_with("421") {
+        let text = format!("server too busy: {banner}");
+        return Err(Failure::with(sysexits::UNAVAILABLE, text).into());
+    }
+    accepted(banner)?;
+    session.command(b"EHLO localhost")?;
+    session.command(&mail(letter))?;
+    for recipient in &letter.recipients {
+        session.command(&rcpt(letter, recipient))?;
+    }
+    session.command(b"DATA")?;
+    session.message(&mut body)?;
+    accepted(session.reply()?)?;
+    // The message is the daemon's now; whatever becomes of QUIT is no failure.
+    let _ = session.command(b"QUIT");
+    Ok(())
+}
+
+/// The daemon syncs before it answers; RFC 5321 §4.5.3.2.6 allows ten minutes.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
+/// Lines of one reply, and bytes of one line.
+const MOST_LINES: usize = 100;
+const LONGEST_LINE: u64 = 4096;
+
+fn mail(letter: &Letter) -> Vec<u8> {
+    let mut line = [b"MAIL FROM:<", letter.sender.as_slice(), b">"].concat();
+    append(&mut line, b" RET=", letter.ret.as_deref());
+    append(&mut line, b" ENVID=", letter.envid.as_deref());
+    line
+}
+
+fn rcpt(letter: &Letter, recipient: &[u8]) -> Vec<u8> {
+    let mut line = [b"RCPT TO:<", recipient, b">"].concat();
+    append(&mut line, b" NOTIFY=", letter.notify.as_deref());
+    line
+}
+
+fn append(line: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
+    if let Some(value) = value {
+        line.extend_from_slice(name);
+        line.extend_from_slice(value);
+    }
+}
+
+fn accepted(reply: String) -> Result<(), Undelivered> {
+    match reply.as_bytes().first() {
+        Some(b'2' | b'3') => Ok(()),
+        _ => Err(Undelivered::Refused(reply)),
+    }
+}
+
+fn broken(what: &str, error: &io::Error) -> Undelivered {
+    let text = format!("{what}: {}", strerror(error));
+    Failure::with(sysexits::UNAVAILABLE, text).into()
+}
+
+struct Session<'a, 'd> {
+    reader: BufReader<&'a UnixStream>,
+    stream: &'a UnixStream,
+    dialogue: Option<&'a mut (dyn Write + 'd)>,
+}
+
+impl Session<'_, '_> {
+    fn command(&mut self, line: &[u8]) -> Result<(), Undelivered> {
+        self.tell(">>> ", line);
+        if let Err(error) = self.stream.write_all(&[line, b"\r\n"].concat()) {
+            return Err(self.last_words("write error", &error));
+        }
+        accepted(self.reply()?)
+    }
+
+    fn message(
+        &mut self,
+        body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Undelivered> {
+        let mut wire = Wire {
+            out: io::BufWriter::with_capacity(64 * 1024, self.stream),
+            line_start: true,
+        };
+        let sent = body(&mut wire).and_then(|()| wire.finish());
+        sent.map_err(|error| self.last_words("write error", &error))
+    }
+
+    /// A daemon that hangs up has usually said why.
+    fn last_words(&mut self, what: &str, error: &io::Error) -> Undelivered {
+        let gone = matches!(
+            error.kind(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+        );
+        match gone.then(|| self.reply()) {
+            Some(Ok(reply)) => Undelivered::Refused(reply),
+            _ => broken(what, error),
+        }
+    }
+
+    /// The last line of a reply.
+    fn reply(&mut self) -> Result<String, Undelivered> {
+        for _ in 0..MOST_LINES {
+            let mut line = Vec::new();
+            self.reader
+                .by_ref()
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut line)
+                .map_err(|e| broken("read error", &e))?;
+            let Some(line) = line.strip_suffix(b"\n") else {
+                let text = "smtpd closed the connection";
+                return Err(Failure::with(sysexits::UNAVAILABLE, text).into());
+            };
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            self.tell("<<< ", line);
+            let [code @ .., b'-'] = line.get(..4).unwrap_or(line) else {
+                return Ok(String::from_utf8_lossy(line).replace(char::is_control, "?"));
+            };
+            debug_assert!(code.len() <= 3);
+        }
+        Err(Failure::with(sysexits::UNAVAILABLE, "reply is too long").into())
+    }
+
+    fn tell(&mut self, arrow: &str, line: &[u8]) {
+        if let Some(out) = &mut self.dialogue {
+            // Nobody watching is no reason to stop.
+            let line = String::from_utf8_lossy(line).replace(char::is_control, "?");
+            let _ = writeln!(out, "{arrow}{line}").and_then(|()| out.flush());
+        }
+    }
+}
+
+/// LF becomes CRLF, a leading dot is doubled (RFC 5321 §4.5.2).
+struct Wire<W: Write> {
+    out: W,
+    line_start: bool,
+}
+
+impl<W: Write> Wire<W> {
+    fn finish(&mut self) -> io::Result<()> {
+        if !self.line_start {
+            self.out.write_all(b"\r\n")?;
+        }
+        self.out.write_all(b".\r\n")?;
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Write for Wire<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.line_start && piece.starts_with(b".") {
+                self.out.write_all(b".")?;
+            }
+            match piece.strip_suffix(b"\n") {
+                Some(line) => {
+                    self.out.write_all(line)?;
+                    self.out.write_all(b"\r\n")?;
+                    self.line_start = true;
+                }
+                None => {
+                    self.out.write_all(piece)?;
+                    self.line_start = false;
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_go_out_in_crlf_with_their_dots_doubled_however_they_are_cut() {
+        // RFC 5321 §4.5.2: transparency.
+        let text = b".\n..x\na.b\n\n.\nlast";
+        let expected = b"..\r\n...x\r\na.b\r\n\r\n..\r\nlast\r\n.\r\n";
+        for cut in 0..=text.len() {
+            let mut wire = Wire {
+                out: Vec::new(),
+                line_start: true,
+            };
+            wire.write_all(&text[..cut]).unwrap();
+            wire.write_all(&text[cut..]).unwrap();
+            wire.finish().unwrap();
+            assert_eq!(wire.out, expected, "{cut}");
+        }
+    }
+
+    #[test]
+    fn parameters_follow_the_addresses() {
+        let letter = Letter {
+            sender: b"a@x".to_vec(),
+            recipients: vec![b"b@x".to_vec()],
+            ret: Some(b"HDRS".to_vec()),
+            envid: Some(b"id".to_vec()),
+            notify: Some(b"SUCCESS".to_vec()),
+        };
+        assert_eq!(mail(&letter), b"MAIL FROM:<a@x> RET=HDRS ENVID=id");
+        assert_eq!(rcpt(&letter, b"b@x"), b"RCPT TO:<b@x> NOTIFY=SUCCESS");
+        let plain = Letter::default();
+        assert_eq!(mail(&plain), b"MAIL FROM:<>");
+        assert_eq!(rcpt(&plain, b"b@x"), b"RCPT TO:<b@x>");
+    }
+}

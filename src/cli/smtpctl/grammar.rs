@@ -1,0 +1,407 @@
+//! The commands of smtpctl(8) and how abbreviations find them.
+//!
+//! A word matches a keyword exactly, else an argument of its type, else the one keyword it is
+//! the beginning of. What cannot be matched is answered with everything possible at that place.
+
+use std::net::IpAddr;
+
+use crate::control::Which;
+use crate::control::message::Subsystem;
+use crate::mail::{EvpId, MsgId};
+
+/// A command line that was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// What to do.
+    pub verb: Verb,
+    /// The arguments, in order.
+    pub args: Vec<Arg>,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// `discover`.
+    Discover,
+    /// `pause envelope`.
+    PauseEnvelope,
+    /// `resume envelope`.
+    ResumeEnvelope,
+    /// `pause mda`, `pause mta`, `pause smtp`.
+    Pause(Subsystem),
+    /// `resume mda`, `resume mta`, `resume smtp`.
+    Resume(Subsystem),
+    /// `log brief`.
+    LogBrief,
+    /// `log verbose`.
+    LogVerbose,
+    /// `monitor`.
+    Monitor,
+    /// `remove`.
+    Remove,
+    /// `schedule`.
+    Schedule,
+    /// `show envelope`.
+    ShowEnvelope,
+    /// `show message`.
+    ShowMessage,
+    /// `show queue`.
+    ShowQueue,
+    /// `show stats`.
+    ShowStats,
+    /// `show status`.
+    ShowStatus,
+    /// `update table`.
+    UpdateTable,
+    /// Known, and not in this version.
+    NotYet(&'static str),
+}
+
+impl Verb {
+    /// Whether only root or the instance's owner may.
+    pub fn privileged(self) -> bool {
+        !matches!(self, Verb::NotYet("encrypt" | "spf walk"))
+    }
+}
+
+/// An argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// `<evpid>`.
+    Envelope(EvpId),
+    /// `<msgid>`.
+    Message(MsgId),
+    /// `<routeid>`, `<addr>`, `<str>`.
+    Text(String),
+}
+
+impl Command {
+    /// The envelopes the command is about; without an id, all.
+    pub fn which(&self) -> Which {
+        match self.args.first() {
+            Some(Arg::Envelope(id)) => Which::Envelope(*id),
+            Some(Arg::Message(id)) => Which::Message(*id),
+            _ => Which::All,
+        }
+    }
+}
+
+/// What to say about a command line that was not understood: standard error's lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misunderstood(pub String);
+
+/// Reads a command.
+pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
+    let mut candidates: Vec<Candidate> = COMMANDS.iter().map(Candidate::new).collect();
+    let mut said: Vec<&str> = Vec::new();
+    let mut args = Vec::new();
+    for word in words {
+        let Some((token, arg)) = choose(&following(&candidates), word) else {
+            return Err(possibilities(&said, &candidates));
+        };
+        candidates.retain_mut(|candidate| candidate.advance(token));
+        match arg {
+            Some(arg) => {
+                said.push(word);
+                args.push(arg);
+            }
+            None => said.push(token),
+        }
+    }
+    match candidates
+        .iter()
+        .find(|candidate| candidate.left.is_empty())
+    {
+        Some(done) => Ok(Command {
+            verb: done.verb,
+            args,
+        }),
+        None => Err(possibilities(&said, &candidates)),
+    }
+}
+
+/// Every command, its words separated by blanks; the order is that of `possibilities are:`.
+const COMMANDS: &[(&str, Verb)] = &[
+    ("discover <evpid>", Verb::Discover),
+    ("discover <msgid>", Verb::Discover),
+    (
+        "pause mta from <addr> for <str>",
+        Verb::NotYet("pause mta from"),
+    ),
+    (
+        "resume mta from <addr> for <str>",
+        Verb::NotYet("resume mta from"),
+    ),
+    ("show mta paused", Verb::NotYet("show mta paused")),
+    ("log brief", Verb::LogBrief),
+    ("log verbose", Verb::LogVerbose),
+    ("monitor", Verb::Monitor),
+    ("pause envelope <evpid>", Verb::PauseEnvelope),
+    ("pause envelope <msgid>", Verb::PauseEnvelope),
+    ("pause envelope all", Verb::PauseEnvelope),
+    ("pause mda", Verb::Pause(Subsystem::Mda)),
+    ("pause mta", Verb::Pause(Subsystem::Mta)),
+    ("pause smtp", Verb::Pause(Subsystem::Smtp)),
+    ("profile <str>", Verb::NotYet("profile")),
+    ("remove <evpid>", Verb::Remove),
+    ("remove <msgid>", Verb::Remove),
+    ("remove all", Verb::Remove),
+    ("resume envelope <evpid>", Verb::ResumeEnvelope),
+    ("resume envelope <msgid>", Verb::ResumeEnvelope),
+    ("resume envelope all", Verb::ResumeEnvelope),
+    ("resume mda", Verb::Resume(Subsystem::Mda)),
+    ("resume mta", Verb::Resume(Subsystem::Mta)),
+    ("resume route <routeid>", Verb::NotYet("resume route")),
+    ("resume smtp", Verb::Resume(Subsystem::Smtp)),
+    ("schedule <msgid>", Verb::Schedule),
+    ("schedule <evpid>", Verb::Schedule),
+    ("schedule all", Verb::Schedule),
+    ("show envelope <evpid>", Verb::ShowEnvelope),
+    ("show hoststats", Verb::NotYet("show hoststats")),
+    ("show message <msgid>", Verb::ShowMessage),
+    ("show message <evpid>", Verb::ShowMessage),
+    ("show queue", Verb::ShowQueue),
+    ("show queue <msgid>", Verb::ShowQueue),
+    ("show hosts", Verb::NotYet("show hosts")),
+    ("show relays", Verb::NotYet("show relays")),
+    ("show routes", Verb::NotYet("show routes")),
+    ("show stats", Verb::ShowStats),
+    ("show status", Verb::ShowStatus),
+    ("trace <str>", Verb::NotYet("trace")),
+    ("unprofile <str>", Verb::NotYet("unprofile")),
+    ("untrace <str>", Verb::NotYet("untrace")),
+    ("update table <str>", Verb::UpdateTable),
+    ("encrypt", Verb::NotYet("encrypt")),
+    ("encrypt <str>", Verb::NotYet("encrypt")),
+    ("spf walk", Verb::NotYet("spf walk")),
+];
+
+/// A command whose first words have been said.
+struct Candidate {
+    left: Vec<&'static str>,
+    verb: Verb,
+}
+
+impl Candidate {
+    fn new((words, verb): &(&'static str, Verb)) -> Candidate {
+        Candidate {
+            left: words.split(' ').rev().collect(),
+            verb: *verb,
+        }
+    }
+
+    /// Whether `token` is the next word, which is then taken off.
+    fn advance(&mut self, token: &str) -> bool {
+        self.left.pop() == Some(token)
+    }
+}
+
+/// The different next words of `candidates`, in order.
+fn following(candidates: &[Candidate]) -> Vec<&'static str> {
+    let mut tokens = Vec::new();
+    for token in candidates.iter().filter_map(|c| c.left.last().copied()) {
+        if !tokens.contains(&token) {
+            tokens.push(token);
+        }
+    }
+    tokens
+}
+
+/// Which of `tokens` the word means.
+fn choose(tokens: &[&'static str], word: &str) -> Option<(&'static str, Option<Arg>)> {
+    let keyword = |token: &&&'static str| !token.starts_with('<');
+    if let Some(exact) = tokens.iter().filter(keyword).find(|token| **token == word) {
+        return Some((exact, None));
+    }
+    if let Some(typed) = tokens
+        .iter()
+        .find_map(|token| Some((*token, Some(argument(token, word)?))))
+    {
+        return Some(typed);
+    }
+    if word.is_empty() {
+        return None;
+    }
+    let mut begun = tokens
+        .iter()
+        .filter(keyword)
+        .filter(|token| token.starts_with(word));
+    match (begun.next(), begun.next()) {
+        (Some(only), None) => Some((only, None)),
+        _ => None,
+    }
+}
+
+/// The word as an argument of this type.
+fn argument(token: &str, word: &str) -> Option<Arg> {
+    let text = || Some(Arg::Text(word.to_owned()));
+    match token {
+        "<evpid>" => word.parse().ok().map(Arg::Envelope),
+        "<msgid>" => word.parse().ok().map(Arg::Message),
+        "<routeid>" => (word.parse::<u64>().ok()? > 0).then(text)?,
+        "<addr>" => is_address(word).then(text)?,
+        "<str>" => text(),
+        _ => None,
+    }
+}
+
+fn is_address(word: &str) -> bool {
+    match word.split_once('%') {
+        Some((address, scope)) => !scope.is_empty() && matches!(address.parse(), Ok(IpAddr::V6(_))),
+        None => word.parse::<IpAddr>().is_ok(),
+    }
+}
+
+fn possibilities(said: &[&str], candidates: &[Candidate]) -> Misunderstood {
+    let tokens = following(candidates);
+    if tokens.is_empty() {
+        return Misunderstood("invalid command\n".to_owned());
+    }
+    let mut text = "possibilities are:\n".to_owned();
+    for token in tokens {
+        for word in said {
+            text.push_str(word);
+            text.push(' ');
+        }
+        text.push_str(token);
+        text.push('\n');
+    }
+    Misunderstood(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, Misunderstood> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&words)
+    }
+
+    fn verb(line: &str) -> Verb {
+        read(line)
+            .unwrap_or_else(|bad| panic!("{line}: {bad:?}"))
+            .verb
+    }
+
+    fn complaint(line: &str) -> String {
+        read(line).expect_err(line).0
+    }
+
+    /// A word for a token of the table.
+    fn sample(token: &str) -> &str {
+        match token {
+            "<evpid>" => "1a2b3c4d7f3e9a10",
+            "<msgid>" => "1a2b3c4d",
+            "<routeid>" => "7",
+            "<addr>" => "192.0.2.1",
+            "<str>" => "word",
+            keyword => keyword,
+        }
+    }
+
+    #[test]
+    fn every_command_is_understood_in_full_and_in_its_shortest_words() {
+        // smtpctl(8): keywords may be abbreviated to an unambiguous prefix.
+        for (words, verb_of) in COMMANDS {
+            let full: Vec<&str> = words.split(' ').map(sample).collect();
+            assert_eq!(verb(&full.join(" ")), *verb_of, "{words}");
+            for (at, word) in full.iter().enumerate() {
+                for end in 1..word.len() {
+                    let mut cut = full.clone();
+                    cut[at] = &word[..end];
+                    // Whatever a prefix means, it means this command or is refused.
+                    match read(&cut.join(" ")) {
+                        Ok(command) => assert!(
+                            command.verb == *verb_of || word.starts_with("host"),
+                            "{cut:?}"
+                        ),
+                        Err(bad) => assert!(bad.0.starts_with("possibilities are:\n")),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn abbreviations_of_the_manual_work() {
+        assert_eq!(verb("sh q"), Verb::ShowQueue);
+        assert_eq!(verb("sh ro"), Verb::NotYet("show routes"));
+        assert_eq!(verb("sh hosts"), Verb::NotYet("show hosts"));
+        assert_eq!(verb("sh statu"), Verb::ShowStatus);
+        assert!(read("sh stat").is_err());
+        assert_eq!(verb("l b"), Verb::LogBrief);
+        assert_eq!(verb("m"), Verb::Monitor);
+        assert_eq!(verb("pa e a"), Verb::PauseEnvelope);
+        assert_eq!(verb("pa mda"), Verb::Pause(Subsystem::Mda));
+        assert_eq!(verb("resu s"), Verb::Resume(Subsystem::Smtp));
+        assert_eq!(verb("sc a"), Verb::Schedule);
+        assert_eq!(verb("up t aliases"), Verb::UpdateTable);
+    }
+
+    #[test]
+    fn arguments_are_tried_before_prefixes_and_carry_their_type() {
+        // smtpctl(8): <evpid> 16 hex digits, <msgid> 8, neither zero; anything else is no match.
+        let evpid = "1a2b3c4d7f3e9a10".parse().unwrap();
+        let msgid = "1a2b3c4d".parse().unwrap();
+        for line in [
+            "schedule",
+            "remove",
+            "discover",
+            "pause envelope",
+            "resume envelope",
+        ] {
+            let command = read(&format!("{line} 1a2b3c4d7f3e9a10")).unwrap();
+            assert_eq!(command.which(), Which::Envelope(evpid));
+            let command = read(&format!("{line} 1a2b3c4d")).unwrap();
+            assert_eq!(command.which(), Which::Message(msgid));
+            for bad in ["00000000", "1a2b3c4d00000000", "1a2b3c4", "xyz", "0x1a2b3c"] {
+                assert!(read(&format!("{line} {bad}")).is_err(), "{line} {bad}");
+            }
+        }
+        assert_eq!(read("remove all").unwrap().which(), Which::All);
+        let command = read("update table a|b;c").unwrap();
+        assert_eq!(command.args, [Arg::Text("a|b;c".to_owned())]);
+        for good in ["192.0.2.1", "2001:db8::1", "fe80::1%em0"] {
+            let line = format!("pause mta from {good} for example.org");
+            assert_eq!(verb(&line), Verb::NotYet("pause mta from"));
+        }
+        for bad in ["[::1]", "host", "192.0.2.1%em0", "fe80::1%"] {
+            assert!(read(&format!("pause mta from {bad} for example.org")).is_err());
+        }
+        assert!(read("resume route 0").is_err());
+    }
+
+    #[test]
+    fn a_line_that_is_not_understood_is_answered_with_what_could_follow() {
+        // smtpctl(8): `possibilities are:`, all continuations at the place that was reached.
+        assert_eq!(
+            complaint(""),
+            "possibilities are:\ndiscover\npause\nresume\nshow\nlog\nmonitor\nprofile\nremove\n\
+             schedule\ntrace\nunprofile\nuntrace\nupdate\nencrypt\nspf\n"
+        );
+        assert_eq!(complaint("p"), complaint(""));
+        assert_eq!(complaint("nonsense"), complaint(""));
+        let show = "possibilities are:\nshow mta\nshow envelope\nshow hoststats\nshow message\n\
+                    show queue\nshow hosts\nshow relays\nshow routes\nshow stats\nshow status\n";
+        assert_eq!(complaint("sh"), show);
+        assert_eq!(complaint("show m"), show);
+        assert_eq!(complaint("show nonsense"), show);
+        assert_eq!(
+            complaint("sch"),
+            "possibilities are:\nschedule <msgid>\nschedule <evpid>\nschedule all\n"
+        );
+        assert_eq!(
+            complaint("pau mta x"),
+            "possibilities are:\npause mta from\n"
+        );
+        assert_eq!(
+            complaint("pau mta f 192.0.2.1"),
+            "possibilities are:\npause mta from 192.0.2.1 for\n"
+        );
+        assert_eq!(complaint("monitor now"), "invalid command\n");
+        assert_eq!(complaint("show queue 1a2b3c4d more"), "invalid command\n");
+        assert!(parse(&[String::new()]).is_err());
+        assert!(parse(&["update".into(), String::new(), "x".into()]).is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! smtpctl(8): reads a command, asks the daemon or the spool, prints the answer.
+//!
+//! Promises: the texts, their order and the exit codes are those of the manual (0 done, 1 not
+//! done, 255 not understood); a closed standard output ends it quietly.
+
+pub mod grammar;
+pub mod monitor;
+pub mod spool;
+
+use std::io::Write;
+
+use crate::config::paths::Paths;
+use crate::control::client::{Client, Error};
+use crate::control::{Answer, Ask, Which};
+use crate::mail::MsgId;
+
+use super::failure::Failure;
+use super::instance::{decode_envelope, may_control};
+use grammar::{Arg, Command, Misunderstood, Verb};
+
+/// Does what `words` (without the program's name and options) ask.
+pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
+    let command = grammar::parse(words)
+        .map_err(|Misunderstood(text)| Failure::verbatim(MISUNDERSTOOD, text))?;
+    if command.verb.privileged() && !may_control(paths, uid) {
+        return Err(Failure::new("need root privileges"));
+    }
+    execute(&command, paths, out)
+}
+
+/// `show queue` and mailq(8).
+pub fn show_queue(only: Option<MsgId>, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+    let mut client = match Client::connect(&paths.socket) {
+        Ok(client) => client,
+        Err(Error::Down) => return spool::show_queue(&paths.spool, only, decode_envelope, out),
+        Err(error) => return Err(error.into()),
+    };
+    for listed in client.list(only) {
+        let listed = listed?;
+        writeln!(out, "{}|{}", listed.id, listed.text).map_err(|e| Failure::output(&e))?;
+    }
+    Ok(0)
+}
+
+/// The exit code for a command that was not understood.
+const MISUNDERSTOOD: i32 = 255;
+
+fn execute(command: &Command, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+    let which = command.which();
+    let ask =
+        |ask: Ask| -> Result<Answer, Failure> { Ok(Client::connect(&paths.socket)?.ask(&ask)?) };
+    match command.verb {
+        Verb::NotYet(name) => Err(Failure::new(format!(
+            "this version does not have \"{name}\" yet"
+        ))),
+        Verb::Discover => count(ask(Ask::Discover(which))?, discovered, out),
+        Verb::Schedule => count(ask(Ask::Schedule(which))?, |n| plural(n, "scheduled"), out),
+        Verb::Remove => count(ask(Ask::Remove(which))?, |n| plural(n, "removed"), out),
+        Verb::PauseEnvelope => count(ask(Ask::Suspend(which))?, |n| plural(n, "paused"), out),
+        Verb::ResumeEnvelope => count(ask(Ask::Resume(which))?, |n| plural(n, "resumed"), out),
+        Verb::Pause(subsystem) => generic(ask(Ask::Pause(subsystem, true))?, out),
+        Verb::Resume(subsystem) => generic(ask(Ask::Pause(subsystem, false))?, out),
+        Verb::LogBrief => generic(ask(Ask::Verbose(false))?, out),
+        Verb::LogVerbose => generic(ask(Ask::Verbose(true))?, out),
+        Verb::UpdateTable => generic(ask(Ask::UpdateTable(text(command)))?, out),
+        Verb::ShowStatus => show_status(ask(Ask::Status)?, out),
+        Verb::ShowStats => monitor::show_stats(ask(Ask::Stats)?, out),
+        Verb::Monitor => monitor::run(&mut Client::connect(&paths.socket)?, out),
+        Verb::ShowQueue => show_queue(message(which), paths, out),
+        Verb::ShowEnvelope => spool::show_envelope(&paths.spool, which, out),
+        Verb::ShowMessage => spool::show_message(&paths.spool, which, out),
+    }
+}
+
+fn text(command: &Command) -> String {
+    match command.args.first() {
+        Some(Arg::Text(text)) => text.clone(),
+        _ => String::new(),
+    }
+}
+
+fn message(which: Which) -> Option<MsgId> {
+    match which {
+        Which::Message(id) => Some(id),
+        Which::Envelope(id) => Some(id.msgid()),
+        Which::All => None,
+    }
+}
+
+/// `N envelope scheduled`; from two on, `envelopes`.
+fn plural(count: u32, done: &str) -> String {
+    let s = if count > 1 { "s" } else { "" };
+    format!("{count} envelope{s} {done}")
+}
+
+/// `discover` alone says `0 envelopes`.
+fn discovered(count: u32) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} envelope{s} discovered")
+}
+
+fn count(
+    answer: Answer,
+    sentence: impl Fn(u32) -> String,
+    out: &mut dyn Write,
+) -> Result<i32, Failure> {
+    match answer {
+        Answer::Count(count) => {
+            writeln!(out, "{}", sentence(count)).map_err(|e| Failure::output(&e))?;
+            Ok(0)
+        }
+        other => generic(other, out),
+    }
+}
+
+fn generic(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+    let (line, result) = match answer {
+        Answer::Ok => ("command succeeded", Ok(0)),
+        Answer::Fail(why) => ("command failed", Err(Failure::new(printable(&why)))),
+        _ => return Err(Error::Unexpected.into()),
+    };
+    writeln!(out, "{line}").map_err(|e| Failure::output(&e))?;
+    result
+}
+
+/// The daemon's words, without what could steer a terminal.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, "?")
+}
+
+fn show_status(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+    let Answer::Status { mda, mta, smtp } = answer else {
+        return generic(answer, out);
+    };
+    let word = |paused| if paused { "paused" } else { "running" };
+    writeln!(
+        out,
+        "MDA {}\nMTA {}\nSMTP {}",
+        word(mda),
+        word(mta),
+        word(smtp)
+    )
+    .map_err(|e| Failure::output(&e))?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests;

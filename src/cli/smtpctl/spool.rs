@@ -1,0 +1,290 @@
+//! What smtpctl(8) reads from the spool itself, with or without a daemon: `show envelope`,
+//! `show message`, and `show queue` when nothing answers on the socket.
+//!
+//! The spool changes while it is read: what has gone in the meantime is passed over. A file that
+//! makes no envelope is named on standard error and passed over too. Nothing secret is printed.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::cli::failure::{Failure, strerror};
+use crate::control::Which;
+use crate::control::listing::{self, Standing, State};
+use crate::mail::{Envelope, EvpId, MsgId};
+use crate::queue::fs::{body_path, envelope_path};
+
+/// Makes an envelope of a file's bytes.
+pub type Decode = fn(EvpId, &[u8]) -> Result<Envelope, String>;
+
+/// Prints a line for every envelope in the spool (or of one message), in order of the ids.
+pub fn show_queue(
+    spool: &Path,
+    only: Option<MsgId>,
+    decode: Decode,
+    out: &mut dyn Write,
+) -> Result<i32, Failure> {
+    for dir in messages(spool, only)? {
+        for id in envelopes(&dir) {
+            match offline_line(&dir, id, decode) {
+                Ok(Some(line)) => {
+                    writeln!(out, "{id}|{line}").map_err(|e| Failure::output(&e))?;
+                }
+                Ok(None) => {}
+                Err(why) => eprintln_quietly(&why),
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Prints an envelope's file.
+pub fn show_envelope(spool: &Path, which: Which, out: &mut dyn Write) -> Result<i32, Failure> {
+    let Which::Envelope(id) = which else {
+        return Err(Failure::new("bad message type"));
+    };
+    copy(&spool.join(envelope_path(id)), out)
+}
+
+/// Prints a message's body.
+pub fn show_message(spool: &Path, which: Which, out: &mut dyn Write) -> Result<i32, Failure> {
+    let msgid = match which {
+        Which::Message(id) => id,
+        Which::Envelope(id) => id.msgid(),
+        Which::All => return Err(Failure::new("bad message type")),
+    };
+    copy(&spool.join(body_path(msgid)), out)
+}
+
+/// Envelope files are a few lines; what is longer is none.
+const LONGEST_ENVELOPE: u64 = 1 << 20;
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ENCRYPTED: &[u8] = &[0x01];
+
+/// Directories of messages, sorted by their ids: the buckets are the ids' first digits.
+fn messages(spool: &Path, only: Option<MsgId>) -> Result<Vec<PathBuf>, Failure> {
+    if let Some(id) = only {
+        return Ok(spool
+            .join(body_path(id))
+            .parent()
+            .map(Path::to_owned)
+            .into_iter()
+            .collect());
+    }
+    let queue = spool.join("queue");
+    let mut dirs = Vec::new();
+    let buckets = names(&queue).map_err(|e| Failure::io(queue.display(), &e))?;
+    for bucket in buckets.iter().filter(|name| name.len() == 2) {
+        let bucket = queue.join(bucket);
+        let ids = names(&bucket).map_err(|e| Failure::io(bucket.display(), &e))?;
+        let ids = ids.iter().filter(|name| name.parse::<MsgId>().is_ok());
+        dirs.extend(ids.map(|id| bucket.join(id)));
+    }
+    Ok(dirs)
+}
+
+fn envelopes(dir: &Path) -> Vec<EvpId> {
+    let names = names(dir).unwrap_or_default();
+    names.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// Names in a directory, sorted; none when it is gone.
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Fields 2 to 14 of an envelope that lies in the spool; `None` when it has just gone.
+fn offline_line(dir: &Path, id: EvpId, decode: Decode) -> Result<Option<String>, String> {
+    let path = dir.join(id.to_string());
+    let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    let mut bytes = Vec::new();
+    let read =
+        File::open(&path).and_then(|file| file.take(LONGEST_ENVELOPE).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(&strerror(&error))),
+    }
+    if bytes.starts_with(GZIP) {
+        return Err("offline compressed queue is not supported yet".to_owned());
+    }
+    if bytes.starts_with(ENCRYPTED) {
+        return Err("offline encrypted queue is not supported yet".to_owned());
+    }
+    let envelope = decode(id, &bytes).map_err(|why| failed(&why))?;
+    let standing = Standing {
+        expires: listing::expiry(&envelope, 0),
+        last_try: envelope.last_try,
+        held: false,
+        state: State::Offline,
+    };
+    Ok(Some(listing::text(&envelope, &standing)))
+}
+
+fn eprintln_quietly(line: &str) {
+    // Nobody listens on standard error: then nobody wants to know.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn copy(path: &Path, out: &mut dyn Write) -> Result<i32, Failure> {
+    let mut file = File::open(path).map_err(|e| Failure::io("fopen", &e))?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut first = true;
+    loop {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => return Ok(0),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Failure::io("fread", &error)),
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        if first {
+            refuse_unreadable(bytes)?;
+            first = false;
+        }
+        out.write_all(bytes).map_err(|e| Failure::output(&e))?;
+    }
+}
+
+fn refuse_unreadable(start: &[u8]) -> Result<(), Failure> {
+    let kind = if start.starts_with(GZIP) {
+        "compressed"
+    } else if start.starts_with(ENCRYPTED) {
+        "encrypted"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(format!(
+        "object is {kind}, and this version cannot show those yet"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::listing::tests::envelope;
+
+    /// An envelope file of these tests holds nothing but the id, or what is to be refused.
+    fn decode(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
+        match bytes == id.to_string().as_bytes() {
+            true => Ok(envelope(id)),
+            false => Err("version mismatch".to_owned()),
+        }
+    }
+
+    fn message_dir(spool: &Path, msgid: &str) -> PathBuf {
+        let body = spool.join(body_path(msgid.parse().unwrap()));
+        body.parent().unwrap().to_owned()
+    }
+
+    fn spool_with(ids: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for id in ids {
+            let message = message_dir(dir.path(), &id[..8]);
+            fs::create_dir_all(&message).unwrap();
+            fs::write(message.join("message"), "Subject: x\n\nbody \x1b[m\n").unwrap();
+            fs::write(message.join(id), id).unwrap();
+        }
+        dir
+    }
+
+    fn shown(spool: &Path, only: Option<MsgId>) -> (i32, String) {
+        let mut out = Vec::new();
+        let code = show_queue(spool, only, decode, &mut out).unwrap();
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_spool_without_a_daemon_is_listed_in_order_of_ids_as_offline() {
+        // smtpctl(8), show queue: state `offline`, an empty 13th field.
+        let ids = ["ff00000100000001", "1a2b3c4d00000002", "1a2b3c4d00000001"];
+        let dir = spool_with(&ids);
+        let rest = "local|mda||alice@example.org|bob@example.org|bob@example.org|\
+                    1700000000|1700345600|0|0|offline||";
+        let lines =
+            |ids: &[&str]| -> String { ids.iter().map(|id| format!("{id}|{rest}\n")).collect() };
+        let all = lines(&["1a2b3c4d00000001", "1a2b3c4d00000002", "ff00000100000001"]);
+        assert_eq!(shown(dir.path(), None), (0, all));
+        let only = "ff000001".parse().ok();
+        let one = lines(&["ff00000100000001"]);
+        assert_eq!(shown(dir.path(), only), (0, one));
+        assert_eq!(
+            shown(dir.path(), "ff000002".parse().ok()),
+            (0, String::new())
+        );
+    }
+
+    #[test]
+    fn the_queues_own_files_are_understood() {
+        let dir = spool_with(&["1a2b3c4d00000001"]);
+        let id: EvpId = "1a2b3c4d00000001".parse().unwrap();
+        let file = crate::queue::envelope_file::encode(&envelope(id)).unwrap();
+        fs::write(dir.path().join(envelope_path(id)), file).unwrap();
+        let mut out = Vec::new();
+        let decode = crate::cli::instance::decode_envelope;
+        assert_eq!(show_queue(dir.path(), None, decode, &mut out), Ok(0));
+        let line = "1a2b3c4d00000001|local|mda||alice@example.org|bob@example.org|\
+                    bob@example.org|1700000000|1700345600|0|0|offline||\n";
+        assert_eq!(String::from_utf8(out).unwrap(), line);
+    }
+
+    #[test]
+    fn what_is_no_envelope_is_passed_over() {
+        let dir = spool_with(&["1a2b3c4d00000001"]);
+        let message = message_dir(dir.path(), "1a2b3c4d");
+        fs::write(message.join("1a2b3c4d00000002"), "junk").unwrap();
+        fs::write(message.join("1a2b3c4d00000003"), b"\x1f\x8b\x08").unwrap();
+        fs::write(message.join("1a2b3c4d00000004"), b"\x01key").unwrap();
+        fs::write(message.join(".tmp"), "").unwrap();
+        fs::create_dir_all(dir.path().join("queue/1a/nonsense")).unwrap();
+        fs::create_dir_all(dir.path().join("queue/x")).unwrap();
+        let (code, text) = shown(dir.path(), None);
+        assert_eq!((code, text.lines().count()), (0, 1));
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(shown(empty.path(), None), (0, String::new()));
+    }
+
+    #[test]
+    fn envelopes_and_messages_are_shown_as_they_lie_there() {
+        // smtpctl(8), show envelope and show message: raw, LF line ends; a missing one is named.
+        let dir = spool_with(&["1a2b3c4d00000001"]);
+        let id: EvpId = "1a2b3c4d00000001".parse().unwrap();
+        for which in [Which::Envelope(id), Which::Message(id.msgid())] {
+            let mut out = Vec::new();
+            assert_eq!(show_message(dir.path(), which, &mut out), Ok(0));
+            assert_eq!(out, b"Subject: x\n\nbody \x1b[m\n");
+        }
+        let mut out = Vec::new();
+        assert_eq!(
+            show_envelope(dir.path(), Which::Envelope(id), &mut out),
+            Ok(0)
+        );
+        assert_eq!(out, b"1a2b3c4d00000001");
+        let gone = Which::Message("00000001".parse().unwrap());
+        assert_eq!(
+            show_message(dir.path(), gone, &mut Vec::new()),
+            Err(Failure::new("fopen: No such file or directory"))
+        );
+    }
+
+    #[test]
+    fn what_is_encrypted_is_not_printed_and_neither_is_a_key() {
+        let dir = spool_with(&["1a2b3c4d00000001"]);
+        let message = message_dir(dir.path(), "1a2b3c4d").join("message");
+        fs::write(&message, b"\x01secret").unwrap();
+        let mut out = Vec::new();
+        let which = Which::Message("1a2b3c4d".parse().unwrap());
+        let failure = show_message(dir.path(), which, &mut out).unwrap_err();
+        assert!(failure.text.starts_with("object is encrypted") && out.is_empty());
+        assert!(!failure.text.contains("secret"));
+    }
+}
