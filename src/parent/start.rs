@@ -10,6 +10,7 @@ use std::os::unix::fs::{
 };
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::config::{Config, Family, Listener, Paths};
 use crate::log::{self, Writer};
@@ -69,6 +70,9 @@ pub struct Held {
     _pid_file: PidFile,
 }
 
+/// The engine of a parent that was killed may still hold the socket, but not for long.
+const ORPHAN_TIME: Duration = Duration::from_secs(1);
+
 /// The control socket; dropped, its file goes.
 pub struct ControlSocket {
     /// The socket.
@@ -81,7 +85,12 @@ impl ControlSocket {
     /// the same spool.
     fn bind(path: &Path) -> Result<ControlSocket, String> {
         let failed = |error: io::Error| format!("{}: {}", path.display(), describe(&error));
-        if net::answers(path).map_err(failed)? {
+        let patience = Instant::now() + ORPHAN_TIME;
+        while net::answers(path).map_err(failed)? {
+            if Instant::now() < patience {
+                std::thread::sleep(ORPHAN_TIME / 20);
+                continue;
+            }
             return Err(format!(
                 "control socket already listening: {}",
                 path.display()
@@ -397,6 +406,10 @@ mod tests {
         drop(first);
         assert!(!path.exists());
         drop(UnixListener::bind(&path).unwrap());
+        // A child that another test is just starting may hold the dead one for a moment.
+        while net::answers(&path).unwrap() {
+            std::thread::yield_now();
+        }
         drop(ControlSocket::bind(&path).unwrap());
         fs::write(&path, "precious").unwrap();
         assert!(ControlSocket::bind(&path).is_err());

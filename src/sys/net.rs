@@ -366,7 +366,10 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         assert!(answers(&path).unwrap());
         drop(listener);
-        assert!(!answers(&path).unwrap());
+        // A child that another test is just starting may hold the listener for a moment.
+        while answers(&path).unwrap() {
+            std::thread::yield_now();
+        }
         assert!(answers(&dir.path().join("x".repeat(200))).is_err());
     }
 
