@@ -1,19 +1,265 @@
 //! The unprivileged assembly: builds rooms, starts threads, joins them in order.
+//!
+//! It has no rules of its own. What it makes first is what the others hang on: the queue, the
+//! runner's inbox, the agents; the event loop comes last and holds the main thread. The end goes
+//! the other way round: no new sessions, then the runner, which records what it hears back.
 
 #![forbid(unsafe_code)]
 
+mod host;
+mod services;
 pub mod start;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread;
+
+use crate::accept;
+use crate::bounce::front_door::FrontDoor;
+use crate::bounce::{self, BounceAgent};
+use crate::config::{Config, Listener, Method, SocketListener};
+use crate::deliver::local;
+use crate::dns;
+use crate::log;
+use crate::queue::Queue;
+use crate::queue::fs::{self, Fs};
+use crate::runner::{self, ActionFacts, Agents, Policy, Way};
+use crate::scheduler;
+use crate::session::{Limits, Listening, Session};
+use crate::sys::{localtime, random, user};
+use crate::table::Tables;
+use crate::util::Timestamp;
 
 pub use start::Startup;
 
+use host::Host;
+use services::Services;
+
 /// Serves until the parent says to stop; says what to exit with.
 pub fn run(startup: Startup) -> i32 {
-    if startup.client.ready().is_err() {
-        return 1;
+    match serve(startup) {
+        Ok(()) => 0,
+        Err(why) => {
+            log::fatal(format_args!("{why}"));
+            1
+        }
     }
-    if startup.flags.run_once && startup.client.finished().is_err() {
-        return 1;
+}
+
+/// Threads that write outcomes to the disk.
+const SETTLE_THREADS: usize = 4;
+
+fn serve(startup: Startup) -> Result<(), String> {
+    let said = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    let config = Arc::new(startup.config);
+    let tables = Arc::new(Tables::load(&config, &startup.sources).map_err(|found| {
+        found
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ")
+    })?);
+    let store = open_spool(&startup.paths.spool, &config)?;
+    let queue = Queue::new(Arc::new(store.clone()));
+    let (handle, inbox) = runner::channel();
+    let services = Arc::new(Services {
+        config: config.clone(),
+        tables: tables.clone(),
+        queue: queue.clone(),
+        runner: handle.clone(),
+        daemon_user: daemon_user(startup.owner_uid),
+    });
+
+    let limits = scheduler::Limits {
+        max_inflight: config.scheduler.max_inflight,
+        max_schedule: config.scheduler.max_schedule,
+    };
+    let (reports, outcomes) = runner::reports(limits);
+    let calls = Arc::new(startup.client.clone());
+    let local = local::Agent::new(config.clone(), queue.clone(), calls, reports.clone())
+        .map_err(said("local delivery"))?;
+    let bounce = BounceAgent::start(bounce::Setup {
+        queue: queue.clone(),
+        inject: Box::new(FrontDoor {
+            services: services.clone(),
+            server_name: config.server_name.clone(),
+            tag: config.socket.tag.clone(),
+            date,
+        }),
+        reports,
+        date,
+    })
+    .map_err(said("bounce"))?;
+    let runner = runner::start(
+        inbox,
+        runner::Setup {
+            queue: queue.clone(),
+            agents: Agents {
+                local: Box::new(local),
+                relay: None,
+                bounce: Box::new(bounce),
+            },
+            reports: outcomes,
+            limits,
+            policy: policy(&config),
+            pause_mda: startup.flags.pause_mda,
+            pause_mta: startup.flags.pause_mta,
+            settle_threads: SETTLE_THREADS,
+        },
+    )
+    .map_err(said("runner"))?;
+    runner::scan::start(queue, handle.clone()).map_err(said("scan"))?;
+    purge_in_the_background(store).map_err(said("purge"))?;
+
+    let (acceptor, mailbox) = accept::new().map_err(said("event loop"))?;
+    mailbox.pause(startup.flags.pause_smtp);
+    let resolver = dns::start(dns::Settings::system(), random::number_u32)
+        .map_err(said("resolver"))?;
+    let host = Host::start(
+        handle.clone(),
+        mailbox.clone(),
+        startup.client.clone(),
+        tables,
+        startup.owner_uid,
+    )
+    .map_err(said("tables"))?;
+    let stop = startup.shutdown;
+    thread::Builder::new()
+        .name("shutdown".to_owned())
+        .spawn(move || {
+            let _ = stop.recv();
+            mailbox.shutdown();
+        })
+        .map_err(said("shutdown"))?;
+    if startup.flags.run_once {
+        let client = startup.client.clone();
+        handle.run_once(Box::new(move || {
+            let _ = client.finished();
+        }));
     }
-    let _ = startup.shutdown.recv();
-    0
+    startup.client.ready().map_err(said("parent"))?;
+    acceptor
+        .run::<Session>(accept::Setup {
+            listeners: listeners(startup.listeners, &config),
+            control: startup.control,
+            socket: Arc::new(socket_listening(&config, &config.socket)),
+            server_name: config.server_name.clone(),
+            services,
+            host: Box::new(host),
+            resolver,
+            workers: 0,
+            own_uid: startup.owner_uid,
+            limits: accept::Limits::of_this_process(),
+        })
+        .map_err(said("event loop"))?;
+    handle.shutdown();
+    let _ = runner.join();
+    Ok(())
+}
+
+fn open_spool(root: &std::path::Path, config: &Config) -> Result<Fs, String> {
+    let options = fs::Options {
+        max_message_bytes: config.smtp.max_message_size,
+        ..fs::Options::default()
+    };
+    Fs::open(root, options).map_err(|error| format!("spool {}: {error}", root.display()))
+}
+
+/// What was never promised is deleted while everything else goes on.
+fn purge_in_the_background(store: Fs) -> io::Result<()> {
+    thread::Builder::new()
+        .name("purge".to_owned())
+        .spawn(move || {
+            if let Err(error) = store.purge() {
+                log::warn(format_args!("purge: {error}"));
+            }
+        })?;
+    Ok(())
+}
+
+/// Commands of aliases run as the daemon's user; in an instance that is not root's, as its owner.
+fn daemon_user(owner_uid: u32) -> String {
+    let found = match owner_uid {
+        0 => Ok(None),
+        uid => user::by_uid(uid),
+    };
+    match found {
+        Ok(Some(user)) => user.name,
+        _ => crate::config::paths::USER.to_owned(),
+    }
+}
+
+fn date(at: Timestamp) -> String {
+    localtime::rfc5322_date(at.0)
+}
+
+fn policy(config: &Arc<Config>) -> Policy {
+    let actions = config.clone();
+    Policy {
+        queue_ttl_s: config.queue.ttl_s,
+        bounce_warn_s: config.bounce_warn_s.clone(),
+        action: Arc::new(move |name| {
+            let action = actions.actions.get(name)?;
+            let way = match action.method {
+                Method::Local(_) => Way::Local,
+                Method::Relay => Way::Relay,
+            };
+            Some(ActionFacts {
+                way,
+                ttl_s: action.ttl_s,
+            })
+        }),
+    }
+}
+
+fn listeners(
+    sockets: Vec<(u32, TcpListener)>,
+    config: &Config,
+) -> Vec<(TcpListener, Arc<Listening>)> {
+    sockets
+        .into_iter()
+        .filter_map(|(index, socket)| {
+            let listener = config.listeners.get(index as usize)?;
+            let here = socket
+                .local_addr()
+                .is_ok_and(|addr| addr.ip().is_loopback());
+            Some((socket, Arc::new(tcp_listening(config, listener, here))))
+        })
+        .collect()
+}
+
+fn tcp_listening(config: &Config, listener: &Listener, here: bool) -> Listening {
+    const SUBMISSION: [u16; 2] = [587, 465];
+    Listening {
+        server_name: listener.hostname.clone(),
+        hostname: listener.hostname.clone(),
+        tag: listener.tag.clone(),
+        mask_src: listener.mask_src,
+        no_dsn: listener.no_dsn,
+        local: here,
+        submission: SUBMISSION.contains(&listener.port),
+        limits: session_limits(config),
+    }
+}
+
+fn socket_listening(config: &Config, socket: &SocketListener) -> Listening {
+    Listening {
+        server_name: config.server_name.clone(),
+        hostname: config.server_name.clone(),
+        tag: socket.tag.clone(),
+        mask_src: socket.mask_src,
+        no_dsn: socket.no_dsn,
+        local: true,
+        submission: true,
+        limits: session_limits(config),
+    }
+}
+
+fn session_limits(config: &Config) -> Limits {
+    Limits {
+        max_message_size: config.smtp.max_message_size,
+        max_rcpt: config.smtp.max_rcpt,
+        max_mails: config.smtp.max_mails,
+    }
 }

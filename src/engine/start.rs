@@ -21,7 +21,7 @@ use crate::privsep::{Channel, Client, Event, Handover, Reply};
 use crate::sys::fdpass::Wait;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::sandbox::{self, Role};
-use crate::sys::{process, rlimit, signal, title};
+use crate::sys::{localtime, process, rlimit, signal, title};
 
 /// Everything an engine starts with.
 pub struct Startup {
@@ -40,6 +40,8 @@ pub struct Startup {
     pub flags: Flags,
     /// The wire to the parent. When the parent goes, the process ends by itself.
     pub client: Client,
+    /// Who started the instance: 0 for the system's, whatever the engine runs as.
+    pub owner_uid: u32,
     /// A message, or its end, means: finish what is being answered, record outcomes, and return.
     pub shutdown: Receiver<()>,
 }
@@ -82,7 +84,12 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
     let channel = Channel::from(process::inherited().map_err(said("not started by smtpd"))?);
     signal::ignore_all().map_err(said("signals"))?;
     process::set_umask(0o077);
+    localtime::load();
     let rights = Rights::find(&paths)?;
+    let owner_uid = match &rights {
+        Rights::Root { .. } => 0,
+        Rights::User { uid, .. } => *uid,
+    };
     rights.drop_privileges().map_err(said("change of user"))?;
     rlimit::raise_open_files().map_err(said("descriptors"))?;
     let handed = take_over(&channel).map_err(said("hand-over"))?;
@@ -115,6 +122,7 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
         control: handed.control,
         flags: handed.flags,
         client,
+        owner_uid,
         shutdown,
     })
 }

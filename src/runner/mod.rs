@@ -156,14 +156,11 @@ impl Handle {
 
     /// Asks `Schedule`, `Remove`, `Suspend`, `Resume`, `Discover`, `List`, `Status`, or `Pause` of
     /// mda or mta; other questions are answered by `Fail`. Does not wait: when the runner is far
-    /// behind, the answer is that it is busy.
-    pub fn ask(&self, ask: Ask, reply: Reply) {
-        let message = match self.0.try_send(Message::Ask(ask, reply)) {
-            Ok(()) => return,
-            Err(error) => error.into_inner(),
-        };
-        if let Message::Ask(_, reply) = message {
-            reply(Answer::Fail("the queue runner is busy".to_owned()));
+    /// behind, the answer comes back at once and `reply` is not called.
+    pub fn ask(&self, ask: Ask, reply: Reply) -> Option<Answer> {
+        match self.0.try_send(Message::Ask(ask, reply)) {
+            Ok(()) => None,
+            Err(_) => Some(Answer::Fail("the queue runner is busy".to_owned())),
         }
     }
 

@@ -1,0 +1,141 @@
+//! Answers what smtpctl(8) asks: some of it here, most of it by the runner.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Sender, TrySendError, bounded};
+
+use crate::accept::{self, ConnId, Mailbox};
+use crate::control::message::{Answer, Ask, Subsystem};
+use crate::control::server::permitted;
+use crate::log::{self, stat};
+use crate::privsep::Client;
+use crate::runner;
+use crate::table::Tables;
+
+/// The daemon behind the control socket.
+pub struct Host {
+    runner: runner::Handle,
+    mailbox: Mailbox,
+    client: Client,
+    /// Tables to read again, and who asked: the `tables` thread does it.
+    updates: Sender<(ConnId, String)>,
+    owner_uid: u32,
+    started: Instant,
+}
+
+impl Host {
+    /// A host for the instance of `owner_uid`, with its thread for tables.
+    pub fn start(
+        runner: runner::Handle,
+        mailbox: Mailbox,
+        client: Client,
+        tables: Arc<Tables>,
+        owner_uid: u32,
+    ) -> std::io::Result<Host> {
+        let (updates, wanted) = bounded::<(ConnId, String)>(UPDATES_MAX);
+        let answers = mailbox.clone();
+        std::thread::Builder::new()
+            .name("tables".to_owned())
+            .spawn(move || {
+                for (conn, name) in wanted {
+                    answers.answer(conn, update(&tables, &name));
+                }
+            })?;
+        Ok(Host {
+            runner,
+            mailbox,
+            client,
+            updates,
+            owner_uid,
+            started: Instant::now(),
+        })
+    }
+
+    fn pause_smtp(&self, pause: bool) -> Answer {
+        if self.mailbox.paused() == pause {
+            return Answer::Fail(String::new());
+        }
+        self.mailbox.pause(pause);
+        log::info(format_args!(
+            "info: smtp {}",
+            if pause { "paused" } else { "resumed" }
+        ));
+        Answer::Ok
+    }
+
+    fn verbose(&self, verbose: bool) -> Answer {
+        log::set_verbose(verbose);
+        match self.client.set_verbose(verbose) {
+            Ok(()) => Answer::Ok,
+            Err(error) => Answer::Fail(format!("parent: {error}")),
+        }
+    }
+
+    fn stats(&self) -> Answer {
+        let mut stats: Vec<(String, i64)> = stat::snapshot()
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
+        let uptime_s = i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX);
+        stats.push(("uptime".to_owned(), uptime_s));
+        Answer::Stats(stats)
+    }
+
+    fn ask_runner(&self, conn: ConnId, ask: Ask) -> Option<Answer> {
+        let mailbox = self.mailbox.clone();
+        let reply = move |answer| {
+            let answer = match answer {
+                Answer::Status { mda, mta, .. } => Answer::Status {
+                    mda,
+                    mta,
+                    smtp: mailbox.paused(),
+                },
+                answer => answer,
+            };
+            mailbox.answer(conn, answer);
+        };
+        self.runner.ask(ask, Box::new(reply))
+    }
+
+    fn update_table(&self, conn: ConnId, name: String) -> Option<Answer> {
+        match self.updates.try_send((conn, name)) {
+            Ok(()) => None,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                Some(Answer::Fail("tables are being read already".to_owned()))
+            }
+        }
+    }
+}
+
+impl accept::Host for Host {
+    fn ask(&mut self, conn: ConnId, uid: u32, ask: Ask) -> Option<Answer> {
+        if !permitted(&ask, uid, self.owner_uid) {
+            return Some(Answer::Fail("not permitted".to_owned()));
+        }
+        match ask {
+            Ask::Pause(Subsystem::Smtp, pause) => Some(self.pause_smtp(pause)),
+            Ask::Verbose(verbose) => Some(self.verbose(verbose)),
+            Ask::Stats => Some(self.stats()),
+            Ask::UpdateTable(name) => self.update_table(conn, name),
+            ask => self.ask_runner(conn, ask),
+        }
+    }
+}
+
+/// Updates that may wait.
+const UPDATES_MAX: usize = 16;
+
+fn update(tables: &Tables, name: &str) -> Answer {
+    match tables.update(name) {
+        Ok(()) => {
+            log::info(format_args!("info: Table \"{name}\" successfully updated"));
+            Answer::Ok
+        }
+        Err(error) => {
+            log::warn(format_args!("{error}"));
+            log::info(format_args!("info: Failed to update table \"{name}\""));
+            Answer::Fail(String::new())
+        }
+    }
+}

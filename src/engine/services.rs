@@ -1,0 +1,51 @@
+//! What sessions and reports call: the rules, the queue and the runner behind one face.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::expansion::{self, World};
+use crate::mail::{Destination, Facts, MailAddr, Refusal};
+use crate::queue::{BeginError, Committed, Incoming, Queue};
+use crate::runner;
+use crate::session;
+use crate::table::Tables;
+use crate::table::include::Disk;
+use crate::util::Timestamp;
+
+/// The world of a session in the engine.
+pub struct Services {
+    /// Rules and actions.
+    pub config: Arc<Config>,
+    /// Tables.
+    pub tables: Arc<Tables>,
+    /// Where messages go.
+    pub queue: Queue,
+    /// Who carries them on.
+    pub runner: runner::Handle,
+    /// The user that runs commands of aliases.
+    pub daemon_user: String,
+}
+
+impl session::Services for Services {
+    fn begin(&self) -> Result<Incoming, BeginError> {
+        self.queue.begin()
+    }
+
+    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+        let world = World {
+            config: &self.config,
+            tables: &self.tables,
+            includes: &Disk,
+            daemon_user: &self.daemon_user,
+        };
+        expansion::expand(&world, facts, rcpt)
+    }
+
+    fn committed(&self, message: Committed) {
+        self.runner.committed(message);
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
