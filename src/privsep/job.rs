@@ -16,11 +16,11 @@ pub struct ChildJob {
     pub delivery: Delivery,
     /// The text of the action's wrapper.
     pub wrapper: Option<Line>,
-    /// The recipient user's name.
+    /// Who the child runs as, by name: the action's `user`, else the recipient user.
     pub user: Line,
-    /// The recipient user's home.
+    /// The recipient user's home, as the userbase has it.
     pub home: String,
-    /// Who the child runs as.
+    /// Who the child runs as, by number.
     pub uid: u32,
     /// Where the mail.* helpers are.
     pub libexec: PathBuf,
