@@ -114,8 +114,8 @@ fn serve(startup: Startup) -> Result<(), String> {
 
     let (acceptor, mailbox) = accept::new().map_err(said("event loop"))?;
     mailbox.pause(startup.flags.pause_smtp);
-    let resolver = dns::start(dns::Settings::system(), random::number_u32)
-        .map_err(said("resolver"))?;
+    let resolver =
+        dns::start(dns::Settings::system(), random::number_u32).map_err(said("resolver"))?;
     let host = Host::start(
         handle.clone(),
         mailbox.clone(),

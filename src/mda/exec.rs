@@ -3,8 +3,7 @@
 //! The job names a method; here it becomes either work done in this process (maildir, files of
 //! aliases, mailboxes where the system has no mail.local(8)) or a program that takes this
 //! process's place. The message comes on standard input; what goes wrong is said in one line on
-//! standard error and in the exit code. `HOME` in the environment is the home of the user the
-//! process runs as; everything else in it is replaced.
+//! standard error and in the exit code.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -81,16 +80,19 @@ fn may_run(job: &ChildJob) -> Result<(), Failure> {
     }
     let mailbox = job.delivery == Delivery::Mbox && job.job.command.is_none();
     if uid == 0 && !mailbox {
-        let text = format!("MDA not allowed to deliver to: {}", job.user);
+        let text = format!("MDA not allowed to deliver to: {}", job.job.user);
         return Err(Failure::new(NOPERM, text));
     }
     Ok(())
 }
 
-/// The home of the user we run as; the recipient's, when the parent did not say.
+/// The home of the user we run as: with `user` in the action, not the recipient's.
 fn home(job: &ChildJob) -> String {
-    match std::env::var("HOME") {
-        Ok(home) if !home.is_empty() => home,
+    if job.user == job.job.user {
+        return job.home.clone();
+    }
+    match sys::user::by_name(&job.user) {
+        Ok(Some(user)) => user.home.to_string_lossy().into_owned(),
         _ => job.home.clone(),
     }
 }
@@ -442,6 +444,17 @@ mod tests {
                 from: "MAILER-DAEMON".into()
             })
         );
+    }
+
+    #[test]
+    fn home_is_that_of_the_user_the_delivery_runs_as() {
+        // smtpd.conf(5), MDA COMMANDS: HOME is the delivery user's login directory.
+        let mut job = job(Delivery::Mbox);
+        assert_eq!(home(&job), "/users/bob");
+        job.user = line("root");
+        let root = sys::user::by_name("root").unwrap().unwrap();
+        assert_eq!(home(&job), root.home.to_str().unwrap());
+        assert_eq!(values(&job).directory, "/users/bob");
     }
 
     #[test]

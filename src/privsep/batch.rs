@@ -17,10 +17,12 @@ pub const CHUNK_MAX: usize = 64 * 1024;
 /// Most bytes of text in an answer.
 pub const TEXT_MAX: usize = 1024;
 
+/// Most bytes of a part of an address or a sub-address.
+pub const FIELD_MAX: usize = 8 * 1024;
+
 const MAGIC: u32 = 0x6d64_6131;
 const END: u32 = 0;
 const ABORT: u32 = u32::MAX;
-const FIELD_MAX: usize = 8 * 1024;
 const ANSWER_HEAD: usize = 10;
 
 /// What comes before a message's body.
@@ -155,7 +157,7 @@ impl Answer {
 }
 
 fn field(out: &mut Vec<u8>, text: &str) {
-    // Envelope fields are far shorter; what is cut here is refused by the reader's bound anyway.
+    // The caller has seen to the bound; what is longer is refused by the reader.
     let len = text.len().min(FIELD_MAX + 1);
     out.extend_from_slice(&(len as u32).to_be_bytes());
     out.extend_from_slice(&text.as_bytes()[..len]);

@@ -24,7 +24,7 @@ pub struct ChildJob {
     pub delivery: Delivery,
     /// The text of the action's wrapper.
     pub wrapper: Option<Line>,
-    /// The recipient user's name.
+    /// Who the child runs as, by name: the action's `user`, else the recipient user.
     pub user: Line,
     /// The recipient user's home directory. `HOME` in the child's environment is that of the user
     /// it runs as, which the action's `user` may have made another one.

@@ -129,7 +129,7 @@ impl Dispatcher {
             };
             group.sessions += 1;
             if let Some(release) = group.release(id, &Marks::of(&self.limits, session.mode)) {
-                self.releases.push_back(release);
+                self.ask_for(release);
             }
             self.note_running(id, &session);
             self.enqueue(id);
@@ -138,17 +138,16 @@ impl Dispatcher {
         None
     }
 
-    /// An envelope's outcome is known.
-    pub fn finished(&mut self, envelope: EvpId) {
-        let Some(running) = self.running.remove(&envelope) else {
-            return;
-        };
+    /// An envelope's outcome is known. The answer names its group.
+    pub fn finished(&mut self, envelope: EvpId) -> Option<HoldKey> {
+        let running = self.running.remove(&envelope)?;
+        let key = Some(HoldKey(running.group));
         stat::MDA_ENVELOPE.dec();
         stat::MDA_RUNNING.dec();
         match self.sessions.get_mut(&running.session) {
             Some(left) if *left > 1 => {
                 *left -= 1;
-                return;
+                return key;
             }
             _ => self.sessions.remove(&running.session),
         };
@@ -157,11 +156,23 @@ impl Dispatcher {
         }
         self.enqueue(running.group);
         self.bury(running.group);
+        key
     }
 
-    /// The next request for held envelopes.
-    pub fn release(&mut self) -> Option<Release> {
-        self.releases.pop_front()
+    /// The next request for held envelopes, `first` before others. Asked for once after each
+    /// [`Dispatcher::finished`] with the group it named, no request is left when all is done: a
+    /// group's last envelope takes the group's last request along.
+    pub fn release(&mut self, first: Option<HoldKey>) -> Option<Release> {
+        let of_first = |release: &Release| Some(release.key) == first;
+        let at = self.releases.iter().position(of_first).unwrap_or(0);
+        self.releases.remove(at)
+    }
+
+    fn ask_for(&mut self, release: Release) {
+        match self.releases.iter_mut().find(|r| r.key == release.key) {
+            Some(asked) => asked.count = asked.count.saturating_add(release.count),
+            None => self.releases.push_back(release),
+        }
     }
 
     fn group_of(&mut self, envelope: &Envelope, userbase: Option<&str>) -> u64 {
@@ -216,14 +227,15 @@ impl Dispatcher {
         if group.sessions > 0 || !group.waiting.is_empty() {
             return;
         }
-        if group.held > 0 {
-            self.releases.push_back(Release {
+        let held = group.held;
+        self.ids.remove(&group.key);
+        self.groups.remove(&id);
+        if held > 0 {
+            self.ask_for(Release {
                 key: HoldKey(id),
                 count: usize::MAX,
             });
         }
-        self.ids.remove(&group.key);
-        self.groups.remove(&id);
         stat::MDA_USER.dec();
     }
 }
@@ -395,7 +407,7 @@ mod tests {
         while let Some(session) = running.pop_front() {
             dispatcher.finished(session.envelopes[0].id);
             running.extend(drain(&mut dispatcher));
-            while let Some(release) = dispatcher.release() {
+            while let Some(release) = dispatcher.release(None) {
                 assert_eq!(Some(release.key), key);
                 let waiting = dispatcher
                     .groups
@@ -432,10 +444,49 @@ mod tests {
             assert!(matches!(offer, Offer::Hold(_)));
         }
         let sessions = drain(&mut dispatcher);
-        assert_eq!(dispatcher.release().map(|r| r.count), Some(10));
-        dispatcher.finished(sessions[0].envelopes[0].id);
-        assert_eq!(dispatcher.release().map(|r| r.count), Some(usize::MAX));
-        assert_eq!(dispatcher.release(), None);
+        let key = dispatcher.finished(sessions[0].envelopes[0].id);
+        let count = usize::MAX;
+        let all = key.map(|key| Release { key, count });
+        assert_eq!(dispatcher.release(key), all);
+        assert_eq!(dispatcher.release(None), None);
+    }
+
+    #[test]
+    fn no_held_envelope_is_forgotten_when_the_last_outcome_is_known() {
+        let tight = MdaLimits {
+            task_hiwat: 2,
+            task_lowat: 1,
+            task_release: 1,
+            max_session: 3,
+            ..limits()
+        };
+        let mut dispatcher = Dispatcher::new(tight, 1);
+        let mut due: VecDeque<(u32, &str)> = (1..).zip(["a", "b", "c", "d"].repeat(25)).collect();
+        let mut held: HashMap<HoldKey, Vec<(u32, &str)>> = HashMap::new();
+        let mut running = VecDeque::new();
+        let mut delivered = 0;
+        loop {
+            while let Some((number, user)) = due.pop_front() {
+                match offer(&mut dispatcher, number, user, Mode::Alone) {
+                    Offer::Taken => {}
+                    Offer::Hold(key) => held.entry(key).or_default().push((number, user)),
+                }
+                running.extend(drain(&mut dispatcher));
+            }
+            let Some(session) = running.pop_front() else {
+                break;
+            };
+            delivered += 1;
+            let key = dispatcher.finished(session.envelopes[0].id);
+            running.extend(drain(&mut dispatcher));
+            if let Some(release) = dispatcher.release(key) {
+                let waiting = held.entry(release.key).or_default();
+                let count = release.count.min(waiting.len());
+                due.extend(waiting.drain(..count));
+            }
+        }
+        assert_eq!(delivered, 100);
+        assert!(held.values().all(Vec::is_empty));
     }
 
     #[test]

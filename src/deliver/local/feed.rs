@@ -87,11 +87,8 @@ impl Feed {
                     None => self.give_up(),
                 };
             }
-            let wait = match self.output {
-                Some(_) => Duration::ZERO,
-                None => TICK,
-            };
-            if let Some(result) = self.pending.try_wait(wait) {
+            // A process may be gone while its descendants keep the pipes open.
+            if let Some(result) = self.pending.try_wait(Duration::ZERO) {
                 self.drain();
                 return Settled::of(&result, self.tail.last_line());
             }

@@ -26,6 +26,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::config::{Config, Delivery, LocalAction, Method};
 use crate::mail::{Envelope, EvpId, Kind};
 use crate::privsep::Calls;
+use crate::privsep::batch::FIELD_MAX;
 use crate::queue::Queue;
 use crate::sys;
 use crate::util::Timestamp;
@@ -83,6 +84,7 @@ impl Agent {
         let threads = options.threads.clamp(1, config.mda.max_session.max(1));
         let mut limits = config.mda;
         limits.max_session = threads;
+        limits.max_session_per_user = limits.max_session_per_user.max(1);
         // Never more sessions than threads: the channel takes them all without waiting.
         let (sessions, work) = bounded(threads);
         let worker = Worker {
@@ -126,9 +128,9 @@ impl super::Agent for Agent {
     }
 
     fn finished(&mut self, id: EvpId, _now: Timestamp) -> Option<Release> {
-        self.dispatcher.finished(id);
+        let group = self.dispatcher.finished(id);
         self.start_sessions();
-        self.dispatcher.release()
+        self.dispatcher.release(group)
     }
 }
 
@@ -154,9 +156,21 @@ fn mode(action: Option<&LocalAction>, envelope: &Envelope) -> Mode {
         })
     );
     match &envelope.kind {
-        Kind::Local(local) if plain && local.command.is_none() && !envelope.rcpt.is_null() => {
-            Mode::Shared
-        }
+        Kind::Local(local) if plain && local.command.is_none() && fits(envelope) => Mode::Shared,
         _ => Mode::Alone,
     }
+}
+
+/// Whether an envelope goes into a frame. What came by SMTP does; a damaged one gets its failure
+/// alone and does not spoil a batch.
+fn fits(envelope: &Envelope) -> bool {
+    let subaddress = match &envelope.kind {
+        Kind::Local(local) => local.subaddress.as_deref().unwrap_or_default(),
+        Kind::Relay | Kind::Bounce(_) => "",
+    };
+    let addrs = [&envelope.sender, &envelope.rcpt, &envelope.dest];
+    let texts = addrs.map(|addr| addr.user().len().max(addr.domain().len()));
+    !envelope.rcpt.is_null()
+        && texts.iter().all(|len| *len <= FIELD_MAX)
+        && subaddress.len() <= FIELD_MAX
 }

@@ -291,8 +291,10 @@ fn same_length(body: &[u8]) -> String {
 fn a_program_reads_headers_and_body_byte_for_byte() {
     // reference delivery §3.
     let body = b"A: b\n\n.\n..\n\0\xff\r\nno final newline";
-    let text = "printf 'Return-Path: <al@e.org>\\nDelivered-To: bob@e.net\\nA: b\\n\\n.\\n..\\n\\000\\377\\r\\nno final newline' | cmp - /dev/fd/3 3<&0";
-    let text = format!("exec 3<&0; {}", text.replace(" 3<&0", ""));
+    let expected = tempfile::NamedTempFile::new().unwrap();
+    let added = b"Return-Path: <al@e.org>\nDelivered-To: bob@e.net\n";
+    std::fs::write(expected.path(), [&added[..], &body[..]].concat()).unwrap();
+    let text = format!("cmp - {}", expected.path().display());
     assert_eq!(run(&text, body).verdict, Verdict::Delivered);
     assert_eq!(
         run("grep -q nothing-of-the-kind", body).verdict,
@@ -361,7 +363,10 @@ fn a_flood_of_output_is_drained_and_only_its_end_kept() {
 #[test]
 fn thirty_mebibytes_go_through() {
     let body = vec![b'x'; 30 << 20];
-    assert_eq!(run(&same_length(&body), &body).verdict, Verdict::Delivered);
+    let silent = format!("exec >/dev/null 2>&1; {}", same_length(&body));
+    for text in [same_length(&body), silent] {
+        assert_eq!(run(&text, &body).verdict, Verdict::Delivered, "{text}");
+    }
 }
 
 #[test]
