@@ -162,8 +162,7 @@ impl Parser<'_> {
         self.take();
         let value = self.string("the value of a macro")?;
         self.end_of_statement()?;
-        let blank = |byte: &u8| byte.is_ascii_whitespace();
-        if name.as_bytes().iter().skip(1).any(|byte| blank(byte)) {
+        if name.bytes().skip(1).any(|byte| byte.is_ascii_whitespace()) {
             self.diagnostics
                 .error(at, "macro name cannot contain whitespace");
             return Ok(None);
