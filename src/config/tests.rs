@@ -494,3 +494,23 @@ fn a_text_of_errors_has_bounded_complaints() {
     let include: String = (0..2000).map(|n| format!("a{n} = x\n")).collect();
     assert!(load_text(&include).is_err());
 }
+
+// The files we install are good, and warn of nothing.
+#[test]
+fn the_default_configuration_is_good() {
+    let read = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        fs::read(path).unwrap()
+    };
+    let text = String::from_utf8(read("etc/smtpd.conf")).unwrap();
+    let mut sources = Sources::from_text("smtpd.conf", &text, &[]);
+    sources.insert(Path::new("/etc/mail/aliases"), read("etc/aliases"));
+    let loaded = load(&sources, &defaults()).unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert_eq!(loaded.config.rules.len(), 1);
+    let aliases = read("etc/aliases");
+    let entries: Vec<_> = super::table_text::Entries::new(&aliases, None)
+        .map(Result::unwrap)
+        .collect();
+    assert!(entries.iter().any(|e| (e.key, e.value) == ("abuse", "postmaster")));
+}
