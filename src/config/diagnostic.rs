@@ -68,6 +68,11 @@ impl Diagnostics {
         !self.errors.is_empty()
     }
 
+    /// Whether further errors are not kept: reading on is of no use.
+    pub fn full(&self) -> bool {
+        self.errors.len() > MOST
+    }
+
     /// Errors and warnings, each in the order of the text.
     pub fn finish(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         (in_order(self.errors), in_order(self.warnings))

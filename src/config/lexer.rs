@@ -577,7 +577,7 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
     if word.len() > 64 {
         return None;
     }
-    let within = (word.len() / 3).clamp(1, 3);
+    let within = (word.len() / 3).min(3);
     candidates
         .filter(|candidate| candidate.len().abs_diff(word.len()) <= within)
         .map(|candidate| (distance(word.as_bytes(), candidate.as_bytes()), candidate))

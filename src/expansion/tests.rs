@@ -1,1 +1,365 @@
+//! Stories: a recipient, and what becomes of it.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::{World, expand};
+use crate::config::{Config, Defaults, Method, Sources, load};
+use crate::mail::{Command, Facts, Kind, MailAddr, Peer};
+use crate::table::Tables;
+use crate::table::include::Includes;
+use crate::util::Line;
+
+const CONFIG: &str = r#"
+table users {
+    bob = "1000:1000:/home/bob", carol = "1001:1001:/home/carol", dave = "1002:1002:/",
+    root = "0:0:/root", vmail = "2000:2000:/var/vmail", broken = "not a user",
+    cat = "1003:1003:/home/cat", team-lead = "1004:1004:/"
+}
+table aliases {
+    root = bob
+    postmaster = root
+    team = "bob, carol@ext.net, |/usr/bin/count"
+    both = "carol, bob"
+    twice = "bob, alice, bob"
+    alice = bob
+    lists = "a1, a2", a1 = bob, a2 = bob
+    mixed = "bob, z1", z1 = bob
+    self = "self, dave"
+    carol = "carol, dave"
+    named = "bob, bob@example.com"
+    dave = "dave@example.com"
+    loop1 = loop2, loop2 = loop1
+    escape = "loop1, bob"
+    pipe = "\"|/usr/bin/vacation, -x\""
+    file = "/var/log/mail-archive"
+    gone = "error:551 5.1.6 moved"
+    later = ":Error:451 try again\, later"
+    commented = "bob@example.com # note"
+    bad = "bob, <x@y>"
+    empty = ""
+    nowhere = "bob, nobody@nowhere.test"
+    unknown = nosuchuser
+    broken2 = broken
+    deep0 = deep1, deep1 = deep2, deep2 = deep3, deep3 = deep4, deep4 = deep5
+    deep5 = deep6, deep6 = deep7, deep7 = deep8, deep8 = bob
+    members = ":include:/lists/members"
+    nofile = ":include:/lists/none"
+    nofile2 = ":include:/lists/none, bob"
+    emptyfile = ":include:/lists/empty"
+    bob+special = carol2, carol2 = "carol@ext.net"
+    slash = "bob, bob+tag"
+    mix = "BOB, Bob, bob"
+}
+table vt {
+    "info@v.org" = bob
+    "sales@v.org" = "carol@ext.net"
+    "sub+tag@v.org" = carol
+    "sub@v.org" = dave
+    "chain@v.org" = one, one = two, "two@" = bob
+    "self@v.org" = "self@v.org"
+    "gone@v.org" = "error:550 gone away"
+    "@v.org" = cat
+    plain = bob
+}
+table strict { "only@w.org" = bob }
+action l maildir alias <aliases> userbase <users>
+action v maildir virtual <vt> userbase <users> user vmail
+action w maildir virtual <strict> userbase <users>
+action e expand-only alias <aliases> userbase <users>
+action out mbox
+match from any for local action l
+match from any for domain example.com action l
+match from any for domain v.org action v
+match from any for domain w.org action w
+match from any for domain e.org action e
+match from any for domain rejected.org reject
+match from local for domain ext.net action out
+"#;
+
+struct Files(BTreeMap<&'static str, &'static str>);
+
+impl Includes for Files {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let text = path.to_str().and_then(|path| self.0.get(path));
+        text.map(|text| text.as_bytes().to_vec())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+struct Bench {
+    config: Config,
+    tables: Tables,
+    files: Files,
+}
+
+impl Bench {
+    fn new(text: &str) -> Bench {
+        let sources = Sources::from_text("t", text, &[]);
+        let defaults = Defaults {
+            server_name: Line::new("mx.example.org").unwrap(),
+            addresses: vec!["127.0.0.1".parse::<IpAddr>().unwrap()],
+        };
+        let mut config = load(&sources, &defaults).unwrap().config;
+        if let Some(out) = config.actions.get_mut("out") {
+            out.method = Method::Relay;
+        }
+        let tables = Tables::load(&config, &sources).unwrap();
+        let files = BTreeMap::from([
+            (
+                "/lists/members",
+                "# members\nbob\ncarol@ext.net # away\n\n<bad>\n\"|cmd # x\", dave\n:include:/lists/members\n",
+            ),
+            ("/lists/empty", "# nobody\n"),
+        ]);
+        Bench {
+            config,
+            tables,
+            files: Files(files),
+        }
+    }
+
+    fn run(&self, rcpt: &str) -> String {
+        let world = World {
+            config: &self.config,
+            tables: &self.tables,
+            includes: &self.files,
+            daemon_user: "_smtpd",
+        };
+        let facts = Facts {
+            peer: Peer::parse("203.0.113.5").unwrap(),
+            rdns: None,
+            helo: Line::default(),
+            authenticated: false,
+            username: None,
+            tls: false,
+            tag: None,
+            sender: MailAddr::null(),
+        };
+        match expand(&world, &facts, &MailAddr::from_stored(rcpt).unwrap()) {
+            Err(refusal) => format!("{} {}", refusal.code, refusal.text),
+            Ok(found) => {
+                let words: Vec<String> = found
+                    .iter()
+                    .map(|found| {
+                        let kind = match &found.kind {
+                            Kind::Local(local) => {
+                                let tag = local.subaddress.as_deref();
+                                let tag = tag.map_or(String::new(), |tag| format!("+{tag}"));
+                                let command = match &local.command {
+                                    None => String::new(),
+                                    Some(Command::Pipe(text)) => format!(" |{text}"),
+                                    Some(Command::File(path)) => format!(" >{path}"),
+                                };
+                                format!("{}{tag}{command}", local.user)
+                            }
+                            _ => "relay".to_owned(),
+                        };
+                        let mark = if found.internal { " internal" } else { "" };
+                        format!("{} {kind} <{}>{mark}", found.action, found.dest)
+                    })
+                    .collect();
+                words.join("; ")
+            }
+        }
+    }
+}
+
+const INVALID: &str = "550 Invalid recipient";
+const TEMPORARY: &str = "451 Temporary failure";
+const LIST_TEMPORARY: &str = "424 4.2.4 Mailing list expansion problem";
+const LIST_PERMANENT: &str = "524 5.2.4 Mailing list expansion problem";
+
+const STORIES: &[(&str, &str)] = &[
+    // Users and sub-addresses.
+    ("Bob@Example.com", "l bob <Bob@Example.com>"),
+    (
+        "bob+lists@example.com",
+        "l bob+lists <bob+lists@example.com>",
+    ),
+    ("bob+@example.com", "l bob <bob+@example.com>"),
+    ("bob+a+b@example.com", "l bob+a+b <bob+a+b@example.com>"),
+    ("bob@", "l bob <bob@mx.example.org>"),
+    ("bob@localhost", "l bob <bob@localhost>"),
+    ("nosuchuser@example.com", INVALID),
+    ("+bob@example.com", INVALID),
+    ("@example.com", INVALID),
+    ("broken@example.com", TEMPORARY),
+    ("bob@elsewhere.test", INVALID),
+    ("bob@rejected.org", INVALID),
+    ("carol@ext.net", INVALID),
+    // Aliases.
+    ("root@example.com", "l bob <root@example.com>"),
+    ("ROOT@example.com", "l bob <ROOT@example.com>"),
+    ("postmaster@", "l bob <postmaster@mx.example.org>"),
+    ("root+x@example.com", "l bob <root+x@example.com>"),
+    (
+        "team@example.com",
+        "l bob <team@example.com>; l _smtpd |/usr/bin/count <team@example.com>; \
+         out relay <carol@ext.net> internal",
+    ),
+    ("twice@example.com", "l bob <twice@example.com>"),
+    ("lists@example.com", "l bob <lists@example.com>"),
+    ("mixed@example.com", "l bob <mixed@example.com>"),
+    ("mix@example.com", "l bob <mix@example.com>"),
+    ("named@example.com", "l bob <named@example.com>"),
+    (
+        "slash@example.com",
+        "l bob <slash@example.com>; l bob+tag <slash@example.com>",
+    ),
+    (
+        "bob+special@example.com",
+        "out relay <carol@ext.net> internal",
+    ),
+    (
+        "carol@example.com",
+        "l carol <carol@example.com>; l dave <dave@example.com> internal",
+    ),
+    ("dave@example.com", "l dave <dave@example.com> internal"),
+    ("self@example.com", INVALID),
+    ("loop1@example.com", LIST_PERMANENT),
+    ("escape@example.com", "l bob <escape@example.com>"),
+    ("deep1@example.com", "l bob <deep1@example.com>"),
+    ("deep0@example.com", LIST_PERMANENT),
+    (
+        "pipe@example.com",
+        "l _smtpd |/usr/bin/vacation, -x <pipe@example.com>",
+    ),
+    (
+        "file@example.com",
+        "l _smtpd >/var/log/mail-archive <file@example.com>",
+    ),
+    ("gone@example.com", "551 5.1.6 moved"),
+    ("later@example.com", "451 try again, later"),
+    ("commented@example.com", LIST_TEMPORARY),
+    ("bad@example.com", LIST_TEMPORARY),
+    ("empty@example.com", LIST_PERMANENT),
+    ("nowhere@example.com", INVALID),
+    ("unknown@example.com", INVALID),
+    ("broken2@example.com", TEMPORARY),
+    // Included files.
+    (
+        "members@example.com",
+        "l bob <members@example.com>; out relay <carol@ext.net> internal; \
+         l _smtpd |cmd # x <members@example.com>; l dave <dave@example.com> internal",
+    ),
+    ("nofile@example.com", INVALID),
+    ("nofile2@example.com", "l bob <nofile2@example.com>"),
+    ("emptyfile@example.com", LIST_PERMANENT),
+    // Virtual domains.
+    ("info@v.org", "v bob <info@v.org>"),
+    ("INFO@V.org", "v bob <INFO@V.org>"),
+    ("sales@v.org", "out relay <carol@ext.net> internal"),
+    ("sub+tag@v.org", "v carol <sub+tag@v.org>"),
+    ("sub+other@v.org", "v dave <sub+other@v.org>"),
+    ("plain@v.org", "v bob <plain@v.org>"),
+    ("zoe+x@v.org", "v cat <zoe+x@v.org>"),
+    ("chain@v.org", "v bob <chain@v.org>"),
+    ("gone@v.org", "550 gone away"),
+    ("self@v.org", LIST_PERMANENT),
+    ("only@w.org", "w bob <only@w.org>"),
+    ("zoe@w.org", LIST_PERMANENT),
+    // expand-only.
+    ("bob@e.org", LIST_PERMANENT),
+    ("file@e.org", "e _smtpd >/var/log/mail-archive <file@e.org>"),
+    ("team@e.org", LIST_PERMANENT),
+];
+
+// aliases(5), smtpd.conf(5): aliases, virtual domains, sub-addresses, and what clients hear.
+#[test]
+fn every_story_ends_as_told() {
+    let bench = Bench::new(CONFIG);
+    let wrong: Vec<(&str, String)> = STORIES
+        .iter()
+        .map(|(rcpt, expected)| (*rcpt, *expected, bench.run(rcpt)))
+        .filter(|(_, expected, found)| expected != found)
+        .map(|(rcpt, _, found)| (rcpt, found))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+// smtpd.conf(5), sub-addr-delim: another character.
+#[test]
+fn the_delimiter_is_configured() {
+    let text = format!("smtp sub-addr-delim \"-\"\n{CONFIG}");
+    let bench = Bench::new(&text);
+    assert_eq!(
+        bench.run("bob-x@example.com"),
+        "l bob+x <bob-x@example.com>"
+    );
+    assert_eq!(bench.run("bob+x@example.com"), INVALID);
+    assert_eq!(bench.run("team-lead@example.com"), TEAM_LEAD);
+}
+
+/// With `-` as the delimiter `team-lead` is `team`, and there is an alias of that name.
+const TEAM_LEAD: &str = "l bob <team-lead@example.com>; \
+     l _smtpd |/usr/bin/count <team-lead@example.com>; out relay <carol@ext.net> internal";
+
+#[test]
+fn a_list_without_end_is_refused_in_bounded_time() {
+    let mut text = String::from("table u { x = \"1:1:/\" }\ntable big {\n");
+    for number in 0..200 {
+        let all: Vec<String> = (0..100)
+            .map(|n| format!("n{}", (number * 100 + n) % 20_000))
+            .collect();
+        text.push_str(&format!("n{number} = \"{}\"\n", all.join(", ")));
+    }
+    text.push_str("}\naction a maildir alias <big> userbase <u>\nmatch from any action a\n");
+    let bench = Bench::new(&text);
+    let answer = bench.run("n0@mx.example.org");
+    assert!(answer == LIST_TEMPORARY || answer == INVALID, "{answer}");
+}
+
+// Any alias file and any recipient: an answer, no panic.
+#[test]
+fn any_entries_give_an_answer() {
+    let pieces = [
+        "a",
+        "b",
+        "c",
+        "a@x.org",
+        "b@x.org",
+        "|cmd",
+        "/f",
+        "error:550 x",
+        ":include:/lists/members",
+        "a+t",
+        "+",
+        "@",
+        "\\",
+        "'",
+        "\"",
+        ",",
+        " ",
+        "root",
+        "x@y@z",
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut roll = |sides: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % sides
+    };
+    for _ in 0..150 {
+        let mut text = String::from("table u { a = \"1:1:/\", root = \"0:0:/\" }\ntable t {\n");
+        for key in ["a", "b", "c", "a@x.org", "@x.org", "@", "root"] {
+            let value: String = (0..roll(6))
+                .map(|_| format!("{}{}", pieces[roll(pieces.len())], [",", ""][roll(2)]))
+                .collect();
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+            text.push_str(&format!("\"{key}\" = \"{value}\"\n"));
+        }
+        let table = ["alias", "virtual"][roll(2)];
+        let method = ["maildir", "expand-only"][roll(2)];
+        text.push_str(&format!(
+            "}}\naction a {method} {table} <t> userbase <u>\nmatch from any for any action a\n"
+        ));
+        let bench = Bench::new(&text);
+        for rcpt in ["a@x.org", "b+t@x.org", "c@", "root@x.org", "'@x.org"] {
+            assert!(!bench.run(rcpt).is_empty());
+        }
+    }
+}

@@ -46,10 +46,10 @@ impl Question<'_> {
         match test {
             Test::Tag(pattern) => self.tag(pattern),
             Test::FromAny | Test::ForAny => answer(true),
-            Test::FromLocal => self.from_local(),
-            Test::FromSocket => self.from_socket(),
-            Test::FromSrc(pattern) => self.from_src(pattern),
-            Test::FromRdns(pattern) => self.from_rdns(pattern.as_ref()),
+            Test::FromLocal => self.local_source(),
+            Test::FromSocket => self.socket_source(),
+            Test::FromSrc(pattern) => self.source_address(pattern),
+            Test::FromRdns(pattern) => self.source_name(pattern.as_ref()),
             Test::ForLocal => self.for_local(),
             Test::ForDomain(pattern) => self.for_domain(pattern),
             Test::Helo(pattern) => self.helo(pattern),
@@ -76,18 +76,18 @@ impl Question<'_> {
         }
     }
 
-    fn from_local(&self) -> Answered {
+    fn local_source(&self) -> Answered {
         answer(self.tables.netaddr("<localhost>", self.source())?)
     }
 
-    fn from_socket(&self) -> Answered {
+    fn socket_source(&self) -> Answered {
         match self.origin {
             Origin::Client => answer(self.facts.peer == Peer::Local),
             Origin::Internal => Ok(Answer::Never),
         }
     }
 
-    fn from_src(&self, pattern: &Pattern) -> Answered {
+    fn source_address(&self, pattern: &Pattern) -> Answered {
         let source = self.source();
         answer(match pattern.regex {
             true => self.tables.regex(&pattern.table, &source.to_string())?,
@@ -95,7 +95,7 @@ impl Question<'_> {
         })
     }
 
-    fn from_rdns(&self, pattern: Option<&Pattern>) -> Answered {
+    fn source_name(&self, pattern: Option<&Pattern>) -> Answered {
         let name = match (self.origin, pattern) {
             (Origin::Internal, None) => return Ok(Answer::Never),
             (Origin::Internal, Some(_)) => Some("local"),

@@ -1,1 +1,238 @@
+//! Which rule takes what, as data.
 
+use std::net::IpAddr;
+
+use super::{Decision, Origin, decide};
+use crate::config::{Config, Defaults, Sources, load};
+use crate::mail::{Facts, MailAddr, Peer};
+use crate::table::Tables;
+use crate::util::Line;
+
+fn world(rules: &str) -> (Config, Tables) {
+    let text = format!("action a mbox\naction b mbox\n{rules}\n");
+    let sources = Sources::from_text("t", &text, &[]);
+    let defaults = Defaults {
+        server_name: Line::new("mx.example.org").unwrap(),
+        addresses: vec![
+            "127.0.0.1".parse::<IpAddr>().unwrap(),
+            "::1".parse().unwrap(),
+        ],
+    };
+    let config = load(&sources, &defaults).unwrap().config;
+    let tables = Tables::load(&config, &sources).unwrap();
+    (config, tables)
+}
+
+fn line(text: &str) -> Line {
+    Line::new(text).unwrap()
+}
+
+/// A session in words: `src=… helo=… rdns=… user=… tag=… from=… to=… tls auth internal`.
+fn session(words: &str) -> (Facts, MailAddr, Origin) {
+    let mut facts = Facts {
+        peer: Peer::parse("203.0.113.5").unwrap(),
+        rdns: None,
+        helo: line("client"),
+        authenticated: false,
+        username: None,
+        tls: false,
+        tag: None,
+        sender: MailAddr::new("eve", "example.net").unwrap(),
+    };
+    let mut dest = MailAddr::new("bob", "mx.example.org").unwrap();
+    let mut origin = Origin::Client;
+    for word in words.split_whitespace() {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("src", text) => facts.peer = Peer::parse(text).unwrap(),
+            ("helo", text) => facts.helo = line(text),
+            ("rdns", text) => facts.rdns = Some(line(text)),
+            ("user", text) => {
+                facts.authenticated = true;
+                facts.username = Some(line(text));
+            }
+            ("tag", text) => facts.tag = Some(line(text)),
+            ("from", text) => facts.sender = MailAddr::from_stored(text).unwrap(),
+            ("to", text) => dest = MailAddr::from_stored(text).unwrap(),
+            ("tls", _) => facts.tls = true,
+            ("auth", _) => facts.authenticated = true,
+            ("internal", _) => origin = Origin::Internal,
+            other => panic!("{other:?}"),
+        }
+    }
+    (facts, dest, origin)
+}
+
+fn verdict(rules: &str, words: &str) -> String {
+    let (config, tables) = world(rules);
+    let (facts, dest, origin) = session(words);
+    match decide(&config, &tables, &facts, &dest, origin) {
+        Ok(Decision::Accept { action, rule }) => format!("{} {}", action.name, rule.line),
+        Ok(Decision::Reject { rule }) => format!("reject {}", rule.line),
+        Ok(Decision::NoRule) => "none".to_owned(),
+        Err(error) => format!("error {error}"),
+    }
+}
+
+/// Whether one rule takes a session.
+const STORIES: &[(&str, &str, bool)] = &[
+    // Defaults.
+    ("", "src=127.0.0.1", true),
+    ("", "src=local", true),
+    ("", "src=[::1]", true),
+    ("", "", false),
+    ("", "src=local to=bob@other.org", false),
+    ("auth", "user=bob", false),
+    ("auth for any", "src=local to=a@b auth", true),
+    // for
+    ("for any", "src=local to=a@b", true),
+    ("!for any", "src=local to=a@b", false),
+    ("for local", "src=local to=a@localhost", true),
+    ("for local", "src=local to=a@MX.Example.org", true),
+    ("for local", "src=local to=a@mx", true),
+    ("for local", "src=local to=a@127.0.0.1", true),
+    ("for local", "src=local to=a@[127.0.0.1]", true),
+    ("for local", "src=local to=a@[::1]", true),
+    ("for local", "src=local to=a@[IPv6:::1]", true),
+    ("!for local", "src=local to=a@b", true),
+    ("for domain b.org", "src=local to=a@B.org", true),
+    ("for domain \"*.b.org\"", "src=local to=a@x.b.org", true),
+    ("for domain \"*.b.org\"", "src=local to=a@b.org", false),
+    ("!for domain b.org", "src=local to=a@b.org", false),
+    ("for domain regex \"b.*g$\"", "src=local to=a@B.org", true),
+    ("for rcpt-to \"a@b\"", "src=local to=a@b", true),
+    ("for rcpt-to a", "src=local to=a+x@b", true),
+    ("!for rcpt-to \"a@b\"", "src=local to=c@b", true),
+    ("for rcpt-to regex \"^a@\"", "src=local to=a@b", true),
+    ("rcpt-to \"@b\" for any", "src=local to=a@b", true),
+    // from
+    ("from any", "", true),
+    ("!from any", "", false),
+    ("!from local", "", true),
+    ("!from local", "src=local", false),
+    ("from src 203.0.113.0/24", "", true),
+    ("from src 203.0.113.6", "", false),
+    ("!from src 203.0.113.6", "", true),
+    ("from src \"2001:db8::/32\"", "src=[2001:db8::9]", true),
+    ("from src \"local\"", "src=local", true),
+    ("from src regex \"^203[.]\"", "", true),
+    ("from src regex \"^\\[2001:\"", "src=[2001:db8::1]", true),
+    ("from socket", "src=local", true),
+    ("from socket", "src=127.0.0.1", false),
+    ("!from socket", "src=127.0.0.1", true),
+    ("from rdns", "rdns=a.b", true),
+    ("from rdns", "", false),
+    ("!from rdns", "", true),
+    ("from rdns \"*.example.net\"", "rdns=a.Example.net", true),
+    ("from rdns \"*.example.net\"", "", false),
+    ("!from rdns \"*.example.net\"", "", false),
+    ("!from rdns \"*.example.net\"", "rdns=other", true),
+    ("from rdns regex dsl", "rdns=dsl.example", true),
+    ("from auth", "user=bob", true),
+    ("from auth", "", false),
+    ("!from auth", "", true),
+    ("from auth bob", "user=BOB", true),
+    ("from auth bob", "user=eve", false),
+    ("from auth bob", "auth", false),
+    ("!from auth bob", "auth", true),
+    ("from auth \"@b.org\"", "user=bob@b.org", true),
+    ("from auth regex \"^b\"", "user=bob", true),
+    ("from mail-from \"@example.net\"", "", true),
+    ("from mail-from \"@\"", "from=@", true),
+    ("from mail-from regex \"^@$\"", "from=@", true),
+    ("from mail-from \"@example.net\"", "from=@", false),
+    ("!from mail-from \"@example.net\"", "", false),
+    // the rest
+    ("tag web from any", "tag=WEB", true),
+    ("tag web from any", "", false),
+    ("!tag web from any", "", true),
+    ("tag regex \"^w\" from any", "tag=web", true),
+    ("helo \"*.org\" from any", "helo=a.org", true),
+    ("helo regex \"^a\" from any", "helo=b.org", false),
+    ("tls from any", "tls", true),
+    ("tls from any", "", false),
+    ("!tls from any", "", true),
+    ("mail-from { a, \"@example.net\" } from any", "", true),
+    // what expansion has made
+    ("", "internal", true),
+    ("from any", "internal", true),
+    ("!from local", "internal", false),
+    ("from src 203.0.113.0/24", "internal", false),
+    ("!from src 203.0.113.0/24", "internal", true),
+    (
+        "from src { \"203.0.113.0/24\", \"local\" }",
+        "internal",
+        true,
+    ),
+    ("from socket", "internal src=local", false),
+    ("!from socket", "internal", false),
+    ("from rdns", "internal rdns=a.b", false),
+    ("!from rdns", "internal", false),
+    ("from rdns a.b", "internal rdns=a.b", false),
+    ("auth", "internal user=bob", true),
+    ("tag web", "internal tag=web", true),
+];
+
+// smtpd.conf(5), match: every criterion, negated and not.
+#[test]
+fn each_criterion_holds_when_the_manual_says_so() {
+    for (criteria, words, yes) in STORIES {
+        let found = verdict(&format!("match {criteria} action a"), words);
+        let expected = if *yes { "a 3" } else { "none" };
+        assert_eq!(found, expected, "match {criteria} / {words}");
+    }
+}
+
+// smtpd.conf(5), match: rules are tried in order, the first match wins.
+#[test]
+fn the_first_rule_that_holds_decides() {
+    let rules = "match from src 203.0.113.5 for any reject\n\
+                 match from any for domain b.org action b\n\
+                 match from any for any action a";
+    assert_eq!(verdict(rules, ""), "reject 3");
+    assert_eq!(verdict(rules, "src=192.0.2.1 to=x@b.org"), "b 4");
+    assert_eq!(verdict(rules, "src=192.0.2.1 to=x@c.org"), "a 5");
+    assert_eq!(verdict("match for any action a", ""), "none");
+}
+
+// A criterion that cannot be answered ends the evaluation, whatever comes later.
+#[test]
+fn an_unanswered_question_is_an_error() {
+    let rules = "match helo x from any action a\nmatch from any for any action b";
+    let helo = format!("helo={}", "h".repeat(1024));
+    assert!(verdict(rules, &helo).starts_with("error table <dynamic:0>: lookup key too long"));
+    // A rule that fails before it is asked does not ask.
+    let rules = "match tag y helo x action a\nmatch from any for any action b";
+    assert_eq!(verdict(rules, &helo), "b 4");
+}
+
+// OpenSMTPD#968: whatever the rules and the session, there is an answer.
+#[test]
+fn any_rules_and_any_session_give_an_answer() {
+    let criteria: Vec<&str> = STORIES.iter().map(|(criteria, ..)| *criteria).collect();
+    let sessions: Vec<&str> = STORIES.iter().map(|(_, words, _)| *words).collect();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut roll = |sides: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % sides
+    };
+    for _ in 0..60 {
+        let rules: String = (0..5)
+            .map(|_| {
+                let end = ["action a", "action b", "reject"][roll(3)];
+                format!("match {} {end}\n", criteria[roll(criteria.len())])
+            })
+            .collect();
+        let (config, tables) = world(&rules);
+        for _ in 0..20 {
+            let words = format!(
+                "{} {}",
+                sessions[roll(sessions.len())],
+                sessions[roll(sessions.len())]
+            );
+            let (facts, dest, origin) = session(&words);
+            assert!(decide(&config, &tables, &facts, &dest, origin).is_ok());
+        }
+    }
+}

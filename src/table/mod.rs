@@ -59,6 +59,9 @@ impl fmt::Display for TableError {
 
 impl std::error::Error for TableError {}
 
+/// A question to a table.
+type Ask = fn(&Tables, &str) -> Result<bool, TableError>;
+
 /// All tables of a configuration. Shared by every thread.
 pub struct Tables {
     by_name: BTreeMap<String, Table>,
@@ -282,18 +285,17 @@ impl Tables {
     }
 
     fn ask_once(&self, criterion: &Criterion) -> Result<bool, TableError> {
-        let (pattern, ask): (_, fn(&Tables, &str) -> Result<bool, TableError>) =
-            match &criterion.test {
-                Test::FromSrc(p) => (p, |t, name| t.netaddr(name, &Peer::Local)),
-                Test::FromRdns(Some(p)) | Test::ForDomain(p) | Test::Helo(p) => {
-                    (p, |t, name| t.domain(name, ""))
-                }
-                Test::MailFrom(p) | Test::RcptTo(p) | Test::Auth(Some(p)) => {
-                    (p, |t, name| t.mailaddr(name, &MailAddr::null()))
-                }
-                Test::Tag(p) => (p, |t, name| t.string(name, "")),
-                _ => return Ok(true),
-            };
+        let (pattern, ask): (_, Ask) = match &criterion.test {
+            Test::FromSrc(p) => (p, |t, name| t.netaddr(name, &Peer::Local)),
+            Test::FromRdns(Some(p)) | Test::ForDomain(p) | Test::Helo(p) => {
+                (p, |t, name| t.domain(name, ""))
+            }
+            Test::MailFrom(p) | Test::RcptTo(p) | Test::Auth(Some(p)) => {
+                (p, |t, name| t.mailaddr(name, &MailAddr::null()))
+            }
+            Test::Tag(p) => (p, |t, name| t.string(name, "")),
+            _ => return Ok(true),
+        };
         if pattern.regex {
             return self.regex(&pattern.table, "");
         }

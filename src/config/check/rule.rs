@@ -120,13 +120,13 @@ impl Checker<'_> {
                     | CriterionKind::ForDomain(_) => (&mut slots.for_, "for"),
                     _ => (&mut slots.from, "from"),
                 };
-                let test = self.from_or_for(from);
+                let test = self.source_or_domain(from);
                 self.set(slot, is(test), word, at);
             }
         }
     }
 
-    fn from_or_for(&mut self, kind: &CriterionKind) -> Option<Test> {
+    fn source_or_domain(&mut self, kind: &CriterionKind) -> Option<Test> {
         match kind {
             CriterionKind::FromSocket => Some(Test::FromSocket),
             CriterionKind::FromLocal => Some(Test::FromLocal),

@@ -185,8 +185,8 @@ impl Checker<'_> {
                 let known = ["file", "static", "db", "getpwnam"];
                 let hint = did_you_mean(backend, known.into_iter());
                 let text = format!(
-                    "table backend \"{backend}\" does not exist{hint}; \
-                     external tables are not available in this version"
+                    "table backend \"{backend}\" does not exist \
+                     (external tables are not available in this version){hint}"
                 );
                 self.error(config.at, text);
             }

@@ -39,6 +39,7 @@ pub fn parse(
         lexer: Lexer::new(text, macros),
         peeked: None,
         braces: 0,
+        line_starts: true,
         name: None,
         broken: Vec::new(),
         fetch,
@@ -78,6 +79,8 @@ pub struct Parser<'p> {
     lexer: Lexer,
     peeked: Option<(Token, Pos)>,
     braces: usize,
+    /// Whether the last token that was taken ended a line.
+    line_starts: bool,
     name: Option<String>,
     broken: Vec<String>,
     fetch: &'p mut Fetch<'p>,
@@ -93,6 +96,7 @@ impl Parser<'_> {
             self.name = None;
             let body = match token {
                 Token::Eof => return None,
+                _ if self.diagnostics.full() => return None,
                 Token::Newline => continue,
                 Token::Bad => Err(Abort),
                 Token::Keyword("include") => self.include(at),
@@ -158,8 +162,7 @@ impl Parser<'_> {
         self.take();
         let value = self.string("the value of a macro")?;
         self.end_of_statement()?;
-        let blank = |byte: &u8| byte.is_ascii_whitespace();
-        if name.as_bytes().iter().skip(1).any(|byte| blank(byte)) {
+        if name.bytes().skip(1).any(|byte| byte.is_ascii_whitespace()) {
             self.diagnostics
                 .error(at, "macro name cannot contain whitespace");
             return Ok(None);
@@ -207,15 +210,11 @@ impl Parser<'_> {
             let (token, _) = self.peek();
             match token {
                 Token::Eof => return,
-                Token::Newline => {
+                Token::Newline if self.braces == 0 => {
                     self.take();
-                    let (next, _) = self.peek();
-                    let fresh = matches!(next, Token::Keyword(word) if DIRECTIVES.contains(&word));
-                    if self.braces == 0 || fresh {
-                        return;
-                    }
-                    continue;
+                    return;
                 }
+                Token::Keyword(word) if self.line_starts && DIRECTIVES.contains(&word) => return,
                 Token::Punct(b'{') => self.braces += 1,
                 Token::Punct(b'}') => self.braces = self.braces.saturating_sub(1),
                 _ => {}
@@ -225,16 +224,19 @@ impl Parser<'_> {
     }
 
     fn next(&mut self) -> (Token, Pos) {
-        match self.peeked.take() {
+        let next = match self.peeked.take() {
             Some(token) => token,
             None => self.lexer.next(self.diagnostics),
-        }
+        };
+        self.line_starts = next.0 == Token::Newline;
+        next
     }
 
     fn peek(&mut self) -> (Token, Pos) {
-        let token = self.next();
-        self.peeked = Some(token.clone());
-        token
+        if self.peeked.is_none() {
+            self.peeked = Some(self.lexer.next(self.diagnostics));
+        }
+        self.peeked.clone().unwrap_or((Token::Eof, Pos::default()))
     }
 
     /// Takes the token that was peeked.
@@ -410,7 +412,9 @@ fn hint(token: &Token, expected: &str, words: &[&str]) -> String {
         }
         Token::Keyword(word) => nearest(word, words.iter().copied())
             .map_or(String::new(), |near| format!("; did you mean \"{near}\"?")),
-        Token::Number(_) if wants_string => "; quote a number to use it as a string".to_owned(),
+        Token::Number(_) if wants_string && !expected.starts_with("a delay") => {
+            "; quote a number to use it as a string".to_owned()
+        }
         Token::Punct(b'$') => "; a macro is not expanded inside the value of a macro".to_owned(),
         Token::Punct(b',') => "; a list has no empty entries".to_owned(),
         Token::Punct(byte) if wants_string && !matches!(byte, b'{' | b'}' | b'<' | b'>') => {
