@@ -142,6 +142,8 @@ fn config(delivery: Delivery) -> Config {
         mda: Default::default(),
         scheduler: Default::default(),
         bounce_warn_s: Vec::new(),
+        mta: Default::default(),
+        admd: None,
     }
 }
 

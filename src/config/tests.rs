@@ -512,5 +512,9 @@ fn the_default_configuration_is_good() {
     let entries: Vec<_> = super::table_text::Entries::new(&aliases, None)
         .map(Result::unwrap)
         .collect();
-    assert!(entries.iter().any(|e| (e.key, e.value) == ("abuse", "postmaster")));
+    assert!(
+        entries
+            .iter()
+            .any(|e| (e.key, e.value) == ("abuse", "postmaster"))
+    );
 }

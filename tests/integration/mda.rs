@@ -1,59 +1,38 @@
 //! Local delivery: who runs what, and what comes of its exit code.
 
 use std::fs;
-use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::support::{Instance, Setup, body, field, root_only, wait_for};
+use crate::support::{Instance, Setup, body, can_have_users, field, wait_for};
 
-/// Users for a test as root, seen only by the processes of that test (nss_wrapper); `None` when
-/// the wrapper is not installed.
-fn with_users(test: &str, dir: &Path, setup: Setup) -> Option<Setup> {
-    if !root_only(test) {
+/// The users of a test as root.
+const USERS: [(&str, u32); 4] = [
+    ("_smtpd", 54320),
+    ("_smtpq", 54321),
+    ("alice", 54322),
+    ("bob", 54323),
+];
+
+/// A daemon as root with users of its own, their homes in its instance root; `None` where that
+/// cannot be.
+fn start_with_users(test: &str, setup: Setup) -> Option<Instance> {
+    if !can_have_users(test) {
         return None;
     }
-    let library = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-    ]
-    .iter()
-    .map(|dir| format!("{dir}/libnss_wrapper.so"))
-    .find(|path| Path::new(path).exists());
-    let Some(library) = library else {
-        eprintln!("NOT RUN: {test}: needs libnss-wrapper");
-        return None;
-    };
+    let dir = TempDir::new().unwrap();
     let mut passwd = String::from("root:x:0:0:root:/root:/bin/sh\n");
-    let mut group = String::from("root:x:0:\n");
-    for (name, id) in [
-        ("_smtpd", 54320),
-        ("_smtpq", 54321),
-        ("alice", 54322),
-        ("bob", 54323),
-    ] {
-        let home = dir.join("home").join(name);
+    let mut group = String::from("root:x:0:\nmail:x:8:\n");
+    for (name, id) in USERS {
+        let home = dir.path().join("home").join(name);
         fs::create_dir_all(&home).unwrap();
         std::os::unix::fs::chown(&home, Some(id), Some(id)).unwrap();
         passwd += &format!("{name}:x:{id}:{id}::{}:/bin/sh\n", home.display());
         group += &format!("{name}:x:{id}:\n");
     }
-    fs::write(dir.join("passwd"), passwd).unwrap();
-    fs::write(dir.join("group"), group).unwrap();
-    Some(
-        setup
-            .as_root()
-            .env("LD_PRELOAD", &library)
-            .env(
-                "NSS_WRAPPER_PASSWD",
-                &dir.join("passwd").display().to_string(),
-            )
-            .env(
-                "NSS_WRAPPER_GROUP",
-                &dir.join("group").display().to_string(),
-            ),
-    )
+    fs::write(dir.path().join("passwd"), passwd).unwrap();
+    fs::write(dir.path().join("group"), group).unwrap();
+    Some(setup.with_users().start_in(dir))
 }
 
 fn outcome(daemon: &Instance, rcpt: &str) -> String {
@@ -192,7 +171,6 @@ fn no_address_reaches_a_shell_as_text() {
 #[test]
 fn deliveries_run_as_the_recipient() {
     // delivery.md §2: uid, group and home are the recipient's; the environment is the manual's.
-    let dir = TempDir::new().unwrap();
     let setup = Setup::new(
         "table aliases { root = alice, team = \"alice, bob\" }\n\
          listen on 127.0.0.1 port $port\n\
@@ -201,10 +179,9 @@ fn deliveries_run_as_the_recipient() {
          match from any for domain \"show.example.org\" action \"show\"\n\
          match from any for local action \"dir\"\n",
     );
-    let Some(setup) = with_users("deliveries_run_as_the_recipient", dir.path(), setup) else {
+    let Some(daemon) = start_with_users("deliveries_run_as_the_recipient", setup) else {
         return;
     };
-    let daemon = setup.start_in(dir);
     let home = |name: &str| daemon.path().join("home").join(name);
     let mut client = daemon.hello();
     client.mail("s@example.net", &["bob+tag@show.example.org"], b"\nx\n");
@@ -267,14 +244,12 @@ fn deliveries_run_as_the_recipient() {
 #[test]
 fn root_itself_gets_no_delivery_but_mbox() {
     // delivery.md §2: uid 0 is refused, permanently, unless the action is mbox.
-    let dir = TempDir::new().unwrap();
     let setup = Setup::new(
         "listen on 127.0.0.1 port $port\naction \"dir\" maildir\nmatch from any for local action \"dir\"\n",
     );
-    let Some(setup) = with_users("root_itself_gets_no_delivery_but_mbox", dir.path(), setup) else {
+    let Some(daemon) = start_with_users("root_itself_gets_no_delivery_but_mbox", setup) else {
         return;
     };
-    let daemon = setup.start_in(dir);
     daemon.hello().mail("", &["root@mx.example.org"], b"\nx\n");
     assert_eq!(
         outcome(&daemon, "root@mx.example.org"),

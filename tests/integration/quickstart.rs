@@ -1,6 +1,6 @@
 //! README: a fresh clone, an ordinary user, and mail arrives.
 
-use crate::support::{Setup, body, field, on_the_wire, tree};
+use crate::support::{Setup, body, field, on_the_wire};
 
 fn numbered(lines: usize) -> Vec<u8> {
     (0..lines)
@@ -130,6 +130,6 @@ fn several_recipients_share_one_body_and_get_a_copy_each() {
     expected.sort();
     assert_eq!(to, expected);
     daemon.wait_empty();
-    let left: Vec<_> = tree(&daemon.path().join("spool/queue"));
+    let left = daemon.spooled();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -214,5 +214,5 @@ fn the_queue_runs_once_in_the_foreground() {
         String::from_utf8_lossy(&output.stderr)
     );
     daemon.wait_mail(5);
-    assert!(crate::support::tree(&daemon.path().join("spool/queue")).is_empty());
+    assert!(daemon.spooled().is_empty());
 }

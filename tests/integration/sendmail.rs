@@ -1,6 +1,6 @@
 //! sendmail(8): submission by local programs.
 
-use crate::support::{Setup, body, field, files, tree};
+use crate::support::{Setup, body, field, files};
 
 #[test]
 fn recipients_come_from_arguments_and_header() {
@@ -81,7 +81,7 @@ fn what_is_refused_is_kept_for_its_author() {
         said.contains("command failed: 550 Invalid recipient"),
         "{said}"
     );
-    assert!(tree(&daemon.path().join("spool/queue")).is_empty());
+    assert!(daemon.spooled().is_empty());
 }
 
 #[test]

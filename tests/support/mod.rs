@@ -35,6 +35,7 @@ pub struct Instance {
     /// Where the programs are when the ordinary user cannot reach the build's.
     programs: Option<PathBuf>,
     descriptors: Option<u32>,
+    users: bool,
 }
 
 /// What a daemon is started with.
@@ -44,6 +45,7 @@ pub struct Setup {
     envs: Vec<(String, String)>,
     root: bool,
     descriptors: Option<u32>,
+    users: bool,
 }
 
 impl Setup {
@@ -56,6 +58,7 @@ impl Setup {
             envs: Vec::new(),
             root: false,
             descriptors: None,
+            users: false,
         }
     }
 
@@ -81,9 +84,16 @@ impl Setup {
     }
 
     /// Keep root's rights.
-    pub fn as_root(mut self) -> Setup {
+    pub fn with_root(mut self) -> Setup {
         self.root = true;
         self
+    }
+
+    /// Keep root's rights, and let only this daemon see the users of the files `passwd` and `group`
+    /// in its instance root.
+    pub fn with_users(mut self) -> Setup {
+        self.users = true;
+        self.with_root()
     }
 
     /// No more descriptors than this for the daemon.
@@ -143,6 +153,7 @@ impl Setup {
             envs: self.envs,
             programs,
             descriptors: self.descriptors,
+            users: self.users,
         }
     }
 }
@@ -313,6 +324,16 @@ impl Instance {
         String::from_utf8_lossy(&output.stdout)
             .lines()
             .map(str::to_string)
+            .collect()
+    }
+
+    /// The files of all messages in the spool.
+    pub fn spooled(&self) -> Vec<PathBuf> {
+        let buckets = files(&self.path().join("spool/queue"));
+        buckets
+            .iter()
+            .filter(|bucket| bucket.is_dir())
+            .flat_map(|bucket| tree(bucket))
             .collect()
     }
 
@@ -664,6 +685,32 @@ pub fn tail(text: &str) -> &str {
         .find(|&at| text.is_char_boundary(at))
         .unwrap_or(0);
     &text[start..]
+}
+
+/// A command that runs another one where `/etc/passwd` and `/etc/group` are those of `dir`.
+fn with_its_own_users(dir: &Path) -> Command {
+    const SCRIPT: &str = "mount --bind \"$0/passwd\" /etc/passwd && \
+                          mount --bind \"$0/group\" /etc/group && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", SCRIPT]).arg(dir);
+    command
+}
+
+/// Whether a test may give a daemon users of its own (a private mount namespace); says the test's
+/// name when it cannot run.
+pub fn can_have_users(test: &str) -> bool {
+    if !cfg!(target_os = "linux") || !root_only(test) {
+        return false;
+    }
+    let can = Command::new("unshare")
+        .args(["-m", "sh", "-c", "mount --bind /etc/passwd /etc/passwd"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !can {
+        eprintln!("NOT RUN: {test}: needs a mount namespace");
+    }
+    can
 }
 
 /// The name of the user that an ordinary test's daemon runs as.
