@@ -21,6 +21,8 @@ use crate::sys;
 
 use super::{DiskFile, Shared, invalid, layout};
 
+/// What a small file takes up.
+const FILE_BYTES: u64 = 4096;
 /// Files held open at a time during a commit.
 const BATCH: usize = 16;
 
@@ -156,12 +158,14 @@ impl Draft for FsDraft {
         if self.envelope_bytes > self.shared.options.max_envelope_bytes {
             return Err(invalid("too many bytes of envelopes in one message"));
         }
+        self.shared.space.spend(FILE_BYTES, 1);
         self.envelopes.push(envelope);
         Ok(id)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (shared, msgid, place) = (&self.shared, self.msgid, &mut self.place);
+        shared.space.spend(bytes.len() as u64, 0);
         self.body
             .write(bytes, || create_body(shared, msgid, place))
             .inspect_err(|error| shared.note(error))

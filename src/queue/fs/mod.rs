@@ -159,6 +159,7 @@ impl Store for Fs {
             .ids
             .draw(now, |id| shared.disk.exists(&layout::message_dir(id)))
             .map_err(BeginError::Io)?;
+        shared.space.spend(0, space::MESSAGE_INODES);
         Ok(Box::new(FsDraft::new(shared.clone(), msgid)))
     }
 

@@ -2,11 +2,13 @@
 //!
 //! OpenSMTPD wants 5 % of blocks and inodes free. On a disk of 10 TB that is 500 GB of nothing, so
 //! the share is capped; and because room is needed for what is about to come, the largest message
-//! is added, as far as the file system is not itself tiny. The answer is kept for a second: at
-//! full speed the check costs nothing. A change is logged once, and back again.
+//! is added, as far as the file system is not itself tiny. The answer is kept for a second, or
+//! until what was found free beyond that may have been used up: at full speed the check costs
+//! nothing. A change is logged once, and back again.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::log;
 use crate::sys::fs::Room;
@@ -14,13 +16,25 @@ use crate::util::Timestamp;
 
 use super::Options;
 
-/// What was found last.
+/// What was found last, and what has been used since.
 #[derive(Default)]
-pub(super) struct Space(Mutex<State>);
+pub(super) struct Space {
+    state: Mutex<State>,
+    spent_bytes: AtomicU64,
+    spent_inodes: AtomicU64,
+}
 
 #[derive(Default)]
 struct State {
     looked: Option<Timestamp>,
+    found: Headroom,
+}
+
+/// What is free beyond the reserve, or which reserve is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Headroom {
+    bytes: u64,
+    inodes: u64,
     short: Option<Shortage>,
 }
 
@@ -34,7 +48,7 @@ pub(super) enum Shortage {
 }
 
 impl Space {
-    /// Whether something is short at `now`; `look` asks the disk if that was not done this second.
+    /// Whether something is short at `now`; `look` asks the disk if the last answer is too old.
     pub(super) fn short(
         &self,
         options: &Options,
@@ -42,52 +56,79 @@ impl Space {
         look: impl FnOnce() -> io::Result<Room>,
     ) -> io::Result<bool> {
         {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.looked == Some(now) {
-                return Ok(state.short.is_some());
+            let mut state = self.lock();
+            if state.looked == Some(now) && !self.is_spent(state.found) {
+                return Ok(state.found.short.is_some());
             }
             // Others go by the old answer while this thread asks; the lock is not held for that.
             state.looked = Some(now);
+            self.spent_bytes.store(0, Ordering::Relaxed);
+            self.spent_inodes.store(0, Ordering::Relaxed);
         }
-        let found = look().map(|room| shortage(room, options));
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = look().map(|room| headroom(room, options));
+        let mut state = self.lock();
         let Ok(found) = found else {
             state.looked = None;
             return found.map(|_| true);
         };
-        report(state.short, found);
-        state.short = found;
-        Ok(found.is_some())
+        report(state.found.short, found.short);
+        state.found = found;
+        Ok(found.short.is_some())
+    }
+
+    /// So much has been written.
+    pub(super) fn spend(&self, bytes: u64, inodes: u64) {
+        self.spent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.spent_inodes.fetch_add(inodes, Ordering::Relaxed);
     }
 
     /// A write has just failed for want of room: look again before the next message.
     pub(super) fn doubt(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).looked = None;
+        self.lock().looked = None;
+    }
+
+    fn is_spent(&self, found: Headroom) -> bool {
+        found.short.is_none()
+            && (self.spent_bytes.load(Ordering::Relaxed) > found.bytes
+                || self.spent_inodes.load(Ordering::Relaxed) > found.inodes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What is short, if anything. File systems that report no total have no such limit.
-fn shortage(room: Room, options: &Options) -> Option<Shortage> {
+fn headroom(room: Room, options: &Options) -> Headroom {
     let share = |total: u64| total / 100 * options.min_free_percent;
     let coming = options.max_message_bytes.min(room.total_bytes / 4);
-    let need_bytes = share(room.total_bytes)
-        .min(options.min_free_bytes)
-        .saturating_add(coming);
-    if room.total_bytes > 0 && room.free_bytes < need_bytes {
-        return Some(Shortage::Bytes(percent(room.free_bytes, room.total_bytes)));
-    }
-    let need_inodes = share(room.total_inodes).min(options.min_free_inodes);
-    if room.total_inodes > 0 && room.free_inodes < need_inodes.max(MESSAGE_INODES) {
-        return Some(Shortage::Inodes(percent(
+    let reserve = share(room.total_bytes).min(options.min_free_bytes);
+    let bytes = room.free_bytes.checked_sub(reserve.saturating_add(coming));
+    let reserve = share(room.total_inodes).min(options.min_free_inodes);
+    let inodes = room.free_inodes.checked_sub(reserve.max(MESSAGE_INODES));
+    let short = if room.total_bytes > 0 && bytes.is_none() {
+        Some(Shortage::Bytes(percent(room.free_bytes, room.total_bytes)))
+    } else if room.total_inodes > 0 && inodes.is_none() {
+        Some(Shortage::Inodes(percent(
             room.free_inodes,
             room.total_inodes,
-        )));
+        )))
+    } else {
+        None
+    };
+    let or_endless = |total: u64, left: Option<u64>| match total {
+        0 => u64::MAX,
+        _ => left.unwrap_or(0),
+    };
+    Headroom {
+        bytes: or_endless(room.total_bytes, bytes),
+        inodes: or_endless(room.total_inodes, inodes),
+        short,
     }
-    None
 }
 
 /// A directory, a body, an envelope and a bucket.
-const MESSAGE_INODES: u64 = 4;
+pub(super) const MESSAGE_INODES: u64 = 4;
 
 fn percent(part: u64, whole: u64) -> u64 {
     (u128::from(part) * 100)
@@ -130,7 +171,7 @@ mod tests {
     #[test]
     fn the_reserve_is_small_on_large_and_possible_on_small_file_systems() {
         let options = Options::default();
-        let short = |total, free| shortage(room(total, free), &options).is_some();
+        let short = |total, free| headroom(room(total, free), &options).short.is_some();
         assert!(!short(10 << 20, 300));
         assert!(short(10 << 20, 290));
         assert!(!short(16, 5));
@@ -144,12 +185,12 @@ mod tests {
         let mut room = room(1000, 1000);
         room.total_inodes = 1000;
         room.free_inodes = 49;
-        assert_eq!(shortage(room, &options), Some(Shortage::Inodes(4)));
+        assert_eq!(headroom(room, &options).short, Some(Shortage::Inodes(4)));
         room.free_inodes = 50;
-        assert_eq!(shortage(room, &options), None);
+        assert_eq!(headroom(room, &options).short, None);
         room.total_inodes = 1 << 30;
         room.free_inodes = options.min_free_inodes;
-        assert_eq!(shortage(room, &options), None);
+        assert_eq!(headroom(room, &options).short, None);
     }
 
     #[test]
@@ -166,6 +207,10 @@ mod tests {
         assert!(at(2, 900));
         space.doubt();
         assert!(!at(2, 900));
+        space.spend(800 * MIB, 1000);
+        assert!(!at(2, 0), "there was more");
+        space.spend(200 * MIB, 0);
+        assert!(at(2, 0));
         let failed = space.short(&options, Timestamp(3), || Err(io::Error::other("gone")));
         assert!(failed.is_err());
         assert!(!at(3, 900));
