@@ -353,7 +353,7 @@ impl Instance {
         let mut found = None;
         wait_for("the engine", || {
             let output = Command::new("pgrep")
-                .args(["-P", &parent, "-f", "-x engine"])
+                .args(["-P", &parent, "-f", "engine"])
                 .output();
             found = output
                 .ok()
