@@ -7,7 +7,7 @@
 
 use crate::mail::MailAddr;
 
-use super::domain;
+use super::domain_name;
 
 /// The longest local part.
 pub const MAX_LOCAL_PART: usize = 255;
@@ -60,7 +60,7 @@ fn address((local, domain): (&[u8], &[u8]), server_name: &str) -> Result<MailAdd
     let local = std::str::from_utf8(local).map_err(|_| BadPath)?;
     let domain = match domain {
         [] => server_name,
-        domain => domain::parse(domain).ok_or(BadPath)?,
+        domain => domain_name::parse(domain).ok_or(BadPath)?,
     };
     MailAddr::new(local, domain).map_err(|_| BadPath)
 }
