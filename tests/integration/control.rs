@@ -130,7 +130,11 @@ fn garbage_on_the_socket_ends_only_its_connection() {
                 seed ^= seed >> 7;
                 seed ^= seed << 17;
                 // Small lengths now and then, so that frames get past their first field.
-                if seed.is_multiple_of(5) { 0 } else { (seed >> 32) as u8 }
+                if seed.is_multiple_of(5) {
+                    0
+                } else {
+                    (seed >> 32) as u8
+                }
             })
             .collect();
         let _ = stream.write_all(&bytes);
