@@ -195,6 +195,11 @@ impl Instance {
                 .arg(program);
             self.drop_rights(&mut command);
         }
+        if self.users {
+            let program = command.get_program().to_os_string();
+            command = with_its_own_users(self.path());
+            command.arg(program);
+        }
         command
             .args(&self.args)
             .envs(self.envs.iter().map(|(k, v)| (k, v)));
