@@ -94,7 +94,7 @@ struct Source {
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
-    collect(&root, &mut paths);
+    collect(&root, &["rs"], &mut paths);
     paths.sort();
     paths
         .into_iter()
@@ -126,12 +126,15 @@ fn before_tests(text: &str) -> impl Iterator<Item = &str> {
     text.get(..end).unwrap_or_default().lines()
 }
 
-fn collect(dir: &Path, paths: &mut Vec<PathBuf>) {
+fn collect(dir: &Path, endings: &[&str], paths: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("a folder").flatten() {
         let path = entry.path();
         if path.is_dir() {
-            collect(&path, paths);
-        } else if path.extension().is_some_and(|e| e == "rs") {
+            collect(&path, endings, paths);
+        } else if path
+            .extension()
+            .is_some_and(|end| endings.iter().any(|known| end == *known))
+        {
             paths.push(path);
         }
     }
@@ -342,6 +345,32 @@ fn describes(line: &str, letter: char) -> bool {
             flag.strip_prefix(letter)
                 .is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
         })
+}
+
+#[test]
+fn every_document_that_is_cited_is_here() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    for folder in ["src", "tests", "man", "etc"] {
+        collect(
+            &root.join(folder),
+            &["rs", "dialog", "conf", "5", "8"],
+            &mut paths,
+        );
+    }
+    let mut wrong = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).expect("a text file");
+        for (number, line) in text.lines().enumerate() {
+            for word in line.split(|c: char| !c.is_alphanumeric() && !"-_.".contains(c)) {
+                let name = word.trim_end_matches('.');
+                if name.ends_with(".md") && name.len() > 3 && !root.join(name).exists() {
+                    wrong.push(format!("{}:{}: {name}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn macros_split_at_the_last_equals_sign_and_the_first_stays() {
-        // config.md §1, -D.
+        // smtpd(8), -D: whatever the configuration file says. OpenSMTPD splits at the last `=`.
         let asked = parse(&["-D", "a=b=c", "-Dport=25", "-D", "port=26", "-D", "none"]).unwrap();
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(asked.macros, [pair("a=b", "c"), pair("port", "25")]);

@@ -433,7 +433,7 @@ mod tests {
 
     #[test]
     fn the_spool_has_its_rooms_with_their_modes() {
-        // queue.md §2: 0711, offline 0770, the rest 0700.
+        // spool-layout.md, Directories: 0711, offline 0770, the rest 0700.
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::under(&dir.path().join("instance"));
         let rights = Rights::find(&paths).unwrap();

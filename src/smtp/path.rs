@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn no_byte_in_any_place_brings_a_control_character_into_an_address() {
-        // security.md §2 row 9: every byte 0–255 in local part, quoted local part and domain.
+        // CVE-2020-8794: every byte 0–255 in local part, quoted local part and domain.
         for byte in 0..=255u8 {
             for form in [
                 "<a?b@example.org>",
