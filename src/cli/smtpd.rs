@@ -16,7 +16,7 @@ use crate::mda;
 use crate::parent::{self, Ground, Options};
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
-use crate::sys::{net, process, user};
+use crate::sys::{net, process, unix_connect, user};
 use crate::util::Line;
 
 const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-f file] [-P system] [-R directory] \
@@ -304,7 +304,7 @@ fn daemon(asked: Asked) -> i32 {
         say("smtpd: need root privileges");
         return 1;
     }
-    if asked.run_once && net::answers(&paths.socket).unwrap_or(false) {
+    if asked.run_once && unix_connect::answers(&paths.socket).unwrap_or(false) {
         return flush_through_daemon(&paths);
     }
     let exe = match std::env::current_exe().and_then(|exe| exe.canonicalize()) {

@@ -262,7 +262,7 @@ fn mailbox(job: &ChildJob, values: &Values<'_>) -> Plan {
             args: vec!["-f".into(), from.into(), user.into()],
             env: vec![
                 ("HOME", "/".to_string()),
-                ("PATH", sys::mda::DEFAULT_PATH.to_string()),
+                ("PATH", sys::process::DEFAULT_PATH.to_string()),
                 ("LOGNAME", "root".to_string()),
                 ("USER", "root".to_string()),
             ],
@@ -279,7 +279,7 @@ fn system_mail_local() -> Option<PathBuf> {
 fn environment(job: &ChildJob, home: &str) -> Vec<(&'static str, String)> {
     let mda = &job.job;
     let mut env = vec![
-        ("PATH", sys::mda::DEFAULT_PATH.to_string()),
+        ("PATH", sys::process::DEFAULT_PATH.to_string()),
         ("SHELL", SHELL.to_string()),
         ("HOME", home.to_string()),
         ("LOGNAME", mda.user.to_string()),
@@ -347,7 +347,7 @@ mod tests {
                 .iter()
                 .any(|n| line.starts_with(n))
         });
-        let path = format!("PATH={}", sys::mda::DEFAULT_PATH);
+        let path = format!("PATH={}", sys::process::DEFAULT_PATH);
         assert_eq!(
             names,
             [

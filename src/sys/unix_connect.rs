@@ -1,4 +1,4 @@
-//! connect(2) to a unix socket, with a time-out that std does not offer.
+//! connect(2) to a unix socket, with a time-out that std does not offer, or without any wait.
 
 use std::io;
 use std::mem;
@@ -13,23 +13,10 @@ use super::errno::cvt;
 /// Connects to the socket at `path`. Linux waits while the listener's backlog is full, for at
 /// most `timeout`; the BSDs refuse at once.
 pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let (address, length) = address(path)?;
-    // SAFETY: socket(2) takes no pointers.
-    let fd =
-        cvt(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: `fd` was just opened and belongs to nobody else.
-    let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let stream = socket(0)?;
     stream.set_write_timeout(Some(timeout))?;
-    // SAFETY: `address` is a valid sockaddr_un of which `length` bytes are meant.
-    let result = cvt(unsafe {
-        libc::connect(
-            stream.as_raw_fd(),
-            (&raw const address).cast::<libc::sockaddr>(),
-            length,
-        )
-    });
-    match result {
-        Ok(_) => {}
+    match connect_to(&stream, path) {
+        Ok(()) => {}
         // A unix socket connects at once or not at all: an interrupted wait is simply begun anew.
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             return connect(path, timeout);
@@ -41,6 +28,41 @@ pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     }
     stream.set_write_timeout(None)?;
     Ok(stream)
+}
+
+/// Whether somebody listens on the socket at `path`. Does not wait: a listener that is too busy to
+/// take us still listens.
+pub fn answers(path: &Path) -> io::Result<bool> {
+    let socket = socket(libc::SOCK_NONBLOCK)?;
+    let Err(error) = connect_to(&socket, path) else {
+        return Ok(true);
+    };
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EINPROGRESS) => Ok(true),
+        Some(libc::ECONNREFUSED | libc::ENOENT | libc::ENOTSOCK | libc::EPROTOTYPE) => Ok(false),
+        _ => Err(error),
+    }
+}
+
+fn socket(flags: libc::c_int) -> io::Result<UnixStream> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags;
+    // SAFETY: socket(2) takes no pointers.
+    let fd = cvt(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    Ok(UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+fn connect_to(socket: &UnixStream, path: &Path) -> io::Result<()> {
+    let (address, length) = address(path)?;
+    // SAFETY: `address` is a valid sockaddr_un of which `length` bytes are meant.
+    cvt(unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            (&raw const address).cast::<libc::sockaddr>(),
+            length,
+        )
+    })
+    .map(drop)
 }
 
 fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
@@ -60,4 +82,26 @@ fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
         address,
         mem::size_of::<libc::sockaddr_un>() as libc::socklen_t,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn only_a_living_listener_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        assert!(!answers(&path).unwrap());
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(answers(&path).unwrap());
+        drop(listener);
+        // A child that another test is just starting may hold the listener for a moment.
+        while answers(&path).unwrap() {
+            std::thread::yield_now();
+        }
+        assert!(answers(&dir.path().join("x".repeat(200))).is_err());
+    }
 }

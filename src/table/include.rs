@@ -4,11 +4,11 @@
 //! a file decides where mail goes and, through pipes, what runs as the daemon's user; a file that
 //! everybody may write is therefore not read.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::sys::plain_file;
+use crate::sys::open;
 
 /// Longest include file, in bytes.
 pub const LIMIT_BYTES: u64 = 4 << 20;
@@ -26,22 +26,14 @@ pub struct Disk;
 impl Includes for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         const WRITABLE_BY_ALL: u32 = 0o002;
-        let file = plain_file::open(path)?;
+        let file = open::plain(path)?;
         if file.metadata()?.mode() & WRITABLE_BY_ALL != 0 {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "everybody may write it",
             ));
         }
-        let mut bytes = Vec::new();
-        file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > LIMIT_BYTES {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                "file too large",
-            ));
-        }
-        Ok(bytes)
+        open::read_within(file, LIMIT_BYTES)
     }
 }
 
