@@ -263,9 +263,11 @@ impl Parent {
                     process::kill(pid);
                 }
             }
+            Request::Fed { id } => self.children.fed(self.delivery(id)),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
             Request::Ready => self.ever_ready = true,
-            Request::Finished => self.stop_gently(),
+            Request::Finished if self.run == Run::Once => self.stop_gently(),
+            Request::Finished => self.kill_engine(Some("finished a run that nobody asked for")),
         }
     }
 
@@ -278,14 +280,16 @@ impl Parent {
 
     fn start_mda(&mut self, id: u32, job: MdaJob, fds: Vec<OwnedFd>) {
         let delivery = self.delivery(id);
-        let Ok([stdin, output]) = <[OwnedFd; 2]>::try_from(fds) else {
+        let mut fds = fds.into_iter();
+        let (Some(stdin), Some(output)) = (fds.next(), fds.next()) else {
             return self.kill_engine(Some("delivery without its descriptors"));
         };
+        let held = fds.next();
         if self.children.find(delivery).is_some() {
             return self.kill_engine(Some("delivery asked for twice"));
         }
         match self.try_mda(job, stdin, output) {
-            Ok(pid) => self.children.started(pid, delivery, Instant::now()),
+            Ok(pid) => self.children.started(pid, delivery, held, Instant::now()),
             Err(mda::Refused { code, text }) => self.tell(&Reply::MdaRefused { id, code, text }),
         }
     }
@@ -474,6 +478,10 @@ impl Parent {
         let Engine::Runs(running) = &self.engine else {
             return;
         };
+        // What they have is a part of a message; its end must never be seen.
+        for pid in self.children.unfed(self.engine_number) {
+            process::kill(pid);
+        }
         if self.run == Run::Once && running.run == Run::Offline && how == Ended::Exited(0) {
             self.engine = Engine::Starts(now);
             return;

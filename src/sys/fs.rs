@@ -46,11 +46,12 @@ pub fn create_new(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Opens a file for reading; a symbolic link in its last place is an error.
+/// Opens a file for reading; a symbolic link in its last place is an error, and a FIFO is not
+/// waited for.
 pub fn open_read(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
 }
 

@@ -120,7 +120,7 @@ fn the_actions_user_comes_before_the_recipient() {
         (1002, Path::new("/var/vmail"))
     );
     // %{user.directory} is the recipient's home all the same.
-    assert_eq!(plan.child.user.as_str(), "bob");
+    assert_eq!(plan.child.user.as_str(), "vmail");
     assert_eq!(plan.child.home, "/home/bob");
     assert_eq!(refused(fixture.plan(&root(), job("eve"))).0, 67);
 }
