@@ -278,19 +278,16 @@ impl Parent {
 
     fn start_mda(&mut self, id: u32, job: MdaJob, fds: Vec<OwnedFd>) {
         let delivery = self.delivery(id);
-        let Ok([stdin, output]) = <[OwnedFd; 2]>::try_from(fds) else {
-            return self.kill_engine(Some("delivery without its descriptors"));
-        };
         if self.children.find(delivery).is_some() {
             return self.kill_engine(Some("delivery asked for twice"));
         }
-        match self.try_mda(job, stdin, output) {
+        match self.try_mda(job, fds) {
             Ok(pid) => self.children.started(pid, delivery, Instant::now()),
             Err(mda::Refused { code, text }) => self.tell(&Reply::MdaRefused { id, code, text }),
         }
     }
 
-    fn try_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> Result<Pid, mda::Refused> {
+    fn try_mda(&self, job: MdaJob, fds: Vec<OwnedFd>) -> Result<Pid, mda::Refused> {
         let refused = |code, text: &str| {
             Err(mda::Refused {
                 code,
@@ -303,6 +300,9 @@ impl Parent {
         if self.children.len() >= MOST_DELIVERIES {
             return refused(EX_OSERR, "too many deliveries");
         }
+        let Ok([stdin, output]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return refused(EX_OSERR, "smtpd: Too many open files");
+        };
         let world = mda::World {
             config: &self.config,
             paths: &self.options.paths,

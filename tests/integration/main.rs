@@ -6,6 +6,7 @@ mod support;
 mod control;
 mod limits;
 mod listen;
+mod load;
 mod mda;
 mod quickstart;
 mod restart;
