@@ -21,8 +21,19 @@ pub struct Received {
     pub length: usize,
     /// Its descriptors, close-on-exec.
     pub fds: Vec<OwnedFd>,
-    /// False when bytes or descriptors were lost because there was no room for them.
-    pub whole: bool,
+    /// What was lost of it.
+    pub lost: Lost,
+}
+
+/// What a packet did not bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Nothing: it is whole.
+    Nothing,
+    /// Descriptors: there were more than anybody may send, or this process has no room for them.
+    Descriptors,
+    /// Bytes that did not fit the buffer.
+    Bytes,
 }
 
 /// A pair of connected sockets that keep packets apart.
@@ -119,12 +130,13 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Res
     })?;
     // SAFETY: recvmsg(2) has just filled `message`, whose control buffer still lives.
     let fds = unsafe { take_fds(&message) };
-    let lost = libc::MSG_TRUNC | libc::MSG_CTRUNC;
-    Ok(Received {
-        length,
-        fds,
-        whole: message.msg_flags & lost == 0,
-    })
+    let has = |flag| message.msg_flags & flag != 0;
+    let lost = match (has(libc::MSG_TRUNC), has(libc::MSG_CTRUNC)) {
+        (true, _) => Lost::Bytes,
+        (false, true) => Lost::Descriptors,
+        (false, false) => Lost::Nothing,
+    };
+    Ok(Received { length, fds, lost })
 }
 
 /// Most descriptors that can be received with one packet; whoever wants fewer closes the rest.
@@ -196,7 +208,7 @@ mod tests {
         send(a.as_fd(), b"second", &[], Wait::Yes).unwrap();
         let mut buffer = [0; 64];
         let first = receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap();
-        assert_eq!((first.length, first.whole), (3, true));
+        assert_eq!((first.length, first.lost), (3, Lost::Nothing));
         let mut copy = File::from(first.fds.into_iter().next().unwrap());
         copy.rewind().unwrap();
         let mut text = String::new();
@@ -218,7 +230,8 @@ mod tests {
         let (a, b) = pair().unwrap();
         send(a.as_fd(), &[7; 100], &[], Wait::Yes).unwrap();
         let mut buffer = [0; 10];
-        assert!(!receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap().whole);
+        let cut = receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap();
+        assert_eq!((cut.length, cut.lost), (10, Lost::Bytes));
     }
 
     #[test]
