@@ -3,6 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use crate::sys;
+
 /// The unprivileged user that the engine runs as, and that owns the queue.
 pub const USER: &str = match option_env!("SMTPD_USER") {
     Some(name) => name,
@@ -132,7 +134,7 @@ struct Programs {
 
 impl Programs {
     fn find() -> Programs {
-        match env::current_exe().and_then(|exe| exe.canonicalize()) {
+        match sys::exe::path() {
             Ok(exe) => Programs::beside(&exe),
             Err(_) => Programs::compiled_in(),
         }
