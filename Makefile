@@ -12,9 +12,9 @@ LOCALSTATEDIR?=		/var
 LIBEXECDIR?=		${PREFIX}/libexec/smtpd
 MANDIR?=		${PREFIX}/share/man
 RCDIR?=			${PREFIX}/etc/rc.d
-MAIL_LOCAL?=		${LIBEXECDIR}/mail.local
+# A mail.local(8) to use in place of ours; empty for the system's where it needs its own (OpenBSD).
+MAIL_LOCAL?=
 SMTPD_USER?=		_smtpd
-SMTPD_QUEUE_USER?=	_smtpq
 SMTPD_QUEUE_GROUP?=	_smtpq
 DESTDIR?=
 
@@ -24,10 +24,11 @@ TARGETDIR?=	target
 BSDROOT?=	${HOME}/.cache/smtpd-rs/bsd
 BSDTARGETS?=	x86_64-unknown-openbsd x86_64-unknown-freebsd
 
-SETTINGS=	SMTPD_SYSCONFDIR="${SYSCONFDIR}" SMTPD_LOCALSTATEDIR="${LOCALSTATEDIR}" \
-		SMTPD_LIBEXECDIR="${LIBEXECDIR}" SMTPD_MAIL_LOCAL="${MAIL_LOCAL}" \
-		SMTPD_USER="${SMTPD_USER}" SMTPD_QUEUE_USER="${SMTPD_QUEUE_USER}" \
-		SMTPD_QUEUE_GROUP="${SMTPD_QUEUE_GROUP}"
+SETTINGS=	SMTPD_SYSCONFDIR="${SYSCONFDIR}" SMTPD_SPOOL="${LOCALSTATEDIR}/spool/smtpd" \
+		SMTPD_SOCKET="${LOCALSTATEDIR}/run/smtpd.sock" SMTPD_PID="${LOCALSTATEDIR}/run/smtpd.pid" \
+		SMTPD_MAILDIR="${LOCALSTATEDIR}/mail" SMTPD_LIBEXEC="${LIBEXECDIR}" \
+		SMTPD_SBIN="${PREFIX}/sbin" SMTPD_MAIL_LOCAL="${MAIL_LOCAL}" \
+		SMTPD_USER="${SMTPD_USER}" SMTPD_QUEUE_GROUP="${SMTPD_QUEUE_GROUP}"
 
 HELPERS=	local maildir mboxfile mda
 MAN5=		smtpd.conf table aliases
