@@ -16,7 +16,7 @@ use crate::mda;
 use crate::parent::{self, Ground, Options};
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
-use crate::sys::{net, process, user};
+use crate::sys::{exe, net, process, user};
 use crate::util::Line;
 
 const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-f file] [-P system] [-R directory] \
@@ -307,7 +307,7 @@ fn daemon(asked: Asked) -> i32 {
     if asked.run_once && net::answers(&paths.socket).unwrap_or(false) {
         return flush_through_daemon(&paths);
     }
-    let exe = match std::env::current_exe().and_then(|exe| exe.canonicalize()) {
+    let exe = match exe::path() {
         Ok(exe) => exe,
         Err(error) => {
             say(&format!("smtpd: own program: {error}"));
