@@ -232,7 +232,7 @@ fn thirty_mebibytes_and_an_empty_message_arrive() {
 
 #[test]
 fn a_maildir_that_cannot_be_written_is_told_as_the_helper_would() {
-    // reference delivery §6.
+    // mail.maildir(8), EXIT STATUS. The error's text is what the helper prints.
     let mut rig = Rig::new("~/file/box");
     std::fs::write(rig.dir.path().join("file"), b"").unwrap();
     rig.offer("bob", b"A: b\n\n");

@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn nothing_is_written_through_links_or_to_what_is_no_file() {
-        // reference security §2 row 13.
+        // CVE-2010-2023, of another MTA: a hard link in the mail directory is not written through.
         let target = tempfile::NamedTempFile::new().unwrap();
         for kind in ["symlink", "dangling", "hardlink", "directory", "fifo"] {
             let spool = Spool::new();

@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn no_sender_adds_a_second_line() {
-        // reference security §2 row 9.
+        // mail.local(8): the line in front of each message begins with `From ` and is one line.
         let line = from_line("a\nFrom b\r\0@c", 0);
         assert_eq!(line.matches('\n').count(), 1);
         assert!(line.starts_with("From a?From b??@c "));

@@ -31,7 +31,7 @@ struct Child {
     held: Option<OwnedFd>,
 }
 
-/// How long a delivery may take: the reference's alarm(3).
+/// How long a delivery may take: that of OpenSMTPD's alarm(3).
 pub const DELIVERY_TIME: Duration = Duration::from_secs(300);
 /// A child that was killed and is still there is killed again after this.
 const AGAIN: Duration = Duration::from_secs(10);

@@ -280,21 +280,23 @@ impl Parent {
 
     fn start_mda(&mut self, id: u32, job: MdaJob, fds: Vec<OwnedFd>) {
         let delivery = self.delivery(id);
-        let mut fds = fds.into_iter();
-        let (Some(stdin), Some(output)) = (fds.next(), fds.next()) else {
-            return self.kill_engine(Some("delivery without its descriptors"));
-        };
-        let held = fds.next();
         if self.children.find(delivery).is_some() {
             return self.kill_engine(Some("delivery asked for twice"));
         }
-        match self.try_mda(job, stdin, output) {
+        let mut fds = fds.into_iter();
+        let (message, held) = ((fds.next(), fds.next()), fds.next());
+        match self.try_mda(job, message) {
             Ok(pid) => self.children.started(pid, delivery, held, Instant::now()),
             Err(mda::Refused { code, text }) => self.tell(&Reply::MdaRefused { id, code, text }),
         }
     }
 
-    fn try_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> Result<Pid, mda::Refused> {
+    /// Without its descriptors a request came when we had no room for them.
+    fn try_mda(
+        &self,
+        job: MdaJob,
+        message: (Option<OwnedFd>, Option<OwnedFd>),
+    ) -> Result<Pid, mda::Refused> {
         let refused = |code, text: &str| {
             Err(mda::Refused {
                 code,
@@ -307,6 +309,9 @@ impl Parent {
         if self.children.len() >= MOST_DELIVERIES {
             return refused(EX_OSERR, "too many deliveries");
         }
+        let (Some(stdin), Some(output)) = message else {
+            return refused(EX_OSERR, "smtpd: Too many open files");
+        };
         let world = mda::World {
             config: &self.config,
             paths: &self.options.paths,

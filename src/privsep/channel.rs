@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::sys::fdpass::{self, Wait};
+use crate::sys::fdpass::{self, Lost, Wait};
 
 use super::frame::{MAX_FRAME, Malformed};
 
@@ -16,8 +16,10 @@ pub struct Channel(OwnedFd);
 pub struct Packet {
     /// The frame.
     pub frame: Vec<u8>,
-    /// The descriptors.
+    /// The descriptors; none if some were lost.
     pub fds: Vec<OwnedFd>,
+    /// Whether descriptors were lost because this process has too many.
+    pub lost_fds: bool,
 }
 
 /// Most descriptors with one frame.
@@ -46,13 +48,18 @@ impl Channel {
         if received.length == 0 && received.fds.is_empty() {
             return Ok(None);
         }
-        if !received.whole || received.fds.len() > MAX_FDS {
+        if received.lost == Lost::Bytes || received.fds.len() > MAX_FDS {
             return Err(Malformed.into());
         }
         buffer.truncate(received.length);
+        let lost_fds = received.lost == Lost::Descriptors;
         Ok(Some(Packet {
             frame: buffer,
-            fds: received.fds,
+            fds: match lost_fds {
+                true => Vec::new(),
+                false => received.fds,
+            },
+            lost_fds,
         }))
     }
 }

@@ -7,6 +7,7 @@ mod control;
 mod hostile;
 mod limits;
 mod listen;
+mod load;
 mod mda;
 mod quickstart;
 mod restart;

@@ -148,7 +148,7 @@ fn garbage_is_refused_and_what_is_taken_is_written_the_same() {
 
 #[test]
 fn a_second_line_cannot_be_smuggled_in() {
-    // style.md: a stranger's text can never add a second line to what we write.
+    // CVE-2020-8794 was a line too many: a stranger's text never adds one to what we write.
     let mut w = Writer::new();
     w.kind(5);
     w.u32(1);
