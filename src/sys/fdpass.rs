@@ -31,8 +31,8 @@ pub struct Received {
     pub lost: Lost,
 }
 
-/// What a packet did not bring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a packet did not bring, the worse the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lost {
     /// Nothing: it is whole.
     Nothing,
@@ -114,7 +114,9 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Res
         receive_rest(socket, missing, &mut all, deadline)?;
     }
     all.length -= HEAD_BYTES;
-    all.whole &= all.length == announced;
+    if all.length != announced {
+        all.lost = Lost::Bytes;
+    }
     Ok(all)
 }
 
@@ -211,7 +213,7 @@ fn receive_rest(
         Ok(more) => {
             all.length += more.length;
             all.fds.extend(more.fds);
-            all.whole &= more.whole;
+            all.lost = all.lost.max(more.lost);
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
