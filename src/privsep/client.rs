@@ -69,9 +69,10 @@ impl Client {
         self.0.send(&Request::Finished, &[])
     }
 
-    /// Lets the parent follow `smtpctl log verbose|brief`.
+    /// Lets the parent follow `smtpctl log verbose|brief`. Waits for nobody, so that the event
+    /// loop can call it.
     pub fn set_verbose(&self, verbose: bool) -> io::Result<()> {
-        self.0.send(&Request::SetVerbose(verbose), &[])
+        self.0.put(&Request::SetVerbose(verbose), &[], Wait::No)
     }
 }
 
@@ -165,11 +166,15 @@ impl Wire {
     }
 
     fn send(&self, request: &Request, fds: &[OwnedFd]) -> io::Result<()> {
+        self.put(request, fds, Wait::Yes)
+    }
+
+    fn put(&self, request: &Request, fds: &[OwnedFd], wait: Wait) -> io::Result<()> {
         let frame = request
             .encode()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.channel.send(&frame, &fds, Wait::Yes)
+        self.channel.send(&frame, &fds, wait)
     }
 
     fn read_all(&self, mut on_event: impl FnMut(Event)) {
