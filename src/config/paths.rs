@@ -121,9 +121,6 @@ pub const MAILDIR: &str = match option_env!("SMTPD_MAILDIR") {
     None => "/var/mail",
 };
 
-/// The system's own mail.local(8), if it has one that is to be used.
-pub const MAIL_LOCAL: Option<&str> = option_env!("SMTPD_MAIL_LOCAL");
-
 /// The programs that belong to the one running now.
 struct Programs {
     libexec: PathBuf,

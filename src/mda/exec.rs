@@ -223,7 +223,7 @@ fn values(job: &ChildJob) -> Values<'_> {
 }
 
 fn helper(job: &ChildJob, name: &str) -> Piece {
-    Piece::Home(job.libexec.join(name).display().to_string())
+    Piece::Home(job.helper(name).display().to_string())
 }
 
 /// The maildir a message belongs to.
@@ -271,7 +271,7 @@ fn mailbox(job: &ChildJob, values: &Values<'_>) -> Plan {
 }
 
 fn system_mail_local() -> Option<PathBuf> {
-    let path = PathBuf::from(option_env!("MAIL_LOCAL").filter(|path| !path.is_empty())?);
+    let path = PathBuf::from(option_env!("SMTPD_MAIL_LOCAL").filter(|path| !path.is_empty())?);
     path.is_file().then_some(path)
 }
 
