@@ -109,7 +109,7 @@ fn check(daemon: &Instance, accepted: &[String], duplicates_at_most: usize) {
 #[test]
 fn killing_the_engine_loses_nothing() {
     // processes: the engine restarts with back-off when it dies; 250 means durable.
-    let daemon = Setup::maildir().start();
+    let mut daemon = Setup::maildir().start();
     let load = Load::start(daemon.port, 4);
     for round in 0..rounds() {
         let before = load.accepted();
@@ -117,6 +117,11 @@ fn killing_the_engine_loses_nothing() {
             load.accepted() > before + 20 + round * 7 % 13
         });
         daemon.signal(daemon.engine_pid(), "KILL");
+        // The parent waits longer after each death; a new one does not.
+        if round % 4 == 3 {
+            daemon.stop();
+            daemon.start();
+        }
     }
     let before = load.accepted();
     wait_for("the last engine to serve", || load.accepted() > before + 20);
@@ -148,8 +153,48 @@ fn killing_the_parent_loses_nothing() {
 }
 
 #[test]
+fn stopping_under_load_loses_nothing_and_repeats_nothing() {
+    // smtpd(8): SIGTERM stops the daemon gracefully.
+    let mut daemon = Setup::maildir().start();
+    let load = Load::start(daemon.port, 4);
+    for round in 0..rounds() {
+        let before = load.accepted();
+        wait_for("messages to be accepted", || {
+            load.accepted() > before + 20 + round * 7 % 13
+        });
+        let status = daemon.stop();
+        assert_eq!(status.code(), Some(0), "{}", daemon.log());
+        daemon.start();
+    }
+    let accepted = load.finish();
+    check(&daemon, &accepted, 0);
+}
+
+#[test]
+fn killing_deliveries_loses_nothing() {
+    // design: a batch of deliveries is killed; each message is delivered, at least once.
+    let daemon = Setup::maildir().start();
+    let load = Load::start(daemon.port, 4);
+    for _ in 0..rounds() {
+        let before = load.accepted();
+        wait_for("messages to be accepted", || load.accepted() > before + 20);
+        wait_for("a delivery to be killed", || {
+            let found = daemon.delivery_pids();
+            found.iter().for_each(|pid| daemon.signal(*pid, "KILL"));
+            !found.is_empty()
+        });
+    }
+    let accepted = load.finish();
+    // Those that were killed have a time to be tried again.
+    wait_for("the queue to be empty", || {
+        daemon.ctl(["schedule", "all"]).status.success() && daemon.queue().is_empty()
+    });
+    check(&daemon, &accepted, rounds() * 600);
+}
+
+#[test]
 fn a_queue_left_behind_is_delivered_at_the_next_start() {
-    // queue.md §7: start-up walks the spool and hands every envelope to the scheduler.
+    // spool-layout.md, Transitions: at a start queue/ is walked, beside accepting mail.
     let mut daemon = Setup::maildir().arg("-Pmda").start();
     for n in 0..50 {
         daemon.hello().mail(
@@ -169,7 +214,7 @@ fn a_queue_left_behind_is_delivered_at_the_next_start() {
 
 #[test]
 fn an_unreadable_envelope_is_set_aside_and_the_rest_goes_on() {
-    // design: a file that cannot be read goes to corrupt/ with one log line; the daemon goes on.
+    // spool-layout.md, guarantee 5: what is unreadable moves to corrupt/; the daemon goes on.
     let mut daemon = Setup::maildir().arg("-Pmda").start();
     for _ in 0..3 {
         daemon

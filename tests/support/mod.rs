@@ -384,6 +384,32 @@ impl Instance {
         found.unwrap_or(0)
     }
 
+    /// The process ids of the deliveries under way.
+    pub fn delivery_pids(&self) -> Vec<u32> {
+        let parent = self.pid().to_string();
+        let output = Command::new("pgrep")
+            .args(["-P", &parent, "-f", "mda"])
+            .output();
+        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+        text.unwrap_or_default()
+            .lines()
+            .filter_map(|pid| pid.parse().ok())
+            .collect()
+    }
+
+    /// Sets the soft limits of a process of the daemon as prlimit(1) is told to; says the test's
+    /// name and does nothing where that program is missing.
+    pub fn limit(&self, test: &str, pid: u32, limit: &str) -> bool {
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &pid.to_string(), limit]);
+        self.drop_rights(&mut command);
+        let done = command.status().is_ok_and(|status| status.success());
+        if !done {
+            eprintln!("NOT RUN: {test}: needs prlimit(1)");
+        }
+        done
+    }
+
     /// Sends a signal to a process.
     pub fn signal(&self, pid: u32, name: &str) {
         let _ = Command::new("kill")

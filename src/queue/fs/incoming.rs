@@ -139,7 +139,7 @@ impl FsDraft {
     }
 }
 
-/// queue.md §1: at most 20 attempts to find a free name.
+/// Ids that are taken are passed over so many times; a crowded spool does not hold up a session.
 pub(super) const ID_ATTEMPTS: usize = 20;
 
 impl Draft for FsDraft {
@@ -172,10 +172,8 @@ impl Draft for FsDraft {
     }
 
     fn commit(mut self: Box<Self>) -> io::Result<Vec<Envelope>> {
-        self.store().inspect_err(|error| {
-            self.shared.note(error);
-            log::warn(format_args!("queue: message {}: {error}", self.msgid));
-        })?;
+        let stored = self.store();
+        self.shared.noted(stored)?;
         Ok(std::mem::take(&mut self.envelopes))
     }
 }
