@@ -12,22 +12,23 @@ LOCALSTATEDIR?=		/var
 LIBEXECDIR?=		${PREFIX}/libexec/smtpd
 MANDIR?=		${PREFIX}/share/man
 RCDIR?=			${PREFIX}/etc/rc.d
-MAIL_LOCAL?=		${LIBEXECDIR}/mail.local
+# A mail.local(8) to use in place of ours; empty for the system's where it needs its own (OpenBSD).
+MAIL_LOCAL?=
 SMTPD_USER?=		_smtpd
-SMTPD_QUEUE_USER?=	_smtpq
 SMTPD_QUEUE_GROUP?=	_smtpq
 DESTDIR?=
 
 CARGO?=		cargo
 CARGOFLAGS?=	--locked
 TARGETDIR?=	target
-BSDROOT?=	${TARGETDIR}/bsd
+BSDROOT?=	${HOME}/.cache/smtpd-rs/bsd
 BSDTARGETS?=	x86_64-unknown-openbsd x86_64-unknown-freebsd
 
-SETTINGS=	SMTPD_SYSCONFDIR="${SYSCONFDIR}" SMTPD_LOCALSTATEDIR="${LOCALSTATEDIR}" \
-		SMTPD_LIBEXECDIR="${LIBEXECDIR}" SMTPD_MAIL_LOCAL="${MAIL_LOCAL}" \
-		SMTPD_USER="${SMTPD_USER}" SMTPD_QUEUE_USER="${SMTPD_QUEUE_USER}" \
-		SMTPD_QUEUE_GROUP="${SMTPD_QUEUE_GROUP}"
+SETTINGS=	SMTPD_SYSCONFDIR="${SYSCONFDIR}" SMTPD_SPOOL="${LOCALSTATEDIR}/spool/smtpd" \
+		SMTPD_SOCKET="${LOCALSTATEDIR}/run/smtpd.sock" SMTPD_PID="${LOCALSTATEDIR}/run/smtpd.pid" \
+		SMTPD_MAILDIR="${LOCALSTATEDIR}/mail" SMTPD_LIBEXEC="${LIBEXECDIR}" \
+		SMTPD_SBIN="${PREFIX}/sbin" SMTPD_MAIL_LOCAL="${MAIL_LOCAL}" \
+		SMTPD_USER="${SMTPD_USER}" SMTPD_QUEUE_GROUP="${SMTPD_QUEUE_GROUP}"
 
 HELPERS=	local maildir mboxfile mda
 MAN5=		smtpd.conf table aliases
@@ -63,20 +64,25 @@ test-poll:
 	${SETTINGS} RUSTFLAGS="--cfg mio_unsupported_force_poll_poll --cfg mio_unsupported_force_waker_pipe" \
 		${CARGO} test ${CARGOFLAGS} --lib --tests --target-dir ${TARGETDIR}/poll
 
-# Type-check, lint and link for OpenBSD and FreeBSD with a cross toolchain: BSDROOT holds what the
-# script BSDSYSROOT makes.
+# Lint and link programs and tests for OpenBSD and FreeBSD with a cross toolchain; nothing is run.
+# BSDROOT holds what the script BSDSYSROOT makes there. A cross-built std unwinds, which Cargo does
+# not link with the profile's panic = "abort": the environment says otherwise, here only.
 check-bsd:
 	@if [ ! -f "${BSDROOT}/env.sh" ] && [ -n "${BSDSYSROOT}" ]; then \
-		root=$$(mkdir -p "${BSDROOT}" && cd "${BSDROOT}" && pwd) && \
-		sh "${BSDSYSROOT}" "$$root" ${BSDTARGETS}; fi
+		mkdir -p "${BSDROOT}" && sh "${BSDSYSROOT}" "$$(cd "${BSDROOT}" && pwd)" ${BSDTARGETS}; fi
 	@if [ ! -f "${BSDROOT}/env.sh" ]; then \
-		echo "no BSD toolchain in ${BSDROOT}: set BSDROOT to one, or BSDSYSROOT to a script that makes it"; \
+		echo "check-bsd: there is no cross toolchain in ${BSDROOT} (no env.sh)." >&2; \
+		echo "Say BSDROOT=DIR if you have one, or BSDSYSROOT=SCRIPT to have it made there:" >&2; \
+		echo "SCRIPT is run as: sh SCRIPT DIR ${BSDTARGETS}" >&2; \
 		exit 1; fi
-	. "${BSDROOT}/env.sh" && for target in ${BSDTARGETS}; do \
-		echo "== $$target" && \
-		${CARGO} clippy ${CARGOFLAGS} --target $$target --all-targets -- -D warnings && \
-		${CARGO} build ${CARGOFLAGS} --target $$target --bins && \
-		${CARGO} test ${CARGOFLAGS} --target $$target --no-run || exit 1; done
+	@. "${BSDROOT}/env.sh" && export CARGO_PROFILE_DEV_PANIC=unwind CARGO_PROFILE_DEV_DEBUG=0 && \
+	for target in ${BSDTARGETS}; do \
+		for step in "clippy --all-targets" "build --bins" "test --no-run"; do \
+			deny= && case "$$step" in clippy*) deny="-- -D warnings";; esac && \
+			echo "== $$target: cargo $$step" && \
+			${SETTINGS} ${CARGO} $$step ${CARGOFLAGS} --target $$target \
+				--target-dir "${TARGETDIR}/bsd-check" $$deny || exit 1; done; done
+	@echo "${BSDTARGETS}: clean"
 
 # Side by side with whatever of postfix and opensmtpd is installed here.
 bench: build

@@ -34,7 +34,13 @@ struct Parent {
 }
 
 impl Calls for Parent {
-    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
+    fn start_mda(
+        &self,
+        job: MdaJob,
+        stdin: OwnedFd,
+        output: OwnedFd,
+        _held: Option<OwnedFd>,
+    ) -> io::Result<Pending> {
         assert!(job.is_batch(), "a plain maildir action asks for batches");
         let (done, result) = crossbeam_channel::bounded(1);
         let job = ChildJob {
@@ -226,7 +232,7 @@ fn thirty_mebibytes_and_an_empty_message_arrive() {
 
 #[test]
 fn a_maildir_that_cannot_be_written_is_told_as_the_helper_would() {
-    // reference delivery §6.
+    // mail.maildir(8), EXIT STATUS. The error's text is what the helper prints.
     let mut rig = Rig::new("~/file/box");
     std::fs::write(rig.dir.path().join("file"), b"").unwrap();
     rig.offer("bob", b"A: b\n\n");

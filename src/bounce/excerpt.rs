@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn only_the_header_is_returned_unless_all_is_asked_for() {
-        // bounce.md §4: the header only, up to the first empty line, unless RET=FULL.
+        // RFC 3461 §4.3: the header only, up to the first empty line, unless RET=FULL.
         let text = b"Subject: a\nTo: b\n\nbody\n";
         assert_eq!(of(text, false).bytes, b"Subject: a\nTo: b\n");
         assert_eq!(of(text, true).bytes, text);
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_cut_at_a_line() {
-        // bounce.md §4, BETTER: return at most N KiB.
+        // RFC 6522 §3: the message or a portion of it; of a large one the beginning.
         let long = [b"Subject: a\n\n".as_slice(), &[b'x'; MESSAGE_MAX]].concat();
         let cut = of(&long, true);
         assert_eq!(

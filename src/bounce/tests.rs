@@ -146,7 +146,7 @@ fn reports() -> BTreeMap<&'static str, Vec<u8>> {
 
 #[test]
 fn reports_are_those_of_the_golden_files() {
-    // bounce.md §4: subject, From and sentences that scripts match; RFC 3464 for the rest.
+    // RFC 3464, with OpenSMTPD's subject, From and sentences, which scripts match.
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/bounce/golden");
     for (name, text) in reports() {
         let path = folder.join(name);
@@ -261,7 +261,8 @@ fn nothing_from_outside_adds_a_line_or_a_part() {
 
 #[test]
 fn failures_of_one_message_share_a_report() {
-    // bounce.md §2: same message, smtpname, kind and RET, one second after the last addition.
+    // RFC 3464 §2: one report may tell of several recipients of one message. As in OpenSMTPD, those
+    // with the same smtpname, kind and RET, up to one second after the last of them.
     let failed = failed_two();
     let mut other = failed[0].clone();
     other.dsn.ret = Some(Ret::Full);
@@ -342,7 +343,7 @@ fn group_of(envelope: Envelope) -> Group {
 
 #[test]
 fn the_door_decides_the_outcome() {
-    // bounce.md §3: 2xx done, 5xx lost with a line, anything else is tried again.
+    // OpenSMTPD: after 2xx it is done, after 5xx lost with a line, after anything else tried again.
     let ram = Arc::new(Ram::default());
     let mut envelope = failed_two().remove(0);
     envelope.id = store_original(&ram, &envelope);
@@ -387,7 +388,7 @@ fn every_envelope_of_a_report_gets_its_outcome() {
 
 #[test]
 fn a_report_without_its_original_is_still_sent() {
-    // bounce.md §4: the third part is a copy; RFC 6522 §3 makes it optional.
+    // RFC 6522 §3: the third part, the copy, is optional.
     let answers = [Ok(MsgId::new(1).unwrap())];
     let (setup, seen) = scripted(
         Queue::new(Arc::new(Ram::default())),
@@ -439,7 +440,7 @@ fn destination() -> Destination {
 
 #[test]
 fn a_report_enters_under_the_rules_for_local_mail() {
-    // bounce.md §3: local client, authenticated, null sender, a Received field of its own.
+    // RFC 3464 §2: a report has a null sender. The rules see it as mail from this host.
     let ram = Arc::new(Ram::default());
     let house = Arc::new(House {
         queue: Queue::new(ram.clone()),

@@ -16,7 +16,7 @@ use crate::mda;
 use crate::parent::{self, Ground, Options};
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
-use crate::sys::{net, process, user};
+use crate::sys::{exe, net, process, user};
 use crate::util::Line;
 
 const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-f file] [-P system] [-R directory] \
@@ -307,7 +307,7 @@ fn daemon(asked: Asked) -> i32 {
     if asked.run_once && net::answers(&paths.socket).unwrap_or(false) {
         return flush_through_daemon(&paths);
     }
-    let exe = match std::env::current_exe().and_then(|exe| exe.canonicalize()) {
+    let exe = match exe::path() {
         Ok(exe) => exe,
         Err(error) => {
             say(&format!("smtpd: own program: {error}"));
@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn macros_split_at_the_last_equals_sign_and_the_first_stays() {
-        // config.md §1, -D.
+        // smtpd(8), -D: whatever the configuration file says. OpenSMTPD splits at the last `=`.
         let asked = parse(&["-D", "a=b=c", "-Dport=25", "-D", "port=26", "-D", "none"]).unwrap();
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(asked.macros, [pair("a=b", "c"), pair("port", "25")]);

@@ -2,8 +2,8 @@
 //!
 //! The event loop owns the sockets; it reads a frame with [`super::message::frame_length`] and
 //! [`decode_ask`](super::message::decode_ask), asks [`permitted`], and writes
-//! [`encode_answer`](super::message::encode_answer). A frame that does not decode costs the
-//! caller its connection ([`farewell`] first), never more.
+//! what [`encode_answer`] makes. A frame that does not decode costs the caller its connection
+//! ([`farewell`] first), never more.
 
 use super::message::{Answer, Ask, BadFrame, encode_answer};
 

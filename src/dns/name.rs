@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn only_host_names_become_text() {
-        // smtp-session.md §12 BETTER: a name is checked before it is logged.
+        // RFC 1034 §3.5, with underscores: the name of a peer is what its owner put into the DNS.
         let wire = |labels: &[&[u8]]| {
             let mut octets = Vec::new();
             for label in labels {

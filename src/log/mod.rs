@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_log_line_stays_one_line() {
-        // security.md row 16: ESC, CR, LF and NUL from outside never start a second line.
+        // ESC, CR, LF and NUL from outside never start a second line.
         let hostile = "helo=\x1b[2J\r\nwarn: fake\0\u{85}".to_owned();
         assert_eq!(one_line(hostile), "helo=?[2J??warn: fake??");
         assert_eq!(one_line("plain ü".into()), "plain ü");

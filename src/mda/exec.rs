@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::config::Delivery;
+use crate::config::{Delivery, paths};
 use crate::mail;
 use crate::privsep::job::ChildJob;
 use crate::sys;
@@ -271,7 +271,7 @@ fn mailbox(job: &ChildJob, values: &Values<'_>) -> Plan {
 }
 
 fn system_mail_local() -> Option<PathBuf> {
-    let path = PathBuf::from(option_env!("MAIL_LOCAL").filter(|path| !path.is_empty())?);
+    let path = PathBuf::from(paths::MAIL_LOCAL?);
     path.is_file().then_some(path)
 }
 

@@ -4,7 +4,7 @@
 //! shell variables, and the command refers to those: `mda "x -f %{sender}"` becomes
 //! `smtpd_1=$1;shift 1;x -f "${smtpd_1}"`. So the shell reads only what the administrator, or
 //! the owner of a .forward, wrote; a value is one word (or part of one) whatever is in it, with
-//! the modifier `raw` too. To place the reference well, the quoting at each place is followed
+//! the modifier `raw` too. To place the variable well, the quoting at each place is followed
 //! through quotes, comments and substitutions. Where that goes wrong (an exotic here-document,
 //! say) the command gets an odd word; a value is still never read as shell.
 //!
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn no_address_is_ever_read_by_the_shell() {
-        // reference security §2 row 10: a canary file is never created.
+        // CVE-2020-7247, CVE-2019-10149: whatever the address, the canary file is never created.
         for local in hostile() {
             let addr = MailAddr::new(&local, "e.org").unwrap();
             let full = if local.is_empty() {

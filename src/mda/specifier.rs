@@ -209,7 +209,7 @@ fn cut(value: &str, range: &str) -> Option<String> {
     }
     let absolute = |at: i64| if at < 0 { at + len } else { at };
     let (begin, end) = (absolute(begin), absolute(end).min(len - 1));
-    // As the reference has it, "-1" as an end is the last but one.
+    // As OpenSMTPD has it, "-1" as an end is the last but one.
     let end = match range.rsplit_once(':') {
         Some((_, text)) if text.starts_with('-') => end - 1,
         _ => end,
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn no_value_leaves_the_directory_the_path_is_configured_for() {
-        // reference security §2 row 15.
+        // RFC 5321 §4.1.2: `/` and `..` are good local parts. In a path they stay one component.
         for local in [
             "a/../../b",
             "/etc/x",

@@ -263,9 +263,11 @@ impl Parent {
                     process::kill(pid);
                 }
             }
+            Request::Fed { id } => self.children.fed(self.delivery(id)),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
             Request::Ready => self.ever_ready = true,
-            Request::Finished => self.stop_gently(),
+            Request::Finished if self.run == Run::Once => self.stop_gently(),
+            Request::Finished => self.kill_engine(Some("finished a run that nobody asked for")),
         }
     }
 
@@ -281,13 +283,20 @@ impl Parent {
         if self.children.find(delivery).is_some() {
             return self.kill_engine(Some("delivery asked for twice"));
         }
-        match self.try_mda(job, fds) {
-            Ok(pid) => self.children.started(pid, delivery, Instant::now()),
+        let mut fds = fds.into_iter();
+        let (message, held) = ((fds.next(), fds.next()), fds.next());
+        match self.try_mda(job, message) {
+            Ok(pid) => self.children.started(pid, delivery, held, Instant::now()),
             Err(mda::Refused { code, text }) => self.tell(&Reply::MdaRefused { id, code, text }),
         }
     }
 
-    fn try_mda(&self, job: MdaJob, fds: Vec<OwnedFd>) -> Result<Pid, mda::Refused> {
+    /// Without its descriptors a request came when we had no room for them.
+    fn try_mda(
+        &self,
+        job: MdaJob,
+        message: (Option<OwnedFd>, Option<OwnedFd>),
+    ) -> Result<Pid, mda::Refused> {
         let refused = |code, text: &str| {
             Err(mda::Refused {
                 code,
@@ -300,7 +309,7 @@ impl Parent {
         if self.children.len() >= MOST_DELIVERIES {
             return refused(EX_OSERR, "too many deliveries");
         }
-        let Ok([stdin, output]) = <[OwnedFd; 2]>::try_from(fds) else {
+        let (Some(stdin), Some(output)) = message else {
             return refused(EX_OSERR, "smtpd: Too many open files");
         };
         let world = mda::World {
@@ -474,6 +483,10 @@ impl Parent {
         let Engine::Runs(running) = &self.engine else {
             return;
         };
+        // What they have is a part of a message; its end must never be seen.
+        for pid in self.children.unfed(self.engine_number) {
+            process::kill(pid);
+        }
         if self.run == Run::Once && running.run == Run::Offline && how == Ended::Exited(0) {
             self.engine = Engine::Starts(now);
             return;

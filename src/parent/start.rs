@@ -17,6 +17,7 @@ use crate::log::{self, Writer};
 use crate::privsep::Handover;
 use crate::privsep::identity::Rights;
 use crate::sys::net::{self, InterfaceAddr};
+use crate::sys::sandbox::{self, Role};
 use crate::sys::signal::Signals;
 use crate::sys::{nofollow, process, random};
 
@@ -47,6 +48,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
     log::start("smtpd", options.log, Writer::Caller);
     let signals = Signals::catch().map_err(|error| format!("signals: {}", describe(&error)))?;
     let pid_file = PidFile::write(&options.paths.pid)?;
+    sandbox::enter(Role::Parent).map_err(|error| format!("sandbox: {}", describe(&error)))?;
     Ok(Parent::new(
         options,
         rights,
@@ -433,7 +435,7 @@ mod tests {
 
     #[test]
     fn the_spool_has_its_rooms_with_their_modes() {
-        // queue.md §2: 0711, offline 0770, the rest 0700.
+        // spool-layout.md, Directories: 0711, offline 0770, the rest 0700.
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::under(&dir.path().join("instance"));
         let rights = Rights::find(&paths).unwrap();

@@ -23,7 +23,7 @@ pub struct Packet {
 }
 
 /// Most descriptors with one frame.
-pub const MAX_FDS: usize = 2;
+pub const MAX_FDS: usize = 3;
 
 impl Channel {
     /// Both ends of a new pair.
@@ -102,8 +102,8 @@ mod tests {
     fn surplus_descriptors_are_closed_and_the_frame_is_malformed() {
         let (a, b) = Channel::pair().unwrap();
         let (mut read, write) = std::io::pipe().unwrap();
-        let three = [write.as_fd(), write.as_fd(), write.as_fd()];
-        a.send(b"x", &three, Wait::Yes).unwrap();
+        let surplus = [write.as_fd(); MAX_FDS + 1];
+        a.send(b"x", &surplus, Wait::Yes).unwrap();
         drop(write);
         let error = b.receive(Wait::Yes).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);

@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn an_instance_root_needs_no_users_of_its_own() {
-        // design.md §2: not root, everything runs as the invoking user.
+        // smtpd(8), not started by root: everything runs as the user who started it.
         let rights = Rights::find(&Paths::under(Path::new("/nonexistent"))).unwrap();
         assert_eq!(rights.is_root(), user::effective_uid() == 0);
         if let Rights::Root { engine, .. } = rights {

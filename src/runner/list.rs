@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn control_characters_become_visible() {
-        // control.md §4.1, field 14: vis(3)-encoded, backslash-caret style.
+        // smtpctl(8), The queue listing: the last error is encoded as by vis(3).
         let mut out = String::new();
         vis(&mut out, "a\tb\x1b\\c\x7f|d");
         assert_eq!(out, "a\\^Ib\\^[\\\\c\\^?|d");

@@ -255,7 +255,7 @@ fn with_failure(envelope: &Envelope, status: Status, text: &str) -> Envelope {
     }
 }
 
-/// The reference forgets the last real error here; the sender wants to know it.
+/// OpenSMTPD forgets the last real error here; the sender wants to know it.
 fn expiry_text(envelope: &Envelope) -> String {
     match &envelope.errorline {
         Some(last) => format!("Envelope expired: {last}"),

@@ -215,7 +215,7 @@ fn whichever_call_fails_the_report_is_there_before_the_envelope_goes() {
 
 #[test]
 fn a_temporary_failure_is_written_down() {
-    // scheduler.md §10: error text, class 4 and code stored, retry + 1.
+    // spool-layout.md, Envelope files: errorline, esc-class, esc-code, and one more retry.
     let left = settle_through(envelope("bob", T0), Cause::Tried(fail(4)), 0, T0.plus(9));
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].retry, 1);
@@ -226,7 +226,7 @@ fn a_temporary_failure_is_written_down() {
 
 #[test]
 fn a_late_envelope_is_reported_once_per_interval() {
-    // scheduler.md §5: a delayed bounce, and last-bounce is stored.
+    // smtpd.conf(5), bounce warn-interval; last-bounce keeps it from being sent twice.
     let left = settle_through(
         envelope("bob", T0),
         Cause::Tried(fail(4)),
@@ -246,7 +246,7 @@ fn a_late_envelope_is_reported_once_per_interval() {
 
 #[test]
 fn the_bounce_of_what_expired_names_the_last_error() {
-    // scheduler.md §4, BETTER: `Envelope expired`, 5.4.7, with the last real error.
+    // RFC 3463 §3.5, X.4.7: delivery time expired. The report has the last real error, too.
     let mut late = envelope("bob", T0);
     late.errorline = Some(line("451 busy"));
     let left = settle_through(late, Cause::Expired, 0, T0.plus(345_600));
@@ -288,7 +288,7 @@ fn notify_decides_who_hears_of_what() {
 
 #[test]
 fn a_bounce_never_bounces_and_keeps_what_it_reports() {
-    // bounce.md §1: the failed envelope is itself a bounce. §3, BETTER: the original reason stays.
+    // RFC 5321 §6.1: no report is sent about a report. The reason it carries stays.
     let mut bounce = envelope("bob", T0);
     bounce.kind = Kind::Bounce(BounceKind::Failed);
     bounce.errorline = Some(line("the reason"));
@@ -427,7 +427,7 @@ fn small() -> Limits {
 
 #[test]
 fn listed_lines_have_the_fields_that_scripts_split() {
-    // control.md §4.1: fields 2 to 14; BETTER: the real expiry.
+    // smtpctl(8), The queue listing: fields 2 to 14, with the real expiry.
     let store = Arc::new(Faulty::default());
     let dynamic: Arc<dyn Store> = store.clone();
     let mut stage = stage(&store, Limits::default());
@@ -459,7 +459,7 @@ fn listed_lines_have_the_fields_that_scripts_split() {
 
 #[test]
 fn an_envelope_without_its_action_stays_visible_and_bounces_when_it_expires() {
-    // queue.md §4, BETTER: keep such envelopes visible and bounce or hold them with a clear report.
+    // smtpd.conf(5), action: envelopes keep the name of their action, and it may be gone.
     let store = Arc::new(Faulty::default());
     let dynamic: Arc<dyn Store> = store.clone();
     let mut stage = stage(&store, Limits::default());
@@ -516,7 +516,7 @@ fn a_message_of_this_run_is_not_taken_in_again_by_the_scan() {
 
 #[test]
 fn paused_delivery_waits_and_answers_say_so() {
-    // control.md §3: pause fails if already paused.
+    // smtpctl(8): pausing what is paused, and resuming what is not, fails.
     let store = Arc::new(Faulty::default());
     let dynamic: Arc<dyn Store> = store.clone();
     let mut stage = stage(&store, Limits::default());
@@ -546,7 +546,7 @@ fn paused_delivery_waits_and_answers_say_so() {
 
 #[test]
 fn discover_takes_in_what_was_moved_into_the_spool() {
-    // queue.md §7: copy a message into the spool, then `smtpctl discover <msgid>`.
+    // smtpctl(8), discover: all envelopes of a message that were put into the spool by hand.
     let store = Arc::new(Faulty::default());
     let dynamic: Arc<dyn Store> = store.clone();
     let mut stage = stage(&store, Limits::default());
@@ -560,7 +560,7 @@ fn discover_takes_in_what_was_moved_into_the_spool() {
 
 #[test]
 fn a_long_listing_comes_whole_and_in_order() {
-    // control.md §4.1: messages in numeric order; an answer fits a frame.
+    // smtpctl(8), The queue listing: in order of the envelope ids. An answer fits a frame.
     let store = Arc::new(Faulty::default());
     let dynamic: Arc<dyn Store> = store.clone();
     let mut stage = stage(&store, Limits::default());
@@ -878,9 +878,6 @@ fn the_thread_runs_the_queue_once_and_stops_when_told() {
     assert_eq!(store.on_disk(), []);
     handle.shutdown();
     runner.join().unwrap();
-    let nobody = Box::new(|_| panic!("a runner that has ended answered"));
-    assert!(matches!(
-        handle.ask(Ask::Status, nobody),
-        Some(Answer::Fail(_))
-    ));
+    let answer = handle.ask(Ask::Status, Box::new(|_| unreachable!("nobody listens")));
+    assert!(matches!(answer, Some(Answer::Fail(_))));
 }

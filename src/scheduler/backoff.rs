@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn relays_are_tried_at_the_documented_times() {
-        // scheduler.md §3: mta 0, 400, 1600 … 336400; at most 30 attempts in four days.
+        // OpenSMTPD's times: mta 0, 400, 1600 … 336400; 30 attempts in four days.
         let times = attempts(BASE_MTA_S, 345_600);
         let table = [
             0, 400, 1600, 3600, 6400, 10000, 14400, 19600, 25600, 32400, 40000, 48400, 57600,
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn local_deliveries_are_tried_at_the_documented_times() {
-        // scheduler.md §3: mda and bounce 0, 10, 40 … 342250; at most 186 attempts in four days.
+        // OpenSMTPD's times: mda and bounce 0, 10, 40 … 342250; 186 attempts in four days.
         let times = attempts(BASE_LOCAL_S, 345_600);
         assert_eq!(
             times[..11],
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_next_attempt_is_the_smallest_later_point_not_before_the_failures() {
-        // scheduler.md §3: the smallest T0 + base * k * k with k >= n that is later than now.
+        // OpenSMTPD's rule: the smallest T0 + base * k * k with k >= n that is later than now.
         for base in [3, 10, 400] {
             for least in [0u16, 1, 5, 40] {
                 for age in (0..20_000).step_by(7).chain([1, 9, 10, 11, 399, 400, 401]) {
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_warning_is_sent_once_its_threshold_has_really_passed() {
-        // scheduler.md §5, BETTER: not at the failure before the threshold.
+        // smtpd.conf(5), bounce warn-interval. OpenSMTPD warns at the failure before the threshold.
         let hours4 = 14_400;
         let zero = Timestamp(0);
         assert_eq!(warning_due(T0, zero, &[hours4], T0.plus(14_399)), None);

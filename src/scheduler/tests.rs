@@ -53,7 +53,7 @@ fn life(class: Class) -> (Vec<u64>, u64) {
 
 #[test]
 fn an_envelope_is_tried_on_its_grid_until_it_expires() {
-    // scheduler.md §3, §4: 30 attempts of a relay, 186 of a local delivery, expiry after 4 days.
+    // smtpd.conf(5), queue ttl: 4d. That is 30 attempts of a relay, 186 of a local delivery.
     let (times, expired) = life(Class::Mta);
     assert_eq!((times.len(), expired), (30, 345_600));
     assert_eq!(times[..5], [0, 400, 1600, 3600, 6400]);
@@ -66,7 +66,7 @@ fn an_envelope_is_tried_on_its_grid_until_it_expires() {
 
 #[test]
 fn a_loaded_envelope_goes_on_where_it_stopped() {
-    // scheduler.md §3: loaded at start, next = T0 + base * n * n; overdue is due at once.
+    // smtpd.conf(5), queue ttl: a restart does not begin anew; what is overdue is due at once.
     let mut scheduler = Scheduler::new(Limits::default());
     let mut facts = facts(Class::Mta);
     facts.retry = 3;
@@ -84,7 +84,7 @@ fn a_loaded_envelope_goes_on_where_it_stopped() {
 
 #[test]
 fn a_batch_takes_one_of_each_line_in_turn() {
-    // scheduler.md §6: round robin over removed, expired, bounce, mda, mta; FIFO in a class.
+    // OpenSMTPD takes removed, expired, bounce, mda and mta in turn, each first in, first out.
     let mut scheduler = Scheduler::new(Limits {
         max_inflight: 100,
         max_schedule: 7,
@@ -117,7 +117,7 @@ fn a_batch_takes_one_of_each_line_in_turn() {
 
 #[test]
 fn no_more_than_max_inflight_are_handed_out() {
-    // scheduler.md §6: max-inflight counts all classes together.
+    // smtpd.conf(5), scheduler limit max-inflight: it counts all classes together.
     let mut scheduler = Scheduler::new(Limits {
         max_inflight: 12,
         max_schedule: 10,
@@ -135,7 +135,7 @@ fn no_more_than_max_inflight_are_handed_out() {
 
 #[test]
 fn a_paused_class_waits_in_its_line() {
-    // scheduler.md §6: pause mda merely excludes that class from batches.
+    // smtpctl(8), pause mda: no more local deliveries are started; nothing else changes.
     let mut scheduler = with(Class::Mda, 2);
     scheduler.insert(id(9, 1), &facts(Class::Mta));
     assert!(scheduler.pause(Class::Mda, true));
@@ -149,7 +149,7 @@ fn a_paused_class_waits_in_its_line() {
 
 #[test]
 fn a_hold_queue_lets_the_oldest_go_first() {
-    // scheduler.md §7, BETTER: release oldest first.
+    // RFC 5321 §4.5.4.1: what waits longest goes first. OpenSMTPD releases the newest first.
     let mut scheduler = with(Class::Mda, 3);
     let later = T0.plus(100);
     for _ in scheduler.batch(T0) {}
@@ -176,7 +176,7 @@ fn a_hold_queue_lets_the_oldest_go_first() {
 
 #[test]
 fn a_full_hold_queue_sends_envelopes_back_on_the_short_grid() {
-    // scheduler.md §7: at most 1000; the next ones come back on the base-3 grid.
+    // As in OpenSMTPD, at most 1000 are held; the next ones come back on the base-3 grid.
     let mut scheduler = Scheduler::new(Limits {
         max_inflight: 2000,
         max_schedule: 2000,
@@ -201,7 +201,7 @@ fn a_full_hold_queue_sends_envelopes_back_on_the_short_grid() {
 
 #[test]
 fn schedule_ignores_the_time_but_not_the_grid() {
-    // scheduler.md §9: schedule does not alter the retry counter; in flight it is refused.
+    // smtpctl(8), schedule: try now. The retry counter stays; in flight it is refused.
     let mut scheduler = with(Class::Mta, 1);
     let one = id(1, 1);
     scheduler.batch(T0);
@@ -220,7 +220,7 @@ fn schedule_ignores_the_time_but_not_the_grid() {
 
 #[test]
 fn a_suspended_envelope_neither_goes_nor_expires() {
-    // scheduler.md §9: paused envelopes stay listed and do not expire; resume brings the old time.
+    // smtpctl(8), pause envelope: not tried until resumed. Listed, not expiring, its time kept.
     let mut scheduler = with(Class::Mda, 1);
     let one = id(1, 1);
     assert!(scheduler.suspend(one));
@@ -240,7 +240,7 @@ fn a_suspended_envelope_neither_goes_nor_expires() {
 
 #[test]
 fn removal_in_flight_waits_for_the_outcome() {
-    // scheduler.md §9: a success deletes normally, a temporary failure turns into removal.
+    // smtpctl(8), remove, in flight: a success deletes, a temporary failure turns into removal.
     let mut scheduler = with(Class::Mda, 1);
     let one = id(1, 1);
     scheduler.batch(T0);
@@ -257,7 +257,7 @@ fn removal_in_flight_waits_for_the_outcome() {
 
 #[test]
 fn a_parked_envelope_is_shown_and_expires() {
-    // queue.md §4, BETTER: an envelope without an action stays visible and expires.
+    // smtpd.conf(5), action: an envelope whose action is gone stays visible and expires.
     let mut scheduler = with(Class::Mta, 1);
     let one = id(1, 1);
     scheduler.batch(T0);
@@ -274,7 +274,7 @@ fn a_parked_envelope_is_shown_and_expires() {
 
 #[test]
 fn listings_come_in_order_of_the_ids_page_by_page() {
-    // scheduler.md §9: envelopes in evpid order, messages in msgid order, as unsigned numbers.
+    // smtpctl(8), The queue listing: in order of the ids, as unsigned numbers.
     let mut scheduler = Scheduler::new(Limits::default());
     for (message, low) in [
         (0xffff_0000, 3),

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::log::maillog;
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
-use crate::smtp::{Reply, domain};
+use crate::smtp::{Reply, domain_name};
 use crate::transaction::Completion;
 use crate::util::{Line, Timestamp};
 
@@ -143,7 +143,7 @@ impl Session {
     pub fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, _world: &dyn Services) -> Next {
         self.rdns = match self.peer {
             Peer::Local => Some(self.listening.server_name.clone()),
-            Peer::Inet { .. } => rdns.filter(|name| domain::is_host_name(name)),
+            Peer::Inet { .. } => rdns.filter(|name| domain_name::is_host_name(name)),
         };
         maillog::smtp_connected(self.id, &self.peer, self.rdns.as_deref());
         let banner = format!("{} ESMTP OpenSMTPD", self.listening.server_name);

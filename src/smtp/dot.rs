@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn only_crlf_dot_crlf_ends_a_message_however_it_is_split() {
-        // RFC 5321 §4.1.1.4, and every fake end of data of security.md §2 row 1.
+        // RFC 5321 §4.1.1.4, and the fake ends of data of CVE-2023-51764, -51765 and -51766.
         for wire in WIRES.map(str::as_bytes) {
             let whole = naive(wire);
             assert!(whole.1.is_some(), "{wire:?}");

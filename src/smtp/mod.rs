@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
-pub mod domain;
+pub mod domain_name;
 pub mod dot;
 pub mod params;
 pub mod path;

@@ -7,7 +7,7 @@
 
 use crate::mail::MailAddr;
 
-use super::domain;
+use super::domain_name;
 
 /// The longest local part.
 pub const MAX_LOCAL_PART: usize = 255;
@@ -60,7 +60,7 @@ fn address((local, domain): (&[u8], &[u8]), server_name: &str) -> Result<MailAdd
     let local = std::str::from_utf8(local).map_err(|_| BadPath)?;
     let domain = match domain {
         [] => server_name,
-        domain => domain::parse(domain).ok_or(BadPath)?,
+        domain => domain_name::parse(domain).ok_or(BadPath)?,
     };
     MailAddr::new(local, domain).map_err(|_| BadPath)
 }
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn no_byte_in_any_place_brings_a_control_character_into_an_address() {
-        // security.md §2 row 9: every byte 0–255 in local part, quoted local part and domain.
+        // CVE-2020-8794: every byte 0–255 in local part, quoted local part and domain.
         for byte in 0..=255u8 {
             for form in [
                 "<a?b@example.org>",

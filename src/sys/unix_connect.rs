@@ -11,8 +11,31 @@ use std::time::Duration;
 use super::errno::cvt;
 
 /// Connects to the socket at `path`. Linux waits while the listener's backlog is full, for at
-/// most `timeout`; the BSDs refuse at once.
+/// most `timeout`. The BSDs refuse then as they do when nobody listens: they are asked a few times,
+/// for at most [`PATIENCE`].
 pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let mut refusals = match cfg!(target_os = "linux") {
+        true => 1,
+        false => PATIENCE.as_millis() / BETWEEN.as_millis(),
+    };
+    loop {
+        match connect_once(path, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && refusals > 1 => {
+                refusals -= 1;
+                std::thread::sleep(BETWEEN);
+            }
+            // A unix socket connects at once or not at all: an interrupted wait is begun anew.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// How long a socket that refuses may be busy rather than dead.
+pub const PATIENCE: Duration = Duration::from_millis(200);
+const BETWEEN: Duration = Duration::from_millis(20);
+
+fn connect_once(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let (address, length) = address(path)?;
     // SAFETY: socket(2) takes no pointers.
     let fd =
@@ -30,10 +53,6 @@ pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     });
     match result {
         Ok(_) => {}
-        // A unix socket connects at once or not at all: an interrupted wait is simply begun anew.
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-            return connect(path, timeout);
-        }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             return Err(io::Error::from(io::ErrorKind::TimedOut));
         }

@@ -111,7 +111,7 @@ fn submission() -> Completion {
 
 #[test]
 fn an_envelope_carries_what_was_known_at_rcpt() {
-    // queue.md §4: the fields of an envelope; DSN parameters belong to their own recipient.
+    // spool-layout.md, Envelope files. RFC 3461 §4: NOTIFY and ORCPT belong to one recipient.
     let spool = Spool::new();
     let mut transaction = spool.begin(facts());
     let asked = Asked {
@@ -178,7 +178,7 @@ fn received(facts: Facts, rcpts: usize, terms: Terms) -> String {
 
 #[test]
 fn received_is_laid_out_as_log_tools_know_it() {
-    // smtp-session.md §8.8.
+    // RFC 5321 §4.4, as OpenSMTPD lays it out.
     assert_eq!(
         received(facts(), 1, terms(Completion::None)),
         "Received: from client.example.org (client.example.org [192.0.2.10])\n\
@@ -220,7 +220,7 @@ fn received_is_laid_out_as_log_tools_know_it() {
 
 #[test]
 fn a_submitted_header_is_completed_however_it_is_cut() {
-    // smtp-session.md §8.7, RFC 6409 §8.
+    // RFC 6409 §8: a submission may be completed. Bcc goes, a sender's domain comes.
     let text = "From: alice\nBcc: hidden\n\tand more\nBCC : hidden\nto:\n bob,\n\tBob <c>\n\
                 Resent-Bcc: kept\nSubject: To: x\n\nTo: body\nBcc: body\n";
     let date = localtime::rfc5322_date(NOW.0);
@@ -264,7 +264,7 @@ fn mail_from_elsewhere_passes_byte_for_byte() {
 
 #[test]
 fn the_hundredth_received_is_a_loop() {
-    // smtp-session.md §8.6.
+    // RFC 5321 §6.3: a hundred Received fields or more are a loop.
     let text = |count: usize| format!("{}\n", "rEceived: x\n".repeat(count));
     assert!(stored(&text(99), &Completion::None, 1000).is_ok());
     assert!(matches!(

@@ -11,7 +11,7 @@ fn text(output: &std::process::Output) -> String {
 
 #[test]
 fn the_queue_is_listed_scheduled_and_removed() {
-    // control.md §4.1: fourteen fields, one line an envelope.
+    // smtpctl(8), The queue listing: fourteen fields, one line an envelope.
     let daemon = Setup::maildir().arg("-Pmda").start();
     let mut client = daemon.hello();
     let first = client.mail(
@@ -94,7 +94,7 @@ fn a_paused_smtp_side_takes_nothing_new() {
 
 #[test]
 fn a_message_moved_in_by_hand_is_discovered() {
-    // queue.md §7: copy a message directory into queue/, then smtpctl discover.
+    // smtpctl(8), discover: pick up what was put into the spool by hand.
     let mut daemon = Setup::maildir().arg("-Pmda").start();
     let id = daemon
         .hello()
@@ -117,7 +117,7 @@ fn a_message_moved_in_by_hand_is_discovered() {
 
 #[test]
 fn garbage_on_the_socket_ends_only_its_connection() {
-    // security.md row 31, CVE-2025-62875: a malformed frame from a local user.
+    // CVE-2025-62875: a malformed frame from a local user.
     let daemon = Setup::maildir().start();
     let mut seed = 0x2545_f491_4f6c_dd1du64;
     for round in 0..200usize {

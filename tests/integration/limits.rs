@@ -29,7 +29,7 @@ impl Drop for Tmpfs {
 
 #[test]
 fn a_full_spool_is_said_and_recovered_from() {
-    // design: a full disk is answered 4xx, the log says why, and no restart is needed.
+    // spool-layout.md, Room: the client hears 452, the log says why, and no restart is needed.
     const NAME: &str = "a_full_spool_is_said_and_recovered_from";
     if !cfg!(target_os = "linux") || !root_only(NAME) {
         return;
@@ -109,7 +109,7 @@ fn inodes_that_run_out_are_said_and_recovered_from() {
 
 #[test]
 fn descriptors_that_run_out_are_said_and_recovered_from() {
-    // smtp-session.md §2.1: listeners rest while there are no descriptors, and come back.
+    // accept(2), EMFILE: listeners rest while there are no descriptors, and come back.
     let daemon = Setup::maildir().limit_descriptors(128).start();
     let mut held = Vec::new();
     for _ in 0..200 {

@@ -27,7 +27,7 @@ fn pipelined_commands_are_answered_in_order() {
 
 #[test]
 fn a_session_that_idles_disturbs_nobody() {
-    // design: ten thousand idle or slow clients cost memory, not threads.
+    // RFC 5321 §4.5.3.2.7: a client may take its minutes. Those who do cost memory, not threads.
     let daemon = Setup::maildir().start();
     let idle: Vec<Client> = (0..300).map(|_| daemon.hello()).collect();
     let mut slow: Vec<Client> = (0..50).map(|_| daemon.hello()).collect();

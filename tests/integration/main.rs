@@ -4,6 +4,7 @@
 mod support;
 
 mod control;
+mod hostile;
 mod limits;
 mod listen;
 mod load;

@@ -16,7 +16,7 @@ const USERS: [(&str, u32); 4] = [
 
 /// A daemon as root with users of its own, their homes in its instance root; `None` where that
 /// cannot be.
-fn start_with_users(test: &str, setup: Setup) -> Option<Instance> {
+pub fn start_with_users(test: &str, setup: Setup) -> Option<Instance> {
     if !can_have_users(test) {
         return None;
     }
@@ -99,7 +99,7 @@ fn exit_codes_decide() {
 
 #[test]
 fn a_failure_is_reported_to_its_sender() {
-    // bounce.md §1: a permanent failure of a delivery is reported to the envelope sender.
+    // RFC 5321 §6.1: what cannot be delivered is reported to the envelope's sender.
     let daemon = Setup::new(
         "listen on 127.0.0.1 port $port\naction \"in\" maildir \"$dir/mail\" virtual $all\n\
          action \"no\" mda \"cat >/dev/null; echo out of luck; exit 77\" virtual $all\n\
@@ -135,7 +135,7 @@ fn a_failure_is_reported_to_its_sender() {
 
 #[test]
 fn no_address_reaches_a_shell_as_text() {
-    // security.md row 10: addresses made of shell metacharacters run nothing.
+    // CVE-2020-7247: addresses made of shell metacharacters run nothing.
     let daemon = Setup::new(
         "listen on 127.0.0.1 port $port\n\
          action \"in\" mda \"cat >/dev/null; printf '%s\\n' %{rcpt:raw} \\\"%{rcpt:raw}\\\" \
@@ -170,7 +170,7 @@ fn no_address_reaches_a_shell_as_text() {
 
 #[test]
 fn deliveries_run_as_the_recipient() {
-    // delivery.md §2: uid, group and home are the recipient's; the environment is the manual's.
+    // smtpd.conf(5), COMMANDS: the environment. Uid, group and home are the recipient's.
     let setup = Setup::new(
         "table aliases { root = alice, team = \"alice, bob\" }\n\
          listen on 127.0.0.1 port $port\n\
@@ -243,7 +243,7 @@ fn deliveries_run_as_the_recipient() {
 
 #[test]
 fn root_itself_gets_no_delivery_but_mbox() {
-    // delivery.md §2: uid 0 is refused, permanently, unless the action is mbox.
+    // OpenSMTPD delivers nothing as root but mbox; so do we.
     let setup = Setup::new(
         "listen on 127.0.0.1 port $port\naction \"dir\" maildir\nmatch from any for local action \"dir\"\n",
     );
@@ -259,7 +259,7 @@ fn root_itself_gets_no_delivery_but_mbox() {
 
 #[test]
 fn an_ordinary_user_delivers_only_to_itself() {
-    // design: not root, deliveries to other users are refused with a clear temporary error.
+    // smtpd(8), not started by root: deliveries to other users fail temporarily.
     let daemon = Setup::new(
         "listen on 127.0.0.1 port $port\naction \"in\" maildir \"$dir/mail\" user root virtual $all\n\
          match from any for any action \"in\"\n",

@@ -10,7 +10,7 @@ fn numbered(lines: usize) -> Vec<u8> {
 
 #[test]
 fn a_message_arrives_in_the_maildir_with_its_trace() {
-    // smtp-session.md §8.8, delivery.md §3: Received, Delivered-To and Return-Path are put in front.
+    // RFC 5321 §4.4: Received and Return-Path are put in front, Delivered-To between them.
     let daemon = Setup::maildir().start();
     let id = daemon.hello().mail(
         "alice@example.net",
@@ -40,7 +40,7 @@ fn a_message_arrives_in_the_maildir_with_its_trace() {
 
 #[test]
 fn bodies_arrive_byte_for_byte() {
-    // The issue of a mail system: 8-bit, leading dots, long lines, nothing at all, and a lot.
+    // RFC 6152 §3, RFC 5321 §4.5.2: 8-bit, leading dots, long lines, nothing at all, and a lot.
     let daemon = Setup::maildir().start();
     let bodies: Vec<Vec<u8>> = vec![
         b"".to_vec(),
@@ -113,7 +113,7 @@ fn more_than_the_limit_is_refused_and_the_session_goes_on() {
 
 #[test]
 fn several_recipients_share_one_body_and_get_a_copy_each() {
-    // queue.md §1: one message is one body and an envelope for each destination.
+    // spool-layout.md, Directories: one body, and an envelope for each destination.
     let daemon = Setup::maildir().start();
     let rcpts: Vec<String> = (0..20).map(|n| format!("user{n}@example.org")).collect();
     let rcpts: Vec<&str> = rcpts.iter().map(String::as_str).collect();

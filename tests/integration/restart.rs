@@ -194,7 +194,7 @@ fn killing_deliveries_loses_nothing() {
 
 #[test]
 fn a_queue_left_behind_is_delivered_at_the_next_start() {
-    // queue.md §7: start-up walks the spool and hands every envelope to the scheduler.
+    // spool-layout.md, Transitions: at a start queue/ is walked, beside accepting mail.
     let mut daemon = Setup::maildir().arg("-Pmda").start();
     for n in 0..50 {
         daemon.hello().mail(
@@ -214,7 +214,7 @@ fn a_queue_left_behind_is_delivered_at_the_next_start() {
 
 #[test]
 fn an_unreadable_envelope_is_set_aside_and_the_rest_goes_on() {
-    // design: a file that cannot be read goes to corrupt/ with one log line; the daemon goes on.
+    // spool-layout.md, guarantee 5: what is unreadable moves to corrupt/; the daemon goes on.
     let mut daemon = Setup::maildir().arg("-Pmda").start();
     for _ in 0..3 {
         daemon

@@ -325,7 +325,7 @@ fn a_store_that_leaves_out_one_sync_is_caught() {
 
 #[test]
 fn every_sync_comes_before_committed() {
-    // style.md §4, 1: only a finished rename and fsync make a `Committed`.
+    // spool-layout.md, guarantee 1: only a finished rename and fsync make a `Committed`.
     let record = record_of(three_envelopes, honest);
     let told: Vec<String> = record
         .iter()

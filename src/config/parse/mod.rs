@@ -1,4 +1,4 @@
-//! From tokens to the statements of [`Ast`](super::ast::Ast).
+//! From tokens to the statements of [`Ast`].
 //!
 //! A wrong statement is complained about once and skipped to the end of its line (or of its
 //! braces); the statements after it are read as usual. Reading always ends: each step takes a

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn headers_are_put_in_front_and_the_message_is_unchanged() {
-        // reference delivery §3.
+        // RFC 5321 §4.4: the last server puts Return-Path in front. Delivered-To follows it.
         for body in ["A: b\n\nhi\n", "", "\n", "no header", "A: b", "x\0\r\n\n"] {
             assert_eq!(text(body.as_bytes()), format!("{ADDED}{body}"));
         }

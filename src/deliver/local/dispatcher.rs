@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn users_take_turns() {
-        // reference scheduler §11: round robin, one delivery each per turn.
+        // OpenSMTPD gives users their turn one delivery at a time.
         let mut dispatcher = Dispatcher::new(limits(), 1);
         for (number, user) in (1..).zip(["a", "a", "a", "b", "b", "c"]) {
             offer(&mut dispatcher, number, user, Mode::Alone);
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_flooded_user_is_held_at_the_high_mark_and_released_at_the_low_one() {
-        // reference scheduler §7.
+        // smtpd.conf(5), mda limit: task-hiwat and task-lowat.
         let mut dispatcher = Dispatcher::new(limits(), 1);
         let mut held = 0_usize;
         let mut key = None;

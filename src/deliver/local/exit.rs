@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn exit_codes_become_outcomes() {
-        // smtpd.conf(5), MDA COMMANDS; reference delivery §6.
+        // smtpd.conf(5), COMMANDS: 0 is success, 71 and 75 are temporary, all others permanent.
         assert_eq!(exited(0, "noise\n"), Settled::delivered());
         for code in 1..=255 {
             let settled = exited(code, "");
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn log_texts_are_those_parsers_know() {
-        // reference delivery §6, the examples.
+        // OpenSMTPD's texts, which log parsers know.
         let settled = exited(75, "mail.maildir: Permission denied\n");
         assert_eq!(
             settled.stat,
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_user_that_is_not_found_has_its_own_status() {
-        // reference delivery §1.
+        // RFC 3463 §3.2, X.1.6: the mailbox has moved, or is there no more.
         let refused = |code, text: &str| {
             let text = Line::new(text).unwrap();
             Settled::of(&MdaResult::Refused { code, text }, None)
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn output_is_spelled_out_and_bounded() {
-        // reference security §2 row 16.
+        // RFC 3464 §2.3.6: what a program says goes into the log and the report, one line each.
         for (text, line) in [
             (
                 &b"a\r\nb\x1b[31m\tc\\d\n\n \n"[..],

@@ -132,7 +132,13 @@ impl FakeParent {
 }
 
 impl Calls for FakeParent {
-    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
+    fn start_mda(
+        &self,
+        job: MdaJob,
+        stdin: OwnedFd,
+        output: OwnedFd,
+        _held: Option<OwnedFd>,
+    ) -> io::Result<Pending> {
         self.started.lock().unwrap().push(job);
         let script = self.script.lock().unwrap().clone();
         let (done, result) = crossbeam_channel::bounded(1);
@@ -289,7 +295,7 @@ fn same_length(body: &[u8]) -> String {
 
 #[test]
 fn a_program_reads_headers_and_body_byte_for_byte() {
-    // reference delivery §3.
+    // RFC 5321 §4.4: Return-Path comes first; the message follows unchanged.
     let body = b"A: b\n\n.\n..\n\0\xff\r\nno final newline";
     let expected = tempfile::NamedTempFile::new().unwrap();
     let added = b"Return-Path: <al@e.org>\nDelivered-To: bob@e.net\n";
@@ -488,7 +494,7 @@ fn a_batch_that_dies_or_babbles_fails_the_unanswered_for_now() {
 
 #[test]
 fn the_log_line_has_its_fields_in_order() {
-    // reference delivery §6.
+    // OpenSMTPD's `mda delivery` line: parsers rely on its fields and their order.
     let mut envelope = envelope(1, "bob");
     envelope.sender = MailAddr::null();
     let line = crate::log::maillog::mda_delivery_line(

@@ -120,7 +120,7 @@ fn the_actions_user_comes_before_the_recipient() {
         (1002, Path::new("/var/vmail"))
     );
     // %{user.directory} is the recipient's home all the same.
-    assert_eq!(plan.child.user.as_str(), "bob");
+    assert_eq!(plan.child.user.as_str(), "vmail");
     assert_eq!(plan.child.home, "/home/bob");
     assert_eq!(refused(fixture.plan(&root(), job("eve"))).0, 67);
 }
@@ -170,7 +170,7 @@ fn root_gets_mail_only_by_a_plain_mbox() {
 
 #[test]
 fn an_ordinary_user_delivers_to_himself_only() {
-    // design.md §2: deliveries to other users are refused with a clear temporary error.
+    // smtpd(8), not started by root: deliveries to other users fail temporarily.
     let rights = Rights::User { uid: 1001, gid: 1 };
     let fixture = Fixture::new(Delivery::Mbox);
     let plan = fixture.plan(&rights, job("bob")).unwrap();
@@ -195,7 +195,7 @@ fn names_that_the_configuration_does_not_have_are_refused_for_now() {
 
 #[test]
 fn a_mailbox_is_made_once_and_never_through_a_link() {
-    // delivery.md §2: O_CREAT|O_EXCL, the recipient's, mode 0600; existing: nothing.
+    // mail.local(8) cannot make a file in root's spool: the parent does, O_EXCL, mode 0600.
     let dir = tempfile::tempdir().unwrap();
     let owner = User {
         name: "someone".into(),

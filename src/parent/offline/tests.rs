@@ -93,7 +93,7 @@ fn a_stored_message_is_replayed_and_goes() {
 
 #[test]
 fn what_fails_stays_and_is_tried_ever_more_rarely() {
-    // queue.md §11, BETTER: not only at the next start.
+    // smtpd(8), DIFFERENCES: offline messages are looked for all the time, not only at start.
     let mut fixture = Fixture::new("exit 75");
     let file = fixture.put("1.abc", "stored\n");
     fixture.step();
@@ -113,7 +113,7 @@ fn what_fails_stays_and_is_tried_ever_more_rarely() {
 
 #[test]
 fn links_fifos_and_files_being_written_are_left_alone() {
-    // security.md row 2015 (e): FIFO, symlink and hard link in the offline spool.
+    // OpenSMTPD 5.7.2 and CVE-2020-8793: FIFO, symlink and hard link in the offline spool.
     let mut fixture = Fixture::new("cat > got");
     let secret = fixture.paths.root.clone().unwrap().join("secret");
     fs::write(&secret, "secret").unwrap();
@@ -145,7 +145,7 @@ fn links_fifos_and_files_being_written_are_left_alone() {
 
 #[test]
 fn a_file_changed_between_look_and_open_is_not_replayed() {
-    // security.md §2 row 14: an offline file swapped during the scan is rejected.
+    // CVE-2020-8793: an offline file swapped during the scan is rejected.
     let fixture = Fixture::new("exit 0");
     let file = fixture.put("1.abc", "stored\n");
     let found = fs::metadata(&file).unwrap();

@@ -45,7 +45,7 @@ impl Chance {
     }
 
     fn request(&mut self) -> Request {
-        match self.below(5) {
+        match self.below(6) {
             0 => Request::StartMda {
                 id: self.next() as u32,
                 job: self.job(),
@@ -55,6 +55,9 @@ impl Chance {
             },
             2 => Request::SetVerbose(self.below(2) == 0),
             3 => Request::Ready,
+            4 => Request::Fed {
+                id: self.next() as u32,
+            },
             _ => Request::Finished,
         }
     }
@@ -145,7 +148,7 @@ fn garbage_is_refused_and_what_is_taken_is_written_the_same() {
 
 #[test]
 fn a_second_line_cannot_be_smuggled_in() {
-    // style.md: a stranger's text can never add a second line to what we write.
+    // CVE-2020-8794 was a line too many: a stranger's text never adds one to what we write.
     let mut w = Writer::new();
     w.kind(5);
     w.u32(1);

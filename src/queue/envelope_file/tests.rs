@@ -220,7 +220,7 @@ ttl: 0\nretry: 1\ndsn-notify: 0\nesc-class: 4\nesc-code: 0\n";
 
 #[test]
 fn a_file_of_opensmtpd_is_read() {
-    // queue.md §4, the example.
+    // spool-layout.md, Envelope files: OpenSMTPD's files are read as they are.
     let read = decode(id(), OPENSMTPD.as_bytes()).unwrap();
     assert_eq!(read.action.as_str(), "outbound");
     assert_eq!(read.kind, Kind::Relay);
@@ -251,7 +251,7 @@ fn changed(from: &str, to: &str) -> Result<Envelope, String> {
 
 #[test]
 fn order_and_case_are_free_and_the_last_of_a_field_wins() {
-    // queue.md §4, reading rules.
+    // spool-layout.md, Envelope files, Reading.
     let mut lines: Vec<&str> = OPENSMTPD.split_inclusive('\n').collect();
     lines.reverse();
     let plain = decode(id(), OPENSMTPD.as_bytes());
@@ -264,8 +264,8 @@ fn order_and_case_are_free_and_the_last_of_a_field_wins() {
 
 #[test]
 fn what_is_not_understood_makes_the_file_unreadable() {
-    // queue.md §4: an unknown field name makes the whole envelope unreadable, as does an
-    // unparsable value; a version other than 3 likewise.
+    // spool-layout.md, Envelope files, Reading: an unknown field, another version or a value that
+    // does not parse make the file unreadable.
     let long = format!("helo: {}", "x".repeat(MAX_FILE_BYTES));
     for (from, to, why) in [
         ("retry", "retries", "invalid field \"retries\""),
@@ -326,7 +326,7 @@ fn nothing_is_written_that_would_not_read_back() {
 
 #[test]
 fn an_over_long_error_line_ends_in_dots() {
-    // queue.md §4: max 2047 bytes, over-long text ends in `...`.
+    // spool-layout.md, errorline: at most 2047 bytes; longer text ends in `...`.
     let long = Envelope {
         errorline: Some(line(&"\u{e9}".repeat(2000))),
         ..envelope("ann")

@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn an_id_is_drawn_again_while_it_is_on_disk() {
-        // queue.md §1: retried while a message with that id is already queued.
+        // spool-layout.md, Directories: no id is given to two live messages.
         let ids = Ids::default();
         let asked = std::cell::Cell::new(0);
         let id = ids

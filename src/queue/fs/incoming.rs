@@ -139,7 +139,7 @@ impl FsDraft {
     }
 }
 
-/// queue.md §1: at most 20 attempts to find a free name.
+/// Ids that are taken are passed over so many times; a crowded spool does not hold up a session.
 pub(super) const ID_ATTEMPTS: usize = 20;
 
 impl Draft for FsDraft {

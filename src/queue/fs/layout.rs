@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_wrong_mode_or_a_file_in_the_way_is_refused_with_its_path() {
-        // queue.md §2: it must be a directory with exactly that owner and those bits.
+        // spool-layout.md, Directories: owner and mode are checked at every start.
         let dir = tempfile::tempdir().unwrap();
         prepare(&dir.path().join("s"), None).unwrap();
         let purge = dir.path().join("s/purge");

@@ -114,7 +114,7 @@ fn files_and_directories_are_private_and_where_the_layout_says() {
 
 #[test]
 fn leftovers_of_a_dead_engine_are_dropped_at_start() {
-    // style.md §4, 2: what is in incoming/ at start was never promised.
+    // spool-layout.md, guarantee 2: what is in incoming/ at a start was never promised.
     let spool = Spool::new();
     fs::create_dir(spool.at("incoming/0a000001")).unwrap();
     fs::write(spool.at("incoming/0a000001/message"), "half").unwrap();
@@ -181,7 +181,7 @@ fn a_message_without_body_or_without_envelope_goes_to_corrupt() {
 
 #[test]
 fn removing_the_last_readable_envelope_deletes_nothing_else() {
-    // queue.md §7 BETTER: move the unusable ones to a quarantine and say so.
+    // spool-layout.md, guarantee 5: nothing unreadable is deleted: it moves to corrupt/.
     let spool = Spool::new();
     let two = commit(&spool.queue, &["ann", "bob"], b"text\n");
     let msgid = two[0].id.msgid();
@@ -216,7 +216,7 @@ fn an_envelope_that_may_not_be_read_stays_for_later() {
 
 #[test]
 fn bogus_names_are_left_alone() {
-    // queue.md §7: names without the right form are ignored.
+    // spool-layout.md, Directories: any other name is left alone, with a debug line.
     let spool = Spool::new();
     let one = commit(&spool.queue, &["ann"], b"text\n").remove(0);
     fs::create_dir(spool.at("queue/zz")).unwrap();
@@ -231,7 +231,7 @@ fn bogus_names_are_left_alone() {
 
 #[test]
 fn a_message_moved_in_by_hand_is_found() {
-    // queue.md §7: manual surgery that administrators do.
+    // spool-layout.md, Transitions: a message's directory may be moved into its bucket by hand.
     let from = Spool::new();
     let one = commit(&from.queue, &["ann"], b"text\n").remove(0);
     let to = Spool::new();
@@ -266,7 +266,7 @@ fn a_message_with_many_envelopes_and_a_large_body_survives_a_restart() {
 
 #[test]
 fn a_short_disk_refuses_messages_and_recovers() {
-    // queue.md §8 BETTER: do the check on every platform, reply 452 and keep the session.
+    // spool-layout.md, Room: the client hears 452, and the log says so once.
     let second = Arc::new(AtomicU64::new(1));
     let clock = second.clone();
     let starved = Options {

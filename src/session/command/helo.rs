@@ -3,7 +3,7 @@
 use crate::mail::Peer;
 use crate::session::Session;
 use crate::session::state::{Greeting, State};
-use crate::smtp::{Reply, domain};
+use crate::smtp::{Reply, domain_name};
 use crate::transaction::Protocol;
 use crate::util::Line;
 
@@ -34,7 +34,7 @@ impl Session {
             Protocol::Smtp => Reply::new(501, "5.5.1 Invalid command: HELO requires domain name"),
             Protocol::Esmtp => Reply::new(501, "5.5.1 Invalid command: EHLO requires domain name"),
         })?;
-        let name = domain::parse(argument).and_then(|name| Line::new(name).ok());
+        let name = domain_name::parse(argument).and_then(|name| Line::new(name).ok());
         let text = "5.5.4 Invalid command arguments: Invalid domain name";
         let name = name.ok_or_else(|| Reply::new(501, text))?;
         let hello = format!(
