@@ -319,13 +319,16 @@ mod tests {
             scope.spawn(|| send(a.as_fd(), &sent, &[file.as_fd()], Wait::No).unwrap());
             let mut buffer = vec![0; sent.len() + 1];
             let received = receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap();
-            assert_eq!((received.length, received.whole), (sent.len(), true));
+            assert_eq!(
+                (received.length, received.lost),
+                (sent.len(), Lost::Nothing)
+            );
             assert_eq!(received.fds.len(), 1);
             assert!(buffer.starts_with(&sent));
         });
         drop(a);
         let end = receive(b.as_fd(), &mut [0; 8], Wait::Yes).unwrap();
-        assert_eq!((end.length, end.whole), (0, true));
+        assert_eq!((end.length, end.lost), (0, Lost::Nothing));
     }
 
     #[test]
