@@ -23,6 +23,8 @@ pub(super) struct Client {
     output: Vec<u8>,
     /// A question is with the host.
     waiting: bool,
+    /// Since this was last asked, a frame has begun or ended, or an answer.
+    advanced: bool,
 }
 
 /// What the loop does next for a client.
@@ -50,6 +52,7 @@ impl Client {
             input: Vec::new(),
             output: Vec::new(),
             waiting: false,
+            advanced: true,
         }
     }
 
@@ -97,6 +100,7 @@ impl Client {
     /// The answer to the question it has asked; [`Client::step`] sends it.
     pub(super) fn answer(&mut self, answer: &Answer) {
         self.waiting = false;
+        self.advanced = true;
         encode_answer(answer, &mut self.output);
     }
 
@@ -104,6 +108,11 @@ impl Client {
     pub(super) fn farewell(&mut self, frame: &[u8]) {
         // It has only itself to blame if it does not read.
         let _ = self.stream.write(frame);
+    }
+
+    /// Whether its time starts anew: a byte now and then is not enough for that.
+    pub(super) fn has_advanced(&mut self) -> bool {
+        std::mem::take(&mut self.advanced)
     }
 
     /// Whether a question of its is open.
@@ -134,6 +143,7 @@ impl Client {
         };
         self.output.drain(..written.min(self.output.len()));
         if self.output.is_empty() {
+            self.advanced |= written > 0;
             self.output = Vec::new();
         }
         result
@@ -146,6 +156,7 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => {
                     let count = result?;
+                    self.advanced |= self.input.is_empty() && count > 0;
                     self.input.extend_from_slice(&chunk[..count]);
                     return Ok(count);
                 }
@@ -166,6 +177,7 @@ impl Client {
             return Ok(None);
         };
         self.input.drain(..head.len() + length);
+        self.advanced = true;
         if self.input.is_empty() {
             self.input = Vec::new();
         }

@@ -703,6 +703,25 @@ fn a_frame_that_is_never_finished_times_out() {
 }
 
 #[test]
+fn a_byte_now_and_then_does_not_keep_a_frame_open() {
+    // CVE-2025-62875, and its kin: what counts is a frame that ends, not that something moves.
+    let server = Server::start(Limits {
+        frame: Duration::from_millis(300),
+        ..Limits::default()
+    });
+    let mut stream = server.control();
+    stream.write_all(&60_000_u32.to_le_bytes()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(10)))
+        .unwrap();
+    let closed = (0..1000).any(|_| {
+        let sent = stream.write_all(b"x");
+        sent.is_err() || matches!(stream.read(&mut [0]), Ok(0))
+    });
+    assert!(closed);
+}
+
+#[test]
 fn one_user_gets_32_control_connections() {
     // OpenSMTPD gives each uid 32 connections at a time; so do we.
     let server = Server::start(Limits::default());

@@ -3,6 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use crate::sys;
+
 /// The unprivileged user that the engine runs as, and that owns the queue.
 pub const USER: &str = match option_env!("SMTPD_USER") {
     Some(name) => name,
@@ -122,7 +124,10 @@ pub const MAILDIR: &str = match option_env!("SMTPD_MAILDIR") {
 };
 
 /// The system's own mail.local(8), if it has one that is to be used.
-pub const MAIL_LOCAL: Option<&str> = option_env!("SMTPD_MAIL_LOCAL");
+pub const MAIL_LOCAL: Option<&str> = match option_env!("SMTPD_MAIL_LOCAL") {
+    Some(path) if !path.is_empty() => Some(path),
+    _ => sys::base::MAIL_LOCAL,
+};
 
 /// The programs that belong to the one running now.
 struct Programs {
@@ -132,7 +137,7 @@ struct Programs {
 
 impl Programs {
     fn find() -> Programs {
-        match env::current_exe().and_then(|exe| exe.canonicalize()) {
+        match sys::exe::path() {
             Ok(exe) => Programs::beside(&exe),
             Err(_) => Programs::compiled_in(),
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::log;
 use crate::mail::{MailAddr, Refusal};
-use crate::table::include::Includes;
+use crate::table::include::{Author, Included, Includes};
 use crate::table::{TableError, Tables};
 
 use super::item::Item;
@@ -105,8 +105,8 @@ impl Aliases<'_> {
 
     fn include(&self, path: &Path) -> Option<Vec<Item>> {
         let name = path.display();
-        let bytes = match self.includes.read(path) {
-            Ok(bytes) => bytes,
+        let Included { bytes, author } = match self.includes.read(path) {
+            Ok(included) => included,
             Err(error) => {
                 log::warn(format_args!(
                     "failed to open include file \"{name}\": {error}"
@@ -131,6 +131,12 @@ impl Aliases<'_> {
                         "{name}:{}: an included file cannot include another",
                         number + 1
                     )),
+                    Ok(Item::Pipe(_) | Item::File(_)) if author == Author::Anybody => {
+                        log::warn(format_args!(
+                            "{name}:{}: only root may name commands and files here",
+                            number + 1
+                        ));
+                    }
                     Ok(item) => items.push(item),
                     Err(bad) => log::warn(format_args!("{name}:{}: {bad}", number + 1)),
                 }

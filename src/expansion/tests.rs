@@ -9,7 +9,7 @@ use super::{World, expand};
 use crate::config::{Config, Defaults, Method, Sources, load};
 use crate::mail::{Command, Facts, Kind, MailAddr, Peer};
 use crate::table::Tables;
-use crate::table::include::Includes;
+use crate::table::include::{Author, Included, Includes};
 use crate::util::Line;
 
 const CONFIG: &str = r#"
@@ -46,6 +46,7 @@ table aliases {
     deep0 = deep1, deep1 = deep2, deep2 = deep3, deep3 = deep4, deep4 = deep5
     deep5 = deep6, deep6 = deep7, deep7 = deep8, deep8 = bob
     members = ":include:/lists/members"
+    theirs = ":include:/lists/theirs"
     nofile = ":include:/lists/none"
     nofile2 = ":include:/lists/none, bob"
     emptyfile = ":include:/lists/empty"
@@ -82,10 +83,17 @@ match from local for domain ext.net action out
 struct Files(BTreeMap<&'static str, &'static str>);
 
 impl Includes for Files {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+    fn read(&self, path: &Path) -> io::Result<Included> {
         let text = path.to_str().and_then(|path| self.0.get(path));
-        text.map(|text| text.as_bytes().to_vec())
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        let author = match path.starts_with("/lists/theirs") {
+            true => Author::Anybody,
+            false => Author::Trusted,
+        };
+        text.map(|text| Included {
+            bytes: text.as_bytes().to_vec(),
+            author,
+        })
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -113,6 +121,7 @@ impl Bench {
                 "# members\nbob\ncarol@ext.net # away\n\n<bad>\n\"|cmd # x\", dave\n:include:/lists/members\n",
             ),
             ("/lists/empty", "# nobody\n"),
+            ("/lists/theirs", "bob\n|cmd\n/etc/passwd\n"),
         ]);
         Bench {
             config,
@@ -245,6 +254,8 @@ const STORIES: &[(&str, &str)] = &[
         "l bob <members@example.com>; out relay <carol@ext.net> internal; \
          l _smtpd |cmd # x <members@example.com>; l dave <dave@example.com> internal",
     ),
+    // What others may write names no command and no file.
+    ("theirs@example.com", "l bob <theirs@example.com>"),
     ("nofile@example.com", INVALID),
     ("nofile2@example.com", "l bob <nofile2@example.com>"),
     ("emptyfile@example.com", LIST_PERMANENT),

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::config::Delivery;
+use crate::config::{Delivery, paths};
 use crate::mail;
 use crate::privsep::job::ChildJob;
 use crate::sys;
@@ -46,10 +46,9 @@ struct Program {
 
 /// Does what the job says and returns the exit code; a program that is started does not return.
 pub fn run(job: &ChildJob) -> i32 {
-    let home = home(job);
     let program = program_name(job);
-    let message = match may_run(job).and_then(|()| standard_input()) {
-        Ok(message) => message,
+    let (home, message) = match ready(job) {
+        Ok(ready) => ready,
         Err(failure) => return conclude(program, Err(failure)),
     };
     if job.job.is_batch() {
@@ -59,6 +58,11 @@ pub fn run(job: &ChildJob) -> i32 {
         program,
         plan(job, &home).and_then(|plan| carry_out(plan, message)),
     )
+}
+
+fn ready(job: &ChildJob) -> Result<(String, File), Failure> {
+    may_run(job)?;
+    Ok((home(job)?, standard_input()?))
 }
 
 /// Whose name a message bears: the helper's that does this in other circumstances.
@@ -87,14 +91,20 @@ fn may_run(job: &ChildJob) -> Result<(), Failure> {
 }
 
 /// The home of the user we run as: with `user` in the action, not the recipient's.
-fn home(job: &ChildJob) -> String {
+fn home(job: &ChildJob) -> Result<String, Failure> {
     if job.user == job.job.user {
-        return job.home.clone();
+        return Ok(job.home.clone());
     }
-    match sys::user::by_name(&job.user) {
-        Ok(Some(user)) => user.home.to_string_lossy().into_owned(),
-        _ => job.home.clone(),
-    }
+    let why = match sys::user::by_name(&job.user) {
+        Ok(Some(user)) => return Ok(user.home.to_string_lossy().into_owned()),
+        // The parent has just found it.
+        Ok(None) => "not found".to_owned(),
+        Err(error) => sys::errno::strerror(&error),
+    };
+    Err(Failure::new(
+        TEMPFAIL,
+        format!("home of {}: {why}", job.user),
+    ))
 }
 
 fn standard_input() -> Result<File, Failure> {
@@ -223,7 +233,7 @@ fn values(job: &ChildJob) -> Values<'_> {
 }
 
 fn helper(job: &ChildJob, name: &str) -> Piece {
-    Piece::Home(job.libexec.join(name).display().to_string())
+    Piece::Home(job.helper(name).display().to_string())
 }
 
 /// The maildir a message belongs to.
@@ -262,7 +272,7 @@ fn mailbox(job: &ChildJob, values: &Values<'_>) -> Plan {
             args: vec!["-f".into(), from.into(), user.into()],
             env: vec![
                 ("HOME", "/".to_string()),
-                ("PATH", sys::process::DEFAULT_PATH.to_string()),
+                ("PATH", sys::base::DEFAULT_PATH.to_string()),
                 ("LOGNAME", "root".to_string()),
                 ("USER", "root".to_string()),
             ],
@@ -271,7 +281,7 @@ fn mailbox(job: &ChildJob, values: &Values<'_>) -> Plan {
 }
 
 fn system_mail_local() -> Option<PathBuf> {
-    let path = PathBuf::from(option_env!("MAIL_LOCAL").filter(|path| !path.is_empty())?);
+    let path = PathBuf::from(paths::MAIL_LOCAL?);
     path.is_file().then_some(path)
 }
 
@@ -279,7 +289,7 @@ fn system_mail_local() -> Option<PathBuf> {
 fn environment(job: &ChildJob, home: &str) -> Vec<(&'static str, String)> {
     let mda = &job.job;
     let mut env = vec![
-        ("PATH", sys::process::DEFAULT_PATH.to_string()),
+        ("PATH", sys::base::DEFAULT_PATH.to_string()),
         ("SHELL", SHELL.to_string()),
         ("HOME", home.to_string()),
         ("LOGNAME", mda.user.to_string()),
@@ -347,7 +357,7 @@ mod tests {
                 .iter()
                 .any(|n| line.starts_with(n))
         });
-        let path = format!("PATH={}", sys::process::DEFAULT_PATH);
+        let path = format!("PATH={}", sys::base::DEFAULT_PATH);
         assert_eq!(
             names,
             [
@@ -450,10 +460,12 @@ mod tests {
     fn home_is_that_of_the_user_the_delivery_runs_as() {
         // smtpd.conf(5), MDA COMMANDS: HOME is the delivery user's login directory.
         let mut job = job(Delivery::Mbox);
-        assert_eq!(home(&job), "/users/bob");
+        assert_eq!(home(&job).unwrap(), "/users/bob");
         job.user = line("root");
         let root = sys::user::by_name("root").unwrap().unwrap();
-        assert_eq!(home(&job), root.home.to_str().unwrap());
+        assert_eq!(home(&job).unwrap(), root.home.to_str().unwrap());
+        job.user = line("no-such-user");
+        assert_eq!(home(&job).unwrap_err().code, TEMPFAIL);
         assert_eq!(values(&job).directory, "/users/bob");
     }
 

@@ -7,7 +7,7 @@
 //! opened; nothing else is written to.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub enum DotLock {
 
 /// The directory of mailboxes of this system.
 pub fn system_spool() -> PathBuf {
-    PathBuf::from(option_env!("MAIL_SPOOL").unwrap_or("/var/mail"))
+    PathBuf::from(option_env!("SMTPD_MAILDIR").unwrap_or("/var/mail"))
 }
 
 /// Delivers to each user; the last failure is the result, the others are said here.
@@ -65,7 +65,8 @@ pub fn deliver(
     options: &Options,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    let mut copy = store(message, options, now)?;
+    let from_line = mbox::from_line(&options.from, now.0);
+    let mut copy = mbox::store(message, &from_line, Quote::AfterEmptyLine, OSERR)?;
     let mut result = Ok(());
     for user in users {
         let one = deliver_one(&mut copy, user, options);
@@ -76,36 +77,6 @@ pub fn deliver(
         }
     }
     result
-}
-
-/// The message in mbox format, in an unlinked file.
-fn store(message: &mut dyn Read, options: &Options, now: Timestamp) -> Result<File, Failure> {
-    let mut file = temporary()?;
-    let from_line = mbox::from_line(&options.from, now.0);
-    let mut buffered = io::BufWriter::with_capacity(64 * 1024, &mut file);
-    mbox::write_message(message, &from_line, Quote::AfterEmptyLine, OSERR, |bytes| {
-        buffered
-            .write_all(bytes)
-            .map_err(|error| Failure::on(OSERR, Path::new("temporary file"), &error))
-    })?;
-    buffered
-        .flush()
-        .map_err(|error| Failure::on(OSERR, Path::new("temporary file"), &error))?;
-    drop(buffered);
-    Ok(file)
-}
-
-fn temporary() -> Result<File, Failure> {
-    let name = format!("local.{:016x}", sys::random::number_u64());
-    let path = std::env::temp_dir().join(name);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .and_then(|file| std::fs::remove_file(&path).map(|()| file));
-    file.map_err(|error| Failure::on(OSERR, &path, &error))
 }
 
 fn deliver_one(copy: &mut File, user: &str, options: &Options) -> Result<(), Failure> {
@@ -127,11 +98,7 @@ fn deliver_one(copy: &mut File, user: &str, options: &Options) -> Result<(), Fai
         DotLock::Never => None,
     };
     let mut mailbox = open(&path, &entry)?;
-    let offset = mbox::append(&mut mailbox, &path, CODES, options.lock_wait, |sink| {
-        copy.seek(SeekFrom::Start(0))
-            .map_err(|error| Failure::on(OSERR, Path::new("temporary file"), &error))?;
-        super::copy(copy, sink, OSERR)
-    })?;
+    let offset = mbox::append(&mut mailbox, &path, CODES, options.lock_wait, copy)?;
     notify(user, offset);
     Ok(())
 }

@@ -4,7 +4,8 @@
 //! back to where it began: no torn message stays behind.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -44,8 +45,40 @@ pub fn from_line(from: &str, now_s: u64) -> String {
     format!("From {from} {}\n", sys::localtime::ctime(now_s))
 }
 
+/// The message in mbox format, in a file without a name. What is then appended is whole: a process
+/// that is killed while its message comes leaves no part of it in a mailbox.
+pub fn store(
+    message: &mut dyn Read,
+    from_line: &str,
+    quote: Quote,
+    on_error: i32,
+) -> Result<File, Failure> {
+    let failed = |error: io::Error| Failure::on(on_error, Path::new("temporary file"), &error);
+    let mut file = temporary(on_error)?;
+    let mut buffered = io::BufWriter::with_capacity(64 * 1024, &mut file);
+    write_message(message, from_line, quote, on_error, |bytes| {
+        buffered.write_all(bytes).map_err(failed)
+    })?;
+    buffered.flush().map_err(failed)?;
+    drop(buffered);
+    Ok(file)
+}
+
+fn temporary(on_error: i32) -> Result<File, Failure> {
+    let name = format!("mbox.{:016x}", sys::random::number_u64());
+    let path = std::env::temp_dir().join(name);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .and_then(|file| std::fs::remove_file(&path).map(|()| file));
+    file.map_err(|error| Failure::on(on_error, &path, &error))
+}
+
 /// Writes a message in mbox format: `From ` line, quoted text with a final line end, empty line.
-pub fn write_message(
+fn write_message(
     message: &mut dyn Read,
     from_line: &str,
     quote: Quote,
@@ -69,8 +102,23 @@ pub fn write_message(
     sink(&out)
 }
 
-/// Takes the locks on an open mailbox, then appends what `write` hands out.
+/// Takes the locks on an open mailbox, then appends what [`store`] has made.
 pub fn append(
+    file: &mut File,
+    path: &Path,
+    codes: Codes,
+    lock_wait: Duration,
+    stored: &mut File,
+) -> Result<u64, Failure> {
+    stored
+        .seek(SeekFrom::Start(0))
+        .map_err(|error| Failure::on(codes.failed, Path::new("temporary file"), &error))?;
+    append_what(file, path, codes, lock_wait, |sink| {
+        copy(stored, sink, codes.failed)
+    })
+}
+
+fn append_what(
     file: &mut File,
     path: &Path,
     codes: Codes,
@@ -262,7 +310,7 @@ mod tests {
             failed: 71,
         };
         let mut file = sys::open::mailbox(path.path()).unwrap();
-        let result = append(&mut file, path.path(), codes, LOCK_WAIT, |sink| {
+        let result = append_what(&mut file, path.path(), codes, LOCK_WAIT, |sink| {
             sink(b"half a mess")?;
             Err(Failure::new(74, "input broke"))
         });
@@ -270,7 +318,7 @@ mod tests {
         assert_eq!(std::fs::read(path.path()).unwrap(), b"old\n");
         let mut other = sys::open::mailbox(path.path()).unwrap();
         let wait = Duration::from_millis(20);
-        let refused = append(&mut other, path.path(), codes, wait, |_| Ok(())).unwrap_err();
+        let refused = append_what(&mut other, path.path(), codes, wait, |_| Ok(())).unwrap_err();
         assert_eq!(refused.code, 75);
         assert!(refused.text.ends_with("locked by another process"));
     }

@@ -1,6 +1,7 @@
 //! mail.mboxfile(8): a message appended to a file in mbox format.
 //!
-//! The file is locked while it grows, and cut back when writing fails.
+//! The message is copied first, so that the file is locked only while it grows and gets all of it
+//! or nothing; it is cut back when writing fails.
 
 use std::io::Read;
 use std::path::Path;
@@ -28,10 +29,8 @@ pub fn deliver(
 ) -> Result<(), Failure> {
     let mut file = sys::open::append(path).map_err(|error| Failure::on(TEMPFAIL, path, &error))?;
     let from_line = mbox::from_line(from, now.0);
-    mbox::append(&mut file, path, CODES, lock_wait, |sink| {
-        mbox::write_message(message, &from_line, Quote::Every, TEMPFAIL, sink)
-    })?;
-    Ok(())
+    let mut stored = mbox::store(message, &from_line, Quote::Every, TEMPFAIL)?;
+    mbox::append(&mut file, path, CODES, lock_wait, &mut stored).map(drop)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub struct Link {
 pub enum Heard {
     /// Nothing more now.
     Nothing,
-    /// A request and its descriptors, as many as it should have.
+    /// A request and its descriptors: as many as it should have, or none if we have no room.
     Request(Request, Vec<OwnedFd>),
     /// It has closed its end.
     Closed,
@@ -79,11 +79,16 @@ impl Link {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
             result => result?,
         };
-        let Some(Packet { frame, fds }) = packet else {
+        let Some(Packet {
+            frame,
+            fds,
+            lost_fds,
+        }) = packet
+        else {
             return Ok(Heard::Closed);
         };
         let request = Request::decode(&frame)?;
-        if fds.len() != request.descriptors() {
+        if fds.len() != request.descriptors() && !(lost_fds && request.descriptors() > 0) {
             return Err(crate::privsep::frame::Malformed.into());
         }
         Ok(Heard::Request(request, fds))

@@ -100,7 +100,7 @@ fn plan(
         job,
         delivery: action.delivery.clone(),
         wrapper,
-        user: Line::sanitize(recipient.name.as_bytes()),
+        user: Line::sanitize(user.name.as_bytes()),
         home,
         uid: user.uid,
         libexec: world.paths.libexec.clone(),

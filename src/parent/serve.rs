@@ -1,7 +1,7 @@
 //! The parent's loop: signals, the engine's requests, ended children, and time.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
@@ -263,9 +263,17 @@ impl Parent {
                     process::kill(pid);
                 }
             }
+            Request::Fed { id } => self.children.fed(self.delivery(id)),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
-            Request::Ready => self.ever_ready = true,
-            Request::Finished => self.stop_gently(),
+            Request::Ready => {
+                self.ever_ready = true;
+                if let Some(advice) = self.held.advice.take() {
+                    // Standard error may be closed; then there is nobody to tell.
+                    let _ = io::stderr().write_all(advice.as_bytes());
+                }
+            }
+            Request::Finished if self.run == Run::Once => self.stop_gently(),
+            Request::Finished => self.kill_engine(Some("finished a run that nobody asked for")),
         }
     }
 
@@ -278,19 +286,23 @@ impl Parent {
 
     fn start_mda(&mut self, id: u32, job: MdaJob, fds: Vec<OwnedFd>) {
         let delivery = self.delivery(id);
-        let Ok([stdin, output]) = <[OwnedFd; 2]>::try_from(fds) else {
-            return self.kill_engine(Some("delivery without its descriptors"));
-        };
         if self.children.find(delivery).is_some() {
             return self.kill_engine(Some("delivery asked for twice"));
         }
-        match self.try_mda(job, stdin, output) {
-            Ok(pid) => self.children.started(pid, delivery, Instant::now()),
+        let mut fds = fds.into_iter();
+        let (message, held) = ((fds.next(), fds.next()), fds.next());
+        match self.try_mda(job, message) {
+            Ok(pid) => self.children.started(pid, delivery, held, Instant::now()),
             Err(mda::Refused { code, text }) => self.tell(&Reply::MdaRefused { id, code, text }),
         }
     }
 
-    fn try_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> Result<Pid, mda::Refused> {
+    /// Without its descriptors a request came when we had no room for them.
+    fn try_mda(
+        &self,
+        job: MdaJob,
+        message: (Option<OwnedFd>, Option<OwnedFd>),
+    ) -> Result<Pid, mda::Refused> {
         let refused = |code, text: &str| {
             Err(mda::Refused {
                 code,
@@ -303,6 +315,9 @@ impl Parent {
         if self.children.len() >= MOST_DELIVERIES {
             return refused(EX_OSERR, "too many deliveries");
         }
+        let (Some(stdin), Some(output)) = message else {
+            return refused(EX_OSERR, "smtpd: Too many open files");
+        };
         let world = mda::World {
             config: &self.config,
             paths: &self.options.paths,
@@ -474,6 +489,10 @@ impl Parent {
         let Engine::Runs(running) = &self.engine else {
             return;
         };
+        // What they have is a part of a message; its end must never be seen.
+        for pid in self.children.unfed(self.engine_number) {
+            process::kill(pid);
+        }
         if self.run == Run::Once && running.run == Run::Offline && how == Ended::Exited(0) {
             self.engine = Engine::Starts(now);
             return;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::sys::fdpass::{self, Wait};
+use crate::sys::fdpass::{self, Lost, Wait};
 
 use super::frame::{MAX_FRAME, Malformed};
 
@@ -16,12 +16,14 @@ pub struct Channel(OwnedFd);
 pub struct Packet {
     /// The frame.
     pub frame: Vec<u8>,
-    /// The descriptors.
+    /// The descriptors; none if some were lost.
     pub fds: Vec<OwnedFd>,
+    /// Whether descriptors were lost because this process has too many.
+    pub lost_fds: bool,
 }
 
 /// Most descriptors with one frame.
-pub const MAX_FDS: usize = 2;
+pub const MAX_FDS: usize = 3;
 
 impl Channel {
     /// Both ends of a new pair.
@@ -46,13 +48,18 @@ impl Channel {
         if received.length == 0 && received.fds.is_empty() {
             return Ok(None);
         }
-        if !received.whole || received.fds.len() > MAX_FDS {
+        if received.lost == Lost::Bytes || received.fds.len() > MAX_FDS {
             return Err(Malformed.into());
         }
         buffer.truncate(received.length);
+        let lost_fds = received.lost == Lost::Descriptors;
         Ok(Some(Packet {
             frame: buffer,
-            fds: received.fds,
+            fds: match lost_fds {
+                true => Vec::new(),
+                false => received.fds,
+            },
+            lost_fds,
         }))
     }
 }
@@ -95,8 +102,8 @@ mod tests {
     fn surplus_descriptors_are_closed_and_the_frame_is_malformed() {
         let (a, b) = Channel::pair().unwrap();
         let (mut read, write) = std::io::pipe().unwrap();
-        let three = [write.as_fd(), write.as_fd(), write.as_fd()];
-        a.send(b"x", &three, Wait::Yes).unwrap();
+        let surplus = [write.as_fd(); MAX_FDS + 1];
+        a.send(b"x", &surplus, Wait::Yes).unwrap();
         drop(write);
         let error = b.receive(Wait::Yes).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);

@@ -34,6 +34,7 @@ pub enum Event {
 pub struct Pending {
     result: Receiver<MdaResult>,
     kill: Box<dyn Fn() + Send + Sync>,
+    fed: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Client {
@@ -68,34 +69,51 @@ impl Client {
         self.0.send(&Request::Finished, &[])
     }
 
-    /// Lets the parent follow `smtpctl log verbose|brief`.
+    /// Lets the parent follow `smtpctl log verbose|brief`. Waits for nobody, so that the event
+    /// loop can call it.
     pub fn set_verbose(&self, verbose: bool) -> io::Result<()> {
-        self.0.send(&Request::SetVerbose(verbose), &[])
+        self.0.put(&Request::SetVerbose(verbose), &[], Wait::No)
     }
 }
 
 impl Calls for Client {
-    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
+    fn start_mda(
+        &self,
+        job: MdaJob,
+        stdin: OwnedFd,
+        output: OwnedFd,
+        held: Option<OwnedFd>,
+    ) -> io::Result<Pending> {
         let (promise, result) = bounded(1);
         let id = self.0.register(promise)?;
+        let fds: Vec<OwnedFd> = [stdin, output].into_iter().chain(held).collect();
         let request = Request::StartMda { id, job };
-        if let Err(error) = self.0.send(&request, &[stdin, output]) {
+        if let Err(error) = self.0.send(&request, &fds) {
             self.0.waiting().promises.remove(&id);
             return Err(error);
         }
-        let client = self.clone();
-        let kill = move || {
-            // A parent that cannot be reached is gone, which the reader tells.
-            let _ = client.0.send(&Request::KillMda { id }, &[]);
-        };
-        Ok(Pending::new(result, Box::new(kill)))
+        let (killer, feeder) = (self.clone(), self.clone());
+        // A parent that cannot be reached is gone, which the reader tells.
+        let kill = move || drop(killer.0.send(&Request::KillMda { id }, &[]));
+        let fed = move || drop(feeder.0.send(&Request::Fed { id }, &[]));
+        Ok(Pending {
+            fed: Box::new(fed),
+            ..Pending::new(result, Box::new(kill))
+        })
     }
 }
 
 impl Pending {
-    /// A delivery whose end comes through `result`, and which `kill` ends.
+    /// A delivery whose end comes through `result`, and which `kill` ends. Nobody but the caller
+    /// holds its input open.
     pub fn new(result: Receiver<MdaResult>, kill: Box<dyn Fn() + Send + Sync>) -> Pending {
-        Pending { result, kill }
+        let fed = Box::new(|| {});
+        Pending { result, kill, fed }
+    }
+
+    /// The whole message has been written: the parent need not hold its end open any more.
+    pub fn fed(&self) {
+        (self.fed)();
     }
 
     /// Waits for the end of the delivery, `timeout` at most; `None` while it goes on. Once it
@@ -148,11 +166,15 @@ impl Wire {
     }
 
     fn send(&self, request: &Request, fds: &[OwnedFd]) -> io::Result<()> {
+        self.put(request, fds, Wait::Yes)
+    }
+
+    fn put(&self, request: &Request, fds: &[OwnedFd], wait: Wait) -> io::Result<()> {
         let frame = request
             .encode()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.channel.send(&frame, &fds, Wait::Yes)
+        self.channel.send(&frame, &fds, wait)
     }
 
     fn read_all(&self, mut on_event: impl FnMut(Event)) {
@@ -204,7 +226,10 @@ mod tests {
     fn start(client: &Client) -> Pending {
         let (stdin, output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let job = Chance::new(6).job();
-        client.start_mda(job, stdin.into(), output.into()).unwrap()
+        let held = tempfile::tempfile().unwrap();
+        client
+            .start_mda(job, stdin.into(), output.into(), Some(held.into()))
+            .unwrap()
     }
 
     fn next(parent: &Channel) -> (Request, Vec<OwnedFd>) {
@@ -273,9 +298,11 @@ mod tests {
             (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         stdin.write_all(b"message").unwrap();
         output.write_all(b"output").unwrap();
+        let mut held = tempfile::tempfile().unwrap();
+        held.write_all(b"held").unwrap();
         let job = Chance::new(7).job();
         let _pending = client
-            .start_mda(job.clone(), stdin.into(), output.into())
+            .start_mda(job.clone(), stdin.into(), output.into(), Some(held.into()))
             .unwrap();
         let (request, fds) = next(&parent);
         assert!(matches!(request, Request::StartMda { job: sent, .. } if sent == job));
@@ -288,7 +315,7 @@ mod tests {
                 text
             })
             .collect();
-        assert_eq!(texts, ["message", "output"]);
+        assert_eq!(texts, ["message", "output", "held"]);
     }
 
     #[test]
@@ -299,6 +326,8 @@ mod tests {
         assert_eq!(pending.try_wait(Duration::ZERO), None);
         pending.kill();
         assert_eq!(next(&parent).0, Request::KillMda { id });
+        pending.fed();
+        assert_eq!(next(&parent).0, Request::Fed { id });
     }
 
     #[test]
@@ -312,7 +341,8 @@ mod tests {
         assert_eq!(events.recv_timeout(LONG), Ok(Event::ParentGone));
         let (stdin, output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let job = Chance::new(8).job();
-        assert!(client.start_mda(job, stdin.into(), output.into()).is_err());
+        let again = client.start_mda(job, stdin.into(), output.into(), None);
+        assert!(again.is_err());
     }
 
     #[test]

@@ -43,6 +43,10 @@ impl Request {
             }
             Request::Ready => w.kind(4),
             Request::Finished => w.kind(5),
+            Request::Fed { id } => {
+                w.kind(6);
+                w.u32(*id);
+            }
         }
         w.finish(MAX_FRAME)
     }
@@ -59,6 +63,7 @@ impl Request {
             3 => Request::SetVerbose(r.flag()?),
             4 => Request::Ready,
             5 => Request::Finished,
+            6 => Request::Fed { id: r.u32()? },
             _ => return Err(Malformed),
         };
         r.end()?;
@@ -68,7 +73,8 @@ impl Request {
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
         match self {
-            Request::StartMda { .. } => 2,
+            Request::StartMda { job, .. } if job.is_batch() => 2,
+            Request::StartMda { .. } => 3,
             _ => 0,
         }
     }

@@ -5,9 +5,11 @@
 
 use std::io;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::log;
-use crate::queue::Queue;
+use crate::mail::{Envelope, MsgId};
+use crate::queue::{Queue, is_shortage};
 
 use super::Handle;
 
@@ -22,7 +24,7 @@ pub fn start(queue: Queue, handle: Handle) -> io::Result<JoinHandle<()>> {
 pub fn walk(queue: &Queue, handle: &Handle) {
     let mut count = 0u64;
     for msgid in queue.messages() {
-        let envelopes = match queue.envelopes(msgid) {
+        let envelopes = match read(queue, msgid) {
             Ok(envelopes) => envelopes,
             // It was delivered and removed since its name was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -40,4 +42,19 @@ pub fn walk(queue: &Queue, handle: &Handle) {
         "queue: done loading queue into scheduler ({count} envelopes)"
     ));
     handle.scanned();
+}
+
+/// How long the walk waits when descriptors or memory have run out, and how often: a message that
+/// it leaves out lies there until the next start.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
+const SHORT_TRIES: usize = 24 * 60 * 60;
+
+fn read(queue: &Queue, msgid: MsgId) -> io::Result<Vec<Envelope>> {
+    for _ in 0..SHORT_TRIES {
+        match queue.envelopes(msgid) {
+            Err(error) if is_shortage(&error) => std::thread::sleep(SHORT_PAUSE),
+            read => return read,
+        }
+    }
+    queue.envelopes(msgid)
 }

@@ -10,11 +10,12 @@
 //!
 //! This blocks on the disk. It knows nothing of the scheduler: the runner carries the answer there.
 
+use std::fmt::Arguments;
 use std::io;
 
 use crate::log::{self, maillog, stat};
 use crate::mail::{BounceKind, Envelope, EvpId, Kind, Notify, Outcome, Status, Verdict};
-use crate::queue::Queue;
+use crate::queue::{Queue, is_shortage};
 use crate::scheduler::backoff;
 use crate::util::{Line, Timestamp};
 
@@ -133,10 +134,11 @@ impl Settler {
         }
         if let Err(error) = self.queue.update(&envelope) {
             // It is tried again all the same; a restart would only forget this failure.
-            log::warn(format_args!(
-                "queue: tempfail: cannot update envelope {}: {error}",
-                envelope.id
-            ));
+            let id = envelope.id;
+            disk_refused(
+                &error,
+                format_args!("tempfail: cannot update envelope {id}"),
+            );
         }
         Settled::Again { envelope, reports }
     }
@@ -206,10 +208,8 @@ impl Settler {
         now: Timestamp,
     ) -> Settled {
         if let Err(error) = self.queue.remove(envelope.id) {
-            log::warn(format_args!(
-                "queue: cannot remove envelope {}: {error}",
-                envelope.id
-            ));
+            let id = envelope.id;
+            disk_refused(&error, format_args!("cannot remove envelope {id}"));
             return Settled::Stuck {
                 envelope,
                 cause,
@@ -294,9 +294,19 @@ fn wants(envelope: &Envelope, event: u8) -> bool {
 }
 
 fn cannot_bounce(id: EvpId, error: &io::Error) {
-    log::warn(format_args!(
-        "queue: cannot bounce! envelope {id}: storing the report: {error}"
-    ));
+    disk_refused(
+        error,
+        format_args!("cannot bounce! envelope {id}: storing the report"),
+    );
+}
+
+/// Says what the disk refused. The queue itself has told the log of a shortage, once for all.
+pub(super) fn disk_refused(error: &io::Error, what: Arguments<'_>) {
+    let line = format_args!("queue: {what}: {error}");
+    match is_shortage(error) {
+        true => log::debug(line),
+        false => log::warn(line),
+    }
 }
 
 /// The text, cut to what an envelope may hold.

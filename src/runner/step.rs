@@ -19,7 +19,7 @@ use super::cache::Cache;
 use super::desk::{Desk, Done, Job, why};
 use super::list::{self, Wanted};
 use super::policy::Misfit;
-use super::settle::{Cause, Settled};
+use super::settle::{Cause, Settled, disk_refused};
 use super::{Agents, Policy, Reply, Setup};
 
 /// After how many seconds the disk is asked again when it refused.
@@ -319,9 +319,10 @@ impl Core {
         let envelope = match self.load(id) {
             Ok(envelope) => envelope,
             Err(LoadError::Io(error)) => {
-                log::warn(format_args!(
-                    "queue: deliver: failed to load envelope {id}: {error}"
-                ));
+                disk_refused(
+                    &error,
+                    format_args!("deliver: failed to load envelope {id}"),
+                );
                 // It is in flight, so this cannot fail.
                 let _ = self.scheduler.tempfail(id, now);
                 return;
@@ -364,7 +365,7 @@ impl Core {
         match self.load(id) {
             Ok(envelope) => self.desk.settle(Box::new(envelope), cause, now),
             Err(LoadError::Io(error)) => {
-                log::warn(format_args!("queue: failed to load envelope {id}: {error}"));
+                disk_refused(&error, format_args!("failed to load envelope {id}"));
                 let at = now.plus(STUCK_RETRY_S);
                 self.stuck.insert((at, id), Stuck::Load(cause));
             }

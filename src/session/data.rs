@@ -6,6 +6,7 @@
 use std::io;
 
 use crate::log::{self, maillog};
+use crate::queue::is_shortage;
 use crate::smtp::Reply;
 use crate::smtp::dot::Progress;
 use crate::transaction::{Accepted, Fault};
@@ -89,21 +90,21 @@ impl Session {
                  Message is not RFC 2822 compliant",
             ),
             Fault::Nul => Reply::new(550, "5.6.0 Other or undefined media error: NUL in message"),
-            Fault::Write(error) => {
-                log::warn(format_args!(
-                    "smtp-in: session {}: write message: {error}",
-                    self.id
-                ));
-                storage(&error, "4.3.0 Temporary Error")
-            }
-            Fault::Commit(error) => {
-                log::warn(format_args!(
-                    "smtp-in: session {}: commit message: {error}",
-                    self.id
-                ));
-                storage(&error, "4.3.0 Temporary failure")
-            }
+            Fault::Write(error) => self.storage("write", &error, "4.3.0 Temporary Error"),
+            Fault::Commit(error) => self.storage("commit", &error, "4.3.0 Temporary failure"),
         }
+    }
+
+    /// A full disk is the message's bad luck, which the queue has told the log; the session may go
+    /// on. After anything else it ends.
+    fn storage(&self, what: &str, error: &io::Error, text: &'static str) -> Reply {
+        let line = format_args!("smtp-in: session {}: {what} message: {error}", self.id);
+        if is_shortage(error) {
+            log::debug(line);
+            return Reply::new(452, "4.3.1 Mail system full: Try again later");
+        }
+        log::warn(line);
+        Reply::new(421, text)
     }
 }
 
@@ -124,14 +125,4 @@ fn too_big() -> Reply {
         554,
         "5.3.4 Message too big for system: Transaction failed, message too big",
     )
-}
-
-/// A full disk is the message's bad luck and the session may go on; else it ends.
-fn storage(error: &io::Error, text: &'static str) -> Reply {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Reply::new(452, "4.3.1 Mail system full: Try again later")
-        }
-        _ => Reply::new(421, text),
-    }
 }

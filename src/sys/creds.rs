@@ -52,7 +52,8 @@ pub(super) fn assume(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     Ok(())
 }
 
-/// All groups of the user with this name, `gid` among them.
+/// The groups of the user with this name, `gid` first: as many as a process may have, which on
+/// OpenBSD is 16. initgroups(3) leaves out the others, too.
 pub fn groups_of(name: &str, gid: u32) -> io::Result<Vec<u32>> {
     let name = CString::new(name)?;
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
@@ -62,7 +63,7 @@ pub fn groups_of(name: &str, gid: u32) -> io::Result<Vec<u32>> {
         let result =
             unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &mut count) };
         if result != -1 {
-            groups.truncate(usize::try_from(count).unwrap_or(0));
+            groups.truncate(usize::try_from(count).unwrap_or(0).min(most_of_a_process()));
             return Ok(groups);
         }
         if groups.len() >= MOST_GROUPS {
@@ -73,6 +74,12 @@ pub fn groups_of(name: &str, gid: u32) -> io::Result<Vec<u32>> {
 }
 
 const MOST_GROUPS: usize = 65536;
+
+fn most_of_a_process() -> usize {
+    // SAFETY: sysconf(3) takes a number.
+    let most = unsafe { libc::sysconf(libc::_SC_NGROUPS_MAX) };
+    usize::try_from(most).map_or(MOST_GROUPS, |most| most.max(1))
+}
 
 /// Whether the program runs with ids that its caller does not have. Such a program must not
 /// believe its environment.

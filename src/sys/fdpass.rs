@@ -1,9 +1,15 @@
 //! Packets with descriptors attached, over a pair of connected sockets.
+//!
+//! Every packet starts with its length, because not every system hands it over in one piece: since
+//! version 15 FreeBSD may take or give a part of one when a buffer is nearly full. The rest of a
+//! packet that has begun is waited for, but not for long.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use super::errno::{cvt, retry};
+use super::poll::{Interest, PollFd, poll};
 
 /// Whether a call may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +27,19 @@ pub struct Received {
     pub length: usize,
     /// Its descriptors, close-on-exec.
     pub fds: Vec<OwnedFd>,
-    /// False when bytes or descriptors were lost because there was no room for them.
-    pub whole: bool,
+    /// What was lost of it.
+    pub lost: Lost,
+}
+
+/// What a packet did not bring, the worse the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lost {
+    /// Nothing: it is whole.
+    Nothing,
+    /// Descriptors: there were more than anybody may send, or this process has no room for them.
+    Descriptors,
+    /// Bytes that did not fit the buffer.
+    Bytes,
 }
 
 /// A pair of connected sockets that keep packets apart.
@@ -47,25 +64,84 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((a, b))
 }
 
-/// Sends one packet. A broken connection is an error, never a signal.
+/// Sends one packet. A broken connection is an error, never a signal. `WouldBlock` means that
+/// nothing was sent; after any other error the connection is of no use.
 pub fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
     wait: Wait,
 ) -> io::Result<()> {
+    let too_much = || io::Error::from(io::ErrorKind::InvalidInput);
     if fds.len() > MOST_FDS {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        return Err(too_much());
     }
+    let head = u32::try_from(bytes.len())
+        .map_err(|_| too_much())?
+        .to_be_bytes();
+    let mut parts = [IoSlice::new(&head), IoSlice::new(bytes)];
+    let mut rest = &mut parts[..];
+    let sent = send_part(socket, rest, fds, wait)?;
+    IoSlice::advance_slices(&mut rest, sent);
+    let deadline = Instant::now() + REST;
+    while !rest.is_empty() && rest.iter().any(|part| !part.is_empty()) {
+        await_rest(socket, Interest::Write, deadline)?;
+        match send_part(socket, rest, &[], Wait::No) {
+            Ok(sent) => IoSlice::advance_slices(&mut rest, sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Receives one packet into `buffer`. After one that was not whole, the connection is of no use.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Result<Received> {
+    let mut head = [0; HEAD_BYTES];
+    let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(buffer)];
+    let mut all = receive_part(socket, &mut parts, wait)?;
+    if all.length == 0 {
+        return Ok(all);
+    }
+    let deadline = Instant::now() + REST;
+    while all.length < HEAD_BYTES {
+        receive_rest(socket, &mut head[all.length..], &mut all, deadline)?;
+    }
+    let announced = u32::from_be_bytes(head) as usize;
+    let room = announced.min(buffer.len());
+    while all.length < HEAD_BYTES + room {
+        let missing = &mut buffer[all.length - HEAD_BYTES..room];
+        receive_rest(socket, missing, &mut all, deadline)?;
+    }
+    all.length -= HEAD_BYTES;
+    if all.length != announced {
+        all.lost = Lost::Bytes;
+    }
+    Ok(all)
+}
+
+/// Most descriptors that can be received with one packet; whoever wants fewer closes the rest.
+pub const MOST_FDS: usize = 16;
+
+const CONTROL_WORDS: usize = (MOST_FDS * 4 + 64) / 8;
+const BUFFER_BYTES: libc::c_int = 256 * 1024;
+const HEAD_BYTES: usize = 4;
+/// How long the rest of a packet may take that has begun.
+const REST: Duration = Duration::from_secs(5);
+
+/// Sends as much as the system takes; says how much that was.
+fn send_part(
+    socket: BorrowedFd<'_>,
+    parts: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+    wait: Wait,
+) -> io::Result<usize> {
     let mut control = [0u64; CONTROL_WORDS];
-    let mut part = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
     // SAFETY: msghdr is plain old data for which zero bytes are a value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &mut part;
-    message.msg_iovlen = 1;
+    // IoSlice has the layout of an iovec; sendmsg(2) only reads through it.
+    message.msg_iov = parts.as_ptr().cast_mut().cast();
+    message.msg_iovlen = parts.len() as _;
     if !fds.is_empty() {
         let payload = size_of_val(fds) as libc::c_uint;
         message.msg_control = control.as_mut_ptr().cast();
@@ -86,29 +162,25 @@ pub fn send(
         }
     }
     let flags = libc::MSG_NOSIGNAL | libc::MSG_EOR | dontwait(wait);
-    let sent = retry(|| {
+    retry(|| {
         // SAFETY: `message` points at buffers that live until the call returns.
         let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-    })?;
-    if sent == bytes.len() {
-        Ok(())
-    } else {
-        Err(io::Error::from(io::ErrorKind::WriteZero))
-    }
+    })
 }
 
-/// Receives one packet into `buffer`.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Result<Received> {
+/// Receives what is there of a packet.
+fn receive_part(
+    socket: BorrowedFd<'_>,
+    parts: &mut [IoSliceMut<'_>],
+    wait: Wait,
+) -> io::Result<Received> {
     let mut control = [0u64; CONTROL_WORDS];
-    let mut part = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
     // SAFETY: msghdr is plain old data for which zero bytes are a value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &mut part;
-    message.msg_iovlen = 1;
+    // IoSliceMut has the layout of an iovec.
+    message.msg_iov = parts.as_mut_ptr().cast();
+    message.msg_iovlen = parts.len() as _;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control) as _;
     let flags = libc::MSG_CMSG_CLOEXEC | dontwait(wait);
@@ -119,19 +191,43 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Res
     })?;
     // SAFETY: recvmsg(2) has just filled `message`, whose control buffer still lives.
     let fds = unsafe { take_fds(&message) };
-    let lost = libc::MSG_TRUNC | libc::MSG_CTRUNC;
-    Ok(Received {
-        length,
-        fds,
-        whole: message.msg_flags & lost == 0,
-    })
+    let has = |flag| message.msg_flags & flag != 0;
+    let lost = match (has(libc::MSG_TRUNC), has(libc::MSG_CTRUNC)) {
+        (true, _) => Lost::Bytes,
+        (false, true) => Lost::Descriptors,
+        (false, false) => Lost::Nothing,
+    };
+    Ok(Received { length, fds, lost })
 }
 
-/// Most descriptors that can be received with one packet; whoever wants fewer closes the rest.
-pub const MOST_FDS: usize = 16;
+/// Receives more of the packet that `all` has the beginning of.
+fn receive_rest(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    all: &mut Received,
+    deadline: Instant,
+) -> io::Result<()> {
+    await_rest(socket, Interest::Read, deadline)?;
+    match receive_part(socket, &mut [IoSliceMut::new(buffer)], Wait::No) {
+        Ok(more) if more.length == 0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+        Ok(more) => {
+            all.length += more.length;
+            all.fds.extend(more.fds);
+            all.lost = all.lost.max(more.lost);
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
+    }
+}
 
-const CONTROL_WORDS: usize = (MOST_FDS * 4 + 64) / 8;
-const BUFFER_BYTES: libc::c_int = 256 * 1024;
+fn await_rest(socket: BorrowedFd<'_>, interest: Interest, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    match poll(&mut [PollFd::new(socket, interest)], Some(left))? {
+        0 => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        _ => Ok(()),
+    }
+}
 
 fn dontwait(wait: Wait) -> libc::c_int {
     match wait {
@@ -196,7 +292,7 @@ mod tests {
         send(a.as_fd(), b"second", &[], Wait::Yes).unwrap();
         let mut buffer = [0; 64];
         let first = receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap();
-        assert_eq!((first.length, first.whole), (3, true));
+        assert_eq!((first.length, first.lost), (3, Lost::Nothing));
         let mut copy = File::from(first.fds.into_iter().next().unwrap());
         copy.rewind().unwrap();
         let mut text = String::new();
@@ -214,11 +310,45 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_in_parts_is_put_together() {
+        // FreeBSD 15 may take and give parts, as a stream does everywhere.
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let sent: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
+        let file = tempfile::tempfile().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| send(a.as_fd(), &sent, &[file.as_fd()], Wait::No).unwrap());
+            let mut buffer = vec![0; sent.len() + 1];
+            let received = receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap();
+            assert_eq!(
+                (received.length, received.lost),
+                (sent.len(), Lost::Nothing)
+            );
+            assert_eq!(received.fds.len(), 1);
+            assert!(buffer.starts_with(&sent));
+        });
+        drop(a);
+        let end = receive(b.as_fd(), &mut [0; 8], Wait::Yes).unwrap();
+        assert_eq!((end.length, end.lost), (0, Lost::Nothing));
+    }
+
+    #[test]
+    fn half_a_packet_is_an_error() {
+        for half in [&[0u8, 0][..], &[0, 0, 0, 9, 1, 2, 3]] {
+            let (mut a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+            a.write_all(half).unwrap();
+            drop(a);
+            let error = receive(b.as_fd(), &mut [0; 64], Wait::Yes).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+
+    #[test]
     fn a_packet_that_does_not_fit_is_told() {
         let (a, b) = pair().unwrap();
         send(a.as_fd(), &[7; 100], &[], Wait::Yes).unwrap();
         let mut buffer = [0; 10];
-        assert!(!receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap().whole);
+        let cut = receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap();
+        assert_eq!((cut.length, cut.lost), (10, Lost::Bytes));
     }
 
     #[test]

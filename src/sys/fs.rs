@@ -101,12 +101,21 @@ pub fn room(path: &Path) -> io::Result<Room> {
     // SAFETY: `path` is a C string and `found` is writable for the length of the call.
     retry(|| cvt(unsafe { libc::statvfs(path.as_ptr(), &mut found) }))?;
     let block_bytes = found.f_frsize as u64;
+    let (blocks, inodes) = (found.f_blocks as u64, found.f_files as u64);
     Ok(Room {
-        total_bytes: (found.f_blocks as u64).saturating_mul(block_bytes),
-        free_bytes: (found.f_bavail as u64).saturating_mul(block_bytes),
-        total_inodes: found.f_files as u64,
-        free_inodes: found.f_favail as u64,
+        total_bytes: blocks.saturating_mul(block_bytes),
+        free_bytes: free_of(blocks, found.f_bavail as u64).saturating_mul(block_bytes),
+        total_inodes: inodes,
+        free_inodes: free_of(inodes, found.f_favail as u64),
     })
+}
+
+/// FreeBSD's statvfs(3) gives a number below zero as a huge one: root has used what was kept back.
+fn free_of(total: u64, free: u64) -> u64 {
+    if i64::try_from(free).is_err() || (total > 0 && free > total) {
+        return 0;
+    }
+    free
 }
 
 /// The kind of an error, where running out of a quota or of descriptors is `QuotaExceeded`: std
@@ -142,6 +151,15 @@ mod tests {
         assert_eq!(dir_facts(&path).unwrap().mode, 0o711);
         sync_dir(&path).unwrap();
         assert!(room(&path).unwrap().total_bytes > 0);
+    }
+
+    #[test]
+    fn what_root_has_overdrawn_is_nothing_free() {
+        assert_eq!(free_of(100, 40), 40);
+        assert_eq!(free_of(100, 0u64.wrapping_sub(3)), 0);
+        assert_eq!(free_of(100, 101), 0);
+        // A file system that does not say how large it is.
+        assert_eq!(free_of(0, 7), 7);
     }
 
     #[test]

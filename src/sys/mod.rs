@@ -2,13 +2,14 @@
 //!
 //! `cfg(target_os)` appears nowhere else.
 
+pub mod base;
 pub mod creds;
 pub mod descriptors;
 pub mod errno;
+pub mod exe;
 pub mod fdpass;
 pub mod fs;
 pub mod hostname;
-pub mod ifaddrs;
 pub mod localtime;
 pub mod lock;
 pub mod net;

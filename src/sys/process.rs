@@ -51,14 +51,6 @@ pub enum Session {
     Own,
 }
 
-/// `PATH` of a delivery command: `_PATH_DEFPATH` of paths.h.
-#[cfg(target_os = "openbsd")]
-pub const DEFAULT_PATH: &str =
-    "/usr/bin:/bin:/usr/sbin:/sbin:/usr/X11R6/bin:/usr/local/bin:/usr/local/sbin";
-/// `PATH` of a delivery command: `_PATH_DEFPATH` of paths.h.
-#[cfg(not(target_os = "openbsd"))]
-pub const DEFAULT_PATH: &str = "/usr/bin:/bin";
-
 /// What a child exits with when it cannot become what it should: EX_OSERR, to be tried again.
 pub const NOT_STARTED: i32 = 71;
 

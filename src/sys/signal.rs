@@ -27,7 +27,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches all of [`Signal`] and ignores SIGPIPE from here on.
+    /// Catches all of [`Signal`] and ignores SIGPIPE from here on. They are let through whatever
+    /// whoever started us has blocked.
     pub fn catch() -> io::Result<Signals> {
         let mut fds = [-1; 2];
         // SAFETY: `fds` is writable for two descriptors.
@@ -39,6 +40,7 @@ impl Signals {
             handle(number, on_signal as *const () as libc::sighandler_t)?;
         }
         handle(libc::SIGPIPE, libc::SIG_IGN)?;
+        unblock()?;
         Ok(Signals {
             pipe: read.into(),
             _write: write,
@@ -91,6 +93,22 @@ const NUMBERS: [(libc::c_int, Signal); 4] = [
     (libc::SIGCHLD, Signal::Child),
 ];
 
+fn unblock() -> io::Result<()> {
+    // SAFETY: sigset_t is plain old data, filled before it is read.
+    let code = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for (number, _) in NUMBERS {
+            libc::sigaddset(&mut set, number);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut())
+    };
+    match code {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
 fn handle(number: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: sigaction is plain old data; `handler` is SIG_IGN or a function that does only
     // what is allowed in a handler.
@@ -142,6 +160,14 @@ mod tests {
 
     #[test]
     fn a_signal_arrives_as_a_value() {
+        // Whoever starts us may have blocked it.
+        // SAFETY: sigset_t is plain old data, filled before it is read; this is the test's thread.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, libc::SIGHUP);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        }
         let mut signals = Signals::catch().unwrap();
         // SAFETY: the signal is caught.
         unsafe { libc::raise(libc::SIGHUP) };

@@ -11,36 +11,57 @@ use std::time::Duration;
 use super::errno::cvt;
 
 /// Connects to the socket at `path`. Linux waits while the listener's backlog is full, for at
-/// most `timeout`; the BSDs refuse at once.
+/// most `timeout`. The BSDs refuse then as they do when nobody listens: they are asked a few times,
+/// for a fifth of a second.
 pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let stream = socket(0)?;
-    stream.set_write_timeout(Some(timeout))?;
-    match connect_to(&stream, path) {
-        Ok(()) => {}
-        // A unix socket connects at once or not at all: an interrupted wait is simply begun anew.
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-            return connect(path, timeout);
+    patiently(|| {
+        let stream = socket(0)?;
+        stream.set_write_timeout(Some(timeout))?;
+        match connect_to(&stream, path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::from(io::ErrorKind::TimedOut));
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            return Err(io::Error::from(io::ErrorKind::TimedOut));
-        }
-        Err(error) => return Err(error),
-    }
-    stream.set_write_timeout(None)?;
-    Ok(stream)
+        stream.set_write_timeout(None)?;
+        Ok(stream)
+    })
 }
 
-/// Whether somebody listens on the socket at `path`. Does not wait: a listener that is too busy to
-/// take us still listens.
+/// Whether somebody listens on the socket at `path`. A listener that is too busy to take us still
+/// listens. Waits no longer than it takes to tell it from a dead one.
 pub fn answers(path: &Path) -> io::Result<bool> {
-    let socket = socket(libc::SOCK_NONBLOCK)?;
-    let Err(error) = connect_to(&socket, path) else {
+    let Err(error) = patiently(|| connect_to(&socket(libc::SOCK_NONBLOCK)?, path)) else {
         return Ok(true);
     };
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EINPROGRESS) => Ok(true),
         Some(libc::ECONNREFUSED | libc::ENOENT | libc::ENOTSOCK | libc::EPROTOTYPE) => Ok(false),
         _ => Err(error),
+    }
+}
+
+/// How long a socket that refuses may be busy rather than dead: on the BSDs the two look the same,
+/// but a busy one has taken somebody a moment later.
+const PATIENCE: Duration = Duration::from_millis(200);
+const BETWEEN: Duration = Duration::from_millis(20);
+
+fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut refusals = match cfg!(target_os = "linux") {
+        true => 1,
+        false => PATIENCE.as_millis() / BETWEEN.as_millis(),
+    };
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && refusals > 1 => {
+                refusals -= 1;
+                std::thread::sleep(BETWEEN);
+            }
+            // A unix socket connects at once or not at all: an interrupted wait is begun anew.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 

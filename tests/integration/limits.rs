@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Client, Setup, is_root, root_only};
+use crate::support::{Client, Instance, Setup, root_only, wait_for};
 
 /// A small file system of our own below the instance root; unmounted when dropped.
 struct Tmpfs(std::path::PathBuf);
@@ -52,7 +52,7 @@ fn a_full_spool_is_said_and_recovered_from() {
     assert!(reply.starts_with('4'), "{reply}");
     daemon.wait_log("warn: not enough disk space");
     std::fs::remove_file(&filler).unwrap();
-    crate::support::wait_for("space to be noticed", || {
+    wait_for("space to be noticed", || {
         let Some(mut client) = Client::try_hello(daemon.port) else {
             return false;
         };
@@ -99,7 +99,7 @@ fn inodes_that_run_out_are_said_and_recovered_from() {
     assert!(reply.starts_with('4'), "{reply}");
     daemon.wait_log("warn: not enough inodes");
     std::fs::remove_dir_all(&filler).unwrap();
-    crate::support::wait_for("inodes to be noticed", || {
+    wait_for("inodes to be noticed", || {
         Client::try_hello(daemon.port)
             .and_then(|mut c| c.try_mail("a@example.net", &["b@example.org"], b"\nafter\n"))
             .is_some_and(|reply| reply.starts_with("250"))
@@ -120,14 +120,137 @@ fn descriptors_that_run_out_are_said_and_recovered_from() {
     }
     daemon.wait_log("warn: Disabling incoming SMTP connections");
     held.clear();
-    crate::support::wait_for("the listener to be back", || {
+    wait_for("the listener to be back", || {
         Client::try_hello(daemon.port)
             .and_then(|mut c| c.try_mail("a@example.net", &["b@example.org"], b"\nafter\n"))
             .is_some_and(|reply| reply.starts_with("250"))
     });
     daemon.wait_mail(1);
     daemon.wait_log("fd exhaustion over, re-enabling incoming connections");
-    let _ = is_root();
+}
+
+/// Mails until one is taken.
+fn mail_again(daemon: &Instance) {
+    wait_for("mail to be taken again", || {
+        Client::try_hello(daemon.port)
+            .and_then(|mut c| c.try_mail("a@example.net", &["b@example.org"], b"\nafter\n"))
+            .is_some_and(|reply| reply.starts_with("250"))
+    });
+}
+
+#[test]
+fn a_message_that_finds_no_descriptor_is_put_off_and_the_log_says_why() {
+    // spool-layout.md, Room: a shortage is 452, said once, and over without a restart.
+    const NAME: &str = "a_message_that_finds_no_descriptor_is_put_off_and_the_log_says_why";
+    let daemon = Setup::maildir().start();
+    let mut client = daemon.hello();
+    client.mail("a@example.net", &["b@example.org"], b"\nbefore\n");
+    daemon.wait_mail(1);
+    daemon.wait_empty();
+    let mut ready: Vec<_> = (0..3).map(|_| daemon.hello()).collect();
+    for client in &mut ready {
+        client.say("MAIL FROM:<a@example.net>", 250);
+        client.say("RCPT TO:<b@example.org>", 250);
+    }
+    if !daemon.limit(NAME, daemon.engine_pid(), "--nofile=4:") {
+        return;
+    }
+    for client in &mut ready {
+        client.say("DATA", 354);
+        client.send(b"\r\nshort\r\n.\r\n");
+        let reply = client.reply();
+        assert!(reply.starts_with("452 4.3.1 "), "{reply}");
+    }
+    assert_eq!(daemon.log().matches("Too many open files").count(), 1);
+    // Nothing of the recipient can be looked up either.
+    client.say("MAIL FROM:<a@example.net>", 250);
+    client.say("RCPT TO:<b@example.org>", 451);
+    client.say("RSET", 250);
+    assert!(daemon.limit(NAME, daemon.engine_pid(), "--nofile=1024:"));
+    client.mail("a@example.net", &["b@example.org"], b"\nafter\n");
+    daemon.wait_mail(2);
+}
+
+#[test]
+fn a_delivery_that_finds_no_descriptor_is_tried_again() {
+    const NAME: &str = "a_delivery_that_finds_no_descriptor_is_tried_again";
+    let daemon = Setup::maildir().start();
+    let engine = daemon.engine_pid();
+    if !daemon.limit(NAME, daemon.pid(), "--nofile=4:") {
+        return;
+    }
+    daemon
+        .hello()
+        .mail("a@example.net", &["b@example.org"], b"\nx\n");
+    daemon.wait_log("Too many open files)");
+    assert!(daemon.log().contains("result=TempFail"), "{}", daemon.log());
+    assert!(daemon.limit(NAME, daemon.pid(), "--nofile=1024:"));
+    wait_for("the delivery", || {
+        daemon.ctl(["schedule", "all"]).status.success() && daemon.queue().is_empty()
+    });
+    daemon.wait_mail(1);
+    assert_eq!(daemon.engine_pid(), engine, "{}", daemon.log());
+}
+
+#[test]
+fn a_parent_that_cannot_fork_delivers_later() {
+    // fork(2), EAGAIN: a process that cannot be started is a temporary failure.
+    const NAME: &str = "a_parent_that_cannot_fork_delivers_later";
+    let daemon = Setup::maildir().start();
+    let engine = daemon.engine_pid();
+    if !daemon.limit(NAME, daemon.pid(), "--nproc=1:") {
+        return;
+    }
+    daemon
+        .hello()
+        .mail("a@example.net", &["b@example.org"], b"\nx\n");
+    daemon.wait_log("Resource temporarily unavailable");
+    assert!(daemon.log().contains("result=TempFail"), "{}", daemon.log());
+    assert!(daemon.limit(NAME, daemon.pid(), "--nproc=4096:"));
+    wait_for("the delivery", || {
+        daemon.ctl(["schedule", "all"]).status.success() && daemon.queue().is_empty()
+    });
+    daemon.wait_mail(1);
+    assert_eq!(daemon.engine_pid(), engine, "{}", daemon.log());
+}
+
+#[test]
+fn few_descriptors_are_enough_for_everything_in_the_end() {
+    // Every bound that is met is answered 4xx or waited for.
+    let daemon = Setup::maildir().limit_descriptors(64).start();
+    let accepted = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..30)
+            .map(|_| scope.spawn(|| until_taken(&daemon, 10)))
+            .collect();
+        clients.into_iter().map(|c| c.join().unwrap()).sum()
+    });
+    wait_for("the queue to be empty", || {
+        daemon.ctl(["schedule", "all"]).status.success() && daemon.queue().is_empty()
+    });
+    daemon.wait_mail(accepted);
+    mail_again(&daemon);
+}
+
+/// Sends so many messages, each again while it is put off.
+fn until_taken(daemon: &Instance, count: usize) -> usize {
+    let mut taken = 0;
+    wait_for("messages to be taken", || {
+        let Some(mut client) = Client::try_hello(daemon.port) else {
+            return false;
+        };
+        while taken < count {
+            match client.try_mail("a@example.net", &["b@example.org"], b"\nx\n") {
+                Some(reply) if reply.starts_with("250") => taken += 1,
+                Some(reply) => {
+                    assert!(reply.starts_with('4'), "{reply}");
+                    return false;
+                }
+                None => return false,
+            }
+        }
+        true
+    });
+    taken
 }
 
 #[test]

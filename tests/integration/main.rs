@@ -4,8 +4,10 @@
 mod support;
 
 mod control;
+mod hostile;
 mod limits;
 mod listen;
+mod load;
 mod mda;
 mod quickstart;
 mod restart;

@@ -16,7 +16,7 @@ const USERS: [(&str, u32); 4] = [
 
 /// A daemon as root with users of its own, their homes in its instance root; `None` where that
 /// cannot be.
-fn start_with_users(test: &str, setup: Setup) -> Option<Instance> {
+pub fn start_with_users(test: &str, setup: Setup) -> Option<Instance> {
     if !can_have_users(test) {
         return None;
     }

@@ -109,7 +109,7 @@ fn check(daemon: &Instance, accepted: &[String], duplicates_at_most: usize) {
 #[test]
 fn killing_the_engine_loses_nothing() {
     // processes: the engine restarts with back-off when it dies; 250 means durable.
-    let daemon = Setup::maildir().start();
+    let mut daemon = Setup::maildir().start();
     let load = Load::start(daemon.port, 4);
     for round in 0..rounds() {
         let before = load.accepted();
@@ -117,6 +117,11 @@ fn killing_the_engine_loses_nothing() {
             load.accepted() > before + 20 + round * 7 % 13
         });
         daemon.signal(daemon.engine_pid(), "KILL");
+        // The parent waits longer after each death; a new one does not.
+        if round % 4 == 3 {
+            daemon.stop();
+            daemon.start();
+        }
     }
     let before = load.accepted();
     wait_for("the last engine to serve", || load.accepted() > before + 20);
@@ -144,6 +149,46 @@ fn killing_the_parent_loses_nothing() {
     let before = load.accepted();
     wait_for("the last daemon to serve", || load.accepted() > before + 20);
     let accepted = load.finish();
+    check(&daemon, &accepted, rounds() * 600);
+}
+
+#[test]
+fn stopping_under_load_loses_nothing_and_repeats_nothing() {
+    // smtpd(8): SIGTERM stops the daemon gracefully.
+    let mut daemon = Setup::maildir().start();
+    let load = Load::start(daemon.port, 4);
+    for round in 0..rounds() {
+        let before = load.accepted();
+        wait_for("messages to be accepted", || {
+            load.accepted() > before + 20 + round * 7 % 13
+        });
+        let status = daemon.stop();
+        assert_eq!(status.code(), Some(0), "{}", daemon.log());
+        daemon.start();
+    }
+    let accepted = load.finish();
+    check(&daemon, &accepted, 0);
+}
+
+#[test]
+fn killing_deliveries_loses_nothing() {
+    // spool-layout.md, Guarantees: deliveries are at least once, also when a batch is killed.
+    let daemon = Setup::maildir().start();
+    let load = Load::start(daemon.port, 4);
+    for _ in 0..rounds() {
+        let before = load.accepted();
+        wait_for("messages to be accepted", || load.accepted() > before + 20);
+        wait_for("a delivery to be killed", || {
+            let found = daemon.delivery_pids();
+            found.iter().for_each(|pid| daemon.signal(*pid, "KILL"));
+            !found.is_empty()
+        });
+    }
+    let accepted = load.finish();
+    // Those that were killed have a time to be tried again.
+    wait_for("the queue to be empty", || {
+        daemon.ctl(["schedule", "all"]).status.success() && daemon.queue().is_empty()
+    });
     check(&daemon, &accepted, rounds() * 600);
 }
 

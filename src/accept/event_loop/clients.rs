@@ -146,8 +146,10 @@ impl<T: Conversation> EventLoop<T> {
         let Some(Row::Control(client, deadline_ms)) = self.rows.get_mut(index) else {
             return;
         };
-        *deadline_ms = at_ms;
-        self.timers.set(index, at_ms);
+        if client.has_advanced() {
+            *deadline_ms = at_ms;
+        }
+        self.timers.set(index, *deadline_ms);
         let registry = self.poll.registry();
         if registry
             .reregister(&mut client.stream, token, interest)

@@ -92,7 +92,7 @@ impl Child {
         set_nonblocking(input.as_fd())?;
         set_nonblocking(output.as_fd())?;
         let job = MdaJob::batch(key.0.clone(), key.1.clone());
-        let pending = calls.start_mda(job, child_input.into(), child_output.into())?;
+        let pending = calls.start_mda(job, child_input.into(), child_output.into(), None)?;
         let now = Instant::now();
         Ok(Child {
             pending,

@@ -129,6 +129,7 @@ impl Feed {
         (self.start, self.end) = (0, n);
         if n == 0 {
             self.input = None;
+            self.pending.fed();
         }
         Ok(())
     }

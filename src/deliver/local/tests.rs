@@ -132,7 +132,13 @@ impl FakeParent {
 }
 
 impl Calls for FakeParent {
-    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
+    fn start_mda(
+        &self,
+        job: MdaJob,
+        stdin: OwnedFd,
+        output: OwnedFd,
+        _held: Option<OwnedFd>,
+    ) -> io::Result<Pending> {
         self.started.lock().unwrap().push(job);
         let script = self.script.lock().unwrap().clone();
         let (done, result) = crossbeam_channel::bounded(1);

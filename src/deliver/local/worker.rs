@@ -82,9 +82,13 @@ impl Worker {
     fn start(&self, job: MdaJob) -> io::Result<Delivery> {
         let (child_input, input) = io::pipe()?;
         let (output, child_output) = io::pipe()?;
-        let pending = self
-            .calls
-            .start_mda(job, child_input.into(), child_output.into())?;
+        let held = input.try_clone()?;
+        let pending = self.calls.start_mda(
+            job,
+            child_input.into(),
+            child_output.into(),
+            Some(held.into()),
+        )?;
         Ok(Delivery {
             pending,
             input: input.into(),

@@ -45,7 +45,7 @@ impl Chance {
     }
 
     fn request(&mut self) -> Request {
-        match self.below(5) {
+        match self.below(6) {
             0 => Request::StartMda {
                 id: self.next() as u32,
                 job: self.job(),
@@ -55,6 +55,9 @@ impl Chance {
             },
             2 => Request::SetVerbose(self.below(2) == 0),
             3 => Request::Ready,
+            4 => Request::Fed {
+                id: self.next() as u32,
+            },
             _ => Request::Finished,
         }
     }

@@ -172,10 +172,8 @@ impl Draft for FsDraft {
     }
 
     fn commit(mut self: Box<Self>) -> io::Result<Vec<Envelope>> {
-        self.store().inspect_err(|error| {
-            self.shared.note(error);
-            log::warn(format_args!("queue: message {}: {error}", self.msgid));
-        })?;
+        let stored = self.store();
+        self.shared.noted(stored)?;
         Ok(std::mem::take(&mut self.envelopes))
     }
 }

@@ -4,7 +4,7 @@
 //! longer take it back. Every call may block on the disk and any number of threads may call; no
 //! lock is held across a sync. Errors carry what was attempted on what; running out of space, of
 //! quota or of descriptors has the kinds `StorageFull` and `QuotaExceeded`
-//! ([`crate::queue::is_shortage`]).
+//! ([`crate::queue::is_shortage`]) and is logged here, once until it is over.
 //!
 //! It does not schedule, does not decide what a message is worth, and deletes only what was
 //! settled or never promised.
@@ -168,19 +168,20 @@ impl Store for Fs {
     }
 
     fn open_body(&self, id: MsgId) -> io::Result<File> {
-        body::open(&*self.0.disk, &layout::body_path(id))
+        let body = body::open(&*self.0.disk, &layout::body_path(id));
+        body.inspect_err(|error| self.0.note(error))
     }
 
     fn update(&self, envelope: &Envelope) -> io::Result<()> {
-        self.0.update(envelope)
+        self.0.noted(self.0.update(envelope))
     }
 
     fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
-        self.0.add(envelope)
+        self.0.noted(self.0.add(envelope))
     }
 
     fn remove(&self, id: EvpId) -> io::Result<()> {
-        self.0.remove(id)
+        self.0.noted(self.0.remove(id))
     }
 
     fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send> {
@@ -213,11 +214,22 @@ impl Shared {
         self.serial.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// An error of writing: if it says that room is short, the next message asks again.
+    /// A call has failed: if that was for a shortage, the log says so, once for all.
     fn note(&self, error: &io::Error) {
         if super::is_shortage(error) {
-            self.space.doubt();
+            let now = (self.options.clock)();
+            self.space
+                .refused(error, &self.options, now, || self.disk.room());
         }
+    }
+
+    /// What became of a call that writes.
+    fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        match &result {
+            Ok(_) => self.space.written((self.options.clock)()),
+            Err(error) => self.note(error),
+        }
+        result
     }
 }
 

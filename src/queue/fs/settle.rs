@@ -99,7 +99,6 @@ impl Shared {
     }
 
     fn give_up(&self, scratch: &Path, error: io::Error) -> io::Error {
-        self.note(&error);
         // What cannot be unlinked now is cleared away at the next start.
         let _ = self.disk.unlink(scratch);
         error

@@ -5,6 +5,10 @@
 //! is added, as far as the file system is not itself tiny. The answer is kept for a second, or
 //! until what was found free beyond that may have been used up: at full speed the check costs
 //! nothing. A change is logged once, and back again.
+//!
+//! The disk may also refuse where room seemed to be: a quota, descriptors that have run out, a
+//! second in which another program filled it. [`Space::refused`] is told of every such error and
+//! logs the first; whoever met it need not.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +26,12 @@ pub(super) struct Space {
     state: Mutex<State>,
     spent_bytes: AtomicU64,
     spent_inodes: AtomicU64,
+    /// When the disk refused last although nothing was found short; 0 when all is well.
+    refused_s: AtomicU64,
 }
+
+/// So long nothing may have been refused before all is called well again.
+const CALM_S: u64 = 5;
 
 #[derive(Default)]
 struct State {
@@ -82,9 +91,39 @@ impl Space {
         self.spent_inodes.fetch_add(inodes, Ordering::Relaxed);
     }
 
-    /// A write has just failed for want of room: look again before the next message.
-    pub(super) fn doubt(&self) {
+    /// A call has just failed for want of room, of quota or of descriptors: looks again at once,
+    /// and sees to it that the log says why.
+    pub(super) fn refused(
+        &self,
+        error: &io::Error,
+        options: &Options,
+        now: Timestamp,
+        look: impl FnOnce() -> io::Result<Room>,
+    ) {
         self.lock().looked = None;
+        if matches!(self.short(options, now, look), Ok(true)) {
+            return;
+        }
+        if self.refused_s.swap(now.0.max(1), Ordering::Relaxed) == 0 {
+            log::warn(format_args!("queue: {error}"));
+            log::warn(format_args!("temporarily rejecting messages"));
+        }
+    }
+
+    /// Something has become durable at `now`.
+    pub(super) fn written(&self, now: Timestamp) {
+        let refused_s = self.refused_s.load(Ordering::Relaxed);
+        if refused_s == 0 || now.0 < refused_s.saturating_add(CALM_S) {
+            return;
+        }
+        let well =
+            self.refused_s
+                .compare_exchange(refused_s, 0, Ordering::Relaxed, Ordering::Relaxed);
+        if well.is_ok() {
+            log::info(format_args!(
+                "queue: can be written again: accepting messages"
+            ));
+        }
     }
 
     fn is_spent(&self, found: Headroom) -> bool {
@@ -205,14 +244,46 @@ mod tests {
         assert!(!at(1, 0));
         assert!(at(2, 0));
         assert!(at(2, 900));
-        space.doubt();
-        assert!(!at(2, 900));
-        space.spend(800 * MIB, 1000);
-        assert!(!at(2, 0), "there was more");
-        space.spend(200 * MIB, 0);
-        assert!(at(2, 0));
-        let failed = space.short(&options, Timestamp(3), || Err(io::Error::other("gone")));
-        assert!(failed.is_err());
         assert!(!at(3, 900));
+        space.spend(800 * MIB, 1000);
+        assert!(!at(3, 0), "there was more");
+        space.spend(200 * MIB, 0);
+        assert!(at(3, 0));
+        let failed = space.short(&options, Timestamp(4), || Err(io::Error::other("gone")));
+        assert!(failed.is_err());
+        assert!(!at(4, 900));
+    }
+
+    #[test]
+    fn a_refusal_makes_the_answer_old() {
+        let (space, options) = (Space::default(), Options::default());
+        let at = |free| {
+            let room = room(1000, free);
+            space.short(&options, Timestamp(7), || Ok(room)).unwrap()
+        };
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert!(!at(900));
+        space.refused(&full, &options, Timestamp(7), || Ok(room(1000, 0)));
+        assert!(at(900), "found short a moment ago");
+        space.refused(&full, &options, Timestamp(7), || Ok(room(1000, 900)));
+        assert!(!at(0));
+    }
+
+    #[test]
+    fn a_refusal_without_a_shortage_lasts_until_writing_has_worked_for_a_while() {
+        let (space, options) = (Space::default(), Options::default());
+        let refuse = |second| {
+            let error = io::Error::from(io::ErrorKind::QuotaExceeded);
+            let look = || Ok(room(1000, 900));
+            space.refused(&error, &options, Timestamp(second), look);
+        };
+        let is_refusing = || space.refused_s.load(Ordering::Relaxed) != 0;
+        refuse(10);
+        space.written(Timestamp(11));
+        refuse(12);
+        space.written(Timestamp(12 + CALM_S - 1));
+        assert!(is_refusing());
+        space.written(Timestamp(12 + CALM_S));
+        assert!(!is_refusing());
     }
 }

@@ -9,12 +9,18 @@ use std::ffi::OsString;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
-use crate::queue::{LoadError, envelope_file};
+use crate::queue::{LoadError, envelope_file, is_shortage};
 
 use super::{EntryKind, Shared, bogus, buckets, layout};
+
+/// A walk that finds descriptors used up waits for them: what it leaves out would lie there until
+/// the next start.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
+const SHORT_TRIES: usize = 24 * 60 * 60;
 
 /// The ids of all messages, bucket by bucket.
 pub(super) struct Walk {
@@ -25,10 +31,7 @@ pub(super) struct Walk {
 
 impl Walk {
     pub(super) fn new(shared: Arc<Shared>) -> Walk {
-        let buckets = buckets::list(&*shared.disk).unwrap_or_else(|error| {
-            log::warn(format_args!("queue: {error}"));
-            Vec::new()
-        });
+        let buckets = shared.patiently(|| buckets::list(&*shared.disk));
         Walk {
             shared,
             buckets: buckets.into_iter(),
@@ -65,9 +68,13 @@ struct Listing {
 impl Shared {
     pub(super) fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
         let result = self.read_envelope(id);
-        if let Err(LoadError::Corrupt(why)) = &result {
-            let _turn = self.turn(id.msgid());
-            self.set_aside_one(id, why);
+        match &result {
+            Err(LoadError::Corrupt(why)) => {
+                let _turn = self.turn(id.msgid());
+                self.set_aside_one(id, why);
+            }
+            Err(LoadError::Io(error)) => self.note(error),
+            Ok(_) | Err(LoadError::Missing) => {}
         }
         result
     }
@@ -76,7 +83,7 @@ impl Shared {
         if self.ids.is_live(msgid) {
             return Err(io::Error::from(io::ErrorKind::NotFound));
         }
-        let listing = self.listing(msgid)?;
+        let listing = self.listing(msgid).inspect_err(|error| self.note(error))?;
         if let Some(problem) = self.problem_of(msgid, &listing) {
             let _turn = self.turn(msgid);
             self.set_aside(msgid, problem);
@@ -90,6 +97,11 @@ impl Shared {
                 Ok(envelope) => envelopes.push(envelope),
                 Err(LoadError::Missing) => {}
                 Err(LoadError::Corrupt(why)) => unreadable.push((id, why)),
+                // All of it can be read a little later.
+                Err(LoadError::Io(error)) if is_shortage(&error) => {
+                    self.note(&error);
+                    return Err(error);
+                }
                 Err(LoadError::Io(error)) => {
                     closed = true;
                     log::warn(format_args!("queue: {error}"));
@@ -160,17 +172,34 @@ impl Shared {
 
     fn messages_in(&self, bucket: u8) -> Vec<MsgId> {
         let dir = layout::bucket_dir(bucket);
-        let mut ids = Vec::new();
-        let listed = self.disk.list(&dir, &mut |name, kind| {
-            match layout::message_from(name, bucket) {
-                Some(id) if kind == EntryKind::Dir => ids.push(id),
-                _ => bogus(&dir, name),
+        self.patiently(|| {
+            let mut ids = Vec::new();
+            self.disk.list(&dir, &mut |name, kind| {
+                match layout::message_from(name, bucket) {
+                    Some(id) if kind == EntryKind::Dir => ids.push(id),
+                    _ => bogus(&dir, name),
+                }
+                ControlFlow::Continue(())
+            })?;
+            Ok(ids)
+        })
+    }
+
+    /// What `list` finds. While descriptors are used up it is asked again; what cannot be listed
+    /// for another reason is left out, with a line in the log.
+    fn patiently<T>(&self, list: impl Fn() -> io::Result<Vec<T>>) -> Vec<T> {
+        let mut result = list();
+        for _ in 0..SHORT_TRIES {
+            match &result {
+                Err(error) if is_shortage(error) => self.note(error),
+                _ => break,
             }
-            ControlFlow::Continue(())
-        });
-        if let Err(error) = listed {
-            log::warn(format_args!("queue: {error}"));
+            std::thread::sleep(SHORT_PAUSE);
+            result = list();
         }
-        ids
+        result.unwrap_or_else(|error| {
+            log::warn(format_args!("queue: {error}"));
+            Vec::new()
+        })
     }
 }

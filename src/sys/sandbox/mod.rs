@@ -2,7 +2,8 @@
 //!
 //! OpenBSD has unveil(2) and pledge(2). On Linux it is no_new_privs, Landlock for the file system,
 //! and a list of system calls that are refused. FreeBSD gets no_new_privs and a limit of no new
-//! processes. None of it replaces running as another user; it is what remains when that failed.
+//! processes. The parent, which starts others as root and as users, is restricted on OpenBSD only,
+//! where what it starts is not bound by what it has given up. None of it replaces running as another user; it is what remains when that failed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,9 @@ pub enum Role<'a> {
     },
     /// Deletes what lies in this directory.
     Purge(&'a Path),
+    /// Root's: starts programs, opens and makes files of users. Everything else, listening sockets
+    /// and the groups of interfaces above all, it must have done before.
+    Parent,
 }
 
 /// Takes away what `role` does not need, from this thread and all that it starts: call it before
@@ -83,6 +87,23 @@ mod tests {
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
+    }
+
+    #[test]
+    fn the_parent_may_still_start_programs() {
+        let Some(_) = std::env::var_os(INSIDE) else {
+            let name = "sys::sandbox::tests::the_parent_may_still_start_programs";
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture", "--test-threads=1"])
+                .env(INSIDE, "")
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return;
+        };
+        enter(Role::Parent).unwrap();
+        let status = Command::new("/bin/sh").args(["-c", "exit 3"]).status();
+        assert_eq!(status.unwrap().code(), Some(3));
     }
 
     fn inside(dir: &Path) {

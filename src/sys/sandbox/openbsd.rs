@@ -1,9 +1,10 @@
 //! unveil(2) and pledge(2).
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::errno::cvt;
 use super::{Role, SYSTEM_READ};
@@ -11,26 +12,36 @@ use super::{Role, SYSTEM_READ};
 pub fn enter(role: Role<'_>) -> io::Result<Vec<&'static str>> {
     match role {
         Role::Engine { read, write } => {
-            for path in SYSTEM_READ.iter().map(Path::new) {
-                unveil(path, c"r")?;
-            }
-            for path in read {
+            let system = SYSTEM_READ.iter().map(Path::new);
+            let read: BTreeSet<&Path> = system.chain(read.iter().map(PathBuf::as_path)).collect();
+            // A permission that has been given may not be widened later.
+            for path in read.into_iter().filter(|path| *path != Path::new(LOG)) {
                 unveil(path, c"r")?;
             }
             for path in write {
                 unveil(path, c"rwc")?;
             }
             // Writing to the socket is what connecting to it takes.
-            unveil(Path::new("/dev/log"), c"rw")?;
+            unveil(Path::new(LOG), c"rw")?;
             pledge(c"stdio rpath wpath cpath fattr flock inet dns unix getpw sendfd recvfd")?;
         }
         Role::Purge(dir) => {
             unveil(dir, c"rc")?;
             pledge(c"stdio rpath cpath")?;
         }
+        Role::Parent => {
+            pledge(
+                c"stdio rpath wpath cpath fattr chown flock inet dns unix getpw sendfd recvfd \
+                  proc exec id",
+            )?;
+            return Ok(vec!["pledge"]);
+        }
     }
     Ok(vec!["unveil", "pledge"])
 }
+
+/// syslogd(8)'s socket.
+const LOG: &str = "/dev/log";
 
 fn unveil(path: &Path, permissions: &std::ffi::CStr) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
