@@ -233,7 +233,7 @@ fn values(job: &ChildJob) -> Values<'_> {
 }
 
 fn helper(job: &ChildJob, name: &str) -> Piece {
-    Piece::Home(job.libexec.join(name).display().to_string())
+    Piece::Home(job.helper(name).display().to_string())
 }
 
 /// The maildir a message belongs to.

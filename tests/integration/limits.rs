@@ -140,7 +140,7 @@ fn mail_again(daemon: &Instance) {
 
 #[test]
 fn a_message_that_finds_no_descriptor_is_put_off_and_the_log_says_why() {
-    // queue.md §8, BETTER: a shortage is 452, said once, and over without a restart.
+    // the queue §8, BETTER: a shortage is 452, said once, and over without a restart.
     const NAME: &str = "a_message_that_finds_no_descriptor_is_put_off_and_the_log_says_why";
     let daemon = Setup::maildir().start();
     let mut client = daemon.hello();
