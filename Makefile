@@ -11,9 +11,12 @@ SYSCONFDIR?=		/etc/mail
 LOCALSTATEDIR?=		/var
 LIBEXECDIR?=		${PREFIX}/libexec/smtpd
 MANDIR?=		${PREFIX}/share/man
-RCDIR?=			${PREFIX}/etc/rc.d
+# Where rc(8) scripts go: ${PREFIX}/etc/rc.d on FreeBSD, /etc/rc.d on OpenBSD.
+RCDIR?=
 # A mail.local(8) to use in place of ours; empty for the system's where it needs its own (OpenBSD).
 MAIL_LOCAL?=
+# The user that the engine runs as and that owns the queue, and the group of sendmail(8). Ports may
+# set SMTPD_QUEUE_USER as they are used to: the queue has no user of its own.
 SMTPD_USER?=		_smtpd
 SMTPD_QUEUE_GROUP?=	_smtpq
 DESTDIR?=
@@ -21,6 +24,7 @@ DESTDIR?=
 CARGO?=		cargo
 CARGOFLAGS?=	--locked
 TARGETDIR?=	target
+RUNDIR?=	$$(pwd)/run
 BSDROOT?=	${HOME}/.cache/smtpd-rs/bsd
 BSDTARGETS?=	x86_64-unknown-openbsd x86_64-unknown-freebsd
 
@@ -30,19 +34,27 @@ SETTINGS=	SMTPD_SYSCONFDIR="${SYSCONFDIR}" SMTPD_SPOOL="${LOCALSTATEDIR}/spool/s
 		SMTPD_SBIN="${PREFIX}/sbin" SMTPD_MAIL_LOCAL="${MAIL_LOCAL}" \
 		SMTPD_USER="${SMTPD_USER}" SMTPD_QUEUE_GROUP="${SMTPD_QUEUE_GROUP}"
 
+# Texts name other files where they are at run time; the names of the front ends lead to smtpctl.
+SUBST=		sed -e "s,/etc/mail,${SYSCONFDIR},g" -e "s,/usr/local/sbin,${PREFIX}/sbin,g" \
+		-e "s,/usr/local/libexec/smtpd,${LIBEXECDIR},g" \
+		-e "s,/var/spool/smtpd,${LOCALSTATEDIR}/spool/smtpd,g" \
+		-e "s,/var/run/smtpd,${LOCALSTATEDIR}/run/smtpd,g"
+SMTPCTL=	${PREFIX}/sbin/smtpctl
+
 HELPERS=	local maildir mboxfile mda
 MAN5=		smtpd.conf table aliases
+NAMES=		sendmail send-mail mailq newaliases
 MAN8=		smtpd smtpctl sendmail mailq newaliases mail.local mail.maildir mail.mboxfile mail.mda
 
 all: build
 
 build:
 	${SETTINGS} ${CARGO} build ${CARGOFLAGS} --release --bins
+	@for name in ${NAMES}; do ln -sf smtpctl ${TARGETDIR}/release/$$name || exit 1; done
 
 # An instance below ./run: its own configuration, spool and socket; nothing of the system's.
 run: build
-	@mkdir -p run
-	${TARGETDIR}/release/smtpd -d -R "$$(pwd)/run" ${RUNFLAGS}
+	${TARGETDIR}/release/smtpd -d -R "${RUNDIR}" ${RUNFLAGS}
 
 test:
 	${SETTINGS} ${CARGO} test ${CARGOFLAGS} --lib --tests
@@ -88,7 +100,8 @@ check-bsd:
 bench: build
 	sh tests/bench/run.sh
 
-install: build install-files
+install: build
+	${MAKE} install-files
 
 install-files:
 	mkdir -p "${DESTDIR}${PREFIX}/sbin" "${DESTDIR}${LIBEXECDIR}" "${DESTDIR}${SYSCONFDIR}" \
@@ -101,32 +114,41 @@ install-files:
 	else echo "smtpctl wants group ${SMTPD_QUEUE_GROUP} and mode 2555 when it is packaged"; fi
 	for helper in ${HELPERS}; do \
 		install -m 555 ${TARGETDIR}/release/mail_$$helper "${DESTDIR}${LIBEXECDIR}/mail.$$helper" || exit 1; done
-	for name in sendmail send-mail mailq newaliases; do \
-		ln -sf ../../sbin/smtpctl "${DESTDIR}${LIBEXECDIR}/$$name" || exit 1; done
-	for page in ${MAN5}; do install -m 444 man/$$page.5 "${DESTDIR}${MANDIR}/man5/" || exit 1; done
-	for page in ${MAN8}; do install -m 444 man/$$page.8 "${DESTDIR}${MANDIR}/man8/" || exit 1; done
+	for name in ${NAMES}; do ln -sf "${SMTPCTL}" "${DESTDIR}${LIBEXECDIR}/$$name" || exit 1; done
+	for page in ${MAN5}; do ${SUBST} man/$$page.5 >${TARGETDIR}/text && \
+		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man5/$$page.5" || exit 1; done
+	for page in ${MAN8}; do ${SUBST} man/$$page.8 >${TARGETDIR}/text && \
+		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man8/$$page.8" || exit 1; done
 	for file in smtpd.conf aliases mailer.conf; do \
-		[ -e "${DESTDIR}${SYSCONFDIR}/$$file" ] || \
-		install -m 644 etc/$$file "${DESTDIR}${SYSCONFDIR}/$$file" || exit 1; done
+		[ -e "${DESTDIR}${SYSCONFDIR}/$$file" ] || { ${SUBST} etc/$$file >${TARGETDIR}/text && \
+		install -m 644 ${TARGETDIR}/text "${DESTDIR}${SYSCONFDIR}/$$file"; } || exit 1; done
 	@case "$$(uname -s)" in \
-	OpenBSD) mkdir -p "${DESTDIR}${RCDIR}" && install -m 555 rc.d/smtpd.openbsd "${DESTDIR}${RCDIR}/smtpd";; \
-	FreeBSD) mkdir -p "${DESTDIR}${RCDIR}" && install -m 555 rc.d/smtpd.freebsd "${DESTDIR}${RCDIR}/smtpd";; \
-	esac
+	OpenBSD) script=smtpd.openbsd dir="${RCDIR}" name=smtpd_rs; : $${dir:=/etc/rc.d};; \
+	FreeBSD) script=smtpd.freebsd dir="${RCDIR}" name=smtpd; : $${dir:=${PREFIX}/etc/rc.d};; \
+	*) exit 0;; esac; mkdir -p "${DESTDIR}$$dir" && ${SUBST} rc.d/$$script >${TARGETDIR}/text && \
+		install -m 555 ${TARGETDIR}/text "${DESTDIR}$$dir/$$name"
 
 # What install has put there; configuration, spool and users stay.
 uninstall:
 	rm -f "${DESTDIR}${PREFIX}/sbin/smtpd" "${DESTDIR}${PREFIX}/sbin/smtpctl"
 	for helper in ${HELPERS}; do rm -f "${DESTDIR}${LIBEXECDIR}/mail.$$helper"; done
-	for name in sendmail send-mail mailq newaliases; do rm -f "${DESTDIR}${LIBEXECDIR}/$$name"; done
+	for name in ${NAMES}; do rm -f "${DESTDIR}${LIBEXECDIR}/$$name"; done
 	for page in ${MAN5}; do rm -f "${DESTDIR}${MANDIR}/man5/$$page.5"; done
 	for page in ${MAN8}; do rm -f "${DESTDIR}${MANDIR}/man8/$$page.8"; done
 	rmdir "${DESTDIR}${LIBEXECDIR}" 2>/dev/null || true
+	@case "$$(uname -s)" in \
+	OpenBSD) dir="${RCDIR}"; rm -f "${DESTDIR}$${dir:-/etc/rc.d}/smtpd_rs";; \
+	FreeBSD) dir="${RCDIR}"; rm -f "${DESTDIR}$${dir:-${PREFIX}/etc/rc.d}/smtpd";; \
+	esac
 
 # A tree under target/stage that runs in place and touches nothing of the system's.
 stage: build
 	${MAKE} install-files DESTDIR="$$(pwd)/${TARGETDIR}/stage" PREFIX= LIBEXECDIR=/libexec/smtpd \
-		SYSCONFDIR=/etc/mail MANDIR=/share/man
-	@echo "staged in ${TARGETDIR}/stage: try SMTPD_ROOT=$$(pwd)/run ${TARGETDIR}/stage/libexec/smtpd/sendmail"
+		SYSCONFDIR=/etc/mail MANDIR=/share/man RCDIR=/etc/rc.d SMTPCTL=../../sbin/smtpctl \
+		SUBST="sed -e 's,/etc/mail,$$(pwd)/${TARGETDIR}/stage/etc/mail,g' \
+		-e 's,/usr/local,$$(pwd)/${TARGETDIR}/stage,g'"
+	@echo "staged in ${TARGETDIR}/stage; while make run runs, try"
+	@echo "SMTPD_ROOT=${RUNDIR} ${TARGETDIR}/stage/libexec/smtpd/sendmail anybody"
 
 clean:
 	${CARGO} clean

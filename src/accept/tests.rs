@@ -758,7 +758,7 @@ fn a_frame_that_is_never_finished_times_out() {
 
 #[test]
 fn a_byte_now_and_then_does_not_keep_a_frame_open() {
-    // security.md row 31: what counts is a frame that ends, not that something moves.
+    // CVE-2025-62875, and its kin: what counts is a frame that ends, not that something moves.
     let server = Server::start(Limits {
         frame: Duration::from_millis(300),
         ..Limits::default()

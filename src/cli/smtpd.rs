@@ -13,7 +13,7 @@ use crate::control::{Answer, Ask, Which};
 use crate::engine;
 use crate::log::{self, Target};
 use crate::mda;
-use crate::parent::{self, Ground, Options};
+use crate::parent::{self, Ground, Options, built_in};
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
 use crate::sys::{exe, net, process, user};
@@ -206,8 +206,10 @@ impl Asked {
         if self.conf.is_none() && self.root.is_some() && !paths.conf.exists() {
             let full = found.ok().filter(|name| name.contains('.'));
             let server_name = full.unwrap_or_else(|| Line::sanitize(b"localhost"));
+            let sources = built_in::sources(paths, &self.macros)
+                .map_err(|why| vec![format!("smtpd: {why}")])?;
             return Ok(Handover {
-                sources: parent::built_in(&self.macros),
+                sources,
                 defaults: Defaults {
                     server_name,
                     addresses,
@@ -283,6 +285,10 @@ fn daemon(asked: Asked) -> i32 {
     for complaint in &asked.complaints {
         say(complaint);
     }
+    if !asked.check && asked.root.is_none() && user::effective_uid() != 0 {
+        say("smtpd: need root privileges; with -R directory, other users run one of their own");
+        return 1;
+    }
     let paths = asked.paths();
     let (handover, loaded) = match asked.load(&paths) {
         Ok(found) => found,
@@ -299,10 +305,6 @@ fn daemon(asked: Asked) -> i32 {
     if asked.check {
         say("configuration OK");
         return 0;
-    }
-    if asked.root.is_none() && user::effective_uid() != 0 {
-        say("smtpd: need root privileges");
-        return 1;
     }
     if asked.run_once && net::answers(&paths.socket).unwrap_or(false) {
         return flush_through_daemon(&paths);

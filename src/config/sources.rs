@@ -32,7 +32,7 @@ impl Sources {
                 file: main.display().to_string(),
                 line: 0,
                 column: 0,
-                text: format!("cannot read it: {error}"),
+                text: format!("cannot read it: {}", reason(&error)),
             }]
         })?;
         Ok(Sources::follow(main.to_owned(), text, macros))
@@ -276,7 +276,7 @@ mod tests {
         assert!(
             error[0]
                 .to_string()
-                .ends_with("none: cannot read it: No such file or directory (os error 2)")
+                .ends_with("none: cannot read it: No such file or directory")
         );
     }
 

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -21,7 +21,7 @@ use crate::privsep::{Channel, Client, Event, Handover, Reply};
 use crate::sys::fdpass::Wait;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::sandbox::{self, Role};
-use crate::sys::{localtime, process, rlimit, signal, title};
+use crate::sys::{localtime, process, rlimit, signal, title, user};
 
 /// Everything an engine starts with.
 pub struct Startup {
@@ -81,10 +81,15 @@ const HANDOVER: Duration = Duration::from_secs(30);
 
 fn start(paths: Paths, target: Target) -> Result<Startup, String> {
     let said = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-    let channel = Channel::from(process::inherited().map_err(said("not started by smtpd"))?);
+    let wire = process::inherited().map_err(said("not started by smtpd"))?;
+    // The parent kills an engine whose wire closes. Open until the process ends, it leaves time to
+    // say what went wrong, and the exit code is seen.
+    std::mem::forget(wire.try_clone().map_err(said("descriptors"))?);
+    let channel = Channel::from(wire);
     signal::ignore_all().map_err(said("signals"))?;
     process::set_umask(0o077);
     localtime::load();
+    let exe = std::env::current_exe().map_err(said("own program"))?;
     let rights = Rights::find(&paths)?;
     let owner_uid = match &rights {
         Rights::Root { .. } => 0,
@@ -99,7 +104,7 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
         let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
         lines.join("; ")
     })?;
-    check_spool(&paths)?;
+    check_reach(&paths, &exe)?;
     shut_in(&paths, &loaded.config)?;
     log::set_verbose(handed.verbose);
     log::start("engine", target, Writer::Thread);
@@ -214,12 +219,30 @@ fn read_all(file: &File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Better said now, with the path, than at the first message.
-fn check_spool(paths: &Paths) -> Result<(), String> {
+/// Better said now, with the path, than at the first message: recipients reach no more than we do.
+fn check_reach(paths: &Paths, exe: &Path) -> Result<(), String> {
     let queue = paths.spool.join("queue");
-    std::fs::read_dir(&queue)
-        .map(drop)
-        .map_err(|error| format!("{}: {error}", queue.display()))
+    std::fs::read_dir(&queue).map(drop).map_err(|error| {
+        let (path, who) = (queue.display(), who_we_are());
+        format!(
+            "{path}: {error}: {who} has to reach it; -R chooses a directory that is open to all"
+        )
+    })?;
+    std::fs::metadata(exe).map(drop).map_err(|error| {
+        let (path, who) = (exe.display(), who_we_are());
+        format!(
+            "{path}: {error}: {who} has to reach it to deliver; install it where everybody can \
+             run it, or start smtpd as an ordinary user"
+        )
+    })
+}
+
+fn who_we_are() -> String {
+    let uid = user::effective_uid();
+    match user::by_uid(uid) {
+        Ok(Some(user)) => format!("user {}", user.name),
+        _ => format!("uid {uid}"),
+    }
 }
 
 fn shut_in(paths: &Paths, config: &Config) -> Result<(), String> {

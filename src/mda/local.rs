@@ -55,7 +55,7 @@ pub enum DotLock {
 
 /// The directory of mailboxes of this system.
 pub fn system_spool() -> PathBuf {
-    PathBuf::from(option_env!("MAIL_SPOOL").unwrap_or("/var/mail"))
+    PathBuf::from(option_env!("SMTPD_MAILDIR").unwrap_or("/var/mail"))
 }
 
 /// Delivers to each user; the last failure is the result, the others are said here.

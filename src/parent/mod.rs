@@ -10,11 +10,12 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::{Config, Paths, Sources};
+use crate::config::{Config, Paths};
 use crate::log::Target;
 use crate::privsep::Handover;
 
 mod backoff;
+pub mod built_in;
 mod children;
 mod link;
 mod mda;
@@ -54,22 +55,6 @@ pub enum Ground {
     /// It leaves.
     Back,
 }
-
-/// The configuration of an instance root that has none: mail between local users, on loopback.
-/// `-D port=N` moves it; `port` is a word of the grammar, so the text itself cannot define it.
-pub fn built_in(macros: &[(String, String)]) -> Sources {
-    let mut macros = macros.to_vec();
-    if !macros.iter().any(|(name, _)| name == "port") {
-        macros.push(("port".to_owned(), "2525".to_owned()));
-    }
-    Sources::from_text("built-in", BUILT_IN, &macros)
-}
-
-const BUILT_IN: &str = "\
-listen on 127.0.0.1 port $port hostname localhost
-action \"local\" maildir
-match from local for local action \"local\"
-";
 
 /// Runs the daemon until it is told to stop; says what to exit with. Before it goes into the
 /// background, what is wrong is said on standard error.

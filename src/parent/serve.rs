@@ -1,7 +1,7 @@
 //! The parent's loop: signals, the engine's requests, ended children, and time.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
@@ -265,7 +265,13 @@ impl Parent {
             }
             Request::Fed { id } => self.children.fed(self.delivery(id)),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
-            Request::Ready => self.ever_ready = true,
+            Request::Ready => {
+                self.ever_ready = true;
+                if let Some(advice) = self.held.advice.take() {
+                    // Standard error may be closed; then there is nobody to tell.
+                    let _ = io::stderr().write_all(advice.as_bytes());
+                }
+            }
             Request::Finished if self.run == Run::Once => self.stop_gently(),
             Request::Finished => self.kill_engine(Some("finished a run that nobody asked for")),
         }

@@ -22,22 +22,32 @@ use crate::sys::signal::Signals;
 use crate::sys::{nofollow, process, random};
 
 use super::serve::Parent;
-use super::{Ground, Options, describe};
+use super::{Ground, Options, built_in, describe};
 
 /// Makes ready all that a running daemon holds.
 pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Parent, String> {
     process::set_umask(0o022);
     let rights = Rights::find(&options.paths)?;
+    let trial = built_in::is(&handover.sources);
     let handover = handover
         .encode()
         .map_err(|error| format!("configuration: {error}"))?;
     prepare_spool(&options.paths, &rights)?;
+    if trial {
+        let owner = built_in::recipient()?;
+        make_room(
+            &built_in::maildir(&options.paths),
+            (owner.uid, owner.gid),
+            0o700,
+        )?;
+    }
     let control = ControlSocket::bind(&options.paths.socket)?;
     // A queue run takes no mail from the network, and disturbs no one who does.
     let listeners = match options.run_once {
         true => Vec::new(),
         false => bind_all(&config.listeners)?,
     };
+    let advice = (trial && !options.run_once).then(|| built_in::advice(&options.paths, &config));
     log::info(format_args!(
         "info: smtpd-rs {} starting",
         env!("CARGO_PKG_VERSION")
@@ -57,6 +67,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
         Held {
             listeners,
             control,
+            advice,
             _pid_file: pid_file,
         },
         signals,
@@ -69,6 +80,8 @@ pub struct Held {
     pub listeners: Vec<(u32, TcpListener)>,
     /// smtpctl(8)'s.
     pub control: ControlSocket,
+    /// To be said on standard error when the first engine serves.
+    pub advice: Option<String>,
     _pid_file: PidFile,
 }
 
@@ -94,7 +107,7 @@ impl ControlSocket {
                 continue;
             }
             return Err(format!(
-                "control socket already listening: {}",
+                "control socket already listening: {}: another smtpd is running",
                 path.display()
             ));
         }
@@ -169,7 +182,7 @@ fn prepare_spool(paths: &Paths, rights: &Rights) -> Result<(), String> {
             .recursive(true)
             .mode(0o755)
             .create(root)
-            .map_err(|error| format!("{}: {}", root.display(), describe(&error)))?;
+            .map_err(|error| format!("cannot make {}: {}", root.display(), describe(&error)))?;
     }
     let (top, inner, drop_box) = match rights {
         Rights::Root { engine, queue_gid } => ((0, 0), (engine.uid, 0), (0, *queue_gid)),
@@ -202,7 +215,11 @@ fn make_room(path: &Path, (uid, gid): (u32, u32), mode: u32) -> Result<(), Strin
     if found.uid() != uid {
         fchown(&dir, Some(uid), Some(gid)).map_err(|error| {
             let text = describe(&error);
-            format!("{} is not owned by uid {uid}: {text}", path.display())
+            format!(
+                "{} is not owned by uid {uid}: {text}: give it to that user, or start smtpd as \
+                 the user it belongs to",
+                path.display()
+            )
         })?;
     } else if found.gid() != gid {
         // An ordinary user's directory keeps the group that the file system gave it.
@@ -235,16 +252,30 @@ fn bind_all(listeners: &[Listener]) -> Result<Vec<(u32, TcpListener)>, String> {
             let socket = net::listen_tcp(addr, BACKLOG).map_err(|error| {
                 let at = &listener.at;
                 format!(
-                    "bind: {} ({addr}, {}:{})",
+                    "bind: {} ({addr}, {}:{}){}",
                     describe(&error),
                     at.file,
-                    at.line
+                    at.line,
+                    way_out(&error, listener)
                 )
             })?;
             bound.push((index, socket));
         }
     }
     Ok(bound)
+}
+
+/// What can be done about an address that cannot be had.
+fn way_out(error: &io::Error, listener: &Listener) -> &'static str {
+    let trial = listener.at.file == built_in::NAME;
+    match error.kind() {
+        io::ErrorKind::AddrInUse if trial => ": -D port=N chooses another port",
+        io::ErrorKind::AddrInUse => ": another program listens there",
+        io::ErrorKind::PermissionDenied if listener.port < 1024 => {
+            ": ports below 1024 are for root"
+        }
+        _ => "",
+    }
 }
 
 /// What the word after `listen on` may stand for.
@@ -390,8 +421,17 @@ mod tests {
             line: 3,
         };
         let error = bind_all(&[again.clone()]).unwrap_err();
-        let text = format!("(127.0.0.1:{}, smtpd.conf:3)", again.port);
-        assert_eq!(error, format!("bind: Address already in use {text}"));
+        let text = format!("bind: Address already in use (127.0.0.1:{}, ", again.port);
+        assert_eq!(
+            error,
+            format!("{text}smtpd.conf:3): another program listens there")
+        );
+        again.at.file = built_in::NAME.into();
+        let error = bind_all(&[again]).unwrap_err();
+        assert_eq!(
+            error,
+            format!("{text}built-in:3): -D port=N chooses another port")
+        );
     }
 
     #[test]

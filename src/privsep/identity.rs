@@ -37,9 +37,9 @@ impl Rights {
         let engine = match named(USER)? {
             Some(user) => user,
             None if paths.root.is_some() => {
-                named("nobody")?.ok_or_else(|| format!("unknown user {USER}"))?
+                named("nobody")?.ok_or_else(|| unknown("user", USER))?
             }
-            None => return Err(format!("unknown user {USER}")),
+            None => return Err(unknown("user", USER)),
         };
         if engine.uid == 0 {
             return Err(format!("user {} must not be root", engine.name));
@@ -48,7 +48,7 @@ impl Rights {
             Err(error) => return Err(format!("group {QUEUE_GROUP}: {error}")),
             Ok(Some(gid)) => gid,
             Ok(None) if paths.root.is_some() => engine.gid,
-            Ok(None) => return Err(format!("unknown group {QUEUE_GROUP}")),
+            Ok(None) => return Err(unknown("group", QUEUE_GROUP)),
         };
         let groups = creds::groups_of(&engine.name, engine.gid)
             .map_err(|error| format!("groups of {}: {error}", engine.name))?;
@@ -74,6 +74,10 @@ impl Rights {
     pub fn is_root(&self) -> bool {
         matches!(self, Rights::Root { .. })
     }
+}
+
+fn unknown(what: &str, name: &str) -> String {
+    format!("unknown {what} {name}: smtpd started by root needs it; create it first")
 }
 
 #[cfg(test)]

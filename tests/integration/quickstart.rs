@@ -1,11 +1,67 @@
 //! README: a fresh clone, an ordinary user, and mail arrives.
 
-use crate::support::{Setup, body, field, on_the_wire};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use crate::support::{Setup, body, field, on_the_wire, root_only};
 
 fn numbered(lines: usize) -> Vec<u8> {
     (0..lines)
         .flat_map(|n| format!("line {n}\n").into_bytes())
         .collect()
+}
+
+/// Everything that the README tells a newcomer to do, with a daemon that has no configuration.
+fn try_it(setup: Setup) {
+    let daemon = setup.start();
+    let port = daemon.port;
+    daemon.wait_log(&format!("swaks --server 127.0.0.1:{port} --to "));
+    daemon.wait_log("SMTPD_ROOT=");
+    daemon.wait_log(&format!("{}/Maildir/new", daemon.path().display()));
+    let rcpts = ["anybody@localhost", "anybody", "root@example.org", "a+b@vm"];
+    let mut client = daemon.hello();
+    for rcpt in rcpts {
+        client.mail("me@example.net", &[rcpt], b"Subject: smtp\n\nHi.\n");
+    }
+    let done = daemon.sendmail(["-t"], b"To: somebody, else@localhost\n\nHi.\n");
+    assert!(done.status.success(), "{done:?}");
+    let done = daemon.sendmail(["anybody"], b"Subject: x\n\nHi.\n");
+    assert!(done.status.success(), "{done:?}");
+    let found = daemon.wait_mail_in("Maildir", rcpts.len() + 3);
+    assert!(found.iter().all(|mail| body(mail) == b"Hi.\n"));
+    daemon.wait_empty();
+    let maildir = fs::metadata(daemon.path().join("Maildir")).unwrap();
+    assert_eq!(maildir.mode() & 0o777, 0o700);
+    assert_ne!(maildir.uid(), 0);
+}
+
+#[test]
+fn an_instance_without_configuration_keeps_everybodys_mail() {
+    // smtpd(8), -R: without a smtpd.conf all mail submitted on this machine lands in Maildir.
+    try_it(Setup::built_in());
+}
+
+#[test]
+fn root_may_try_it_too() {
+    // smtpd(8), -R: started by root, the mail belongs to nobody, since root gets none.
+    if root_only("root_may_try_it_too") {
+        try_it(Setup::built_in().with_root());
+    }
+}
+
+#[test]
+fn a_root_that_the_engine_cannot_reach_is_named() {
+    // smtpd(8), processes: the engine is no root, and has to reach the spool.
+    if !root_only("a_root_that_the_engine_cannot_reach_is_named") {
+        return;
+    }
+    let mut daemon = Setup::built_in().with_root().prepare();
+    fs::set_permissions(daemon.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    daemon.spawn();
+    assert_eq!(daemon.wait_end().code(), Some(1));
+    let log = daemon.log();
+    assert!(log.contains("has to reach it; -R chooses"), "{log}");
+    assert!(!log.contains("swaks"), "{log}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub struct Instance {
     uid: Option<u32>,
     args: Vec<String>,
     envs: Vec<(String, String)>,
-    /// Where the programs are when the ordinary user cannot reach the build's.
+    /// Where the programs are when an ordinary user cannot reach the build's.
     programs: Option<PathBuf>,
     descriptors: Option<u32>,
     users: bool,
@@ -69,6 +69,11 @@ impl Setup {
              action \"in\" maildir \"$dir/mail\" virtual $all\n\
              match from any for any action \"in\"\n",
         )
+    }
+
+    /// No configuration: the one that is built in, on a port of the test's own.
+    pub fn built_in() -> Setup {
+        Setup::new("").arg("-D").arg("port=$port")
     }
 
     /// One more argument for smtpd.
@@ -128,7 +133,9 @@ impl Setup {
             .replace("$port", &port.to_string())
             .replace("$all", "{ \"@\" = \"$user\" }")
             .replace("$user", &ordinary_name());
-        fs::write(path.join("smtpd.conf"), config).expect("smtpd.conf");
+        if !config.is_empty() {
+            fs::write(path.join("smtpd.conf"), config).expect("smtpd.conf");
+        }
         if !path.join("mailname").exists() {
             fs::write(path.join("mailname"), "mx.example.org\n").expect("mailname");
         }
@@ -138,8 +145,12 @@ impl Setup {
         } else {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
         }
-        let programs = uid.and_then(|uid| reachable_programs(path, uid));
-        let mut args = self.args;
+        let programs = is_root().then(|| reachable_programs(path)).flatten();
+        let mut args: Vec<String> = self
+            .args
+            .iter()
+            .map(|arg| arg.replace("$port", &port.to_string()))
+            .collect();
         args.splice(
             0..0,
             ["-d".into(), "-R".into(), path.to_str().unwrap_or("").into()],
@@ -309,11 +320,16 @@ impl Instance {
 
     /// Waits until the maildir `mail` holds `count` messages and returns them.
     pub fn wait_mail(&self, count: usize) -> Vec<Vec<u8>> {
+        self.wait_mail_in("mail", count)
+    }
+
+    /// The same for another maildir below the instance root.
+    pub fn wait_mail_in(&self, name: &str, count: usize) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
-        let new = self.path().join("mail/new");
+        let new = self.path().join(name).join("new");
         let what = format!("{count} messages in {}", new.display());
         let done = wait(|| files(&new).len() >= count);
-        found.append(&mut self.maildir("mail"));
+        found.append(&mut self.maildir(name));
         assert!(
             done && found.len() == count,
             "{what}: {} there\n{}",
@@ -758,8 +774,8 @@ fn ordinary_name() -> String {
         .to_string()
 }
 
-/// Links the programs into the instance root when `uid` cannot reach them where they were built.
-fn reachable_programs(root: &Path, uid: u32) -> Option<PathBuf> {
+/// Links the programs into the instance root when others cannot reach them where they were built.
+fn reachable_programs(root: &Path) -> Option<PathBuf> {
     let built = Path::new(env!("CARGO_BIN_EXE_smtpd")).parent()?;
     let open =
         |dir: &Path| fs::metadata(dir).is_ok_and(|m| m.permissions().mode() & 0o005 == 0o005);
@@ -781,7 +797,6 @@ fn reachable_programs(root: &Path, uid: u32) -> Option<PathBuf> {
             .or_else(|_| fs::copy(&from, &to).map(drop))
             .expect("a program");
     }
-    chown(&dir, Some(uid), Some(uid)).expect("chown");
     Some(dir)
 }
 

@@ -50,9 +50,10 @@ pub fn check(
     checker.unused();
     checker.unreachable();
     if !checker.declared.any_rule && !checker.diagnostics.failed() {
-        checker
-            .diagnostics
-            .error(Pos::default(), "no rules, nothing to do");
+        checker.diagnostics.error(
+            Pos::default(),
+            "no rules, nothing to do: a match line says what mail to take",
+        );
     }
     checker.config
 }

@@ -1,7 +1,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
-use crate::config::{Defaults, TableName};
+use crate::config::{Defaults, Sources, TableName};
 use crate::mail::{Command, MailAddr};
 use crate::privsep::Handover;
 
@@ -10,11 +10,13 @@ struct Fixture {
     paths: Paths,
 }
 
+const CONF: &str = "action \"local\" maildir\nmatch for local action \"local\"\n";
+
 impl Fixture {
     fn new(delivery: Delivery) -> Fixture {
         let paths = Paths::under(Path::new("/nonexistent"));
         let handover = Handover {
-            sources: crate::parent::built_in(&[]),
+            sources: Sources::from_text("test", CONF, &[]),
             defaults: Defaults {
                 server_name: line("localhost"),
                 addresses: Vec::new(),
@@ -31,7 +33,7 @@ impl Fixture {
     fn local(&mut self) -> &mut LocalAction {
         match &mut self.config.actions.get_mut("local").unwrap().method {
             Method::Local(local) => local,
-            Method::Relay => panic!("the built-in action is local"),
+            Method::Relay => panic!("the action is local"),
         }
     }
 
