@@ -295,7 +295,7 @@ fn commands_in_any_order_leave_a_daemon_that_serves() {
 
 #[test]
 fn half_frames_hold_nobody_else_up() {
-    // OpenSMTPD 5.7.2 ended it: a local user floods the control socket.
+    // Qualys 2015 (c): a local user floods the control socket.
     let daemon = Setup::maildir().start();
     let half: [&[u8]; 4] = [b"", b"\x10", b"\x10\0\0\0\x01", b"\xff\xff\x03\0\x01\x09"];
     let flood: Vec<UnixStream> = (0..64)
@@ -459,7 +459,7 @@ fn hand_over(daemon: &Instance, path: &Path) {
 
 #[test]
 fn only_plain_files_of_their_writers_are_replayed() {
-    // CVE-2020-8793, OpenSMTPD 5.7.2: links, FIFOs and others' files in the offline queue.
+    // Qualys 2015 (e), CVE-2020-8793: links, FIFOs and others' files in the offline queue.
     let mut daemon = Setup::maildir().start();
     daemon.stop();
     let send = |subject: &str| {
@@ -772,7 +772,7 @@ fn a_spool_full_of_hostile_envelopes_stops_nothing() {
 
 #[test]
 fn strangers_are_relayed_nowhere() {
-    // RFC 5321 §7.9: the classic forms of relaying, against the default rules.
+    // The classic forms of relaying, against the default rules.
     let daemon = Setup::new(
         "listen on 127.0.0.1 port $port\naction \"local_mail\" maildir\n\
          match from local for local action \"local_mail\"\n",
