@@ -25,11 +25,11 @@ const ARROWS: &[(&str, &str)] = &[
     // What smtpctl asks of the queue is answered by the one that owns the scheduler.
     ("runner", "deliver scheduler control queue"),
     // An agent whose deliveries come in by our own front door, the services of a session.
-    ("bounce", "deliver session transaction queue"),
+    ("bounce", "deliver session transaction queue smtp rfc5322"),
     ("session", "transaction queue smtp"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
-    ("deliver", "privsep queue config sys"),
+    ("deliver", "privsep queue config rfc5322 sys"),
     // Who is a user is the system's to say.
     ("expansion", "ruleset table config sys"),
     ("ruleset", "table config"),

@@ -11,6 +11,8 @@
 use std::fmt::Write;
 
 use crate::mail::{BounceKind, Envelope, Status};
+use crate::rfc5322::fields;
+use crate::smtp::xtext;
 use crate::util::Timestamp;
 
 use super::collect::kind_of;
@@ -144,7 +146,7 @@ fn for_programs(
     };
     field(out, "Reporting-MTA", &format!("dns; {}", first.smtpname));
     if let Some(envid) = &first.dsn.envid {
-        field(out, "Original-Envelope-Id", &xtext(envid));
+        field(out, "Original-Envelope-Id", &xtext::decode(envid));
     }
     if let Some(arrival) = original.and_then(|original| arrival(&original.bytes)) {
         field(out, "Arrival-Date", &arrival);
@@ -158,7 +160,7 @@ fn for_programs(
 /// RFC 3464 §2.3: the fields of one recipient.
 fn recipient(out: &mut String, envelope: &Envelope, kind: BounceKind, date: DateText) {
     if let Some((kind, address)) = envelope.dsn.orcpt.as_ref().and_then(|o| o.split_once(';')) {
-        let original = format!("{kind}; {}", xtext(address));
+        let original = format!("{kind}; {}", xtext::decode(address));
         field(out, "Original-Recipient", &original);
     }
     field(
@@ -292,7 +294,7 @@ fn holds(text: &[u8], piece: &[u8]) -> bool {
 
 /// The Message-ID of the original, if it looks like one.
 fn message_id(header: &[u8]) -> Option<String> {
-    let value = header_value(header, "message-id")?;
+    let value = header_value(header, "Message-ID")?;
     let inner = value.strip_prefix('<')?.strip_suffix('>')?;
     let plain = inner.len() <= 500
         && inner.contains('@')
@@ -304,7 +306,7 @@ fn message_id(header: &[u8]) -> Option<String> {
 
 /// When the original came: the date of the first Received field, which is ours.
 fn arrival(header: &[u8]) -> Option<String> {
-    let value = header_value(header, "received")?;
+    let value = header_value(header, "Received")?;
     let (_, date) = value.rsplit_once(';')?;
     let date = date.trim();
     (!date.is_empty() && date.len() <= 60).then(|| ascii(date))
@@ -312,60 +314,8 @@ fn arrival(header: &[u8]) -> Option<String> {
 
 /// The value of the first field of this name, unfolded.
 fn header_value(header: &[u8], name: &str) -> Option<String> {
-    let mut value: Option<String> = None;
-    for line in header.split(|byte| *byte == b'\n') {
-        if line.is_empty() {
-            break;
-        }
-        let text = String::from_utf8_lossy(line);
-        if text.starts_with([' ', '\t']) {
-            if let Some(value) = &mut value {
-                value.push(' ');
-                value.push_str(text.trim());
-            }
-            continue;
-        }
-        if value.is_some() {
-            break;
-        }
-        if let Some((field, rest)) = text.split_once(':')
-            && field.trim_end().eq_ignore_ascii_case(name)
-        {
-            value = Some(rest.trim().to_owned());
-        }
-    }
-    value.map(|value| value.trim().to_owned())
-}
-
-/// Decodes xtext (RFC 3461 §4): `+` and two upper-case hex digits stand for a byte.
-fn xtext(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let escaped = match (byte, tail) {
-            (b'+', [high, low, ..]) => hex(*high).zip(hex(*low)),
-            _ => None,
-        };
-        match escaped {
-            Some((high, low)) => {
-                bytes.push(high << 4 | low);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
+    let field = fields(header).find(|field| field.is(name))?;
+    Some(field.unfolded())
 }
 
 /// A field of the machine-readable part.

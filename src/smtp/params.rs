@@ -6,6 +6,8 @@
 use crate::mail::{Notify, Ret};
 use crate::util::Line;
 
+use super::xtext;
+
 /// The longest ENVID.
 pub const MAX_ENVID: usize = 100;
 /// The longest ORCPT.
@@ -158,23 +160,10 @@ fn orcpt(value: &[u8]) -> Result<Line, BadParam<'_>> {
     let semicolon = super::find(b';', value).ok_or(BadParam::OrcptSyntax)?;
     let (_, address) = value.split_at(semicolon);
     let address = address.get(1..).unwrap_or_default();
-    if value.len() > MAX_ORCPT || !is_xtext(address) {
+    if value.len() > MAX_ORCPT || !xtext::is_xtext(address) {
         return Err(BadParam::OrcptSyntax);
     }
     printable(value).ok_or(BadParam::OrcptSyntax)
-}
-
-fn is_xtext(mut bytes: &[u8]) -> bool {
-    let hex = |byte: &u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(byte);
-    loop {
-        bytes = match bytes {
-            [] => return true,
-            [b'+', a, b, rest @ ..] if hex(a) && hex(b) => rest,
-            [b'+' | b'=', ..] => return false,
-            [byte, rest @ ..] if byte.is_ascii_graphic() => rest,
-            _ => return false,
-        };
-    }
 }
 
 fn printable(value: &[u8]) -> Option<Line> {

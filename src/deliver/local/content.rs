@@ -8,6 +8,7 @@ use std::io::{self, Cursor, Read};
 
 use crate::mail::Envelope;
 use crate::queue::Queue;
+use crate::rfc5322::fields;
 
 /// Most bytes of header that are looked at; what comes after is passed on as it is.
 const HEADER_MAX: usize = 1 << 20;
@@ -44,13 +45,13 @@ impl Content {
         let mut start = added_headers(envelope).into_bytes();
         let mut kept_from = 0;
         for field in fields(&body) {
-            let (name, value) = field.parts(&body);
-            if name.eq_ignore_ascii_case(b"delivered-to") && same_address(value, &dest) {
+            if field.is("Delivered-To") && same_address(field.value, &dest) {
                 return Err(NoContent::Loop);
             }
-            if name.eq_ignore_ascii_case(b"return-path") {
-                start.extend_from_slice(body.get(kept_from..field.start).unwrap_or_default());
-                kept_from = field.end;
+            if field.is("Return-Path") {
+                let kept = body.get(kept_from..field.place.start);
+                start.extend_from_slice(kept.unwrap_or_default());
+                kept_from = field.place.end;
             }
         }
         start.extend_from_slice(body.get(kept_from..).unwrap_or_default());
@@ -91,51 +92,6 @@ fn read_header(from: &mut File) -> io::Result<Vec<u8>> {
 
 fn has_end(bytes: &[u8]) -> bool {
     bytes.first() == Some(&b'\n') || bytes.windows(2).any(|pair| pair == b"\n\n")
-}
-
-/// A header field with its folded lines, as a range of the message.
-struct Field {
-    start: usize,
-    end: usize,
-}
-
-impl Field {
-    fn parts<'b>(&self, bytes: &'b [u8]) -> (&'b [u8], &'b [u8]) {
-        let field = bytes.get(self.start..self.end).unwrap_or_default();
-        let colon = field.iter().position(|byte| *byte == b':').unwrap_or(0);
-        let (name, value) = field.split_at(colon);
-        (name.trim_ascii(), value.get(1..).unwrap_or_default())
-    }
-}
-
-/// The fields of the header: up to the first line that neither has a colon nor is folded.
-fn fields(bytes: &[u8]) -> impl Iterator<Item = Field> + '_ {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let start = at;
-        let line = line_at(bytes, start)?;
-        if line.first().is_none_or(u8::is_ascii_whitespace) || !line.contains(&b':') {
-            return None;
-        }
-        at += line.len();
-        while let Some(folded) = line_at(bytes, at) {
-            if !matches!(folded.first(), Some(b' ' | b'\t')) {
-                break;
-            }
-            at += folded.len();
-        }
-        Some(Field { start, end: at })
-    })
-}
-
-/// The line that starts at `start`, with its line end.
-fn line_at(bytes: &[u8], start: usize) -> Option<&[u8]> {
-    let rest = bytes.get(start..).filter(|rest| !rest.is_empty())?;
-    let end = rest
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .map_or(rest.len(), |newline| newline + 1);
-    rest.get(..end)
 }
 
 fn same_address(value: &[u8], dest: &str) -> bool {
