@@ -5,12 +5,15 @@
 //! remembered with the reason; [`load`](super::load) then complains at the place that names it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys::errno::strerror;
 use crate::sys::open;
+use crate::util::frame::{Bad, Reader, Writer};
 
 use super::ast::{Ast, Body, ListenKind, TableValue};
 use super::diagnostic::{Diagnostic, Diagnostics};
@@ -71,49 +74,49 @@ impl Sources {
 
     /// A form for [`Sources::decode`].
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
-        put(&mut out, path_bytes(&self.main));
-        put_count(&mut out, self.macros.len());
+        let mut w = Writer::default();
+        w.bytes(path_bytes(&self.main));
+        put_count(&mut w, self.macros.len());
         for (name, value) in &self.macros {
-            put(&mut out, name.as_bytes());
-            put(&mut out, value.as_bytes());
+            w.text(name);
+            w.text(value);
         }
-        put_count(&mut out, self.unreadable.len());
+        put_count(&mut w, self.unreadable.len());
         for (path, reason) in &self.unreadable {
-            put(&mut out, path_bytes(path));
-            put(&mut out, reason.as_bytes());
+            w.bytes(path_bytes(path));
+            w.text(reason);
         }
-        put_count(&mut out, self.files.len());
+        put_count(&mut w, self.files.len());
         for (path, bytes) in &self.files {
-            put(&mut out, path_bytes(path));
-            put(&mut out, bytes);
+            w.bytes(path_bytes(path));
+            w.bytes(bytes);
         }
-        out
+        w.into_bytes()
     }
 
-    /// Reads what [`Sources::encode`] wrote; `None` for anything else.
-    pub fn decode(bytes: &[u8]) -> Option<Sources> {
-        let mut rest = bytes.strip_prefix(MAGIC)?;
-        let main = take_path(&mut rest)?;
+    /// Reads what [`Sources::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Sources, Bad> {
+        let mut r = Reader::new(bytes);
         let mut sources = Sources {
-            main,
+            main: path(&mut r)?,
             files: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             macros: Vec::new(),
         };
-        for _ in 0..take_count(&mut rest)? {
-            let name = take_string(&mut rest)?;
-            sources.macros.push((name, take_string(&mut rest)?));
+        for _ in 0..r.u32()? {
+            let name = r.text()?.to_owned();
+            sources.macros.push((name, r.text()?.to_owned()));
         }
-        for _ in 0..take_count(&mut rest)? {
-            let path = take_path(&mut rest)?;
-            sources.unreadable.insert(path, take_string(&mut rest)?);
+        for _ in 0..r.u32()? {
+            let path = path(&mut r)?;
+            sources.unreadable.insert(path, r.text()?.to_owned());
         }
-        for _ in 0..take_count(&mut rest)? {
-            let path = take_path(&mut rest)?;
-            sources.files.insert(path, take(&mut rest)?.to_vec());
+        for _ in 0..r.u32()? {
+            let path = path(&mut r)?;
+            sources.files.insert(path, r.bytes()?.to_vec());
         }
-        rest.is_empty().then_some(sources)
+        r.end()?;
+        Ok(sources)
     }
 
     /// Parses while it reads; complaints are left to `load`, which parses the same bytes again.
@@ -190,42 +193,15 @@ pub fn file_of_table(text: &str) -> Option<&str> {
     (matches!(backend, "file" | "static") && path.starts_with('/')).then_some(path)
 }
 
-const MAGIC: &[u8] = b"smtpd.conf sources 1\n";
-
-fn put_count(out: &mut Vec<u8>, count: usize) {
-    out.extend_from_slice(&(count as u64).to_le_bytes());
+fn put_count(w: &mut Writer, count: usize) {
+    w.u32(u32::try_from(count).unwrap_or(u32::MAX));
 }
 
-fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_count(out, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-fn take_count(rest: &mut &[u8]) -> Option<usize> {
-    let (count, after) = rest.split_first_chunk::<8>()?;
-    *rest = after;
-    usize::try_from(u64::from_le_bytes(*count)).ok()
-}
-
-fn take<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
-    let length = take_count(rest)?;
-    let (bytes, after) = rest.split_at_checked(length)?;
-    *rest = after;
-    Some(bytes)
-}
-
-fn take_string(rest: &mut &[u8]) -> Option<String> {
-    String::from_utf8(take(rest)?.to_vec()).ok()
-}
-
-fn take_path(rest: &mut &[u8]) -> Option<PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
-    let bytes = take(rest)?;
-    Some(PathBuf::from(std::ffi::OsStr::from_bytes(bytes)))
+fn path(r: &mut Reader<'_>) -> Result<PathBuf, Bad> {
+    Ok(PathBuf::from(OsStr::from_bytes(r.bytes()?)))
 }
 
 fn path_bytes(path: &Path) -> &[u8] {
-    use std::os::unix::ffi::OsStrExt;
     path.as_os_str().as_bytes()
 }
 
@@ -253,7 +229,7 @@ mod tests {
             sources.file(&at("gone.conf")),
             Err("No such file or directory")
         );
-        assert_eq!(Sources::decode(&sources.encode()), Some(sources));
+        assert_eq!(Sources::decode(&sources.encode()), Ok(sources));
         let error = Sources::collect(&at("none"), &[]).unwrap_err();
         assert!(
             error[0]
@@ -267,14 +243,13 @@ mod tests {
         let sources = Sources::from_text("x", "a = b\n", &[("m".into(), "v".into())]);
         let bytes = sources.encode();
         for end in 0..bytes.len() {
-            assert_eq!(Sources::decode(&bytes[..end]), None);
+            assert_eq!(Sources::decode(&bytes[..end]), Err(Bad::Short));
         }
         let mut longer = bytes.clone();
         longer.push(0);
-        assert_eq!(Sources::decode(&longer), None);
+        assert_eq!(Sources::decode(&longer), Err(Bad::Trailing));
         let mut lying = bytes;
-        let at = MAGIC.len();
-        lying[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
-        assert_eq!(Sources::decode(&lying), None);
+        lying[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Sources::decode(&lying), Err(Bad::Short));
     }
 }

@@ -1,14 +1,13 @@
 //! Frames: how requests and replies lie in packets.
 //!
-//! A frame is its own length (u32, little-endian), a version byte, a kind byte, and fields: numbers
-//! little-endian, texts behind their length. Reading is strict: a wrong length, version or kind, a
-//! byte too many or too few, a text that is not one line, is [`Malformed`]. Both ends are ours, so a
-//! malformed frame means that the other end is no longer what was started.
+//! Length and version, a kind byte, and [fields](crate::util::frame). A wrong length, version or
+//! kind, a byte too many or too few, a text that is not one line, is [`Malformed`]. Both ends are
+//! ours, so a malformed frame means that the other end is no longer what was started.
 
 use std::fmt;
 
 use crate::mail::{Command, MailAddr};
-use crate::util::Line;
+use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 
 use super::{MdaEnd, MdaJob, Reply, Request};
 
@@ -26,34 +25,34 @@ pub struct TooLong;
 impl Request {
     /// As a frame.
     pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
-        let mut w = Writer::new();
+        let mut w = Writer::frame(VERSION);
         match self {
             Request::StartMda { id, job } => {
-                w.kind(1);
+                w.u8(1);
                 w.u32(*id);
                 job.write(&mut w);
             }
             Request::KillMda { id } => {
-                w.kind(2);
+                w.u8(2);
                 w.u32(*id);
             }
             Request::SetVerbose(verbose) => {
-                w.kind(3);
+                w.u8(3);
                 w.flag(*verbose);
             }
-            Request::Ready => w.kind(4),
-            Request::Finished => w.kind(5),
+            Request::Ready => w.u8(4),
+            Request::Finished => w.u8(5),
             Request::Fed { id } => {
-                w.kind(6);
+                w.u8(6);
                 w.u32(*id);
             }
         }
-        w.finish(MAX_FRAME)
+        finish(w, MAX_FRAME)
     }
 
     /// From a frame.
     pub fn decode(frame: &[u8]) -> Result<Request, Malformed> {
-        let mut r = Reader::new(frame)?;
+        let mut r = open(frame)?;
         let request = match r.u8()? {
             1 => Request::StartMda {
                 id: r.u32()?,
@@ -83,14 +82,14 @@ impl Request {
 impl Reply {
     /// As a frame.
     pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
-        let mut w = Writer::new();
+        let mut w = Writer::frame(VERSION);
         match self {
-            Reply::Config => w.kind(1),
+            Reply::Config => w.u8(1),
             Reply::Listener { index } => {
-                w.kind(2);
+                w.u8(2);
                 w.u32(*index);
             }
-            Reply::Control => w.kind(3),
+            Reply::Control => w.u8(3),
             Reply::Start {
                 verbose,
                 pause_mda,
@@ -98,19 +97,19 @@ impl Reply {
                 pause_smtp,
                 run_once,
             } => {
-                w.kind(4);
+                w.u8(4);
                 for flag in [verbose, pause_mda, pause_mta, pause_smtp, run_once] {
                     w.flag(*flag);
                 }
             }
             Reply::MdaRefused { id, code, text } => {
-                w.kind(5);
+                w.u8(5);
                 w.u32(*id);
                 w.i32(*code);
                 w.line(text);
             }
             Reply::MdaDone { id, end } => {
-                w.kind(6);
+                w.u8(6);
                 w.u32(*id);
                 let (how, number) = match end {
                     MdaEnd::Exited(code) => (1, *code),
@@ -120,14 +119,14 @@ impl Reply {
                 w.u8(how);
                 w.i32(number);
             }
-            Reply::Shutdown => w.kind(7),
+            Reply::Shutdown => w.u8(7),
         }
-        w.finish(MAX_FRAME)
+        finish(w, MAX_FRAME)
     }
 
     /// From a frame.
     pub fn decode(frame: &[u8]) -> Result<Reply, Malformed> {
-        let mut r = Reader::new(frame)?;
+        let mut r = open(frame)?;
         let reply = match r.u8()? {
             1 => Reply::Config,
             2 => Reply::Listener { index: r.u32()? },
@@ -200,156 +199,44 @@ impl MdaJob {
                 2 => Ok(Command::File(r.line()?)),
                 _ => Err(Malformed),
             })?,
-            sender: r.addr()?,
-            rcpt: r.addr()?,
-            dest: r.addr()?,
+            sender: addr(r)?,
+            rcpt: addr(r)?,
+            dest: addr(r)?,
         })
     }
 }
 
-/// Puts a frame together.
-pub(super) struct Writer(Vec<u8>);
-
-impl Writer {
-    /// Room for the length, then the version.
-    pub(super) fn new() -> Writer {
-        Writer(vec![0, 0, 0, 0, VERSION])
-    }
-
-    pub(super) fn kind(&mut self, kind: u8) {
-        self.u8(kind);
-    }
-
-    pub(super) fn u8(&mut self, n: u8) {
-        self.0.push(n);
-    }
-
-    pub(super) fn u32(&mut self, n: u32) {
-        self.0.extend_from_slice(&n.to_le_bytes());
-    }
-
-    pub(super) fn i32(&mut self, n: i32) {
-        self.0.extend_from_slice(&n.to_le_bytes());
-    }
-
-    pub(super) fn flag(&mut self, flag: bool) {
-        self.u8(u8::from(flag));
-    }
-
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        // A text whose length does not fit a u32 makes the frame too long, which finish() tells.
-        self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-        self.0.extend_from_slice(bytes);
-    }
-
-    pub(super) fn text(&mut self, text: &str) {
-        self.bytes(text.as_bytes());
-    }
-
-    pub(super) fn line(&mut self, line: &Line) {
-        self.text(line);
-    }
-
-    pub(super) fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Writer, T)) {
-        self.flag(value.is_some());
-        if let Some(value) = value {
-            write(self, value);
-        }
-    }
-
-    pub(super) fn finish(mut self, max: usize) -> Result<Vec<u8>, TooLong> {
-        if self.0.len() > max {
-            return Err(TooLong);
-        }
-        let length = u32::try_from(self.0.len()).map_err(|_| TooLong)?;
-        self.0[..4].copy_from_slice(&length.to_le_bytes());
-        Ok(self.0)
+/// The whole frame, of at most `max` bytes.
+pub(super) fn finish(w: Writer, max: usize) -> Result<Vec<u8>, TooLong> {
+    let frame = w.into_frame();
+    match frame.len() > max {
+        true => Err(TooLong),
+        false => Ok(frame),
     }
 }
 
-/// Takes a frame apart.
-pub(super) struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    /// Checks length and version.
-    pub(super) fn new(frame: &'a [u8]) -> Result<Reader<'a>, Malformed> {
-        let mut r = Reader(frame);
-        if r.u32()? as usize != frame.len() || r.u8()? != VERSION {
-            return Err(Malformed);
-        }
-        Ok(r)
+/// The fields of a frame, behind its length and version, which are checked.
+pub(super) fn open(frame: &[u8]) -> Result<Reader<'_>, Malformed> {
+    let mut r = Reader::new(frame);
+    let follows = frame.len().checked_sub(LENGTH_BYTES).ok_or(Malformed)?;
+    if r.u32()? as usize != follows || r.u8()? != VERSION {
+        return Err(Malformed);
     }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    pub(super) fn u8(&mut self) -> Result<u8, Malformed> {
-        match self.take(1)? {
-            [n] => Ok(*n),
-            _ => Err(Malformed),
-        }
-    }
-
-    pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
-        self.take(4)?
-            .try_into()
-            .map(u32::from_le_bytes)
-            .map_err(|_| Malformed)
-    }
-
-    pub(super) fn i32(&mut self) -> Result<i32, Malformed> {
-        self.take(4)?
-            .try_into()
-            .map(i32::from_le_bytes)
-            .map_err(|_| Malformed)
-    }
-
-    pub(super) fn flag(&mut self) -> Result<bool, Malformed> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(Malformed),
-        }
-    }
-
-    pub(super) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
-        let length = self.u32()?;
-        self.take(length as usize)
-    }
-
-    pub(super) fn text(&mut self) -> Result<&'a str, Malformed> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed)
-    }
-
-    pub(super) fn line(&mut self) -> Result<Line, Malformed> {
-        Line::new(self.text()?).map_err(|_| Malformed)
-    }
-
-    fn addr(&mut self) -> Result<MailAddr, Malformed> {
-        let (user, domain) = (self.text()?, self.text()?);
-        MailAddr::new(user, domain).map_err(|_| Malformed)
-    }
-
-    pub(super) fn option<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Result<T, Malformed>,
-    ) -> Result<Option<T>, Malformed> {
-        self.flag()?.then(|| read(self)).transpose()
-    }
-
-    pub(super) fn end(self) -> Result<(), Malformed> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Malformed)
-        }
-    }
+    Ok(r)
 }
 
-const VERSION: u8 = 1;
+fn addr(r: &mut Reader<'_>) -> Result<MailAddr, Malformed> {
+    let (user, domain) = (r.text()?, r.text()?);
+    MailAddr::new(user, domain).map_err(|_| Malformed)
+}
+
+pub(super) const VERSION: u8 = 1;
+
+impl From<Bad> for Malformed {
+    fn from(_: Bad) -> Malformed {
+        Malformed
+    }
+}
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,8 +5,9 @@
 use std::net::IpAddr;
 
 use crate::config::{self, Defaults, Diagnostic, Loaded, Sources};
+use crate::util::frame::Writer;
 
-use super::frame::{Malformed, Reader, TooLong, Writer};
+use super::frame::{Malformed, TooLong, VERSION, finish, open};
 
 /// A configuration that can be loaded anywhere with the same result.
 #[derive(Clone, Debug)]
@@ -28,25 +29,25 @@ impl Handover {
 
     /// As bytes.
     pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
-        let mut w = Writer::new();
+        let mut w = Writer::frame(VERSION);
         w.line(&self.defaults.server_name);
         w.u32(u32::try_from(self.defaults.addresses.len()).map_err(|_| TooLong)?);
         for address in &self.defaults.addresses {
             w.text(&address.to_string());
         }
         w.bytes(&self.sources.encode());
-        w.finish(MAX_HANDOVER)
+        finish(w, MAX_HANDOVER)
     }
 
     /// From bytes.
     pub fn decode(bytes: &[u8]) -> Result<Handover, Malformed> {
-        let mut r = Reader::new(bytes)?;
+        let mut r = open(bytes)?;
         let server_name = r.line()?;
         let mut addresses: Vec<IpAddr> = Vec::new();
         for _ in 0..r.u32()? {
             addresses.push(r.text()?.parse().map_err(|_| Malformed)?);
         }
-        let sources = Sources::decode(r.bytes()?).ok_or(Malformed)?;
+        let sources = Sources::decode(r.bytes()?)?;
         r.end()?;
         Ok(Handover {
             sources,

@@ -11,9 +11,10 @@ use crate::config::paths::find_helper;
 use crate::sys::fdpass::{self, Wait};
 use crate::sys::process;
 use crate::util::Line;
+use crate::util::frame::{Reader, Writer};
 
 use super::MdaJob;
-use super::frame::{Malformed, Reader, TooLong, Writer};
+use super::frame::{Malformed, TooLong, VERSION, finish, open};
 
 /// A delivery as its child sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl ChildJob {
 
     /// As bytes.
     pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
-        let mut w = Writer::new();
+        let mut w = Writer::frame(VERSION);
         self.job.write(&mut w);
         write_delivery(&self.delivery, &mut w);
         w.option(self.wrapper.as_ref(), Writer::line);
@@ -55,12 +56,12 @@ impl ChildJob {
         w.text(&self.home);
         w.u32(self.uid);
         w.bytes(self.libexec.as_os_str().as_bytes());
-        w.finish(MAX_JOB)
+        finish(w, MAX_JOB)
     }
 
     /// From bytes.
     pub fn decode(bytes: &[u8]) -> Result<ChildJob, Malformed> {
-        let mut r = Reader::new(bytes)?;
+        let mut r = open(bytes)?;
         let job = ChildJob {
             job: MdaJob::read(&mut r)?,
             delivery: read_delivery(&mut r)?,

@@ -1,7 +1,9 @@
-//! Tools without a field of their own: values that cannot lie, time, and bytes made visible.
+//! Tools without a field of their own: values that cannot lie, time, bytes made visible, and the
+//! fields of frames.
 
 #![forbid(unsafe_code)]
 
+pub mod frame;
 pub mod line;
 pub mod time;
 pub mod vis;
