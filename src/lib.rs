@@ -31,7 +31,8 @@
 //! | Thread | Owns | May block on |
 //! |---|---|---|
 //! | event loop | listeners, parked sessions, control connections, timers | nothing |
-//! | session workers | one session each, while it has something to do | the disk, tables |
+//! | session workers | one session each, while it has commands to answer | tables |
+//! | mail workers | one session each, while it sends a message | the disk |
 //! | resolver | queries under way, the cache | nothing |
 //! | runner | the scheduler, the agents' queues | the disk |
 //! | scan | the walk over the spool at start | the disk |

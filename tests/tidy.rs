@@ -181,7 +181,8 @@ fn rooms_import_what_arrows_says() {
                     continue;
                 };
                 used.insert((*room, *other));
-                if !list.contains(other) && !(COMMON.contains(other) && is_above_common(room)) {
+                let common = COMMON.contains(other) && is_above_common(room);
+                if !common && !list.contains(other) {
                     let (path, number) = (&source.path, number + 1);
                     wrong.push(format!("{path}:{number}: {room} may not import {other}"));
                 }

@@ -12,6 +12,10 @@
 //! control socket → frames → Ask::Submit ────────┘     other asks → Host
 //! ```
 //!
+//! Workers are of two groups, [`Lane`]: those that take message data wait for the disk most of the
+//! time, and are many so that commits share syncs; greetings and commands have workers of their
+//! own and do not wait behind them.
+//!
 //! Promises: the loop never blocks and never runs SMTP; every buffer, table and wait has a bound
 //! in [`Limits`]; whatever comes over the control socket costs its sender the connection at most.
 //! When descriptors or sessions run out the listeners are taken out of the loop, with a line in
@@ -66,12 +70,24 @@ pub trait Conversation: Send + Sized + 'static {
     fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, world: &dyn Services) -> Next;
     /// Digests what has arrived.
     fn receive(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>, world: &dyn Services) -> Next;
+    /// Which workers it needs for what comes next.
+    fn lane(&self) -> Lane;
     /// Says goodbye to a peer that has been silent for too long.
     fn timeout(&mut self, out: &mut Vec<u8>);
     /// Says goodbye because the service ends.
     fn shutdown(&mut self, out: &mut Vec<u8>);
     /// Ends.
     fn close(self, why: Disconnect);
+}
+
+/// Groups of workers. A disk that is slow to make messages durable must not keep those waiting who
+/// only want a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Greetings and commands.
+    Talk,
+    /// Message data, up to its commit.
+    Mail,
 }
 
 impl Conversation for Session {
@@ -87,6 +103,13 @@ impl Conversation for Session {
 
     fn receive(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>, world: &dyn Services) -> Next {
         Session::receive(self, input, out, world)
+    }
+
+    fn lane(&self) -> Lane {
+        match self.is_receiving_data() {
+            true => Lane::Mail,
+            false => Lane::Talk,
+        }
     }
 
     fn timeout(&mut self, out: &mut Vec<u8>) {
@@ -126,7 +149,8 @@ pub struct Setup<T: Conversation> {
     pub host: Box<dyn Host>,
     /// Finds the names of clients.
     pub resolver: dns::Handle,
-    /// Worker threads; 0 for twice the number of processors, at least 4.
+    /// Worker threads that talk; 0 for twice the number of processors, at least 4. Those that
+    /// take mail come on top.
     pub workers: usize,
     /// The user this instance belongs to; it may always connect to the control socket, as root may.
     pub own_uid: u32,

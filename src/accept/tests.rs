@@ -24,6 +24,11 @@ struct Book {
     closed: Mutex<Vec<(Peer, Disconnect)>>,
     changed: Condvar,
     received_bytes: AtomicUsize,
+    /// Sessions that write mail.
+    writing: Mutex<usize>,
+    /// Mail is written once this is true.
+    disk_answers: Mutex<bool>,
+    disk: Condvar,
 }
 
 impl Book {
@@ -40,15 +45,26 @@ impl Book {
         }
         closed.clone()
     }
+
+    fn write_mail(&self) {
+        *self.writing.lock().unwrap() += 1;
+        let answers = self.disk_answers.lock().unwrap();
+        let (_answers, timeout) = self
+            .disk
+            .wait_timeout_while(answers, PATIENCE, |answers| !*answers)
+            .unwrap();
+        assert!(!timeout.timed_out());
+    }
 }
 
 /// A toy: `ECHO x` answers x, `BIG n` answers n bytes and flushes, `EAT` takes all that comes
-/// without a word, `QUIT` ends.
+/// without a word, `DATA` takes a line and writes it to a disk that the test holds up, `QUIT` ends.
 struct Toy {
     id: SessionId,
     book: Arc<Book>,
     peer: Peer,
     eating: bool,
+    mailing: bool,
 }
 
 impl Conversation for Toy {
@@ -60,6 +76,7 @@ impl Conversation for Toy {
             book,
             peer,
             eating: false,
+            mailing: false,
         }
     }
 
@@ -80,6 +97,11 @@ impl Conversation for Toy {
         while let Some(end) = input.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = input.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if std::mem::take(&mut self.mailing) {
+                self.book.write_mail();
+                out.extend_from_slice(b"250 written\r\n");
+                continue;
+            }
             match line.split_once(' ').unwrap_or((&line, "")) {
                 ("ECHO", text) => out.extend_from_slice(format!("250 {text}\r\n").as_bytes()),
                 ("BIG", count) => {
@@ -88,6 +110,10 @@ impl Conversation for Toy {
                     return Next::Flush;
                 }
                 ("EAT", _) => self.eating = true,
+                ("DATA", _) => {
+                    self.mailing = true;
+                    out.extend_from_slice(b"354 go on\r\n");
+                }
                 ("QUIT", _) => {
                     out.extend_from_slice(b"221 bye\r\n");
                     return Next::Close;
@@ -96,6 +122,13 @@ impl Conversation for Toy {
             }
         }
         Next::Read
+    }
+
+    fn lane(&self) -> Lane {
+        match self.mailing {
+            true => Lane::Mail,
+            false => Lane::Talk,
+        }
     }
 
     fn timeout(&mut self, out: &mut Vec<u8>) {
@@ -275,6 +308,27 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn who_only_talks_does_not_wait_behind_a_slow_disk() {
+    // design: a new session's banner comes at once, whoever delivers meanwhile.
+    let server = Server::start(Limits::default());
+    let mut writers: Vec<Client> = (0..100).map(|_| server.greeted()).collect();
+    for client in &mut writers {
+        assert_eq!(client.ask("DATA"), "354 go on");
+        client.say("a message\r\n");
+    }
+    until("all who may write do", || {
+        *server.book.writing.lock().unwrap() == 16
+    });
+    assert_eq!(server.greeted().ask("ECHO x"), "250 x");
+    *server.book.disk_answers.lock().unwrap() = true;
+    server.book.disk.notify_all();
+    for client in &mut writers {
+        assert_eq!(client.line(), "250 written");
+        assert_eq!(client.ask("ECHO y"), "250 y");
+    }
+}
 
 #[test]
 fn many_sessions_talk_at_the_same_time_and_each_hears_its_own() {
@@ -704,7 +758,7 @@ fn a_frame_that_is_never_finished_times_out() {
 
 #[test]
 fn a_byte_now_and_then_does_not_keep_a_frame_open() {
-    // security.md row 31: what counts is a frame that ends, not that something moves.
+    // CVE-2025-62875, and its kin: what counts is a frame that ends, not that something moves.
     let server = Server::start(Limits {
         frame: Duration::from_millis(300),
         ..Limits::default()

@@ -9,9 +9,9 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::Conversation;
 use super::conn::{Conn, words, would_block};
 use super::limits::Limits;
+use super::{Conversation, Lane};
 use crate::dns::Bell;
 use crate::session::{Disconnect, Next, Services};
 use crate::util::Line;
@@ -39,6 +39,7 @@ pub(super) enum Work {
 
 /// A connection on its way back.
 pub(super) struct Done<T> {
+    pub(super) lane: Lane,
     pub(super) index: usize,
     pub(super) conn: Box<Conn<T>>,
     pub(super) wait: Wait,
@@ -57,6 +58,7 @@ pub(super) enum Wait {
 
 /// What a worker thread holds.
 pub(super) struct Worker<T> {
+    pub(super) lane: Lane,
     pub(super) jobs: Receiver<Job<T>>,
     pub(super) done: Sender<Done<T>>,
     pub(super) bell: Arc<Bell>,
@@ -68,7 +70,10 @@ impl<T: Conversation> Worker<T> {
     /// Starts the thread. It ends when the loop drops its side of the jobs.
     pub(super) fn start(self, number: usize) -> io::Result<JoinHandle<()>> {
         thread::Builder::new()
-            .name(format!("session {number}"))
+            .name(match self.lane {
+                Lane::Talk => format!("session {number}"),
+                Lane::Mail => format!("mail {number}"),
+            })
             .spawn(move || self.run())
     }
 
@@ -86,7 +91,14 @@ impl<T: Conversation> Worker<T> {
             buffers.take_up(&mut conn);
             let wait = self.work(&mut conn, work, &mut buffers);
             buffers.leave(&mut conn);
-            if self.done.send(Done { index, conn, wait }).is_err() {
+            let lane = self.lane;
+            let done = Done {
+                lane,
+                index,
+                conn,
+                wait,
+            };
+            if self.done.send(done).is_err() {
                 return;
             }
             self.bell.ring();
@@ -132,6 +144,10 @@ impl<T: Conversation> Worker<T> {
                     return Ok(close(conn, buffers, Disconnect::Quit));
                 }
                 Next::Flush => {}
+                // What it says next may keep a worker for long: one of those that may be kept.
+                Next::Read if self.lane == Lane::Talk && lane(conn) == Lane::Mail => {
+                    return Ok(Wait::Readable);
+                }
                 Next::Read => {
                     if self.read(conn, buffers)? == Io::WouldBlock {
                         return Ok(Wait::Readable);
@@ -170,6 +186,11 @@ impl<T: Conversation> Worker<T> {
             Err(error) => Err(Disconnect::IoError(words(&error))),
         }
     }
+}
+
+/// The workers that a session needs next.
+pub(super) fn lane<T: Conversation>(conn: &Conn<T>) -> Lane {
+    conn.session.as_ref().map_or(Lane::Talk, T::lane)
 }
 
 /// What the session at work uses; empty between sessions.

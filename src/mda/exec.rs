@@ -46,10 +46,9 @@ struct Program {
 
 /// Does what the job says and returns the exit code; a program that is started does not return.
 pub fn run(job: &ChildJob) -> i32 {
-    let home = home(job);
     let program = program_name(job);
-    let message = match may_run(job).and_then(|()| standard_input()) {
-        Ok(message) => message,
+    let (home, message) = match ready(job) {
+        Ok(ready) => ready,
         Err(failure) => return conclude(program, Err(failure)),
     };
     if job.job.is_batch() {
@@ -59,6 +58,11 @@ pub fn run(job: &ChildJob) -> i32 {
         program,
         plan(job, &home).and_then(|plan| carry_out(plan, message)),
     )
+}
+
+fn ready(job: &ChildJob) -> Result<(String, File), Failure> {
+    may_run(job)?;
+    Ok((home(job)?, standard_input()?))
 }
 
 /// Whose name a message bears: the helper's that does this in other circumstances.
@@ -87,14 +91,20 @@ fn may_run(job: &ChildJob) -> Result<(), Failure> {
 }
 
 /// The home of the user we run as: with `user` in the action, not the recipient's.
-fn home(job: &ChildJob) -> String {
+fn home(job: &ChildJob) -> Result<String, Failure> {
     if job.user == job.job.user {
-        return job.home.clone();
+        return Ok(job.home.clone());
     }
-    match sys::user::by_name(&job.user) {
-        Ok(Some(user)) => user.home.to_string_lossy().into_owned(),
-        _ => job.home.clone(),
-    }
+    let why = match sys::user::by_name(&job.user) {
+        Ok(Some(user)) => return Ok(user.home.to_string_lossy().into_owned()),
+        // The parent has just found it.
+        Ok(None) => "not found".to_owned(),
+        Err(error) => sys::mda::reason(&error),
+    };
+    Err(Failure::new(
+        TEMPFAIL,
+        format!("home of {}: {why}", job.user),
+    ))
 }
 
 fn standard_input() -> Result<File, Failure> {
@@ -450,10 +460,12 @@ mod tests {
     fn home_is_that_of_the_user_the_delivery_runs_as() {
         // smtpd.conf(5), MDA COMMANDS: HOME is the delivery user's login directory.
         let mut job = job(Delivery::Mbox);
-        assert_eq!(home(&job), "/users/bob");
+        assert_eq!(home(&job).unwrap(), "/users/bob");
         job.user = line("root");
         let root = sys::user::by_name("root").unwrap().unwrap();
-        assert_eq!(home(&job), root.home.to_str().unwrap());
+        assert_eq!(home(&job).unwrap(), root.home.to_str().unwrap());
+        job.user = line("no-such-user");
+        assert_eq!(home(&job).unwrap_err().code, TEMPFAIL);
         assert_eq!(values(&job).directory, "/users/bob");
     }
 

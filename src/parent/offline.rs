@@ -4,7 +4,8 @@
 //! The directory belongs to root and the set-group-id front end writes there, so a file's owner is
 //! who submitted it. Whatever else lies there (a link, a FIFO, a file with a second name, one that
 //! changes between look and open) is left alone with a warning. A name that starts with a dot is a
-//! file still being written. A file that fails is tried again, ever more rarely.
+//! file still being written, or after two days one whose writer was killed. A file that fails is
+//! tried again, ever more rarely.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CString, OsStr, OsString};
@@ -67,6 +68,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(60);
 const LAST_RETRY: Duration = Duration::from_secs(3600);
 /// An empty file may be one whose writer has just made it.
 const EMPTY_FOR: Duration = Duration::from_secs(3600);
+/// A file that is written for longer has lost its writer.
+const WRITTEN_FOR: Duration = Duration::from_secs(2 * 86400);
 
 impl Offline {
     /// The offline queue of this spool.
@@ -171,9 +174,12 @@ impl Offline {
             if failure.is_some() {
                 seen.insert(name.clone());
             }
-            let wanted = !name.as_bytes().starts_with(b".")
-                && !known.contains(&name)
-                && failure.is_none_or(|failure| failure.again <= now);
+            if name.as_bytes().starts_with(b".") {
+                self.sweep(&name);
+                continue;
+            }
+            let wanted =
+                !known.contains(&name) && failure.is_none_or(|failure| failure.again <= now);
             if wanted && self.waiting.len() < MOST_WAITING {
                 self.consider(name, group, now);
             }
@@ -182,6 +188,16 @@ impl Offline {
         self.failed
             .retain(|name, failure| seen.contains(name) || failure.again > now);
         Ok(())
+    }
+
+    /// What a writer that was killed has left.
+    fn sweep(&self, name: &OsStr) {
+        let path = self.dir.join(name);
+        if let Ok(found) = fs::symlink_metadata(&path)
+            && found.file_type().is_file()
+        {
+            delete_if_old(&path, &found, WRITTEN_FOR);
+        }
     }
 
     fn consider(&mut self, name: OsString, group: u32, now: Instant) {
@@ -196,7 +212,7 @@ impl Offline {
                 uid: found.uid(),
                 gid: found.gid(),
             }),
-            Ok(()) => delete_if_old(&path, &found),
+            Ok(()) => delete_if_old(&path, &found, EMPTY_FOR),
             Err(why) => {
                 let (path, uid) = (path.display(), found.uid());
                 log::warn(format_args!("smtpd: file {path} (uid {uid}) {why}"));
@@ -243,12 +259,12 @@ fn judge(found: &Metadata, group: u32) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn delete_if_old(path: &Path, found: &Metadata) {
+fn delete_if_old(path: &Path, found: &Metadata, at_least: Duration) {
     let age = found
         .modified()
         .ok()
         .and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    if age.is_some_and(|age| age >= EMPTY_FOR) {
+    if age.is_some_and(|age| age >= at_least) {
         let _ = fs::remove_file(path);
     }
 }

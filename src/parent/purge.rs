@@ -60,17 +60,22 @@ pub fn run(rights: &Rights, dir: &Path) -> i32 {
     }
 }
 
-/// Deletes what is in `dir`; links are deleted, not followed.
+/// Deletes what is in `dir`; links are deleted, not followed. The engine deletes here as well.
 fn empty(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
+        match delete(&entry?) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
         }
     }
     Ok(())
+}
+
+fn delete(entry: &fs::DirEntry) -> io::Result<()> {
+    match entry.file_type()?.is_dir() {
+        true => fs::remove_dir_all(entry.path()),
+        false => fs::remove_file(entry.path()),
+    }
 }
 
 #[cfg(test)]
@@ -91,5 +96,25 @@ mod tests {
         empty(&purge).unwrap();
         assert_eq!(fs::read_dir(&purge).unwrap().count(), 0);
         assert!(kept.join("mail").exists());
+    }
+
+    #[test]
+    fn what_somebody_else_deletes_meanwhile_is_no_failure() {
+        // Seen under load: the engine deletes what it settled, and the purge child met it there.
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            for number in 0..50 {
+                let message = dir.path().join(format!("{round}-{number}"));
+                fs::create_dir(&message).unwrap();
+                fs::write(message.join("message"), "x").unwrap();
+            }
+            std::thread::scope(|scope| {
+                let others: Vec<_> = (0..3).map(|_| scope.spawn(|| empty(dir.path()))).collect();
+                for other in others {
+                    other.join().unwrap().unwrap();
+                }
+            });
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
     }
 }

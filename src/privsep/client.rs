@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -46,6 +46,7 @@ impl Client {
     ) -> io::Result<Client> {
         let wire = Arc::new(Wire {
             channel,
+            sending: Mutex::new(()),
             waiting: Mutex::new(Waiting {
                 last_id: 0,
                 promises: HashMap::new(),
@@ -69,9 +70,10 @@ impl Client {
         self.0.send(&Request::Finished, &[])
     }
 
-    /// Lets the parent follow `smtpctl log verbose|brief`.
+    /// Lets the parent follow `smtpctl log verbose|brief`. Waits for nobody, so that the event
+    /// loop can call it.
     pub fn set_verbose(&self, verbose: bool) -> io::Result<()> {
-        self.0.send(&Request::SetVerbose(verbose), &[])
+        self.0.put(&Request::SetVerbose(verbose), &[], Wait::No)
     }
 }
 
@@ -133,6 +135,8 @@ impl Pending {
 
 struct Wire {
     channel: Channel,
+    /// Held while a frame is sent: where the system takes it in parts, no other may come between.
+    sending: Mutex<()>,
     waiting: Mutex<Waiting>,
 }
 
@@ -165,11 +169,20 @@ impl Wire {
     }
 
     fn send(&self, request: &Request, fds: &[OwnedFd]) -> io::Result<()> {
+        self.put(request, fds, Wait::Yes)
+    }
+
+    fn put(&self, request: &Request, fds: &[OwnedFd], wait: Wait) -> io::Result<()> {
         let frame = request
             .encode()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.channel.send(&frame, &fds, Wait::Yes)
+        let _turn = match (self.sending.try_lock(), wait) {
+            (Ok(turn), _) => turn,
+            (Err(_), Wait::No) => return Err(io::Error::from(io::ErrorKind::WouldBlock)),
+            (Err(_), Wait::Yes) => self.sending.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        self.channel.send(&frame, &fds, wait)
     }
 
     fn read_all(&self, mut on_event: impl FnMut(Event)) {

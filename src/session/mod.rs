@@ -152,6 +152,11 @@ impl Session {
         Next::Read
     }
 
+    /// Whether the client's next bytes are a message's, which may end in its commit.
+    pub fn is_receiving_data(&self) -> bool {
+        matches!(self.state, State::Data(_))
+    }
+
     /// Uses as much of `input` as it can and removes that, appends replies to `out`. It stops
     /// early when `out` holds more than [`limits::OUT_HIGH_WATER`] bytes. Before
     /// [`Session::open`] nothing is used.

@@ -213,6 +213,9 @@ fn receive_rest(
         Ok(more) => {
             all.length += more.length;
             all.fds.extend(more.fds);
+            if all.fds.len() > MOST_FDS {
+                return Err(io::Error::from(io::ErrorKind::InvalidData));
+            }
             all.lost = all.lost.max(more.lost);
             Ok(())
         }

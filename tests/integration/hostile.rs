@@ -104,7 +104,7 @@ fn session_with(byte: u8) -> Vec<u8> {
 
 #[test]
 fn no_byte_of_an_address_adds_a_line_anywhere() {
-    // security.md row 9: every byte in local part, domain, parameters and HELO.
+    // CVE-2020-8794: every byte in local part, domain, parameters and HELO.
     let daemon = Setup::maildir().arg("-Pmda").start();
     for byte in 0..=255 {
         all_replies(daemon.client(), &session_with(byte));
@@ -150,7 +150,7 @@ fn no_byte_of_an_address_adds_a_line_anywhere() {
 
 #[test]
 fn a_client_writes_no_line_of_its_own_into_the_log() {
-    // security.md row 16: ESC, CR/LF, NUL, 8-bit and quotes are escaped within one line.
+    // ESC, CR/LF, NUL, 8-bit and quotes are escaped within one line.
     let daemon = Setup::maildir().start();
     let evil: [&[u8]; 9] = [
         b"\x1b[2J\x1b]0;title\x07",
@@ -295,7 +295,7 @@ fn commands_in_any_order_leave_a_daemon_that_serves() {
 
 #[test]
 fn half_frames_hold_nobody_else_up() {
-    // Qualys 2015 (c), security.md row 31: a local user floods the control socket.
+    // Qualys 2015 (c): a local user floods the control socket.
     let daemon = Setup::maildir().start();
     let half: [&[u8]; 4] = [b"", b"\x10", b"\x10\0\0\0\x01", b"\xff\xff\x03\0\x01\x09"];
     let flood: Vec<UnixStream> = (0..64)
@@ -459,7 +459,7 @@ fn hand_over(daemon: &Instance, path: &Path) {
 
 #[test]
 fn only_plain_files_of_their_writers_are_replayed() {
-    // Qualys 2015 (e), security.md row 14: links, FIFOs and others' files in the offline queue.
+    // Qualys 2015 (e), CVE-2020-8793: links, FIFOs and others' files in the offline queue.
     let mut daemon = Setup::maildir().start();
     daemon.stop();
     let send = |subject: &str| {
@@ -772,7 +772,7 @@ fn a_spool_full_of_hostile_envelopes_stops_nothing() {
 
 #[test]
 fn strangers_are_relayed_nowhere() {
-    // security.md row 18: the classic forms of relaying, against the default rules.
+    // The classic forms of relaying, against the default rules.
     let daemon = Setup::new(
         "listen on 127.0.0.1 port $port\naction \"local_mail\" maildir\n\
          match from local for local action \"local_mail\"\n",

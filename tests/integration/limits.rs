@@ -140,7 +140,7 @@ fn mail_again(daemon: &Instance) {
 
 #[test]
 fn a_message_that_finds_no_descriptor_is_put_off_and_the_log_says_why() {
-    // queue.md §8, BETTER: a shortage is 452, said once, and over without a restart.
+    // A shortage is 452, said once, and over without a restart.
     const NAME: &str = "a_message_that_finds_no_descriptor_is_put_off_and_the_log_says_why";
     let daemon = Setup::maildir().start();
     let mut client = daemon.hello();
@@ -194,7 +194,7 @@ fn a_delivery_that_finds_no_descriptor_is_tried_again() {
 
 #[test]
 fn a_parent_that_cannot_fork_delivers_later() {
-    // reference delivery.md: a process that cannot be started is a temporary failure.
+    // A process that cannot be started is a temporary failure.
     const NAME: &str = "a_parent_that_cannot_fork_delivers_later";
     let daemon = Setup::maildir().start();
     let engine = daemon.engine_pid();

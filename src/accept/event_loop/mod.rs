@@ -23,8 +23,8 @@ use crate::accept::mailbox::{Letter, Mailbox, Wishes};
 use crate::accept::slab::{ConnId, Slab};
 use crate::accept::source::{Counts, Source};
 use crate::accept::timers::Timers;
-use crate::accept::worker::{Done, Job, Wait, Work, Worker};
-use crate::accept::{Conversation, Host, Limits, Setup};
+use crate::accept::worker::{self, Done, Job, Wait, Work, Worker};
+use crate::accept::{Conversation, Host, Lane, Limits, Setup};
 use crate::dns::{self, Bell};
 use crate::log::stat;
 use crate::util::Line;
@@ -87,18 +87,24 @@ struct EventLoop<T: Conversation> {
 
     rows: Slab<Row<T>>,
     timers: Timers,
-    /// Sessions in line for a worker.
-    line: VecDeque<(usize, Work)>,
-    /// Sessions with workers or on their way there and back.
-    away: usize,
-    jobs: Option<Sender<Job<T>>>,
+    talk: Crew<T>,
+    mail: Crew<T>,
     done: Receiver<Done<T>>,
-    workers: Vec<JoinHandle<()>>,
 
     sessions: usize,
     sources: Counts<Source>,
     controls: usize,
     callers: Counts<u32>,
+}
+
+/// The workers of one lane.
+struct Crew<T> {
+    /// Sessions in line for a worker.
+    line: VecDeque<(usize, Work)>,
+    /// Sessions with workers or on their way there and back.
+    away: usize,
+    jobs: Option<Sender<Job<T>>>,
+    workers: Vec<JoinHandle<()>>,
 }
 
 enum Row<T> {
@@ -127,23 +133,22 @@ enum Place {
 
 impl<T: Conversation> EventLoop<T> {
     fn new(acceptor: Acceptor, setup: Setup<T>) -> io::Result<EventLoop<T>> {
-        let count = match setup.workers {
+        let talkers = match setup.workers {
             0 => default_workers(),
             count => count,
         };
-        let (jobs, jobs_taken) = bounded(count * JOBS_PER_WORKER);
-        let (done_sent, done) = bounded(count * (JOBS_PER_WORKER + 1));
-        let mut workers = Vec::with_capacity(count);
-        for number in 1..=count {
-            let worker = Worker::<T> {
-                jobs: jobs_taken.clone(),
+        let (done_sent, done) = bounded((talkers + MAIL_WORKERS) * (JOBS_PER_WORKER + 1));
+        let hire = |lane, count| {
+            Crew::hire(count, |jobs| Worker::<T> {
+                lane,
+                jobs,
                 done: done_sent.clone(),
                 bell: acceptor.mailbox.bell.clone(),
                 services: setup.services.clone(),
                 limits: setup.limits.clone(),
-            };
-            workers.push(worker.start(number)?);
-        }
+            })
+        };
+        let (talk, mail) = (hire(Lane::Talk, talkers)?, hire(Lane::Mail, MAIL_WORKERS)?);
         let (listeners, listening) = setup.listeners.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
         let listeners = listeners
             .into_iter()
@@ -172,11 +177,9 @@ impl<T: Conversation> EventLoop<T> {
             ids: SessionIds::new(),
             rows: Slab::new(),
             timers: Timers::new(),
-            line: VecDeque::new(),
-            away: 0,
-            jobs: Some(jobs),
+            talk,
+            mail,
             done,
-            workers,
             sessions: 0,
             sources: Counts::new(),
             controls: 0,
@@ -312,36 +315,37 @@ impl<T: Conversation> EventLoop<T> {
     fn put_in_line(&mut self, index: usize, work: Work) {
         if let Some(Row::Session(seat)) = self.rows.get_mut(index) {
             seat.place = Place::InLine;
-            self.line.push_back((index, work));
+            let lane = match (&work, &seat.conn) {
+                (Work::Ready, Some(conn)) => worker::lane(conn),
+                _ => Lane::Talk,
+            };
+            self.crew(lane).line.push_back((index, work));
+        }
+    }
+
+    fn crew(&mut self, lane: Lane) -> &mut Crew<T> {
+        match lane {
+            Lane::Talk => &mut self.talk,
+            Lane::Mail => &mut self.mail,
         }
     }
 
     /// Sends sessions to workers, as many as the channels hold; more would only wait elsewhere.
     fn dispatch(&mut self) {
-        let Some(jobs) = &self.jobs else { return };
-        let most = jobs.capacity().unwrap_or(1);
-        while self.away < most
-            && let Some((index, work)) = self.line.pop_front()
-        {
-            let Some(Row::Session(seat)) = self.rows.get_mut(index) else {
-                continue;
-            };
-            let Some(conn) = seat.conn.take() else {
-                continue;
-            };
-            // There is room, and workers live as long as this side of the channel.
-            if let Err(error) = jobs.try_send(Job { index, conn, work }) {
-                seat.conn = Some(error.into_inner().conn);
-                self.line.push_front((index, Work::Ready));
-                return;
-            }
-            self.away += 1;
-        }
+        self.talk.dispatch(&mut self.rows);
+        self.mail.dispatch(&mut self.rows);
     }
 
     fn take_back(&mut self) {
-        while let Ok(Done { index, conn, wait }) = self.done.try_recv() {
-            self.away = self.away.saturating_sub(1);
+        while let Ok(Done {
+            lane,
+            index,
+            conn,
+            wait,
+        }) = self.done.try_recv()
+        {
+            let crew = self.crew(lane);
+            crew.away = crew.away.saturating_sub(1);
             let Some(Row::Session(seat)) = self.rows.get_mut(index) else {
                 continue;
             };
@@ -422,7 +426,8 @@ impl<T: Conversation> EventLoop<T> {
         self.stopping = Some(self.now_ms + millis(self.limits.shutdown));
         self.smtp.close(self.poll.registry());
         self.control.close(self.poll.registry());
-        self.line.clear();
+        self.talk.line.clear();
+        self.mail.line.clear();
         for index in self.rows.indices() {
             match self.rows.get_mut(index) {
                 Some(Row::Session(seat)) if seat.conn.is_some() => {
@@ -440,15 +445,56 @@ impl<T: Conversation> EventLoop<T> {
     }
 
     fn end(mut self) {
+        self.talk.dismiss();
+        self.mail.dismiss();
+        stat::SMTP_SESSION.add(-(self.sessions as i64));
+    }
+}
+
+impl<T: Conversation> Crew<T> {
+    fn hire(count: usize, worker: impl Fn(Receiver<Job<T>>) -> Worker<T>) -> io::Result<Crew<T>> {
+        let (jobs, jobs_taken) = bounded(count * JOBS_PER_WORKER);
+        let workers = (1..=count)
+            .map(|number| worker(jobs_taken.clone()).start(number))
+            .collect::<io::Result<_>>()?;
+        Ok(Crew {
+            line: VecDeque::new(),
+            away: 0,
+            jobs: Some(jobs),
+            workers,
+        })
+    }
+
+    fn dispatch(&mut self, rows: &mut Slab<Row<T>>) {
+        let Some(jobs) = &self.jobs else { return };
+        let most = jobs.capacity().unwrap_or(1);
+        while self.away < most
+            && let Some((index, work)) = self.line.pop_front()
+        {
+            let Some(Row::Session(seat)) = rows.get_mut(index) else {
+                continue;
+            };
+            let Some(conn) = seat.conn.take() else {
+                continue;
+            };
+            // There is room, and workers live as long as this side of the channel.
+            if let Err(error) = jobs.try_send(Job { index, conn, work }) {
+                seat.conn = Some(error.into_inner().conn);
+                self.line.push_front((index, Work::Ready));
+                return;
+            }
+            self.away += 1;
+        }
+    }
+
+    /// One that is busy for longer than a shutdown may take is left to itself.
+    fn dismiss(&mut self) {
         self.jobs = None;
-        let all_back = self.away == 0;
         for worker in self.workers.drain(..) {
-            // One that is busy for longer than a shutdown may take is left to itself.
-            if all_back {
+            if self.away == 0 {
                 let _ = worker.join();
             }
         }
-        stat::SMTP_SESSION.add(-(self.sessions as i64));
     }
 }
 
@@ -487,6 +533,8 @@ const FIRST_LISTENER: usize = 2;
 const EVENTS: usize = 1024;
 /// Letters of other threads that may wait.
 const LETTERS: usize = 4096;
+/// Workers that take mail, and with them commits that can share a sync. They mostly wait.
+const MAIL_WORKERS: usize = 16;
 /// Sessions that are on their way to workers, beyond those in their hands.
 const JOBS_PER_WORKER: usize = 4;
 

@@ -144,6 +144,17 @@ fn links_fifos_and_files_being_written_are_left_alone() {
 }
 
 #[test]
+fn what_a_killed_writer_left_goes_after_two_days() {
+    let mut fixture = Fixture::new("exit 0");
+    let (old, new) = (fixture.put(".1.old", "half"), fixture.put(".1.new", "half"));
+    let long_ago = SystemTime::now() - WRITTEN_FOR;
+    let file = File::options().write(true).open(&old).unwrap();
+    file.set_modified(long_ago).unwrap();
+    fixture.step();
+    assert!(!old.exists() && new.exists());
+}
+
+#[test]
 fn a_file_changed_between_look_and_open_is_not_replayed() {
     // CVE-2020-8793: an offline file swapped during the scan is rejected.
     let fixture = Fixture::new("exit 0");
