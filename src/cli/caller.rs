@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::sys::caller::login_name;
-use crate::sys::user::{self, User, real_uid};
+use crate::sys::user::{self, User, login_name, real_uid};
 
 /// The caller, as mail shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

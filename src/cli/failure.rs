@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::control::client;
+use crate::sys::errno::strerror;
 
 /// The end of a front end that did not do what it was asked.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,17 +67,6 @@ impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Failure {
         Failure::new(error.to_string())
     }
-}
-
-/// The system's words for an error, as C programs print them: without `(os error N)`.
-pub fn strerror(error: &io::Error) -> String {
-    let mut text = error.to_string();
-    if error.raw_os_error().is_some()
-        && let Some(at) = text.find(" (os error ")
-    {
-        text.truncate(at);
-    }
-    text
 }
 
 #[cfg(test)]

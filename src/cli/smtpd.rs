@@ -19,7 +19,7 @@ use crate::mda;
 use crate::parent::{self, Ground, Options, built_in};
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
-use crate::sys::{exe, net, process, user};
+use crate::sys::{exe, net, process, unix_connect, user};
 use crate::util::Line;
 
 const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-f file] [-P system] [-R directory] \
@@ -333,7 +333,7 @@ fn daemon(asked: Asked) -> i32 {
         say("configuration OK");
         return 0;
     }
-    if asked.run_once && net::answers(&paths.socket).unwrap_or(false) {
+    if asked.run_once && unix_connect::answers(&paths.socket).unwrap_or(false) {
         return flush_through_daemon(&paths);
     }
     let exe = match exe::path() {

@@ -126,7 +126,7 @@ pub const MAILDIR: &str = match option_env!("SMTPD_MAILDIR") {
 /// The system's own mail.local(8), if it has one that is to be used.
 pub const MAIL_LOCAL: Option<&str> = match option_env!("SMTPD_MAIL_LOCAL") {
     Some(path) if !path.is_empty() => Some(path),
-    _ => sys::mda::MAIL_LOCAL,
+    _ => sys::base::MAIL_LOCAL,
 };
 
 /// The programs that belong to the one running now.

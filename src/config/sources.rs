@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::sys::plain_file;
+use crate::sys::errno::strerror;
+use crate::sys::open;
 
 use super::ast::{Ast, Body, ListenKind, TableValue};
 use super::diagnostic::{Diagnostic, Diagnostics};
@@ -32,7 +33,7 @@ impl Sources {
                 file: main.display().to_string(),
                 line: 0,
                 column: 0,
-                text: format!("cannot read it: {}", reason(&error)),
+                text: format!("cannot read it: {}", strerror(&error)),
             }]
         })?;
         Ok(Sources::follow(main.to_owned(), text, macros))
@@ -145,39 +146,20 @@ impl Sources {
         if self.files.contains_key(path) || self.unreadable.contains_key(path) {
             return;
         }
-        match plain_file::read(path, limit_bytes) {
+        match open::read_plain(path, limit_bytes) {
             Ok(bytes) => {
                 self.files.insert(path.to_owned(), bytes);
             }
             Err(error) => {
-                self.unreadable.insert(path.to_owned(), reason(&error));
+                self.unreadable.insert(path.to_owned(), strerror(&error));
             }
         }
     }
 }
 
-/// The system's words for an error, without its number.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
-        None => text,
-    }
-}
-
 /// The main file may be a pipe: `-f /dev/stdin` checks what a script has generated.
 fn read_main(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?
-        .take(limits::TEXT_BYTES + 1)
-        .read_to_end(&mut text)?;
-    if text.len() as u64 > limits::TEXT_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "file too large",
-        ));
-    }
-    Ok(text)
+    open::read_within(File::open(path)?, limits::TEXT_BYTES)
 }
 
 fn files_named(ast: &Ast) -> Vec<PathBuf> {

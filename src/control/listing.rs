@@ -1,10 +1,10 @@
 //! One line of `show queue`: the same text from the daemon's memory and from the spool's files.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use crate::mail::{Envelope, Kind, Peer};
 use crate::util::Timestamp;
+use crate::util::vis::{self, Style};
 
 /// What a line says beyond the stored envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,13 +61,8 @@ pub fn text(envelope: &Envelope, standing: &Standing) -> String {
         Kind::Local(_) => "mda",
         Kind::Bounce(_) => "bounce",
     };
-    let (state, seconds) = match standing.state {
-        State::Pending { in_s } => ("pending", in_s.to_string()),
-        State::Inflight { for_s } => ("inflight", for_s.to_string()),
-        State::Offline => ("offline", String::new()),
-    };
     format!(
-        "{family}|{agent}|{}|{}|{}|{}|{}|{}|{}|{}|{state}|{seconds}|{}",
+        "{family}|{agent}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}",
         flags(envelope, standing.held),
         without_controls(&envelope.sender.stored()),
         without_controls(&envelope.rcpt.stored()),
@@ -76,12 +71,32 @@ pub fn text(envelope: &Envelope, standing: &Standing) -> String {
         standing.expires.0,
         standing.last_try.0,
         envelope.retry,
-        vis(envelope.errorline.as_deref().unwrap_or_default()),
+        state(standing.state),
+        error(envelope.errorline.as_deref().unwrap_or_default()),
     )
 }
 
-/// A report is given up after a week, whatever the configuration says.
+/// The same fields of an envelope that cannot be read now: it is still one of the queue's.
+pub fn unreadable(agent: &str, standing: &Standing, why: &str) -> String {
+    format!(
+        "?|{agent}||@|@|@|0|{}|{}|0|{}|{}",
+        standing.expires.0,
+        standing.last_try.0,
+        state(standing.state),
+        error(&format!("cannot read the envelope: {why}")),
+    )
+}
+
+/// What OpenSMTPD shows for reports. They live as long as the daemon's `queue ttl` says.
 const BOUNCE_TTL_S: u32 = 7 * 86400;
+
+fn state(state: State) -> String {
+    match state {
+        State::Pending { in_s } => format!("pending|{in_s}"),
+        State::Inflight { for_s } => format!("inflight|{for_s}"),
+        State::Offline => "offline|".to_owned(),
+    }
+}
 
 fn flags(envelope: &Envelope, held: bool) -> String {
     let flags = &envelope.flags;
@@ -100,34 +115,16 @@ fn flags(envelope: &Envelope, held: bool) -> String {
     set.join(",")
 }
 
-/// As vis(3) without flags: what is not printable ASCII, blank, tab or newline becomes `\^X`,
-/// `\M-x` or `\M^X`; a backslash is doubled.
-fn vis(text: &str) -> String {
+/// As vis(3) without flags, which leaves tabs alone.
+fn error(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        vis_byte(byte, &mut out);
-    }
-    out
-}
-
-fn vis_byte(byte: u8, out: &mut String) {
-    match byte {
-        b'\\' => out.push_str("\\\\"),
-        b' '..=b'~' | b'\t' => out.push(char::from(byte)),
-        _ => {
-            out.push('\\');
-            let low = byte & 0x7f;
-            if byte & 0x80 != 0 {
-                out.push('M');
-            }
-            let result = if low < 0x20 || low == 0x7f {
-                write!(out, "^{}", char::from(low ^ 0x40))
-            } else {
-                write!(out, "-{}", char::from(low))
-            };
-            debug_assert!(result.is_ok(), "writing to a string does not fail");
+        match byte {
+            b'\t' => out.push('\t'),
+            _ => vis::push(&mut out, byte, Style::Caret),
         }
     }
+    out
 }
 
 /// Addresses keep their backslashes and their letters; only control characters are encoded, so
@@ -136,7 +133,7 @@ fn without_controls(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            '\0'..='\u{1f}' | '\u{7f}' => vis_byte(c as u8, &mut out),
+            '\0'..='\u{1f}' | '\u{7f}' => vis::push(&mut out, c as u8, Style::Caret),
             '\u{80}'..='\u{9f}' => out.push('?'),
             _ => out.push(c),
         }

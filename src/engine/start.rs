@@ -24,7 +24,7 @@ use crate::privsep::{Channel, Client, Event, Handover, Reply};
 use crate::sys::fdpass::Wait;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::sandbox::{self, Role};
-use crate::sys::{localtime, process, rlimit, signal, title, user};
+use crate::sys::{descriptors, localtime, process, signal, title, user};
 
 /// Everything an engine starts with.
 pub struct Startup {
@@ -99,7 +99,7 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
         Rights::User { uid, .. } => *uid,
     };
     rights.drop_privileges().map_err(said("change of user"))?;
-    rlimit::raise_open_files().map_err(said("descriptors"))?;
+    descriptors::raise_limit().map_err(said("descriptors"))?;
     let handed = take_over(&channel).map_err(said("hand-over"))?;
     let handover =
         Handover::decode(&handed.config).map_err(|error| format!("hand-over: {error}"))?;

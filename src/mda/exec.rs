@@ -99,7 +99,7 @@ fn home(job: &ChildJob) -> Result<String, Failure> {
         Ok(Some(user)) => return Ok(user.home.to_string_lossy().into_owned()),
         // The parent has just found it.
         Ok(None) => "not found".to_owned(),
-        Err(error) => sys::mda::reason(&error),
+        Err(error) => sys::errno::strerror(&error),
     };
     Err(Failure::new(
         TEMPFAIL,
@@ -272,7 +272,7 @@ fn mailbox(job: &ChildJob, values: &Values<'_>) -> Plan {
             args: vec!["-f".into(), from.into(), user.into()],
             env: vec![
                 ("HOME", "/".to_string()),
-                ("PATH", sys::mda::DEFAULT_PATH.to_string()),
+                ("PATH", sys::base::DEFAULT_PATH.to_string()),
                 ("LOGNAME", "root".to_string()),
                 ("USER", "root".to_string()),
             ],
@@ -289,7 +289,7 @@ fn system_mail_local() -> Option<PathBuf> {
 fn environment(job: &ChildJob, home: &str) -> Vec<(&'static str, String)> {
     let mda = &job.job;
     let mut env = vec![
-        ("PATH", sys::mda::DEFAULT_PATH.to_string()),
+        ("PATH", sys::base::DEFAULT_PATH.to_string()),
         ("SHELL", SHELL.to_string()),
         ("HOME", home.to_string()),
         ("LOGNAME", mda.user.to_string()),
@@ -357,7 +357,7 @@ mod tests {
                 .iter()
                 .any(|n| line.starts_with(n))
         });
-        let path = format!("PATH={}", sys::mda::DEFAULT_PATH);
+        let path = format!("PATH={}", sys::base::DEFAULT_PATH);
         assert_eq!(
             names,
             [

@@ -85,7 +85,12 @@ fn deliver_one(copy: &mut File, user: &str, options: &Options) -> Result<(), Fai
         return Err(unknown());
     }
     let entry = sys::user::by_name(user)
-        .map_err(|error| Failure::new(TEMPFAIL, format!("{user}: {}", sys::mda::reason(&error))))?
+        .map_err(|error| {
+            Failure::new(
+                TEMPFAIL,
+                format!("{user}: {}", sys::errno::strerror(&error)),
+            )
+        })?
         .ok_or_else(unknown)?;
     let path = options.spool.join(user);
     let _dot_lock = match options.dot_lock {
@@ -110,7 +115,7 @@ fn open(path: &Path, owner: &sys::user::User) -> Result<File, Failure> {
     if !before.is_file() || before.nlink() != 1 {
         return Err(wrong("linked or special file"));
     }
-    let file = sys::mda::open_mailbox(path).map_err(failed)?;
+    let file = sys::open::mailbox(path).map_err(failed)?;
     let after = file.metadata().map_err(failed)?;
     let same = (before.dev(), before.ino()) == (after.dev(), after.ino());
     if !same || !after.is_file() || after.nlink() != 1 {
@@ -201,8 +206,7 @@ fn is_stale(path: &Path) -> bool {
         return false;
     }
     let mut text = String::new();
-    let read =
-        sys::mda::open_mailbox(path).and_then(|file| file.take(32).read_to_string(&mut text));
+    let read = sys::open::mailbox(path).and_then(|file| file.take(32).read_to_string(&mut text));
     match text.trim().parse() {
         Ok(pid) => !sys::lock::process_exists(pid),
         Err(_) => read.is_ok(),
@@ -288,7 +292,7 @@ mod tests {
         let spool = Spool::new();
         spool.deliver(b"a: b\n\nFrom x\nFrom y\n\0\xff").unwrap();
         spool.deliver(b"").unwrap();
-        let stamp = format!("From bob@e.org {}\n", sys::mda::local_ctime(1_700_000_000));
+        let stamp = format!("From bob@e.org {}\n", sys::localtime::ctime(1_700_000_000));
         let expected = [
             stamp.as_bytes(),
             b"a: b\n\n>From x\nFrom y\n\0\xff\n\n",

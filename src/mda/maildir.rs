@@ -386,11 +386,7 @@ impl Disk for Real {
 fn unique_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     static HOST: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    let host = HOST.get_or_init(|| {
-        sys::mda::host_name()
-            .replace('/', "\\057")
-            .replace(':', "\\072")
-    });
+    let host = HOST.get_or_init(|| host_name().replace('/', "\\057").replace(':', "\\072"));
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -402,6 +398,14 @@ fn unique_name() -> String {
         COUNT.fetch_add(1, Relaxed),
         sys::random::number_u32(),
     )
+}
+
+fn host_name() -> String {
+    let name = sys::hostname::get().unwrap_or_default();
+    match name.is_empty() {
+        true => "localhost".to_owned(),
+        false => name,
+    }
 }
 
 /// Where the header ends: at the first empty line.
@@ -497,7 +501,7 @@ mod tests {
             let name = name.file_name().into_string().unwrap();
             let (seconds, rest) = name.split_once('.').unwrap();
             assert!(seconds.parse::<u64>().unwrap() > 1_600_000_000);
-            assert!(rest.split_once('.').unwrap().1 == sys::mda::host_name());
+            assert!(rest.split_once('.').unwrap().1 == host_name());
         }
     }
 

@@ -42,7 +42,7 @@ pub fn from_line(from: &str, now_s: u64) -> String {
     } else {
         from.as_str()
     };
-    format!("From {from} {}\n", sys::mda::local_ctime(now_s))
+    format!("From {from} {}\n", sys::localtime::ctime(now_s))
 }
 
 /// The message in mbox format, in a file without a name. What is then appended is whole: a process
@@ -309,14 +309,14 @@ mod tests {
             locked: 75,
             failed: 71,
         };
-        let mut file = sys::mda::open_mailbox(path.path()).unwrap();
+        let mut file = sys::open::mailbox(path.path()).unwrap();
         let result = append_what(&mut file, path.path(), codes, LOCK_WAIT, |sink| {
             sink(b"half a mess")?;
             Err(Failure::new(74, "input broke"))
         });
         assert_eq!(result.unwrap_err().code, 74);
         assert_eq!(std::fs::read(path.path()).unwrap(), b"old\n");
-        let mut other = sys::mda::open_mailbox(path.path()).unwrap();
+        let mut other = sys::open::mailbox(path.path()).unwrap();
         let wait = Duration::from_millis(20);
         let refused = append_what(&mut other, path.path(), codes, wait, |_| Ok(())).unwrap_err();
         assert_eq!(refused.code, 75);

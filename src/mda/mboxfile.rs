@@ -27,8 +27,7 @@ pub fn deliver(
     now: Timestamp,
     lock_wait: Duration,
 ) -> Result<(), Failure> {
-    let mut file =
-        sys::mda::open_append(path).map_err(|error| Failure::on(TEMPFAIL, path, &error))?;
+    let mut file = sys::open::append(path).map_err(|error| Failure::on(TEMPFAIL, path, &error))?;
     let from_line = mbox::from_line(from, now.0);
     let mut stored = mbox::store(message, &from_line, Quote::Every, TEMPFAIL)?;
     mbox::append(&mut file, path, CODES, lock_wait, &mut stored).map(drop)
@@ -53,7 +52,7 @@ mod tests {
         put(&path, b"From: x\n\nFrom here\nx\0\xff").unwrap();
         put(&path, b"b\n").unwrap();
         let text = std::fs::read(&path).unwrap();
-        let stamp = format!("From bob@e.org {}\n", sys::mda::local_ctime(1_700_000_000));
+        let stamp = format!("From bob@e.org {}\n", sys::localtime::ctime(1_700_000_000));
         let expected = [
             stamp.as_bytes(),
             b"From: x\n\n>From here\nx\0\xff\n\n",

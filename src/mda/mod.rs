@@ -70,7 +70,7 @@ impl Failure {
     pub fn on(code: i32, path: &Path, error: &io::Error) -> Failure {
         Failure::new(
             code,
-            format!("{}: {}", path.display(), sys::mda::reason(error)),
+            format!("{}: {}", path.display(), sys::errno::strerror(error)),
         )
     }
 }

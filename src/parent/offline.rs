@@ -23,7 +23,7 @@ use crate::log;
 use crate::privsep::identity::Rights;
 use crate::sys::creds::Identity;
 use crate::sys::process::{self, Ended, Pid, Session, Spawn};
-use crate::sys::{nofollow, user};
+use crate::sys::{open, user};
 
 use super::{children, describe};
 
@@ -323,7 +323,7 @@ fn variable(name: &str, value: &OsStr) -> io::Result<CString> {
 /// Opens what the scan saw, or nothing: the file may have been changed for another in between.
 fn open_checked(path: &Path, candidate: &Candidate) -> Result<File, String> {
     let shown = path.display();
-    let opened = nofollow::open(path).and_then(|file| {
+    let opened = open::foreign(path).and_then(|file| {
         let found = file.metadata()?;
         Ok((file, found))
     });

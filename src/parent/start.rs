@@ -19,7 +19,7 @@ use crate::privsep::identity::Rights;
 use crate::sys::net::{self, InterfaceAddr};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signal::Signals;
-use crate::sys::{nofollow, process, random};
+use crate::sys::{open, process, random, unix_connect};
 
 use super::serve::Parent;
 use super::{Ground, Options, built_in, describe};
@@ -101,7 +101,7 @@ impl ControlSocket {
     fn bind(path: &Path) -> Result<ControlSocket, String> {
         let failed = |error: io::Error| format!("{}: {}", path.display(), describe(&error));
         let patience = Instant::now() + ORPHAN_TIME;
-        while net::answers(path).map_err(failed)? {
+        while unix_connect::answers(path).map_err(failed)? {
             if Instant::now() < patience {
                 std::thread::sleep(ORPHAN_TIME / 20);
                 continue;
@@ -204,7 +204,7 @@ fn make_room(path: &Path, (uid, gid): (u32, u32), mode: u32) -> Result<(), Strin
         _ => {}
     }
     // From here on by descriptor: what is checked is what is changed.
-    let dir = nofollow::open_dir(path).map_err(|error| {
+    let dir = open::dir(path).map_err(|error| {
         format!(
             "{} is not a directory: {}",
             path.display(),
@@ -449,7 +449,7 @@ mod tests {
         assert!(!path.exists());
         drop(UnixListener::bind(&path).unwrap());
         // A child that another test is just starting may hold the dead one for a moment.
-        while net::answers(&path).unwrap() {
+        while unix_connect::answers(&path).unwrap() {
             std::thread::yield_now();
         }
         drop(ControlSocket::bind(&path).unwrap());

@@ -1,8 +1,9 @@
-//! How many descriptors this process may hold, and how many it holds.
+//! Descriptors: how many this process may hold, how many it holds, and whether they block.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::errno::cvt;
+use super::errno::{cvt, retry};
 
 /// The soft limit on descriptors. `usize::MAX` when there is none.
 pub fn limit() -> io::Result<usize> {
@@ -16,6 +17,25 @@ pub fn limit() -> io::Result<usize> {
         return Ok(usize::MAX);
     }
     Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}
+
+/// Raises the number of descriptors that may be open as far as the system lets us; says how far.
+pub fn raise_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is writable.
+    cvt(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is readable.
+        cvt(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    }
+    // FreeBSD's number is signed.
+    #[allow(clippy::unnecessary_cast)]
+    let now = limit.rlim_cur as u64;
+    Ok(now)
 }
 
 /// How many of the first descriptors are open: the kernel gives out the lowest free number, so
@@ -42,6 +62,16 @@ pub fn exhausted() -> io::Error {
     io::Error::from_raw_os_error(libc::EMFILE)
 }
 
+/// Makes reads and writes through this open file return at once.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open; F_GETFL and F_SETFL touch no memory.
+    let flags = retry(|| cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }))?;
+    let wanted = flags | libc::O_NONBLOCK;
+    // SAFETY: as above.
+    retry(|| cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) }))?;
+    Ok(())
+}
+
 const PROBED: usize = 1024;
 
 #[cfg(test)]
@@ -54,5 +84,6 @@ mod tests {
         let files: Vec<_> = (0..64).map(|_| std::fs::File::open("/").unwrap()).collect();
         assert!(open_count() >= files.len());
         assert!(limit().unwrap() > files.len());
+        assert!(raise_limit().unwrap() >= 64);
     }
 }

@@ -1,4 +1,4 @@
-//! From a call's -1 to an `io::Error`.
+//! From a call's -1 to an `io::Error`, and from that to words.
 
 use std::io;
 
@@ -18,5 +18,26 @@ pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             result => return result,
         }
+    }
+}
+
+/// The system's words for an error, as C programs print them: without `(os error N)`.
+pub fn strerror(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    if let Some(end) = text.find(" (os error ") {
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_speaks_as_strerror_does() {
+        let error = std::fs::File::open("/no/such/file").unwrap_err();
+        assert_eq!(strerror(&error), "No such file or directory");
+        assert_eq!(strerror(&io::Error::other("odd")), "odd");
     }
 }

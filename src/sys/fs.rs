@@ -1,16 +1,17 @@
-//! Files and directories: what std's file calls leave out, and opens that follow no link.
+//! Directories and file systems: what std's calls leave out.
 //!
 //! Durability is the caller's affair; here a sync is a sync and an error is the system's. Nothing
 //! in this file decides who may own what.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::errno::{cvt, retry};
+use super::open;
 
 /// What is free on a file system, as an unprivileged user sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,37 +35,6 @@ pub struct DirFacts {
     pub gid: u32,
     /// Permission bits, with set-id and sticky bits.
     pub mode: u32,
-}
-
-/// Creates a file that must not exist, for writing, mode 0600.
-pub fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-}
-
-/// Opens a file for reading; a symbolic link in its last place is an error, and a FIFO is not
-/// waited for.
-pub fn open_read(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-}
-
-/// Opens a file for reading and writing, creating it with mode 0600 if it is missing.
-pub fn open_or_create(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
 }
 
 /// Makes a directory with exactly this mode, whatever the umask, and this owner and group if any.
@@ -96,11 +66,7 @@ pub fn dir_facts(path: &Path) -> io::Result<DirFacts> {
 
 /// Makes a directory's entries durable.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
-        .open(path)?
-        .sync_all()
+    open::dir(path)?.sync_all()
 }
 
 /// Asks the kernel to begin writing these bytes to the disk and does not wait. Only a hint: where
@@ -125,19 +91,6 @@ pub fn start_writeback(file: &File, offset: u64, length: u64) {
 /// such call.
 #[cfg(not(target_os = "linux"))]
 pub fn start_writeback(_file: &File, _offset: u64, _length: u64) {}
-
-/// Takes the exclusive lock on an open file, without waiting; false when another has it. The lock
-/// goes with the last descriptor of this opening.
-pub fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
-    let locked =
-        retry(|| cvt(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }));
-    match locked {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
-    }
-}
 
 /// What is free where `path` lies.
 #[allow(clippy::unnecessary_cast)] // The fields' types differ between systems.
@@ -180,31 +133,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_keeps_others_out_until_it_is_dropped() {
+    fn a_link_is_no_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let first = open_or_create(&path).unwrap();
-        let second = open_or_create(&path).unwrap();
-        assert!(try_lock(&first).unwrap());
-        assert!(!try_lock(&second).unwrap());
-        drop(first);
-        assert!(try_lock(&second).unwrap());
-    }
-
-    #[test]
-    fn opens_follow_no_link_and_creation_is_exclusive() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("file");
-        create_new(&file).unwrap();
-        assert_eq!(
-            create_new(&file).unwrap_err().kind(),
-            io::ErrorKind::AlreadyExists
-        );
         let link = dir.path().join("link");
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert!(open_read(&file).is_ok());
-        assert!(open_read(&link).is_err());
-        assert!(create_new(&link).is_err());
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
         assert_eq!(
             dir_facts(&link).unwrap_err().kind(),
             io::ErrorKind::NotADirectory

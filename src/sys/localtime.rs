@@ -1,4 +1,4 @@
-//! Local time as header fields print it.
+//! Local time as header fields and mailboxes print it.
 //!
 //! The zone is read once, on the first call; a process that will be chrooted calls [`load`]
 //! before, or it prints UTC.
@@ -21,7 +21,25 @@ pub fn load() {
 /// `Fri, 21 Nov 2025 19:43:12 +0000 (UTC)`. The zone's abbreviation is left out when it is longer
 /// than five characters or is no plain word.
 pub fn rfc5322_date(unix_s: u64) -> String {
+    date(&broken_down(unix_s))
+}
+
+/// This moment as ctime(3) prints it, without the line end: `Thu Jan  1 00:00:00 1970`.
+pub fn ctime(unix_s: u64) -> String {
     let local = broken_down(unix_s);
+    format!(
+        "{} {} {:2} {:02}:{:02}:{:02} {}",
+        name(&WEEKDAYS, local.weekday),
+        name(&MONTHS, local.month),
+        local.day,
+        local.hour,
+        local.minute,
+        local.second,
+        local.year,
+    )
+}
+
+fn date(local: &BrokenDown) -> String {
     let offset_min = local.offset_s / 60;
     let sign = if offset_min < 0 { '-' } else { '+' };
     let offset_min = offset_min.unsigned_abs();
@@ -37,7 +55,7 @@ pub fn rfc5322_date(unix_s: u64) -> String {
         offset_min / 60,
         offset_min % 60,
     );
-    if let Some(zone) = local.zone {
+    if let Some(zone) = &local.zone {
         date.push_str(&format!(" ({zone})"));
     }
     date
@@ -118,6 +136,32 @@ mod tests {
         assert_eq!(words[5].len(), 5);
         assert!(words[5].starts_with(['+', '-']));
         assert!(words.len() <= 7);
+    }
+
+    #[test]
+    fn a_zone_west_of_greenwich_has_a_minus() {
+        let mut local = BrokenDown {
+            year: 2006,
+            month: 0,
+            day: 2,
+            weekday: 1,
+            hour: 15,
+            minute: 4,
+            second: 5,
+            offset_s: 3600,
+            zone: Some("CET".to_owned()),
+        };
+        assert_eq!(date(&local), "Mon, 2 Jan 2006 15:04:05 +0100 (CET)");
+        local.offset_s = -12600;
+        local.zone = None;
+        assert_eq!(date(&local), "Mon, 2 Jan 2006 15:04:05 -0330");
+    }
+
+    #[test]
+    fn ctime_has_its_24_columns() {
+        let text = ctime(1_700_000_000);
+        assert_eq!(text.len(), 24, "{text}");
+        assert!(text.ends_with(" 2023") && text.contains(" Nov 1"), "{text}");
     }
 
     #[test]

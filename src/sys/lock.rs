@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use super::errno::{cvt, retry};
 
@@ -9,6 +10,15 @@ use super::errno::{cvt, retry};
 /// `false` when another holds it. Closing the file, or the end of the process, unlocks.
 pub fn try_exclusive(file: &File) -> io::Result<bool> {
     Ok(try_fcntl(file)? && try_flock(file)?)
+}
+
+/// Tries to lock all of `file` against every other process that uses flock(2) locks, and against
+/// other openings of ours; `false` when another holds it. Closing the file unlocks.
+pub fn try_flock(file: &File) -> io::Result<bool> {
+    taken(retry(|| {
+        // SAFETY: the descriptor is open; flock(2) touches no memory.
+        cvt(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })
+    }))
 }
 
 /// Whether a process with this id exists, ours or anyone's.
@@ -35,8 +45,6 @@ fn try_fcntl(_file: &File) -> io::Result<bool> {
 
 #[cfg(target_os = "linux")]
 fn try_fcntl(file: &File) -> io::Result<bool> {
-    use std::os::fd::AsRawFd;
-
     // SAFETY: flock is plain old data for which zero bytes are a value: all of the file.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as libc::c_short;
@@ -44,15 +52,6 @@ fn try_fcntl(file: &File) -> io::Result<bool> {
     taken(retry(|| {
         // SAFETY: the descriptor is open and `lock` is valid for the call.
         cvt(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &lock) })
-    }))
-}
-
-fn try_flock(file: &File) -> io::Result<bool> {
-    use std::os::fd::AsRawFd;
-
-    taken(retry(|| {
-        // SAFETY: the descriptor is open; flock(2) touches no memory.
-        cvt(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })
     }))
 }
 
@@ -73,12 +72,14 @@ mod tests {
     #[test]
     fn a_second_open_file_cannot_take_a_held_lock() {
         let path = tempfile::NamedTempFile::new().unwrap();
-        let first = File::options().append(true).open(path.path()).unwrap();
-        let second = File::options().append(true).open(path.path()).unwrap();
-        assert!(try_exclusive(&first).unwrap());
-        assert!(!try_exclusive(&second).unwrap());
-        drop(first);
-        assert!(try_exclusive(&second).unwrap());
+        for lock in [try_exclusive, try_flock] {
+            let first = File::options().append(true).open(path.path()).unwrap();
+            let second = File::options().append(true).open(path.path()).unwrap();
+            assert!(lock(&first).unwrap());
+            assert!(!lock(&second).unwrap());
+            drop(first);
+            assert!(lock(&second).unwrap());
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! `cfg(target_os)` appears nowhere else.
 
-pub mod caller;
+pub mod base;
 pub mod creds;
 pub mod descriptors;
 pub mod errno;
@@ -12,14 +12,11 @@ pub mod fs;
 pub mod hostname;
 pub mod localtime;
 pub mod lock;
-pub mod mda;
 pub mod net;
-pub mod nofollow;
-pub mod plain_file;
+pub mod open;
 pub mod poll;
 pub mod process;
 pub mod random;
-pub mod rlimit;
 pub mod sandbox;
 pub mod setgid;
 pub mod signal;

@@ -1,12 +1,9 @@
 //! Listening sockets, and the addresses of interfaces.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::time::Duration;
 
 use super::errno::cvt;
 
@@ -69,70 +66,6 @@ pub fn listen_tcp(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     // SAFETY: plain numbers.
     cvt(unsafe { libc::listen(fd.as_raw_fd(), backlog) })?;
     Ok(TcpListener::from(fd))
-}
-
-/// Whether somebody listens on the local socket `path`. A listener that is too busy to take us
-/// still listens. Waits no longer than it takes to tell it from a dead one on the BSDs, which
-/// refuse either: a busy one has taken somebody a moment later.
-pub fn answers(path: &Path) -> io::Result<bool> {
-    let name = unix_name(path)?;
-    let busy_looks_dead = !cfg!(target_os = "linux");
-    for _ in 0..if busy_looks_dead { ASKED_AGAIN } else { 0 } {
-        match connects(&name) {
-            Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
-                std::thread::sleep(BETWEEN_ASKING);
-            }
-            result => return says(result),
-        }
-    }
-    says(connects(&name))
-}
-
-const ASKED_AGAIN: u32 = 10;
-const BETWEEN_ASKING: Duration = Duration::from_millis(20);
-
-fn says(result: io::Result<()>) -> io::Result<bool> {
-    match result.map_err(|error| error.raw_os_error()) {
-        Ok(()) | Err(Some(libc::EAGAIN | libc::EINPROGRESS)) => Ok(true),
-        Err(Some(libc::ECONNREFUSED | libc::ENOENT | libc::ENOTSOCK | libc::EPROTOTYPE)) => {
-            Ok(false)
-        }
-        Err(code) => Err(io::Error::from_raw_os_error(code.unwrap_or(libc::EIO))),
-    }
-}
-
-fn connects(name: &libc::sockaddr_un) -> io::Result<()> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: plain numbers.
-    let fd = cvt(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
-    // SAFETY: socket(2) has just made it; nobody else owns it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: `name` is readable for the length given.
-    cvt(unsafe {
-        libc::connect(
-            fd.as_raw_fd(),
-            (&raw const *name).cast(),
-            size_of_val(name) as libc::socklen_t,
-        )
-    })
-    .map(drop)
-}
-
-fn unix_name(path: &Path) -> io::Result<libc::sockaddr_un> {
-    // SAFETY: sockaddr_un is plain old data for which zero bytes are a value.
-    let mut name: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    name.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    let bytes = CString::new(path.as_os_str().as_bytes())?.into_bytes_with_nul();
-    if bytes.len() > name.sun_path.len() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "path is too long for a socket",
-        ));
-    }
-    for (to, from) in name.sun_path.iter_mut().zip(bytes) {
-        *to = from as libc::c_char;
-    }
-    Ok(name)
 }
 
 fn set_option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
@@ -346,7 +279,6 @@ mod platform {
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
-    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -383,21 +315,6 @@ mod tests {
         assert_eq!(unscoped(inside, 0), ("fe80::1".parse().unwrap(), 3));
         let plain: Ipv6Addr = "2001:db8::1".parse().unwrap();
         assert_eq!(unscoped(plain.octets(), 5), (plain, 0));
-    }
-
-    #[test]
-    fn only_a_living_listener_answers() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("socket");
-        assert!(!answers(&path).unwrap());
-        let listener = UnixListener::bind(&path).unwrap();
-        assert!(answers(&path).unwrap());
-        drop(listener);
-        // A child that another test is just starting may hold the listener for a moment.
-        while answers(&path).unwrap() {
-            std::thread::yield_now();
-        }
-        assert!(answers(&dir.path().join("x".repeat(200))).is_err());
     }
 
     #[cfg(target_os = "linux")]

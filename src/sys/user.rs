@@ -44,6 +44,20 @@ pub fn by_uid(uid: u32) -> io::Result<Option<User>> {
     })
 }
 
+/// The name that was given at login, by getlogin(3). Call it before there is a second thread.
+pub fn login_name() -> Option<String> {
+    // SAFETY: getlogin(3) returns null or a string that lives until the next call; it is copied
+    // at once, and only the front ends, which have one thread then, call it.
+    let name = unsafe {
+        let name = libc::getlogin();
+        if name.is_null() {
+            return None;
+        }
+        CStr::from_ptr(name)
+    };
+    Some(name.to_str().ok()?.to_owned())
+}
+
 /// The id of the group with this name.
 pub fn group_id(name: &str) -> io::Result<Option<u32>> {
     let Ok(name) = CString::new(name) else {

@@ -5,11 +5,11 @@
 //! and files in it would be the daemon's user's, who owns the queue: they count only in a file that
 //! nobody but root and that user may write.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::sys::{plain_file, user};
+use crate::sys::{open, user};
 
 /// Longest include file, in bytes.
 pub const LIMIT_BYTES: u64 = 4 << 20;
@@ -46,7 +46,7 @@ impl Includes for Disk {
     fn read(&self, path: &Path) -> io::Result<Included> {
         const WRITABLE_BY_ALL: u32 = 0o002;
         const WRITABLE_BY_GROUP: u32 = 0o020;
-        let file = plain_file::open(path)?;
+        let file = open::plain(path)?;
         let found = file.metadata()?;
         if found.mode() & WRITABLE_BY_ALL != 0 {
             return Err(io::Error::new(
@@ -59,14 +59,7 @@ impl Includes for Disk {
             true => Author::Trusted,
             false => Author::Anybody,
         };
-        let mut bytes = Vec::new();
-        file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > LIMIT_BYTES {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                "file too large",
-            ));
-        }
+        let bytes = open::read_within(file, LIMIT_BYTES)?;
         Ok(Included { bytes, author })
     }
 }

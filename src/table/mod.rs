@@ -29,7 +29,7 @@ use std::sync::{Arc, RwLock};
 use crate::config::table_text::Shape;
 use crate::config::{Config, Criterion, Diagnostic, Place, Sources, TableSource, Test, limits};
 use crate::mail::{MailAddr, Peer};
-use crate::sys::plain_file;
+use crate::sys::open;
 use crate::sys::user::{self, User};
 use crate::util::Line;
 
@@ -123,7 +123,7 @@ impl Tables {
             TableError::new(&format!("table {name}: {}: {reason}", path.display()))
         };
         let bytes =
-            plain_file::read(path, limits::TABLE_BYTES).map_err(|e| failed(e.to_string()))?;
+            open::read_plain(path, limits::TABLE_BYTES).map_err(|e| failed(e.to_string()))?;
         let (contents, _) = Contents::parse(&bytes, *shape).map_err(|e| failed(e.to_string()))?;
         let fresh = Arc::new(State::new(contents));
         fresh

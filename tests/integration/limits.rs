@@ -216,7 +216,7 @@ fn a_parent_that_cannot_fork_delivers_later() {
 
 #[test]
 fn few_descriptors_are_enough_for_everything_in_the_end() {
-    // design: every bound that is met is answered 4xx or waited for.
+    // Every bound that is met is answered 4xx or waited for.
     let daemon = Setup::maildir().limit_descriptors(64).start();
     let accepted = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..30)

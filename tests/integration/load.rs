@@ -35,7 +35,7 @@ enum Sessions {
 
 #[test]
 fn each_message_of_many_sessions_is_delivered_exactly_once() {
-    // design: 10,000 messages over kept sessions and new connections; this is the short form.
+    // RFC 5321 §4.2.5: 250 is a promise, for many sessions and many messages at a time.
     let daemon = Setup::maildir().start();
     send(&daemon, 20, 50, "kept", Sessions::Kept);
     send(&daemon, 10, 30, "new", Sessions::New);
@@ -54,7 +54,7 @@ fn each_message_of_many_sessions_is_delivered_exactly_once() {
 
 #[test]
 fn a_session_that_says_little_holds_nobody_up() {
-    // design: sessions that wait are parked; no worker waits for a peer.
+    // RFC 5321 §4.5.3.2.7: a client may take its minutes. No worker waits for it.
     let daemon = Setup::maildir().start();
     let mut slow: Vec<_> = (0..100).map(|_| daemon.hello()).collect();
     for client in &mut slow {

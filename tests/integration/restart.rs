@@ -172,7 +172,7 @@ fn stopping_under_load_loses_nothing_and_repeats_nothing() {
 
 #[test]
 fn killing_deliveries_loses_nothing() {
-    // design: a batch of deliveries is killed; each message is delivered, at least once.
+    // spool-layout.md, Guarantees: deliveries are at least once, also when a batch is killed.
     let daemon = Setup::maildir().start();
     let load = Load::start(daemon.port, 4);
     for _ in 0..rounds() {

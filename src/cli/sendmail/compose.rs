@@ -2,8 +2,6 @@
 
 use std::io::{self, Read, Write};
 
-use crate::sys::caller::LocalTime;
-
 use super::intake::Message;
 
 /// Who and when, for the fields that are generated.
@@ -14,7 +12,7 @@ pub struct Author {
     /// The address of From.
     pub address: Vec<u8>,
     /// Date.
-    pub date: LocalTime,
+    pub date: String,
 }
 
 /// Writes the message. It may be written more than once.
@@ -25,7 +23,7 @@ pub fn write(message: &mut Message, author: &Author, out: &mut dyn Write) -> io:
         from_field(author, out)?;
     }
     if !seen.date {
-        writeln!(out, "Date: {}", date(&author.date))?;
+        writeln!(out, "Date: {}", author.date)?;
     }
     if encode {
         for (seen, field) in [
@@ -51,33 +49,6 @@ pub fn write(message: &mut Message, author: &Author, out: &mut dyn Write) -> io:
     } else {
         io::copy(&mut message.body()?, out).map(drop)
     }
-}
-
-/// RFC 5322 §3.3, with the zone's name as a comment.
-fn date(at: &LocalTime) -> String {
-    const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let name = |names: &[&'static str], at: u32| names.get(at as usize).copied().unwrap_or("?");
-    let minutes = at.offset_s.abs() / 60;
-    let mut text = format!(
-        "{}, {} {} {} {:02}:{:02}:{:02} {}{:02}{:02}",
-        name(&DAYS, at.weekday),
-        at.day,
-        name(&MONTHS, at.month.saturating_sub(1)),
-        at.year,
-        at.hour,
-        at.minute,
-        at.second,
-        if at.offset_s < 0 { '-' } else { '+' },
-        minutes / 60,
-        minutes % 60,
-    );
-    if !at.zone.is_empty() && at.zone.bytes().all(|b| b.is_ascii_alphanumeric()) {
-        text.push_str(&format!(" ({})", at.zone));
-    }
-    text
 }
 
 fn from_field(author: &Author, out: &mut dyn Write) -> io::Result<()> {
@@ -235,26 +206,6 @@ mod tests {
         }
         let long = [&b"x".repeat(76)[..], b"\n"].concat();
         assert_eq!(encode(&long), format!("{}=\nx\n", "x".repeat(75)));
-    }
-
-    #[test]
-    fn dates_have_the_form_of_the_manual() {
-        // sendmail(8): `Date: Mon, 2 Jan 2006 15:04:05 +0100 (CET)`.
-        let mut at = LocalTime {
-            year: 2006,
-            month: 1,
-            day: 2,
-            weekday: 1,
-            hour: 15,
-            minute: 4,
-            second: 5,
-            offset_s: 3600,
-            zone: "CET".to_owned(),
-        };
-        assert_eq!(date(&at), "Mon, 2 Jan 2006 15:04:05 +0100 (CET)");
-        at.offset_s = -12600;
-        at.zone = "-0330".to_owned();
-        assert_eq!(date(&at), "Mon, 2 Jan 2006 15:04:05 -0330");
     }
 
     #[test]

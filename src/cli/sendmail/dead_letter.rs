@@ -3,11 +3,11 @@
 //! It is written under another name and renamed into place, so that a link left at
 //! `dead.letter` is replaced and never followed.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use crate::sys::open::create_new;
 use crate::sys::random;
 
 /// Writes the message into `home`, in place of an older one.
@@ -16,12 +16,7 @@ pub fn write(
     body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
     let temporary = home.join(format!(".dead.letter.{:016x}", random::number_u64()));
-    let file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    let mut out = BufWriter::new(file);
+    let mut out = BufWriter::new(create_new(&temporary)?);
     let written = body(&mut out)
         .and_then(|()| out.flush())
         .and_then(|()| fs::rename(&temporary, home.join("dead.letter")));

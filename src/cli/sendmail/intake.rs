@@ -7,8 +7,9 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
-use crate::cli::failure::{Failure, strerror};
+use crate::cli::failure::Failure;
 use crate::cli::sysexits;
+use crate::sys::errno::strerror;
 use crate::sys::random;
 
 use super::address::{ListParser, MOST_ADDRESSES, too_many};

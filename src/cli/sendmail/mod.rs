@@ -21,11 +21,12 @@ use std::path::{Path, PathBuf};
 use crate::config::paths::Paths;
 use crate::control::client::{Client, Error};
 use crate::control::{Answer, Ask, Which};
-use crate::sys::caller::local_time;
+use crate::sys::errno::strerror;
+use crate::sys::localtime::rfc5322_date;
 use crate::util::Timestamp;
 
 use super::caller::{Caller, Login};
-use super::failure::{Failure, strerror};
+use super::failure::Failure;
 use super::instance::{may_control, offline_dir, server_name};
 use super::personality::{Group, World};
 use super::sysexits;
@@ -227,7 +228,7 @@ impl Draft {
             author: Author {
                 name,
                 address: author,
-                date: local_time(Timestamp::now().0),
+                date: rfc5322_date(Timestamp::now().0),
             },
             home: caller.home,
         })

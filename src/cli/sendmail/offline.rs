@@ -21,11 +21,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufWriter, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::Path;
 
-use crate::cli::failure::{Failure, strerror};
+use crate::cli::failure::Failure;
 use crate::cli::sysexits;
+use crate::sys::errno::strerror;
+use crate::sys::fs::sync_dir;
+use crate::sys::open::create_new;
 use crate::sys::random;
 use crate::util::Timestamp;
 
@@ -60,7 +63,7 @@ pub fn store(
     })?;
     let stored = fill(file, letter, now, body)
         .and_then(|()| fs::rename(&hidden, dir.join(&name)))
-        .and_then(|()| File::open(dir)?.sync_all());
+        .and_then(|()| sync_dir(dir));
     stored.map_err(|error| {
         // The error that matters is the first one.
         let _ = fs::remove_file(&hidden);
@@ -101,13 +104,9 @@ fn random_letters() -> String {
 }
 
 /// The daemon takes only files of the directory's group: root's must be given to it by hand.
-fn create(dir: &Path, path: &PathBuf) -> io::Result<File> {
+fn create(dir: &Path, path: &Path) -> io::Result<File> {
     let group = fs::metadata(dir)?.gid();
-    let file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let file = create_new(path)?;
     let prepared = file
         .set_permissions(fs::Permissions::from_mode(0o600))
         .and_then(|()| match file.metadata()?.gid() == group {

@@ -4,10 +4,11 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::thread;
 
-use crate::cli::failure::{Failure, strerror};
+use crate::cli::failure::Failure;
 use crate::cli::personality::World;
 use crate::cli::sysexits;
 use crate::control::client::Client;
+use crate::sys::errno::strerror;
 
 use super::submit::disallowed;
 use super::{later, take_input};

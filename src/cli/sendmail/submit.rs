@@ -8,9 +8,10 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::cli::failure::{Failure, strerror};
+use crate::cli::failure::Failure;
 use crate::cli::sysexits;
 use crate::control::client::Error;
+use crate::sys::errno::strerror;
 
 /// The envelope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

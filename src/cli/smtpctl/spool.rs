@@ -8,11 +8,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::cli::failure::{Failure, strerror};
+use crate::cli::failure::Failure;
 use crate::control::Which;
 use crate::control::listing::{self, Standing, State};
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::fs::{body_path, envelope_path};
+use crate::sys::errno::strerror;
 
 /// Makes an envelope of a file's bytes.
 pub type Decode = fn(EvpId, &[u8]) -> Result<Envelope, String>;

@@ -16,7 +16,7 @@ use crate::mail::{Envelope, Kind};
 use crate::privsep::batch::{Answer, CHUNK_MAX, Chunk, Head};
 use crate::privsep::{Calls, MdaEnd, MdaJob, MdaResult, Pending};
 use crate::queue::Queue;
-use crate::sys::mda::set_nonblocking;
+use crate::sys::descriptors::set_nonblocking;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::util::Line;
 

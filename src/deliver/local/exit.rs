@@ -3,6 +3,7 @@
 use crate::mail::{Outcome, Status};
 use crate::privsep::{MdaEnd, MdaResult};
 use crate::util::Line;
+use crate::util::vis::{self, Style};
 
 /// An outcome with its part of the log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,35 +195,15 @@ pub fn quote_last_line(bytes: &[u8]) -> Option<Line> {
         .find(|line| !line.trim_ascii().is_empty())?;
     let mut text = String::from("\"");
     for byte in line {
-        let word = vis(*byte);
-        if text.len() + word.len() > TEXT_MAX + 1 {
+        let before = text.len();
+        vis::push(&mut text, *byte, Style::C);
+        if text.len() > TEXT_MAX + 1 {
+            text.truncate(before);
             break;
         }
-        text.push_str(&word);
     }
     text.push('"');
     Some(Line::sanitize(text.as_bytes()))
-}
-
-/// vis(3), VIS_CSTYLE: printable ASCII and blanks as they are, all else in ASCII letters.
-fn vis(byte: u8) -> String {
-    match byte {
-        b'\\' => "\\\\".to_string(),
-        b' '..=b'~' => char::from(byte).to_string(),
-        b'\0' => "\\0".to_string(),
-        0x07 => "\\a".to_string(),
-        0x08 => "\\b".to_string(),
-        b'\t' => "\\t".to_string(),
-        0x0b => "\\v".to_string(),
-        0x0c => "\\f".to_string(),
-        b'\r' => "\\r".to_string(),
-        0x7f => "\\^?".to_string(),
-        1..0x20 => format!("\\^{}", char::from(byte | 0x40)),
-        0xff => "\\M^?".to_string(),
-        0x80..0xa0 => format!("\\M^{}", char::from(byte & 0x7f | 0x40)),
-        0xa0 => "\\240".to_string(),
-        0xa1.. => format!("\\M-{}", char::from(byte & 0x7f)),
-    }
 }
 
 #[cfg(test)]
@@ -329,7 +310,7 @@ mod tests {
                 &b"a\r\nb\x1b[31m\tc\\d\n\n \n"[..],
                 "\"b\\^[[31m\\tc\\\\d\"",
             ),
-            (b"caf\xc3\xa9\x00\xff", "\"caf\\M-C\\M-)\\0\\M^?\""),
+            (b"caf\xc3\xa9\x00\xff", "\"caf\\M-C\\M-)\\000\\M^?\""),
             (b"say \"hi\"", "\"say \"hi\"\""),
         ] {
             assert_eq!(quote_last_line(text).unwrap().as_str(), line);

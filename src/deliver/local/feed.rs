@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::privsep::{MdaEnd, MdaResult, Pending};
-use crate::sys::mda::set_nonblocking;
+use crate::sys::descriptors::set_nonblocking;
 use crate::sys::poll::{Interest, PollFd, poll};
 
 use super::exit::{Settled, Tail};

@@ -4,6 +4,7 @@
 //! end a field or a line and write one of its own.
 
 use crate::mail::{EvpId, MailAddr, MsgId, Peer, SessionId};
+use crate::util::vis::{self, Style};
 
 /// A client has connected and its name is known, or it has none.
 pub fn smtp_connected(session: SessionId, peer: &Peer, rdns: Option<&str>) {
@@ -23,7 +24,7 @@ pub fn smtp_failed_command(session: SessionId, peer: &Peer, command: &[u8], repl
 pub fn smtp_bad_input(session: SessionId, reply: &str) {
     crate::log::info(format_args!(
         "{session} smtp bad-input result=\"{}\"",
-        vis(reply.as_bytes())
+        visible(reply.as_bytes())
     ));
 }
 
@@ -48,7 +49,7 @@ pub fn smtp_disconnected(session: SessionId, reason: &str) {
 
 /// A session is over because its socket failed.
 pub fn smtp_io_error(session: SessionId, error: &str) {
-    let error = vis(error.as_bytes());
+    let error = visible(error.as_bytes());
     crate::log::info(format_args!(
         "{session} smtp disconnected reason=\"io-error: {error}\""
     ));
@@ -56,32 +57,21 @@ pub fn smtp_io_error(session: SessionId, error: &str) {
 
 /// The address is last, behind the fields that scripts know by place.
 fn failed_command(session: SessionId, peer: &Peer, command: &[u8], reply: &str) -> String {
-    let (command, result) = (vis(command), vis(reply.as_bytes()));
+    let (command, result) = (visible(command), visible(reply.as_bytes()));
     format!(
         "{session} smtp failed-command command=\"{command}\" result=\"{result}\" address={peer}"
     )
 }
 
-/// Bytes as vis(3) with VIS_SAFE and VIS_CSTYLE prints them, but for CR, BEL and BS, which are
-/// escaped too, and `"`, which gets a backslash.
-fn vis(bytes: &[u8]) -> String {
+/// Bytes as vis(3) with VIS_CSTYLE prints them, but for `"`, which gets a backslash, and tabs, which
+/// stay.
+fn visible(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for &byte in bytes {
-        let low = byte & 0x7f;
-        let caret = (low ^ 0x40) as char;
         match byte {
-            b'\\' => text.push_str("\\\\"),
             b'"' => text.push_str("\\\""),
-            b'\t' | b' '..=b'~' => text.push(byte as char),
-            b'\r' => text.push_str("\\r"),
-            b'\n' => text.push_str("\\n"),
-            0x07 => text.push_str("\\a"),
-            0x08 => text.push_str("\\b"),
-            0 => text.push_str("\\000"),
-            0xa0 => text.push_str("\\240"),
-            1..=0x7f => text.extend(['\\', '^', caret]),
-            _ if low < 0x20 || low == 0x7f => text.extend(['\\', 'M', '^', caret]),
-            _ => text.extend(['\\', 'M', '-', low as char]),
+            b'\t' => text.push('\t'),
+            _ => vis::push(&mut text, byte, Style::C),
         }
     }
     text
@@ -107,10 +97,10 @@ mod tests {
     fn every_byte_is_printed_as_printable_ascii_or_tab() {
         let all: Vec<u8> = (0..=255).collect();
         assert!(
-            vis(&all)
+            visible(&all)
                 .bytes()
                 .all(|b| b == b'\t' || (b' '..=b'~').contains(&b))
         );
-        assert_eq!(vis(b"RCPT TO:<a@b>\tx"), "RCPT TO:<a@b>\tx");
+        assert_eq!(visible(b"RCPT TO:<a@b>\tx"), "RCPT TO:<a@b>\tx");
     }
 }

@@ -95,7 +95,7 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let file = sys::fs::create_new(&self.at(path)).map_err(|e| told("create", path, &e))?;
+        let file = sys::open::create_new(&self.at(path)).map_err(|e| told("create", path, &e))?;
         Ok(Box::new(RealFile {
             file,
             path: path.to_owned(),
@@ -105,7 +105,7 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
-        sys::fs::open_read(&self.at(path)).map_err(|e| told("open", path, &e))
+        sys::open::foreign(&self.at(path)).map_err(|e| told("open", path, &e))
     }
 
     fn read(&self, path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {

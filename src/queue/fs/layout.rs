@@ -106,8 +106,8 @@ pub(super) fn verify(root: &Path) -> io::Result<()> {
 /// Takes the spool for this process, or says who has it.
 pub(super) fn lock(root: &Path) -> io::Result<File> {
     let path = root.join(LOCK);
-    let mut file = sys::fs::open_or_create(&path).map_err(|e| about(&path, &e.to_string()))?;
-    if !sys::fs::try_lock(&file).map_err(|e| about(&path, &e.to_string()))? {
+    let mut file = sys::open::own_or_new(&path).map_err(|e| about(&path, &e.to_string()))?;
+    if !sys::lock::try_flock(&file).map_err(|e| about(&path, &e.to_string()))? {
         let mut holder = String::new();
         let _ = (&file).take(20).read_to_string(&mut holder);
         let text = format!("spool is in use by another smtpd (pid {})", holder.trim());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cli::sendmail::compose::{self, Author};
-use crate::sys::caller::local_time;
+use crate::sys::localtime::rfc5322_date;
 
 fn read(text: &[u8]) -> Message {
     Message::read(&mut &text[..], Recipients::FromHeader).unwrap()
@@ -12,7 +12,7 @@ fn author() -> Author {
     Author {
         name: b"Bob".to_vec(),
         address: b"bob@mx".to_vec(),
-        date: local_time(0),
+        date: rfc5322_date(0),
     }
 }
 

@@ -1,0 +1,142 @@
+//! Opening files, each way named by what may lie in its place.
+//!
+//! A link is not followed unless it says so, and nothing waits for the other end of a FIFO or for
+//! a device.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Creates a file that must not exist, for writing, mode 0600.
+pub fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Opens a file of a directory that is ours, for reading and writing, creating it with mode 0600
+/// if it is missing.
+pub fn own_or_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Opens what a user may have put there, for reading.
+pub fn foreign(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+/// Opens a directory, so that what is checked, changed or synced are the same one.
+pub fn dir(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY)
+        .open(path)
+}
+
+/// Opens a mailbox that exists, for reading and appending.
+pub fn mailbox(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .append(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
+/// Opens a file for appending, made with mode 0600 if it is not there. Links are followed: the
+/// file is one that its user has named.
+pub fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+}
+
+/// Opens a plain file for reading, also behind a link: a device or a FIFO in its place is refused.
+pub fn plain(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a plain file",
+        ));
+    }
+    Ok(file)
+}
+
+/// The whole of a plain file of at most `limit_bytes`.
+pub fn read_plain(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+    read_within(plain(path)?, limit_bytes)
+}
+
+/// What is left of a file, which must be at most `limit_bytes`.
+pub fn read_within(file: File, limit_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit_bytes.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit_bytes {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "file too large",
+        ));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_followed_only_where_it_says_so() {
+        let top = tempfile::tempdir().unwrap();
+        let (file, link) = (top.path().join("file"), top.path().join("link"));
+        create_new(&file).unwrap();
+        assert_eq!(
+            create_new(&file).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for open in [own_or_new, foreign, mailbox, append, plain] {
+            assert!(open(&file).is_ok());
+        }
+        for open in [create_new, own_or_new, foreign, mailbox, dir] {
+            assert!(open(&link).is_err());
+        }
+        assert!(append(&link).is_ok() && plain(&link).is_ok());
+        assert!(dir(&file).is_err());
+        assert!(dir(top.path()).is_ok());
+    }
+
+    #[test]
+    fn only_plain_files_within_the_limit_are_read() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("file");
+        std::fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_plain(&path, 5).unwrap(), b"12345");
+        assert_eq!(
+            read_plain(&path, 4).unwrap_err().kind(),
+            io::ErrorKind::FileTooLarge
+        );
+        assert!(read_plain(top.path(), 5).is_err());
+        assert!(read_plain(Path::new("/dev/zero"), 5).is_err());
+    }
+}
