@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &str)] = &[
     // What smtpctl asks of the queue is answered by the one that owns the scheduler.
     ("runner", "deliver scheduler control queue"),
     // An agent whose deliveries come in by our own front door, the services of a session.
-    ("bounce", "deliver session queue"),
+    ("bounce", "deliver session transaction queue"),
     ("session", "transaction queue smtp"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),

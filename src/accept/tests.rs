@@ -311,7 +311,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn who_only_talks_does_not_wait_behind_a_slow_disk() {
-    // design: a new session's banner comes at once, whoever delivers meanwhile.
+    // RFC 5321 §4.5.3.2.1: a new session's banner comes at once, whoever delivers meanwhile.
     let server = Server::start(Limits::default());
     let mut writers: Vec<Client> = (0..100).map(|_| server.greeted()).collect();
     for client in &mut writers {

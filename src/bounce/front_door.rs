@@ -4,18 +4,16 @@
 //! which the original came in. A refusal is passed on; a queue that is short of space or fails is a
 //! temporary one.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::log::maillog;
-use crate::mail::{
-    Destination, Dsn as DsnParameters, Envelope, EvpId, Facts, Flags, MailAddr, MsgId, Peer,
-    Refusal, SessionId,
-};
-use crate::queue::{BeginError, Incoming};
+use crate::mail::{Facts, MailAddr, MsgId, Peer, Refusal, SessionId};
+use crate::queue::BeginError;
 use crate::session::Services;
+use crate::transaction::{Asked, Completion, Fault, Protocol, Source, Terms, Transaction};
 use crate::util::{Line, Timestamp};
 
-use super::report::DateText;
 use super::{Dsn, Inject};
 
 /// The front door of this daemon.
@@ -26,25 +24,32 @@ pub struct FrontDoor {
     pub server_name: Line,
     /// The tag of `listen on socket`.
     pub tag: Option<Line>,
-    /// Writes the date of a header field.
-    pub date: DateText,
 }
 
 impl Inject for FrontDoor {
     fn inject(&self, dsn: &Dsn, now: Timestamp) -> Result<MsgId, Refusal> {
-        let destinations = self.services.expand(&self.facts(dsn), &dsn.to)?;
-        let mut incoming = self.services.begin().map_err(cannot_begin)?;
-        let evpid = self.add_envelopes(&mut incoming, dsn, destinations, now)?;
-        let received = self.received(dsn, incoming.msgid(), now);
-        incoming.write(received.as_bytes()).map_err(no_queue)?;
-        incoming.write(&dsn.text).map_err(no_queue)?;
-        let size_bytes = incoming.size_bytes();
-        let committed = incoming.commit(now).map_err(no_queue)?;
-        let msgid = committed.msgid();
+        let facts = self.facts(dsn);
+        let destinations = self.services.expand(&facts, &dsn.to)?;
+        if destinations.is_empty() {
+            let text = "5.1.1 Invalid recipient: it leads nowhere";
+            return Err(Refusal::new(550, text));
+        }
+        let incoming = self.services.begin().map_err(cannot_begin)?;
+        let smtpname = self.server_name.clone();
+        let mut transaction = Transaction::begin(incoming, facts, smtpname, None, None).report();
+        transaction
+            .add(&dsn.to, &Asked::default(), destinations, now)
+            .map_err(no_queue)?;
+        let mut writing = transaction.write(terms(), now).map_err(no_queue)?;
+        writing.write(&dsn.text, dsn.text.len() as u64);
+        let accepted = writing.finish(now).map_err(refused)?;
+        let msgid = accepted.committed.msgid();
         let session = SessionId(dsn.about.get());
-        maillog::bounce_message(session, msgid, size_bytes);
-        maillog::bounce_envelope(session, evpid, &dsn.to);
-        self.services.committed(committed);
+        maillog::bounce_message(session, msgid, accepted.size_bytes);
+        for (evpid, rcpt) in &accepted.recipients {
+            maillog::bounce_envelope(session, *evpid, rcpt);
+        }
+        self.services.committed(accepted.committed);
         Ok(msgid)
     }
 }
@@ -62,65 +67,15 @@ impl FrontDoor {
             sender: MailAddr::null(),
         }
     }
+}
 
-    /// One envelope per destination; the last one's id stands for all in the log.
-    fn add_envelopes(
-        &self,
-        incoming: &mut Incoming,
-        dsn: &Dsn,
-        destinations: Vec<Destination>,
-        now: Timestamp,
-    ) -> Result<EvpId, Refusal> {
-        let mut last = None;
-        for destination in destinations {
-            let envelope = self.envelope(dsn, destination, now);
-            last = Some(incoming.add(envelope).map_err(no_queue)?);
-        }
-        last.ok_or_else(|| Refusal::new(550, "5.1.1 Invalid recipient: it leads nowhere"))
-    }
-
-    fn envelope(&self, dsn: &Dsn, destination: Destination, now: Timestamp) -> Envelope {
-        Envelope {
-            // The queue names it.
-            id: dsn.about,
-            action: destination.action,
-            tag: self.tag.clone(),
-            kind: destination.kind,
-            smtpname: self.server_name.clone(),
-            helo: dsn.smtpname.clone(),
-            hostname: self.server_name.clone(),
-            username: None,
-            errorline: None,
-            peer: Peer::Local,
-            sender: MailAddr::null(),
-            rcpt: dsn.to.clone(),
-            dest: destination.dest,
-            created: now,
-            last_try: Timestamp(0),
-            last_bounce: Timestamp(0),
-            ttl_s: 0,
-            retry: 0,
-            flags: Flags {
-                authenticated: true,
-                bounce: true,
-                internal: destination.internal,
-                suspended: false,
-            },
-            dsn: DsnParameters::default(),
-            status: None,
-        }
-    }
-
-    fn received(&self, dsn: &Dsn, msgid: MsgId, now: Timestamp) -> String {
-        format!(
-            "Received: from {} ({} [local])\n\tby {} (OpenSMTPD) with ESMTPA id {msgid}\n\
-             \tfor <{}>;\n\t{}\n",
-            dsn.smtpname,
-            self.server_name,
-            self.server_name,
-            dsn.to,
-            (self.date)(now),
-        )
+/// A report is complete, and as long as it is.
+fn terms() -> Terms {
+    Terms {
+        protocol: Protocol::Esmtp,
+        source: Source::Shown,
+        completion: Completion::None,
+        limit_bytes: u64::MAX,
     }
 }
 
@@ -131,6 +86,16 @@ fn cannot_begin(error: BeginError) -> Refusal {
     }
 }
 
-fn no_queue(error: std::io::Error) -> Refusal {
+fn refused(fault: Fault) -> Refusal {
+    match fault {
+        Fault::Write(error) | Fault::Commit(error) => no_queue(error),
+        // A report of ours is none of these; one that were would be so the next time, too.
+        Fault::TooBig | Fault::Loop | Fault::Malformed | Fault::Nul => {
+            Refusal::new(554, "5.6.0 The report is not a message")
+        }
+    }
+}
+
+fn no_queue(error: io::Error) -> Refusal {
     Refusal::new(421, &format!("4.3.0 Temporary failure: {error}"))
 }

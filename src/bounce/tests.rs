@@ -12,6 +12,7 @@ use crate::mail::{
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Committed, Incoming, Store};
 use crate::session::Services;
+use crate::sys::localtime;
 
 use super::excerpt::{Excerpt, Extent};
 use super::front_door::FrontDoor;
@@ -452,7 +453,6 @@ fn a_report_enters_under_the_rules_for_local_mail() {
         services: house.clone(),
         server_name: line("server.example.org"),
         tag: None,
-        date,
     };
     let dsn = Dsn {
         smtpname: line("mx.example.org"),
@@ -473,8 +473,9 @@ fn a_report_enters_under_the_rules_for_local_mail() {
     let expected = format!(
         "Received: from mx.example.org (server.example.org [local])\n\
          \tby server.example.org (OpenSMTPD) with ESMTPA id {msgid}\n\
-         \tfor <alice@example.net>;\n\tFri, 21 Nov 2025 19:42:07 +0000 (UTC)\n\
-         Subject: x\n\nbody\n"
+         \tfor <alice@example.net>;\n\t{}\n\
+         Subject: x\n\nbody\n",
+        localtime::rfc5322_date(T0.0)
     );
     assert_eq!(body, expected);
 

@@ -85,7 +85,6 @@ fn serve(startup: Startup) -> Result<(), String> {
             services: services.clone(),
             server_name: config.server_name.clone(),
             tag: config.socket.tag.clone(),
-            date,
         }),
         reports,
         date,

@@ -27,6 +27,8 @@ pub struct Transaction {
     smtpname: Line,
     ret: Option<Ret>,
     envid: Option<Line>,
+    /// Whether it is a report of ours.
+    bounce: bool,
     recipients: Vec<(EvpId, MailAddr)>,
 }
 
@@ -144,7 +146,16 @@ impl Transaction {
             smtpname,
             ret,
             envid,
+            bounce: false,
             recipients: Vec::new(),
+        }
+    }
+
+    /// Marks the message as a report of ours.
+    pub fn report(self) -> Transaction {
+        Transaction {
+            bounce: true,
+            ..self
         }
     }
 
@@ -215,8 +226,9 @@ impl Transaction {
             retry: 0,
             flags: Flags {
                 authenticated: facts.authenticated,
+                bounce: self.bounce,
                 internal: destination.internal,
-                ..Flags::default()
+                suspended: false,
             },
             dsn: Dsn {
                 notify: asked.notify,
