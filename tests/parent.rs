@@ -1,5 +1,8 @@
 //! smtpd as a process: start, stop, a lost engine, a lost parent, a delivery as the recipient.
 
+#[path = "support/processes.rs"]
+mod processes;
+
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read, Seek};
 use std::net::{TcpListener, TcpStream};
@@ -97,19 +100,11 @@ impl Daemon {
     }
 
     fn signal(pid: u32, name: &str) {
-        let status = Command::new("kill").args([name, &pid.to_string()]).status();
-        assert!(status.unwrap().success());
+        assert!(processes::signal(pid, name));
     }
 
     fn engine(&self) -> u32 {
-        let output = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output();
-        let text = String::from_utf8(output.unwrap().stdout).unwrap();
-        let parent = self.child.id().to_string();
-        let line = text
-            .lines()
-            .find(|line| line.split_whitespace().nth(1) == Some(&parent))
-            .unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
+        processes::children(self.child.id(), "engine")[0]
     }
 
     fn stop(mut self, signal: &str) -> ExitStatus {
@@ -127,18 +122,14 @@ impl Drop for Daemon {
 }
 
 fn gone(pid: u32) -> bool {
-    let output = Command::new("ps")
-        .args(["-o", "stat=", "-p", &pid.to_string()])
-        .output();
-    let text = String::from_utf8(output.unwrap().stdout).unwrap();
-    text.trim().is_empty() || text.starts_with('Z')
+    processes::find(pid).is_none_or(|process| process.state == 'Z')
 }
 
 #[test]
 fn it_starts_from_an_empty_directory_and_leaves_nothing_running() {
     // smtpd(8), files: pid file and socket go at a regular exit; SIGTERM and SIGINT exit with 0.
     let dir = root();
-    for signal in ["-TERM", "-INT"] {
+    for signal in ["TERM", "INT"] {
         let daemon = Daemon::start(dir.path());
         let paths = daemon.paths.clone();
         let pid = fs::read_to_string(&paths.pid).unwrap();
@@ -177,14 +168,14 @@ fn a_second_daemon_on_the_same_root_is_refused() {
 fn a_killed_engine_is_started_again_and_sighup_kills_nobody() {
     let dir = root();
     let mut daemon = Daemon::start(dir.path());
-    Daemon::signal(daemon.child.id(), "-HUP");
+    Daemon::signal(daemon.child.id(), "HUP");
     daemon.says("SIGHUP");
     let first = daemon.engine();
-    Daemon::signal(first, "-KILL");
+    Daemon::signal(first, "KILL");
     daemon.says("warn: lost child: engine terminated; signal 9");
     daemon.engine_is_up();
     assert_ne!(daemon.engine(), first);
-    assert_eq!(daemon.stop("-TERM").code(), Some(0));
+    assert_eq!(daemon.stop("TERM").code(), Some(0));
 }
 
 #[test]
@@ -198,7 +189,7 @@ fn an_engine_does_not_outlive_its_parent() {
     // What the dead left behind stops nobody.
     assert!(daemon.paths.socket.exists());
     let again = Daemon::start(dir.path());
-    assert_eq!(again.stop("-TERM").code(), Some(0));
+    assert_eq!(again.stop("TERM").code(), Some(0));
 }
 
 #[test]
@@ -221,7 +212,7 @@ fn what_is_to_be_purged_is_deleted() {
     let daemon = Daemon::start(dir.path());
     let purge = daemon.paths.spool.join("purge");
     let engine_user = fs::metadata(&purge).unwrap();
-    daemon.stop("-TERM");
+    daemon.stop("TERM");
     let old = purge.join("1a2b3c4d");
     fs::create_dir(&old).unwrap();
     fs::write(old.join("message"), "x").unwrap();
@@ -230,7 +221,7 @@ fn what_is_to_be_purged_is_deleted() {
     }
     let daemon = Daemon::start(dir.path());
     until("the purge", || !old.exists());
-    daemon.stop("-TERM");
+    daemon.stop("TERM");
 }
 
 #[test]

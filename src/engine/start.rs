@@ -1,6 +1,7 @@
 //! How an engine begins: it becomes its user, takes what the parent hands over, shuts itself in,
 //! and only then starts threads.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
+use crate::config::table_text::Entries;
 use crate::config::{Config, Paths, Sources, TableSource};
+use crate::expansion;
 use crate::log::{self, Target, Writer};
 use crate::privsep::frame::Malformed;
 use crate::privsep::handover::MAX_HANDOVER;
@@ -105,7 +108,7 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
         lines.join("; ")
     })?;
     check_reach(&paths, &exe)?;
-    shut_in(&paths, &loaded.config)?;
+    shut_in(&paths, &handover.sources, &loaded.config)?;
     log::set_verbose(handed.verbose);
     log::start("engine", target, Writer::Thread);
     let (stop, shutdown) = bounded(1);
@@ -245,19 +248,8 @@ fn who_we_are() -> String {
     }
 }
 
-fn shut_in(paths: &Paths, config: &Config) -> Result<(), String> {
-    let mut read: Vec<PathBuf> = [paths.conf.parent(), paths.root.as_deref()]
-        .into_iter()
-        .flatten()
-        .map(PathBuf::from)
-        .collect();
-    for table in config.tables.values() {
-        if let TableSource::File(path) | TableSource::Db(path) = table {
-            read.push(path.clone());
-            // A table is replaced by renaming a new file over it.
-            read.extend(path.parent().map(PathBuf::from));
-        }
-    }
+fn shut_in(paths: &Paths, sources: &Sources, config: &Config) -> Result<(), String> {
+    let read = readable(paths, sources, config);
     let active = sandbox::enter(Role::Engine {
         read: &read,
         write: std::slice::from_ref(&paths.spool),
@@ -269,6 +261,40 @@ fn shut_in(paths: &Paths, config: &Config) -> Result<(), String> {
     };
     log::info(format_args!("info: engine sandbox: {active}"));
     Ok(())
+}
+
+/// What the engine reads besides the system's files: the configuration, its tables, and what they
+/// include. A table is replaced by renaming a new file over it, so it is the directories that count.
+fn readable(paths: &Paths, sources: &Sources, config: &Config) -> Vec<PathBuf> {
+    let mut dirs: BTreeSet<PathBuf> = [paths.conf.parent(), paths.root.as_deref()]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::from)
+        .collect();
+    let mut add = |path: &Path| dirs.extend(path.parent().map(PathBuf::from));
+    for table in config.tables.values() {
+        if let TableSource::File(path) | TableSource::Db(path) = table {
+            add(path);
+        }
+        for path in values(table, sources).flat_map(expansion::included_files) {
+            add(&path);
+        }
+    }
+    dirs.into_iter().collect()
+}
+
+fn values<'s>(
+    table: &'s TableSource,
+    sources: &'s Sources,
+) -> Box<dyn Iterator<Item = &'s str> + 's> {
+    match table {
+        TableSource::Map(pairs) => Box::new(pairs.iter().map(|(_, value)| value.as_str())),
+        TableSource::File(path) => {
+            let entries = Entries::new(sources.file(path).unwrap_or_default(), None);
+            Box::new(entries.flatten().map(|entry| entry.value))
+        }
+        _ => Box::new(std::iter::empty()),
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod tests;
 mod tree;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use crate::config::{Action, Config, Delivery, LocalAction, Method};
 use crate::log;
@@ -28,6 +29,16 @@ use crate::util::Line;
 use aliases::Aliases;
 use item::Item;
 use tree::{DEPTH, Node, Resolved, Tree};
+
+/// The files that one value of an alias table includes.
+pub fn included_files(value: &str) -> Vec<PathBuf> {
+    let items = Item::list(value).unwrap_or_default();
+    let included = |item| match item {
+        Item::Include(path) => Some(path),
+        _ => None,
+    };
+    items.into_iter().filter_map(included).collect()
+}
 
 /// What expansion looks at.
 pub struct World<'w> {

@@ -47,6 +47,7 @@ impl Client {
         let wire = Arc::new(Wire {
             channel,
             sending: Mutex::new(()),
+            verbose: Mutex::new(None),
             waiting: Mutex::new(Waiting {
                 last_id: 0,
                 promises: HashMap::new(),
@@ -71,9 +72,10 @@ impl Client {
     }
 
     /// Lets the parent follow `smtpctl log verbose|brief`. Waits for nobody, so that the event
-    /// loop can call it.
+    /// loop can call it: while somebody else sends, it is left to them.
     pub fn set_verbose(&self, verbose: bool) -> io::Result<()> {
-        self.0.put(&Request::SetVerbose(verbose), &[], Wait::No)
+        *lock(&self.0.verbose) = Some(verbose);
+        self.0.tell_verbose()
     }
 }
 
@@ -137,6 +139,8 @@ struct Wire {
     channel: Channel,
     /// Held while a frame is sent: where the system takes it in parts, no other may come between.
     sending: Mutex<()>,
+    /// What the parent is still to be told of `smtpctl log`.
+    verbose: Mutex<Option<bool>>,
     waiting: Mutex<Waiting>,
 }
 
@@ -169,7 +173,32 @@ impl Wire {
     }
 
     fn send(&self, request: &Request, fds: &[OwnedFd]) -> io::Result<()> {
-        self.put(request, fds, Wait::Yes)
+        let turn = lock(&self.sending);
+        let sent = self.put(request, fds, Wait::Yes);
+        drop(turn);
+        sent.and_then(|()| self.tell_verbose())
+    }
+
+    /// Sends what is to be told, unless somebody is sending now: they look here when they are done.
+    fn tell_verbose(&self) -> io::Result<()> {
+        while lock(&self.verbose).is_some() {
+            let Ok(turn) = self.sending.try_lock() else {
+                return Ok(());
+            };
+            let Some(verbose) = lock(&self.verbose).take() else {
+                return Ok(());
+            };
+            match self.put(&Request::SetVerbose(verbose), &[], Wait::No) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // The wire is full: for whoever sends next, unless it has been said anew.
+                    lock(&self.verbose).get_or_insert(verbose);
+                    return Ok(());
+                }
+                sent => sent?,
+            }
+            drop(turn);
+        }
+        Ok(())
     }
 
     fn put(&self, request: &Request, fds: &[OwnedFd], wait: Wait) -> io::Result<()> {
@@ -177,11 +206,6 @@ impl Wire {
             .encode()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let _turn = match (self.sending.try_lock(), wait) {
-            (Ok(turn), _) => turn,
-            (Err(_), Wait::No) => return Err(io::Error::from(io::ErrorKind::WouldBlock)),
-            (Err(_), Wait::Yes) => self.sending.lock().unwrap_or_else(PoisonError::into_inner),
-        };
         self.channel.send(&frame, &fds, wait)
     }
 
@@ -211,6 +235,10 @@ impl Wire {
             let _ = promise.send(result);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -336,6 +364,21 @@ mod tests {
         assert_eq!(next(&parent).0, Request::KillMda { id });
         pending.fed();
         assert_eq!(next(&parent).0, Request::Fed { id });
+    }
+
+    #[test]
+    fn verbosity_is_told_by_whoever_is_sending() {
+        // smtpctl(8), log verbose: it works however busy the wire is.
+        let (parent, client, _events) = started();
+        client.set_verbose(true).unwrap();
+        assert_eq!(next(&parent).0, Request::SetVerbose(true));
+        let busy = client.0.sending.lock().unwrap();
+        client.set_verbose(true).unwrap();
+        client.set_verbose(false).unwrap();
+        drop(busy);
+        client.ready().unwrap();
+        assert_eq!(next(&parent).0, Request::Ready);
+        assert_eq!(next(&parent).0, Request::SetVerbose(false));
     }
 
     #[test]

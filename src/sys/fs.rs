@@ -5,7 +5,6 @@
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -73,6 +72,8 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 /// there is no such call it does nothing, and errors show at the sync.
 #[cfg(target_os = "linux")]
 pub fn start_writeback(file: &File, offset: u64, length: u64) {
+    use std::os::fd::AsRawFd;
+
     let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
         return;
     };

@@ -4,7 +4,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use crate::support::{Instance, Setup, body, can_have_users, field, wait_for};
+use crate::support::{Instance, Setup, body, can_have_users, field, processes, wait_for};
 
 /// The users of a test as root.
 const USERS: [(&str, u32); 4] = [
@@ -233,12 +233,8 @@ fn deliveries_run_as_the_recipient() {
     client.say("MAIL FROM:<s@example.net>", 250);
     client.say("RCPT TO:<nobody-here@mx.example.org>", 550);
     // Nothing of ours runs as root but the parent.
-    let engine = daemon.engine_pid().to_string();
-    let uid = std::process::Command::new("ps")
-        .args(["-o", "uid=", "-p", &engine])
-        .output()
-        .unwrap();
-    assert_eq!(String::from_utf8_lossy(&uid.stdout).trim(), "54320");
+    let engine = processes::find(daemon.engine_pid()).unwrap();
+    assert_eq!(engine.uid, 54320);
 }
 
 #[test]

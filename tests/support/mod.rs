@@ -6,6 +6,8 @@
 
 #![allow(dead_code)]
 
+pub mod processes;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -370,15 +372,9 @@ impl Instance {
 
     /// The process id of the engine, once it is there.
     pub fn engine_pid(&self) -> u32 {
-        let parent = self.pid().to_string();
         let mut found = None;
         wait_for("the engine", || {
-            let output = Command::new("pgrep")
-                .args(["-P", &parent, "-f", "engine"])
-                .output();
-            found = output
-                .ok()
-                .and_then(|o| String::from_utf8(o.stdout).ok()?.trim().parse().ok());
+            found = processes::children(self.pid(), "engine").first().copied();
             found.is_some()
         });
         found.unwrap_or(0)
@@ -386,15 +382,7 @@ impl Instance {
 
     /// The process ids of the deliveries under way.
     pub fn delivery_pids(&self) -> Vec<u32> {
-        let parent = self.pid().to_string();
-        let output = Command::new("pgrep")
-            .args(["-P", &parent, "-f", "mda"])
-            .output();
-        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
-        text.unwrap_or_default()
-            .lines()
-            .filter_map(|pid| pid.parse().ok())
-            .collect()
+        processes::children(self.pid(), "mda")
     }
 
     /// Sets the soft limits of a process of the daemon as prlimit(1) is told to; says the test's
@@ -412,9 +400,7 @@ impl Instance {
 
     /// Sends a signal to a process.
     pub fn signal(&self, pid: u32, name: &str) {
-        let _ = Command::new("kill")
-            .args([format!("-{name}"), pid.to_string()])
-            .status();
+        processes::signal(pid, name);
     }
 
     /// Stops the daemon as an administrator does and says how it ended.
@@ -657,11 +643,7 @@ pub fn run(mut command: Command, input: &[u8]) -> Output {
 
 /// Whether a process is there.
 pub fn alive(pid: u32) -> bool {
-    Command::new("kill")
-        .args(["-0", &pid.to_string()])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+    processes::signal(pid, "0")
 }
 
 /// Whether the tests run as root.

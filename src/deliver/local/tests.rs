@@ -182,7 +182,9 @@ fn spawn_shell(text: &str, stdin: OwnedFd, output: OwnedFd) -> Pending {
         let _ = done.send(MdaResult::Done(end));
     });
     let kill = move || {
-        let killed = Command::new("kill").args(["-9", "--", &group]).status();
+        let killed = Command::new("/bin/sh")
+            .args(["-c", "kill -9 \"$0\"", &group])
+            .status();
         assert!(killed.unwrap().success());
     };
     Pending::new(result, Box::new(kill))
