@@ -16,7 +16,7 @@ use smtpd::config::{Delivery, Paths};
 use smtpd::mail::MailAddr;
 use smtpd::privsep::{ChildJob, MdaJob};
 use smtpd::sys::creds::Identity;
-use smtpd::sys::process::{self, Ended, Session, Spawn};
+use smtpd::sys::process::{self, Ended, Spawn};
 use smtpd::sys::{fdpass, user};
 use smtpd::util::Line;
 
@@ -291,7 +291,6 @@ fn a_delivery_child_becomes_the_recipient_and_delivers() {
         identity: root.then(|| Identity::alone(recipient.uid, recipient.gid)),
         dirs: vec![c(home.to_str().unwrap())],
         umask: 0o077,
-        session: Session::Own,
     })
     .unwrap();
     let mut how = None;

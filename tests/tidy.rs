@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
     ("cli", "engine parent control mda privsep config queue sys"),
-    // Root: keep this list short.
-    ("parent", "privsep config sys"),
+    // Root: keep this list short. Of the queue it knows the names of the spool's rooms.
+    ("parent", "privsep queue config sys"),
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",

@@ -7,8 +7,9 @@ use mio::event::Source as EventSource;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 
-use super::source::Source;
 use crate::session::Next;
+
+use super::source::Source;
 
 /// A connection. Parked, it keeps only bytes that are not yet digested or not yet taken.
 pub(super) struct Conn<T> {
@@ -144,13 +145,4 @@ pub(super) fn would_block(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::NotFound
     )
-}
-
-/// The system's words for an error, without its number.
-pub(super) fn words(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use mio::net::UnixStream;
 
-use super::conn::would_block;
-use super::limits::Limits;
 use crate::control::message::{BadFrame, MAX_FRAME, decode_ask, encode_answer};
 use crate::control::{Answer, Ask};
+
+use super::conn::would_block;
+use super::limits::Limits;
 
 /// A control connection.
 pub(super) struct Client {

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
 
-use super::slab::ConnId;
 use crate::control::Answer;
 use crate::dns::{Bell, Reverse};
+
+use super::slab::ConnId;
 
 /// Reaches a running event loop from any thread. Letters to a loop that has ended, or to a
 /// connection that is gone, are dropped.

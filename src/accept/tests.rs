@@ -10,13 +10,14 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::*;
 use crate::control::message::{decode_answer, encode_ask, frame_length};
 use crate::control::{Answer, Ask, Which};
 use crate::mail::{Destination, Facts, MailAddr, Refusal};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::sys::random;
 use crate::util::Timestamp;
+
+use super::*;
 
 /// What happened to the sessions of one server.
 #[derive(Default)]

@@ -9,12 +9,14 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::conn::{Conn, words, would_block};
-use super::limits::Limits;
-use super::{Conversation, Lane};
 use crate::dns::Bell;
 use crate::session::{Disconnect, Next, Services};
+use crate::sys::errno::strerror;
 use crate::util::Line;
+
+use super::conn::{Conn, would_block};
+use super::limits::Limits;
+use super::{Conversation, Lane};
 
 /// A connection on its way to a worker.
 pub(super) struct Job<T> {
@@ -183,7 +185,7 @@ impl<T: Conversation> Worker<T> {
                 Ok(Io::Done)
             }
             Err(error) if would_block(&error) => Ok(Io::WouldBlock),
-            Err(error) => Err(Disconnect::IoError(words(&error))),
+            Err(error) => Err(Disconnect::IoError(strerror(&error))),
         }
     }
 }
@@ -241,7 +243,7 @@ fn write_all<T>(conn: &mut Conn<T>, buffers: &mut Buffers) -> Result<Io, Disconn
                 conn.progress.moved = true;
             }
             Err(error) if would_block(&error) => return Ok(Io::WouldBlock),
-            Err(error) => return Err(Disconnect::IoError(words(&error))),
+            Err(error) => return Err(Disconnect::IoError(strerror(&error))),
         }
     }
     buffers.output.clear();

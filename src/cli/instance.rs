@@ -10,6 +10,7 @@ use crate::config::paths::Paths;
 use crate::config::{self, Defaults, Diagnostic, Sources, TableSource};
 use crate::mail::{Envelope, EvpId};
 use crate::queue::envelope_file;
+use crate::queue::fs::layout;
 use crate::util::Line;
 
 use super::failure::Failure;
@@ -32,7 +33,7 @@ pub fn decode_envelope(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
 
 /// Where sendmail(8) stores mail while the daemon is down.
 pub fn offline_dir(paths: &Paths) -> PathBuf {
-    paths.spool.join("offline")
+    paths.spool.join(layout::OFFLINE)
 }
 
 /// The source file of the table `aliases` of the configuration, or `aliases` beside it.

@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::io;
 
-use crate::mda::sysexits::USAGE;
 use crate::mda::{conclude, local, mbox};
 use crate::util::Timestamp;
+use crate::util::sysexits::USAGE;
 
 use super::mail_options::{lossy, words};
 

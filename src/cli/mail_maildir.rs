@@ -5,8 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::mda::maildir::{self, Draft, Junk, Target};
-use crate::mda::sysexits::{FAILURE, TEMPFAIL};
 use crate::mda::{Failure, conclude, copy};
+use crate::util::sysexits::{FAILURE, TEMPFAIL};
 
 use super::mail_options::{lossy, refuse_root, words};
 

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::mda::sysexits::FAILURE;
 use crate::mda::{Failure, conclude, mbox, mboxfile};
 use crate::util::Timestamp;
+use crate::util::sysexits::FAILURE;
 
 use super::mail_options::{lossy, refuse_root, words};
 

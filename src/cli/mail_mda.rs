@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use crate::mda::sysexits::FAILURE;
 use crate::mda::{Failure, complain, run};
+use crate::util::sysexits::FAILURE;
 
 use super::mail_options::{refuse_root, words};
 

@@ -62,7 +62,7 @@ pub fn lossy(arg: impl AsRef<OsStr>) -> String {
 pub fn refuse_root() -> Result<(), Failure> {
     if crate::sys::user::effective_uid() == 0 {
         return Err(Failure::new(
-            crate::mda::sysexits::FAILURE,
+            crate::util::sysexits::FAILURE,
             "may not be executed as root",
         ));
     }

@@ -17,7 +17,6 @@ pub mod personality;
 pub mod sendmail;
 pub mod smtpctl;
 pub mod smtpd;
-pub mod sysexits;
 
 #[cfg(test)]
 pub(crate) mod fake_daemon;

@@ -19,6 +19,7 @@ use crate::mda;
 use crate::parent::{self, Ground, Options, built_in};
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
+use crate::queue::fs::layout;
 use crate::sys::{exe, net, process, unix_connect, user};
 use crate::util::Line;
 
@@ -389,7 +390,7 @@ fn deliver() -> i32 {
 /// `-x purge`.
 fn purge(paths: &Paths) -> i32 {
     match Rights::find(paths) {
-        Ok(rights) => parent::purge::run(&rights, &paths.spool.join("purge")),
+        Ok(rights) => parent::purge::run(&rights, &paths.spool.join(layout::PURGE)),
         Err(why) => {
             say(&format!("smtpd: {why}"));
             1

@@ -6,13 +6,14 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::util::Line;
+
 use super::diagnostic::Diagnostics;
 use super::lexer::{KEYWORDS, Lexer, Token};
 use super::{
     Config, Criterion, Defaults, Delivery, Family, Loaded, Method, Sources, TableSource, Test,
     load, print,
 };
-use crate::util::Line;
 
 fn defaults() -> Defaults {
     let addr = |text: &str| text.parse::<IpAddr>().unwrap();

@@ -9,13 +9,14 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use crate::log;
+use crate::util::Line;
+
 use super::cache::Cache;
 use super::hosts::Hosts;
 use super::message::{self, Edns, Transport, Verdict};
 use super::name::{self, Wire};
 use super::{Answer, Confirmed, Failure, Found, Kind, Reply, Reverse, Settings, limits};
-use crate::log;
-use crate::util::Line;
 
 /// A name and what is asked about it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

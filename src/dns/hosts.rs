@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::util::Line;
+
 use super::name::{self, Wire};
 use super::{Answer, Kind, limits};
-use crate::util::Line;
 
 /// What /etc/hosts says.
 #[derive(Clone, Debug, Default)]

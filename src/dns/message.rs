@@ -5,10 +5,11 @@ use domain::base::name::ToName;
 use domain::base::{Message, MessageBuilder, Record, RecordSection};
 use domain::rdata::{AllRecordData, Soa};
 
+use crate::util::Line;
+
 use super::core::Question;
 use super::name::{self, Wire};
 use super::{Answer, Failure, Kind, Mx, limits};
-use crate::util::Line;
 
 /// Whether the answer must fit a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,6 +21,7 @@ use crate::privsep::frame::Malformed;
 use crate::privsep::handover::MAX_HANDOVER;
 use crate::privsep::identity::Rights;
 use crate::privsep::{Channel, Client, Event, Handover, Reply};
+use crate::queue::fs::layout;
 use crate::sys::fdpass::Wait;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::sandbox::{self, Role};
@@ -224,7 +225,7 @@ fn read_all(file: &File) -> io::Result<Vec<u8>> {
 
 /// Better said now, with the path, than at the first message: recipients reach no more than we do.
 fn check_reach(paths: &Paths, exe: &Path) -> Result<(), String> {
-    let queue = paths.spool.join("queue");
+    let queue = paths.spool.join(layout::QUEUE);
     std::fs::read_dir(&queue).map(drop).map_err(|error| {
         let (path, who) = (queue.display(), who_we_are());
         format!(

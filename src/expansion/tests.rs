@@ -5,12 +5,13 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::{World, expand};
 use crate::config::{Config, Defaults, Method, Sources, load};
 use crate::mail::{Command, Facts, Kind, MailAddr, Peer};
 use crate::table::Tables;
 use crate::table::include::{Author, Included, Includes};
 use crate::util::Line;
+
+use super::{World, expand};
 
 const CONFIG: &str = r#"
 table users {

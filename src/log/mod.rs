@@ -18,7 +18,7 @@ mod trace;
 
 use sink::{Level, Output, Sink, Stderr, Syslog};
 
-pub use trace::{Trace, bits as trace_bits, get as traced, set as set_trace, wanted as tracing};
+pub use trace::{Trace, bits as trace_bits, set as set_trace, wanted as tracing};
 
 /// Where a process's lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -66,11 +66,6 @@ pub fn set(bits: u32) {
     ON.store(bits, Relaxed);
 }
 
-/// What is traced now.
-pub fn get() -> u32 {
-    ON.load(Relaxed)
-}
-
 /// Whether `what` is traced: ask before a costly line is put together.
 pub fn wanted(what: Trace) -> bool {
     ON.load(Relaxed) & what as u32 != 0

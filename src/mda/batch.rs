@@ -15,12 +15,12 @@ use crate::privsep::batch::{Answer, CHUNK_MAX, Chunk, Head};
 use crate::privsep::job::ChildJob;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::util::Line;
+use crate::util::sysexits::{CONFIG, DATAERR, OK, TEMPFAIL};
 
 use super::Failure;
 use super::exec::maildir_root;
 use super::maildir::{self, Draft, Junk, Target, Written};
 use super::specifier::Values;
-use super::sysexits::{CONFIG, DATAERR, OK, TEMPFAIL};
 
 /// The name in front of failures: that of the program that delivers a single message.
 pub const NAME: &str = "mail.maildir";

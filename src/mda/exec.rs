@@ -18,10 +18,10 @@ use crate::mail;
 use crate::privsep::job::ChildJob;
 use crate::sys;
 use crate::util::Timestamp;
+use crate::util::sysexits::{CONFIG, DATAERR, NOPERM, OSERR, TEMPFAIL};
 
 use super::maildir::{self, Draft, Junk, Target};
 use super::specifier::{Piece, Values, expand, expand_path, mbox_from};
-use super::sysexits::{CONFIG, DATAERR, NOPERM, OSERR, TEMPFAIL};
 use super::{Failure, batch, conclude, copy, local, mbox, mboxfile, shell};
 
 /// What a job comes to.

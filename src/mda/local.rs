@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::sys;
 use crate::util::Timestamp;
+use crate::util::sysexits::{CANTCREAT, NOUSER, OSERR, TEMPFAIL};
 
 use super::mbox::{self, Codes, Quote};
-use super::sysexits::{CANTCREAT, NOUSER, OSERR, TEMPFAIL};
 use super::{Failure, complain};
 
 /// The name in front of messages.

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::sys;
+use crate::util::sysexits::{FAILURE, TEMPFAIL};
 
 use super::Failure;
-use super::sysexits::{FAILURE, TEMPFAIL};
 
 /// Where a message goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::sys;
 use crate::util::Timestamp;
+use crate::util::sysexits::TEMPFAIL;
 
 use super::Failure;
 use super::mbox::{self, Codes, Quote};
-use super::sysexits::TEMPFAIL;
 
 const CODES: Codes = Codes {
     locked: TEMPFAIL,

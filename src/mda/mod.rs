@@ -21,32 +21,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::sys;
-
-/// sysexits(3), as far as deliveries use them.
-pub mod sysexits {
-    /// The delivery is done.
-    pub const OK: i32 = 0;
-    /// A failure for good without a code of its own.
-    pub const FAILURE: i32 = 1;
-    /// Wrong arguments.
-    pub const USAGE: i32 = 64;
-    /// Input that is not what it should be.
-    pub const DATAERR: i32 = 65;
-    /// No such user.
-    pub const NOUSER: i32 = 67;
-    /// The system lacks something now.
-    pub const OSERR: i32 = 71;
-    /// The mailbox cannot be made.
-    pub const CANTCREAT: i32 = 73;
-    /// Try again later.
-    pub const TEMPFAIL: i32 = 75;
-    /// Not allowed.
-    pub const NOPERM: i32 = 77;
-    /// The configuration is at fault.
-    pub const CONFIG: i32 = 78;
-    /// What sh(1) says of a command that is not there.
-    pub const NOT_FOUND: i32 = 127;
-}
+use crate::util::sysexits;
 
 /// A delivery that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

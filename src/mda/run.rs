@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::process::Command;
 
+use crate::util::sysexits::TEMPFAIL;
+
 use super::Failure;
-use super::sysexits::TEMPFAIL;
 
 /// Runs `command` with our standard input and output; its exit code, or a temporary failure
 /// when a signal ended it or there is no shell.

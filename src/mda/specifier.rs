@@ -11,9 +11,9 @@
 use std::path::PathBuf;
 
 use crate::mail::MailAddr;
+use crate::util::sysexits::FAILURE;
 
 use super::Failure;
-use super::sysexits::FAILURE;
 
 /// Longest expanded text.
 pub const TEXT_MAX: usize = 8192;

@@ -16,12 +16,12 @@ use crate::config::{Config, Delivery, LocalAction, Method, Paths, TableSource, p
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, MdaJob};
 use crate::sys::creds::Identity;
+use crate::sys::errno::strerror;
 use crate::sys::fdpass;
-use crate::sys::process::{self, Pid, Session, Spawn};
+use crate::sys::process::{self, Pid, Spawn};
 use crate::sys::user::{self, User};
 use crate::util::Line;
-
-use super::describe;
+use crate::util::sysexits;
 
 /// A delivery that is not started, in terms of what a program would have exited with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,13 +56,8 @@ pub fn start(
         make_mailbox(Path::new(paths::MAILDIR), owner)?;
     }
     launch(world, &plan, stdin, output)
-        .map_err(|error| refuse(EX_OSERR, format!("fork: {}", describe(&error))))
+        .map_err(|error| refuse(sysexits::OSERR, format!("fork: {}", strerror(&error))))
 }
-
-const EX_NOUSER: i32 = 67;
-const EX_OSERR: i32 = 71;
-const EX_TEMPFAIL: i32 = 75;
-const EX_NOPERM: i32 = 77;
 
 /// Everything decided, nothing done.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,7 +85,7 @@ fn plan(
     may_deliver(world.rights, &job, &user, plain_mbox)?;
     let Some(home) = recipient.home.to_str().map(str::to_owned) else {
         let text = format!("home directory of {} is not UTF-8", recipient.name);
-        return Err(refuse(EX_TEMPFAIL, text));
+        return Err(refuse(sysexits::TEMPFAIL, text));
     };
     let wrapper = action
         .wrapper
@@ -117,16 +112,19 @@ fn plan(
 fn local_action<'a>(config: &'a Config, job: &MdaJob) -> Result<&'a LocalAction, Refused> {
     let name = &job.action;
     let Some(action) = config.actions.get(name.as_str()) else {
-        return Err(refuse(EX_TEMPFAIL, format!("unknown action '{name}'")));
+        return Err(refuse(
+            sysexits::TEMPFAIL,
+            format!("unknown action '{name}'"),
+        ));
     };
     let Method::Local(local) = &action.method else {
         let text = format!("action '{name}' does not deliver locally");
-        return Err(refuse(EX_TEMPFAIL, text));
+        return Err(refuse(sysexits::TEMPFAIL, text));
     };
     let only_expands = matches!(local.delivery, Delivery::ForwardOnly | Delivery::ExpandOnly);
     if only_expands && job.command.is_none() {
         let text = format!("action '{name}' delivers to nobody");
-        return Err(refuse(EX_TEMPFAIL, text));
+        return Err(refuse(sysexits::TEMPFAIL, text));
     }
     Ok(local)
 }
@@ -139,7 +137,7 @@ fn system_users_only(config: &Config, action: &LocalAction) -> Result<(), Refuse
         Some(TableSource::Passwd) => Ok(()),
         _ => {
             let text = format!("userbase table '{table}' cannot be used for deliveries yet");
-            Err(refuse(EX_TEMPFAIL, text))
+            Err(refuse(sysexits::TEMPFAIL, text))
         }
     }
 }
@@ -152,11 +150,11 @@ fn find_user(
         Ok(Some(user)) => Ok(user),
         Ok(None) => {
             let text = format!("delivery user '{name}' does not exist");
-            Err(refuse(EX_NOUSER, text))
+            Err(refuse(sysexits::NOUSER, text))
         }
         Err(error) => {
-            let text = format!("delivery user '{name}': {}", describe(&error));
-            Err(refuse(EX_TEMPFAIL, text))
+            let text = format!("delivery user '{name}': {}", strerror(&error));
+            Err(refuse(sysexits::TEMPFAIL, text))
         }
     }
 }
@@ -169,11 +167,11 @@ fn may_deliver(
 ) -> Result<(), Refused> {
     match rights {
         Rights::Root { .. } if user.uid == 0 && !plain_mbox => Err(refuse(
-            EX_NOPERM,
+            sysexits::NOPERM,
             format!("MDA not allowed to deliver to: {}", job.user),
         )),
         Rights::User { uid, .. } if *uid != user.uid => Err(refuse(
-            EX_TEMPFAIL,
+            sysexits::TEMPFAIL,
             format!(
                 "smtpd does not run as root and cannot deliver as {}",
                 user.name
@@ -186,8 +184,8 @@ fn may_deliver(
 /// Makes an empty mailbox that the user owns; one that exists is left as it is.
 fn make_mailbox(dir: &Path, owner: &User) -> Result<(), Refused> {
     let failed = |error: io::Error| {
-        let text = format!("{}/{}: {}", dir.display(), owner.name, describe(&error));
-        refuse(EX_TEMPFAIL, text)
+        let text = format!("{}/{}: {}", dir.display(), owner.name, strerror(&error));
+        refuse(sysexits::TEMPFAIL, text)
     };
     if owner.name.is_empty() || owner.name.starts_with('.') || owner.name.contains('/') {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
@@ -222,7 +220,6 @@ fn launch(world: &World<'_>, plan: &Plan, stdin: OwnedFd, output: OwnedFd) -> io
         identity: plan.identity.clone(),
         dirs: vec![CString::new(plan.home.as_os_str().as_bytes())?, c"/".into()],
         umask: 0o077,
-        session: Session::Own,
     })
 }
 

@@ -7,7 +7,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::io;
 use std::path::PathBuf;
 
 use crate::config::{Config, Paths};
@@ -65,14 +64,5 @@ pub fn run(options: Options, handover: &Handover, config: Config) -> i32 {
             crate::log::fatal(format_args!("{why}"));
             1
         }
-    }
-}
-
-/// What an error says, without the number that std adds.
-fn describe(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
     }
 }

@@ -21,11 +21,13 @@ use crate::config::Paths;
 use crate::config::paths::ROOT_VARIABLE;
 use crate::log;
 use crate::privsep::identity::Rights;
+use crate::queue::fs::layout;
 use crate::sys::creds::Identity;
-use crate::sys::process::{self, Ended, Pid, Session, Spawn};
+use crate::sys::errno::strerror;
+use crate::sys::process::{self, Ended, Pid, Spawn};
 use crate::sys::{open, user};
 
-use super::{children, describe};
+use super::children;
 
 /// The offline queue: what waits, what runs, what has failed.
 #[derive(Debug)]
@@ -75,7 +77,7 @@ impl Offline {
     /// The offline queue of this spool.
     pub fn new(paths: &Paths, now: Instant) -> Offline {
         Offline {
-            dir: paths.spool.join("offline"),
+            dir: paths.spool.join(layout::OFFLINE),
             next_scan: now,
             next_batch: now,
             scanned: false,
@@ -91,7 +93,7 @@ impl Offline {
             self.next_scan = now + BETWEEN_SCANS;
             self.scanned = true;
             if let Err(error) = self.scan(now) {
-                let text = describe(&error);
+                let text = strerror(&error);
                 log::warn(format_args!("smtpd: {}: {text}", self.dir.display()));
             }
         }
@@ -138,7 +140,7 @@ impl Offline {
                     self.failed.remove(&name);
                     return;
                 }
-                Err(error) => format!("accepted, but not removed: {}", describe(&error)),
+                Err(error) => format!("accepted, but not removed: {}", strerror(&error)),
             },
             Ended::Exited(_) => "exited abnormally".to_owned(),
             Ended::Signaled(signal) => format!("terminated; signal {signal}"),
@@ -291,7 +293,7 @@ fn replay(
         }
     };
     launch(&file, identity, &owner.home, paths).map_err(|error| {
-        let (path, error) = (path.display(), describe(&error));
+        let (path, error) = (path.display(), strerror(&error));
         format!("could not add offline message {path}: {error}")
     })
 }
@@ -311,7 +313,6 @@ fn launch(file: &File, identity: Option<Identity>, home: &Path, paths: &Paths) -
         identity,
         dirs: vec![CString::new(home.as_os_str().as_bytes())?, c"/".into()],
         umask: 0o077,
-        session: Session::Own,
     })
 }
 
@@ -328,7 +329,7 @@ fn open_checked(path: &Path, candidate: &Candidate) -> Result<File, String> {
         Ok((file, found))
     });
     let (file, found) = opened.map_err(|error| {
-        let error = describe(&error);
+        let error = strerror(&error);
         format!("could not add offline message {shown}: {error}")
     })?;
     let uid = found.uid();

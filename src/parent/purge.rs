@@ -9,14 +9,16 @@ use std::path::Path;
 
 use crate::log;
 use crate::privsep::identity::Rights;
-use crate::sys::process::{self, Pid, Session, Spawn};
+use crate::queue::fs::layout;
+use crate::sys::errno::strerror;
+use crate::sys::process::{self, Pid, Spawn};
 use crate::sys::sandbox::{self, Role};
 
-use super::{Options, describe};
+use super::Options;
 
 /// Starts a child if there is something to delete.
 pub(super) fn start(options: &Options) -> io::Result<Option<Pid>> {
-    let dir = options.paths.spool.join("purge");
+    let dir = options.paths.spool.join(layout::PURGE);
     if fs::read_dir(&dir)?.next().is_none() {
         return Ok(None);
     }
@@ -36,7 +38,6 @@ pub(super) fn start(options: &Options) -> io::Result<Option<Pid>> {
         identity: None,
         dirs: vec![c"/".into()],
         umask: 0o077,
-        session: Session::Own,
     })
     .map(Some)
 }
@@ -53,7 +54,7 @@ pub fn run(rights: &Rights, dir: &Path) -> i32 {
             log::warn(format_args!(
                 "purge {}: {}",
                 dir.display(),
-                describe(&error)
+                strerror(&error)
             ));
             1
         }

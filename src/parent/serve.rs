@@ -10,17 +10,19 @@ use crate::config::Config;
 use crate::log::{self, Target, Trace};
 use crate::privsep::identity::Rights;
 use crate::privsep::{Channel, MdaJob, Reply, Request};
+use crate::sys::errno::strerror;
 use crate::sys::poll::{Interest, PollFd, poll};
-use crate::sys::process::{self, Ended, Pid, Session, Spawn};
+use crate::sys::process::{self, Ended, Pid, Spawn};
 use crate::sys::signal::{Signal, Signals};
 use crate::util::Line;
+use crate::util::sysexits;
 
 use super::backoff::Backoff;
 use super::children::{Children, Delivery};
 use super::link::{Heard, Link};
 use super::offline::Offline;
 use super::start::{Held, scratch_file};
-use super::{Options, describe, mda, purge};
+use super::{Options, mda, purge};
 
 /// The running parent.
 pub struct Parent {
@@ -90,9 +92,6 @@ const BETWEEN_PURGES: Duration = Duration::from_secs(10);
 /// Requests served before signals and time are looked at again.
 const REQUESTS_PER_TURN: usize = 64;
 
-const EX_OSERR: i32 = 71;
-const EX_TEMPFAIL: i32 = 75;
-
 impl Parent {
     /// Holds everything and has started nothing.
     pub fn new(
@@ -136,7 +135,7 @@ impl Parent {
                 return code;
             }
             if let Err(error) = self.wait() {
-                log::fatal(format_args!("poll: {}", describe(&error)));
+                log::fatal(format_args!("poll: {}", strerror(&error)));
                 return 1;
             }
             self.hear_signals();
@@ -248,7 +247,7 @@ impl Parent {
                 Ok(Heard::Request(request, fds)) => self.serve(request, fds),
                 // It is ending, or should be.
                 Ok(Heard::Closed) => return self.kill_engine(None),
-                Err(error) => return self.kill_engine(Some(&describe(&error))),
+                Err(error) => return self.kill_engine(Some(&strerror(&error))),
             }
         }
     }
@@ -310,13 +309,13 @@ impl Parent {
             })
         };
         if self.stop != Stop::No {
-            return refused(EX_TEMPFAIL, "smtpd is stopping");
+            return refused(sysexits::TEMPFAIL, "smtpd is stopping");
         }
         if self.children.len() >= MOST_DELIVERIES {
-            return refused(EX_OSERR, "too many deliveries");
+            return refused(sysexits::OSERR, "too many deliveries");
         }
         let (Some(stdin), Some(output)) = message else {
-            return refused(EX_OSERR, "smtpd: Too many open files");
+            return refused(sysexits::OSERR, "smtpd: Too many open files");
         };
         let world = mda::World {
             config: &self.config,
@@ -331,7 +330,7 @@ impl Parent {
         let Some(link) = self.link() else { return };
         log::trace(Trace::Imsg, format_args!("imsg: parent: {reply:?}"));
         if let Err(error) = link.send(reply, Vec::new()) {
-            self.kill_engine(Some(&describe(&error)));
+            self.kill_engine(Some(&strerror(&error)));
         }
     }
 
@@ -377,11 +376,11 @@ impl Parent {
                     run: self.run,
                 });
                 if let Err(error) = self.brief_engine() {
-                    self.kill_engine(Some(&describe(&error)));
+                    self.kill_engine(Some(&strerror(&error)));
                 }
             }
             Err(error) => {
-                log::warn(format_args!("cannot start engine: {}", describe(&error)));
+                log::warn(format_args!("cannot start engine: {}", strerror(&error)));
                 self.engine = Engine::Starts(now + self.backoff.died(Duration::ZERO));
             }
         }
@@ -408,7 +407,6 @@ impl Parent {
             identity: None,
             dirs: vec![c"/".into()],
             umask: 0o077,
-            session: Session::Own,
         })?;
         Ok((pid, Link::new(ours)))
     }
@@ -524,7 +522,7 @@ impl Parent {
         }
         match purge::start(&self.options) {
             Ok(pid) => self.purge = pid,
-            Err(error) => log::warn(format_args!("cannot purge: {}", describe(&error))),
+            Err(error) => log::warn(format_args!("cannot purge: {}", strerror(&error))),
         }
     }
 
@@ -550,5 +548,5 @@ impl Parent {
 
 /// How `pid` ended, if it has. One that cannot be waited for is gone.
 fn ended(pid: Pid) -> Option<Ended> {
-    process::try_wait(pid).unwrap_or(Some(Ended::Exited(EX_OSERR)))
+    process::try_wait(pid).unwrap_or(Some(Ended::Exited(sysexits::OSERR)))
 }

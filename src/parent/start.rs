@@ -16,13 +16,16 @@ use crate::config::{Config, Family, Listener, Paths};
 use crate::log::{self, Writer};
 use crate::privsep::Handover;
 use crate::privsep::identity::Rights;
+use crate::queue::fs::layout;
+use crate::sys::errno::strerror;
+use crate::sys::fs::sync_dir;
 use crate::sys::net::{self, InterfaceAddr};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signal::Signals;
 use crate::sys::{open, process, random, unix_connect};
 
 use super::serve::Parent;
-use super::{Ground, Options, built_in, describe};
+use super::{Ground, Options, built_in};
 
 /// Makes ready all that a running daemon holds.
 pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Parent, String> {
@@ -53,12 +56,12 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
         env!("CARGO_PKG_VERSION")
     ));
     if options.ground == Ground::Back {
-        process::daemonize().map_err(|error| format!("daemon: {}", describe(&error)))?;
+        process::daemonize().map_err(|error| format!("daemon: {}", strerror(&error)))?;
     }
     log::start("smtpd", options.log, Writer::Caller);
-    let signals = Signals::catch().map_err(|error| format!("signals: {}", describe(&error)))?;
+    let signals = Signals::catch().map_err(|error| format!("signals: {}", strerror(&error)))?;
     let pid_file = PidFile::write(&options.paths.pid)?;
-    sandbox::enter(Role::Parent).map_err(|error| format!("sandbox: {}", describe(&error)))?;
+    sandbox::enter(Role::Parent).map_err(|error| format!("sandbox: {}", strerror(&error)))?;
     Ok(Parent::new(
         options,
         rights,
@@ -99,7 +102,7 @@ impl ControlSocket {
     /// Binds it, and replaces one that nobody answers on. This is what keeps a second daemon from
     /// the same spool.
     fn bind(path: &Path) -> Result<ControlSocket, String> {
-        let failed = |error: io::Error| format!("{}: {}", path.display(), describe(&error));
+        let failed = |error: io::Error| format!("{}: {}", path.display(), strerror(&error));
         let patience = Instant::now() + ORPHAN_TIME;
         while unix_connect::answers(path).map_err(failed)? {
             if Instant::now() < patience {
@@ -136,7 +139,7 @@ pub struct PidFile(PathBuf);
 
 impl PidFile {
     fn write(path: &Path) -> Result<PidFile, String> {
-        let failed = |error: io::Error| format!("{}: {}", path.display(), describe(&error));
+        let failed = |error: io::Error| format!("{}: {}", path.display(), strerror(&error));
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -173,32 +176,40 @@ pub fn scratch_file(spool: &Path, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// The spool's rooms that only the engine enters.
-const PRIVATE: [&str; 5] = ["incoming", "queue", "temporary", "purge", "corrupt"];
-
 fn prepare_spool(paths: &Paths, rights: &Rights) -> Result<(), String> {
     if let Some(root) = &paths.root {
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(root)
-            .map_err(|error| format!("cannot make {}: {}", root.display(), describe(&error)))?;
+            .map_err(|error| format!("cannot make {}: {}", root.display(), strerror(&error)))?;
     }
     let (top, inner, drop_box) = match rights {
         Rights::Root { engine, queue_gid } => ((0, 0), (engine.uid, 0), (0, *queue_gid)),
         Rights::User { uid, gid } => ((*uid, *gid), (*uid, *gid), (*uid, *gid)),
     };
-    make_room(&paths.spool, top, 0o711)?;
-    make_room(&paths.spool.join("offline"), drop_box, 0o770)?;
-    for name in PRIVATE {
-        make_room(&paths.spool.join(name), inner, 0o700)?;
+    make_room(&paths.spool, top, layout::ROOT_MODE)?;
+    make_room(
+        &paths.spool.join(layout::OFFLINE),
+        drop_box,
+        layout::OFFLINE_MODE,
+    )?;
+    for name in layout::PRIVATE {
+        make_room(&paths.spool.join(name), inner, layout::PRIVATE_MODE)?;
+    }
+    // What the engine makes durable lies in these rooms, and it may not sync the spool itself.
+    sync_dir(&paths.spool)
+        .map_err(|error| format!("{}: {}", paths.spool.display(), strerror(&error)))?;
+    if let Some(outer) = paths.spool.parent() {
+        // New only at the very first start; not everybody may open it.
+        let _ = File::open(outer).and_then(|outer| outer.sync_all());
     }
     Ok(())
 }
 
 /// A directory with this owner, group and mode: made if it is missing, set right if it is not so.
 fn make_room(path: &Path, (uid, gid): (u32, u32), mode: u32) -> Result<(), String> {
-    let failed = |error: io::Error| format!("{}: {}", path.display(), describe(&error));
+    let failed = |error: io::Error| format!("{}: {}", path.display(), strerror(&error));
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
@@ -208,13 +219,13 @@ fn make_room(path: &Path, (uid, gid): (u32, u32), mode: u32) -> Result<(), Strin
         format!(
             "{} is not a directory: {}",
             path.display(),
-            describe(&error)
+            strerror(&error)
         )
     })?;
     let found = dir.metadata().map_err(failed)?;
     if found.uid() != uid {
         fchown(&dir, Some(uid), Some(gid)).map_err(|error| {
-            let text = describe(&error);
+            let text = strerror(&error);
             format!(
                 "{} is not owned by uid {uid}: {text}: give it to that user, or start smtpd as \
                  the user it belongs to",
@@ -237,7 +248,7 @@ const BACKLOG: i32 = 4096;
 
 fn bind_all(listeners: &[Listener]) -> Result<Vec<(u32, TcpListener)>, String> {
     let interfaces = net::interface_addrs()
-        .map_err(|error| format!("interface addresses: {}", describe(&error)))?;
+        .map_err(|error| format!("interface addresses: {}", strerror(&error)))?;
     let world = Names {
         interfaces: &interfaces,
         members: &|group| net::group_members(group).unwrap_or_default(),
@@ -253,7 +264,7 @@ fn bind_all(listeners: &[Listener]) -> Result<Vec<(u32, TcpListener)>, String> {
                 let at = &listener.at;
                 format!(
                     "bind: {} ({addr}, {}:{}){}",
-                    describe(&error),
+                    strerror(&error),
                     at.file,
                     at.line,
                     way_out(&error, listener)
@@ -491,7 +502,7 @@ mod tests {
         };
         assert_eq!(mode(""), (0o711, us));
         assert_eq!(mode("offline"), (0o770, us));
-        for name in PRIVATE {
+        for name in layout::PRIVATE {
             assert_eq!(mode(name), (0o700, engine));
         }
         // Once more over what is there, with a mode gone wrong.

@@ -102,7 +102,7 @@ fn nothing_is_seen_before_the_commit(queue: &Queue) {
     let id = incoming.add(envelope("ann")).unwrap();
     assert_eq!(id.msgid(), incoming.msgid());
     incoming.write(&vec![b'x'; 200_000]).unwrap();
-    assert_eq!((incoming.envelopes(), incoming.size_bytes()), (1, 200_000));
+    assert_eq!(incoming.size_bytes(), 200_000);
     assert_eq!(queue.messages().count(), 0);
     assert!(is_missing(queue, id));
     assert!(queue.open_body(id.msgid()).is_err());

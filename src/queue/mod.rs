@@ -64,7 +64,6 @@ pub trait Draft: Send {
 /// A message being received. Dropping it leaves nothing behind.
 pub struct Incoming {
     draft: Box<dyn Draft>,
-    envelopes: usize,
     size_bytes: u64,
 }
 
@@ -105,7 +104,6 @@ impl Queue {
     pub fn begin(&self) -> Result<Incoming, BeginError> {
         Ok(Incoming {
             draft: self.0.begin()?,
-            envelopes: 0,
             size_bytes: 0,
         })
     }
@@ -152,11 +150,6 @@ impl Incoming {
         self.draft.msgid()
     }
 
-    /// Envelopes added so far.
-    pub fn envelopes(&self) -> usize {
-        self.envelopes
-    }
-
     /// Body bytes written so far.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
@@ -164,9 +157,7 @@ impl Incoming {
 
     /// Adds an envelope; its id is given to it here.
     pub fn add(&mut self, envelope: Envelope) -> io::Result<EvpId> {
-        let id = self.draft.add(envelope)?;
-        self.envelopes += 1;
-        Ok(id)
+        self.draft.add(envelope)
     }
 
     /// Appends body bytes: LF line ends, header first.

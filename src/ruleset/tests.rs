@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::{Decision, Origin, decide};
 use crate::config::{Config, Defaults, Sources, load};
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::table::Tables;
 use crate::util::Line;
+
+use super::{Decision, Origin, decide};
 
 fn world(rules: &str) -> (Config, Tables) {
     let text = format!("action a mbox\naction b mbox\n{rules}\n");

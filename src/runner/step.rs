@@ -12,7 +12,7 @@ use crate::deliver::{Agent, Offer};
 use crate::log::{self, stat};
 use crate::mail::{Envelope, EvpId, MsgId, Outcome, Verdict};
 use crate::queue::{Committed, LoadError, Queue};
-use crate::scheduler::{Class, Facts, Hold, Retime, Scheduler, State, Work};
+use crate::scheduler::{Class, Facts, Hold, Scheduler, State, Work};
 use crate::util::Timestamp;
 
 use super::cache::Cache;
@@ -254,7 +254,8 @@ impl Core {
         }
     }
 
-    /// Proves that the books balance. For tests.
+    /// Proves that the books balance.
+    #[cfg(test)]
     pub fn check(&self) {
         self.scheduler.check();
         for id in self.flights.keys() {
@@ -263,6 +264,7 @@ impl Core {
     }
 
     /// Whether the scheduler knows an envelope.
+    #[cfg(test)]
     pub fn knows(&self, id: EvpId) -> bool {
         self.scheduler.knows(id)
     }
@@ -422,7 +424,7 @@ impl Core {
         let release = self.agent(class).and_then(|agent| agent.finished(id, now));
         if let Some(release) = release {
             self.scheduler
-                .release(class, release.key.0, release.count, Retime::Now, now);
+                .release(class, release.key.0, release.count, now);
         }
     }
 

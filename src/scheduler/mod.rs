@@ -24,7 +24,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::mail::{EvpId, MsgId};
+use crate::mail::EvpId;
 use crate::util::Timestamp;
 
 use entry::{Entry, Lane, Marks, Spot};
@@ -107,15 +107,6 @@ pub enum Hold {
     NotHeld,
 }
 
-/// How held envelopes come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retime {
-    /// At once: there is room for them.
-    Now,
-    /// At the next point of their grid: the way they wait for has failed as a whole.
-    NextPoint,
-}
-
 /// The envelope is not in flight, so nobody can have an outcome for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotInflight;
@@ -195,6 +186,7 @@ impl Scheduler {
     }
 
     /// Whether this envelope is known.
+    #[cfg(test)]
     pub fn knows(&self, id: EvpId) -> bool {
         self.entries.contains_key(&id)
     }
@@ -274,15 +266,8 @@ impl Scheduler {
         Ok(Hold::Held)
     }
 
-    /// Lets up to `count` envelopes of a hold queue go, oldest first; says how many went.
-    pub fn release(
-        &mut self,
-        class: Class,
-        key: u64,
-        count: usize,
-        retime: Retime,
-        now: Timestamp,
-    ) -> usize {
+    /// Lets up to `count` envelopes of a hold queue go at once, oldest first; says how many went.
+    pub fn release(&mut self, class: Class, key: u64, count: usize, now: Timestamp) -> usize {
         let Some(queue) = self.held.get(&(class, key)) else {
             return 0;
         };
@@ -292,11 +277,8 @@ impl Scheduler {
                 continue;
             };
             self.detach(*id, &entry);
-            entry.next = match retime {
-                // One that was scheduled by hand before it was held may have its time to come.
-                Retime::Now => entry.next.min(now),
-                Retime::NextPoint => backoff::after(entry.created, backoff::base_s(class), 0, now),
-            };
+            // One that was scheduled by hand before it was held may have its time to come.
+            entry.next = entry.next.min(now);
             self.place(*id, entry, Spot::Pending);
         }
         going.len()
@@ -337,13 +319,9 @@ impl Scheduler {
         }
     }
 
-    /// Whether anything of `msgid` is known.
-    pub fn knows_message(&self, msgid: MsgId) -> bool {
-        self.of_message(msgid).next().is_some()
-    }
-
-    /// Proves that every envelope is in exactly one state and one index. For tests: it recounts
-    /// everything and panics where the books do not balance.
+    /// Proves that every envelope is in exactly one state and one index: it recounts everything and
+    /// panics where the books do not balance.
+    #[cfg(test)]
     pub fn check(&self) {
         let mut counts = [0usize; 5];
         for (id, entry) in &self.entries {

@@ -133,11 +133,6 @@ impl Session {
         }
     }
 
-    /// Its name in the log.
-    pub fn id(&self) -> SessionId {
-        self.id
-    }
-
     /// The client's name by reverse DNS is known, or it has none: greets. A name that is no host
     /// name counts as none, for it goes into headers and logs. A local client bears our own name.
     pub fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, _world: &dyn Services) -> Next {
@@ -196,11 +191,6 @@ impl Session {
     /// The service ends: says so. The connection is then closed.
     pub fn shutdown(&mut self, out: &mut Vec<u8>) {
         self.give_up(Reply::new(421, "4.3.2 Service shutting down"), out);
-    }
-
-    /// What a client is told for which there is no session.
-    pub fn overloaded(out: &mut Vec<u8>) {
-        Reply::new(421, "4.3.2 Too many connections, try again later").write_to(out);
     }
 
     /// The connection is over. An open transaction is rolled back.

@@ -36,12 +36,9 @@ pub struct DirFacts {
     pub mode: u32,
 }
 
-/// Makes a directory with exactly this mode, whatever the umask, and this owner and group if any.
-pub fn make_dir(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+/// Makes a directory with exactly this mode, whatever the umask.
+pub fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().mode(0o000).create(path)?;
-    if let Some((uid, gid)) = owner {
-        std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
-    }
     std::fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
@@ -148,7 +145,7 @@ mod tests {
     fn a_made_directory_has_its_mode_and_there_is_room() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d");
-        make_dir(&path, 0o711, None).unwrap();
+        make_dir(&path, 0o711).unwrap();
         assert_eq!(dir_facts(&path).unwrap().mode, 0o711);
         sync_dir(&path).unwrap();
         assert!(room(&path).unwrap().total_bytes > 0);

@@ -22,8 +22,6 @@ pub struct PollFd<'fd> {
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Only for the other end to go.
-    Hangup,
     /// For bytes.
     Read,
     /// For room.
@@ -52,7 +50,6 @@ pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<usi
         .map(|fd| libc::pollfd {
             fd: fd.fd.as_raw_fd(),
             events: match fd.want {
-                Interest::Hangup => 0,
                 Interest::Read => libc::POLLIN,
                 Interest::Write => libc::POLLOUT,
             },
@@ -96,7 +93,7 @@ mod tests {
         assert_eq!(poll(&mut fds, None).unwrap(), 1);
         assert!(fds[0].readable && !fds[0].writable && !fds[0].hangup);
         drop(a);
-        let mut fds = [PollFd::new(b.as_fd(), Interest::Hangup)];
+        let mut fds = [PollFd::new(b.as_fd(), Interest::Read)];
         assert_eq!(poll(&mut fds, None).unwrap(), 1);
         assert!(fds[0].hangup);
     }

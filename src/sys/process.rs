@@ -21,7 +21,7 @@ pub enum Ended {
     Signaled(i32),
 }
 
-/// What to start.
+/// What to start: it leads a session and process group of its own.
 #[derive(Debug)]
 pub struct Spawn<'a> {
     /// The program's path.
@@ -38,28 +38,12 @@ pub struct Spawn<'a> {
     pub dirs: Vec<CString>,
     /// Its file mode mask.
     pub umask: u32,
-    /// Whether it leads a session and process group of its own.
-    pub session: Session,
-}
-
-/// Whether a child leaves our session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Session {
-    /// It stays.
-    Ours,
-    /// It leads its own.
-    Own,
 }
 
 /// What a child exits with when it cannot become what it should: EX_OSERR, to be tried again.
 pub const NOT_STARTED: i32 = 71;
 
 impl Pid {
-    /// The number.
-    pub fn get(self) -> i32 {
-        self.0
-    }
-
     /// For tables in tests.
     #[cfg(test)]
     pub fn fake(number: i32) -> Pid {
@@ -203,7 +187,7 @@ unsafe fn into_child(spawn: &Spawn<'_>) -> *const libc::c_char {
         if !place_fds(&spawn.fds) {
             return c"descriptors".as_ptr();
         }
-        if spawn.session == Session::Own && libc::setsid() == -1 {
+        if libc::setsid() == -1 {
             return c"setsid".as_ptr();
         }
         libc::umask(spawn.umask as libc::mode_t);
@@ -333,7 +317,6 @@ mod tests {
             identity: None,
             dirs: vec![c("/nonexistent"), c("/")],
             umask: 0o027,
-            session: Session::Own,
         })
         .unwrap();
         let ended = wait(pid);
@@ -376,7 +359,6 @@ mod tests {
             identity: None,
             dirs: vec![],
             umask: 0o077,
-            session: Session::Own,
         })
         .unwrap();
         drop(write);

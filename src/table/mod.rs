@@ -241,11 +241,6 @@ impl Tables {
         service::source(&key).map(Some).ok_or_else(malformed)
     }
 
-    /// How many entries a table has; 0 when it is not in memory.
-    pub fn len(&self, table: &str) -> usize {
-        self.table(table).map_or(0, |t| t.now().contents.len())
-    }
-
     fn table(&self, name: &str) -> Result<&Table, TableError> {
         self.by_name
             .get(name)

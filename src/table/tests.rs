@@ -4,10 +4,11 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::Tables;
 use crate::config::{Config, Defaults, Sources, load};
 use crate::mail::{MailAddr, Peer};
 use crate::util::Line;
+
+use super::Tables;
 
 fn defaults() -> Defaults {
     Defaults {
@@ -228,7 +229,6 @@ fn large_tables_are_found_by_key() {
     let mut sources = sources("table big file:/big");
     sources.insert(Path::new("/big"), text.into_bytes());
     let tables = loaded(&sources).1;
-    assert_eq!(tables.len("big"), 200_000);
     let key = format!("USER{}@example.org", 77_777u32.reverse_bits());
     assert_eq!(tables.alias("big", &key), Ok(Some("box77777".to_owned())));
     assert_eq!(tables.alias("big", "user@example.org"), Ok(None));

@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod line;
+pub mod sysexits;
 pub mod time;
 pub mod vis;
 

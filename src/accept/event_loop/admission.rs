@@ -6,13 +6,15 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use mio::net::TcpStream;
 
-use super::{EventLoop, millis};
 use crate::accept::Conversation;
-use crate::accept::conn::{Conn, Stream, words};
+use crate::accept::conn::{Conn, Stream};
 use crate::accept::source::{Entry, Source};
 use crate::log::{self, stat};
 use crate::mail::{Peer, SessionId};
+use crate::sys::errno::strerror;
 use crate::sys::{descriptors, random, socket};
+
+use super::{EventLoop, millis};
 
 impl<T: Conversation> EventLoop<T> {
     pub(super) fn accept_sessions(&mut self) {
@@ -48,9 +50,9 @@ impl<T: Conversation> EventLoop<T> {
                     self.smtp.exhausted(listener);
                     return Ok(());
                 }
-                Err(error) if descriptors::are_exhausted(&error) => return Err(words(&error)),
+                Err(error) if descriptors::are_exhausted(&error) => return Err(strerror(&error)),
                 // That connection is gone before we took it; the next one may be well.
-                Err(error) => failed = Err(words(&error)),
+                Err(error) => failed = Err(strerror(&error)),
             }
         }
         // Errors without end must not keep the loop busy.
@@ -70,7 +72,7 @@ impl<T: Conversation> EventLoop<T> {
     ) -> Result<(), String> {
         if self.is_one_of_the_last(stream.as_raw_fd()) {
             refuse(stream, FULL);
-            return Err(words(&descriptors::exhausted()));
+            return Err(strerror(&descriptors::exhausted()));
         }
         let source = Source::of(address.ip());
         let limit = match source {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use mio::Interest;
 use mio::net::UnixStream;
 
-use super::{EventLoop, Row, millis};
 use crate::accept::Conversation;
 use crate::accept::conn::{Conn, Stream};
 use crate::accept::control::{Client, Step};
@@ -18,6 +17,8 @@ use crate::control::{Answer, Ask, server};
 use crate::log::{self, stat};
 use crate::mail::Peer;
 use crate::sys::socket;
+
+use super::{EventLoop, Row, millis};
 
 impl<T: Conversation> EventLoop<T> {
     pub(super) fn accept_controls(&mut self) {

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use mio::net::{TcpListener, UnixListener};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::accept::conn::{Conn, Progress, words};
+use crate::accept::conn::{Conn, Progress};
 use crate::accept::control::Client;
 use crate::accept::gate::Gate;
 use crate::accept::mailbox::{Letter, Mailbox, Wishes};
@@ -27,6 +27,7 @@ use crate::accept::worker::{self, Done, Job, Wait, Work, Worker};
 use crate::accept::{Conversation, Host, Lane, Limits, Setup};
 use crate::dns::{self, Bell};
 use crate::log::stat;
+use crate::sys::errno::strerror;
 use crate::util::Line;
 
 mod admission;
@@ -370,7 +371,7 @@ impl<T: Conversation> EventLoop<T> {
         self.timers.set(index, seat.deadline_ms);
         let Some(conn) = &mut seat.conn else { return };
         if let Err(error) = conn.park(self.poll.registry(), token, interest) {
-            self.put_in_line(index, Work::Broken(words(&error)));
+            self.put_in_line(index, Work::Broken(strerror(&error)));
         }
     }
 

@@ -8,9 +8,9 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
 use crate::cli::failure::Failure;
-use crate::cli::sysexits;
 use crate::sys::errno::strerror;
 use crate::sys::random;
+use crate::util::sysexits;
 
 use super::address::{ListParser, MOST_ADDRESSES, too_many};
 

@@ -24,12 +24,12 @@ use crate::control::{Answer, Ask, Which};
 use crate::sys::errno::strerror;
 use crate::sys::localtime::rfc5322_date;
 use crate::util::Timestamp;
+use crate::util::sysexits;
 
 use super::caller::{Caller, Login};
 use super::failure::Failure;
 use super::instance::{may_control, offline_dir, server_name};
 use super::personality::{Group, World};
-use super::sysexits;
 use super::{mailq, newaliases};
 use compose::Author;
 use intake::Message;

@@ -25,12 +25,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use crate::cli::failure::Failure;
-use crate::cli::sysexits;
 use crate::sys::errno::strerror;
 use crate::sys::fs::sync_dir;
 use crate::sys::open::create_new;
 use crate::sys::random;
 use crate::util::Timestamp;
+use crate::util::sysexits;
 
 use super::address::{MOST_ADDRESSES, check};
 use super::submit::Letter;

@@ -6,9 +6,9 @@ use std::thread;
 
 use crate::cli::failure::Failure;
 use crate::cli::personality::World;
-use crate::cli::sysexits;
 use crate::control::client::Client;
 use crate::sys::errno::strerror;
+use crate::util::sysexits;
 
 use super::submit::disallowed;
 use super::{later, take_input};

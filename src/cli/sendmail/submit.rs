@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::cli::failure::Failure;
-use crate::cli::sysexits;
 use crate::control::client::Error;
 use crate::sys::errno::strerror;
+use crate::util::sysexits;
 
 /// The envelope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

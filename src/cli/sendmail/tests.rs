@@ -3,8 +3,9 @@
 use std::fs;
 use std::io::Cursor;
 
-use super::*;
 use crate::cli::fake_daemon::{Daemon, Root, Said};
+
+use super::*;
 
 /// What a run of sendmail came to.
 struct Ran {

@@ -12,7 +12,7 @@ use crate::cli::failure::Failure;
 use crate::control::Which;
 use crate::control::listing::{self, Standing, State};
 use crate::mail::{Envelope, EvpId, MsgId};
-use crate::queue::fs::{body_path, envelope_path};
+use crate::queue::fs::{body_path, envelope_path, layout};
 use crate::sys::errno::strerror;
 
 /// Makes an envelope of a file's bytes.
@@ -72,7 +72,7 @@ fn messages(spool: &Path, only: Option<MsgId>) -> Result<Vec<PathBuf>, Failure> 
             .into_iter()
             .collect());
     }
-    let queue = spool.join("queue");
+    let queue = spool.join(layout::QUEUE);
     let mut dirs = Vec::new();
     let buckets = names(&queue).map_err(|e| Failure::io(queue.display(), &e))?;
     for bucket in buckets.iter().filter(|name| name.len() == 2) {

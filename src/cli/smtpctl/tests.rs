@@ -1,8 +1,9 @@
 //! Commands against a daemon of the tests' own: what is asked, printed and exited with.
 
-use super::*;
 use crate::cli::fake_daemon::{Daemon, Root};
 use crate::control::message::{Listed, Subsystem};
+
+use super::*;
 
 fn smtpctl(root: &Root, line: &str) -> (Result<i32, Failure>, String) {
     let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();

@@ -3,6 +3,7 @@
 use crate::mail::{Outcome, Status};
 use crate::privsep::{MdaEnd, MdaResult};
 use crate::util::Line;
+use crate::util::sysexits;
 use crate::util::vis::{self, Style};
 
 /// An outcome with its part of the log line.
@@ -67,7 +68,9 @@ impl Settled {
         let text = said.unwrap_or_else(|| Line::sanitize(otherwise.as_bytes()));
         match code {
             0 => Settled::delivered(),
-            EX_OSERR | EX_TEMPFAIL => Settled::failed(sysexit(code), text, Failing::Temporary),
+            sysexits::OSERR | sysexits::TEMPFAIL => {
+                Settled::failed(sysexit(code), text, Failing::Temporary)
+            }
             _ => Settled::failed(sysexit(code), text, Failing::Permanent),
         }
     }
@@ -91,7 +94,7 @@ impl Settled {
     }
 
     fn refused(code: i32, text: &Line) -> Settled {
-        let class = if matches!(code, EX_OSERR | EX_TEMPFAIL) {
+        let class = if matches!(code, sysexits::OSERR | sysexits::TEMPFAIL) {
             4
         } else {
             5
@@ -140,9 +143,6 @@ enum Failing {
     Temporary,
     Permanent,
 }
-
-const EX_OSERR: i32 = 71;
-const EX_TEMPFAIL: i32 = 75;
 
 /// What is said when a delivery's time was over.
 pub const TIMED_OUT: &str = "terminated; timeout";

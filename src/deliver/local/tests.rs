@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 
-use super::*;
 use crate::config::{Action, LocalAction, Place};
 use crate::deliver::Agent as _;
 use crate::mail::{Dsn, Flags, Local, MailAddr, MsgId, Outcome, Peer, Verdict};
@@ -18,6 +17,8 @@ use crate::privsep::batch::{Answer, Chunk, Head};
 use crate::privsep::{MdaEnd, MdaJob, MdaResult, Pending};
 use crate::queue::ram::Ram;
 use crate::util::Line;
+
+use super::*;
 
 pub fn line(text: &str) -> Line {
     Line::new(text).unwrap()

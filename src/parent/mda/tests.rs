@@ -1,9 +1,10 @@
 use std::os::unix::fs::MetadataExt;
 
-use super::*;
 use crate::config::{Defaults, Sources, TableName};
 use crate::mail::{Command, MailAddr};
 use crate::privsep::Handover;
+
+use super::*;
 
 struct Fixture {
     config: Config,

@@ -1,5 +1,6 @@
-use super::*;
 use crate::util::Line;
+
+use super::*;
 
 /// xorshift64*: the same bytes for the same seed.
 pub(crate) struct Chance(u64);

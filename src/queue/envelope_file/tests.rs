@@ -1,7 +1,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::*;
 use crate::queue::contract::{envelope, line};
+
+use super::*;
 
 fn id() -> EvpId {
     envelope("ann").id

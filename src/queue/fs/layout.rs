@@ -1,6 +1,6 @@
 //! Where everything lies in the spool, and whose it is. No other file knows a path.
 //!
-//! `spool-layout.md` is the contract; [`prepare`] makes the tree, [`verify`] looks at it.
+//! `spool-layout.md` is the contract. The parent makes the rooms; [`verify`] looks at them.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,37 +11,30 @@ use crate::mail::{EvpId, MsgId};
 use crate::sys;
 
 /// Committed messages, in 256 buckets.
-pub(super) const QUEUE: &str = "queue";
+pub const QUEUE: &str = "queue";
 /// Messages being received.
 pub(super) const INCOMING: &str = "incoming";
 /// Envelopes being written into committed messages.
 pub(super) const TEMPORARY: &str = "temporary";
 /// What is to be deleted.
-pub(super) const PURGE: &str = "purge";
+pub const PURGE: &str = "purge";
 /// What could not be read.
 pub(super) const CORRUPT: &str = "corrupt";
-/// Where sendmail(8) leaves mail while the daemon is down; nothing here reads it.
-const OFFLINE: &str = "offline";
+/// Where sendmail(8) leaves mail while the daemon is down; the queue does not read it.
+pub const OFFLINE: &str = "offline";
 /// The name of a body in its message's directory.
 pub(super) const BODY: &str = "message";
 /// Held by the store that has this spool open; its text is that process' id.
 const LOCK: &str = "queue/lock";
 
-const PRIVATE: [&str; 5] = [QUEUE, INCOMING, TEMPORARY, PURGE, CORRUPT];
-const ROOT_MODE: u32 = 0o711;
-const PRIVATE_MODE: u32 = 0o700;
-const OFFLINE_MODE: u32 = 0o770;
-
-/// Whose the directories are when root prepares the spool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// The user that the engine runs as.
-    pub uid: u32,
-    /// Group of the private directories; their mode gives it nothing.
-    pub gid: u32,
-    /// The group that sendmail(8) is set-gid to, for `offline`.
-    pub offline_gid: u32,
-}
+/// The rooms that only the engine enters.
+pub const PRIVATE: [&str; 5] = [QUEUE, INCOMING, TEMPORARY, PURGE, CORRUPT];
+/// Mode of the spool itself.
+pub const ROOT_MODE: u32 = 0o711;
+/// Mode of the rooms that only the engine enters.
+pub const PRIVATE_MODE: u32 = 0o700;
+/// Mode of [`OFFLINE`].
+pub const OFFLINE_MODE: u32 = 0o770;
 
 /// The body of a committed message, under the spool's root.
 pub fn body_path(id: MsgId) -> PathBuf {
@@ -53,48 +46,14 @@ pub fn envelope_path(id: EvpId) -> PathBuf {
     message_dir(id.msgid()).join(id.to_string())
 }
 
-/// Makes the spool and all its directories where they are missing, with their owners and modes,
-/// and checks those that are there. `owner` is for root; without one everything is the caller's.
-pub fn prepare(root: &Path, owner: Option<&Owner>) -> io::Result<()> {
-    let uid = sys::user::effective_uid();
-    let root_owner = owner.map(|_| (0, 0));
-    have(root, ROOT_MODE, root_owner)?;
-    check(
-        root,
-        owner.map_or(uid, |_| 0),
-        None,
-        Mode::NotWritableByOthers,
-    )?;
-    let private = owner.map(|owner| (owner.uid, owner.gid));
-    for name in PRIVATE {
-        let path = root.join(name);
-        have(&path, PRIVATE_MODE, private)?;
-        let uid = owner.map_or(uid, |owner| owner.uid);
-        check(&path, uid, None, Mode::Exactly(PRIVATE_MODE))?;
-    }
-    let offline = root.join(OFFLINE);
-    match owner {
-        Some(owner) => {
-            have(&offline, OFFLINE_MODE, Some((0, owner.offline_gid)))?;
-            let mode = Mode::Exactly(OFFLINE_MODE);
-            check(&offline, 0, Some(owner.offline_gid), mode)?;
-        }
-        None => {
-            have(&offline, PRIVATE_MODE, None)?;
-            check(&offline, uid, None, Mode::NotWritableByOthers)?;
-        }
-    }
-    sys::fs::sync_dir(root)
-}
-
 /// Checks the private directories before they are used, and makes those that are missing if it
 /// may.
 pub(super) fn verify(root: &Path) -> io::Result<()> {
     let uid = sys::user::effective_uid();
     for name in PRIVATE {
         let path = root.join(name);
-        have(&path, PRIVATE_MODE, None)?;
-        check(&path, uid, None, Mode::Exactly(PRIVATE_MODE))?;
+        have(&path)?;
+        check(&path, uid)?;
     }
     match sys::fs::sync_dir(root) {
         // Root's own directory, which we may pass but not read: whoever prepared it has synced it.
@@ -178,15 +137,10 @@ pub(super) fn envelope_from(name: &OsStr, msgid: MsgId) -> Option<EvpId> {
     (id.msgid() == msgid && id.to_string() == text).then_some(id)
 }
 
-enum Mode {
-    Exactly(u32),
-    NotWritableByOthers,
-}
-
-fn have(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+fn have(path: &Path) -> io::Result<()> {
     match sys::fs::dir_facts(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            match sys::fs::make_dir(path, mode, owner) {
+            match sys::fs::make_dir(path, PRIVATE_MODE) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 made => made.map_err(|e| about(path, &format!("cannot create: {e}"))),
             }
@@ -195,7 +149,7 @@ fn have(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     }
 }
 
-fn check(path: &Path, uid: u32, gid: Option<u32>, mode: Mode) -> io::Result<()> {
+fn check(path: &Path, uid: u32) -> io::Result<()> {
     let facts = sys::fs::dir_facts(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotADirectory => about(path, "is not a directory"),
         _ => about(path, &error.to_string()),
@@ -203,36 +157,11 @@ fn check(path: &Path, uid: u32, gid: Option<u32>, mode: Mode) -> io::Result<()> 
     if facts.uid != uid {
         return Err(about(path, &format!("is not owned by uid {uid}")));
     }
-    if let Some(gid) = gid
-        && facts.gid != gid
-    {
-        return Err(about(path, &format!("is not owned by gid {gid}")));
+    if facts.mode != PRIVATE_MODE {
+        let text = format!("must be rwx------ ({PRIVATE_MODE:04o})");
+        return Err(about(path, &text));
     }
-    match mode {
-        Mode::Exactly(mode) if facts.mode != mode => Err(about(path, &must_be(mode))),
-        Mode::NotWritableByOthers if facts.mode & 0o022 != 0 => {
-            Err(about(path, "must not be writable by group or others"))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn must_be(mode: u32) -> String {
-    let letters: String = [
-        (0o400, 'r'),
-        (0o200, 'w'),
-        (0o100, 'x'),
-        (0o040, 'r'),
-        (0o020, 'w'),
-        (0o010, 'x'),
-        (0o004, 'r'),
-        (0o002, 'w'),
-        (0o001, 'x'),
-    ]
-    .iter()
-    .map(|(bit, letter)| if mode & bit != 0 { *letter } else { '-' })
-    .collect();
-    format!("must be {letters} ({mode:04o})")
+    Ok(())
 }
 
 fn about(path: &Path, text: &str) -> io::Error {
@@ -247,57 +176,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prepared_spool_verifies_and_prepares_again() {
+    fn missing_rooms_are_made_and_found_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("spool");
-        prepare(&root, None).unwrap();
-        prepare(&root, None).unwrap();
-        verify(&root).unwrap();
+        for _ in 0..2 {
+            verify(dir.path()).unwrap();
+        }
         for name in PRIVATE {
-            let facts = sys::fs::dir_facts(&root.join(name)).unwrap();
+            let facts = sys::fs::dir_facts(&dir.path().join(name)).unwrap();
             assert_eq!(facts.mode, 0o700, "{name}");
         }
-        assert_eq!(sys::fs::dir_facts(&root).unwrap().mode, 0o711);
-    }
-
-    #[test]
-    fn root_gives_the_private_directories_to_the_engines_user() {
-        if sys::user::effective_uid() != 0 {
-            return;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("spool");
-        let owner = Owner {
-            uid: 4321,
-            gid: 0,
-            offline_gid: 4322,
-        };
-        prepare(&root, Some(&owner)).unwrap();
-        let facts = |name: &str| sys::fs::dir_facts(&root.join(name)).unwrap();
-        assert_eq!((facts("queue").uid, facts("queue").mode), (4321, 0o700));
-        assert_eq!((facts("offline").uid, facts("offline").gid), (0, 4322));
-        assert_eq!(facts("offline").mode, 0o770);
-        let other = Owner { uid: 4323, ..owner };
-        let error = prepare(&root, Some(&other)).unwrap_err().to_string();
-        assert!(error.ends_with("is not owned by uid 4323"), "{error}");
     }
 
     #[test]
     fn a_wrong_mode_or_a_file_in_the_way_is_refused_with_its_path() {
         // spool-layout.md, Directories: owner and mode are checked at every start.
         let dir = tempfile::tempdir().unwrap();
-        prepare(&dir.path().join("s"), None).unwrap();
-        let purge = dir.path().join("s/purge");
+        verify(dir.path()).unwrap();
+        let purge = dir.path().join("purge");
         std::fs::set_permissions(&purge, Permissions::from_mode(0o755)).unwrap();
-        let error = verify(&dir.path().join("s")).unwrap_err().to_string();
+        let error = verify(dir.path()).unwrap_err().to_string();
         assert!(
-            error.ends_with("s/purge must be rwx------ (0700)"),
+            error.ends_with("/purge must be rwx------ (0700)"),
             "{error}"
         );
         std::fs::remove_dir(&purge).unwrap();
         std::fs::write(&purge, "").unwrap();
-        let error = verify(&dir.path().join("s")).unwrap_err().to_string();
-        assert!(error.ends_with("s/purge is not a directory"), "{error}");
+        let error = verify(dir.path()).unwrap_err().to_string();
+        assert!(error.ends_with("/purge is not a directory"), "{error}");
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod dirsync;
 mod disk;
 mod ids;
 mod incoming;
-mod layout;
+pub mod layout;
 mod purge;
 mod settle;
 mod space;
@@ -46,7 +46,7 @@ mod walk;
 mod tests;
 
 pub use disk::{Disk, DiskFile, EachEntry, EntryKind, RealDisk};
-pub use layout::{Owner, body_path, envelope_path, prepare};
+pub use layout::{body_path, envelope_path};
 
 /// The store on disk; clones share it.
 #[derive(Clone)]

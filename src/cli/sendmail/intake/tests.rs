@@ -1,8 +1,9 @@
 //! What the first pass keeps, drops and finds; with the second pass behind it, what goes out.
 
-use super::*;
 use crate::cli::sendmail::compose::{self, Author};
 use crate::sys::localtime::rfc5322_date;
+
+use super::*;
 
 fn read(text: &[u8]) -> Message {
     Message::read(&mut &text[..], Recipients::FromHeader).unwrap()
