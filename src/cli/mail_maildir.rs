@@ -46,10 +46,7 @@ fn parse(
         ([], _) => return Err(Failure::new(FAILURE, "HOME is not set")),
         ([path], _) => PathBuf::from(path),
         _ => {
-            return Err(Failure::new(
-                FAILURE,
-                format!("{NAME}: only one maildir is allowed"),
-            ));
+            return Err(Failure::new(FAILURE, "only one maildir is allowed"));
         }
     };
     Ok(Target {
@@ -79,7 +76,7 @@ mod tests {
         assert_eq!((target.root, target.junk), ("Mail".into(), Junk::Folder));
         let failure = parse(&["a", "b"], None).unwrap_err();
         assert_eq!(failure.code, 1);
-        assert_eq!(failure.text, "mail.maildir: only one maildir is allowed");
+        assert_eq!(failure.text, "only one maildir is allowed");
         assert_eq!(parse(&[], None).unwrap_err().code, 1);
     }
 }

@@ -31,7 +31,7 @@ fn parse(args: &[OsString]) -> Result<(PathBuf, String), Failure> {
         .iter()
         .rev()
         .find_map(|(letter, value)| value.as_ref().filter(|_| *letter == b'f'));
-    let wrong = |text: &str| Failure::new(FAILURE, format!("{NAME}: {text}"));
+    let wrong = |text| Failure::new(FAILURE, text);
     match words.operands.as_slice() {
         [] => Err(wrong("mbox file required")),
         [path] => Ok((

@@ -22,7 +22,7 @@ pub fn main() -> i32 {
 }
 
 fn parse(args: &[OsString]) -> Result<OsString, Failure> {
-    let wrong = |text: &str| Failure::new(FAILURE, format!("{NAME}: {text}"));
+    let wrong = |text| Failure::new(FAILURE, text);
     match words(args, "").operands.as_slice() {
         [] => Err(wrong("command required")),
         [command] => Ok(command.clone()),
@@ -41,8 +41,8 @@ mod tests {
             parse(&args.iter().map(OsString::from).collect::<Vec<_>>()).map_err(|f| f.text)
         };
         assert_eq!(parse(&["exit 1"]), Ok("exit 1".into()));
-        assert_eq!(parse(&[]), Err("mail.mda: command required".to_string()));
-        let many = Err("mail.mda: only one command is supported".to_string());
+        assert_eq!(parse(&[]), Err("command required".to_string()));
+        let many = Err("only one command is supported".to_string());
         assert_eq!(parse(&["a", "b"]), many);
     }
 }

@@ -310,8 +310,10 @@ impl Names<'_> {
             found = literal(on).into_iter().collect();
         }
         if found.is_empty() {
-            let ips = (self.host)(on);
-            found = ips.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            let ips = (self.host)(on)
+                .into_iter()
+                .filter(|ip| self.may_be_ours(ip));
+            found = ips.map(|ip| SocketAddr::new(ip, 0)).collect();
         }
         let mut seen = BTreeSet::new();
         found.retain(|addr| is_of(listener.family, addr) && seen.insert(*addr));
@@ -322,6 +324,11 @@ impl Names<'_> {
             addr.set_port(listener.port);
         }
         Ok(found)
+    }
+
+    /// hosts(5) often has `::1` for localhost where IPv6 is switched off.
+    fn may_be_ours(&self, ip: &IpAddr) -> bool {
+        ip.is_ipv4() || self.interfaces.iter().any(|known| known.addr.ip() == *ip)
     }
 
     fn of_interfaces(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<SocketAddr> {
@@ -392,6 +399,7 @@ mod tests {
                 "mail.example.org" => {
                     vec!["192.0.2.1".parse().unwrap(), "192.0.2.1".parse().unwrap()]
                 }
+                "localhost" => vec!["127.0.0.1".parse().unwrap(), "::2".parse().unwrap()],
                 _ => Vec::new(),
             },
         };
@@ -408,6 +416,8 @@ mod tests {
         assert_eq!(resolve("0.0.0.0", None).unwrap(), ["0.0.0.0:25"]);
         assert_eq!(resolve("::", None).unwrap(), ["[::]:25"]);
         assert_eq!(resolve("mail.example.org", None).unwrap(), ["192.0.2.1:25"]);
+        // A name may stand for an IPv6 address that the machine does not have.
+        assert_eq!(resolve("localhost", None).unwrap(), ["127.0.0.1:25"]);
     }
 
     #[test]

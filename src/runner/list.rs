@@ -11,6 +11,8 @@ use super::Policy;
 
 /// Envelopes of one answer.
 pub(super) const PAGE: usize = 1000;
+/// Envelopes that one thread reads.
+const SHARE: usize = 256;
 /// Bytes of one answer: a frame with room for its own fields.
 const PAGE_BYTES: usize = MAX_FRAME / 2;
 /// What a listed envelope costs in a frame beside its text.
@@ -28,21 +30,56 @@ pub(super) fn lines(
 ) -> Vec<Listed> {
     let mut lines = Vec::with_capacity(wanted.len());
     let mut size_bytes = 0;
-    for (row, at_hand) in wanted {
-        let loaded = at_hand.map_or_else(|| queue.load(row.id), Ok);
-        let text = match loaded {
-            Ok(envelope) => line(&row, envelope, policy, now),
-            Err(LoadError::Missing) => continue,
-            Err(LoadError::Corrupt(why)) => unreadable(&row, &why, now),
-            Err(LoadError::Io(error)) => unreadable(&row, &error.to_string(), now),
-        };
-        size_bytes += text.len() + ROW_BYTES;
+    for listed in in_parallel(&wanted, |wanted| listed(wanted, queue, policy, now)) {
+        size_bytes += listed.text.len() + ROW_BYTES;
         if size_bytes > PAGE_BYTES && !lines.is_empty() {
             break;
         }
-        lines.push(Listed { id: row.id, text });
+        lines.push(listed);
     }
     lines
+}
+
+fn listed(
+    (row, at_hand): &Wanted,
+    queue: &Queue,
+    policy: &Policy,
+    now: Timestamp,
+) -> Option<Listed> {
+    let text = match at_hand {
+        Some(envelope) => line(row, envelope.clone(), policy, now),
+        None => match queue.load(row.id) {
+            Ok(envelope) => line(row, envelope, policy, now),
+            Err(LoadError::Missing) => return None,
+            Err(LoadError::Corrupt(why)) => unreadable(row, &why, now),
+            Err(LoadError::Io(error)) => unreadable(row, &error.to_string(), now),
+        },
+    };
+    Some(Listed { id: row.id, text })
+}
+
+/// What `each` makes of the items, in their order; several threads share a large number.
+fn in_parallel<A: Sync, B: Send>(items: &[A], each: impl Fn(&A) -> Option<B> + Sync) -> Vec<B> {
+    let work = |share: &[A]| share.iter().filter_map(&each).collect::<Vec<B>>();
+    let (first, rest) = items.split_at(items.len().min(SHARE));
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = rest
+            .chunks(SHARE)
+            .map(|share| {
+                let helper = std::thread::Builder::new().name("list".to_owned());
+                (share, helper.spawn_scoped(scope, || work(share)))
+            })
+            .collect();
+        let mut made = work(first);
+        for (share, helper) in helpers {
+            made.extend(match helper.map(|helper| helper.join()) {
+                Ok(Ok(theirs)) => theirs,
+                // No thread to be had.
+                _ => work(share),
+            });
+        }
+        made
+    })
 }
 
 fn line(row: &Row, mut envelope: Envelope, policy: &Policy, now: Timestamp) -> String {
@@ -85,5 +122,19 @@ fn class(class: Class) -> &'static str {
         Class::Bounce => "bounce",
         Class::Mda => "mda",
         Class::Mta => "mta",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_is_shared_keeps_its_order() {
+        for count in [0, 1, SHARE, SHARE + 1, PAGE] {
+            let items: Vec<usize> = (0..count).collect();
+            let odd = in_parallel(&items, |n| (n % 2 == 1).then_some(*n));
+            assert!(odd.iter().copied().eq((0..count).filter(|n| n % 2 == 1)));
+        }
     }
 }

@@ -8,8 +8,10 @@
 
 pub mod processes;
 
+use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::hash::BuildHasher;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -365,6 +367,14 @@ impl Instance {
         wait_for("the queue to be empty", || self.queue().is_empty());
     }
 
+    /// Waits until nothing of what was delivered takes up room in the spool.
+    pub fn wait_settled(&self) {
+        self.wait_empty();
+        wait_for("the spool to be empty", || {
+            self.spooled().is_empty() && files(&self.path().join("spool/purge")).is_empty()
+        });
+    }
+
     /// The process id of the parent.
     pub fn pid(&self) -> u32 {
         self.daemon.as_ref().expect("a daemon").id()
@@ -396,6 +406,23 @@ impl Instance {
             eprintln!("NOT RUN: {test}: needs prlimit(1)");
         }
         done
+    }
+
+    /// Lets a process of the daemon open nothing more than it has open now, as [`Instance::limit`]
+    /// does.
+    pub fn limit_to_open(&self, test: &str, pid: u32) -> bool {
+        // poll(2) wants no fewer than it is asked about.
+        let open = files(Path::new(&format!("/proc/{pid}/fd")));
+        let numbers = open
+            .iter()
+            .filter_map(|fd| fd.file_name()?.to_str()?.parse::<u32>().ok());
+        match numbers.max() {
+            Some(last) => self.limit(test, pid, &format!("--nofile={}:", last + 1)),
+            None => {
+                eprintln!("NOT RUN: {test}: needs /proc");
+                false
+            }
+        }
     }
 
     /// Sends a signal to a process.
@@ -782,7 +809,15 @@ fn reachable_programs(root: &Path) -> Option<PathBuf> {
     Some(dir)
 }
 
+/// A port that nobody has, and that no client gets either: a daemon wants it back after a restart,
+/// however many connections the tests have made meanwhile.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
+    const BELOW_CLIENTS: std::ops::Range<u64> = 2000..10_000;
+    let width = BELOW_CLIENTS.end - BELOW_CLIENTS.start;
+    loop {
+        let port = (BELOW_CLIENTS.start + RandomState::new().hash_one(0) % width) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
