@@ -12,16 +12,19 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 
-use smtpd::config::{Action, Config, Delivery, LocalAction, Method, Place};
+use smtpd::config::{self, Config, Defaults, Delivery, Sources};
 use smtpd::deliver::local::Agent;
 use smtpd::deliver::{Agent as _, Offer, Report};
-use smtpd::mail::{Dsn, Envelope, EvpId, Flags, Kind, Local, MailAddr, MsgId, Peer, Verdict};
+use smtpd::mail::{Envelope, EvpId, MailAddr, Verdict};
 use smtpd::mda;
 use smtpd::privsep::job::ChildJob;
 use smtpd::privsep::{Calls, MdaEnd, MdaJob, MdaResult, Pending};
 use smtpd::queue::Queue;
 use smtpd::queue::ram::Ram;
 use smtpd::util::{Line, Timestamp};
+
+#[path = "support/samples.rs"]
+mod samples;
 
 fn line(text: &str) -> Line {
     Line::new(text).unwrap()
@@ -79,11 +82,8 @@ impl Rig {
         };
         let queue = Queue::new(Arc::new(Ram::default()));
         let (sender, reports) = unbounded();
-        let parent = Parent {
-            delivery: delivery.clone(),
-            home,
-        };
-        let config = Arc::new(config(delivery));
+        let parent = Parent { delivery, home };
+        let config = Arc::new(config(path));
         let agent = Agent::new(config, queue.clone(), Arc::new(parent), sender).unwrap();
         Rig {
             dir,
@@ -121,66 +121,24 @@ impl Rig {
     }
 }
 
-fn config(delivery: Delivery) -> Config {
-    let action = Action {
-        name: line("local"),
-        method: Method::Local(LocalAction {
-            delivery,
-            user: None,
-            alias: None,
-            virtuals: None,
-            userbase: None,
-            wrapper: None,
-        }),
-        ttl_s: None,
-        at: Place::default(),
-    };
-    Config {
+fn config(path: &str) -> Config {
+    let text = format!("action \"local\" maildir \"{path}\"\nmatch for any action \"local\"\n");
+    let defaults = Defaults {
         server_name: line("e.net"),
-        listeners: Vec::new(),
-        socket: Default::default(),
-        tables: BTreeMap::new(),
-        actions: BTreeMap::from([("local".to_string(), action)]),
-        rules: Vec::new(),
-        mda_wrappers: BTreeMap::new(),
-        smtp: Default::default(),
-        queue: Default::default(),
-        mda: Default::default(),
-        scheduler: Default::default(),
-        bounce_warn_s: Vec::new(),
-        mta: Default::default(),
-        admd: None,
-    }
+        addresses: Vec::new(),
+    };
+    let sources = Sources::from_text("smtpd.conf", &text, &[]);
+    config::load(&sources, &defaults).unwrap().config
 }
 
+/// From nobody to `local`, who is another name of bob.
 fn envelope(local: &str) -> Envelope {
     let addr = MailAddr::new(local, "e.net").unwrap();
     Envelope {
-        id: EvpId::new(MsgId::new(1).unwrap(), 1).unwrap(),
-        action: line("local"),
-        tag: None,
-        kind: Kind::Local(Local {
-            user: line("bob"),
-            subaddress: None,
-            command: None,
-        }),
-        smtpname: line("e.net"),
-        helo: line("client"),
-        hostname: line("client"),
-        username: None,
-        errorline: None,
-        peer: Peer::Local,
         sender: MailAddr::null(),
         rcpt: addr.clone(),
         dest: addr,
-        created: Timestamp(0),
-        last_try: Timestamp(0),
-        last_bounce: Timestamp(0),
-        ttl_s: 0,
-        retry: 0,
-        flags: Flags::default(),
-        dsn: Dsn::default(),
-        status: None,
+        ..samples::envelope("bob")
     }
 }
 

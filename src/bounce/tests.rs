@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::unbounded;
 
+use crate::mail::samples::line;
 use crate::mail::{
     BounceKind, Destination, Dsn as DsnParameters, Facts, Flags, Kind, Local, Peer, Ret, Verdict,
 };
@@ -22,10 +23,6 @@ const T0: Timestamp = Timestamp(1_763_754_127);
 
 fn date(at: Timestamp) -> String {
     format!("Fri, 21 Nov 2025 19:42:{:02} +0000 (UTC)", at.0 % 60)
-}
-
-fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
 }
 
 fn bounce(id: &str, rcpt: &str, kind: BounceKind, status: Status, error: &str) -> Envelope {

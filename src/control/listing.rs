@@ -144,38 +144,16 @@ fn without_controls(text: &str) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::mail::{BounceKind, Dsn, EvpId, Flags, Local, MailAddr};
+    use crate::mail::{BounceKind, EvpId, Flags, MailAddr, samples};
     use crate::util::Line;
 
-    /// An envelope as a test wants one.
+    /// An envelope with a life time of its own.
     pub fn envelope(id: EvpId) -> Envelope {
-        let line = |text: &str| Line::new(text).unwrap();
         Envelope {
             id,
-            action: line("local"),
-            tag: None,
-            kind: Kind::Local(Local {
-                user: line("bob"),
-                subaddress: None,
-                command: None,
-            }),
-            smtpname: line("mx.example.org"),
-            helo: line("localhost"),
-            hostname: line("localhost"),
-            username: None,
-            errorline: None,
-            peer: Peer::Local,
             sender: MailAddr::new("alice", "example.org").unwrap(),
-            rcpt: MailAddr::new("bob", "example.org").unwrap(),
-            dest: MailAddr::new("bob", "example.org").unwrap(),
-            created: Timestamp(1_700_000_000),
-            last_try: Timestamp(0),
-            last_bounce: Timestamp(0),
             ttl_s: 345_600,
-            retry: 0,
-            flags: Flags::default(),
-            dsn: Dsn::default(),
-            status: None,
+            ..samples::envelope("bob")
         }
     }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use domain::base::iana::Rcode;
 
+use crate::mail::samples::line;
+
 use super::core::{Command, Core};
 use super::fake::{Data, answer, nothing};
 use super::hosts::Hosts;
@@ -128,10 +130,6 @@ fn only<T: Clone>(inbox: &Inbox<T>) -> T {
     let got = inbox.lock().unwrap();
     assert_eq!(got.len(), 1, "answered once");
     got[0].clone()
-}
-
-fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
 }
 
 const ADDR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);

@@ -11,6 +11,8 @@ pub mod ids;
 pub mod outcome;
 pub mod peer;
 pub mod refusal;
+#[cfg(test)]
+pub(crate) mod samples;
 
 pub use address::MailAddr;
 pub use destination::Destination;

@@ -310,12 +310,8 @@ fn environment(job: &ChildJob, home: &str) -> Vec<(&'static str, String)> {
 mod tests {
     use super::*;
     use crate::mail::MailAddr;
+    use crate::mail::samples::line;
     use crate::privsep::MdaJob;
-    use crate::util::Line;
-
-    fn line(text: &str) -> Line {
-        Line::new(text).unwrap()
-    }
 
     fn job(delivery: Delivery) -> ChildJob {
         ChildJob {

@@ -3,49 +3,13 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use crate::mail::{
-    BounceKind, Dsn, Envelope, EvpId, Flags, Kind, Local, MailAddr, MsgId, Peer, Status,
-};
-use crate::util::{Line, Timestamp};
+use crate::mail::samples::{envelope, line};
+use crate::mail::{BounceKind, Envelope, EvpId, Kind, MsgId, Status};
+use crate::util::Timestamp;
 
 use super::fs::{Fs, Options};
 use super::ram::Ram;
 use super::{LoadError, Queue, Store};
-
-pub(super) fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
-}
-
-/// An envelope to `user`; its id only has to be one.
-pub(super) fn envelope(user: &str) -> Envelope {
-    Envelope {
-        id: EvpId::from_u64(0x0000_0001_0000_0001).unwrap(),
-        action: line("local"),
-        tag: None,
-        kind: Kind::Local(Local {
-            user: line(user),
-            subaddress: None,
-            command: None,
-        }),
-        smtpname: line("mx.example.org"),
-        helo: line("client.example.net"),
-        hostname: line("client.example.net"),
-        username: None,
-        errorline: None,
-        peer: Peer::Local,
-        sender: MailAddr::new("alice", "example.net").unwrap(),
-        rcpt: MailAddr::new(user, "example.org").unwrap(),
-        dest: MailAddr::new(user, "example.org").unwrap(),
-        created: Timestamp(1_700_000_000),
-        last_try: Timestamp(0),
-        last_bounce: Timestamp(0),
-        ttl_s: 0,
-        retry: 0,
-        flags: Flags::default(),
-        dsn: Dsn::default(),
-        status: None,
-    }
-}
 
 /// Commits a message to `users` with this body.
 pub(super) fn commit(queue: &Queue, users: &[&str], body: &[u8]) -> Vec<Envelope> {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::config::{Config, Defaults, Sources, load};
+use crate::mail::samples::line;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::table::Tables;
 use crate::util::Line;
@@ -22,10 +23,6 @@ fn world(rules: &str) -> (Config, Tables) {
     let config = load(&sources, &defaults).unwrap().config;
     let tables = Tables::load(&config, &sources).unwrap();
     (config, tables)
-}
-
-fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
 }
 
 /// A session in words: `src=… helo=… rdns=… user=… tag=… from=… to=… tls auth internal`.

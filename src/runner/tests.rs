@@ -10,13 +10,11 @@ use crossbeam_channel::unbounded;
 
 use crate::control::message::{Listed, Subsystem, Which};
 use crate::deliver::{HoldKey, Offer, Release};
-use crate::mail::{
-    BounceKind, Dsn, EvpId, Flags, Kind, Local, MailAddr, Notify, Outcome, Peer, Status, Verdict,
-};
+use crate::mail::samples::{self, line};
+use crate::mail::{BounceKind, EvpId, Kind, MailAddr, Notify, Outcome, Status, Verdict};
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Draft, LoadError, Store};
 use crate::scheduler::Limits;
-use crate::util::Line;
 
 use super::settle::{Cause, Settled, Settler};
 use super::*;
@@ -24,39 +22,14 @@ use super::*;
 const T0: Timestamp = Timestamp(1_700_000_000);
 const DAY_S: u64 = 86_400;
 
-fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
-}
-
 /// A local envelope; `rcpt` tells it apart.
 fn envelope(rcpt: &str, now: Timestamp) -> Envelope {
     let rcpt = MailAddr::new(rcpt, "example.com").unwrap();
     Envelope {
-        id: EvpId::from_u64(1 << 32 | 1).unwrap(),
-        action: line("local"),
-        tag: None,
-        kind: Kind::Local(Local {
-            user: line("bob"),
-            subaddress: None,
-            command: None,
-        }),
-        smtpname: line("mx.example.org"),
-        helo: line("client"),
-        hostname: line("client"),
-        username: None,
-        errorline: None,
-        peer: Peer::Local,
-        sender: MailAddr::new("alice", "example.net").unwrap(),
         dest: rcpt.clone(),
         rcpt,
         created: now,
-        last_try: Timestamp(0),
-        last_bounce: Timestamp(0),
-        ttl_s: 0,
-        retry: 0,
-        flags: Flags::default(),
-        dsn: Dsn::default(),
-        status: None,
+        ..samples::envelope("bob")
     }
 }
 

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use crate::mail::samples::line;
 use crate::mail::{Envelope, EvpId, Kind, Local, MsgId};
 use crate::queue::ram::Ram;
 use crate::queue::{Draft, LoadError, Queue, Store};
@@ -147,10 +148,6 @@ impl Services for World {
     fn now(&self) -> Timestamp {
         Timestamp(1_763_754_192)
     }
-}
-
-fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
 }
 
 fn listening() -> Listening {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::mail::samples::line;
 use crate::mail::{Kind, Local, Peer};
 use crate::queue::Queue;
 use crate::queue::ram::Ram;
@@ -10,10 +11,6 @@ use crate::queue::ram::Ram;
 use super::*;
 
 const NOW: Timestamp = Timestamp(1_763_754_192);
-
-fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
-}
 
 fn address(text: &str) -> MailAddr {
     MailAddr::from_stored(text).unwrap()

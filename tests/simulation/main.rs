@@ -4,4 +4,6 @@ mod crash;
 mod disk;
 mod faults;
 mod promise;
+#[path = "../support/samples.rs"]
+mod samples;
 mod tree;

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use smtpd::mail::{BounceKind, Dsn, Envelope, EvpId, Flags, Kind, Local, MailAddr, MsgId, Peer};
+use smtpd::mail::{BounceKind, Envelope, EvpId, Kind, MsgId};
 use smtpd::queue::Queue;
 use smtpd::util::{Line, Timestamp};
 
 use crate::disk::SimDisk;
+use crate::samples::envelope;
 
 /// Written into the record before or after a call of the queue.
 #[derive(Clone, Debug)]
@@ -207,38 +208,5 @@ impl Teller<'_> {
     pub fn remove(&self, envelope: &Envelope) -> Result<(), Failed> {
         self.disk.note(Note::Removing(envelope.id));
         self.queue.remove(envelope.id).map_err(|_| Failed)
-    }
-}
-
-/// An envelope to a local user.
-pub fn envelope(user: &str) -> Envelope {
-    let line = |text| Line::new(text).unwrap();
-    let rcpt = MailAddr::new(user, "example.org").unwrap();
-    Envelope {
-        id: EvpId::from_u64(0x0000_0001_0000_0001).unwrap(),
-        action: line("local"),
-        tag: None,
-        kind: Kind::Local(Local {
-            user: line(user),
-            subaddress: None,
-            command: None,
-        }),
-        smtpname: line("mx.example.org"),
-        helo: line("client.example.net"),
-        hostname: line("client.example.net"),
-        username: None,
-        errorline: None,
-        peer: Peer::Local,
-        sender: MailAddr::new("alice", "example.net").unwrap(),
-        rcpt: rcpt.clone(),
-        dest: rcpt,
-        created: Timestamp(1_700_000_000),
-        last_try: Timestamp(0),
-        last_bounce: Timestamp(0),
-        ttl_s: 0,
-        retry: 0,
-        flags: Flags::default(),
-        dsn: Dsn::default(),
-        status: None,
     }
 }

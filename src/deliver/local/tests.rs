@@ -12,46 +12,23 @@ use crossbeam_channel::{Receiver, unbounded};
 
 use crate::config::{Action, LocalAction, Place};
 use crate::deliver::Agent as _;
-use crate::mail::{Dsn, Flags, Local, MailAddr, MsgId, Outcome, Peer, Verdict};
+use crate::mail::samples;
+pub(crate) use crate::mail::samples::line;
+use crate::mail::{MailAddr, MsgId, Outcome, Verdict};
 use crate::privsep::batch::{Answer, Chunk, Head};
 use crate::privsep::{MdaEnd, MdaJob, MdaResult, Pending};
 use crate::queue::ram::Ram;
-use crate::util::Line;
 
 use super::*;
-
-pub fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
-}
 
 /// Envelope `number` of message 1 for `user`, by the action `local`.
 pub fn envelope(number: u32, user: &str) -> Envelope {
     Envelope {
         id: EvpId::new(MsgId::new(1).unwrap(), number).unwrap(),
-        action: line("local"),
-        tag: None,
-        kind: Kind::Local(Local {
-            user: line(user),
-            subaddress: None,
-            command: None,
-        }),
-        smtpname: line("e.net"),
-        helo: line("client"),
-        hostname: line("client"),
-        username: None,
-        errorline: None,
-        peer: Peer::Local,
         sender: MailAddr::new("al", "e.org").unwrap(),
         rcpt: MailAddr::new(user, "e.net").unwrap(),
         dest: MailAddr::new(user, "host.e.net").unwrap(),
-        created: Timestamp(0),
-        last_try: Timestamp(0),
-        last_bounce: Timestamp(0),
-        ttl_s: 0,
-        retry: 0,
-        flags: Flags::default(),
-        dsn: Dsn::default(),
-        status: None,
+        ..samples::envelope(user)
     }
 }
 

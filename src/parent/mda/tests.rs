@@ -1,6 +1,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use crate::config::{Defaults, Sources, TableName};
+use crate::mail::samples::line;
 use crate::mail::{Command, MailAddr};
 use crate::privsep::Handover;
 
@@ -64,10 +65,6 @@ fn users(name: &str) -> io::Result<Option<User>> {
         gecos: String::new(),
         home: home.into(),
     }))
-}
-
-fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
 }
 
 fn job(user: &str) -> MdaJob {

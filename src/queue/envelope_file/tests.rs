@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::queue::contract::{envelope, line};
+use crate::mail::samples::{envelope, line};
 
 use super::*;
 

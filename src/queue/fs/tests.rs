@@ -3,8 +3,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::thread;
 
+use crate::mail::samples::envelope;
 use crate::queue::Queue;
-use crate::queue::contract::{commit, envelope};
+use crate::queue::contract::commit;
 
 use super::*;
 
