@@ -21,14 +21,12 @@ use smtpd::privsep::job::ChildJob;
 use smtpd::privsep::{Calls, MdaEnd, MdaJob, MdaResult, Pending};
 use smtpd::queue::Queue;
 use smtpd::queue::ram::Ram;
-use smtpd::util::{Line, Timestamp};
+use smtpd::util::Timestamp;
 
-#[path = "support/samples.rs"]
+#[path = "../src/mail/samples.rs"]
 mod samples;
 
-fn line(text: &str) -> Line {
-    Line::new(text).unwrap()
-}
+use samples::line;
 
 /// Runs batches in a thread of this process: it is the recipient already.
 struct Parent {

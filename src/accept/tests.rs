@@ -16,6 +16,7 @@ use crate::mail::{Destination, Facts, MailAddr, Refusal};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::sys::random;
 use crate::util::Timestamp;
+use crate::util::dice::Dice;
 
 use super::*;
 
@@ -703,13 +704,8 @@ fn an_answer_may_come_later_and_questions_keep_their_order() {
 fn garbage_on_the_control_socket_costs_its_sender_the_connection() {
     // CVE-2025-62875: random bytes, replayed and cut frames end nothing else.
     let server = Server::start(Limits::default());
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
+    let mut dice = Dice::new(1);
+    let mut next = || dice.number();
     for round in 0..300 {
         let mut stream = server.control();
         let mut bytes: Vec<u8> = (0..next() % 200).map(|_| next() as u8).collect();

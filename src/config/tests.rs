@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::util::Line;
+use crate::util::dice::Dice;
 
 use super::diagnostic::Diagnostics;
 use super::lexer::{KEYWORDS, Lexer, Token};
@@ -429,18 +430,6 @@ fn bad_configurations_are_explained() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A small generator, so that a failure can be had again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % sides
-    }
-}
-
 // Any bytes: an answer, in bounded time. What parses prints, and reads back the same.
 #[test]
 fn any_text_is_answered_and_what_parses_reads_back() {
@@ -452,7 +441,7 @@ fn any_text_is_answered_and_what_parses_reads_back() {
     let words: Vec<&str> = corpus.iter().flat_map(|t| t.split_inclusive(' ')).collect();
     let mut parsed = 0;
     for seed in 1..=3000 {
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let mut dice = Dice::new(seed);
         let mut text = corpus[dice.roll(corpus.len())].clone().into_bytes();
         for _ in 0..dice.roll(6) {
             let at = dice.roll(text.len() + 1);

@@ -10,6 +10,7 @@ use crate::mail::{Command, Facts, Kind, MailAddr, Peer};
 use crate::table::Tables;
 use crate::table::include::{Author, Included, Includes};
 use crate::util::Line;
+use crate::util::dice::Dice;
 
 use super::{World, expand};
 
@@ -348,13 +349,8 @@ fn any_entries_give_an_answer() {
         "root",
         "x@y@z",
     ];
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut roll = |sides: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as usize % sides
-    };
+    let mut dice = Dice::new(1);
+    let mut roll = |sides: usize| dice.roll(sides);
     for _ in 0..150 {
         let mut text = String::from("table u { a = \"1:1:/\", root = \"0:0:/\" }\ntable t {\n");
         for key in ["a", "b", "c", "a@x.org", "@x.org", "@", "root"] {

@@ -1,8 +1,8 @@
-//! An envelope as tests want one; they change what they are about.
+//! An envelope as tests want one; they change what they are about. The tests outside the crate
+//! include this file, too.
 
-use crate::util::{Line, Timestamp};
-
-use super::{Dsn, Envelope, EvpId, Flags, Kind, Local, MailAddr, Peer};
+use smtpd::mail::{Dsn, Envelope, EvpId, Flags, Kind, Local, MailAddr, Peer};
+use smtpd::util::{Line, Timestamp};
 
 /// `text`, which is one line.
 pub(crate) fn line(text: &str) -> Line {

@@ -7,6 +7,7 @@ use crate::mail::samples::line;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::table::Tables;
 use crate::util::Line;
+use crate::util::dice::Dice;
 
 use super::{Decision, Origin, decide};
 
@@ -208,13 +209,8 @@ fn an_unanswered_question_is_an_error() {
 fn any_rules_and_any_session_give_an_answer() {
     let criteria: Vec<&str> = STORIES.iter().map(|(criteria, ..)| *criteria).collect();
     let sessions: Vec<&str> = STORIES.iter().map(|(_, words, _)| *words).collect();
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut roll = |sides: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as usize % sides
-    };
+    let mut dice = Dice::new(1);
+    let mut roll = |sides: usize| dice.roll(sides);
     for _ in 0..60 {
         let rules: String = (0..5)
             .map(|_| {

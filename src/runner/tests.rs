@@ -15,6 +15,7 @@ use crate::mail::{BounceKind, EvpId, Kind, MailAddr, Notify, Outcome, Status, Ve
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Draft, LoadError, Store};
 use crate::scheduler::Limits;
+use crate::util::dice::Dice;
 
 use super::settle::{Cause, Settled, Settler};
 use super::*;
@@ -582,19 +583,6 @@ fn a_single_run_tries_everything_exactly_once() {
 
 // ---- storms ----
 
-/// A small reproducible generator (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-}
-
 /// What the test knows of each recipient, by its unique address.
 #[derive(Default)]
 struct Ledger {
@@ -635,7 +623,7 @@ fn in_a_storm_every_envelope_is_delivered_reported_or_still_queued() {
 }
 
 fn storm(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let store = Arc::new(Faulty::default());
     let dynamic: Arc<dyn Store> = store.clone();
     let mut stage_now = stage(&store, small());
@@ -645,9 +633,9 @@ fn storm(seed: u64) {
         match dice.roll(12) {
             0..3 => arrive(&mut dice, &mut stage_now, &dynamic, &mut ledger, now),
             3..8 => answer(&mut dice, &mut stage_now, &mut ledger, now),
-            8 => now = now.plus(dice.roll(4000)),
+            8 => now = now.plus(dice.roll(4000) as u64),
             9 => administer(&mut dice, &mut stage_now, &store, &mut ledger, now),
-            10 => store.plan.store(dice.roll(8), SeqCst),
+            10 => store.plan.store(dice.roll(8) as u64, SeqCst),
             _ if dice.roll(6) == 0 => {
                 // The process dies; everything in memory is forgotten.
                 stage_now = restart(&store, now);
@@ -702,7 +690,7 @@ fn answer(dice: &mut Dice, stage: &mut Stage, ledger: &mut Ledger, now: Timestam
     if taken.is_empty() {
         return;
     }
-    let envelope = &taken[dice.roll(taken.len() as u64) as usize];
+    let envelope = &taken[dice.roll(taken.len())];
     let rcpt = envelope.rcpt.user().to_owned();
     let outcome = match dice.roll(5) {
         0 => fail(4),
@@ -731,7 +719,7 @@ fn administer(
     if all.is_empty() {
         return;
     }
-    let envelope = &all[dice.roll(all.len() as u64) as usize];
+    let envelope = &all[dice.roll(all.len())];
     let which = match dice.roll(3) {
         0 => Which::Message(envelope.id.msgid()),
         _ => Which::Envelope(envelope.id),

@@ -1,6 +1,7 @@
 //! The scheduler's rules, weeks of retries in a moment, and storms of random calls.
 
 use crate::mail::MsgId;
+use crate::util::dice::Dice;
 
 use super::*;
 
@@ -301,19 +302,6 @@ fn listings_come_in_order_of_the_ids_page_by_page() {
     assert_eq!(scheduler.list(Some(id(1, 1)), only, 9).len(), 3);
 }
 
-/// A small reproducible generator (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-}
-
 #[test]
 fn storms_of_calls_keep_every_envelope_in_exactly_one_state() {
     // Invariant 7: every envelope is in exactly one scheduler state.
@@ -323,7 +311,7 @@ fn storms_of_calls_keep_every_envelope_in_exactly_one_state() {
 }
 
 fn storm(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let mut scheduler = Scheduler::new(Limits {
         max_inflight: 20,
         max_schedule: 5,
@@ -332,11 +320,11 @@ fn storm(seed: u64) {
     let mut alive = std::collections::BTreeSet::new();
     for turn in 0..1500 {
         let one = id(1 + dice.roll(12) as u32, 1 + dice.roll(5) as u32);
-        let class = [Class::Mda, Class::Mta, Class::Bounce][dice.roll(3) as usize];
+        let class = [Class::Mda, Class::Mta, Class::Bounce][dice.roll(3)];
         match dice.roll(16) {
             0..4 => {
                 let facts = Facts {
-                    created: Timestamp(now.0 - dice.roll(3000)),
+                    created: Timestamp(now.0 - dice.roll(3000) as u64),
                     ttl_s: dice.roll(20_000) as u32,
                     retry: dice.roll(4) as u16,
                     suspended: dice.roll(9) == 0,
@@ -349,7 +337,7 @@ fn storm(seed: u64) {
             4..7 => {
                 assert!(scheduler.batch(now).len() <= 5);
             }
-            7 => now = now.plus(dice.roll(2000)),
+            7 => now = now.plus(dice.roll(2000) as u64),
             8 => {
                 let _ = scheduler.tempfail(one, now);
             }
@@ -359,10 +347,10 @@ fn storm(seed: u64) {
                 }
             }
             10 => {
-                let _ = scheduler.hold(one, dice.roll(3), now);
+                let _ = scheduler.hold(one, dice.roll(3) as u64, now);
             }
             11 => {
-                scheduler.release(class, dice.roll(3), dice.roll(4) as usize, now);
+                scheduler.release(class, dice.roll(3) as u64, dice.roll(4), now);
             }
             12 => {
                 let _ = scheduler.park(one, now);

@@ -14,6 +14,7 @@ use crate::mail::samples::line;
 use crate::mail::{Envelope, EvpId, Kind, Local, MsgId};
 use crate::queue::ram::Ram;
 use crate::queue::{Draft, LoadError, Queue, Store};
+use crate::util::dice::Dice;
 
 use super::*;
 
@@ -676,13 +677,8 @@ fn commands_in_any_order_and_cut_anywhere_never_break_it() {
         b" \r\n",
     ];
     for seed in 1..400_u64 {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut draw = move |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
+        let mut dice = Dice::new(seed);
+        let mut draw = |below: usize| dice.roll(below);
         let peer = if draw(2) == 0 {
             Peer::Local
         } else {

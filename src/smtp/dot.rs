@@ -189,6 +189,7 @@ impl Default for Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::util::dice::Dice;
 
     /// The same rules, a whole message at once and with no thought of speed: text and bytes used.
     fn naive(wire: &[u8]) -> (Vec<u8>, Option<usize>) {
@@ -274,13 +275,8 @@ mod tests {
 
     #[test]
     fn random_bytes_decode_as_the_naive_reading_does() {
-        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut draw = move |below: usize| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            (seed % below as u64) as usize
-        };
+        let mut dice = Dice::new(1);
+        let mut draw = |below: usize| dice.roll(below);
         for _ in 0..20_000 {
             let mut wire: Vec<u8> = (0..draw(40)).map(|_| b"\r\n..\r\nab\0"[draw(9)]).collect();
             wire.extend_from_slice(b"\r\n.\r\n");

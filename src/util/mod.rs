@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod dice;
 pub mod frame;
 pub mod line;
 pub mod sysexits;

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use crate::dice::Dice;
 use crate::support::{Setup, wait_for};
 
 fn text(output: &std::process::Output) -> String {
@@ -119,21 +120,17 @@ fn a_message_moved_in_by_hand_is_discovered() {
 fn garbage_on_the_socket_ends_only_its_connection() {
     // CVE-2025-62875: a malformed frame from a local user.
     let daemon = Setup::maildir().start();
-    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    let mut dice = Dice::new(1);
     for round in 0..200usize {
         let Ok(mut stream) = UnixStream::connect(daemon.path().join("smtpd.sock")) else {
             panic!("the control socket is gone after {round} rounds");
         };
         let bytes: Vec<u8> = (0..round * 3 % 300)
             .map(|_| {
-                seed ^= seed << 13;
-                seed ^= seed >> 7;
-                seed ^= seed << 17;
                 // Small lengths now and then, so that frames get past their first field.
-                if seed.is_multiple_of(5) {
-                    0
-                } else {
-                    (seed >> 32) as u8
+                match dice.roll(5) {
+                    0 => 0,
+                    _ => dice.number() as u8,
                 }
             })
             .collect();

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::dice::Dice;
 use crate::mda::start_with_users;
 use crate::support::{Client, Instance, Setup, alive, body, field, files, is_root, tree, wait_for};
 
@@ -235,18 +236,6 @@ fn endless_arguments_and_lines_end_the_session_only() {
     assert!(daemon.spooled().is_empty());
 }
 
-/// xorshift64*.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
-    }
-}
-
 #[test]
 fn commands_in_any_order_leave_a_daemon_that_serves() {
     // The erratum of 2016-10-03: session logic crashed on unexpected orders.
@@ -276,16 +265,16 @@ fn commands_in_any_order_leave_a_daemon_that_serves() {
         b"BDAT 10 LAST\r\n",
     ];
     let daemon = Setup::maildir().start();
-    let mut chance = Chance(SEED);
+    let mut dice = Dice::new(SEED);
     for _ in 0..80 {
         let mut client = daemon.client();
-        for _ in 0..chance.below(50) {
-            if client.try_send(WORDS[chance.below(WORDS.len())]).is_err() {
+        for _ in 0..dice.roll(50) {
+            if client.try_send(WORDS[dice.roll(WORDS.len())]).is_err() {
                 break;
             }
         }
         // Half of them go without a word, the others read to the end.
-        if chance.below(2) == 0 {
+        if dice.roll(2) == 0 {
             all_replies(client, b"\r\n.\r\nQUIT\r\n");
         }
     }

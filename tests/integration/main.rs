@@ -1,5 +1,7 @@
 //! The real programs, run as their users run them.
 
+#[path = "../../src/util/dice.rs"]
+mod dice;
 #[path = "../support/mod.rs"]
 mod support;
 

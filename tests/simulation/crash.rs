@@ -10,6 +10,7 @@ use smtpd::queue::Queue;
 use smtpd::queue::fs::{Fs, Options};
 use smtpd::util::Timestamp;
 
+use crate::dice::Dice;
 use crate::disk::{Fault, ROOMS, SimDisk, Step};
 use crate::promise::{Failed, Promise, Teller};
 use crate::tree::{Op, Tree, UNSYNCED, Unsynced};
@@ -184,12 +185,9 @@ fn choices(changes: &BTreeSet<usize>, depth: Depth) -> Vec<BTreeSet<usize>> {
     for at in 0..changes.len() {
         bits.extend([1 << at, all & !(1 << at), (1 << at) - 1]);
     }
-    let mut seed = 0x5eed_u64;
+    let mut dice = Dice::new(1);
     for _ in 0..40 {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        bits.push(seed & all);
+        bits.push(dice.roll(all as usize) as u64);
     }
     bits.into_iter().map(pick).collect()
 }

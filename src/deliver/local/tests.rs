@@ -477,6 +477,7 @@ fn the_log_line_has_its_fields_in_order() {
     // OpenSMTPD's `mda delivery` line: parsers rely on its fields and their order.
     let mut envelope = envelope(1, "bob");
     envelope.sender = MailAddr::null();
+    envelope.created = Timestamp(0);
     let line = crate::log::maillog::mda_delivery_line(
         0xab,
         &envelope,

@@ -1,24 +1,22 @@
 use crate::util::Line;
+use crate::util::dice::Dice;
 
 use super::*;
 
-/// xorshift64*: the same bytes for the same seed.
-pub(crate) struct Chance(u64);
+/// Requests and replies by chance.
+pub(crate) struct Chance(Dice);
 
 impl Chance {
     pub(crate) fn new(seed: u64) -> Chance {
-        Chance(seed | 1)
+        Chance(Dice::new(seed))
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    fn next(&mut self) -> u64 {
+        self.0.number()
     }
 
     pub(crate) fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        self.0.roll(n)
     }
 
     pub(crate) fn line(&mut self) -> Line {
