@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::config::Delivery;
 use crate::privsep::batch::{Answer, CHUNK_MAX, Chunk, Head};
 use crate::privsep::job::ChildJob;
+use crate::sys::descriptors;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::util::Line;
 
@@ -25,8 +26,11 @@ use super::sysexits::{CONFIG, DATAERR, OK, TEMPFAIL};
 /// The name in front of failures: that of the program that delivers a single message.
 pub const NAME: &str = "mail.maildir";
 
-/// Most messages settled at once.
+/// Most messages settled at once. Each has its file, and perhaps a folder of its own, open until
+/// then.
 const GROUP_MAX: usize = 64;
+/// Descriptors for everything else.
+const OTHER_FILES: usize = 16;
 
 type Outcome = (u32, Result<Written, Failure>);
 
@@ -39,8 +43,10 @@ pub fn serve(job: &ChildJob, home: &str, input: File, mut output: File) -> Resul
     let mut input = BufReader::with_capacity(CHUNK_MAX, input);
     let mut chunk = vec![0; CHUNK_MAX];
     let mut group: Vec<Outcome> = Vec::new();
+    let room = descriptors::limit().map_or(0, |all| all.saturating_sub(OTHER_FILES) / 2);
+    let most = GROUP_MAX.min(room).max(1);
     loop {
-        if group.len() >= GROUP_MAX || (!group.is_empty() && !more_waits(&input)) {
+        if group.len() >= most || (!group.is_empty() && !more_waits(&input)) {
             settle(&mut group, &mut output).map_err(broken)?;
         }
         let Some(head) = Head::read(&mut input).map_err(broken)? else {

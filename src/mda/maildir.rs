@@ -63,7 +63,8 @@ struct Temporary {
 trait Disk: Sync {
     fn sync_file(&self, file: &File, path: &Path) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    fn open_dir(&self, path: &Path) -> io::Result<File>;
+    fn sync_dir(&self, dir: &File, path: &Path) -> io::Result<()>;
 }
 
 const BUFFER: usize = 64 * 1024;
@@ -250,28 +251,58 @@ pub fn settle(messages: Vec<Written>) -> Vec<Result<(), Failure>> {
 
 fn settle_on(disk: &impl Disk, mut messages: Vec<Written>) -> Vec<Result<(), Failure>> {
     let mut results = sync_files(disk, &messages);
+    // Open before anything shows: what cannot be synced afterwards would be delivered twice.
+    let mut folders: Vec<Folder> = Vec::new();
     for (Written(message), result) in messages.iter_mut().zip(&mut results) {
         if result.is_ok() {
-            *result = show(disk, message);
+            *result =
+                folder(disk, &mut folders, &message.folder).and_then(|()| show(disk, message));
         }
     }
-    let mut synced: Vec<(&Path, Result<(), Failure>)> = Vec::new();
+    let synced: Vec<Result<(), Failure>> = folders.iter().map(|f| f.sync(disk)).collect();
     for (Written(message), result) in messages.iter().zip(&mut results) {
-        if result.is_err() {
-            continue;
+        let at = folders.iter().position(|f| f.path == message.folder);
+        if result.is_ok()
+            && let Some(synced) = at.and_then(|at| synced.get(at))
+        {
+            *result = synced.clone();
         }
-        let known = synced.iter().find(|(folder, _)| *folder == message.folder);
-        *result = match known {
-            Some((_, outcome)) => outcome.clone(),
-            None => {
-                let new = message.folder.join("new");
-                let outcome = disk.sync_dir(&new).map_err(|error| failed(&new, &error));
-                synced.push((&message.folder, outcome.clone()));
-                outcome
-            }
-        };
     }
     results
+}
+
+/// A maildir with its `new/` open.
+struct Folder {
+    path: PathBuf,
+    new: File,
+}
+
+impl Folder {
+    fn sync(&self, disk: &impl Disk) -> Result<(), Failure> {
+        let path = self.path.join("new");
+        disk.sync_dir(&self.new, &path)
+            .map_err(|error| failed(&path, &error))
+    }
+}
+
+/// Sees to it that `path` is among `folders`.
+fn folder(disk: &impl Disk, folders: &mut Vec<Folder>, path: &Path) -> Result<(), Failure> {
+    if folders.iter().any(|folder| folder.path == path) {
+        return Ok(());
+    }
+    let new = path.join("new");
+    let opened = match disk.open_dir(&new) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_maildir(path)?;
+            disk.open_dir(&new)
+        }
+        opened => opened,
+    };
+    folders.push(Folder {
+        path: path.to_path_buf(),
+        new: opened.map_err(|error| failed(&new, &error))?,
+    });
+    Ok(())
 }
 
 fn sync_files(disk: &impl Disk, messages: &[Written]) -> Vec<Result<(), Failure>> {
@@ -306,14 +337,8 @@ fn sync_files(disk: &impl Disk, messages: &[Written]) -> Vec<Result<(), Failure>
 fn show(disk: &impl Disk, message: &mut Temporary) -> Result<(), Failure> {
     let new = message.folder.join("new");
     let target = new.join(&message.name);
-    let renamed = match disk.rename(&message.path(), &target) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_maildir(&message.folder)?;
-            disk.rename(&message.path(), &target)
-        }
-        result => result,
-    };
-    renamed.map_err(|error| failed(&new, &error))?;
+    disk.rename(&message.path(), &target)
+        .map_err(|error| failed(&new, &error))?;
     message.visible = true;
     Ok(())
 }
@@ -351,7 +376,9 @@ fn make_dir(path: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(error) => return Err(failed(path, &error)),
     }
-    Real.sync_dir(above).map_err(|error| failed(above, &error))
+    Real.open_dir(above)
+        .and_then(|dir| Real.sync_dir(&dir, above))
+        .map_err(|error| failed(above, &error))
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
@@ -373,8 +400,12 @@ impl Disk for Real {
         std::fs::rename(from, to)
     }
 
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        match File::open(path)?.sync_all() {
+    fn open_dir(&self, path: &Path) -> io::Result<File> {
+        File::open(path)
+    }
+
+    fn sync_dir(&self, dir: &File, _path: &Path) -> io::Result<()> {
+        match dir.sync_all() {
             // Some file systems cannot sync a directory, and then need not.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             result => result,
@@ -597,7 +628,11 @@ mod tests {
             self.note("rename", to)?;
             std::fs::rename(from, to)
         }
-        fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        fn open_dir(&self, path: &Path) -> io::Result<File> {
+            self.note("open", path)?;
+            File::open(path)
+        }
+        fn sync_dir(&self, _dir: &File, path: &Path) -> io::Result<()> {
             self.note("dir", path)
         }
     }
@@ -620,13 +655,15 @@ mod tests {
         assert!(results.iter().all(Result::is_ok) && results.len() == 3);
         assert_eq!(
             *disk.log.lock().unwrap(),
-            ["file", "file", "file", "rename", "rename", "rename", "dir"]
+            [
+                "file", "file", "file", "open", "rename", "rename", "rename", "dir"
+            ]
         );
     }
 
     #[test]
     fn a_failed_sync_shows_nothing_and_leaves_nothing() {
-        for fail in ["file", "rename"] {
+        for fail in ["file", "open", "rename"] {
             let dir = tempfile::tempdir().unwrap();
             let disk = Recorder {
                 fail: Some(fail),
