@@ -263,6 +263,8 @@ mod tests {
     #[test]
     fn root_gives_the_private_directories_to_the_engines_user() {
         if sys::user::effective_uid() != 0 {
+            let name = "root_gives_the_private_directories_to_the_engines_user";
+            let _ = writeln!(io::stderr(), "NOT RUN: {name}: needs root");
             return;
         }
         let dir = tempfile::tempdir().unwrap();
