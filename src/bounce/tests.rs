@@ -231,7 +231,7 @@ fn every_report_is_a_multipart_report() {
 
 #[test]
 fn nothing_from_outside_adds_a_line_or_a_part() {
-    // security: text of a peer or a sender must not become structure of the report.
+    // RFC 2046 §5.1: what a peer or a sender wrote must not become a part of the report.
     let mut envelope = bounce(
         "1a2b3c4d7f3e9a10",
         "bob",

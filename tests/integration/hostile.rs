@@ -284,7 +284,7 @@ fn commands_in_any_order_leave_a_daemon_that_serves() {
 
 #[test]
 fn half_frames_hold_nobody_else_up() {
-    // Qualys 2015 (c): a local user floods the control socket.
+    // OpenSMTPD 5.7.2 ended it: a local user floods the control socket.
     let daemon = Setup::maildir().start();
     let half: [&[u8]; 4] = [b"", b"\x10", b"\x10\0\0\0\x01", b"\xff\xff\x03\0\x01\x09"];
     let flood: Vec<UnixStream> = (0..64)
@@ -448,7 +448,7 @@ fn hand_over(daemon: &Instance, path: &Path) {
 
 #[test]
 fn only_plain_files_of_their_writers_are_replayed() {
-    // Qualys 2015 (e), CVE-2020-8793: links, FIFOs and others' files in the offline queue.
+    // OpenSMTPD 5.7.2, CVE-2020-8793: links, FIFOs and others' files in the offline queue.
     let mut daemon = Setup::maildir().start();
     daemon.stop();
     let send = |subject: &str| {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Client, Instance, Setup, root_only, wait_for};
+use crate::support::{Client, Instance, Setup, not_run, root_only, wait_for};
 
 /// A small file system of our own below the instance root; unmounted when dropped.
 struct Tmpfs(std::path::PathBuf);
@@ -37,7 +37,7 @@ fn a_full_spool_is_said_and_recovered_from() {
     let dir = tempfile::TempDir::new().unwrap();
     let spool = dir.path().join("spool");
     let Some(_tmpfs) = Tmpfs::mount(&spool, "size=64m,mode=755") else {
-        eprintln!("NOT RUN: {NAME}: needs to mount a tmpfs");
+        not_run(NAME, "needs to mount a tmpfs");
         return;
     };
     let daemon = Setup::maildir().start_in(dir);
@@ -80,7 +80,7 @@ fn inodes_that_run_out_are_said_and_recovered_from() {
     let dir = tempfile::TempDir::new().unwrap();
     let spool = dir.path().join("spool");
     let Some(_tmpfs) = Tmpfs::mount(&spool, "size=256m,nr_inodes=4000,mode=755") else {
-        eprintln!("NOT RUN: {NAME}: needs to mount a tmpfs");
+        not_run(NAME, "needs to mount a tmpfs");
         return;
     };
     let daemon = Setup::maildir().start_in(dir);

@@ -108,7 +108,7 @@ fn check(daemon: &Instance, accepted: &[String], duplicates_at_most: usize) {
 
 #[test]
 fn killing_the_engine_loses_nothing() {
-    // processes: the engine restarts with back-off when it dies; 250 means durable.
+    // smtpd(8): an engine that dies is started again; what was answered 250 is on the disk.
     let mut daemon = Setup::maildir().start();
     let load = Load::start(daemon.port, 4);
     for round in 0..rounds() {

@@ -403,7 +403,7 @@ impl Instance {
         self.drop_rights(&mut command);
         let done = command.status().is_ok_and(|status| status.success());
         if !done {
-            eprintln!("NOT RUN: {test}: needs prlimit(1)");
+            not_run(test, "needs prlimit(1)");
         }
         done
     }
@@ -419,7 +419,7 @@ impl Instance {
         match numbers.max() {
             Some(last) => self.limit(test, pid, &format!("--nofile={}:", last + 1)),
             None => {
-                eprintln!("NOT RUN: {test}: needs /proc");
+                not_run(test, "needs /proc");
                 false
             }
         }
@@ -681,10 +681,15 @@ pub fn is_root() -> bool {
         .is_ok_and(|o| o.stdout == b"0\n")
 }
 
+/// Says that a test cannot run here, and why: past the capture of what passing tests print.
+pub fn not_run(test: &str, why: &str) {
+    let _ = writeln!(io::stderr(), "NOT RUN: {test}: {why}");
+}
+
 /// For tests of what only root can do: says the test's name when it cannot run.
 pub fn root_only(test: &str) -> bool {
     if !is_root() {
-        eprintln!("NOT RUN: {test}: needs root");
+        not_run(test, "needs root");
     }
     is_root()
 }
@@ -764,7 +769,7 @@ pub fn can_have_users(test: &str) -> bool {
         .status()
         .is_ok_and(|status| status.success());
     if !can {
-        eprintln!("NOT RUN: {test}: needs a mount namespace");
+        not_run(test, "needs a mount namespace");
     }
     can
 }
