@@ -1,0 +1,155 @@
+//! What the administrator asks of the queue.
+
+use std::collections::BTreeSet;
+
+use crate::control::message::{Answer, Ask, Subsystem, Which};
+use crate::log;
+use crate::mail::{Envelope, EvpId, MsgId};
+use crate::runner::Reply;
+use crate::runner::desk::{Job, why};
+use crate::runner::list::{self, Wanted};
+use crate::scheduler::{Class, Scheduler, State};
+use crate::util::Timestamp;
+
+use super::Core;
+
+/// Suspensions written to the disk per step: few, because the runner itself writes them.
+const MARKS_PER_STEP: usize = 2;
+
+impl Core {
+    /// Answers the administrator.
+    pub fn ask(&mut self, ask: Ask, reply: Reply, now: Timestamp) {
+        match ask {
+            Ask::Schedule(which) => {
+                let count = self.each(which, |scheduler, id| scheduler.schedule(id, now));
+                reply(Answer::Count(count));
+            }
+            Ask::Remove(which) => {
+                let count = self.each(which, |scheduler, id| scheduler.remove(id, now));
+                reply(Answer::Count(count));
+            }
+            Ask::Suspend(which) => {
+                let count = self.suspend(which, Scheduler::suspend);
+                reply(Answer::Count(count));
+            }
+            Ask::Resume(which) => {
+                let count = self.suspend(which, Scheduler::resume);
+                reply(Answer::Count(count));
+            }
+            Ask::Discover(Which::Message(id)) => self.desk.other(Job::DiscoverMessage(id, reply)),
+            Ask::Discover(Which::Envelope(id)) => self.desk.other(Job::DiscoverEnvelope(id, reply)),
+            Ask::List { after, only } => self.list(after, only, reply, now),
+            Ask::Pause(Subsystem::Mda, on) => reply(self.pause(Class::Mda, "mda", on)),
+            Ask::Pause(Subsystem::Mta, on) => reply(self.pause(Class::Mta, "mta", on)),
+            Ask::Status => reply(Answer::Status {
+                mda: self.scheduler.paused(Class::Mda),
+                mta: self.scheduler.paused(Class::Mta),
+                smtp: false,
+            }),
+            Ask::Discover(Which::All)
+            | Ask::Pause(Subsystem::Smtp, _)
+            | Ask::Submit
+            | Ask::Verbose(_)
+            | Ask::Stats
+            | Ask::UpdateTable(_) => reply(Answer::Fail(String::new())),
+        }
+    }
+
+    /// Applies `what` to the envelopes asked for and counts those it affected.
+    fn each(&mut self, which: Which, mut what: impl FnMut(&mut Scheduler, EvpId) -> bool) -> u32 {
+        let ids = self.ids(which);
+        let affected = ids
+            .into_iter()
+            .filter(|id| what(&mut self.scheduler, *id))
+            .count();
+        u32::try_from(affected).unwrap_or(u32::MAX)
+    }
+
+    fn ids(&self, which: Which) -> Vec<EvpId> {
+        match which {
+            Which::Envelope(id) => vec![id],
+            Which::Message(msgid) => self.scheduler.of_message(msgid).collect(),
+            Which::All => self.scheduler.all().collect(),
+        }
+    }
+
+    /// Suspends or resumes, and remembers to write it down: it outlives a restart.
+    fn suspend(&mut self, which: Which, what: fn(&mut Scheduler, EvpId) -> bool) -> u32 {
+        let mut changed = BTreeSet::new();
+        let count = self.each(which, |scheduler, id| {
+            let done = what(scheduler, id);
+            if done {
+                changed.insert(id);
+            }
+            done
+        });
+        self.marks.append(&mut changed);
+        count
+    }
+
+    /// Writes some suspensions to the disk. An envelope in flight is written when it is settled.
+    pub(super) fn write_marks(&mut self) -> bool {
+        let mut busy = false;
+        for _ in 0..MARKS_PER_STEP {
+            let Some(id) = self.marks.pop_first() else {
+                break;
+            };
+            busy = true;
+            if matches!(self.scheduler.state(id), None | Some(State::Inflight)) {
+                continue;
+            }
+            if let Err(why) = self.write_mark(id) {
+                log::warn(format_args!(
+                    "queue: envelope {id} is not paused or resumed on disk: {why}"
+                ));
+            }
+        }
+        busy
+    }
+
+    fn write_mark(&mut self, id: EvpId) -> Result<(), String> {
+        let mut envelope = self.load(id).map_err(|error| why(&error))?;
+        let suspended = self.scheduler.is_suspended(id);
+        if envelope.flags.suspended == suspended {
+            return Ok(());
+        }
+        envelope.flags.suspended = suspended;
+        self.queue
+            .update(&envelope)
+            .map_err(|error| error.to_string())
+    }
+
+    fn pause(&mut self, class: Class, name: &str, on: bool) -> Answer {
+        if !self.scheduler.pause(class, on) {
+            return Answer::Fail(String::new());
+        }
+        let what = if on { "paused" } else { "resumed" };
+        log::info(format_args!("info: {name} {what}"));
+        Answer::Ok
+    }
+
+    pub(super) fn list(
+        &mut self,
+        after: Option<EvpId>,
+        only: Option<MsgId>,
+        reply: Reply,
+        now: Timestamp,
+    ) {
+        let rows = self.scheduler.list(after, only, list::PAGE);
+        let wanted: Vec<Wanted> = rows
+            .into_iter()
+            .map(|row| (row, self.at_hand(row.id)))
+            .collect();
+        self.desk.other(Job::List {
+            wanted,
+            only,
+            now,
+            reply,
+        });
+    }
+
+    fn at_hand(&self, id: EvpId) -> Option<Envelope> {
+        let flight = self.flights.get(&id).map(|flight| &*flight.envelope);
+        flight.or_else(|| self.cache.get(id)).cloned()
+    }
+}
