@@ -11,16 +11,18 @@
 //! field wins. An unknown field, a value that does not parse, another version, a missing field
 //! or too much text make the whole file unreadable; nothing is guessed.
 
-use std::str::FromStr;
+mod crc;
+mod fields;
+#[cfg(test)]
+mod tests;
 
 use crate::mail::{
-    BounceKind, Command, Dsn, Envelope, EvpId, Flags, Kind, Local, MailAddr, Notify, Peer, Ret,
-    Status,
+    BounceKind, Command, Dsn, Envelope, EvpId, Flags, Kind, Local, Notify, Peer, Ret, Status,
 };
 use crate::util::{Line, Timestamp};
 
-#[cfg(test)]
-mod tests;
+use crc::Crc;
+use fields::{Fields, Writer, digits, invalid};
 
 /// Longest file, in bytes.
 pub const MAX_FILE_BYTES: usize = 16 * 1024;
@@ -72,7 +74,7 @@ pub fn decode(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
         helo: fields.cosmetic("helo")?,
         hostname: fields.cosmetic("hostname")?,
         username: fields.line_if("username")?,
-        errorline: fields.raw("errorline").map(lossy),
+        errorline: fields.cosmetic_if("errorline"),
         peer: Peer::parse(fields.text("sockaddr")?).ok_or_else(|| invalid("sockaddr"))?,
         sender: fields.address("sender")?,
         rcpt: fields.address("rcpt")?,
@@ -89,7 +91,7 @@ pub fn decode(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
 }
 
 fn render(envelope: &Envelope) -> String {
-    let mut out = Writer(String::with_capacity(1024));
+    let mut out = Writer::default();
     out.text("dispatcher", &envelope.action);
     out.text_if("tag", &envelope.tag);
     out.put("type", kind_word(&envelope.kind));
@@ -111,7 +113,7 @@ fn render(envelope: &Envelope) -> String {
     put_dsn(&mut out, &envelope.dsn);
     put_status(&mut out, envelope.status);
     put_kind(&mut out, &envelope.kind);
-    out.0
+    out.into_text()
 }
 
 /// The check stands second, between two lines that hold no free text: a damaged line end can then
@@ -319,287 +321,3 @@ fn status(fields: &Fields<'_>) -> Result<Option<Status>, String> {
         Some(_) => Err(invalid("esc-class")),
     }
 }
-
-struct Writer(String);
-
-impl Writer {
-    /// A value of our own words.
-    fn put(&mut self, name: &str, value: &str) {
-        self.0.push_str(name);
-        self.0.push_str(": ");
-        self.0.push_str(value);
-        self.0.push('\n');
-    }
-
-    fn number(&mut self, name: &str, value: u64) {
-        self.put(name, &value.to_string());
-    }
-
-    fn text(&mut self, name: &str, value: &str) {
-        if value.is_empty() || value.starts_with([' ', '\t']) {
-            self.put(&format!("{name}{QUOTED}"), &format!("\"{value}\""));
-        } else {
-            self.put(name, value);
-        }
-    }
-
-    fn text_if(&mut self, name: &str, value: &Option<Line>) {
-        if let Some(value) = value {
-            self.text(name, value);
-        }
-    }
-}
-
-const QUOTED: &str = "-quoted";
-
-/// Fields whose values are words and numbers.
-const PLAIN: [&str; 19] = [
-    "version",
-    "type",
-    "ctime",
-    "last-try",
-    "last-bounce",
-    "ttl",
-    "retry",
-    "flags",
-    "suspended",
-    "dsn-notify",
-    "dsn-ret",
-    "esc-class",
-    "esc-code",
-    "status",
-    "bounce-ttl",
-    "bounce-delay",
-    "bounce-relayed",
-    "bounce-type",
-    "check",
-];
-
-/// Fields whose values are text of any kind.
-const TEXT: [&str; 17] = [
-    "dispatcher",
-    "tag",
-    "smtpname",
-    "helo",
-    "hostname",
-    "username",
-    "errorline",
-    "sockaddr",
-    "sender",
-    "rcpt",
-    "dest",
-    "dsn-envid",
-    "dsn-orcpt",
-    "mda-exec",
-    "mda-file",
-    "mda-subaddress",
-    "mda-user",
-];
-
-/// Values by name, the last one of each.
-struct Fields<'a> {
-    plain: [Option<&'a [u8]>; PLAIN.len()],
-    text: [Option<&'a [u8]>; TEXT.len()],
-}
-
-impl<'a> Fields<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Fields<'a>, String> {
-        let mut fields = Fields {
-            plain: [None; PLAIN.len()],
-            text: [None; TEXT.len()],
-        };
-        let mut crc = Crc::new();
-        let mut check = None;
-        let whole = bytes
-            .strip_suffix(b"\n")
-            .ok_or("the last line has no end")?;
-        for line in whole.split(|&byte| byte == b'\n') {
-            let (name, value) = split(line)?;
-            if name == "check" {
-                if check.replace(value).is_some() {
-                    return Err("more than one check".to_owned());
-                }
-            } else {
-                crc.add(line);
-                crc.add(b"\n");
-            }
-            fields.set(&name, value)?;
-        }
-        match check {
-            Some(value) if value != format!("{:08x}", crc.value()).as_bytes() => {
-                Err("check does not match".to_owned())
-            }
-            _ => Ok(fields),
-        }
-    }
-
-    fn set(&mut self, name: &str, value: &'a [u8]) -> Result<(), String> {
-        let unknown = || format!("invalid field \"{name}\"");
-        if let Some(slot) = slot(&PLAIN, &mut self.plain, name) {
-            *slot = Some(value);
-            return Ok(());
-        }
-        let (name, value) = match name.strip_suffix(QUOTED) {
-            Some(name) => (name, unquote(value).ok_or_else(|| invalid(name))?),
-            None => (name, value),
-        };
-        *slot(&TEXT, &mut self.text, name).ok_or_else(unknown)? = Some(value);
-        Ok(())
-    }
-
-    fn raw(&self, name: &str) -> Option<&'a [u8]> {
-        let find = |names: &[&str], values: &[Option<&'a [u8]>]| {
-            let at = names.iter().position(|known| *known == name)?;
-            *values.get(at)?
-        };
-        find(&TEXT, &self.text).or_else(|| find(&PLAIN, &self.plain))
-    }
-
-    fn text_if(&self, name: &str) -> Result<Option<&'a str>, String> {
-        self.raw(name)
-            .map(|value| std::str::from_utf8(value).map_err(|_| invalid(name)))
-            .transpose()
-    }
-
-    fn text(&self, name: &str) -> Result<&'a str, String> {
-        self.text_if(name)?.ok_or_else(|| missing(name))
-    }
-
-    fn line_if(&self, name: &str) -> Result<Option<Line>, String> {
-        self.raw(name)
-            .map(|value| Line::from_bytes(value).map_err(|_| invalid(name)))
-            .transpose()
-    }
-
-    fn line(&self, name: &str) -> Result<Line, String> {
-        self.line_if(name)?.ok_or_else(|| missing(name))
-    }
-
-    /// A name that is only shown: OpenSMTPD kept a client's bytes as they came, and mail is not to
-    /// be held up over that.
-    fn cosmetic(&self, name: &str) -> Result<Line, String> {
-        self.raw(name).map(lossy).ok_or_else(|| missing(name))
-    }
-
-    fn address(&self, name: &str) -> Result<MailAddr, String> {
-        MailAddr::from_stored(self.text(name)?).ok_or_else(|| invalid(name))
-    }
-
-    fn number_if<T: FromStr>(&self, name: &str) -> Result<Option<T>, String> {
-        self.text_if(name)?
-            .map(|text| digits(text).ok_or_else(|| invalid(name)))
-            .transpose()
-    }
-
-    fn number<T: FromStr>(&self, name: &str) -> Result<T, String> {
-        self.number_if(name)?.ok_or_else(|| missing(name))
-    }
-
-    fn mark(&self, name: &str) -> Result<bool, String> {
-        match self.text_if(name)? {
-            None => Ok(false),
-            Some("1") => Ok(true),
-            Some(_) => Err(invalid(name)),
-        }
-    }
-
-    fn only_if(&self, allowed: bool, names: &[&str]) -> Result<(), String> {
-        match names.iter().find(|name| self.raw(name).is_some()) {
-            Some(name) if !allowed => Err(format!("\"{name}\" in another type's envelope")),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn slot<'s, 'a>(
-    names: &[&str],
-    values: &'s mut [Option<&'a [u8]>],
-    name: &str,
-) -> Option<&'s mut Option<&'a [u8]>> {
-    let at = names.iter().position(|known| *known == name)?;
-    values.get_mut(at)
-}
-
-/// `name`, optional blanks, `:`, optional blanks, value. The name comes back in lower case.
-fn split(line: &[u8]) -> Result<(String, &[u8]), String> {
-    let not_a_field = || "a line is not a field".to_owned();
-    let colon = line
-        .iter()
-        .position(|&b| b == b':')
-        .ok_or_else(not_a_field)?;
-    let (name, value) = line.split_at(colon);
-    let name = name.trim_ascii_end().to_ascii_lowercase();
-    let named = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-';
-    if name.is_empty() || name.len() > 64 || !name.iter().all(named) {
-        return Err(not_a_field());
-    }
-    let value = value.strip_prefix(b":").unwrap_or(value);
-    let blanks = value
-        .iter()
-        .take_while(|b| matches!(b, b' ' | b'\t'))
-        .count();
-    let value = value.get(blanks..).unwrap_or_default();
-    String::from_utf8(name)
-        .map(|name| (name, value))
-        .map_err(|_| not_a_field())
-}
-
-fn unquote(value: &[u8]) -> Option<&[u8]> {
-    value.strip_prefix(b"\"")?.strip_suffix(b"\"")
-}
-
-/// A decimal number, nothing else: no sign, no blanks.
-fn digits<T: FromStr>(text: &str) -> Option<T> {
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
-}
-
-fn lossy(value: &[u8]) -> Line {
-    Line::from_bytes(value).unwrap_or_else(|_| Line::sanitize(value))
-}
-
-fn invalid(name: &str) -> String {
-    format!("invalid value of \"{name}\"")
-}
-
-fn missing(name: &str) -> String {
-    format!("no field \"{name}\"")
-}
-
-/// CRC-32 as in gzip (RFC 1952 §8).
-struct Crc(u32);
-
-impl Crc {
-    fn new() -> Crc {
-        Crc(!0)
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            let low = (self.0 as u8 ^ byte) as usize;
-            self.0 = CRC_TABLE[low] ^ (self.0 >> 8);
-        }
-    }
-
-    fn value(&self) -> u32 {
-        !self.0
-    }
-}
-
-const CRC_TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut n = 0;
-    while n < 256 {
-        let mut value = n as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            value = (value >> 1) ^ (0xedb8_8320 * (value & 1));
-            bit += 1;
-        }
-        table[n] = value;
-        n += 1;
-    }
-    table
-};

@@ -1,5 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::mail::MailAddr;
 use crate::mail::samples::{envelope, line};
 use crate::util::dice::Dice;
 
