@@ -25,6 +25,7 @@ pub mod table_text;
 mod tests;
 mod unsupported;
 mod values;
+mod words;
 
 use std::net::IpAddr;
 use std::path::Path;

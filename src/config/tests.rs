@@ -10,7 +10,8 @@ use crate::util::Line;
 use crate::util::dice::Dice;
 
 use super::diagnostic::Diagnostics;
-use super::lexer::{KEYWORDS, Lexer, Token};
+use super::lexer::{Lexer, Token};
+use super::words::KEYWORDS;
 use super::{
     Config, Criterion, Defaults, Delivery, Family, Loaded, Method, Sources, TableSource, Test,
     load, print,

@@ -17,11 +17,12 @@ use crate::util::Line;
 
 use super::ast::{Ast, Body, Text};
 use super::diagnostic::Diagnostics;
-use super::lexer::{Pos, nearest};
+use super::lexer::Pos;
 use super::model::{
     Config, MdaLimits, MtaOptions, Place, QueueOptions, SchedulerLimits, Smtp, SocketListener,
 };
 use super::sources::Sources;
+use super::words::nearest;
 use super::{Defaults, limits};
 
 use table::Kind;

@@ -14,8 +14,9 @@ mod table;
 
 use super::ast::{Ast, Body, Number, Statement, Text};
 use super::diagnostic::Diagnostics;
-use super::lexer::{Lexer, Pos, Token, nearest};
+use super::lexer::{Lexer, Pos, Token};
 use super::limits;
+use super::words::nearest;
 
 /// Gives the bytes of an included file, or the reason why not.
 pub type Fetch<'a> = dyn FnMut(&str) -> Result<Vec<u8>, String> + 'a;
