@@ -248,7 +248,7 @@ impl Asked {
 fn deliveries_that_would_fail(config: &Config) -> Vec<String> {
     let users_of = |action: &Action| match &action.method {
         Method::Local(local) => local.userbase.clone(),
-        Method::Relay => None,
+        Method::Relay(_) => None,
     };
     let elsewhere =
         |table: &TableName| !matches!(config.tables.get(table), Some(TableSource::Passwd));

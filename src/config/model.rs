@@ -1,9 +1,15 @@
 //! The configuration as the other rooms see it: checked, names resolved, defaults filled in.
 
+mod relay;
+mod secrets;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::util::Line;
+
+pub use relay::{MailFrom, RelayAction, RelayTls, Route};
+pub use secrets::{Dhe, Pki, QueueKey, Secret, Srs};
 
 /// A whole configuration.
 #[derive(Clone, Debug)]
@@ -34,6 +40,12 @@ pub struct Config {
     pub bounce_warn_s: Vec<u32>,
     /// `mta …`.
     pub mta: MtaOptions,
+    /// `pki` by name, in lower case.
+    pub pki: BTreeMap<String, Pki>,
+    /// `ca` by name, in lower case: files of certificates.
+    pub ca: BTreeMap<String, PathBuf>,
+    /// `srs …`, if there is a key.
+    pub srs: Option<Srs>,
     /// `admd`: the authserv-id that filters are told; the server name without it.
     pub admd: Option<Line>,
 }
@@ -130,8 +142,8 @@ pub struct Action {
 pub enum Method {
     /// On this host.
     Local(LocalAction),
-    /// To another host; comes with the relay work.
-    Relay,
+    /// To another host.
+    Relay(Box<RelayAction>),
 }
 
 /// A local action.
@@ -249,6 +261,8 @@ pub struct Smtp {
     pub max_rcpt: usize,
     /// Messages per session; 100.
     pub max_mails: usize,
+    /// `smtp ciphers`, as written.
+    pub ciphers: Option<Line>,
     /// `+`.
     pub sub_addr_delim: char,
 }
@@ -260,6 +274,8 @@ pub struct QueueOptions {
     pub ttl_s: u32,
     /// `queue compression`.
     pub compression: bool,
+    /// `queue encryption`.
+    pub encryption: Option<QueueKey>,
 }
 
 /// `mda limit …`.
@@ -363,6 +379,7 @@ impl Default for Smtp {
             max_message_size: 35 * 1024 * 1024,
             max_rcpt: 1000,
             max_mails: 100,
+            ciphers: None,
             sub_addr_delim: '+',
         }
     }
@@ -373,6 +390,7 @@ impl Default for QueueOptions {
         QueueOptions {
             ttl_s: 4 * 86400,
             compression: false,
+            encryption: None,
         }
     }
 }

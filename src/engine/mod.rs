@@ -202,7 +202,7 @@ fn policy(config: &Arc<Config>) -> Policy {
             let action = actions.actions.get(name)?;
             let way = match action.method {
                 Method::Local(_) => Way::Local,
-                Method::Relay => Way::Relay,
+                Method::Relay(_) => Way::Relay,
             };
             Some(ActionFacts {
                 way,

@@ -119,7 +119,7 @@ impl<'e> Expansion<'e, '_> {
         let action = self.judge(at, address)?;
         self.tree.settle(at, action);
         let local = match &action.method {
-            Method::Relay => return self.destination(at, Kind::Relay),
+            Method::Relay(_) => return self.destination(at, Kind::Relay),
             Method::Local(local) => local,
         };
         if let Some(table) = &local.virtuals {
@@ -299,7 +299,7 @@ impl<'e> Expansion<'e, '_> {
         let node = self.tree.node(at)?;
         match &node.action?.method {
             Method::Local(local) => Some((local, node.same)),
-            Method::Relay => None,
+            Method::Relay(_) => None,
         }
     }
 

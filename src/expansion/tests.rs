@@ -114,7 +114,7 @@ impl Bench {
         };
         let mut config = load(&sources, &defaults).unwrap().config;
         if let Some(out) = config.actions.get_mut("out") {
-            out.method = Method::Relay;
+            out.method = Method::Relay(Box::default());
         }
         let tables = Tables::load(&config, &sources).unwrap();
         let files = BTreeMap::from([

@@ -2,10 +2,14 @@
 
 use crate::config::ast::{
     ActionText, LocalKind, LocalMethod, LocalOption, MethodText, RelayKind, RelayOption, TableRef,
-    Text,
+    Text, Verify,
 };
 use crate::config::lexer::Pos;
-use crate::config::model::{Action, Delivery, LocalAction, Method, TableName};
+use crate::config::model::{
+    Action, Delivery, LocalAction, MailFrom, Method, RelayAction, RelayTls, Route, TableName,
+};
+use crate::mail::MailAddr;
+use crate::util::Line;
 
 use super::table::{Service, Takes};
 use super::{Checker, did_you_mean, limits, line};
@@ -31,8 +35,7 @@ impl Checker<'_> {
         let method = match &text.method {
             MethodText::Local(method, options) => Method::Local(self.local(method, options)),
             MethodText::Relay(options) => {
-                self.relay(options, text.method_at);
-                Method::Relay
+                Method::Relay(Box::new(self.relay(options, text.method_at)))
             }
         };
         let action = Action {
@@ -140,7 +143,8 @@ impl Checker<'_> {
         self.table_for(table, Takes::Map, service, refused)
     }
 
-    fn relay(&mut self, options: &[RelayOption], method_at: Pos) {
+    fn relay(&mut self, options: &[RelayOption], method_at: Pos) -> RelayAction {
+        let mut action = RelayAction::default();
         let mut seen: Vec<&'static str> = Vec::new();
         for option in options {
             let word = match option.kind {
@@ -160,50 +164,111 @@ impl Checker<'_> {
                 RelayKind::Srs => "srs",
             };
             self.already(seen.contains(&word), word, option.at);
-            self.relay_option(option, &seen);
+            self.relay_option(&mut action, option, &seen);
             seen.push(word);
         }
-        if seen.contains(&"srs") && !self.declared.srs_key {
+        if action.srs && self.declared.srs.key.is_none() {
             let text = "an srs key is required for srs to be specified in an action";
             self.error(method_at, text);
         }
+        action
     }
 
-    fn relay_option(&mut self, option: &RelayOption, seen: &[&'static str]) {
-        let (host, backup) = (seen.contains(&"host mapping"), seen.contains(&"backup"));
+    fn relay_option(
+        &mut self,
+        action: &mut RelayAction,
+        option: &RelayOption,
+        seen: &[&'static str],
+    ) {
         match &option.kind {
-            RelayKind::HeloSrc(table) => self.relay_table(table, Takes::Map, "helo-source"),
-            RelayKind::Src(table) => self.relay_table(table, Takes::Keys, "source"),
-            RelayKind::Backup(_) if host => {
-                self.error(option.at, "backup and host are mutually exclusive");
+            RelayKind::Helo(name) => action.helo = Some(line(name)),
+            RelayKind::HeloSrc(table) => {
+                action.helo_src = self.relay_table(table, Takes::Map, "helo-source");
             }
-            RelayKind::Host(table) => {
-                if backup {
-                    self.error(option.at, "backup and host are mutually exclusive");
-                }
-                self.relay_table(table, Takes::List, "host");
+            RelayKind::Pki(name) => {
+                action.pki = Some(name.value.to_ascii_lowercase());
+                self.known_pki(name);
             }
-            RelayKind::Domain(table) => {
-                if backup {
-                    self.error(option.at, "backup and domain are mutually exclusive");
-                }
-                self.relay_table(table, Takes::Map, "host");
+            RelayKind::Ca(name) => {
+                action.ca = Some(name.value.to_ascii_lowercase());
+                self.known_ca(name);
             }
+            RelayKind::Ciphers(names) => action.ciphers = Some(line(names)),
+            RelayKind::Protocols(names) => action.protocols = Some(line(names)),
+            RelayKind::Src(table) => {
+                action.src = self.relay_table(table, Takes::Keys, "source");
+            }
+            RelayKind::MailFrom(addr) => action.mail_from = self.mail_from(addr),
+            RelayKind::Backup(_) | RelayKind::Host(_) | RelayKind::Domain(_) => {
+                self.relay_route(action, option, seen);
+            }
+            RelayKind::Tls(Verify::Yes) => action.tls = RelayTls::Verified,
+            RelayKind::Tls(Verify::No) => action.tls = RelayTls::Unverified,
             RelayKind::Auth(table) => {
-                if !host {
+                if !seen.contains(&"host mapping") {
                     let text = "auth may not be specified without host on a dispatcher; \
                                 write host or domain before auth";
                     self.error(option.at, text);
                 }
-                self.relay_table(table, Takes::Map, "auth");
+                action.auth = self.relay_table(table, Takes::Map, "auth");
             }
             RelayKind::Filter(filter) => self.filter_ref(filter),
-            _ => {}
+            RelayKind::Srs => action.srs = true,
         }
     }
 
-    fn relay_table(&mut self, table: &TableRef, takes: Takes, what: &str) {
+    /// `backup`, `host` and `domain` exclude each other.
+    fn relay_route(
+        &mut self,
+        action: &mut RelayAction,
+        option: &RelayOption,
+        seen: &[&'static str],
+    ) {
+        let (host, backup) = (seen.contains(&"host mapping"), seen.contains(&"backup"));
+        let other = match option.kind {
+            RelayKind::Domain(_) if backup => Some("domain"),
+            RelayKind::Host(_) if backup => Some("host"),
+            RelayKind::Backup(_) if host => Some("host"),
+            _ => None,
+        };
+        if let Some(other) = other {
+            let text = format!("backup and {other} are mutually exclusive");
+            self.error(option.at, text);
+        }
+        let route = match &option.kind {
+            RelayKind::Backup(name) => Some(Route::Backup(name.as_ref().map(line))),
+            RelayKind::Host(table) => self
+                .relay_table(table, Takes::List, "host")
+                .map(Route::Host),
+            RelayKind::Domain(table) => self
+                .relay_table(table, Takes::Map, "host")
+                .map(Route::Domain),
+            _ => None,
+        };
+        action.route = route.unwrap_or_default();
+    }
+
+    /// `user`, `@domain` or `user@domain`.
+    fn mail_from(&mut self, text: &Text) -> Option<MailFrom> {
+        let (user, domain) = match text.value.rsplit_once('@') {
+            Some((user, domain)) => (user, domain),
+            None => (text.value.as_str(), ""),
+        };
+        let valid = MailAddr::new(user, domain).ok();
+        let parts = valid.and_then(|addr| match (user.is_empty(), domain.is_empty()) {
+            (true, true) => None,
+            (true, false) => Line::new(domain).ok().map(MailFrom::Domain),
+            (false, true) => Line::new(user).ok().map(MailFrom::User),
+            (false, false) => Some(MailFrom::Both(addr)),
+        });
+        if parts.is_none() {
+            self.error(text.at, format!("not a valid mail-from: {}", text.value));
+        }
+        parts
+    }
+
+    fn relay_table(&mut self, table: &TableRef, takes: Takes, what: &str) -> Option<TableName> {
         let refused = |name: &str| format!("table \"{name}\" may not be used for {what} lookups");
-        self.table_for(table, takes, Service::Text, refused);
+        self.table_for(table, takes, Service::Text, refused)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::config::ast::{Limit, MtaLimit, Number, Size, Text};
 use crate::config::lexer::Pos;
-use crate::config::model::{Family, MtaLimits};
+use crate::config::model::{Family, MtaLimits, QueueKey, Secret};
 use crate::config::values;
 
 use super::{Checker, did_you_mean, limits, line};
@@ -47,7 +47,10 @@ impl Checker<'_> {
     }
 
     pub(super) fn queue_encryption(&mut self, key: Option<&Text>, at: Pos) {
-        let Some(key) = key else { return };
+        let Some(key) = key else {
+            self.config.queue.encryption = Some(QueueKey::Terminal);
+            return;
+        };
         let from_stdin = key.value.eq_ignore_ascii_case("stdin") || key.value == "-";
         if !from_stdin && key.value.len() != 32 {
             let text = format!(
@@ -56,6 +59,10 @@ impl Checker<'_> {
             );
             self.error(at, text);
         }
+        self.config.queue.encryption = Some(match from_stdin {
+            true => QueueKey::Stdin,
+            false => QueueKey::Text(Secret::new(line(key))),
+        });
     }
 
     pub(super) fn srs_ttl(&mut self, delay: &Text) {
@@ -71,7 +78,7 @@ impl Checker<'_> {
                 );
                 self.error(delay.at, text);
             }
-            Some(_) => {}
+            Some(ttl_s) => self.declared.srs.ttl_days = Some(ttl_s / 86400),
         }
     }
 

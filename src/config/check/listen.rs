@@ -212,7 +212,7 @@ impl Checker<'_> {
         })
     }
 
-    fn known_pki(&mut self, name: &Text) {
+    pub(super) fn known_pki(&mut self, name: &Text) {
         if !self.declared.pki.contains(&name.value.to_ascii_lowercase()) {
             let hint = did_you_mean(&name.value, self.declared.pki.iter().map(String::as_str));
             let text = format!("pki name not found: {}{hint}", name.value);
@@ -220,7 +220,7 @@ impl Checker<'_> {
         }
     }
 
-    fn known_ca(&mut self, name: &Text) {
+    pub(super) fn known_ca(&mut self, name: &Text) {
         if !self.declared.ca.contains(&name.value.to_ascii_lowercase()) {
             let hint = did_you_mean(&name.value, self.declared.ca.iter().map(String::as_str));
             let text = format!("ca name not found: {}{hint}", name.value);

@@ -19,12 +19,14 @@ use super::ast::{Ast, Body, Text};
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;
 use super::model::{
-    Config, MdaLimits, MtaOptions, Place, QueueOptions, SchedulerLimits, Smtp, SocketListener,
+    Config, MdaLimits, MtaOptions, Place, QueueOptions, SchedulerLimits, Secret, Smtp,
+    SocketListener,
 };
 use super::sources::Sources;
 use super::words::nearest;
 use super::{Defaults, limits};
 
+use pki::SrsText;
 use table::Kind;
 
 /// Builds the configuration. It is whole only if `diagnostics` has no error afterwards.
@@ -48,6 +50,7 @@ pub fn check(
     for statement in &ast.statements {
         checker.statement(&statement.body, statement.at);
     }
+    checker.config.srs = checker.declared.srs.finished();
     checker.unused();
     checker.unreachable();
     if !checker.declared.any_rule && !checker.diagnostics.failed() {
@@ -69,7 +72,7 @@ struct Declared {
     ca: BTreeSet<String>,
     procs: BTreeMap<String, Pos>,
     filters: BTreeMap<String, filter::FilterKind>,
-    srs_key: bool,
+    srs: SrsText,
     socket: bool,
     any_rule: bool,
     rules: Vec<Pos>,
@@ -97,7 +100,7 @@ impl Checker<'_> {
         match body {
             Body::BounceWarn(delays) => self.bounce_warn(delays),
             Body::Admd(name) => self.admd(name),
-            Body::Ca(name, _) => self.ca(name),
+            Body::Ca(name, file) => self.ca(name, file),
             Body::Pki(name, options) => self.pki(name, options),
             Body::MdaLimit(items) => self.mda_limit(items),
             Body::MdaWrapper(name, command) => self.mda_wrapper(name, command),
@@ -109,11 +112,11 @@ impl Checker<'_> {
             Body::QueueTtl(delay) => self.queue_ttl(delay),
             Body::SchedulerLimit(items) => self.scheduler_limit(items),
             Body::SmtpLimit(items) => self.smtp_limit(items),
-            Body::SmtpCiphers(_) => {}
+            Body::SmtpCiphers(names) => self.config.smtp.ciphers = Some(line(names)),
             Body::SmtpMaxMessageSize(size) => self.max_message_size(size),
             Body::SmtpSubAddrDelim(text) => self.sub_addr_delim(text),
-            Body::SrsKey(_) => self.declared.srs_key = true,
-            Body::SrsKeyBackup(_) => {}
+            Body::SrsKey(key) => self.declared.srs.key = Some(Secret::new(line(key))),
+            Body::SrsKeyBackup(key) => self.declared.srs.backup = Some(Secret::new(line(key))),
             Body::SrsTtl(delay) => self.srs_ttl(delay),
             Body::Listen(on, options) => self.listen(on, options, at),
             Body::ListenSocket(options) => self.listen_socket(options, at),
@@ -186,6 +189,9 @@ fn empty(defaults: &Defaults) -> Config {
         scheduler: SchedulerLimits::default(),
         bounce_warn_s: vec![4 * 3600],
         mta: MtaOptions::default(),
+        pki: BTreeMap::new(),
+        ca: BTreeMap::new(),
+        srs: None,
         admd: None,
     }
 }

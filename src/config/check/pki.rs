@@ -1,31 +1,69 @@
-//! `pki`, `ca` and `proc`.
+//! `pki`, `ca`, `proc` and `srs`.
+
+use std::path::PathBuf;
 
 use crate::config::ast::{PkiOption, ProcOption, ProcOptionKind, Text};
+use crate::config::model::{Dhe, Secret, Srs};
 
 use super::Checker;
 
+/// What the `srs` statements have said so far; without a key the others have no effect.
+#[derive(Default)]
+pub(super) struct SrsText {
+    pub(super) key: Option<Secret>,
+    pub(super) backup: Option<Secret>,
+    pub(super) ttl_days: Option<u32>,
+}
+
+impl SrsText {
+    const TTL_DAYS: u32 = 4;
+
+    pub(super) fn finished(&self) -> Option<Srs> {
+        Some(Srs {
+            key: self.key.clone()?,
+            backup: self.backup.clone(),
+            ttl_days: self.ttl_days.unwrap_or(SrsText::TTL_DAYS),
+        })
+    }
+}
+
 impl Checker<'_> {
-    pub(super) fn ca(&mut self, name: &Text) {
+    pub(super) fn ca(&mut self, name: &Text, file: &Text) {
         if self.certificate_name(name) {
-            self.declared.ca.insert(name.value.to_ascii_lowercase());
+            let key = name.value.to_ascii_lowercase();
+            self.declared.ca.insert(key.clone());
+            self.config.ca.insert(key, PathBuf::from(&file.value));
         }
     }
 
     pub(super) fn pki(&mut self, name: &Text, options: &[PkiOption]) {
+        let key = name.value.to_ascii_lowercase();
         if self.certificate_name(name) {
-            self.declared.pki.insert(name.value.to_ascii_lowercase());
+            self.declared.pki.insert(key.clone());
         }
+        let mut pki = self.config.pki.remove(&key).unwrap_or_default();
         for option in options {
-            let PkiOption::Dhe(params) = option else {
-                continue;
-            };
-            let known = ["none", "auto", "legacy"];
-            if !known.iter().any(|k| k.eq_ignore_ascii_case(&params.value)) {
+            match option {
+                PkiOption::Cert(file) => pki.cert = Some(PathBuf::from(&file.value)),
+                PkiOption::Key(file) => pki.key = Some(PathBuf::from(&file.value)),
+                PkiOption::Dhe(params) => pki.dhe = self.dhe(params),
+            }
+        }
+        self.config.pki.insert(key, pki);
+    }
+
+    fn dhe(&mut self, params: &Text) -> Dhe {
+        match params.value.to_ascii_lowercase().as_str() {
+            "none" => Dhe::None,
+            "auto" => Dhe::Auto,
+            "legacy" => Dhe::Legacy,
+            _ => {
                 let text = format!(
                     "invalid DHE keyword: {}; expected none, auto or legacy",
                     params.value
                 );
                 self.error(params.at, text);
+                Dhe::None
             }
         }
     }

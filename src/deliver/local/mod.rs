@@ -112,7 +112,7 @@ impl Agent {
     fn action(&self, envelope: &Envelope) -> Option<&LocalAction> {
         match &self.config.actions.get(envelope.action.as_str())?.method {
             Method::Local(action) => Some(action),
-            Method::Relay => None,
+            Method::Relay(_) => None,
         }
     }
 }

@@ -71,6 +71,9 @@ fn config(delivery: Delivery) -> Arc<Config> {
         scheduler: Default::default(),
         bounce_warn_s: Vec::new(),
         mta: Default::default(),
+        pki: BTreeMap::new(),
+        ca: BTreeMap::new(),
+        srs: None,
         admd: None,
     })
 }

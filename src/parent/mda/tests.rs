@@ -35,7 +35,7 @@ impl Fixture {
     fn local(&mut self) -> &mut LocalAction {
         match &mut self.config.actions.get_mut("local").unwrap().method {
             Method::Local(local) => local,
-            Method::Relay => panic!("the action is local"),
+            Method::Relay(_) => panic!("the action is local"),
         }
     }
 

@@ -1,0 +1,73 @@
+//! Certificates, and keys that are no certificate's.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::util::Line;
+
+/// `pki NAME …`.
+#[derive(Clone, Debug, Default)]
+pub struct Pki {
+    /// `cert FILE`.
+    pub cert: Option<PathBuf>,
+    /// `key FILE`.
+    pub key: Option<PathBuf>,
+    /// `dhe`.
+    pub dhe: Dhe,
+}
+
+/// `dhe none|auto|legacy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dhe {
+    /// No finite-field Diffie-Hellman.
+    #[default]
+    None,
+    /// Of the certificate's strength.
+    Auto,
+    /// 1024 bits.
+    Legacy,
+}
+
+/// `srs …`.
+#[derive(Clone, Debug)]
+pub struct Srs {
+    /// `srs key`.
+    pub key: Secret,
+    /// `srs key backup`: still accepted.
+    pub backup: Option<Secret>,
+    /// `srs ttl` in days; four.
+    pub ttl_days: u32,
+}
+
+/// `queue encryption [KEY]`.
+#[derive(Clone, Debug)]
+pub enum QueueKey {
+    /// The key itself, 32 bytes.
+    Text(Secret),
+    /// `stdin` or `-`: the first line of the standard input.
+    Stdin,
+    /// Nothing: it is asked for on the terminal.
+    Terminal,
+}
+
+/// A text that no log, dump or message shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Line);
+
+impl Secret {
+    /// Takes care of `text`.
+    pub fn new(text: Line) -> Secret {
+        Secret(text)
+    }
+
+    /// The text, for those who need it.
+    pub fn reveal(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("********")
+    }
+}
