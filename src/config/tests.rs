@@ -16,6 +16,7 @@ use super::{
 };
 
 mod corpus;
+mod model;
 
 fn defaults() -> Defaults {
     let addr = |text: &str| text.parse::<IpAddr>().unwrap();
