@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
-    ("cli", "engine parent control mda privsep config queue sys"),
+    (
+        "cli",
+        "engine parent control mda tls privsep config queue sys",
+    ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms.
     ("parent", "privsep queue config sys"),
     // Puts the rooms together, and has no rules of its own.
@@ -39,11 +42,12 @@ const ARROWS: &[(&str, &str)] = &[
     ("privsep", "config sys"),
     ("control", "sys"),
     ("config", "sys"),
+    // The process that holds the keys is shut in, and answers over sockets.
+    ("tls", "sys"),
     ("queue", "sys"),
     ("dns", ""),
     ("scheduler", ""),
     ("smtp", ""),
-    ("tls", ""),
     ("rfc5322", ""),
     ("log", "mail util"),
     ("mail", "util"),
