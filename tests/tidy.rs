@@ -62,6 +62,7 @@ const DOORS: &[(&str, &str)] = &[
     ("getopts", "cli"),
     ("syslog", "log"),
     ("regex", "table config"),
+    ("ring", "mail"),
     (
         "crossbeam_channel",
         "accept runner deliver bounce privsep dns log engine",
