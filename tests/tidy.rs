@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
     ("cli", "engine parent control mda privsep config queue sys"),
-    // Root: keep this list short. Of the queue it knows the names of the spool's rooms.
-    ("parent", "privsep queue config sys"),
+    // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
+    // it asks who a user is, in the words in which the engine asks it, and never the engine.
+    ("parent", "privsep queue table config sys"),
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
