@@ -19,6 +19,9 @@ const USERS: [&str; 6] = ["_smtpd", "_smtpq", "alice", "bob", "carol", "vmail"];
 /// The uid and gid of the first of them.
 const FIRST: u32 = 54320;
 
+/// The gid of the group that may write to the directory of mailboxes.
+const MAIL: u32 = 8;
+
 /// How long what is wrong may stay wrong once the daemon has nothing left to do.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -56,9 +59,10 @@ impl Stage {
         let extra = script.users.iter().map(String::as_str);
         let users: Vec<String> = USERS.into_iter().chain(extra).map(str::to_owned).collect();
         make_users(root, &users);
-        for (path, mode) in [("mailboxes", 0o1777), ("ran", 0o1777), ("out", 0o1777)] {
+        for (path, mode) in [("mailboxes", 0o2775), ("ran", 0o1777), ("out", 0o1777)] {
             make_dir(&root.join(path), mode);
         }
+        chown(root.join("mailboxes"), None, Some(MAIL)).expect("chown");
         write(&root.join("show"), &show(root), 0o755);
         write(&root.join("hosts"), HOSTS, 0o644);
         // Nobody answers there.
@@ -227,7 +231,7 @@ fn show(root: &Path) -> String {
 
 fn make_users(root: &Path, names: &[String]) {
     let mut passwd = String::from("root:x:0:0:root:/root:/bin/sh\n");
-    let mut group = String::from("root:x:0:\nmail:x:8:\n");
+    let mut group = format!("root:x:0:\nmail:x:{MAIL}:\n");
     for (name, id) in names.iter().zip(FIRST..) {
         let home = root.join("home").join(name);
         make_dir(&home, 0o755);
