@@ -6,7 +6,7 @@
 //! ```text
 //! config                          smtpd.conf; `listen on` is added when it has none
 //! user NAME                       one more user of the system, with a home
-//! file PATH [mode=M] [owner=U]    a file with the text that follows
+//! file PATH [mode=M] [owner=U] [size=N]  a file with the text that follows, filled up with `#`
 //! dir PATH [mode=M] [owner=U]     a directory
 //! link PATH to=TARGET             a symbolic link
 //! remove PATH                     removes a home
@@ -54,6 +54,8 @@ pub struct Entry {
     pub path: String,
     pub mode: Option<u32>,
     pub owner: Option<String>,
+    /// Filled up with a comment to so many bytes.
+    pub size: usize,
 }
 
 /// One message and what comes of it.
@@ -160,12 +162,14 @@ fn entry(words: &str) -> Entry {
         path: words.next().unwrap_or_default().to_owned(),
         mode: None,
         owner: None,
+        size: 0,
     };
     for word in words {
         match word.split_once('=') {
             Some(("mode", mode)) => entry.mode = u32::from_str_radix(mode, 8).ok(),
             Some(("owner", owner)) => entry.owner = Some(owner.to_owned()),
-            _ => panic!("{word}: mode= or owner="),
+            Some(("size", size)) => entry.size = size.parse().unwrap_or_default(),
+            _ => panic!("{word}: mode=, owner= or size="),
         }
     }
     entry

@@ -247,7 +247,8 @@ fn make(root: &Path, thing: &Thing, users: &[String]) {
     match thing {
         Thing::File(entry, text) => {
             let text = text.replace("$dir", &root.display().to_string());
-            let text = text.replace("$show", &root.join("show").display().to_string());
+            let mut text = text.replace("$show", &root.join("show").display().to_string());
+            text.extend((text.len()..entry.size).map(|_| '#'));
             let path = place(root, entry);
             write(&path, &text, entry.mode.unwrap_or(0o644));
             own(&path, entry, users);
