@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! config                          smtpd.conf; `listen on` is added when it has none
+//! needs PROGRAM                   without it none of the file can happen
 //! user NAME                       one more user of the system, with a home
 //! file PATH [mode=M] [owner=U] [size=N]  a file with the text that follows, filled up with `#`
 //! dir PATH [mode=M] [owner=U]     a directory
@@ -35,6 +36,7 @@
 /// A whole file.
 pub struct Script {
     pub name: String,
+    pub needs: Vec<String>,
     pub config: String,
     pub users: Vec<String>,
     pub things: Vec<Thing>,
@@ -94,6 +96,7 @@ impl Script {
     pub fn parse(name: &str, text: &str) -> Result<Script, String> {
         let mut script = Script {
             name: name.to_owned(),
+            needs: Vec::new(),
             config: String::new(),
             users: Vec::new(),
             things: Vec::new(),
@@ -112,6 +115,7 @@ impl Script {
         let text = || block.lines.iter().map(|(_, line)| format!("{line}\n"));
         match word {
             "config" => self.config.extend(text()),
+            "needs" => self.needs.push(rest.to_owned()),
             "user" => self.users.extend(rest.split(' ').map(str::to_owned)),
             "file" => {
                 let thing = Thing::File(entry(rest), text().collect());
