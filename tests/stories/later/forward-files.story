@@ -70,44 +70,44 @@ story a home with the sticky bit: wait
 
 story a symbolic link
 	rcpt linked@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <linked@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <linked@example.com>
 
 story a symbolic link to nothing
 	rcpt dangling@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <dangling@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <dangling@example.com>
 
 story a directory
 	rcpt folder@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <folder@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <folder@example.com>
 
 story somebody else's file
 	rcpt foreign@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <foreign@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <foreign@example.com>
 	log insecure file
 
 story root's file
 	rcpt roots@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <roots@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <roots@example.com>
 
 story a file that the group may write
 	rcpt group@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <group@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <group@example.com>
 
 story a file that everybody may write
 	rcpt world@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <world@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <world@example.com>
 
 story a home that the group may write
 	rcpt homegroup@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <homegroup@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <homegroup@example.com>
 
 story a home that everybody may write
 	rcpt homeworld@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <homeworld@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <homeworld@example.com>
 
 story a home of somebody else
 	rcpt homeforeign@example.com
-	reply 524 5.2.4 Mailing list expansion problem: <homeforeign@example.com>
+	reply 424 4.2.4 Mailing list expansion problem: <homeforeign@example.com>
 
 story a home of root's
 	rcpt homeroot@example.com
