@@ -8,6 +8,8 @@
 
 mod criteria;
 #[cfg(test)]
+mod plain_tests;
+#[cfg(test)]
 mod tests;
 
 use crate::config::{Action, Config, Place, Rule};

@@ -11,7 +11,7 @@ use crate::util::dice::Dice;
 
 use super::{Decision, Origin, decide};
 
-fn world(rules: &str) -> (Config, Tables) {
+pub(super) fn world(rules: &str) -> (Config, Tables) {
     let text = format!("action a mbox\naction b mbox\n{rules}\n");
     let sources = Sources::from_text("t", &text, &[]);
     let defaults = Defaults {
