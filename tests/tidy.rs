@@ -62,6 +62,8 @@ const DOORS: &[(&str, &str)] = &[
     ("getopts", "cli"),
     ("syslog", "log"),
     ("regex", "table config"),
+    ("flate2", "queue"),
+    ("ring", "queue"),
     (
         "crossbeam_channel",
         "accept runner deliver bounce privsep dns log engine",

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::config::Secret;
 use crate::mail::{Command, MailAddr};
 use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 
@@ -120,6 +121,10 @@ impl Reply {
                 w.i32(number);
             }
             Reply::Shutdown => w.u8(7),
+            Reply::QueueKey(key) => {
+                w.u8(8);
+                w.text(key.reveal());
+            }
         }
         finish(w, MAX_FRAME)
     }
@@ -153,6 +158,7 @@ impl Reply {
                 },
             },
             7 => Reply::Shutdown,
+            8 => Reply::QueueKey(Secret::new(r.line()?)),
             _ => return Err(Malformed),
         };
         r.end()?;

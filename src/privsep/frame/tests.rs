@@ -1,3 +1,4 @@
+use crate::config::Secret;
 use crate::util::Line;
 use crate::util::dice::Dice;
 
@@ -63,7 +64,7 @@ impl Chance {
     }
 
     fn reply(&mut self) -> Reply {
-        match self.below(7) {
+        match self.below(8) {
             0 => Reply::Config,
             1 => Reply::Listener {
                 index: self.next() as u32,
@@ -89,6 +90,7 @@ impl Chance {
                     _ => MdaEnd::TimedOut,
                 },
             },
+            6 => Reply::QueueKey(Secret::new(self.line())),
             _ => Reply::Shutdown,
         }
     }
