@@ -27,6 +27,8 @@ const ARROWS: &[(&str, &str)] = &[
     // An agent whose deliveries come in by our own front door, the services of a session.
     ("bounce", "deliver session transaction queue smtp rfc5322"),
     ("session", "transaction queue smtp"),
+    // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
+    ("client", "smtp sys"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
     ("deliver", "privsep queue config rfc5322 sys"),
@@ -43,6 +45,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("dns", ""),
     ("scheduler", ""),
     ("smtp", ""),
+    ("tls", ""),
     ("rfc5322", ""),
     ("log", "mail util"),
     ("mail", "util"),
@@ -63,7 +66,10 @@ const DOORS: &[(&str, &str)] = &[
     ("syslog", "log"),
     ("regex", "table config"),
     ("flate2", "queue"),
-    ("ring", "queue"),
+    ("ring", "queue tls"),
+    ("rustls", "tls"),
+    ("rustls_native_certs", "tls"),
+    ("native_tls", "tls"),
     (
         "crossbeam_channel",
         "accept runner deliver bounce privsep dns log engine",
@@ -79,6 +85,8 @@ const CLOCKS: &[&str] = &[
     "parent/",
     "cli/",
     "mda/",
+    "client/session.rs",
+    "client/stream.rs",
     "deliver/local/",
     "bounce/",
     "dns/",

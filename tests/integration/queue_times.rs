@@ -2,7 +2,6 @@
 //! other story looks at.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::{Instance, Setup, field, wait_for};
 
@@ -17,31 +16,31 @@ const FAILING: &str = "listen on 127.0.0.1 port $port\n\
 
 /// Makes every envelope in the spool of a stopped daemon older, as an administrator can.
 fn age(daemon: &Instance, seconds: u64) {
-    let then = now_s() - seconds;
     for path in daemon.spooled() {
-        let Ok(text) = fs::read_to_string(&path) else {
+        let is_envelope = path.file_name().is_some_and(|name| name.len() == 16);
+        let Some(text) = is_envelope
+            .then(|| fs::read_to_string(&path).ok())
+            .flatten()
+        else {
             continue;
         };
-        if path.file_name().is_some_and(|name| name == "message") {
-            continue;
-        }
         let aged: String = text
             .lines()
             .filter(|line| !line.starts_with("check: "))
-            .map(|line| match line.starts_with("ctime: ") {
-                true => format!("ctime: {then}\n"),
-                false => format!("{line}\n"),
-            })
+            .map(|line| format!("{}\n", earlier(line, seconds)))
             .collect();
         fs::write(&path, aged).unwrap();
     }
 }
 
-fn now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
+fn earlier(line: &str, seconds: u64) -> String {
+    match line.split_once(": ") {
+        Some((name @ ("ctime" | "last-bounce"), value)) => {
+            let then: u64 = value.parse().unwrap();
+            format!("{name}: {}", then.saturating_sub(seconds))
+        }
+        _ => line.to_owned(),
+    }
 }
 
 fn queued_to(daemon: &Instance, rcpt: &str) -> bool {
@@ -73,7 +72,7 @@ fn an_actions_ttl_goes_before_that_of_the_queue() {
     assert!(!queued_to(&daemon, "bob@short.example.org"));
     daemon.wait_log("stat=Envelope expired");
     daemon.stop();
-    age(&daemon, 4 * 3600);
+    age(&daemon, 2 * 3600);
     daemon.start();
     let reports = daemon.wait_mail(2);
     assert!(
@@ -86,11 +85,12 @@ fn an_actions_ttl_goes_before_that_of_the_queue() {
 
 #[test]
 fn a_short_ttl_passes_while_the_daemon_runs() {
-    let config = format!("queue ttl 1s\nbounce warn-interval 100d\n{FAILING}");
+    let failing = FAILING.replace("ttl 1h", "ttl 1s");
+    let config = format!("bounce warn-interval 100d\n{failing}");
     let daemon = Setup::new(&config).start();
     daemon
         .hello()
-        .mail("ann@example.net", &["bob@long.example.org"], b"\nx\n");
+        .mail("ann@example.net", &["bob@short.example.org"], b"\nx\n");
     let report = String::from_utf8(daemon.wait_mail(1).remove(0)).unwrap();
     assert!(report.contains("Status: 5.4.7"), "{report}");
     daemon.wait_empty();
@@ -107,19 +107,15 @@ fn a_delay_is_told_when_its_time_has_passed_and_only_once() {
     let failures = |daemon: &Instance| daemon.log().matches("result=TempFail").count();
     wait_for("the first failure", || failures(&daemon) >= 1);
     assert!(daemon.maildir("mail").is_empty());
-    for (hours, reports) in [(2, 1), (3, 1), (6, 2)] {
+    // After two hours, three, and six.
+    for (hours, reports) in [(2, 1), (1, 1), (3, 2)] {
         daemon.stop();
         age(&daemon, hours * 3600);
-        // What was told of keeps its time from the first creation.
         let before = failures(&daemon);
         daemon.start();
         daemon.ctl(["schedule", "all"]);
         wait_for("another failure", || failures(&daemon) > before);
-        let found = match reports {
-            1 if hours == 3 => daemon.maildir("mail"),
-            _ => daemon.wait_mail(reports),
-        };
-        assert!(found.len() <= reports + usize::from(hours == 3), "{hours}");
+        daemon.wait_mail(reports);
     }
     let reports = daemon.wait_mail(2);
     for report in &reports {
@@ -178,7 +174,8 @@ fn the_sub_address_delimiter_is_the_one_that_was_chosen() {
         "bob_list@example.org"
     );
     client.say("MAIL FROM:<a@example.net>", 250);
-    client.say("RCPT TO:<bob+list@example.org>", 550);
+    let reply = client.ask("RCPT TO:<bob+list@example.org>");
+    assert!(reply.starts_with('5'), "{reply}");
 }
 
 #[test]
@@ -196,6 +193,6 @@ fn the_first_line_of_mailname_names_the_server_everywhere() {
     );
     client.mail("a@example.net", &["b@example.org"], b"\nx\n");
     let mail = daemon.wait_mail(1).remove(0);
-    let received = field(&mail, "Received").unwrap();
-    assert!(received.contains("by mail.example.net"), "{received}");
+    let text = String::from_utf8_lossy(&mail);
+    assert!(text.contains("\tby mail.example.net (OpenSMTPD)"), "{text}");
 }
