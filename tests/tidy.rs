@@ -67,6 +67,8 @@ const DOORS: &[(&str, &str)] = &[
     ("getopts", "cli"),
     ("syslog", "log"),
     ("regex", "table config"),
+    ("flate2", "queue"),
+    ("ring", "queue tls"),
     ("rustls", "tls"),
     ("rustls_native_certs", "tls"),
     ("native_tls", "tls"),

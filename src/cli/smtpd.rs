@@ -24,6 +24,8 @@ use crate::sys::{exe, net, process, unix_connect, user};
 use crate::tls::keys::agent;
 use crate::util::Line;
 
+use super::queue_key;
+
 const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-f file] [-P system] [-R directory] \
                      [-T trace]";
 const EX_TEMPFAIL: i32 = 75;
@@ -348,9 +350,17 @@ fn daemon(asked: Asked) -> i32 {
             return 1;
         }
     };
+    let queue_key = match queue_key::get(loaded.config.queue.encryption.as_ref()) {
+        Ok(key) => key,
+        Err(why) => {
+            say(&format!("smtpd: {why}"));
+            return 1;
+        }
+    };
     log::set_trace(asked.trace_bits());
     let options = Options {
         exe,
+        queue_key,
         ground: asked.ground(),
         log: asked.log(),
         pause_mda: asked.pause.contains("mda"),

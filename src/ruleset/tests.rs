@@ -11,7 +11,7 @@ use crate::util::dice::Dice;
 
 use super::{Decision, Origin, Question, Unanswered, decide};
 
-const TABLES: &str = r#"table names { "*.b.org", d.org }
+pub(super) const TABLES: &str = r#"table names { "*.b.org", d.org }
 table nets { "10.0.0.0/8", "192.168", "2001:db8::/32" }
 table shapes { "b.*g$" }
 table people { bob = x, "@v.org" = y }

@@ -41,6 +41,7 @@ pub struct Instance {
     programs: Option<PathBuf>,
     descriptors: Option<u32>,
     users: bool,
+    input: Option<String>,
 }
 
 /// What a daemon is started with.
@@ -51,6 +52,7 @@ pub struct Setup {
     root: bool,
     descriptors: Option<u32>,
     users: bool,
+    input: Option<String>,
 }
 
 impl Setup {
@@ -64,6 +66,7 @@ impl Setup {
             root: false,
             descriptors: None,
             users: false,
+            input: None,
         }
     }
 
@@ -109,6 +112,12 @@ impl Setup {
     /// No more descriptors than this for the daemon.
     pub fn limit_descriptors(mut self, count: u32) -> Setup {
         self.descriptors = Some(count);
+        self
+    }
+
+    /// What smtpd reads on its standard input.
+    pub fn input(mut self, text: &str) -> Setup {
+        self.input = Some(text.to_string());
         self
     }
 
@@ -170,11 +179,28 @@ impl Setup {
             programs,
             descriptors: self.descriptors,
             users: self.users,
+            input: self.input,
         }
     }
 }
 
 impl Instance {
+    /// Writes another configuration for the next start.
+    pub fn configure(&self, config: &str) {
+        let config = config
+            .replace("$dir", self.path().to_str().expect("a UTF-8 path"))
+            .replace("$port", &self.port.to_string())
+            .replace("$all", "{ \"@\" = \"$user\" }")
+            .replace("$user", &ordinary_name());
+        fs::write(self.path().join("smtpd.conf"), config).expect("smtpd.conf");
+    }
+
+    /// Other arguments for the next start, in place of those of the test.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.args.truncate(3);
+        self.args.extend(args.iter().map(|arg| arg.to_string()));
+    }
+
     /// The instance root.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -220,10 +246,18 @@ impl Instance {
             .args(&self.args)
             .envs(self.envs.iter().map(|(k, v)| (k, v)));
         command
-            .stdin(Stdio::null())
+            .stdin(match self.input {
+                Some(_) => Stdio::piped(),
+                None => Stdio::null(),
+            })
             .stdout(Stdio::null())
             .stderr(log);
-        self.daemon = Some(command.spawn().expect("smtpd"));
+        let mut daemon = command.spawn().expect("smtpd");
+        if let (Some(mut stdin), Some(input)) = (daemon.stdin.take(), &self.input) {
+            // A daemon that ends before it reads is looked at by the test.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        self.daemon = Some(daemon);
     }
 
     /// A command of ours, to be run as the daemon's own user.
