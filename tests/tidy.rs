@@ -43,6 +43,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("dns", ""),
     ("scheduler", ""),
     ("smtp", ""),
+    ("tls", ""),
     ("rfc5322", ""),
     ("log", "mail util"),
     ("mail", "util"),
@@ -62,6 +63,9 @@ const DOORS: &[(&str, &str)] = &[
     ("getopts", "cli"),
     ("syslog", "log"),
     ("regex", "table config"),
+    ("rustls", "tls"),
+    ("rustls_native_certs", "tls"),
+    ("native_tls", "tls"),
     (
         "crossbeam_channel",
         "accept runner deliver bounce privsep dns log engine",

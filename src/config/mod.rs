@@ -18,6 +18,7 @@ pub mod netaddr;
 mod parse;
 pub mod paths;
 mod print;
+pub mod relayhost;
 mod services;
 mod sources;
 pub mod table_text;
