@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
+use crate::config::Place;
 use crate::mail::samples::line;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::util::dice::Dice;
 
-use super::tests::world;
-use super::{Decision, Origin, decide};
+use super::tests::{TABLES, world};
+use super::{Decision, Origin, Question, decide};
 
 const RULE_SETS: u64 = 1000;
 const SESSIONS: u64 = 100;
