@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
-    ("cli", "engine parent control mda tls privsep config queue sys"),
+    (
+        "cli",
+        "engine parent control mda tls privsep config queue sys",
+    ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
     // it asks who a user is, in the words in which the engine asks it, and never the engine.
     ("parent", "privsep queue table config sys"),

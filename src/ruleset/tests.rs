@@ -18,10 +18,12 @@ table people { bob = x, "@v.org" = y }
 "#;
 
 pub(super) fn world(rules: &str) -> (Config, Tables) {
-    let text = format!("{TABLES}action a mbox
+    let text = format!(
+        "{TABLES}action a mbox
 action b mbox
 {rules}
-");
+"
+    );
     let sources = Sources::from_text("t", &text, &[]);
     let defaults = Defaults {
         server_name: Line::new("mx.example.org").unwrap(),
