@@ -71,11 +71,10 @@ const DOORS: &[(&str, &str)] = &[
     ("syslog", "log"),
     ("regex", "table config"),
     ("flate2", "queue"),
-    ("ring", "queue tls"),
+    ("ring", "mail queue tls"),
     ("rustls", "tls"),
     ("rustls_native_certs", "tls"),
     ("native_tls", "tls"),
-    ("ring", "mail tls"),
     (
         "crossbeam_channel",
         "accept runner deliver bounce privsep dns log engine",
