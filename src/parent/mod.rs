@@ -23,6 +23,8 @@ pub mod purge;
 mod serve;
 mod start;
 
+pub use start::check_listeners;
+
 /// How the daemon was asked to run.
 #[derive(Clone, Debug)]
 pub struct Options {
