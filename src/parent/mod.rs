@@ -25,6 +25,8 @@ mod serve;
 mod start;
 mod userbase;
 
+pub use start::check_listeners;
+
 /// How the daemon was asked to run.
 #[derive(Clone, Debug)]
 pub struct Options {
