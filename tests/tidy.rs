@@ -42,11 +42,11 @@ const ARROWS: &[(&str, &str)] = &[
     ("table", "config sys"),
     // Runs what the parent hands over: a job, and batches of messages to a kept child.
     ("mda", "privsep config sys"),
+    // The process that holds the keys is shut in; it is told of them by the parent.
+    ("tls", "privsep sys"),
     ("privsep", "config sys"),
     ("control", "sys"),
     ("config", "sys"),
-    // The process that holds the keys is shut in, and answers over sockets.
-    ("tls", "sys"),
     ("queue", "sys"),
     ("dns", ""),
     ("scheduler", ""),
