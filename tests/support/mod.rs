@@ -788,8 +788,8 @@ const FILES: &str = "for pair in etc:/etc passwd:/etc/passwd group:/etc/group ho
 /// in it may have any address of 198.51.100.0/24, which none of the interfaces has.
 const NETWORK: &str = "ip link set lo name lo0 && ip link set lo0 up && \
                        ip link add egress0 type veth peer name wire0 && \
-                       ip addr add 192.0.2.1/24 dev egress0 && \
-                       ip link set egress0 up && ip link set wire0 up && \
+                       ip link set egress0 addrgenmode none && \
+                       ip addr add 192.0.2.1/24 dev egress0 && ip link set egress0 up && ip link set wire0 up && \
                        ip route add default via 192.0.2.254 && \
                        ip route add local 198.51.100.0/24 dev lo0 || exit 1; ";
 

@@ -34,7 +34,7 @@
 //! ```
 //!
 //! Paths are below the instance root, `$dir`; homes are `home/NAME`, system mailboxes are
-//! `mailboxes/NAME`. Arguments of `ran` are written in brackets, one pair each.
+//! `mailboxes/NAME`. In files `$x(N)` is N times `x`. Arguments of `ran` are written in brackets, one pair each.
 
 /// A whole file.
 pub struct Script {

@@ -303,7 +303,9 @@ fn show(root: &Path) -> String {
 }
 
 fn make_users(root: &Path, names: &[String]) {
-    let mut passwd = String::from("root:x:0:0:root:/root:/bin/sh\n");
+    let home = root.join("home/root");
+    make_dir(&home, 0o755);
+    let mut passwd = format!("root:x:0:0:root:{}:/bin/sh\n", home.display());
     let mut group = format!("root:x:0:\nmail:x:{MAIL}:\n");
     for (name, id) in names.iter().zip(FIRST..) {
         let home = root.join("home").join(name);
@@ -320,6 +322,7 @@ fn make(root: &Path, thing: &Thing, users: &[String]) {
     match thing {
         Thing::File(entry, text) => {
             let text = text.replace("$dir", &root.display().to_string());
+            let text = repeat(&text);
             let mut text = text.replace("$show", &root.join("show").display().to_string());
             text.extend((text.len()..entry.size).map(|_| '#'));
             let path = place(root, entry);
@@ -335,6 +338,18 @@ fn make(root: &Path, thing: &Thing, users: &[String]) {
         Thing::Map(path, kind) => make_map(root, path, kind),
         Thing::Remove(path) => fs::remove_dir_all(root.join(path)).expect("remove"),
     }
+}
+
+/// `$x(N)` is N times `x`.
+fn repeat(text: &str) -> String {
+    let mut parts = text.split("$x(");
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (count, rest) = part.split_once(')').expect("$x(N)");
+        all += &"x".repeat(count.parse().expect("a number"));
+        all += rest;
+    }
+    all
 }
 
 fn make_map(root: &Path, path: &str, kind: &str) {
