@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
+use crate::config::Place;
 use crate::mail::samples::line;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::util::dice::Dice;
 
-use super::tests::world;
-use super::{Decision, Origin, decide};
+use super::tests::{TABLES, world};
+use super::{Decision, Origin, Question, decide};
 
 const RULE_SETS: u64 = 1000;
 const SESSIONS: u64 = 100;
@@ -27,11 +28,19 @@ fn the_rules_say_what_they_say_in_plain_words() {
         for _ in 0..SESSIONS {
             let session = Session::any(&mut dice);
             let (facts, dest, origin) = session.facts();
-            let found = match decide(&config, &tables, &facts, &dest, origin) {
+            let question = Question {
+                tables: &tables,
+                facts: &facts,
+                dest: &dest,
+                origin,
+                watch: None,
+            };
+            let line = |rule: &Place| rule.line - TABLES.lines().count() as u32;
+            let found = match decide(&config, &question) {
                 Ok(Decision::Accept { action, rule }) => {
-                    Verdict::Accept(action.name.to_string(), rule.line)
+                    Verdict::Accept(action.name.to_string(), line(rule))
                 }
-                Ok(Decision::Reject { rule }) => Verdict::Reject(rule.line),
+                Ok(Decision::Reject { rule }) => Verdict::Reject(line(rule)),
                 Ok(Decision::NoRule) => Verdict::NoRule,
                 Err(_) => Verdict::Error,
             };

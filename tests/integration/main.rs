@@ -12,6 +12,8 @@ mod limits;
 mod listen;
 mod load;
 mod mda;
+mod queue_options;
+mod queue_times;
 mod quickstart;
 mod restart;
 mod sendmail;

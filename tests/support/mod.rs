@@ -42,6 +42,7 @@ pub struct Instance {
     descriptors: Option<u32>,
     users: bool,
     network: bool,
+    input: Option<String>,
 }
 
 /// What a daemon is started with.
@@ -53,6 +54,7 @@ pub struct Setup {
     descriptors: Option<u32>,
     users: bool,
     network: bool,
+    input: Option<String>,
 }
 
 impl Setup {
@@ -67,6 +69,7 @@ impl Setup {
             descriptors: None,
             users: false,
             network: false,
+            input: None,
         }
     }
 
@@ -118,6 +121,12 @@ impl Setup {
     /// No more descriptors than this for the daemon.
     pub fn limit_descriptors(mut self, count: u32) -> Setup {
         self.descriptors = Some(count);
+        self
+    }
+
+    /// What smtpd reads on its standard input.
+    pub fn input(mut self, text: &str) -> Setup {
+        self.input = Some(text.to_string());
         self
     }
 
@@ -180,11 +189,28 @@ impl Setup {
             descriptors: self.descriptors,
             users: self.users,
             network: self.network,
+            input: self.input,
         }
     }
 }
 
 impl Instance {
+    /// Writes another configuration for the next start.
+    pub fn configure(&self, config: &str) {
+        let config = config
+            .replace("$dir", self.path().to_str().expect("a UTF-8 path"))
+            .replace("$port", &self.port.to_string())
+            .replace("$all", "{ \"@\" = \"$user\" }")
+            .replace("$user", &ordinary_name());
+        fs::write(self.path().join("smtpd.conf"), config).expect("smtpd.conf");
+    }
+
+    /// Other arguments for the next start, in place of those of the test.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.args.truncate(3);
+        self.args.extend(args.iter().map(|arg| arg.to_string()));
+    }
+
     /// The instance root.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -230,10 +256,18 @@ impl Instance {
             .args(&self.args)
             .envs(self.envs.iter().map(|(k, v)| (k, v)));
         command
-            .stdin(Stdio::null())
+            .stdin(match self.input {
+                Some(_) => Stdio::piped(),
+                None => Stdio::null(),
+            })
             .stdout(Stdio::null())
             .stderr(log);
-        self.daemon = Some(command.spawn().expect("smtpd"));
+        let mut daemon = command.spawn().expect("smtpd");
+        if let (Some(mut stdin), Some(input)) = (daemon.stdin.take(), &self.input) {
+            // A daemon that ends before it reads is looked at by the test.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        self.daemon = Some(daemon);
     }
 
     /// A command of ours, to be run as the daemon's own user.
