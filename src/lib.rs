@@ -83,6 +83,7 @@ pub mod bounce;
 pub mod config;
 pub mod control;
 pub mod dns;
+pub mod explain;
 pub mod log;
 pub mod table;
 pub mod tls;

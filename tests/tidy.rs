@@ -11,14 +11,22 @@ use std::path::{Path, PathBuf};
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
-    ("cli", "engine parent control mda privsep config queue sys"),
+    (
+        "cli",
+        "engine parent explain expansion table control mda privsep config queue sys",
+    ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms.
     ("parent", "privsep queue config sys"),
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
-        "accept runner bounce deliver session expansion dns scheduler control privsep queue table \
-         config sys",
+        "accept runner bounce deliver explain session expansion dns scheduler control privsep \
+         queue table config sys",
+    ),
+    // Hears what an expansion does, and asks the delivery's own code what it would come to.
+    (
+        "explain",
+        "session expansion ruleset table mda privsep smtp config sys",
     ),
     // The control socket is one of the sockets of the event loop: frames in, answers out.
     ("accept", "session dns control sys"),

@@ -17,6 +17,7 @@ pub mod personality;
 pub mod sendmail;
 pub mod smtpctl;
 pub mod smtpd;
+mod supposed;
 
 #[cfg(test)]
 pub(crate) mod fake_daemon;

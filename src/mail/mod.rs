@@ -11,6 +11,7 @@ pub mod ids;
 pub mod outcome;
 pub mod peer;
 pub mod refusal;
+pub mod supposed;
 #[cfg(test)]
 pub(crate) mod samples;
 
@@ -23,3 +24,4 @@ pub use ids::{EvpId, MsgId, SessionId};
 pub use outcome::{Outcome, Status, Verdict};
 pub use peer::Peer;
 pub use refusal::Refusal;
+pub use supposed::Supposed;
