@@ -45,7 +45,12 @@ impl Deliveries<'_> {
 
     fn local(&self, action: &Action, local: &LocalAction, to: &Local, dest: &MailAddr) -> String {
         let userbase = local.userbase.as_deref();
-        let recipient = match self.user(&to.user, userbase) {
+        let found = match (self.user(&to.user, userbase), &to.command) {
+            // A userbase need not have the daemon's own user, who runs what aliases say.
+            (Err(_), Some(_)) if *to.user == *self.world.daemon_user => self.user(&to.user, None),
+            (found, _) => found,
+        };
+        let recipient = match found {
             Ok(user) => user,
             Err(why) => return why,
         };

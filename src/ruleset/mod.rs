@@ -8,6 +8,8 @@
 
 mod criteria;
 #[cfg(test)]
+mod plain_tests;
+#[cfg(test)]
 mod tests;
 pub mod watch;
 

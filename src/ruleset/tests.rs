@@ -11,14 +11,19 @@ use crate::util::dice::Dice;
 
 use super::{Decision, Origin, Question, Unanswered, decide};
 
-const TABLES: &str = r#"table names { "*.b.org", d.org }
+pub(super) const TABLES: &str = r#"table names { "*.b.org", d.org }
 table nets { "10.0.0.0/8", "192.168", "2001:db8::/32" }
 table shapes { "b.*g$" }
 table people { bob = x, "@v.org" = y }
 "#;
 
-fn world(rules: &str) -> (Config, Tables) {
-    let text = format!("{TABLES}action a mbox\naction b mbox\n{rules}\n");
+pub(super) fn world(rules: &str) -> (Config, Tables) {
+    let text = format!(
+        "{TABLES}action a mbox
+action b mbox
+{rules}
+"
+    );
     let sources = Sources::from_text("t", &text, &[]);
     let defaults = Defaults {
         server_name: Line::new("mx.example.org").unwrap(),

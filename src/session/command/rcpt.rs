@@ -13,7 +13,7 @@ use super::not_allowed;
 
 impl Session {
     pub(super) fn rcpt(&mut self, argument: &[u8], world: &dyn Services) -> Reply {
-        let (server_name, dsn) = (self.listening.server_name.clone(), self.dsn_support());
+        let (server_name, dsn) = (self.server_name().clone(), self.dsn_support());
         let State::Mail(transaction) = &mut self.state else {
             return not_allowed();
         };
