@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
     (
         "cli",
-        "engine parent control mda tls privsep config queue sys",
+        "engine parent explain expansion table control mda tls privsep config queue sys",
     ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
     // it asks who a user is, in the words in which the engine asks it, and never the engine.
@@ -21,8 +21,13 @@ const ARROWS: &[(&str, &str)] = &[
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
-        "accept runner bounce deliver session expansion dns scheduler control privsep queue table \
-         config sys",
+        "accept runner bounce deliver explain session expansion dns scheduler control privsep \
+         queue table config sys",
+    ),
+    // Hears what an expansion does, and asks the delivery's own code what it would come to.
+    (
+        "explain",
+        "session expansion ruleset table mda privsep smtp config sys",
     ),
     // The control socket is one of the sockets of the event loop: frames in, answers out.
     ("accept", "session dns control sys"),
