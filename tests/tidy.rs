@@ -16,9 +16,13 @@ const ARROWS: &[(&str, &str)] = &[
         "cli session client mda expansion privsep control queue dns table config smtp rfc5322",
     ),
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
-    ("cli", "engine parent control mda privsep config queue sys"),
-    // Root: keep this list short. Of the queue it knows the names of the spool's rooms.
-    ("parent", "privsep queue config sys"),
+    (
+        "cli",
+        "engine parent control mda tls privsep config queue sys",
+    ),
+    // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
+    // it asks who a user is, in the words in which the engine asks it, and never the engine.
+    ("parent", "privsep queue table config sys"),
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
@@ -46,11 +50,12 @@ const ARROWS: &[(&str, &str)] = &[
     ("privsep", "config sys"),
     ("control", "sys"),
     ("config", "sys"),
+    // The process that holds the keys is shut in, and answers over sockets.
+    ("tls", "sys"),
     ("queue", "sys"),
     ("dns", ""),
     ("scheduler", ""),
     ("smtp", ""),
-    ("tls", ""),
     ("rfc5322", ""),
     ("log", "mail util"),
     ("mail", "util"),
@@ -71,7 +76,7 @@ const DOORS: &[(&str, &str)] = &[
     ("syslog", "log"),
     ("regex", "table config"),
     ("flate2", "queue"),
-    ("ring", "queue tls"),
+    ("ring", "mail queue tls"),
     ("rustls", "tls"),
     ("rustls_native_certs", "tls"),
     ("native_tls", "tls"),

@@ -11,7 +11,7 @@ mod services;
 pub mod start;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
@@ -22,12 +22,13 @@ use crate::config::{Config, Listener, Method, QueueKey, Secret, SocketListener};
 use crate::deliver::local;
 use crate::dns;
 use crate::log;
+use crate::mail::Peer;
 use crate::queue::Queue;
 use crate::queue::coding::{Coding, Key};
 use crate::queue::fs::{self, Fs};
 use crate::runner::{self, ActionFacts, Agents, Policy, Way};
 use crate::scheduler;
-use crate::session::{Limits, Listening, Session};
+use crate::session::{HostNames, Limits, Listening, Session};
 use crate::sys::{localtime, random, user};
 use crate::table::Tables;
 use crate::util::Timestamp;
@@ -247,23 +248,28 @@ fn listeners(
         .into_iter()
         .filter_map(|(index, socket)| {
             let listener = config.listeners.get(index as usize)?;
-            let here = socket
-                .local_addr()
-                .is_ok_and(|addr| addr.ip().is_loopback());
-            Some((socket, Arc::new(tcp_listening(config, listener, here))))
+            let bound = socket.local_addr().ok().map(|addr| addr.ip());
+            Some((socket, Arc::new(tcp_listening(config, listener, bound))))
         })
         .collect()
 }
 
-fn tcp_listening(config: &Config, listener: &Listener, here: bool) -> Listening {
+fn tcp_listening(config: &Config, listener: &Listener, bound: Option<IpAddr>) -> Listening {
     const SUBMISSION: [u16; 2] = [587, 465];
+    let names = |table: &String| {
+        Some(HostNames {
+            table: table.clone(),
+            bound: Peer::inet(bound?),
+        })
+    };
     Listening {
         server_name: listener.hostname.clone(),
         hostname: listener.hostname.clone(),
+        hostnames: listener.hostnames.as_ref().and_then(names),
         tag: listener.tag.clone(),
         mask_src: listener.mask_src,
         no_dsn: listener.no_dsn,
-        local: here,
+        local: bound.is_some_and(|addr| addr.is_loopback()),
         submission: SUBMISSION.contains(&listener.port),
         limits: session_limits(config),
     }
@@ -273,6 +279,7 @@ fn socket_listening(config: &Config, socket: &SocketListener) -> Listening {
     Listening {
         server_name: config.server_name.clone(),
         hostname: config.server_name.clone(),
+        hostnames: None,
         tag: socket.tag.clone(),
         mask_src: socket.mask_src,
         no_dsn: socket.no_dsn,

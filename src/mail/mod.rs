@@ -13,6 +13,7 @@ pub mod peer;
 pub mod refusal;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod srs;
 
 pub use address::MailAddr;
 pub use destination::Destination;

@@ -1,7 +1,7 @@
 //! The privileged parent: one thread, no mail bytes.
 //!
 //! It binds sockets, starts the engine and starts it again when it dies, starts deliveries as
-//! their recipients, and replays what sendmail(8) stored while nothing ran. Children are always
+//! their recipients, opens their .forward, and replays what sendmail(8) stored while nothing ran. Children are always
 //! fork and exec of a program. It parses nothing that a stranger wrote: requests name things, and
 //! an engine whose request is malformed is killed and started anew.
 
@@ -16,12 +16,14 @@ use crate::privsep::Handover;
 mod backoff;
 pub mod built_in;
 mod children;
+mod forward;
 mod link;
 mod mda;
 mod offline;
 pub mod purge;
 mod serve;
 mod start;
+mod userbase;
 
 /// How the daemon was asked to run.
 #[derive(Clone, Debug)]

@@ -18,3 +18,4 @@ mod quickstart;
 mod restart;
 mod sendmail;
 mod smuggling;
+mod stories;

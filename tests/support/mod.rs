@@ -13,13 +13,14 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 /// How long a test waits for something that must happen.
@@ -538,6 +539,14 @@ impl Client {
         Some(client)
     }
 
+    /// Connects to `to` with the address `from`, which may be any on loopback.
+    pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<Client> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        socket.connect(&to.into())?;
+        Ok(Client::over(socket.into()))
+    }
+
     fn over(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_nodelay(true).expect("nodelay");
@@ -782,10 +791,14 @@ pub fn tail(text: &str) -> &str {
     &text[start..]
 }
 
-/// A command that runs another one where `/etc/passwd` and `/etc/group` are those of `dir`.
+/// A command that runs another one where `/etc/passwd`, `/etc/group` and, if they are there,
+/// `/etc/hosts`, `/etc/resolv.conf` and `/var/mail` (`mailboxes`) are those of `dir`.
 fn with_its_own_users(dir: &Path) -> Command {
-    const SCRIPT: &str = "mount --bind \"$0/passwd\" /etc/passwd && \
-                          mount --bind \"$0/group\" /etc/group && exec \"$@\"";
+    const SCRIPT: &str = "for pair in passwd:/etc/passwd group:/etc/group hosts:/etc/hosts \
+                          resolv.conf:/etc/resolv.conf mailboxes:/var/mail; do \
+                          [ ! -e \"$0/${pair%%:*}\" ] || \
+                          mount --bind \"$0/${pair%%:*}\" \"${pair#*:}\" || exit 1; done; \
+                          exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", SCRIPT]).arg(dir);
     command
