@@ -40,6 +40,7 @@ pub(super) fn expand(bytes: &[u8]) {
         tables: &tables,
         includes: &includes,
         daemon_user: "root",
+        watch: None,
     };
     let facts = Facts {
         peer: Peer::Local,

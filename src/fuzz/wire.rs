@@ -103,6 +103,7 @@ fn listening() -> Listening {
     Listening {
         server_name: name.clone(),
         hostname: name,
+        hostnames: None,
         tag: None,
         mask_src: false,
         no_dsn: false,
