@@ -47,6 +47,18 @@ impl Sources {
         Sources::follow(PathBuf::from(name), text.as_bytes().to_vec(), macros)
     }
 
+    /// Takes `text` for the main file and reads nothing.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn alone(text: &[u8]) -> Sources {
+        let main = PathBuf::from("smtpd.conf");
+        Sources {
+            files: BTreeMap::from([(main.clone(), text.to_vec())]),
+            main,
+            unreadable: BTreeMap::new(),
+            macros: Vec::new(),
+        }
+    }
+
     /// Puts a file in, as if it had been read.
     pub fn insert(&mut self, path: &Path, bytes: Vec<u8>) {
         self.unreadable.remove(path);
