@@ -16,6 +16,7 @@ pub mod newaliases;
 pub mod personality;
 pub mod queue_key;
 pub mod sendmail;
+pub mod smtp;
 pub mod smtpctl;
 pub mod smtpd;
 mod supposed;

@@ -29,6 +29,7 @@ pub mod extensions;
 pub mod failure;
 pub mod order;
 pub mod reply;
+pub mod secure;
 pub mod session;
 pub mod stream;
 
@@ -37,5 +38,6 @@ pub use failure::{Failure, Stage};
 pub use order::{
     Content, Credentials, Hello, Message, Protocol, Recipient, Timeouts, Tls, Transacted,
 };
+pub use secure::Secure;
 pub use session::{Opening, Session, Tap};
 pub use stream::{Secured, Socket, Stream, Upgrade};

@@ -18,5 +18,6 @@ mod queue_times;
 mod quickstart;
 mod restart;
 mod sendmail;
+mod smtp_client;
 mod smuggling;
 mod stories;
