@@ -84,6 +84,7 @@ pub mod client;
 pub mod config;
 pub mod control;
 pub mod dns;
+pub mod explain;
 pub mod log;
 pub mod table;
 pub mod tls;

@@ -13,6 +13,7 @@ mod replies;
 mod subaddress;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 mod tree;
 pub mod watch;
 
