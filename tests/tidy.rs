@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
-    ("cli", "engine parent control mda privsep config queue sys"),
+    (
+        "cli",
+        "engine parent client control mda privsep config queue sys",
+    ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms.
     ("parent", "privsep queue config sys"),
     // Puts the rooms together, and has no rules of its own.
@@ -27,11 +30,11 @@ const ARROWS: &[(&str, &str)] = &[
     // An agent whose deliveries come in by our own front door, the services of a session.
     ("bounce", "deliver session transaction queue smtp rfc5322"),
     ("session", "transaction queue smtp"),
-    // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
-    ("client", "smtp sys"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
-    ("deliver", "privsep queue config rfc5322 sys"),
+    ("deliver", "client privsep queue config rfc5322 sys"),
+    // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
+    ("client", "smtp sys"),
     // Who is a user is the system's to say.
     ("expansion", "ruleset table config sys"),
     ("ruleset", "table config"),
@@ -86,6 +89,7 @@ const CLOCKS: &[&str] = &[
     "client/session.rs",
     "client/stream.rs",
     "deliver/local/",
+    "deliver/lmtp/",
     "bounce/",
     "dns/",
     "queue/fs/",

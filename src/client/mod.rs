@@ -32,6 +32,9 @@ pub mod reply;
 pub mod session;
 pub mod stream;
 
+#[cfg(test)]
+mod tests;
+
 pub use engine::Said;
 pub use failure::{Failure, Stage};
 pub use order::{

@@ -12,6 +12,7 @@ mod diagnostic;
 pub mod ere;
 mod lexer;
 pub mod limits;
+mod lmtp_dest;
 pub mod model;
 mod name;
 pub mod netaddr;
@@ -34,6 +35,7 @@ use std::path::Path;
 use crate::util::Line;
 
 pub use diagnostic::Diagnostic;
+pub use lmtp_dest::{LmtpDest, NoDest};
 pub use model::*;
 pub use name::{NoServerName, server_name};
 pub use paths::Paths;

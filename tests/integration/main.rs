@@ -10,6 +10,7 @@ mod control;
 mod hostile;
 mod limits;
 mod listen;
+mod lmtp;
 mod load;
 mod mda;
 mod quickstart;

@@ -801,6 +801,7 @@ fn reachable_programs(root: &Path) -> Option<PathBuf> {
     for name in [
         "smtpd",
         "smtpctl",
+        "mail_lmtp",
         "mail_local",
         "mail_maildir",
         "mail_mboxfile",
