@@ -49,11 +49,11 @@ SUBST=		sed -e "s,/etc/mail,${SYSCONFDIR},g" -e "s,/usr/local/sbin,${PREFIX}/sbi
 		-e "s,/var/run/smtpd,${LOCALSTATEDIR}/run/smtpd,g"
 SMTPCTL=	${PREFIX}/sbin/smtpctl
 
-HELPERS=	local maildir mboxfile mda
+HELPERS=	local lmtp maildir mboxfile mda
 MAN1=		smtp
 MAN5=		smtpd.conf table aliases
 NAMES=		sendmail send-mail mailq newaliases
-MAN8=		smtpd smtpctl sendmail mailq newaliases mail.local mail.maildir mail.mboxfile mail.mda
+MAN8=		smtpd smtpctl sendmail mailq newaliases mail.lmtp mail.local mail.maildir mail.mboxfile mail.mda
 
 all: build
 

@@ -6,6 +6,7 @@ pub mod caller;
 pub mod failure;
 pub mod getopt;
 pub mod instance;
+pub mod mail_lmtp;
 pub mod mail_local;
 pub mod mail_maildir;
 pub mod mail_mboxfile;

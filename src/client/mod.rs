@@ -33,6 +33,9 @@ pub mod secure;
 pub mod session;
 pub mod stream;
 
+#[cfg(test)]
+mod tests;
+
 pub use engine::Said;
 pub use failure::{Failure, Stage};
 pub use order::{

@@ -13,7 +13,6 @@ use super::lexer::Pos;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feature {
     Relay,
-    Lmtp,
     ForwardOnly,
     ListenTls,
     ListenAuth,
@@ -31,7 +30,6 @@ enum Feature {
 /// Every feature that is missing, with the words for it.
 const LIST: &[(Feature, &str)] = &[
     (Feature::Relay, "\"relay\" actions are"),
-    (Feature::Lmtp, "\"lmtp\" actions are"),
     (Feature::ForwardOnly, "\"forward-only\" actions are"),
     (
         Feature::ListenTls,
@@ -98,7 +96,6 @@ fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
 fn of_action(action: &ActionText) -> Option<(Feature, Pos)> {
     let feature = match &action.method {
         MethodText::Relay(_) => Feature::Relay,
-        MethodText::Local(LocalMethod::Lmtp(..), _) => Feature::Lmtp,
         MethodText::Local(LocalMethod::ForwardOnly, _) => Feature::ForwardOnly,
         MethodText::Local(..) => return None,
     };

@@ -11,6 +11,7 @@ mod explain;
 mod hostile;
 mod limits;
 mod listen;
+mod lmtp;
 mod load;
 mod mda;
 mod queue_options;

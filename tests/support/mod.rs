@@ -907,6 +907,7 @@ fn reachable_programs(root: &Path) -> Option<PathBuf> {
         "smtpd",
         "smtp",
         "smtpctl",
+        "mail_lmtp",
         "mail_local",
         "mail_maildir",
         "mail_mboxfile",
