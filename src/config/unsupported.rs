@@ -24,8 +24,6 @@ enum Feature {
     Pki,
     Ca,
     Ciphers,
-    Compression,
-    Encryption,
     Srs,
     DbTable,
 }
@@ -47,8 +45,6 @@ const LIST: &[(Feature, &str)] = &[
     (Feature::Pki, "\"pki\" is"),
     (Feature::Ca, "\"ca\" is"),
     (Feature::Ciphers, "\"ciphers\" and \"protocols\" are"),
-    (Feature::Compression, "\"queue compression\" is"),
-    (Feature::Encryption, "\"queue encryption\" is"),
     (Feature::Srs, "\"srs\" is"),
     (Feature::DbTable, "\"db\" tables are"),
 ];
@@ -71,8 +67,6 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
         Body::Pki(..) => vec![(Feature::Pki, at)],
         Body::Proc(..) => vec![(Feature::Proc, at)],
         Body::Filter(..) => vec![(Feature::Filter, at)],
-        Body::QueueCompression => vec![(Feature::Compression, at)],
-        Body::QueueEncryption(_) => vec![(Feature::Encryption, at)],
         Body::SmtpCiphers(_) => vec![(Feature::Ciphers, at)],
         Body::SrsKey(_) | Body::SrsKeyBackup(_) | Body::SrsTtl(_) => vec![(Feature::Srs, at)],
         Body::Listen(_, options) | Body::ListenSocket(options) => {

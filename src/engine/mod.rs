@@ -18,12 +18,13 @@ use std::thread;
 use crate::accept;
 use crate::bounce::front_door::FrontDoor;
 use crate::bounce::{self, BounceAgent};
-use crate::config::{Config, Listener, Method, SocketListener};
+use crate::config::{Config, Listener, Method, QueueKey, Secret, SocketListener};
 use crate::deliver::local;
 use crate::dns;
 use crate::log;
 use crate::mail::Peer;
 use crate::queue::Queue;
+use crate::queue::coding::{Coding, Key};
 use crate::queue::fs::{self, Fs};
 use crate::runner::{self, ActionFacts, Agents, Policy, Way};
 use crate::scheduler;
@@ -61,7 +62,8 @@ fn serve(startup: Startup) -> Result<(), String> {
             .collect::<Vec<_>>()
             .join("; ")
     })?);
-    let store = open_spool(&startup.paths.spool, &config)?;
+    let coding = coding(&config, startup.queue_key.as_ref())?;
+    let store = open_spool(&startup.paths.spool, &config, coding)?;
     let queue = Queue::new(Arc::new(store.clone()));
     let (handle, inbox) = runner::channel();
     let services = Arc::new(Services {
@@ -158,8 +160,33 @@ fn serve(startup: Startup) -> Result<(), String> {
     Ok(())
 }
 
-fn open_spool(root: &std::path::Path, config: &Config) -> Result<Fs, String> {
+/// How queue files are written. A key that is asked for has come from the parent.
+fn coding(config: &Config, handed: Option<&Secret>) -> Result<Coding, String> {
+    let key = match &config.queue.encryption {
+        None => None,
+        Some(QueueKey::Text(key)) => Some(key),
+        Some(QueueKey::Stdin | QueueKey::Terminal) => {
+            Some(handed.ok_or("there is no key for queue encryption")?)
+        }
+    };
+    let key = key
+        .map(|key| Key::new(key.reveal()).ok_or("crypto_setup: invalid key for queue encryption"));
+    let coding = Coding {
+        compress: config.queue.compression,
+        key: key.transpose()?,
+    };
+    if coding.compress {
+        log::info(format_args!("queue: queue compression enabled"));
+    }
+    if coding.key.is_some() {
+        log::info(format_args!("queue: queue encryption enabled"));
+    }
+    Ok(coding)
+}
+
+fn open_spool(root: &std::path::Path, config: &Config, coding: Coding) -> Result<Fs, String> {
     let options = fs::Options {
+        coding,
         max_message_bytes: config.smtp.max_message_size,
         ..fs::Options::default()
     };

@@ -38,6 +38,7 @@ impl session::Services for Services {
             tables: &self.tables,
             includes: &Disk,
             daemon_user: &self.daemon_user,
+            watch: None,
         };
         expansion::expand(&world, facts, rcpt)
     }

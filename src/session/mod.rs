@@ -28,6 +28,8 @@ use crate::smtp::{Reply, domain_name};
 use crate::transaction::Completion;
 use crate::util::{Line, Timestamp};
 
+pub use command::{bad_recipient, bad_sender, recipient_reply};
+
 use limits::{LINE_TOO_LONG, MAX_BAD_COMMANDS, MAX_COMMAND, MAX_IDLE_COMMANDS, OUT_HIGH_WATER};
 use state::{Greeting, State};
 

@@ -52,7 +52,7 @@ impl Store for Failing {
     fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
         self.ram.load(id)
     }
-    fn open_body(&self, id: MsgId) -> io::Result<std::fs::File> {
+    fn open_body(&self, id: MsgId) -> io::Result<crate::queue::Body> {
         self.ram.open_body(id)
     }
     fn update(&self, envelope: &Envelope) -> io::Result<()> {

@@ -3,6 +3,8 @@
 use crate::config::ast::{CriterionKind, CriterionText, MatchText, PatternText};
 use crate::config::lexer::Pos;
 use crate::config::model::{Criterion, Rule, Test};
+use crate::config::print;
+use crate::util::Line;
 
 use super::table::Service;
 use super::{Checker, did_you_mean};
@@ -68,6 +70,7 @@ impl Checker<'_> {
         self.config.rules.push(Rule {
             criteria: slots.into_criteria(),
             action: text.action.as_ref().map(|action| action.value.clone()),
+            text: Line::sanitize(print::rule(text).as_bytes()),
             at: self.place(at),
         });
     }
