@@ -107,6 +107,45 @@ pub fn print(sources: &Sources) -> Result<String, Vec<Diagnostic>> {
     Ok(print::print(&ast))
 }
 
+/// For fuzzing: any bytes must be answered, and what parses must print and read back as the same
+/// statements. Panics where that is not so. Says whether the bytes parsed; reads no file.
+#[doc(hidden)]
+pub fn reads_back(text: &[u8]) -> bool {
+    let sources = Sources::alone("fuzz", text);
+    let defaults = Defaults {
+        server_name: Line::sanitize(b"mx.example.org"),
+        addresses: vec![IpAddr::from([127, 0, 0, 1])],
+    };
+    let _ = load(&sources, &defaults);
+    let mut diagnostics = Diagnostics::default();
+    let ast = parse_sources(&sources, &mut diagnostics);
+    if diagnostics.failed() {
+        return false;
+    }
+    let printed = print::print(&ast);
+    let mut diagnostics = Diagnostics::default();
+    let again = parse_sources(
+        &Sources::alone("fuzz", printed.as_bytes()),
+        &mut diagnostics,
+    );
+    assert!(!diagnostics.failed(), "{printed}\n{diagnostics:?}");
+    assert_eq!(without_places(&ast), without_places(&again), "{printed}");
+    assert_eq!(print::print(&again), printed);
+    true
+}
+
+/// What the statements are, wherever they stand.
+fn without_places(ast: &Ast) -> String {
+    let whole = format!("{:?}", ast.statements);
+    let mut rest = whole.as_str();
+    let mut out = String::new();
+    while let Some((before, after)) = rest.split_once("Pos {") {
+        out.push_str(before);
+        rest = after.split_once('}').map_or("", |(_, rest)| rest);
+    }
+    out + rest
+}
+
 fn parse_sources(sources: &Sources, diagnostics: &mut Diagnostics) -> Ast {
     let main = sources.main();
     let name = main.display().to_string();

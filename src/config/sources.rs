@@ -47,6 +47,22 @@ impl Sources {
         Sources::follow(PathBuf::from(name), text.as_bytes().to_vec(), macros)
     }
 
+    /// Takes `text` for the main file and calls it `name`; whatever it names is not there.
+    pub fn alone(name: &str, text: &[u8]) -> Sources {
+        let mut sources = Sources::empty(PathBuf::from(name), &[]);
+        sources.insert(Path::new(name), text.to_vec());
+        sources
+    }
+
+    fn empty(main: PathBuf, macros: &[(String, String)]) -> Sources {
+        Sources {
+            main,
+            files: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            macros: macros.to_vec(),
+        }
+    }
+
     /// Puts a file in, as if it had been read.
     pub fn insert(&mut self, path: &Path, bytes: Vec<u8>) {
         self.unreadable.remove(path);
@@ -97,12 +113,7 @@ impl Sources {
     /// Reads what [`Sources::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Sources, Bad> {
         let mut r = Reader::new(bytes);
-        let mut sources = Sources {
-            main: path(&mut r)?,
-            files: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
-            macros: Vec::new(),
-        };
+        let mut sources = Sources::empty(path(&mut r)?, &[]);
         for _ in 0..r.u32()? {
             let name = r.text()?.to_owned();
             sources.macros.push((name, r.text()?.to_owned()));
@@ -121,12 +132,7 @@ impl Sources {
 
     /// Parses while it reads; complaints are left to `load`, which parses the same bytes again.
     fn follow(main: PathBuf, text: Vec<u8>, macros: &[(String, String)]) -> Sources {
-        let mut sources = Sources {
-            main: main.clone(),
-            files: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
-            macros: macros.to_vec(),
-        };
+        let mut sources = Sources::empty(main.clone(), macros);
         let mut unheard = Diagnostics::default();
         let mut fetch = |path: &str| {
             let path = Path::new(path);
