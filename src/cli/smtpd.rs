@@ -14,20 +14,26 @@ use crate::config::{
 use crate::control::client::Client;
 use crate::control::{Answer, Ask, Which};
 use crate::engine;
+use crate::expansion::World;
+use crate::explain;
 use crate::log::{self, Target};
+use crate::mail::Supposed;
 use crate::mda;
 use crate::parent::{self, Ground, Options, built_in};
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
 use crate::queue::fs::layout;
 use crate::sys::{exe, net, process, unix_connect, user};
+use crate::table::Tables;
+use crate::table::include::Disk;
 use crate::tls::keys::agent;
 use crate::util::Line;
 
 use super::queue_key;
+use super::supposed::{self, Misfit};
 
-const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-f file] [-P system] [-R directory] \
-                     [-T trace]";
+const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-E session] [-f file] [-P system] \
+                     [-R directory] [-T trace]";
 const EX_TEMPFAIL: i32 = 75;
 
 /// The program; says what to exit with.
@@ -68,6 +74,8 @@ struct Asked {
     debug: bool,
     foreground: bool,
     check: bool,
+    /// What is to be explained, with `-E`.
+    supposed: Option<Supposed>,
     run_once: bool,
     verbose: bool,
     conf: Option<PathBuf>,
@@ -122,6 +130,7 @@ impl Asked {
             debug: found.opt_present("d"),
             foreground: found.opt_present("F"),
             check: found.opt_present("n"),
+            supposed: supposed(&found)?,
             run_once: found.opt_present("q"),
             verbose: found.opt_present("v"),
             conf: last_path(&found, "f")?,
@@ -293,7 +302,7 @@ fn options() -> getopts::Options {
     for flag in ["d", "F", "h", "n", "q", "v"] {
         options.optflagmulti(flag, "", "");
     }
-    for option in ["B", "D", "P", "f", "T", "x", "R"] {
+    for option in ["B", "D", "E", "P", "f", "T", "x", "R"] {
         options.optmulti(option, "", "", "");
     }
     options
@@ -316,6 +325,22 @@ fn role(found: &Matches) -> Result<Role, Stop> {
         Some("mda") => Ok(Role::Mda),
         Some("purge") => Ok(Role::Purge),
         Some(other) => Err(Stop::new(format!("smtpd: bad rexec: {other}"))),
+    }
+}
+
+/// What all `-E` together suppose.
+fn supposed(found: &Matches) -> Result<Option<Supposed>, Stop> {
+    let words = found.opt_strs("E");
+    if words.is_empty() {
+        return Ok(None);
+    }
+    match supposed::parse(&supposed::words(&words)) {
+        Ok(supposed) => Ok(Some(supposed)),
+        Err(Misfit { said, possible }) => {
+            let (said, possible) = (said.join(" "), possible.join(" "));
+            let text = format!("smtpd: -E {said}: possibilities are: {possible}");
+            Err(Stop::new(format!("{text}\n{USAGE}")))
+        }
     }
 }
 
@@ -347,6 +372,9 @@ fn daemon(asked: Asked) -> i32 {
     let open = files::open_to_others(loaded.files.iter().map(Path::new));
     for warning in open.into_iter().chain(texts(loaded.warnings)) {
         say(&format!("warn: {warning}"));
+    }
+    if let Some(supposed) = &asked.supposed {
+        return explain(&paths, &handover, &loaded.config, supposed);
     }
     if asked.check {
         say("configuration OK");
@@ -387,6 +415,32 @@ fn daemon(asked: Asked) -> i32 {
         paths,
     };
     parent::run(options, &handover, loaded.config)
+}
+
+/// `-E`: nothing is started; the one who asks reads what he may.
+fn explain(paths: &Paths, handover: &Handover, config: &Config, supposed: &Supposed) -> i32 {
+    let tables = match Tables::load(config, &handover.sources) {
+        Ok(tables) => tables,
+        Err(complaints) => {
+            texts(complaints).iter().for_each(|text| say(text));
+            return 1;
+        }
+    };
+    let uid = match paths.root {
+        None => 0,
+        Some(_) => user::effective_uid(),
+    };
+    let world = World {
+        config,
+        tables: &tables,
+        includes: &Disk,
+        daemon_user: &engine::daemon_user(uid),
+        watch: None,
+    };
+    let text = explain::explain(&world, &paths.libexec, supposed);
+    // Nobody reading any more is no fault of ours.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    0
 }
 
 /// `-q` where a daemon runs: it is asked to try everything now.

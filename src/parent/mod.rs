@@ -17,6 +17,7 @@ mod backoff;
 pub mod built_in;
 mod children;
 mod forward;
+mod keys;
 mod link;
 mod mda;
 mod offline;

@@ -24,6 +24,7 @@ use crate::sys::sandbox::{self, Role};
 use crate::sys::signal::Signals;
 use crate::sys::{open, process, random, unix_connect};
 
+use super::keys::Keeper;
 use super::serve::Parent;
 use super::userbase::Userbases;
 use super::{Ground, Options, built_in};
@@ -34,6 +35,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
     let rights = Rights::find(&options.paths)?;
     let trial = built_in::is(&handover.sources);
     let users = Userbases::load(&config, &handover.sources)?;
+    let keys = Keeper::load(&config)?;
     let handover = handover
         .encode()
         .map_err(|error| format!("configuration: {error}"))?;
@@ -73,6 +75,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
             listeners,
             control,
             advice,
+            keys,
             _pid_file: pid_file,
         },
         signals,
@@ -87,6 +90,8 @@ pub struct Held {
     pub control: ControlSocket,
     /// To be said on standard error when the first engine serves.
     pub advice: Option<String>,
+    /// Private keys, and the process that has them too.
+    pub keys: Keeper,
     _pid_file: PidFile,
 }
 

@@ -1,10 +1,10 @@
 //! Texts by chance: every statement of the grammar, written in every way it can be, and the files
 //! of tests/configs with something changed.
 
-use crate::config::reads_back;
+use crate::config::{Sources, load, reads_back};
 use crate::util::dice::Dice;
 
-use super::corpus;
+use super::{corpus, defaults};
 
 /// Writes statements. What it writes is always well formed.
 struct Scribe {
@@ -458,6 +458,7 @@ fn any_text_is_answered() {
                 }
             }
         }
+        let _ = load(&Sources::alone(&text), &defaults());
         parsed += usize::from(reads_back(&text));
     }
     assert!(parsed > 300, "{parsed}");
