@@ -51,11 +51,17 @@ impl Sources {
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn alone(text: &[u8]) -> Sources {
         let main = PathBuf::from("smtpd.conf");
+        let mut sources = Sources::empty(main.clone(), &[]);
+        sources.insert(&main, text.to_vec());
+        sources
+    }
+
+    fn empty(main: PathBuf, macros: &[(String, String)]) -> Sources {
         Sources {
-            files: BTreeMap::from([(main.clone(), text.to_vec())]),
             main,
+            files: BTreeMap::new(),
             unreadable: BTreeMap::new(),
-            macros: Vec::new(),
+            macros: macros.to_vec(),
         }
     }
 
@@ -109,12 +115,7 @@ impl Sources {
     /// Reads what [`Sources::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Sources, Bad> {
         let mut r = Reader::new(bytes);
-        let mut sources = Sources {
-            main: path(&mut r)?,
-            files: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
-            macros: Vec::new(),
-        };
+        let mut sources = Sources::empty(path(&mut r)?, &[]);
         for _ in 0..r.u32()? {
             let name = r.text()?.to_owned();
             sources.macros.push((name, r.text()?.to_owned()));
@@ -133,12 +134,7 @@ impl Sources {
 
     /// Parses while it reads; complaints are left to `load`, which parses the same bytes again.
     fn follow(main: PathBuf, text: Vec<u8>, macros: &[(String, String)]) -> Sources {
-        let mut sources = Sources {
-            main: main.clone(),
-            files: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
-            macros: macros.to_vec(),
-        };
+        let mut sources = Sources::empty(main.clone(), macros);
         let mut unheard = Diagnostics::default();
         let mut fetch = |path: &str| {
             let path = Path::new(path);
