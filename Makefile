@@ -43,8 +43,8 @@ SMTPCTL=	${PREFIX}/sbin/smtpctl
 
 HELPERS=	local maildir mboxfile mda
 MAN5=		smtpd.conf table aliases
-NAMES=		sendmail send-mail mailq newaliases
-MAN8=		smtpd smtpctl sendmail mailq newaliases mail.local mail.maildir mail.mboxfile mail.mda
+NAMES=		sendmail send-mail mailq newaliases makemap
+MAN8=		smtpd smtpctl sendmail mailq newaliases makemap mail.local mail.maildir mail.mboxfile mail.mda
 
 all: build
 

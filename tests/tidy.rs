@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
-    ("cli", "engine parent control mda privsep config queue sys"),
+    // Aliases are checked as the daemon will read them.
+    (
+        "cli",
+        "engine parent control mda privsep expansion config queue sys",
+    ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms.
     ("parent", "privsep queue config sys"),
     // Puts the rooms together, and has no rules of its own.
@@ -326,7 +330,14 @@ fn every_flag_of_a_usage_is_in_the_manual() {
             programs.insert(program.to_string());
         }
     }
-    for program in ["smtpd", "smtpctl", "sendmail", "newaliases", "mail.local"] {
+    for program in [
+        "smtpd",
+        "smtpctl",
+        "sendmail",
+        "newaliases",
+        "makemap",
+        "mail.local",
+    ] {
         assert!(programs.contains(program), "{program} has no usage");
     }
 }

@@ -12,6 +12,7 @@ pub mod mail_mboxfile;
 pub mod mail_mda;
 pub mod mail_options;
 pub mod mailq;
+pub mod makemap;
 pub mod newaliases;
 pub mod personality;
 pub mod sendmail;

@@ -5,7 +5,7 @@
 //! line in [`LIST`]; nothing else changes.
 
 use super::ast::{
-    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, Statement, TableValue,
+    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, Statement,
 };
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;
@@ -28,7 +28,6 @@ enum Feature {
     Compression,
     Encryption,
     Srs,
-    DbTable,
 }
 
 /// Every feature that is missing, with the words for it.
@@ -52,7 +51,6 @@ const LIST: &[(Feature, &str)] = &[
     (Feature::Compression, "\"queue compression\" is"),
     (Feature::Encryption, "\"queue encryption\" is"),
     (Feature::Srs, "\"srs\" is"),
-    (Feature::DbTable, "\"db\" tables are"),
 ];
 
 /// Complains about every use of a missing feature.
@@ -79,9 +77,6 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
         Body::SrsKey(_) | Body::SrsKeyBackup(_) | Body::SrsTtl(_) => vec![(Feature::Srs, at)],
         Body::Listen(_, options) | Body::ListenSocket(options) => {
             options.iter().filter_map(of_listener).collect()
-        }
-        Body::Table(_, TableValue::One(text)) if text.value.starts_with("db:") => {
-            vec![(Feature::DbTable, text.at)]
         }
         Body::Action(action) => of_action(action).into_iter().collect(),
         _ => Vec::new(),

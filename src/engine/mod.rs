@@ -60,6 +60,8 @@ fn serve(startup: Startup) -> Result<(), String> {
             .collect::<Vec<_>>()
             .join("; ")
     })?);
+    // The text of large tables; what is in it has been taken.
+    drop(startup.sources);
     let store = open_spool(&startup.paths.spool, &config)?;
     let queue = Queue::new(Arc::new(store.clone()));
     let (handle, inbox) = runner::channel();

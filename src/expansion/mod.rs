@@ -40,6 +40,11 @@ pub fn included_files(value: &str) -> Vec<PathBuf> {
     items.into_iter().filter_map(included).collect()
 }
 
+/// Whether a value of an alias table can be read; what is wrong with it otherwise.
+pub fn check_value(value: &str) -> Result<(), String> {
+    Item::list(value).map(drop).map_err(|bad| bad.text)
+}
+
 /// What expansion looks at.
 pub struct World<'w> {
     /// Rules and actions.
