@@ -18,7 +18,10 @@ use super::failure::Failure;
 /// Whether this user may do more than submit: root, or whoever runs the instance.
 pub fn may_control(paths: &Paths, uid: u32) -> bool {
     let owner = |path: &Path| fs::symlink_metadata(path).map(|found| found.uid()).ok();
-    uid == 0 || owner(&paths.socket).or_else(|| owner(&paths.spool)) == Some(uid)
+    let found = owner(&paths.socket).or_else(|| owner(&paths.spool));
+    // An instance that was never started belongs to whoever has made its root.
+    let found = found.or_else(|| paths.root.as_deref().and_then(owner));
+    uid == 0 || found == Some(uid)
 }
 
 /// The name that stands behind the `@` of addresses without one.

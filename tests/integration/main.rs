@@ -16,3 +16,4 @@ mod quickstart;
 mod restart;
 mod sendmail;
 mod smuggling;
+mod tables;
