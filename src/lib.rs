@@ -80,11 +80,13 @@ pub mod deliver;
 pub mod bounce;
 
 // ROOMS BESIDE THE ROAD
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod dns;
 pub mod log;
 pub mod table;
+pub mod tls;
 
 // PRIVILEGE
 pub mod engine;

@@ -14,10 +14,11 @@ const ARROWS: &[(&str, &str)] = &[
     // Aliases are checked as the daemon will read them.
     (
         "cli",
-        "engine parent control mda privsep expansion config queue sys",
+        "engine parent control mda tls privsep expansion config queue sys",
     ),
-    // Root: keep this list short. Of the queue it knows the names of the spool's rooms.
-    ("parent", "privsep queue config sys"),
+    // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
+    // it asks who a user is, in the words in which the engine asks it, and never the engine.
+    ("parent", "privsep queue table config sys"),
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
@@ -31,6 +32,8 @@ const ARROWS: &[(&str, &str)] = &[
     // An agent whose deliveries come in by our own front door, the services of a session.
     ("bounce", "deliver session transaction queue smtp rfc5322"),
     ("session", "transaction queue smtp"),
+    // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
+    ("client", "smtp sys"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
     ("deliver", "privsep queue config rfc5322 sys"),
@@ -43,6 +46,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("privsep", "config sys"),
     ("control", "sys"),
     ("config", "sys"),
+    // The process that holds the keys is shut in, and answers over sockets.
+    ("tls", "sys"),
     ("queue", "sys"),
     ("dns", ""),
     ("scheduler", ""),
@@ -66,6 +71,11 @@ const DOORS: &[(&str, &str)] = &[
     ("getopts", "cli"),
     ("syslog", "log"),
     ("regex", "table config"),
+    ("flate2", "queue"),
+    ("ring", "mail queue tls"),
+    ("rustls", "tls"),
+    ("rustls_native_certs", "tls"),
+    ("native_tls", "tls"),
     (
         "crossbeam_channel",
         "accept runner deliver bounce privsep dns log engine",
@@ -81,6 +91,8 @@ const CLOCKS: &[&str] = &[
     "parent/",
     "cli/",
     "mda/",
+    "client/session.rs",
+    "client/stream.rs",
     "deliver/local/",
     "bounce/",
     "dns/",

@@ -15,6 +15,7 @@ pub mod mailq;
 pub mod makemap;
 pub mod newaliases;
 pub mod personality;
+pub mod queue_key;
 pub mod sendmail;
 pub mod smtpctl;
 pub mod smtpd;

@@ -17,7 +17,6 @@ enum Feature {
     ForwardOnly,
     ListenTls,
     ListenAuth,
-    Hostnames,
     Senders,
     ProxyV2,
     Filter,
@@ -25,8 +24,6 @@ enum Feature {
     Pki,
     Ca,
     Ciphers,
-    Compression,
-    Encryption,
     Srs,
 }
 
@@ -40,7 +37,6 @@ const LIST: &[(Feature, &str)] = &[
         "\"tls\" and \"smtps\" on a listener are",
     ),
     (Feature::ListenAuth, "\"auth\" on a listener is"),
-    (Feature::Hostnames, "\"hostnames\" is"),
     (Feature::Senders, "\"senders\" is"),
     (Feature::ProxyV2, "\"proxy-v2\" is"),
     (Feature::Filter, "filters are"),
@@ -48,8 +44,6 @@ const LIST: &[(Feature, &str)] = &[
     (Feature::Pki, "\"pki\" is"),
     (Feature::Ca, "\"ca\" is"),
     (Feature::Ciphers, "\"ciphers\" and \"protocols\" are"),
-    (Feature::Compression, "\"queue compression\" is"),
-    (Feature::Encryption, "\"queue encryption\" is"),
     (Feature::Srs, "\"srs\" is"),
 ];
 
@@ -71,8 +65,6 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
         Body::Pki(..) => vec![(Feature::Pki, at)],
         Body::Proc(..) => vec![(Feature::Proc, at)],
         Body::Filter(..) => vec![(Feature::Filter, at)],
-        Body::QueueCompression => vec![(Feature::Compression, at)],
-        Body::QueueEncryption(_) => vec![(Feature::Encryption, at)],
         Body::SmtpCiphers(_) => vec![(Feature::Ciphers, at)],
         Body::SrsKey(_) | Body::SrsKeyBackup(_) | Body::SrsTtl(_) => vec![(Feature::Srs, at)],
         Body::Listen(_, options) | Body::ListenSocket(options) => {
@@ -90,7 +82,6 @@ fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
         ListenKind::Pki(_) => Feature::Pki,
         ListenKind::Ca(_) => Feature::Ca,
         ListenKind::Auth(_) | ListenKind::AuthOptional(_) => Feature::ListenAuth,
-        ListenKind::Hostnames(_) => Feature::Hostnames,
         ListenKind::Senders(..) => Feature::Senders,
         ListenKind::ProxyV2 => Feature::ProxyV2,
         ListenKind::Filter(_) => Feature::Filter,

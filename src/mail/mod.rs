@@ -13,6 +13,7 @@ pub mod peer;
 pub mod refusal;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod srs;
 
 pub use address::MailAddr;
 pub use destination::Destination;
@@ -20,6 +21,6 @@ pub use dsn::{Dsn, Notify, Ret};
 pub use envelope::{BounceKind, Command, Envelope, Flags, Kind, Local};
 pub use facts::Facts;
 pub use ids::{EvpId, MsgId, SessionId};
-pub use outcome::{Outcome, Status, Verdict};
+pub use outcome::{DsnOffer, Outcome, Remote, Status, Verdict};
 pub use peer::Peer;
 pub use refusal::Refusal;

@@ -25,6 +25,7 @@ use crate::sys::signal::Signals;
 use crate::sys::{open, process, random, unix_connect};
 
 use super::serve::Parent;
+use super::userbase::Userbases;
 use super::{Ground, Options, built_in};
 
 /// Makes ready all that a running daemon holds.
@@ -32,6 +33,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
     process::set_umask(0o022);
     let rights = Rights::find(&options.paths)?;
     let trial = built_in::is(&handover.sources);
+    let users = Userbases::load(&config, &handover.sources)?;
     let handover = handover
         .encode()
         .map_err(|error| format!("configuration: {error}"))?;
@@ -66,7 +68,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
         options,
         rights,
         handover,
-        config,
+        (config, users),
         Held {
             listeners,
             control,
@@ -361,21 +363,13 @@ mod tests {
     use super::*;
     use crate::config::Place;
     use crate::sys::user;
-    use crate::util::Line;
 
     fn listener(on: &str, family: Option<Family>) -> Listener {
         Listener {
             on: on.into(),
             family,
             port: 25,
-            hostname: Line::default(),
-            hostnames: None,
-            tag: None,
-            mask_src: false,
-            no_dsn: false,
-            received_auth: false,
-            senders: None,
-            at: Place::default(),
+            ..Listener::default()
         }
     }
 

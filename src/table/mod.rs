@@ -13,6 +13,7 @@
 mod contents;
 pub mod db;
 pub mod domain;
+mod entry;
 pub mod include;
 mod mailaddr;
 mod network;
@@ -36,6 +37,8 @@ use crate::log;
 use crate::mail::{MailAddr, Peer};
 use crate::sys::user::{self, User};
 use crate::util::Line;
+
+pub use entry::Service;
 
 use source::{Source, Table};
 use state::State;
