@@ -17,7 +17,7 @@ use crate::sys::open;
 use crate::util::cdb;
 use crate::util::frame::{Bad, Reader, Writer};
 
-use super::ast::{Ast, Body, ListenKind, TableValue};
+use super::ast::{Ast, Body, ListenKind, PkiOption, TableValue};
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::{limits, parse, services};
 
@@ -49,9 +49,22 @@ impl Sources {
         Sources::follow(PathBuf::from(name), text.as_bytes().to_vec(), macros)
     }
 
+    /// Takes `text` for the main file and reads nothing.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn alone(text: &[u8]) -> Sources {
+        let main = PathBuf::from("smtpd.conf");
+        Sources {
+            files: BTreeMap::from([(main.clone(), text.to_vec())]),
+            main,
+            unreadable: BTreeMap::new(),
+            macros: Vec::new(),
+        }
+    }
+
     /// Puts a file in, as if it had been read.
     pub fn insert(&mut self, path: &Path, bytes: Vec<u8>) {
         self.unreadable.remove(path);
+        self.unreadable.remove(&database_name(path));
         self.files.insert(path.to_owned(), bytes);
     }
 
@@ -209,6 +222,15 @@ fn files_named(ast: &Ast) -> Vec<PathBuf> {
         match &statement.body {
             Body::Table(_, TableValue::One(text)) => {
                 files.extend(file_of_table(&text.value).map(PathBuf::from));
+            }
+            // Certificates are for everybody; keys are not, and are not among these.
+            Body::Ca(_, file) => files.push(PathBuf::from(&file.value)),
+            Body::Pki(_, options) => {
+                let cert = |option: &PkiOption| match option {
+                    PkiOption::Cert(file) => Some(PathBuf::from(&file.value)),
+                    PkiOption::Key(_) | PkiOption::Dhe(_) => None,
+                };
+                files.extend(options.iter().filter_map(cert));
             }
             Body::Listen(_, options) => {
                 let named = |kind: &ListenKind| matches!(kind, ListenKind::PortName(name) if services::well_known(&name.value).is_none());

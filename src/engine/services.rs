@@ -27,20 +27,26 @@ pub struct Services {
     pub daemon_user: String,
 }
 
+impl Services {
+    /// What expansion looks at.
+    pub fn world(&self) -> World<'_> {
+        World {
+            config: &self.config,
+            tables: &self.tables,
+            includes: &Disk,
+            daemon_user: &self.daemon_user,
+            watch: expansion::trace::wanted(),
+        }
+    }
+}
+
 impl session::Services for Services {
     fn begin(&self) -> Result<Incoming, BeginError> {
         self.queue.begin()
     }
 
     fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
-        let world = World {
-            config: &self.config,
-            tables: &self.tables,
-            includes: &Disk,
-            daemon_user: &self.daemon_user,
-            watch: None,
-        };
-        expansion::expand(&world, facts, rcpt)
+        expansion::expand(&self.world(), facts, rcpt)
     }
 
     fn committed(&self, message: Committed) {
