@@ -52,8 +52,9 @@ SMTPCTL=	${PREFIX}/sbin/smtpctl
 HELPERS=	local lmtp maildir mboxfile mda
 MAN1=		smtp
 MAN5=		smtpd.conf table aliases
-NAMES=		sendmail send-mail mailq newaliases
-MAN8=		smtpd smtpctl sendmail mailq newaliases mail.lmtp mail.local mail.maildir mail.mboxfile mail.mda
+NAMES=		sendmail send-mail mailq newaliases makemap
+MAN8=		smtpd smtpctl sendmail mailq newaliases makemap mail.lmtp mail.local mail.maildir mail.mboxfile \
+		mail.mda
 
 all: build
 

@@ -359,6 +359,7 @@ fn every_flag_of_a_usage_is_in_the_manual() {
         "smtpctl",
         "sendmail",
         "newaliases",
+        "makemap",
         "mail.local",
     ] {
         assert!(programs.contains(program), "{program} has no usage");

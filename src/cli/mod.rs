@@ -13,6 +13,7 @@ pub mod mail_mboxfile;
 pub mod mail_mda;
 pub mod mail_options;
 pub mod mailq;
+pub mod makemap;
 pub mod newaliases;
 pub mod personality;
 pub mod queue_key;

@@ -5,7 +5,7 @@
 //! line in [`LIST`]; nothing else changes.
 
 use super::ast::{
-    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, Statement, TableValue,
+    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, Statement,
 };
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;
@@ -24,7 +24,6 @@ enum Feature {
     Ca,
     Ciphers,
     Srs,
-    DbTable,
 }
 
 /// Every feature that is missing, with the words for it.
@@ -44,7 +43,6 @@ const LIST: &[(Feature, &str)] = &[
     (Feature::Ca, "\"ca\" is"),
     (Feature::Ciphers, "\"ciphers\" and \"protocols\" are"),
     (Feature::Srs, "\"srs\" is"),
-    (Feature::DbTable, "\"db\" tables are"),
 ];
 
 /// Complains about every use of a missing feature.
@@ -69,9 +67,6 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
         Body::SrsKey(_) | Body::SrsKeyBackup(_) | Body::SrsTtl(_) => vec![(Feature::Srs, at)],
         Body::Listen(_, options) | Body::ListenSocket(options) => {
             options.iter().filter_map(of_listener).collect()
-        }
-        Body::Table(_, TableValue::One(text)) if text.value.starts_with("db:") => {
-            vec![(Feature::DbTable, text.at)]
         }
         Body::Action(action) => of_action(action).into_iter().collect(),
         _ => Vec::new(),

@@ -63,6 +63,8 @@ fn serve(startup: Startup) -> Result<(), String> {
             .collect::<Vec<_>>()
             .join("; ")
     })?);
+    // The text of large tables; what is in it has been taken.
+    drop(startup.sources);
     let coding = coding(&config, startup.queue_key.as_ref())?;
     let store = open_spool(&startup.paths.spool, &config, coding)?;
     let queue = Queue::new(Arc::new(store.clone()));

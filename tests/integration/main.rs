@@ -22,3 +22,4 @@ mod sendmail;
 mod smtp_client;
 mod smuggling;
 mod stories;
+mod tables;
