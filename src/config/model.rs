@@ -1,5 +1,6 @@
 //! The configuration as the other rooms see it: checked, names resolved, defaults filled in.
 
+mod criterion;
 mod filter;
 mod listen;
 mod relay;
@@ -216,6 +217,8 @@ pub struct Rule {
     pub criteria: Vec<Criterion>,
     /// What then happens: `None` for `reject`, else an action of [`Config::actions`].
     pub action: Option<String>,
+    /// The rule as it is written, macros replaced, on one line.
+    pub text: Line,
     /// File and line of the directive.
     pub at: Place,
 }
