@@ -241,9 +241,13 @@ impl Checker<'_> {
         }
         let route = match &option.kind {
             RelayKind::Backup(name) => Some(Route::Backup(name.as_ref().map(line))),
-            RelayKind::Host(table) => self
-                .relay_table(table, Takes::List, "host")
-                .map(Route::Host),
+            RelayKind::Host(table) => {
+                let hosts = self.relay_table(table, Takes::List, "host");
+                if let Some(hosts) = &hosts {
+                    self.relay_hosts_of(hosts, table.at);
+                }
+                hosts.map(Route::Host)
+            }
             RelayKind::Domain(table) => self
                 .relay_table(table, Takes::Map, "host")
                 .map(Route::Domain),

@@ -6,6 +6,7 @@ use crate::config::ere;
 use crate::config::lexer::Pos;
 use crate::config::model::{Pattern, TableSource};
 use crate::config::netaddr::Network;
+use crate::config::relayhost::RelayHost;
 use crate::config::table_text::Entries;
 
 use super::Checker;
@@ -54,6 +55,14 @@ impl Checker<'_> {
                 None => self.error(at, text),
             }
         }
+    }
+
+    /// Warns of entries that are no relay hosts: mail for them would be refused when it is sent.
+    pub(super) fn relay_hosts_of(&mut self, table: &str, at: Pos) {
+        self.warn_of(table, at, |key| {
+            let why = RelayHost::parse(key).err()?;
+            Some(format!("\"{key}\" is no relay host: {why}"))
+        });
     }
 
     fn warn_of(&mut self, table: &str, at: Pos, complaint: fn(&str) -> Option<String>) {
