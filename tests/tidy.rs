@@ -27,6 +27,8 @@ const ARROWS: &[(&str, &str)] = &[
     // An agent whose deliveries come in by our own front door, the services of a session.
     ("bounce", "deliver session transaction queue smtp rfc5322"),
     ("session", "transaction queue smtp"),
+    // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
+    ("client", "smtp sys"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
     ("deliver", "privsep queue config rfc5322 sys"),
@@ -77,6 +79,8 @@ const CLOCKS: &[&str] = &[
     "parent/",
     "cli/",
     "mda/",
+    "client/session.rs",
+    "client/stream.rs",
     "deliver/local/",
     "bounce/",
     "dns/",
