@@ -27,11 +27,14 @@ const ARROWS: &[(&str, &str)] = &[
     // An agent whose deliveries come in by our own front door, the services of a session.
     ("bounce", "deliver session transaction queue smtp rfc5322"),
     ("session", "transaction queue smtp"),
-    // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
-    ("client", "smtp sys"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
-    ("deliver", "privsep queue config rfc5322 sys"),
+    (
+        "deliver",
+        "client dns privsep queue table config rfc5322 sys",
+    ),
+    // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
+    ("client", "smtp sys"),
     // Who is a user is the system's to say.
     ("expansion", "ruleset table config sys"),
     ("ruleset", "table config"),
@@ -82,6 +85,8 @@ const CLOCKS: &[&str] = &[
     "client/session.rs",
     "client/stream.rs",
     "deliver/local/",
+    "deliver/relay/mod.rs",
+    "deliver/relay/session.rs",
     "bounce/",
     "dns/",
     "queue/fs/",

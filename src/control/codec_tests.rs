@@ -48,7 +48,7 @@ impl Chance {
     }
 
     fn ask(&mut self) -> Ask {
-        match self.below(12) {
+        match self.below(15) {
             0 => Ask::Submit,
             1 => Ask::Schedule(self.which()),
             2 => Ask::Remove(self.which()),
@@ -66,12 +66,31 @@ impl Chance {
             },
             9 => Ask::Stats,
             10 => Ask::Status,
+            11 => Ask::Relaying(
+                [
+                    Listing::Hosts,
+                    Listing::HostStats,
+                    Listing::Blocks,
+                    Listing::Relays,
+                    Listing::Routes,
+                ][self.below(5) as usize],
+                self.next() as u32,
+            ),
+            12 => Ask::ResumeRoute(self.next()),
+            13 => Ask::Block(Block {
+                source: match self.flag() {
+                    true => IpAddr::from((self.next() as u32).to_be_bytes()),
+                    false => IpAddr::from((u128::from(self.next()) << 64).to_be_bytes()),
+                },
+                domain: format!("d{}", self.text(20)),
+                on: self.flag(),
+            }),
             _ => Ask::UpdateTable(format!("t{}", self.text(20))),
         }
     }
 
     fn answer(&mut self) -> Answer {
-        match self.below(6) {
+        match self.below(7) {
             0 => Answer::Ok,
             1 => Answer::Fail(self.text(40)),
             2 => Answer::Count(self.next() as u32),
@@ -88,6 +107,7 @@ impl Chance {
                     .map(|_| (self.text(20), self.next() as i64))
                     .collect(),
             ),
+            5 => Answer::Lines((0..self.below(5)).map(|_| self.text(200)).collect()),
             _ => Answer::Status {
                 mda: self.flag(),
                 mta: self.flag(),

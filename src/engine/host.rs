@@ -6,8 +6,9 @@ use std::time::Instant;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::accept::{self, ConnId, Mailbox};
-use crate::control::message::{Answer, Ask, Subsystem};
+use crate::control::message::{Answer, Ask, Block, Listing, Subsystem};
 use crate::control::server::permitted;
+use crate::deliver::relay::{self, Admin};
 use crate::log::{self, stat};
 use crate::privsep::Client;
 use crate::runner;
@@ -16,6 +17,7 @@ use crate::table::Tables;
 /// The daemon behind the control socket.
 pub struct Host {
     runner: runner::Handle,
+    relaying: relay::Handle,
     mailbox: Mailbox,
     client: Client,
     /// Tables to read again, and who asked: the `tables` thread does it.
@@ -28,6 +30,7 @@ impl Host {
     /// A host for the instance of `owner_uid`, with its thread for tables.
     pub fn start(
         runner: runner::Handle,
+        relaying: relay::Handle,
         mailbox: Mailbox,
         client: Client,
         tables: Arc<Tables>,
@@ -44,6 +47,7 @@ impl Host {
             })?;
         Ok(Host {
             runner,
+            relaying,
             mailbox,
             client,
             updates,
@@ -98,6 +102,38 @@ impl Host {
         self.runner.ask(ask, Box::new(reply))
     }
 
+    /// One part of a listing: what fits into a frame.
+    fn relaying(&self, conn: ConnId, listing: Listing, seen: u32) -> Option<Answer> {
+        let mailbox = self.mailbox.clone();
+        let wanted = Admin::Show(match listing {
+            Listing::Hosts => relay::core::Listing::Hosts,
+            Listing::HostStats => relay::core::Listing::HostStats,
+            Listing::Blocks => relay::core::Listing::Blocks,
+            Listing::Relays => relay::core::Listing::Relays,
+            Listing::Routes => relay::core::Listing::Routes,
+        });
+        let reply = move |lines: Option<Vec<String>>| {
+            let mut lines = lines.unwrap_or_default();
+            lines.drain(..lines.len().min(seen as usize));
+            mailbox.answer(conn, Answer::Lines(lines));
+        };
+        self.relaying.ask(wanted, Box::new(reply));
+        None
+    }
+
+    fn ask_relay(&self, conn: ConnId, admin: Admin) -> Option<Answer> {
+        let mailbox = self.mailbox.clone();
+        let reply = move |done: Option<Vec<String>>| {
+            let answer = match done {
+                Some(_) => Answer::Ok,
+                None => Answer::Fail(String::new()),
+            };
+            mailbox.answer(conn, answer);
+        };
+        self.relaying.ask(admin, Box::new(reply));
+        None
+    }
+
     fn update_table(&self, conn: ConnId, name: String) -> Option<Answer> {
         match self.updates.try_send((conn, name)) {
             Ok(()) => None,
@@ -118,6 +154,11 @@ impl accept::Host for Host {
             Ask::Verbose(verbose) => Some(self.verbose(verbose)),
             Ask::Stats => Some(self.stats()),
             Ask::UpdateTable(name) => self.update_table(conn, name),
+            Ask::Relaying(listing, seen) => self.relaying(conn, listing, seen),
+            Ask::ResumeRoute(route) => self.ask_relay(conn, Admin::ResumeRoute(route)),
+            Ask::Block(Block { source, domain, on }) => {
+                self.ask_relay(conn, Admin::Block(source, domain, on))
+            }
             ask => self.ask_runner(conn, ask),
         }
     }

@@ -12,14 +12,15 @@ pub mod start;
 
 use std::io;
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use crate::accept;
 use crate::bounce::front_door::FrontDoor;
 use crate::bounce::{self, BounceAgent};
-use crate::config::{Config, Listener, Method, SocketListener};
-use crate::deliver::local;
+use crate::config::{Config, Listener, Method, Paths, SocketListener};
+use crate::deliver::{local, relay};
 use crate::dns;
 use crate::log;
 use crate::queue::Queue;
@@ -76,6 +77,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         max_schedule: config.scheduler.max_schedule,
     };
     let (reports, outcomes) = runner::reports(limits);
+    let relay_reports = reports.clone();
     let calls = Arc::new(startup.client.clone());
     let local = local::Agent::new(config.clone(), queue.clone(), calls, reports.clone())
         .map_err(said("local delivery"))?;
@@ -90,13 +92,25 @@ fn serve(startup: Startup) -> Result<(), String> {
         date,
     })
     .map_err(said("bounce"))?;
+    let resolver = dns::start(resolver_settings(&startup.paths), random::number_u32)
+        .map_err(said("resolver"))?;
+    let (relay, relaying) = relay::start(relay::Setup {
+        config: config.clone(),
+        queue: queue.clone(),
+        tables: tables.clone(),
+        resolver: resolver.clone(),
+        tls: relay::no_tls(),
+        reports: relay_reports,
+        offers_max: runner::inflight_max(limits),
+    })
+    .map_err(said("relay"))?;
     let runner = runner::start(
         inbox,
         runner::Setup {
             queue: queue.clone(),
             agents: Agents {
                 local: Box::new(local),
-                relay: None,
+                relay: Some(Box::new(relay)),
                 bounce: Box::new(bounce),
             },
             reports: outcomes,
@@ -113,10 +127,9 @@ fn serve(startup: Startup) -> Result<(), String> {
 
     let (acceptor, mailbox) = accept::new().map_err(said("event loop"))?;
     mailbox.pause(startup.flags.pause_smtp);
-    let resolver =
-        dns::start(dns::Settings::system(), random::number_u32).map_err(said("resolver"))?;
     let host = Host::start(
         handle.clone(),
+        relaying,
         mailbox.clone(),
         startup.client.clone(),
         tables,
@@ -157,7 +170,17 @@ fn serve(startup: Startup) -> Result<(), String> {
     Ok(())
 }
 
-fn open_spool(root: &std::path::Path, config: &Config) -> Result<Fs, String> {
+/// The resolver's files: the system's, or an instance's own where its root has them.
+fn resolver_settings(paths: &Paths) -> dns::Settings {
+    let file = |name: &str| {
+        let own = paths.root.as_ref().map(|root| root.join(name));
+        own.filter(|path| path.exists())
+            .unwrap_or_else(|| Path::new("/etc").join(name))
+    };
+    dns::Settings::read(&file("resolv.conf"), &file("hosts"))
+}
+
+fn open_spool(root: &Path, config: &Config) -> Result<Fs, String> {
     let options = fs::Options {
         max_message_bytes: config.smtp.max_message_size,
         ..fs::Options::default()

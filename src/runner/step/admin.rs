@@ -51,7 +51,10 @@ impl Core {
             | Ask::Submit
             | Ask::Verbose(_)
             | Ask::Stats
-            | Ask::UpdateTable(_) => reply(Answer::Fail(String::new())),
+            | Ask::UpdateTable(_)
+            | Ask::Relaying(..)
+            | Ask::ResumeRoute(_)
+            | Ask::Block(_) => reply(Answer::Fail(String::new())),
         }
     }
 

@@ -1,0 +1,1 @@
+//! Everything by a fake resolver, fake tables, fake sessions and a fake clock.
