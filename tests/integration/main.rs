@@ -13,6 +13,7 @@ mod listen;
 mod load;
 mod mda;
 mod quickstart;
+mod relay;
 mod restart;
 mod sendmail;
 mod smuggling;

@@ -11,7 +11,8 @@ use crate::deliver::relay::key::{Security, Spoken};
 use crate::deliver::relay::mx::{Exchanger, Failure};
 
 use super::{
-    Action, Broken, Connector, Core, Phase, Session, Start, State, Timer, UNPROVEN_PER_RELAY,
+    Action, Broken, Connector, Core, Phase, Session, Start, State, TURNS_MAX, Timer,
+    UNPROVEN_PER_RELAY,
 };
 
 const fn unreachable(text: &'static str) -> Failure {
@@ -64,6 +65,7 @@ impl Core {
         while let Some(id) = self.due.pop_first() {
             self.drive(id, now);
         }
+        self.take_turns(now);
         self.gauges();
     }
 
@@ -159,13 +161,23 @@ impl Core {
         }
     }
 
-    /// There may be room for a session: the relay whose turn it is looks again.
-    pub(super) fn feed_hungry(&mut self) {
-        if let Some(id) = self.hungry.pop_front() {
+    /// Relays that wait for a session, in turn, while there is room. When there is only for those
+    /// with routes that have proven themselves, a few are looked at each time.
+    fn take_turns(&mut self, now: Timestamp) {
+        for turn in 0..self.hungry.len() {
+            let unproven = self.sessions.values().filter(|s| !s.proven).count();
+            if self.sessions.len() >= self.limits.sessions
+                || unproven >= self.limits.unproven && turn >= TURNS_MAX
+            {
+                return;
+            }
+            let Some(id) = self.hungry.pop_front() else {
+                return;
+            };
             if let Some(relay) = self.relays.get_mut(&id) {
                 relay.is_hungry = false;
+                self.drive(id, now);
             }
-            self.wake(id);
         }
     }
 
@@ -459,6 +471,7 @@ impl Core {
             phase: Phase::Connecting,
             messages: 0,
             proven,
+            ready: false,
             spent: false,
         };
         self.sessions.insert(session_id, session);

@@ -106,6 +106,7 @@ impl Core {
                     msgid,
                     sender,
                     envelopes: vec![envelope],
+                    vain: 0,
                 });
                 stat::MTA_TASK.inc();
             }

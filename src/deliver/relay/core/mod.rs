@@ -42,6 +42,12 @@ pub use show::Listing;
 pub const UNPROVEN_PER_RELAY: usize = 8;
 /// Recipients of one transaction; more go into the next one.
 pub const RCPT_MAX: usize = 100;
+/// Connections that may take nothing of a message before it is put off.
+const VAIN_MAX: u32 = 2;
+/// Relays that wait for a session and are looked at when there is room for a few of them only.
+const TURNS_MAX: usize = 16;
+/// How long a session with nothing to do is kept when its relay has others, in seconds.
+const SPARE_S: u64 = 1;
 /// How often what nobody uses any more is forgotten, in seconds.
 const SWEEP_S: u64 = 60;
 
@@ -125,6 +131,8 @@ pub struct Load {
     pub sender: MailAddr,
     /// All of one message.
     pub envelopes: Vec<Envelope>,
+    /// How often it was given to a connection that took nothing of it.
+    pub vain: u32,
 }
 
 /// How a session ended.
@@ -214,6 +222,7 @@ struct Task {
     msgid: MsgId,
     sender: MailAddr,
     envelopes: Vec<Envelope>,
+    vain: u32,
 }
 
 /// A relay and a source address.
@@ -263,7 +272,10 @@ struct Session {
     phase: Phase,
     /// Messages that something came of.
     messages: u32,
+    /// Whether its route is known to work.
     proven: bool,
+    /// Whether it has ever been ready for mail.
+    ready: bool,
     /// Whether it ended because it had done all it may.
     spent: bool,
 }

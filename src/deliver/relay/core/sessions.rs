@@ -4,12 +4,19 @@ use std::sync::Arc;
 
 use crate::deliver::Report;
 use crate::log::stat;
-use crate::mail::{EvpId, Outcome, SessionId, Verdict};
+use crate::mail::{EvpId, Outcome, SessionId, Status, Verdict};
 use crate::util::{Line, Timestamp};
 
-use super::drive::Paces;
-use super::{Action, Broken, Core, End, Load, Phase, RCPT_MAX, Session, Task, Timer};
+use crate::deliver::relay::mx::Failure;
 
+use super::drive::Paces;
+use super::{
+    Action, Broken, Core, End, Load, Phase, RCPT_MAX, Relay, SPARE_S, Session, Task, Timer,
+    VAIN_MAX,
+};
+
+/// Connections took nothing of a message, one after the other.
+const CLOSED: Failure = Failure::temporary(Status::new(4, 4, 2), "Connection closed unexpectedly");
 /// Seconds until a relay tries again after this host had no means for a session.
 const SHORTAGE_S: u64 = 5;
 
@@ -21,12 +28,12 @@ impl Core {
         };
         session.phase = Phase::Idle(now);
         session.proven = true;
+        session.ready = true;
         let relay = session.relay;
         if let Some(route) = self.routes.get_mut(&session.route) {
             route.proven = true;
         }
         self.wake(relay);
-        self.feed_hungry();
         self.work(now);
         self.rest(id, now);
     }
@@ -53,7 +60,7 @@ impl Core {
         for (envelope, outcome) in settled {
             self.outcome(&load, envelope, outcome, now);
         }
-        self.again(relay, &load, untried);
+        self.again(relay, &load, untried, now);
         self.wake(relay);
         self.work(now);
         self.rest(id, now);
@@ -75,11 +82,9 @@ impl Core {
         self.out.push(Action::Report(Report::Done(id, outcome)));
     }
 
-    /// Puts recipients back in front: they have not been tried.
-    fn again(&mut self, relay: u64, load: &Load, untried: &[EvpId]) {
-        if untried.is_empty() {
-            return;
-        }
+    /// Puts recipients back in front: they have not been tried. When that happens again and again,
+    /// they have.
+    fn again(&mut self, relay: u64, load: &Load, untried: &[EvpId], now: Timestamp) {
         let envelopes: Vec<_> = load
             .envelopes
             .iter()
@@ -89,14 +94,24 @@ impl Core {
         let Some(first) = envelopes.first() else {
             return;
         };
-        let task = Task {
-            msgid: first.id.msgid(),
-            sender: load.sender.clone(),
-            envelopes,
+        let vain = load.vain + 1;
+        let Some(relay) = self.relays.get_mut(&relay) else {
+            return;
         };
-        if let Some(relay) = self.relays.get_mut(&relay) {
+        if vain < VAIN_MAX {
             stat::MTA_TASK.inc();
-            relay.tasks.push_front(task);
+            relay.tasks.push_front(Task {
+                msgid: first.id.msgid(),
+                sender: load.sender.clone(),
+                envelopes,
+                vain,
+            });
+            return;
+        }
+        let name = relay.key.name.clone();
+        for envelope in &envelopes {
+            stat::MTA_ENVELOPE.dec();
+            self.settle(envelope, &load.sender, &name, &CLOSED, now);
         }
     }
 
@@ -181,11 +196,22 @@ impl Core {
         let Some(relay) = self.relays.get(&session.relay) else {
             return self.quit(id);
         };
-        let keep_s = u64::from(relay.limits.session_keepalive_s);
-        if relay.sessions.len() > 1 || keep_s == 0 || self.stopping || !self.hungry.is_empty() {
+        let keep_s = self.keep_s(relay);
+        if keep_s == 0 || self.stopping || !self.hungry.is_empty() {
             return self.quit(id);
         }
         self.timers.insert((now.plus(keep_s), Timer::Idle(id)));
+    }
+
+    /// How long a session of a relay may have nothing to do, in seconds.
+    fn keep_s(&self, relay: &Relay) -> u64 {
+        let keep_s = u64::from(relay.limits.session_keepalive_s);
+        let sessions = relay.sessions.iter().filter_map(|id| self.sessions.get(id));
+        let staying = sessions.filter(|session| !matches!(session.phase, Phase::Quitting));
+        match staying.count() {
+            ..=1 => keep_s,
+            _ => keep_s.min(SPARE_S),
+        }
     }
 
     pub(super) fn idle_time(&mut self, id: SessionId, now: Timestamp) {
@@ -198,9 +224,10 @@ impl Core {
         let keep_s = self
             .relays
             .get(&session.relay)
-            .map_or(0, |relay| u64::from(relay.limits.session_keepalive_s));
-        if now.since(since) >= keep_s {
-            self.quit(id);
+            .map_or(0, |relay| self.keep_s(relay));
+        match since.plus(keep_s) {
+            at if at <= now => self.quit(id),
+            at => drop(self.timers.insert((at, Timer::Idle(id)))),
         }
     }
 
@@ -220,12 +247,13 @@ impl Core {
         let relay = session.relay;
         if let Phase::Busy(load) = &session.phase {
             let ids: Vec<EvpId> = load.envelopes.iter().map(|envelope| envelope.id).collect();
-            self.again(relay, load, &ids);
+            self.again(relay, load, &ids, now);
         }
         self.close_books(&session, id, end, now);
         match end {
             End::Quit => {}
-            End::Failed(_) if session.proven => {}
+            // A host that takes no more connections than it has is not one that fails.
+            End::Failed(_) if session.ready || self.is_served(session.route) => {}
             End::Failed(_) => self.penalise(session.route, now),
             End::Source(text) => self.bad_source(&session, text),
             End::Shortage(_) => self.set_relay_timer(relay, now.plus(SHORTAGE_S)),
@@ -233,8 +261,14 @@ impl Core {
         if !matches!(end, End::Shortage(_)) {
             self.wake(relay);
         }
-        self.feed_hungry();
         self.work(now);
+    }
+
+    /// Whether another session on a route is at work.
+    fn is_served(&self, route: u64) -> bool {
+        self.sessions
+            .values()
+            .any(|session| session.route == route && session.ready)
     }
 
     fn close_books(&mut self, session: &Session, id: SessionId, end: &End, now: Timestamp) {
@@ -313,7 +347,7 @@ impl Core {
 }
 
 /// The first message that waits, for at most [`RCPT_MAX`] of its recipients.
-fn next_load(relay: &mut super::Relay) -> Option<Load> {
+fn next_load(relay: &mut Relay) -> Option<Load> {
     let task = relay.tasks.front_mut()?;
     if task.envelopes.len() > RCPT_MAX {
         let rest = task.envelopes.split_off(RCPT_MAX);
@@ -321,6 +355,7 @@ fn next_load(relay: &mut super::Relay) -> Option<Load> {
         return Some(Load {
             sender: task.sender.clone(),
             envelopes,
+            vain: task.vain,
         });
     }
     let task = relay.tasks.pop_front()?;
@@ -328,5 +363,6 @@ fn next_load(relay: &mut super::Relay) -> Option<Load> {
     Some(Load {
         sender: task.sender,
         envelopes: task.envelopes,
+        vain: task.vain,
     })
 }
