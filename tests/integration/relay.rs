@@ -146,8 +146,9 @@ fn a_message_arrives_as_it_was_sent_and_the_log_tells_of_it() {
         &["bob@a.example", "carol@b.example"],
         "Subject: x\r\n\r\n..\r\n..two",
     );
-    let taken = host.wait(2);
+    let taken = host.wait(1);
     daemon.wait_empty();
+    assert_eq!(taken.len(), 1);
     let rcpts: Vec<&String> = taken
         .iter()
         .flat_map(|t| t.commands.iter().filter(|c| c.starts_with("RCPT")))
