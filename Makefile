@@ -23,9 +23,17 @@ DESTDIR?=
 
 CARGO?=		cargo
 CARGOFLAGS?=	--locked
+# The system's TLS library is only for old peers. Where its headers are missing we go without.
+FEATURES?=	$$({ [ -n "$$OPENSSL_DIR" ] || pkg-config --exists openssl 2>/dev/null || \
+		{ [ "$$(uname -s)" != Linux ] && [ -f /usr/include/openssl/ssl.h ]; }; } || { \
+		echo "no headers of OpenSSL or no pkg-config: built without TLS older than 1.2" >&2; \
+		echo --no-default-features; })
 TARGETDIR?=	target
 RUNDIR?=	$$(pwd)/run
 BSDROOT?=	${HOME}/.cache/smtpd-rs/bsd
+# How often `make fuzz` tries each of its targets, and which (empty for all).
+FUZZ_RUNS?=	100000
+FUZZ_TARGETS?=
 BSDTARGETS?=	x86_64-unknown-openbsd x86_64-unknown-freebsd
 
 SETTINGS=	SMTPD_SYSCONFDIR="${SYSCONFDIR}" SMTPD_SPOOL="${LOCALSTATEDIR}/spool/smtpd" \
@@ -49,7 +57,7 @@ MAN8=		smtpd smtpctl sendmail mailq newaliases mail.local mail.maildir mail.mbox
 all: build
 
 build:
-	${SETTINGS} ${CARGO} build ${CARGOFLAGS} --release --bins
+	${SETTINGS} ${CARGO} build ${CARGOFLAGS} ${FEATURES} --release --bins
 	@for name in ${NAMES}; do ln -sf smtpctl ${TARGETDIR}/release/$$name || exit 1; done
 
 # An instance below ./run: its own configuration, spool and socket; nothing of the system's.
@@ -57,13 +65,13 @@ run: build
 	${TARGETDIR}/release/smtpd -d -R "${RUNDIR}" ${RUNFLAGS}
 
 test:
-	${SETTINGS} ${CARGO} test ${CARGOFLAGS} --lib --tests
+	${SETTINGS} ${CARGO} test ${CARGOFLAGS} ${FEATURES} --lib --tests
 
 # Everything a change has to pass.
 check: lint-man
 	${CARGO} fmt --check
-	${SETTINGS} ${CARGO} clippy ${CARGOFLAGS} --all-targets -- -D warnings
-	${SETTINGS} RUSTDOCFLAGS="-D warnings" ${CARGO} doc ${CARGOFLAGS} --no-deps --document-private-items
+	${SETTINGS} ${CARGO} clippy ${CARGOFLAGS} ${FEATURES} --all-targets -- -D warnings
+	${SETTINGS} RUSTDOCFLAGS="-D warnings" ${CARGO} doc ${CARGOFLAGS} ${FEATURES} --no-deps --document-private-items
 	${MAKE} test
 
 lint-man:
@@ -74,11 +82,12 @@ lint-man:
 # The tests once more over mio's poll(2) selector, in place of epoll(7) or kqueue(2).
 test-poll:
 	${SETTINGS} RUSTFLAGS="--cfg mio_unsupported_force_poll_poll --cfg mio_unsupported_force_waker_pipe" \
-		${CARGO} test ${CARGOFLAGS} --lib --tests --target-dir ${TARGETDIR}/poll
+		${CARGO} test ${CARGOFLAGS} ${FEATURES} --lib --tests --target-dir ${TARGETDIR}/poll
 
 # Lint and link programs and tests for OpenBSD and FreeBSD with a cross toolchain; nothing is run.
 # BSDROOT holds what the script BSDSYSROOT makes there. A cross-built std unwinds, which Cargo does
-# not link with the profile's panic = "abort": the environment says otherwise, here only.
+# not link with the profile's panic = "abort": the environment says otherwise, here only. The system's
+# TLS library of those systems is not there to link with.
 check-bsd:
 	@if [ ! -f "${BSDROOT}/env.sh" ] && [ -n "${BSDSYSROOT}" ]; then \
 		mkdir -p "${BSDROOT}" && sh "${BSDSYSROOT}" "$$(cd "${BSDROOT}" && pwd)" ${BSDTARGETS}; fi
@@ -92,9 +101,26 @@ check-bsd:
 		for step in "clippy --all-targets" "build --bins" "test --no-run"; do \
 			deny= && case "$$step" in clippy*) deny="-- -D warnings";; esac && \
 			echo "== $$target: cargo $$step" && \
-			${SETTINGS} ${CARGO} $$step ${CARGOFLAGS} --target $$target \
+			${SETTINGS} ${CARGO} $$step ${CARGOFLAGS} --no-default-features --target $$target \
 				--target-dir "${TARGETDIR}/bsd-check" $$deny || exit 1; done; done
 	@echo "${BSDTARGETS}: clean"
+
+# Tries what reads strangers' bytes on FUZZ_RUNS inputs a target, from tests/fuzz/seeds on; needs a
+# C++ compiler. What is found lies in ${TARGETDIR}/fuzz, and what is interesting in corpus/ there.
+FUZZ_COVERAGE=	-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+		-Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+		-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+fuzz:
+	@target=$$(rustc -vV | sed -n 's/^host: //p') && mkdir -p "${TARGETDIR}/fuzz" && \
+	dir=$$(cd "${TARGETDIR}/fuzz" && pwd) && \
+	RUSTFLAGS="${FUZZ_COVERAGE}" ${CARGO} build ${CARGOFLAGS} --release --target "$$target" \
+		--target-dir "$$dir" --manifest-path tests/fuzz/Cargo.toml && \
+	program=$$dir/$$target/release/smtpd-fuzz && names="${FUZZ_TARGETS}" && \
+	for name in $${names:-$$(FUZZ_TARGET=list "$$program")}; do \
+		echo "== $$name" && mkdir -p "$$dir/corpus/$$name" && \
+		FUZZ_TARGET=$$name "$$program" -runs=${FUZZ_RUNS} -max_len=4096 -timeout=20 -rss_limit_mb=1024 \
+			-print_final_stats=1 -verbosity=0 -artifact_prefix="$$dir/$$name-" \
+			"$$dir/corpus/$$name" "tests/fuzz/seeds/$$name" || exit 1; done
 
 # Side by side with whatever of postfix and opensmtpd is installed here.
 bench: build
@@ -154,4 +180,4 @@ clean:
 	${CARGO} clean
 	rm -rf run
 
-.PHONY: all build run test check lint-man test-poll check-bsd bench install install-files uninstall stage clean
+.PHONY: all build run test check lint-man test-poll check-bsd fuzz bench install install-files uninstall stage clean

@@ -10,15 +10,29 @@ use std::path::{Path, PathBuf};
 /// What each room imports, from the top of the house down: a room names only rooms below its own
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
+    // What tests and the fuzzer try on any bytes.
+    (
+        "fuzz",
+        "cli session client mda expansion privsep control queue dns table config smtp rfc5322",
+    ),
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
-    ("cli", "engine parent control mda privsep config queue sys"),
-    // Root: keep this list short. Of the queue it knows the names of the spool's rooms.
-    ("parent", "privsep queue config sys"),
+    (
+        "cli",
+        "engine parent explain expansion table control mda tls privsep config queue sys",
+    ),
+    // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
+    // it asks who a user is, in the words in which the engine asks it, and never the engine.
+    ("parent", "privsep queue table config sys"),
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
-        "accept runner bounce deliver session expansion dns scheduler control privsep queue table \
-         config sys",
+        "accept runner bounce deliver explain session expansion dns scheduler control privsep \
+         queue table config sys",
+    ),
+    // Hears what an expansion does, and asks the delivery's own code what it would come to.
+    (
+        "explain",
+        "session expansion ruleset table mda privsep smtp config sys",
     ),
     // The control socket is one of the sockets of the event loop: frames in, answers out.
     ("accept", "session dns control sys"),
@@ -41,6 +55,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("table", "config sys"),
     // Runs what the parent hands over: a job, and batches of messages to a kept child.
     ("mda", "privsep config sys"),
+    // The process that holds the keys is shut in; it is told of them by the parent.
+    ("tls", "privsep sys"),
     ("privsep", "config sys"),
     ("control", "sys"),
     ("config", "sys"),
@@ -67,6 +83,11 @@ const DOORS: &[(&str, &str)] = &[
     ("getopts", "cli"),
     ("syslog", "log"),
     ("regex", "table config"),
+    ("flate2", "queue"),
+    ("ring", "mail queue tls"),
+    ("rustls", "tls"),
+    ("rustls_native_certs", "tls"),
+    ("native_tls", "tls"),
     (
         "crossbeam_channel",
         "accept runner deliver bounce privsep dns log engine",

@@ -10,6 +10,7 @@ mod ast;
 mod check;
 mod diagnostic;
 pub mod ere;
+pub mod files;
 mod lexer;
 pub mod limits;
 pub mod model;
@@ -58,10 +59,21 @@ pub struct Loaded {
     pub config: Config,
     /// Complaints that do not keep it from being used.
     pub warnings: Vec<Diagnostic>,
+    /// The files of its text: the main one and what it includes, as they are named.
+    pub files: Vec<String>,
 }
 
 /// Parses and checks. The same sources and defaults always give the same configuration.
 pub fn load(sources: &Sources, defaults: &Defaults) -> Result<Loaded, Vec<Diagnostic>> {
+    judge(sources, defaults, unsupported::refuse)
+}
+
+/// [`load`], where `refuse` has a last word on what was written.
+fn judge(
+    sources: &Sources,
+    defaults: &Defaults,
+    refuse: impl Fn(&Ast, &mut Diagnostics),
+) -> Result<Loaded, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
     let ast = parse_sources(sources, &mut diagnostics);
     let well_formed = !diagnostics.failed();
@@ -70,11 +82,16 @@ pub fn load(sources: &Sources, defaults: &Defaults) -> Result<Loaded, Vec<Diagno
     } else {
         None
     };
-    unsupported::refuse(&ast, &mut diagnostics);
+    refuse(&ast, &mut diagnostics);
     let failed = diagnostics.failed();
+    let files = diagnostics.files.clone();
     let (errors, warnings) = diagnostics.finish();
     match config {
-        Some(config) if !failed => Ok(Loaded { config, warnings }),
+        Some(config) if !failed => Ok(Loaded {
+            config,
+            warnings,
+            files,
+        }),
         _ => Err(errors),
     }
 }

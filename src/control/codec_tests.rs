@@ -1,5 +1,6 @@
 //! Round trips, mutations and garbage.
 
+use crate::util::Line;
 use crate::util::dice::Dice;
 
 use super::*;
@@ -48,7 +49,7 @@ impl Chance {
     }
 
     fn ask(&mut self) -> Ask {
-        match self.below(15) {
+        match self.below(17) {
             0 => Ask::Submit,
             1 => Ask::Schedule(self.which()),
             2 => Ask::Remove(self.which()),
@@ -66,7 +67,9 @@ impl Chance {
             },
             9 => Ask::Stats,
             10 => Ask::Status,
-            11 => Ask::Relaying(
+            11 => Ask::Explain(Box::new(self.supposed())),
+            12 => Ask::Trace(format!("t{}", self.text(20)), self.flag()),
+            13 => Ask::Relaying(
                 [
                     Listing::Hosts,
                     Listing::HostStats,
@@ -76,8 +79,8 @@ impl Chance {
                 ][self.below(5) as usize],
                 self.next() as u32,
             ),
-            12 => Ask::ResumeRoute(self.next()),
-            13 => Ask::Block(Block {
+            14 => Ask::ResumeRoute(self.next()),
+            15 => Ask::Block(Block {
                 source: match self.flag() {
                     true => IpAddr::from((self.next() as u32).to_be_bytes()),
                     false => IpAddr::from((u128::from(self.next()) << 64).to_be_bytes()),
@@ -89,9 +92,29 @@ impl Chance {
         }
     }
 
+    fn supposed(&mut self) -> Supposed {
+        let mut line = || {
+            let some = self.flag();
+            some.then(|| Line::new(&self.text(20)).unwrap())
+        };
+        Supposed {
+            sender: line(),
+            rcpt: line(),
+            rdns: line(),
+            helo: line(),
+            username: line(),
+            tag: line(),
+            peer: Peer::parse(
+                ["local", "192.0.2.1", "[fe80::1%lo]", "none"][self.below(4) as usize],
+            ),
+            tls: self.flag(),
+        }
+    }
+
     fn answer(&mut self) -> Answer {
-        match self.below(7) {
+        match self.below(8) {
             0 => Answer::Ok,
+            5 => Answer::Text(self.text(300)),
             1 => Answer::Fail(self.text(40)),
             2 => Answer::Count(self.next() as u32),
             3 => Answer::Envelopes(
@@ -107,7 +130,7 @@ impl Chance {
                     .map(|_| (self.text(20), self.next() as i64))
                     .collect(),
             ),
-            5 => Answer::Lines((0..self.below(5)).map(|_| self.text(200)).collect()),
+            6 => Answer::Lines((0..self.below(5)).map(|_| self.text(200)).collect()),
             _ => Answer::Status {
                 mda: self.flag(),
                 mta: self.flag(),

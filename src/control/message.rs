@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::mail::{EvpId, MsgId};
+use crate::mail::{EvpId, MsgId, Supposed};
 
 pub use super::codec::{
     BadFrame, decode_answer, decode_ask, encode_answer, encode_ask, frame_length,
@@ -61,6 +61,10 @@ pub enum Ask {
     Status,
     /// `update table`. Answered by `Ok` or `Fail`.
     UpdateTable(String),
+    /// `explain`. Answered by `Text`.
+    Explain(Box<Supposed>),
+    /// `trace` (true) or `untrace`. Answered by `Ok` or `Fail`.
+    Trace(String, bool),
     /// A listing of relaying without its first lines, which the client has. Answered by `Lines`;
     /// none is the end.
     Relaying(Listing, u32),
@@ -118,6 +122,8 @@ pub enum Answer {
     Count(u32),
     /// Lines of `show queue`, in order of their ids.
     Envelopes(Vec<Listed>),
+    /// Lines, each with its end.
+    Text(String),
     /// Keys and values of `show stats`.
     Stats(Vec<(String, i64)>),
     /// Lines of a listing.

@@ -47,6 +47,8 @@ mod tests {
             Ask::UpdateTable("aliases".to_owned()),
             Ask::Relaying(Listing::Routes, 0),
             Ask::ResumeRoute(1),
+            Ask::Explain(Box::default()),
+            Ask::Trace("rules".to_owned(), true),
         ];
         for ask in privileged {
             assert!(permitted(&ask, 0, 0));

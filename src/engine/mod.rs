@@ -11,7 +11,7 @@ mod services;
 pub mod start;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -19,15 +19,17 @@ use std::thread;
 use crate::accept;
 use crate::bounce::front_door::FrontDoor;
 use crate::bounce::{self, BounceAgent};
-use crate::config::{Config, Listener, Method, Paths, SocketListener};
+use crate::config::{Config, Listener, Method, Paths, QueueKey, Secret, SocketListener};
 use crate::deliver::{local, relay};
 use crate::dns;
 use crate::log;
+use crate::mail::Peer;
 use crate::queue::Queue;
+use crate::queue::coding::{Coding, Key};
 use crate::queue::fs::{self, Fs};
 use crate::runner::{self, ActionFacts, Agents, Policy, Way};
 use crate::scheduler;
-use crate::session::{Limits, Listening, Session};
+use crate::session::{HostNames, Limits, Listening, Session};
 use crate::sys::{localtime, random, user};
 use crate::table::Tables;
 use crate::util::Timestamp;
@@ -61,7 +63,8 @@ fn serve(startup: Startup) -> Result<(), String> {
             .collect::<Vec<_>>()
             .join("; ")
     })?);
-    let store = open_spool(&startup.paths.spool, &config)?;
+    let coding = coding(&config, startup.queue_key.as_ref())?;
+    let store = open_spool(&startup.paths.spool, &config, coding)?;
     let queue = Queue::new(Arc::new(store.clone()));
     let (handle, inbox) = runner::channel();
     let services = Arc::new(Services {
@@ -97,7 +100,7 @@ fn serve(startup: Startup) -> Result<(), String> {
     let (relay, relaying) = relay::start(relay::Setup {
         config: config.clone(),
         queue: queue.clone(),
-        tables: tables.clone(),
+        tables,
         resolver: resolver.clone(),
         tls: relay::no_tls(),
         reports: relay_reports,
@@ -128,11 +131,11 @@ fn serve(startup: Startup) -> Result<(), String> {
     let (acceptor, mailbox) = accept::new().map_err(said("event loop"))?;
     mailbox.pause(startup.flags.pause_smtp);
     let host = Host::start(
-        handle.clone(),
+        services.clone(),
         relaying,
         mailbox.clone(),
         startup.client.clone(),
-        tables,
+        startup.paths.libexec.clone(),
         startup.owner_uid,
     )
     .map_err(said("tables"))?;
@@ -180,8 +183,33 @@ fn resolver_settings(paths: &Paths) -> dns::Settings {
     dns::Settings::read(&file("resolv.conf"), &file("hosts"))
 }
 
-fn open_spool(root: &Path, config: &Config) -> Result<Fs, String> {
+/// How queue files are written. A key that is asked for has come from the parent.
+fn coding(config: &Config, handed: Option<&Secret>) -> Result<Coding, String> {
+    let key = match &config.queue.encryption {
+        None => None,
+        Some(QueueKey::Text(key)) => Some(key),
+        Some(QueueKey::Stdin | QueueKey::Terminal) => {
+            Some(handed.ok_or("there is no key for queue encryption")?)
+        }
+    };
+    let key = key
+        .map(|key| Key::new(key.reveal()).ok_or("crypto_setup: invalid key for queue encryption"));
+    let coding = Coding {
+        compress: config.queue.compression,
+        key: key.transpose()?,
+    };
+    if coding.compress {
+        log::info(format_args!("queue: queue compression enabled"));
+    }
+    if coding.key.is_some() {
+        log::info(format_args!("queue: queue encryption enabled"));
+    }
+    Ok(coding)
+}
+
+fn open_spool(root: &Path, config: &Config, coding: Coding) -> Result<Fs, String> {
     let options = fs::Options {
+        coding,
         max_message_bytes: config.smtp.max_message_size,
         ..fs::Options::default()
     };
@@ -201,7 +229,7 @@ fn purge_in_the_background(store: Fs) -> io::Result<()> {
 }
 
 /// Commands of aliases run as the daemon's user; in an instance that is not root's, as its owner.
-fn daemon_user(owner_uid: u32) -> String {
+pub fn daemon_user(owner_uid: u32) -> String {
     let found = match owner_uid {
         0 => Ok(None),
         uid => user::by_uid(uid),
@@ -243,23 +271,28 @@ fn listeners(
         .into_iter()
         .filter_map(|(index, socket)| {
             let listener = config.listeners.get(index as usize)?;
-            let here = socket
-                .local_addr()
-                .is_ok_and(|addr| addr.ip().is_loopback());
-            Some((socket, Arc::new(tcp_listening(config, listener, here))))
+            let bound = socket.local_addr().ok().map(|addr| addr.ip());
+            Some((socket, Arc::new(tcp_listening(config, listener, bound))))
         })
         .collect()
 }
 
-fn tcp_listening(config: &Config, listener: &Listener, here: bool) -> Listening {
+fn tcp_listening(config: &Config, listener: &Listener, bound: Option<IpAddr>) -> Listening {
     const SUBMISSION: [u16; 2] = [587, 465];
+    let names = |table: &String| {
+        Some(HostNames {
+            table: table.clone(),
+            bound: Peer::inet(bound?),
+        })
+    };
     Listening {
         server_name: listener.hostname.clone(),
         hostname: listener.hostname.clone(),
+        hostnames: listener.hostnames.as_ref().and_then(names),
         tag: listener.tag.clone(),
         mask_src: listener.mask_src,
         no_dsn: listener.no_dsn,
-        local: here,
+        local: bound.is_some_and(|addr| addr.is_loopback()),
         submission: SUBMISSION.contains(&listener.port),
         limits: session_limits(config),
     }
@@ -269,6 +302,7 @@ fn socket_listening(config: &Config, socket: &SocketListener) -> Listening {
     Listening {
         server_name: config.server_name.clone(),
         hostname: config.server_name.clone(),
+        hostnames: None,
         tag: socket.tag.clone(),
         mask_src: socket.mask_src,
         no_dsn: socket.no_dsn,

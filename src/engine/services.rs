@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::expansion::{self, World};
-use crate::mail::{Destination, Facts, MailAddr, Refusal};
+use crate::log;
+use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::runner;
 use crate::session;
 use crate::table::Tables;
 use crate::table::include::Disk;
-use crate::util::Timestamp;
+use crate::util::{Line, Timestamp};
 
 /// The world of a session in the engine.
 pub struct Services {
@@ -26,23 +27,40 @@ pub struct Services {
     pub daemon_user: String,
 }
 
+impl Services {
+    /// What expansion looks at.
+    pub fn world(&self) -> World<'_> {
+        World {
+            config: &self.config,
+            tables: &self.tables,
+            includes: &Disk,
+            daemon_user: &self.daemon_user,
+            watch: expansion::trace::wanted(),
+        }
+    }
+}
+
 impl session::Services for Services {
     fn begin(&self) -> Result<Incoming, BeginError> {
         self.queue.begin()
     }
 
     fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
-        let world = World {
-            config: &self.config,
-            tables: &self.tables,
-            includes: &Disk,
-            daemon_user: &self.daemon_user,
-        };
-        expansion::expand(&world, facts, rcpt)
+        expansion::expand(&self.world(), facts, rcpt)
     }
 
     fn committed(&self, message: Committed) {
         self.runner.committed(message);
+    }
+
+    /// smtpd.conf(5), hostnames: an address that is not in the table keeps the listener's name.
+    fn name_of(&self, table: &str, address: &Peer) -> Option<Line> {
+        self.tables
+            .addrname(table, address)
+            .unwrap_or_else(|error| {
+                log::warn(format_args!("hostnames: {error}"));
+                None
+            })
     }
 
     fn now(&self) -> Timestamp {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::{Config, Defaults, Method, Sources, load};
-use crate::mail::{Command, Facts, Kind, MailAddr, Peer};
+use crate::mail::{Command, Destination, Facts, Kind, MailAddr, Peer, Refusal};
 use crate::table::Tables;
 use crate::table::include::{Author, Included, Includes};
 use crate::util::Line;
@@ -132,12 +132,13 @@ impl Bench {
         }
     }
 
-    fn run(&self, rcpt: &str) -> String {
+    fn expand(&self, rcpt: &str) -> Result<Vec<Destination>, Refusal> {
         let world = World {
             config: &self.config,
             tables: &self.tables,
             includes: &self.files,
             daemon_user: "_smtpd",
+            watch: None,
         };
         let facts = Facts {
             peer: Peer::parse("203.0.113.5").unwrap(),
@@ -149,7 +150,11 @@ impl Bench {
             tag: None,
             sender: MailAddr::null(),
         };
-        match expand(&world, &facts, &MailAddr::from_stored(rcpt).unwrap()) {
+        expand(&world, &facts, &MailAddr::from_stored(rcpt).unwrap())
+    }
+
+    fn run(&self, rcpt: &str) -> String {
+        match self.expand(rcpt) {
             Err(refusal) => format!("{} {}", refusal.code, refusal.text),
             Ok(found) => {
                 let words: Vec<String> = found
@@ -291,6 +296,48 @@ fn every_story_ends_as_told() {
         .map(|(rcpt, _, found)| (rcpt, found))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+// smtpd(8): a refusal says which rule has led to it, and why.
+#[test]
+fn a_refusal_knows_its_rule_and_its_reason() {
+    let bench = Bench::new(CONFIG);
+    let line = |start: &str| {
+        let found = CONFIG.lines().position(|line| line.starts_with(start));
+        format!("t:{}", found.unwrap() + 1)
+    };
+    let local = line("match from any for domain example.com");
+    let rejecting = line("match from any for domain rejected.org");
+    for (rcpt, rule, reason) in [
+        ("bob@rejected.org", Some(&rejecting), "rejected by the rule"),
+        (
+            "nosuchuser@example.com",
+            Some(&local),
+            "no such user: nosuchuser",
+        ),
+        (
+            "broken@example.com",
+            Some(&local),
+            "table users: bad userinfo for broken",
+        ),
+        (
+            "nowhere@example.com",
+            Some(&local),
+            "no rule matches <nobody@nowhere.test>",
+        ),
+        (
+            "bob@elsewhere.test",
+            None,
+            "no rule matches <bob@elsewhere.test>",
+        ),
+        ("gone@example.com", Some(&local), "an error entry"),
+        ("deep0@example.com", Some(&local), "it is nested too deeply"),
+        ("empty@example.com", Some(&local), "it expands to nothing"),
+    ] {
+        let refusal = bench.expand(rcpt).unwrap_err();
+        assert_eq!(refusal.reason.as_deref(), Some(reason), "{rcpt}");
+        assert_eq!(refusal.rule.as_deref(), rule.map(String::as_str), "{rcpt}");
+    }
 }
 
 // smtpd.conf(5), sub-addr-delim: another character.

@@ -11,8 +11,10 @@ pub mod ids;
 pub mod outcome;
 pub mod peer;
 pub mod refusal;
+pub mod supposed;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod srs;
 
 pub use address::MailAddr;
 pub use destination::Destination;
@@ -23,3 +25,4 @@ pub use ids::{EvpId, MsgId, SessionId};
 pub use outcome::{DsnOffer, Outcome, Remote, Status, Verdict};
 pub use peer::Peer;
 pub use refusal::Refusal;
+pub use supposed::Supposed;

@@ -12,16 +12,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Delivery, LocalAction, Method, Paths, TableSource, paths};
+use crate::config::{Config, Delivery, LocalAction, Method, Paths, paths};
+use crate::log;
 use crate::privsep::identity::Rights;
+use crate::privsep::reply::{PERMANENT_LOOKUP, TEMPORARY_LOOKUP};
 use crate::privsep::{ChildJob, MdaJob};
 use crate::sys::creds::Identity;
 use crate::sys::errno::strerror;
 use crate::sys::fdpass;
 use crate::sys::process::{self, Pid, Spawn};
-use crate::sys::user::{self, User};
+use crate::sys::user::User;
 use crate::util::Line;
 use crate::util::sysexits;
+
+use super::userbase::Users;
 
 /// A delivery that is not started, in terms of what a program would have exited with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +38,10 @@ pub struct Refused {
 
 /// What a delivery needs to know besides the job.
 pub struct World<'a> {
-    /// Actions, wrappers and userbases.
+    /// Actions and wrappers.
     pub config: &'a Config,
+    /// Users of the system and of userbases.
+    pub users: &'a dyn Users,
     /// Where the helpers are.
     pub paths: &'a Paths,
     /// Our own program.
@@ -51,7 +57,7 @@ pub fn start(
     stdin: OwnedFd,
     output: OwnedFd,
 ) -> Result<Pid, Refused> {
-    let plan = plan(world, job, &user::by_name)?;
+    let plan = plan(world, job)?;
     if let Some(owner) = &plan.mailbox {
         make_mailbox(Path::new(paths::MAILDIR), owner)?;
     }
@@ -69,16 +75,11 @@ struct Plan {
     mailbox: Option<User>,
 }
 
-fn plan(
-    world: &World<'_>,
-    job: MdaJob,
-    users: &dyn Fn(&str) -> io::Result<Option<User>>,
-) -> Result<Plan, Refused> {
+fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, Refused> {
     let action = local_action(world.config, &job)?;
-    system_users_only(world.config, action)?;
-    let recipient = find_user(&job.user, users)?;
+    let recipient = recipient(world, action, &job)?;
     let user = match &action.user {
-        Some(name) => find_user(name, users)?,
+        Some(name) => delivery_user(world, name)?,
         None => recipient.clone(),
     };
     let plain_mbox = action.delivery == Delivery::Mbox && job.command.is_none();
@@ -129,31 +130,34 @@ fn local_action<'a>(config: &'a Config, job: &MdaJob) -> Result<&'a LocalAction,
     Ok(local)
 }
 
-fn system_users_only(config: &Config, action: &LocalAction) -> Result<(), Refused> {
-    let Some(table) = &action.userbase else {
-        return Ok(());
+/// Commands and files of aliases are the daemon's own user's, whom a userbase need not have.
+fn recipient(world: &World<'_>, action: &LocalAction, job: &MdaJob) -> Result<User, Refused> {
+    let found = match world.users.recipient(action, &job.user) {
+        Ok(None) if job.command.is_some() => world
+            .users
+            .system(&job.user)
+            .map(|user| user.filter(|user| world.rights.is_daemon(user.uid))),
+        found => found,
     };
-    match config.tables.get(table) {
-        Some(TableSource::Passwd) => Ok(()),
-        _ => {
-            let text = format!("userbase table '{table}' cannot be used for deliveries yet");
-            Err(refuse(sysexits::TEMPFAIL, text))
+    match found {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(refuse(sysexits::NOUSER, PERMANENT_LOOKUP.to_owned())),
+        Err(text) => {
+            log::warn(format_args!("{text}"));
+            Err(refuse(sysexits::TEMPFAIL, TEMPORARY_LOOKUP.to_owned()))
         }
     }
 }
 
-fn find_user(
-    name: &str,
-    users: &dyn Fn(&str) -> io::Result<Option<User>>,
-) -> Result<User, Refused> {
-    match users(name) {
+fn delivery_user(world: &World<'_>, name: &str) -> Result<User, Refused> {
+    match world.users.system(name) {
         Ok(Some(user)) => Ok(user),
         Ok(None) => {
             let text = format!("delivery user '{name}' does not exist");
             Err(refuse(sysexits::NOUSER, text))
         }
         Err(error) => {
-            let text = format!("delivery user '{name}': {}", strerror(&error));
+            let text = format!("delivery user '{name}': {error}");
             Err(refuse(sysexits::TEMPFAIL, text))
         }
     }
@@ -207,6 +211,11 @@ fn launch(world: &World<'_>, plan: &Plan, stdin: OwnedFd, output: OwnedFd) -> io
     plan.child.send(ours.as_fd())?;
     let exe = CString::new(world.exe.as_os_str().as_bytes())?;
     let home = CString::new([b"HOME=", plan.home.as_os_str().as_bytes()].concat())?;
+    let mut dirs: Vec<CString> = Vec::new();
+    if plan.home.is_absolute() {
+        dirs.push(CString::new(plan.home.as_os_str().as_bytes())?);
+    }
+    dirs.push(c"/".into());
     process::spawn(&Spawn {
         program: exe.clone(),
         argv: vec![exe, c"-x".into(), c"mda".into()],
@@ -218,7 +227,7 @@ fn launch(world: &World<'_>, plan: &Plan, stdin: OwnedFd, output: OwnedFd) -> io
             theirs.as_fd(),
         ],
         identity: plan.identity.clone(),
-        dirs: vec![CString::new(plan.home.as_os_str().as_bytes())?, c"/".into()],
+        dirs,
         umask: 0o077,
     })
 }

@@ -1,7 +1,7 @@
 //! The privileged parent: one thread, no mail bytes.
 //!
 //! It binds sockets, starts the engine and starts it again when it dies, starts deliveries as
-//! their recipients, and replays what sendmail(8) stored while nothing ran. Children are always
+//! their recipients, opens their .forward, and replays what sendmail(8) stored while nothing ran. Children are always
 //! fork and exec of a program. It parses nothing that a stranger wrote: requests name things, and
 //! an engine whose request is malformed is killed and started anew.
 
@@ -9,19 +9,24 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Config, Paths};
+use crate::config::{Config, Paths, Secret};
 use crate::log::Target;
 use crate::privsep::Handover;
 
 mod backoff;
 pub mod built_in;
 mod children;
+mod forward;
+mod keys;
 mod link;
 mod mda;
 mod offline;
 pub mod purge;
 mod serve;
 mod start;
+mod userbase;
+
+pub use start::check_listeners;
 
 /// How the daemon was asked to run.
 #[derive(Clone, Debug)]
@@ -42,6 +47,8 @@ pub struct Options {
     pub pause_mta: bool,
     /// `-P smtp`.
     pub pause_smtp: bool,
+    /// The key of `queue encryption`, where smtpd.conf does not hold it.
+    pub queue_key: Option<Secret>,
     /// `-q`: end when the queue has been run once.
     pub run_once: bool,
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::log::{self, Trace};
 use crate::privsep::identity::Rights;
-use crate::privsep::{MdaJob, Reply, Request};
+use crate::privsep::{Found, MdaJob, Reply, Request};
 use crate::sys::errno::strerror;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::process::{self, Ended, Pid};
@@ -19,9 +19,11 @@ use crate::util::sysexits;
 
 use super::backoff::Backoff;
 use super::children::{Children, Delivery};
+use super::forward::{self, Opened};
 use super::link::{Heard, Link};
 use super::offline::Offline;
 use super::start::Held;
+use super::userbase::Userbases;
 use super::{Options, mda, purge};
 
 /// The running parent.
@@ -30,6 +32,7 @@ pub struct Parent {
     rights: Rights,
     handover: Vec<u8>,
     config: Config,
+    users: Userbases,
     held: Held,
     signals: Signals,
     engine: Engine,
@@ -98,7 +101,7 @@ impl Parent {
         options: Options,
         rights: Rights,
         handover: Vec<u8>,
-        config: Config,
+        (config, users): (Config, Userbases),
         held: Held,
         signals: Signals,
     ) -> Parent {
@@ -113,6 +116,7 @@ impl Parent {
             rights,
             handover,
             config,
+            users,
             held,
             signals,
             engine: Engine::Starts(now),
@@ -168,6 +172,9 @@ impl Parent {
                     self.run = Run::Once;
                     self.tell(&Reply::Shutdown);
                 }
+                if self.held.keys.step(&self.options, now) {
+                    self.connect_keys();
+                }
                 if matches!(self.engine, Engine::Starts(when) if when <= now) {
                     self.start_engine(now);
                 }
@@ -204,6 +211,7 @@ impl Parent {
             Stop::Gently(until) | Stop::AtOnce(until) => until,
             Stop::No | Stop::Failed => {
                 let own = self.offline.deadline().min(self.next_purge);
+                let own = self.held.keys.deadline().map_or(own, |when| own.min(when));
                 match self.engine {
                     Engine::Starts(when) => own.min(when),
                     Engine::Runs(_) => own,
@@ -262,6 +270,8 @@ impl Parent {
                     process::kill(pid);
                 }
             }
+            Request::OpenForward { id, action, user } => self.open_forward(id, &action, &user),
+            Request::UpdateTable { table } => self.users.update(&self.config, &table),
             Request::Fed { id } => self.children.fed(self.delivery(id)),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
             Request::Ready => {
@@ -319,6 +329,7 @@ impl Parent {
         };
         let world = mda::World {
             config: &self.config,
+            users: &self.users,
             paths: &self.options.paths,
             exe: &self.options.exe,
             rights: &self.rights,
@@ -326,10 +337,30 @@ impl Parent {
         mda::start(&world, job, stdin, output)
     }
 
+    fn open_forward(&mut self, id: u32, action: &str, user: &str) {
+        let opened = match self.stop {
+            Stop::No => forward::open(&self.config, &self.users, &self.rights, action, user),
+            _ => Opened::Unusable("smtpd is stopping".to_owned()),
+        };
+        let (found, fds) = match opened {
+            Opened::Absent => (Found::Absent, Vec::new()),
+            Opened::File(file) => (Found::Opened, vec![OwnedFd::from(file)]),
+            Opened::Unusable(text) => {
+                let text = Line::sanitize(text.as_bytes());
+                (Found::Unusable { text }, Vec::new())
+            }
+        };
+        self.hand_over(&Reply::Forward { id, found }, fds);
+    }
+
     fn tell(&mut self, reply: &Reply) {
+        self.hand_over(reply, Vec::new());
+    }
+
+    fn hand_over(&mut self, reply: &Reply, fds: Vec<OwnedFd>) {
         let Some(link) = self.link() else { return };
         log::trace(Trace::Imsg, format_args!("imsg: parent: {reply:?}"));
-        if let Err(error) = link.send(reply, Vec::new()) {
+        if let Err(error) = link.send(reply, fds) {
             self.kill_engine(Some(&strerror(&error)));
         }
     }
@@ -357,6 +388,11 @@ impl Parent {
             if let Some(how) = ended(pid) {
                 self.offline.ended(pid, how, now);
             }
+        }
+        if let Some(pid) = self.held.keys.pid()
+            && let Some(how) = ended(pid)
+        {
+            self.held.keys.ended(how, now);
         }
         if let Some(pid) = self.purge
             && ended(pid).is_some()

@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::log;
 use crate::sys::fdpass::Wait;
+use crate::util::Line;
 
-use super::channel::Channel;
-use super::{Calls, MdaJob, MdaResult, Reply, Request};
+use super::channel::{Channel, Packet};
+use super::{Calls, Forward, Forwards, Found, MdaJob, MdaResult, Reply, Request};
 
 /// The engine's end; clones share it.
 #[derive(Clone)]
@@ -48,6 +50,7 @@ impl Client {
             channel,
             sending: Mutex::new(()),
             verbose: Mutex::new(None),
+            keys: Mutex::new(None),
             waiting: Mutex::new(Waiting {
                 last_id: 0,
                 promises: HashMap::new(),
@@ -61,6 +64,11 @@ impl Client {
         Ok(Client(wire))
     }
 
+    /// A socket to the process that holds private keys, if there is one that was not taken yet.
+    pub fn take_keys(&self) -> Option<OwnedFd> {
+        lock(&self.0.keys).take()
+    }
+
     /// The engine is up and serves.
     pub fn ready(&self) -> io::Result<()> {
         self.0.send(&Request::Ready, &[])
@@ -69,6 +77,13 @@ impl Client {
     /// The queue has been run once; end the service.
     pub fn finished(&self) -> io::Result<()> {
         self.0.send(&Request::Finished, &[])
+    }
+
+    /// Lets the parent read a table again in which it finds users.
+    pub fn update_table(&self, table: &str) -> io::Result<()> {
+        let table =
+            Line::new(table).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.0.send(&Request::UpdateTable { table }, &[])
     }
 
     /// Lets the parent follow `smtpctl log verbose|brief`. Waits for nobody, so that the event
@@ -88,7 +103,7 @@ impl Calls for Client {
         held: Option<OwnedFd>,
     ) -> io::Result<Pending> {
         let (promise, result) = bounded(1);
-        let id = self.0.register(promise)?;
+        let id = self.0.register(Promise::Mda(promise))?;
         let fds: Vec<OwnedFd> = [stdin, output].into_iter().chain(held).collect();
         let request = Request::StartMda { id, job };
         if let Err(error) = self.0.send(&request, &fds) {
@@ -105,6 +120,35 @@ impl Calls for Client {
         })
     }
 }
+
+impl Forwards for Client {
+    fn open_forward(&self, action: &Line, user: &Line) -> io::Result<Forward> {
+        let (promise, answer) = bounded(1);
+        let id = self.0.register(Promise::Forward(promise))?;
+        let request = Request::OpenForward {
+            id,
+            action: action.clone(),
+            user: user.clone(),
+        };
+        let sent = self.0.send(&request, &[]);
+        let answer = sent.and_then(|()| {
+            answer
+                .recv_timeout(FORWARD_WAIT)
+                .map_err(|error| match error {
+                    RecvTimeoutError::Timeout => io::ErrorKind::TimedOut.into(),
+                    RecvTimeoutError::Disconnected => io::ErrorKind::BrokenPipe.into(),
+                })
+        });
+        if answer.is_err() {
+            self.0.waiting().promises.remove(&id);
+        }
+        answer
+    }
+}
+
+/// How long a session may wait for the parent: a file is opened in no time, but not on a file
+/// system that does not answer.
+const FORWARD_WAIT: Duration = Duration::from_secs(10);
 
 impl Pending {
     /// A delivery whose end comes through `result`, and which `kill` ends. Nobody but the caller
@@ -141,13 +185,21 @@ struct Wire {
     sending: Mutex<()>,
     /// What the parent is still to be told of `smtpctl log`.
     verbose: Mutex<Option<bool>>,
+    /// A socket to the process that holds private keys, until it is taken.
+    keys: Mutex<Option<OwnedFd>>,
     waiting: Mutex<Waiting>,
 }
 
 struct Waiting {
     last_id: u32,
-    promises: HashMap<u32, Sender<MdaResult>>,
+    promises: HashMap<u32, Promise>,
     open: bool,
+}
+
+/// Who waits for what.
+enum Promise {
+    Mda(Sender<MdaResult>),
+    Forward(Sender<Forward>),
 }
 
 impl Wire {
@@ -157,8 +209,8 @@ impl Wire {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Gives `promise` an id that no delivery has now.
-    fn register(&self, promise: Sender<MdaResult>) -> io::Result<u32> {
+    /// Gives `promise` an id that no other one has now.
+    fn register(&self, promise: Promise) -> io::Result<u32> {
         let mut waiting = self.waiting();
         if !waiting.open {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe));
@@ -211,14 +263,11 @@ impl Wire {
 
     fn read_all(&self, mut on_event: impl FnMut(Event)) {
         while let Ok(Some(packet)) = self.channel.receive(Wait::Yes) {
-            match Reply::decode(&packet.frame) {
-                Ok(Reply::MdaRefused { id, code, text }) => {
-                    self.settle(id, MdaResult::Refused { code, text });
-                }
-                Ok(Reply::MdaDone { id, end }) => self.settle(id, MdaResult::Done(end)),
-                Ok(Reply::Shutdown) => on_event(Event::Shutdown),
+            match self.hear(packet) {
+                Some(Reply::Shutdown) => on_event(Event::Shutdown),
+                Some(_) => {}
                 // Nothing else is said once the engine has been started.
-                Ok(_) | Err(_) => break,
+                None => break,
             }
         }
         let mut waiting = self.waiting();
@@ -228,12 +277,60 @@ impl Wire {
         on_event(Event::ParentGone);
     }
 
-    fn settle(&self, id: u32, result: MdaResult) {
-        let promise = self.waiting().promises.remove(&id);
-        if let Some(promise) = promise {
-            // Whoever asked may have stopped waiting.
-            let _ = promise.send(result);
+    /// Hands an answer to the one who asked; `None` when it makes no sense.
+    fn hear(&self, packet: Packet) -> Option<Reply> {
+        let reply = Reply::decode(&packet.frame).ok()?;
+        let mut fds = packet.fds.into_iter();
+        match &reply {
+            Reply::MdaRefused { id, code, text } => {
+                let (code, text) = (*code, text.clone());
+                self.settle(*id, MdaResult::Refused { code, text })?;
+            }
+            Reply::MdaDone { id, end } => self.settle(*id, MdaResult::Done(*end))?,
+            Reply::Forward { id, found } => {
+                let forward = match (found, fds.next()) {
+                    (Found::Absent, None) => Forward::Absent,
+                    (Found::Opened, Some(file)) => Forward::File(file),
+                    // It came when we had no room for it.
+                    (Found::Opened, None) if packet.lost_fds => {
+                        Forward::Unusable(Line::sanitize(b"too many open files"))
+                    }
+                    (Found::Unusable { text }, None) => Forward::Unusable(text.clone()),
+                    _ => return None,
+                };
+                self.hand_over(*id, forward)?;
+            }
+            Reply::Keys => match fds.next() {
+                Some(socket) => *lock(&self.keys) = Some(socket),
+                // It came when we had no room for it; the parent sends no other.
+                None if packet.lost_fds => {
+                    log::warn(format_args!("warn: keys: too many open files"))
+                }
+                None => return None,
+            },
+            Reply::Shutdown => {}
+            _ => return None,
         }
+        fds.next().is_none().then_some(reply)
+    }
+
+    fn settle(&self, id: u32, result: MdaResult) -> Option<()> {
+        match self.waiting().promises.remove(&id) {
+            // Whoever asked may have stopped waiting.
+            Some(Promise::Mda(promise)) => drop(promise.send(result)),
+            Some(Promise::Forward(_)) => return None,
+            None => {}
+        }
+        Some(())
+    }
+
+    fn hand_over(&self, id: u32, forward: Forward) -> Option<()> {
+        match self.waiting().promises.remove(&id) {
+            Some(Promise::Forward(promise)) => drop(promise.send(forward)),
+            Some(Promise::Mda(_)) => return None,
+            None => {}
+        }
+        Some(())
     }
 }
 
@@ -394,6 +491,45 @@ mod tests {
         let job = Chance::new(8).job();
         let again = client.start_mda(job, stdin.into(), output.into(), None);
         assert!(again.is_err());
+    }
+
+    #[test]
+    fn a_forward_comes_as_a_descriptor_or_not_at_all() {
+        let (parent, client, events) = started();
+        let line = |text: &str| Line::new(text).unwrap();
+        let asked = |client: Client| {
+            let (action, user) = (line("local"), line("bob"));
+            std::thread::spawn(move || client.open_forward(&action, &user))
+        };
+        let answer = |found: Found, file: Option<std::fs::File>| {
+            let waiting = asked(client.clone());
+            let (Request::OpenForward { id, action, user }, _) = next(&parent) else {
+                panic!("something else was asked for");
+            };
+            assert_eq!((&*action, &*user), ("local", "bob"));
+            let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+            let frame = Reply::Forward { id, found }.encode().unwrap();
+            parent.send(&frame, &fds, Wait::Yes).unwrap();
+            waiting.join().unwrap()
+        };
+        assert!(matches!(answer(Found::Absent, None), Ok(Forward::Absent)));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"alice\n").unwrap();
+        file.rewind().unwrap();
+        let Ok(Forward::File(opened)) = answer(Found::Opened, Some(file)) else {
+            panic!("no file");
+        };
+        let mut text = String::new();
+        std::fs::File::from(opened)
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "alice\n");
+        let found = Found::Unusable { text: line("no") };
+        assert!(matches!(answer(found, None), Ok(Forward::Unusable(text)) if text == line("no")));
+        // A file where none should be, or none where one should be, is not what we started.
+        assert!(answer(Found::Opened, None).is_err());
+        assert_eq!(events.recv_timeout(LONG), Ok(Event::ParentGone));
+        assert!(client.open_forward(&line("local"), &line("bob")).is_err());
     }
 
     #[test]

@@ -6,10 +6,11 @@
 
 use std::fmt;
 
+use crate::config::Secret;
 use crate::mail::{Command, MailAddr};
 use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 
-use super::{MdaEnd, MdaJob, Reply, Request};
+use super::{Found, MdaEnd, MdaJob, Reply, Request};
 
 /// Longest frame between parent and engine, in bytes.
 pub const MAX_FRAME: usize = 32 * 1024;
@@ -46,6 +47,16 @@ impl Request {
                 w.u8(6);
                 w.u32(*id);
             }
+            Request::OpenForward { id, action, user } => {
+                w.u8(7);
+                w.u32(*id);
+                w.line(action);
+                w.line(user);
+            }
+            Request::UpdateTable { table } => {
+                w.u8(8);
+                w.line(table);
+            }
         }
         finish(w, MAX_FRAME)
     }
@@ -63,6 +74,12 @@ impl Request {
             4 => Request::Ready,
             5 => Request::Finished,
             6 => Request::Fed { id: r.u32()? },
+            7 => Request::OpenForward {
+                id: r.u32()?,
+                action: r.line()?,
+                user: r.line()?,
+            },
+            8 => Request::UpdateTable { table: r.line()? },
             _ => return Err(Malformed),
         };
         r.end()?;
@@ -120,6 +137,23 @@ impl Reply {
                 w.i32(number);
             }
             Reply::Shutdown => w.u8(7),
+            Reply::Forward { id, found } => {
+                w.u8(8);
+                w.u32(*id);
+                match found {
+                    Found::Absent => w.u8(1),
+                    Found::Opened => w.u8(2),
+                    Found::Unusable { text } => {
+                        w.u8(3);
+                        w.line(text);
+                    }
+                }
+            }
+            Reply::Keys => w.u8(10),
+            Reply::QueueKey(key) => {
+                w.u8(9);
+                w.text(key.reveal());
+            }
         }
         finish(w, MAX_FRAME)
     }
@@ -153,6 +187,17 @@ impl Reply {
                 },
             },
             7 => Reply::Shutdown,
+            8 => Reply::Forward {
+                id: r.u32()?,
+                found: match r.u8()? {
+                    1 => Found::Absent,
+                    2 => Found::Opened,
+                    3 => Found::Unusable { text: r.line()? },
+                    _ => return Err(Malformed),
+                },
+            },
+            10 => Reply::Keys,
+            9 => Reply::QueueKey(Secret::new(r.line()?)),
             _ => return Err(Malformed),
         };
         r.end()?;
@@ -162,7 +207,11 @@ impl Reply {
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
         match self {
-            Reply::Config | Reply::Listener { .. } | Reply::Control => 1,
+            Reply::Config | Reply::Listener { .. } | Reply::Control | Reply::Keys => 1,
+            Reply::Forward {
+                found: Found::Opened,
+                ..
+            } => 1,
             _ => 0,
         }
     }

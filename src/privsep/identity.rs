@@ -70,6 +70,14 @@ impl Rights {
         }
     }
 
+    /// Whether this is the user that the unprivileged processes run as.
+    pub fn is_daemon(&self, uid: u32) -> bool {
+        match self {
+            Rights::Root { engine, .. } => engine.uid == uid,
+            Rights::User { uid: own, .. } => *own == uid,
+        }
+    }
+
     /// Whether we are root.
     pub fn is_root(&self) -> bool {
         matches!(self, Rights::Root { .. })

@@ -14,6 +14,7 @@ pub mod client;
 pub mod frame;
 pub mod handover;
 pub mod identity;
+pub mod keys;
 pub mod job;
 pub mod reply;
 pub mod request;
@@ -22,7 +23,7 @@ pub use channel::Channel;
 pub use client::{Client, Event, Pending};
 pub use handover::Handover;
 pub use job::ChildJob;
-pub use reply::{MdaEnd, Reply};
+pub use reply::{Found, MdaEnd, Reply};
 pub use request::{MdaJob, Request};
 
 use crate::util::Line;
@@ -42,6 +43,24 @@ pub trait Calls: Send + Sync {
         output: OwnedFd,
         held: Option<OwnedFd>,
     ) -> io::Result<Pending>;
+}
+
+/// What expansion asks of the parent.
+pub trait Forwards: Send + Sync {
+    /// Opens the .forward of `user`, a key of the userbase of `action`, and waits for it a bounded
+    /// time. An error means that the parent is gone or does not answer.
+    fn open_forward(&self, action: &Line, user: &Line) -> io::Result<Forward>;
+}
+
+/// A user's .forward.
+#[derive(Debug)]
+pub enum Forward {
+    /// There is none: mail is delivered as usual.
+    Absent,
+    /// It may be read. Nobody but its owner and root can have written it.
+    File(OwnedFd),
+    /// It cannot be used, or nobody can say now whether there is one.
+    Unusable(Line),
 }
 
 /// What came of a delivery.

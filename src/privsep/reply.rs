@@ -1,5 +1,6 @@
 //! What the parent answers, and what it tells the engine at its start.
 
+use crate::config::Secret;
 use crate::util::Line;
 
 /// From the parent to the engine.
@@ -15,6 +16,9 @@ pub enum Reply {
     },
     /// One descriptor comes with it: the bound, listening control socket.
     Control,
+    /// The key of `queue encryption`, where it is not in the configuration. It goes this way alone:
+    /// no argument, variable or file holds it.
+    QueueKey(Secret),
     /// All descriptors have been sent: serve.
     Start {
         /// Debug lines wanted.
@@ -44,6 +48,16 @@ pub enum Reply {
         /// How.
         end: MdaEnd,
     },
+    /// A user's .forward.
+    Forward {
+        /// Of the request.
+        id: u32,
+        /// What became of it.
+        found: Found,
+    },
+    /// One descriptor comes with it: a socket to the process that holds private keys, the first or
+    /// a new one.
+    Keys,
     /// Finish what is being answered, record outcomes, and exit.
     Shutdown,
 }
@@ -58,3 +72,23 @@ pub enum MdaEnd {
     /// Killed by the parent because its time was over.
     TimedOut,
 }
+
+/// What the parent says of a user's .forward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// There is none.
+    Absent,
+    /// One descriptor comes with it: the file, open for reading.
+    Opened,
+    /// There is one that cannot be used, or nobody can say now.
+    Unusable {
+        /// Why.
+        text: Line,
+    },
+}
+
+/// Text of a refused delivery: the userbase could not be asked.
+pub const TEMPORARY_LOOKUP: &str = "Temporary failure in user lookup";
+
+/// Text of a refused delivery: the userbase has no such user.
+pub const PERMANENT_LOOKUP: &str = "Permanent failure in user lookup";

@@ -27,6 +27,21 @@ pub enum Request {
         /// The delivery.
         id: u32,
     },
+    /// Open a user's .forward. No path is told: the parent finds the user in the action's userbase
+    /// and looks only where the user's home is. Answered by `Forward`.
+    OpenForward {
+        /// Returned in the answer.
+        id: u32,
+        /// The action.
+        action: Line,
+        /// The user, a key of the action's userbase.
+        user: Line,
+    },
+    /// `smtpctl update table`: if users are in it, the parent reads its copy again.
+    UpdateTable {
+        /// The table.
+        table: Line,
+    },
     /// `smtpctl log verbose|brief`: the parent follows.
     SetVerbose(bool),
     /// The engine is up and serves.

@@ -1,9 +1,10 @@
-//! Who a process is, and becoming someone else for good.
+//! Who a process is, becoming someone else for good, and acting as someone else for a moment.
 
 use std::ffi::CString;
 use std::io;
 
 use super::errno::cvt;
+use super::user;
 
 /// The ids a process runs under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,62 @@ pub(super) fn assume(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
         cvt(libc::setresuid(uid, uid, uid))?;
     }
     Ok(())
+}
+
+/// Does `work` with the effective ids of `identity`, so that files are opened with that user's
+/// rights, and takes root's back. A process that cannot get them back is aborted: it must not go on
+/// as anybody. `work` must not panic; and the ids are those of all threads, so only a process that
+/// has one may call this.
+pub fn acting_as<T>(identity: &Identity, work: impl FnOnce() -> T) -> io::Result<T> {
+    let own = effective()?;
+    if own.uid != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let result = borrow(identity).map(|()| work());
+    if give_back(&own).is_err() || effective().ok().as_ref() != Some(&own) {
+        std::process::abort();
+    }
+    result
+}
+
+fn effective() -> io::Result<Identity> {
+    // SAFETY: without room for them, getgroups(2) says how many groups there are.
+    let count = cvt(unsafe { libc::getgroups(0, std::ptr::null_mut()) })?;
+    let mut groups: Vec<libc::gid_t> = vec![0; usize::try_from(count).unwrap_or(0)];
+    // SAFETY: `groups` is writable for `count` entries; without any, the call counts again.
+    let found = cvt(unsafe { libc::getgroups(count, groups.as_mut_ptr()) })?;
+    groups.truncate(usize::try_from(found).unwrap_or(0));
+    Ok(Identity {
+        uid: user::effective_uid(),
+        gid: user::effective_gid(),
+        groups,
+    })
+}
+
+/// The user comes last: without root's id the groups cannot be set any more.
+fn borrow(identity: &Identity) -> io::Result<()> {
+    set_groups(identity)?;
+    // SAFETY: it takes a number. The saved id, which leads back, is not touched.
+    cvt(unsafe { libc::seteuid(identity.uid) }).map(drop)
+}
+
+fn give_back(own: &Identity) -> io::Result<()> {
+    // SAFETY: it takes a number.
+    cvt(unsafe { libc::seteuid(own.uid) })?;
+    set_groups(own)
+}
+
+/// FreeBSD before 15 takes the first of the groups for the effective group: the latter is set
+/// afterwards.
+fn set_groups(identity: &Identity) -> io::Result<()> {
+    // SAFETY: the list is readable for its length; setegid(2) takes a number.
+    unsafe {
+        cvt(libc::setgroups(
+            identity.groups.len() as _,
+            identity.groups.as_ptr(),
+        ))?;
+        cvt(libc::setegid(identity.gid)).map(drop)
+    }
 }
 
 /// The groups of the user with this name, `gid` first: as many as a process may have, which on
@@ -106,5 +163,43 @@ mod tests {
         assert!(groups_of("root", 0).unwrap().contains(&0));
         assert!(groups_of("nul\0", 0).is_err());
         assert!(!is_setid());
+    }
+
+    // It changes the ids of every thread, so it runs in a process of its own: this test again.
+    #[test]
+    fn root_acts_as_another_user_and_is_root_again() {
+        const INSIDE: &str = "SMTPD_TEST_ACTING";
+        if user::effective_uid() != 0 {
+            eprintln!("NOT RUN: root_acts_as_another_user_and_is_root_again: needs root");
+            return;
+        }
+        let Some(dir) = std::env::var_os(INSIDE) else {
+            let dir = tempfile::tempdir().unwrap();
+            let name = "sys::creds::tests::root_acts_as_another_user_and_is_root_again";
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture", "--test-threads=1"])
+                .env(INSIDE, dir.path())
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return;
+        };
+        let path = std::path::Path::new(&dir).join("private");
+        std::fs::write(&path, "root's").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+        let before = effective().unwrap();
+        for _ in 0..3 {
+            let other = Identity::alone(54_322, 54_323);
+            let (seen, read) =
+                acting_as(&other, || (effective().unwrap(), std::fs::read(&path))).unwrap();
+            assert_eq!(seen, other);
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            assert_eq!(effective().unwrap(), before);
+            assert_eq!(std::fs::read(&path).unwrap(), b"root's");
+        }
+        // Root's own .forward is opened as root.
+        let uid = acting_as(&Identity::alone(0, 0), user::effective_uid).unwrap();
+        assert_eq!((uid, effective().unwrap()), (0, before));
     }
 }

@@ -7,13 +7,17 @@ mod support;
 
 mod aliases;
 mod control;
+mod explain;
 mod hostile;
 mod limits;
 mod listen;
 mod load;
 mod mda;
+mod queue_options;
+mod queue_times;
 mod quickstart;
 mod relay;
 mod restart;
 mod sendmail;
 mod smuggling;
+mod stories;

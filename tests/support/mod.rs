@@ -13,13 +13,14 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 /// How long a test waits for something that must happen.
@@ -40,6 +41,8 @@ pub struct Instance {
     programs: Option<PathBuf>,
     descriptors: Option<u32>,
     users: bool,
+    network: bool,
+    input: Option<String>,
 }
 
 /// What a daemon is started with.
@@ -50,6 +53,8 @@ pub struct Setup {
     root: bool,
     descriptors: Option<u32>,
     users: bool,
+    network: bool,
+    input: Option<String>,
 }
 
 impl Setup {
@@ -63,6 +68,8 @@ impl Setup {
             root: false,
             descriptors: None,
             users: false,
+            network: false,
+            input: None,
         }
     }
 
@@ -105,9 +112,21 @@ impl Setup {
         self.with_root()
     }
 
+    /// The same, in a network of its own; see [`Instance::command_inside`].
+    pub fn with_network(mut self) -> Setup {
+        self.network = true;
+        self.with_users()
+    }
+
     /// No more descriptors than this for the daemon.
     pub fn limit_descriptors(mut self, count: u32) -> Setup {
         self.descriptors = Some(count);
+        self
+    }
+
+    /// What smtpd reads on its standard input.
+    pub fn input(mut self, text: &str) -> Setup {
+        self.input = Some(text.to_string());
         self
     }
 
@@ -169,11 +188,29 @@ impl Setup {
             programs,
             descriptors: self.descriptors,
             users: self.users,
+            network: self.network,
+            input: self.input,
         }
     }
 }
 
 impl Instance {
+    /// Writes another configuration for the next start.
+    pub fn configure(&self, config: &str) {
+        let config = config
+            .replace("$dir", self.path().to_str().expect("a UTF-8 path"))
+            .replace("$port", &self.port.to_string())
+            .replace("$all", "{ \"@\" = \"$user\" }")
+            .replace("$user", &ordinary_name());
+        fs::write(self.path().join("smtpd.conf"), config).expect("smtpd.conf");
+    }
+
+    /// Other arguments for the next start, in place of those of the test.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.args.truncate(3);
+        self.args.extend(args.iter().map(|arg| arg.to_string()));
+    }
+
     /// The instance root.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -212,17 +249,25 @@ impl Instance {
         }
         if self.users {
             let program = command.get_program().to_os_string();
-            command = with_its_own_users(self.path());
+            command = with_its_own_users(self.path(), self.network);
             command.arg(program);
         }
         command
             .args(&self.args)
             .envs(self.envs.iter().map(|(k, v)| (k, v)));
         command
-            .stdin(Stdio::null())
+            .stdin(match self.input {
+                Some(_) => Stdio::piped(),
+                None => Stdio::null(),
+            })
             .stdout(Stdio::null())
             .stderr(log);
-        self.daemon = Some(command.spawn().expect("smtpd"));
+        let mut daemon = command.spawn().expect("smtpd");
+        if let (Some(mut stdin), Some(input)) = (daemon.stdin.take(), &self.input) {
+            // A daemon that ends before it reads is looked at by the test.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        self.daemon = Some(daemon);
     }
 
     /// A command of ours, to be run as the daemon's own user.
@@ -240,11 +285,22 @@ impl Instance {
     }
 
     fn ready(&self) -> bool {
+        if self.network {
+            return self.ctl(["show", "status"]).status.success();
+        }
         let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) else {
             return false;
         };
         let mut client = Client::over(stream);
         client.reply().starts_with("220 ") && self.ctl(["show", "status"]).status.success()
+    }
+
+    /// A command that runs in the network of the daemon.
+    pub fn command_inside(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.pid()));
+        command.arg("--").arg(program);
+        command
     }
 
     fn drop_rights(&self, command: &mut Command) {
@@ -504,6 +560,14 @@ impl Client {
         Some(client)
     }
 
+    /// Connects to `to` with the address `from`, which may be any on loopback.
+    pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<Client> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        socket.connect(&to.into())?;
+        Ok(Client::over(socket.into()))
+    }
+
     fn over(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_nodelay(true).expect("nodelay");
@@ -748,13 +812,53 @@ pub fn tail(text: &str) -> &str {
     &text[start..]
 }
 
-/// A command that runs another one where `/etc/passwd` and `/etc/group` are those of `dir`.
-fn with_its_own_users(dir: &Path) -> Command {
-    const SCRIPT: &str = "mount --bind \"$0/passwd\" /etc/passwd && \
-                          mount --bind \"$0/group\" /etc/group && exec \"$@\"";
+/// Puts what `dir` has of these in the place of the system's.
+const FILES: &str = "for pair in etc:/etc passwd:/etc/passwd group:/etc/group hosts:/etc/hosts \
+                     resolv.conf:/etc/resolv.conf mailboxes:/var/mail; do \
+                     [ ! -e \"$0/${pair%%:*}\" ] || \
+                     mount --bind \"$0/${pair%%:*}\" \"${pair#*:}\" || exit 1; done; ";
+
+/// Makes a network: lo0, and an interface with a default route and the address 192.0.2.1. Clients
+/// in it may have any address of 198.51.100.0/24, which none of the interfaces has.
+const NETWORK: &str = "ip link set lo name lo0 && ip link set lo0 up && \
+                       ip link add egress0 type veth peer name wire0 && \
+                       ip link set egress0 addrgenmode none && \
+                       ip addr add 192.0.2.1/24 dev egress0 && ip link set egress0 up && ip link set wire0 up && \
+                       ip route add default via 192.0.2.254 && \
+                       ip route add local 198.51.100.0/24 dev lo0 || exit 1; ";
+
+/// A command that runs another one where `/etc/passwd`, `/etc/group` and, if they are there,
+/// `/etc/hosts`, `/etc/resolv.conf`, all of `/etc`, and `/var/mail` (`mailboxes`) are those of
+/// `dir`; in a network of its own, if that is wanted.
+fn with_its_own_users(dir: &Path, network: bool) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", SCRIPT]).arg(dir);
+    match network {
+        true => command
+            .args(["-mn", "sh", "-c"])
+            .arg(format!("{NETWORK}{FILES}exec \"$@\"")),
+        false => command
+            .args(["-m", "sh", "-c"])
+            .arg(format!("{FILES}exec \"$@\"")),
+    };
+    command.arg(dir);
     command
+}
+
+/// Whether a test may give a daemon a network of its own; says the test's name when it cannot.
+pub fn can_have_network(test: &str) -> bool {
+    if !can_have_users(test) {
+        return false;
+    }
+    let can = Command::new("unshare")
+        .args(["-n", "sh", "-c", &format!("{NETWORK}nsenter -V")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !can {
+        not_run(test, "needs a network namespace");
+    }
+    can
 }
 
 /// Whether a test may give a daemon users of its own (a private mount namespace); says the test's

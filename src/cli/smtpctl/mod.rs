@@ -13,11 +13,13 @@ use crate::config::paths::Paths;
 use crate::control::client::{Client, Error};
 use crate::control::message::{Block, Listing};
 use crate::control::{Answer, Ask, Which};
-use crate::mail::MsgId;
+use crate::mail::{MsgId, Supposed};
 
 use super::failure::Failure;
-use super::instance::{decode_envelope, may_control};
+use super::instance::{configured_key, decode_envelope, may_control};
+use super::queue_key;
 use grammar::{Arg, Command, Misunderstood, Verb};
+use spool::Keys;
 
 /// Does what `words` (without the program's name and options) ask.
 pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
@@ -33,7 +35,11 @@ pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Re
 pub fn show_queue(only: Option<MsgId>, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
     let mut client = match Client::connect(&paths.socket) {
         Ok(client) => client,
-        Err(Error::Down) => return spool::show_queue(&paths.spool, only, decode_envelope, out),
+        Err(Error::Down) => {
+            return with_keys(paths, |keys| {
+                spool::show_queue(&paths.spool, only, decode_envelope, keys, out)
+            });
+        }
         Err(error) => return Err(error.into()),
     };
     for listed in client.list(only) {
@@ -63,6 +69,9 @@ fn execute(command: &Command, paths: &Paths, out: &mut dyn Write) -> Result<i32,
         Verb::Resume(subsystem) => generic(ask(Ask::Pause(subsystem, false))?, out),
         Verb::LogBrief => generic(ask(Ask::Verbose(false))?, out),
         Verb::LogVerbose => generic(ask(Ask::Verbose(true))?, out),
+        Verb::Explain => explain(ask(Ask::Explain(supposed(command)))?, out),
+        Verb::Trace => generic(ask(Ask::Trace(traced(command)?, true))?, out),
+        Verb::Untrace => generic(ask(Ask::Trace(traced(command)?, false))?, out),
         Verb::UpdateTable => generic(ask(Ask::UpdateTable(text(command)))?, out),
         Verb::ShowRelaying(listing) => show_relaying(listing, paths, out),
         Verb::ResumeRoute => generic(ask(Ask::ResumeRoute(route(command)))?, out),
@@ -72,9 +81,21 @@ fn execute(command: &Command, paths: &Paths, out: &mut dyn Write) -> Result<i32,
         Verb::ShowStats => monitor::show_stats(ask(Ask::Stats)?, out),
         Verb::Monitor => monitor::run(&mut Client::connect(&paths.socket)?, out),
         Verb::ShowQueue => show_queue(message(which), paths, out),
-        Verb::ShowEnvelope => spool::show_envelope(&paths.spool, which, out),
-        Verb::ShowMessage => spool::show_message(&paths.spool, which, out),
+        Verb::ShowEnvelope => with_keys(paths, |keys| {
+            spool::show_envelope(&paths.spool, which, keys, out)
+        }),
+        Verb::ShowMessage => with_keys(paths, |keys| {
+            spool::show_message(&paths.spool, which, keys, out)
+        }),
     }
+}
+
+/// An encrypted spool needs a key: the configured one, else what is typed.
+fn with_keys<T>(paths: &Paths, show: impl FnOnce(&Keys<'_>) -> T) -> T {
+    show(&Keys {
+        configured: &|| configured_key(paths),
+        ask: &|| queue_key::ask("key> "),
+    })
 }
 
 fn text(command: &Command) -> String {
@@ -117,6 +138,48 @@ fn show_relaying(listing: Listing, paths: &Paths, out: &mut dyn Write) -> Result
         }
         let more = u32::try_from(lines.len()).unwrap_or(u32::MAX);
         seen = seen.saturating_add(more);
+    }
+}
+
+fn supposed(command: &Command) -> Box<Supposed> {
+    match command.args.first() {
+        Some(Arg::Supposed(supposed)) => supposed.clone(),
+        _ => Box::default(),
+    }
+}
+
+fn explain(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+    let Answer::Text(text) = answer else {
+        return generic(answer, out);
+    };
+    for line in text.lines() {
+        writeln!(out, "{}", printable(line)).map_err(|e| Failure::output(&e))?;
+    }
+    Ok(0)
+}
+
+/// What can be traced in a running daemon. `smtpd -T` knows a few more words.
+const TRACES: &[&str] = &[
+    "imsg",
+    "io",
+    "smtp",
+    "filters",
+    "mta",
+    "bounce",
+    "scheduler",
+    "lookup",
+    "stat",
+    "rules",
+    "mproc",
+    "expand",
+    "all",
+];
+
+fn traced(command: &Command) -> Result<String, Failure> {
+    let word = text(command);
+    match TRACES.contains(&word.as_str()) {
+        true => Ok(word),
+        false => Err(Failure::new(format!("invalid trace keyword: {word}"))),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::mail::srs::Keys;
 use crate::util::Line;
 
 /// `pki NAME …`.
@@ -37,6 +38,17 @@ pub struct Srs {
     pub backup: Option<Secret>,
     /// `srs ttl` in days; four.
     pub ttl_days: u32,
+}
+
+impl Srs {
+    /// For those who make and check addresses.
+    pub fn keys(&self) -> Keys<'_> {
+        Keys {
+            key: self.key.reveal(),
+            backup: self.backup.as_ref().map(Secret::reveal),
+            ttl_days: self.ttl_days,
+        }
+    }
 }
 
 /// `queue encryption [KEY]`.

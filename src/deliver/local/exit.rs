@@ -6,6 +6,8 @@ use crate::util::Line;
 use crate::util::sysexits;
 use crate::util::vis::{self, Style};
 
+pub use crate::privsep::reply::{PERMANENT_LOOKUP, TEMPORARY_LOOKUP};
+
 /// An outcome with its part of the log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
@@ -146,12 +148,6 @@ enum Failing {
 
 /// What is said when a delivery's time was over.
 pub const TIMED_OUT: &str = "terminated; timeout";
-
-/// The parent's text when the userbase could not be asked.
-pub const TEMPORARY_LOOKUP: &str = "Temporary failure in user lookup";
-
-/// The parent's text when the userbase has no such user.
-pub const PERMANENT_LOOKUP: &str = "Permanent failure in user lookup";
 
 fn sysexit(code: i32) -> Option<&'static str> {
     Some(match code {

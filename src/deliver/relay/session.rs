@@ -206,11 +206,11 @@ impl Worker<'_> {
         let msgid = first.id.msgid();
         let queue = &self.tools.queue;
         let content = || queue.open_body(msgid);
-        let (settled, untried) = match content().and_then(|body| body.metadata()) {
-            Ok(body) => {
+        let (settled, untried) = match content().and_then(|body| body.size_bytes()) {
+            Ok(size_bytes) => {
                 let message = Message {
                     sender: load.sender.clone(),
-                    size_bytes: Some(body.len()),
+                    size_bytes: Some(size_bytes),
                     ret: first.dsn.ret,
                     envid: first.dsn.envid.clone(),
                     content: &content,

@@ -4,6 +4,7 @@ use crate::config::{Defaults, Sources, TableName};
 use crate::mail::samples::line;
 use crate::mail::{Command, MailAddr};
 use crate::privsep::Handover;
+use crate::sys::user;
 
 use super::*;
 
@@ -42,29 +43,50 @@ impl Fixture {
     fn plan(&self, rights: &Rights, job: MdaJob) -> Result<Plan, Refused> {
         let world = World {
             config: &self.config,
+            users: &People,
             paths: &self.paths,
             exe: Path::new("/usr/sbin/smtpd"),
             rights,
         };
-        plan(&world, job, &users)
+        plan(&world, job)
     }
 }
 
-fn users(name: &str) -> io::Result<Option<User>> {
-    let (uid, home) = match name {
-        "root" => (0, "/root"),
-        "bob" => (1001, "/home/bob"),
-        "vmail" => (1002, "/var/vmail"),
-        "broken" => return Err(io::Error::other("no answer")),
-        _ => return Ok(None),
-    };
-    Ok(Some(User {
+/// The system has these users; the userbase `people` has bob as another one, and root.
+struct People;
+
+impl Users for People {
+    fn recipient(&self, action: &LocalAction, name: &str) -> Result<Option<User>, String> {
+        match (action.userbase.as_deref(), name) {
+            (None, name) => self.system(name),
+            (Some(_), "bob") => Ok(Some(person(name, 5000, "/srv/bob"))),
+            (Some(_), "toor") => Ok(Some(person(name, 0, "/srv/toor"))),
+            (Some(_), "homeless") => Ok(Some(person(name, 5001, ""))),
+            _ => Ok(None),
+        }
+    }
+
+    fn system(&self, name: &str) -> Result<Option<User>, String> {
+        let (uid, home) = match name {
+            "root" => (0, "/root"),
+            "_smtpd" => (500, "/var/empty"),
+            "bob" => (1001, "/home/bob"),
+            "vmail" => (1002, "/var/vmail"),
+            "broken" => return Err("no answer".to_owned()),
+            _ => return Ok(None),
+        };
+        Ok(Some(person(name, uid, home)))
+    }
+}
+
+fn person(name: &str, uid: u32, home: &str) -> User {
+    User {
         name: name.to_owned(),
         uid,
         gid: uid + 1000,
         gecos: String::new(),
         home: home.into(),
-    }))
+    }
 }
 
 fn job(user: &str) -> MdaJob {
@@ -128,12 +150,16 @@ fn the_actions_user_comes_before_the_recipient() {
 #[test]
 fn unknown_users_are_refused_for_good_and_failed_lookups_for_now() {
     let mut fixture = Fixture::new(MAILDIR);
-    let text = "delivery user 'eve' does not exist";
+    let text = "Permanent failure in user lookup";
     assert_eq!(
         refused(fixture.plan(&root(), job("eve"))),
         (67, text.into())
     );
-    assert_eq!(refused(fixture.plan(&root(), job("broken"))).0, 75);
+    let text = "Temporary failure in user lookup";
+    assert_eq!(
+        refused(fixture.plan(&root(), job("broken"))),
+        (75, text.into())
+    );
     fixture.local().user = Some(line("gone"));
     let text = "delivery user 'gone' does not exist";
     assert_eq!(
@@ -182,15 +208,53 @@ fn an_ordinary_user_delivers_to_himself_only() {
 
 #[test]
 fn names_that_the_configuration_does_not_have_are_refused_for_now() {
-    let mut fixture = Fixture::new(MAILDIR);
+    let fixture = Fixture::new(MAILDIR);
     let mut strange = job("bob");
     strange.action = line("other");
     let text = "unknown action 'other'";
     assert_eq!(refused(fixture.plan(&root(), strange)), (75, text.into()));
-    fixture.local().userbase = Some(TableName::from("people"));
-    assert_eq!(refused(fixture.plan(&root(), job("bob"))).0, 75);
     let fixture = Fixture::new(Delivery::ExpandOnly);
     assert_eq!(refused(fixture.plan(&root(), job("bob"))).0, 75);
+}
+
+#[test]
+fn users_of_a_userbase_are_whom_the_table_makes_them() {
+    // smtpd.conf(5), userbase: uid, gid and home are those of the table.
+    let mut fixture = Fixture::new(MAILDIR);
+    fixture.local().userbase = Some(TableName::from("people"));
+    let plan = fixture.plan(&root(), job("bob")).unwrap();
+    assert_eq!(plan.identity, Some(Identity::alone(5000, 6000)));
+    assert_eq!(
+        (plan.child.uid, plan.child.home.as_str()),
+        (5000, "/srv/bob")
+    );
+    // Nobody of the system who is not in it, and no root by another name.
+    assert_eq!(refused(fixture.plan(&root(), job("vmail"))).0, 67);
+    assert_eq!(refused(fixture.plan(&root(), job("toor"))).0, 77);
+    let plan = fixture.plan(&root(), job("homeless")).unwrap();
+    assert_eq!(plan.home, PathBuf::new());
+    // The action's user is one of the system.
+    fixture.local().user = Some(line("vmail"));
+    let plan = fixture.plan(&root(), job("bob")).unwrap();
+    assert_eq!(
+        (plan.child.uid, plan.child.home.as_str()),
+        (1002, "/srv/bob")
+    );
+}
+
+#[test]
+fn commands_of_aliases_are_the_daemons_whatever_the_userbase() {
+    // aliases(5): commands run as _smtpd.
+    let mut fixture = Fixture::new(MAILDIR);
+    fixture.local().userbase = Some(TableName::from("people"));
+    let mut command = job("_smtpd");
+    command.command = Some(Command::Pipe(line("id")));
+    let plan = fixture.plan(&root(), command.clone()).unwrap();
+    assert_eq!(plan.identity, Some(Identity::alone(500, 1500)));
+    // Only commands, and only that user.
+    assert_eq!(refused(fixture.plan(&root(), job("_smtpd"))).0, 67);
+    command.user = line("vmail");
+    assert_eq!(refused(fixture.plan(&root(), command)).0, 67);
 }
 
 #[test]

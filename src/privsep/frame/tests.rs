@@ -1,3 +1,4 @@
+use crate::config::Secret;
 use crate::util::Line;
 use crate::util::dice::Dice;
 
@@ -45,7 +46,7 @@ impl Chance {
     }
 
     fn request(&mut self) -> Request {
-        match self.below(6) {
+        match self.below(8) {
             0 => Request::StartMda {
                 id: self.next() as u32,
                 job: self.job(),
@@ -58,12 +59,18 @@ impl Chance {
             4 => Request::Fed {
                 id: self.next() as u32,
             },
+            5 => Request::OpenForward {
+                id: self.next() as u32,
+                action: self.line(),
+                user: self.line(),
+            },
+            6 => Request::UpdateTable { table: self.line() },
             _ => Request::Finished,
         }
     }
 
     fn reply(&mut self) -> Reply {
-        match self.below(7) {
+        match self.below(10) {
             0 => Reply::Config,
             1 => Reply::Listener {
                 index: self.next() as u32,
@@ -89,6 +96,16 @@ impl Chance {
                     _ => MdaEnd::TimedOut,
                 },
             },
+            6 => Reply::Forward {
+                id: self.next() as u32,
+                found: match self.below(3) {
+                    0 => Found::Absent,
+                    1 => Found::Opened,
+                    _ => Found::Unusable { text: self.line() },
+                },
+            },
+            7 => Reply::QueueKey(Secret::new(self.line())),
+            8 => Reply::Keys,
             _ => Reply::Shutdown,
         }
     }

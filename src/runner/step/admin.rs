@@ -54,7 +54,9 @@ impl Core {
             | Ask::UpdateTable(_)
             | Ask::Relaying(..)
             | Ask::ResumeRoute(_)
-            | Ask::Block(_) => reply(Answer::Fail(String::new())),
+            | Ask::Block(_)
+            | Ask::Explain(_)
+            | Ask::Trace(..) => reply(Answer::Fail(String::new())),
         }
     }
 

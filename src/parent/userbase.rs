@@ -1,0 +1,149 @@
+//! Who a user is: the parent asks the userbase itself, in a copy of its own.
+//!
+//! The engine names a user; whom that makes, and where his home is, the parent never believes it.
+//! The tables are those of the configuration, read as the engine reads them, and a file is read
+//! again when smtpctl(8) says so. A userbase that cannot be asked is a failure that passes.
+
+use crate::config::{Config, LocalAction, Method, Sources};
+use crate::log;
+use crate::sys::user::User;
+use crate::table::Tables;
+
+/// Whom a name makes.
+pub trait Users {
+    /// A user of an action.
+    fn recipient(&self, action: &LocalAction, name: &str) -> Result<Option<User>, String>;
+    /// A user of the system.
+    fn system(&self, name: &str) -> Result<Option<User>, String>;
+}
+
+/// The userbases of all actions, and the system's users.
+pub struct Userbases(Tables);
+
+/// The system's users.
+const SYSTEM: &str = "<getpwnam>";
+
+impl Userbases {
+    /// Takes the tables that actions find their users in.
+    pub fn load(config: &Config, sources: &Sources) -> Result<Userbases, String> {
+        let mut reduced = config.clone();
+        reduced.rules.clear();
+        reduced
+            .tables
+            .retain(|name, _| name == SYSTEM || is_userbase(config, name));
+        match Tables::load(&reduced, sources) {
+            Ok(tables) => Ok(Userbases(tables)),
+            Err(found) => {
+                let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+                Err(texts.join("; "))
+            }
+        }
+    }
+
+    /// Reads a table again if it is one of ours. What cannot be read leaves the old users.
+    pub fn update(&self, config: &Config, name: &str) {
+        if !is_userbase(config, name) {
+            return;
+        }
+        if let Err(error) = self.0.update(name) {
+            log::warn(format_args!("{error}"));
+        }
+    }
+
+    fn find(&self, table: &str, name: &str) -> Result<Option<User>, String> {
+        self.0
+            .userinfo(table, name)
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl Users for Userbases {
+    fn recipient(&self, action: &LocalAction, name: &str) -> Result<Option<User>, String> {
+        self.find(action.userbase.as_deref().unwrap_or(SYSTEM), name)
+    }
+
+    fn system(&self, name: &str) -> Result<Option<User>, String> {
+        self.find(SYSTEM, name)
+    }
+}
+
+fn is_userbase(config: &Config, table: &str) -> bool {
+    config.actions.values().any(|action| match &action.method {
+        Method::Local(local) => local.userbase.as_deref() == Some(table),
+        Method::Relay(_) => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Defaults;
+    use crate::mail::samples::line;
+    use crate::privsep::Handover;
+
+    fn load(text: &str) -> (Config, Userbases) {
+        let handover = Handover {
+            sources: Sources::from_text("test", text, &[]),
+            defaults: Defaults {
+                server_name: line("localhost"),
+                addresses: Vec::new(),
+            },
+        };
+        let config = handover.load().unwrap().config;
+        let users = Userbases::load(&config, &handover.sources).unwrap();
+        (config, users)
+    }
+
+    fn action<'c>(config: &'c Config, name: &str) -> &'c LocalAction {
+        match &config.actions[name].method {
+            Method::Local(local) => local,
+            Method::Relay(_) => panic!("the action is local"),
+        }
+    }
+
+    // smtpd.conf(5), userbase: users are those of the action's table and no others.
+    #[test]
+    fn an_action_has_the_users_of_its_userbase() {
+        let (config, users) = load(
+            "table people { bob = \"5000:5001:/srv/bob\", broken = \"5000\" }\n\
+             table secret { eve = \"1:1:/\" }\n\
+             action v maildir userbase <people>\naction s maildir virtual <secret>\n\
+             match from any for domain v.org action v\nmatch for local action s\n",
+        );
+        let (v, s) = (action(&config, "v"), action(&config, "s"));
+        let bob = users.recipient(v, "Bob").unwrap().unwrap();
+        assert_eq!((bob.name.as_str(), bob.uid, bob.gid), ("bob", 5000, 5001));
+        assert_eq!(bob.home.to_str(), Some("/srv/bob"));
+        assert_eq!(users.recipient(v, "root"), Ok(None));
+        assert!(users.recipient(v, "broken").is_err());
+        assert_eq!(users.recipient(s, "bob"), Ok(None));
+        assert_eq!(users.recipient(s, "root").unwrap().unwrap().uid, 0);
+        assert_eq!(users.system("root").unwrap().unwrap().uid, 0);
+        // Other tables are none of the parent's business.
+        assert!(users.find("secret", "eve").is_err());
+    }
+
+    // smtpctl(8), update table: a file is read again, and a broken one leaves the old users.
+    #[test]
+    fn a_file_is_read_again_when_it_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        std::fs::write(&path, "bob 1:1:/a\n").unwrap();
+        let (config, users) = load(&format!(
+            "table people file:{}\naction v maildir userbase <people>\nmatch for any action v\n",
+            path.display()
+        ));
+        let uid = |name| {
+            let found = users.recipient(action(&config, "v"), name).unwrap();
+            found.map(|user| user.uid)
+        };
+        std::fs::write(&path, "bob 2:2:/a\nalice 3:3:/b\n").unwrap();
+        assert_eq!((uid("bob"), uid("alice")), (Some(1), None));
+        users.update(&config, "people");
+        assert_eq!((uid("bob"), uid("alice")), (Some(2), Some(3)));
+        std::fs::write(&path, "bob\nalice 4:4:/ x\n[\n").unwrap();
+        users.update(&config, "people");
+        users.update(&config, "no such table");
+        assert_eq!((uid("bob"), uid("alice")), (Some(2), Some(3)));
+    }
+}
