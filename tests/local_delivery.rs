@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use smtpd::config::{self, Config, Defaults, Delivery, Sources};
 use smtpd::deliver::local::Agent;
 use smtpd::deliver::{Agent as _, Offer, Report};
-use smtpd::mail::{Envelope, EvpId, MailAddr, Verdict};
+use smtpd::mail::{Envelope, EvpId, MailAddr, Outcome, Verdict};
 use smtpd::mda;
 use smtpd::privsep::job::ChildJob;
 use smtpd::privsep::{Calls, MdaEnd, MdaJob, MdaResult, Pending};
@@ -102,10 +102,13 @@ impl Rig {
         id
     }
 
-    fn settle(&mut self) -> Report {
-        let report = self.reports.recv_timeout(Duration::from_secs(120)).unwrap();
-        self.agent.finished(report.0, Timestamp(0));
-        report
+    fn settle(&mut self) -> (EvpId, Outcome) {
+        let Ok(Report::Done(id, outcome)) = self.reports.recv_timeout(Duration::from_secs(120))
+        else {
+            panic!("no outcome");
+        };
+        self.agent.finished(id, Timestamp(0));
+        (id, outcome)
     }
 
     fn messages(&self, maildir: &str) -> Vec<Vec<u8>> {

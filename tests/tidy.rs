@@ -43,7 +43,10 @@ const ARROWS: &[(&str, &str)] = &[
     ("session", "transaction queue smtp"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
-    ("deliver", "client privsep queue config rfc5322 sys"),
+    (
+        "deliver",
+        "client dns privsep queue table config rfc5322 sys",
+    ),
     // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
     ("client", "tls smtp sys"),
     // Who is a user is the system's to say.
@@ -104,6 +107,8 @@ const CLOCKS: &[&str] = &[
     "client/stream.rs",
     "deliver/local/",
     "deliver/lmtp/",
+    "deliver/relay/mod.rs",
+    "deliver/relay/session.rs",
     "bounce/",
     "dns/",
     "queue/fs/",

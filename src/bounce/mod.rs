@@ -154,7 +154,9 @@ fn run(setup: &Setup, inbox: &Receiver<Envelope>) {
             let outcome = settle(setup, &group, Timestamp::now());
             for envelope in &group.envelopes {
                 // The runner may be gone; the envelopes are still in the queue then.
-                let _ = setup.reports.send((envelope.id, outcome.clone()));
+                let _ = setup
+                    .reports
+                    .send(Report::Done(envelope.id, outcome.clone()));
             }
         }
         stat::BOUNCE_MESSAGE.set(collector.groups() as i64);

@@ -5,14 +5,16 @@
 //! line in [`LIST`]; nothing else changes.
 
 use super::ast::{
-    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, Statement,
+    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, RelayKind,
+    RelayOption, Statement,
 };
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feature {
-    Relay,
+    RelayTls,
+    RelayAuth,
     ForwardOnly,
     ListenTls,
     ListenAuth,
@@ -28,7 +30,8 @@ enum Feature {
 
 /// Every feature that is missing, with the words for it.
 const LIST: &[(Feature, &str)] = &[
-    (Feature::Relay, "\"relay\" actions are"),
+    (Feature::RelayTls, "\"tls\" on a relay action is"),
+    (Feature::RelayAuth, "\"auth\" on a relay action is"),
     (Feature::ForwardOnly, "\"forward-only\" actions are"),
     (
         Feature::ListenTls,
@@ -68,7 +71,7 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
         Body::Listen(_, options) | Body::ListenSocket(options) => {
             options.iter().filter_map(of_listener).collect()
         }
-        Body::Action(action) => of_action(action).into_iter().collect(),
+        Body::Action(action) => of_action(action),
         _ => Vec::new(),
     }
 }
@@ -88,11 +91,25 @@ fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
     Some((feature, option.at))
 }
 
-fn of_action(action: &ActionText) -> Option<(Feature, Pos)> {
+fn of_action(action: &ActionText) -> Vec<(Feature, Pos)> {
     let feature = match &action.method {
-        MethodText::Relay(_) => Feature::Relay,
+        MethodText::Relay(options) => return options.iter().filter_map(of_relay).collect(),
         MethodText::Local(LocalMethod::ForwardOnly, _) => Feature::ForwardOnly,
-        MethodText::Local(..) => return None,
+        MethodText::Local(..) => return Vec::new(),
     };
-    Some((feature, action.method_at))
+    vec![(feature, action.method_at)]
+}
+
+fn of_relay(option: &RelayOption) -> Option<(Feature, Pos)> {
+    let feature = match &option.kind {
+        RelayKind::Tls(_) => Feature::RelayTls,
+        RelayKind::Auth(_) => Feature::RelayAuth,
+        RelayKind::Pki(_) => Feature::Pki,
+        RelayKind::Ca(_) => Feature::Ca,
+        RelayKind::Ciphers(_) | RelayKind::Protocols(_) => Feature::Ciphers,
+        RelayKind::Filter(_) => Feature::Filter,
+        RelayKind::Srs => Feature::Srs,
+        _ => return None,
+    };
+    Some((feature, option.at))
 }

@@ -6,11 +6,12 @@
 //! cut.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use crate::mail::{EvpId, MsgId, Peer, Supposed};
 use crate::util::frame::{Bad, Reader, Writer};
 
-use super::message::{Answer, Ask, Listed, MAX_FRAME, Subsystem, VERSION, Which};
+use super::message::{Answer, Ask, Block, Listed, Listing, MAX_FRAME, Subsystem, VERSION, Which};
 
 /// Why a frame was refused. None of these is worth more than closing the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,13 @@ pub fn decode_ask(body: &[u8]) -> Result<Ask, BadFrame> {
         ASK_STATS => Ask::Stats,
         ASK_STATUS => Ask::Status,
         ASK_UPDATE_TABLE => Ask::UpdateTable(name(&mut fields)?),
+        ASK_RELAYING => Ask::Relaying(listing(&mut fields)?, fields.u32()?),
+        ASK_RESUME_ROUTE => Ask::ResumeRoute(fields.u64()?),
+        ASK_BLOCK => Ask::Block(Block {
+            source: address(&mut fields)?,
+            domain: name(&mut fields)?,
+            on: fields.flag()?,
+        }),
         ASK_EXPLAIN => Ask::Explain(Box::new(supposed(&mut fields)?)),
         ASK_TRACE => Ask::Trace(name(&mut fields)?, fields.flag()?),
         other => return Err(BadFrame::Kind(other)),
@@ -90,6 +98,27 @@ pub fn encode_ask(ask: &Ask) -> Vec<u8> {
             frame.u8(ASK_UPDATE_TABLE);
             frame.text(cut(name, MAX_NAME));
         }
+        Ask::Relaying(listing, seen) => {
+            frame.u8(ASK_RELAYING);
+            frame.u8(match listing {
+                Listing::Hosts => 0,
+                Listing::HostStats => 1,
+                Listing::Blocks => 2,
+                Listing::Relays => 3,
+                Listing::Routes => 4,
+            });
+            frame.u32(*seen);
+        }
+        Ask::ResumeRoute(route) => {
+            frame.u8(ASK_RESUME_ROUTE);
+            frame.u64(*route);
+        }
+        Ask::Block(block) => {
+            frame.u8(ASK_BLOCK);
+            frame.text(&block.source.to_string());
+            frame.text(cut(&block.domain, MAX_NAME));
+            frame.flag(block.on);
+        }
         Ask::Explain(supposed) => write_supposed(&mut frame, supposed),
         Ask::Trace(word, on) => {
             frame.u8(ASK_TRACE);
@@ -125,6 +154,14 @@ pub fn decode_answer(body: &[u8]) -> Result<Answer, BadFrame> {
                 list.push((fields.text()?.to_owned(), fields.u64()? as i64));
             }
             Answer::Stats(list)
+        }
+        ANSWER_LINES => {
+            let count = fields.u32()?;
+            let mut lines = Vec::new();
+            for _ in 0..count {
+                lines.push(fields.text()?.to_owned());
+            }
+            Answer::Lines(lines)
         }
         ANSWER_TEXT => Answer::Text(fields.text()?.to_owned()),
         ANSWER_STATUS => Answer::Status {
@@ -163,6 +200,12 @@ pub fn encode_answer(answer: &Answer, out: &mut Vec<u8>) {
             frame.list(list, MAX_FRAME, |frame, (key, value)| {
                 frame.text(cut(key, MAX_NAME));
                 frame.u64(*value as u64);
+            });
+        }
+        Answer::Lines(lines) => {
+            frame.u8(ANSWER_LINES);
+            frame.list(lines, MAX_FRAME, |frame, line| {
+                frame.text(cut(line, MAX_LISTED));
             });
         }
         Answer::Text(text) => {
@@ -215,6 +258,9 @@ const ASK_STATUS: u8 = 11;
 const ASK_UPDATE_TABLE: u8 = 12;
 const ASK_EXPLAIN: u8 = 13;
 const ASK_TRACE: u8 = 14;
+const ASK_RELAYING: u8 = 15;
+const ASK_RESUME_ROUTE: u8 = 16;
+const ASK_BLOCK: u8 = 17;
 
 // Answers start elsewhere, so that an echo of a request is no answer.
 const ANSWER_OK: u8 = 129;
@@ -224,6 +270,7 @@ const ANSWER_ENVELOPES: u8 = 132;
 const ANSWER_STATS: u8 = 133;
 const ANSWER_STATUS: u8 = 134;
 const ANSWER_TEXT: u8 = 135;
+const ANSWER_LINES: u8 = 136;
 
 fn open(body: &[u8]) -> Result<(u8, Reader<'_>), BadFrame> {
     if body.len() > MAX_FRAME {
@@ -323,6 +370,27 @@ fn write_which(frame: &mut Writer, kind: u8, which: Which) {
             frame.u8(2);
             frame.u64(id.get());
         }
+    }
+}
+
+fn listing(fields: &mut Reader<'_>) -> Result<Listing, BadFrame> {
+    match fields.u8()? {
+        0 => Ok(Listing::Hosts),
+        1 => Ok(Listing::HostStats),
+        2 => Ok(Listing::Blocks),
+        3 => Ok(Listing::Relays),
+        4 => Ok(Listing::Routes),
+        _ => Err(BadFrame::Value),
+    }
+}
+
+/// An address in the one form that it is printed in.
+fn address(fields: &mut Reader<'_>) -> Result<IpAddr, BadFrame> {
+    let text = fields.text()?;
+    let addr: IpAddr = text.parse().map_err(|_| BadFrame::Value)?;
+    match addr.to_string() == text {
+        true => Ok(addr),
+        false => Err(BadFrame::Value),
     }
 }
 

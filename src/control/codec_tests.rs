@@ -49,7 +49,7 @@ impl Chance {
     }
 
     fn ask(&mut self) -> Ask {
-        match self.below(14) {
+        match self.below(17) {
             0 => Ask::Submit,
             1 => Ask::Schedule(self.which()),
             2 => Ask::Remove(self.which()),
@@ -69,6 +69,25 @@ impl Chance {
             10 => Ask::Status,
             11 => Ask::Explain(Box::new(self.supposed())),
             12 => Ask::Trace(format!("t{}", self.text(20)), self.flag()),
+            13 => Ask::Relaying(
+                [
+                    Listing::Hosts,
+                    Listing::HostStats,
+                    Listing::Blocks,
+                    Listing::Relays,
+                    Listing::Routes,
+                ][self.below(5) as usize],
+                self.next() as u32,
+            ),
+            14 => Ask::ResumeRoute(self.next()),
+            15 => Ask::Block(Block {
+                source: match self.flag() {
+                    true => IpAddr::from((self.next() as u32).to_be_bytes()),
+                    false => IpAddr::from((u128::from(self.next()) << 64).to_be_bytes()),
+                },
+                domain: format!("d{}", self.text(20)),
+                on: self.flag(),
+            }),
             _ => Ask::UpdateTable(format!("t{}", self.text(20))),
         }
     }
@@ -93,7 +112,7 @@ impl Chance {
     }
 
     fn answer(&mut self) -> Answer {
-        match self.below(7) {
+        match self.below(8) {
             0 => Answer::Ok,
             5 => Answer::Text(self.text(300)),
             1 => Answer::Fail(self.text(40)),
@@ -111,6 +130,7 @@ impl Chance {
                     .map(|_| (self.text(20), self.next() as i64))
                     .collect(),
             ),
+            6 => Answer::Lines((0..self.below(5)).map(|_| self.text(200)).collect()),
             _ => Answer::Status {
                 mda: self.flag(),
                 mta: self.flag(),

@@ -4,6 +4,8 @@
 //! a kind byte and fields. A `Submit` that is answered `Ok` turns the connection into a plain SMTP
 //! session.
 
+use std::net::IpAddr;
+
 use crate::mail::{EvpId, MsgId, Supposed};
 
 pub use super::codec::{
@@ -63,6 +65,39 @@ pub enum Ask {
     Explain(Box<Supposed>),
     /// `trace` (true) or `untrace`. Answered by `Ok` or `Fail`.
     Trace(String, bool),
+    /// A listing of relaying without its first lines, which the client has. Answered by `Lines`;
+    /// none is the end.
+    Relaying(Listing, u32),
+    /// `resume route`. Answered by `Ok`.
+    ResumeRoute(u64),
+    /// `pause mta from … for …`, `resume mta from … for …`. Answered by `Ok` or `Fail`.
+    Block(Block),
+}
+
+/// A listing of what is known of relaying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// `show hosts`.
+    Hosts,
+    /// `show hoststats`.
+    HostStats,
+    /// `show mta paused`.
+    Blocks,
+    /// `show relays`.
+    Relays,
+    /// `show routes`.
+    Routes,
+}
+
+/// Mail for a destination is not sent from an address, or is sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The address.
+    pub source: IpAddr,
+    /// The destination.
+    pub domain: String,
+    /// Whether it is blocked.
+    pub on: bool,
 }
 
 /// A part of the daemon that can be paused.
@@ -91,6 +126,8 @@ pub enum Answer {
     Text(String),
     /// Keys and values of `show stats`.
     Stats(Vec<(String, i64)>),
+    /// Lines of a listing.
+    Lines(Vec<String>),
     /// What is paused.
     Status {
         /// Local delivery.

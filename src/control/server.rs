@@ -24,7 +24,7 @@ pub fn farewell(bad: BadFrame) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::message::{Subsystem, Which};
+    use crate::control::message::{Listing, Subsystem, Which};
 
     #[test]
     fn anybody_may_submit_and_only_root_or_the_owner_may_do_more() {
@@ -45,6 +45,8 @@ mod tests {
             Ask::Stats,
             Ask::Status,
             Ask::UpdateTable("aliases".to_owned()),
+            Ask::Relaying(Listing::Routes, 0),
+            Ask::ResumeRoute(1),
             Ask::Explain(Box::default()),
             Ask::Trace("rules".to_owned(), true),
         ];

@@ -7,14 +7,27 @@
 
 pub mod lmtp;
 pub mod local;
+pub mod relay;
 
 use crate::mail::{Envelope, EvpId, Outcome};
 use crate::util::Timestamp;
 
-/// The outcome of one envelope, on its way to the runner.
-pub type Report = (EvpId, Outcome);
+/// What an agent tells the runner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The outcome of an envelope that it had taken.
+    Done(EvpId, Outcome),
+    /// It cannot take this one yet after all: as [`Offer::Hold`].
+    Held(EvpId, HoldKey),
+    /// Held envelopes that it can take now.
+    Release(Release),
+    /// What waits under this key would fail now: each envelope comes back at its next time.
+    Postpone(HoldKey),
+    /// What kept these from being delivered has passed: they are tried now.
+    Hurry(Vec<EvpId>),
+}
 
-/// Identifies whose envelopes wait together on a hold queue (a user, later a relay).
+/// Identifies whose envelopes wait together on a hold queue (a user, a relay).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HoldKey(pub u64);
 
@@ -44,4 +57,6 @@ pub trait Agent: Send {
     fn offered(&mut self, _now: Timestamp) {}
     /// An outcome of this agent has reached the runner; says which held envelopes may follow.
     fn finished(&mut self, id: EvpId, now: Timestamp) -> Option<Release>;
+    /// Nothing more will be offered: what has not begun may be given back as [`Report::Held`].
+    fn stop(&mut self) {}
 }

@@ -57,8 +57,7 @@ impl Settings {
     pub(super) fn adopt(&mut self, text: &[u8]) {
         let (mut config, _) = Config::parse_with_errors(text);
         config.glibc_normalize();
-        let servers = config.nameservers.iter().filter_map(address);
-        self.servers = servers.take(limits::SERVERS).collect();
+        self.servers = servers(text).take(limits::SERVERS).collect();
         if self.servers.is_empty() {
             self.servers = Settings::default().servers;
         }
@@ -114,6 +113,27 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// The name servers in the order of the text, also those with a port, as OpenBSD has them.
+fn servers(text: &[u8]) -> impl Iterator<Item = SocketAddr> {
+    text.split(|&byte| byte == b'\n').filter_map(|line| {
+        let words = std::str::from_utf8(line).ok()?;
+        let mut words = words.split_whitespace();
+        match (words.next(), words.next().and_then(with_port)) {
+            (Some("nameserver"), Some(server)) => Some(server),
+            _ => {
+                let (config, _) = Config::parse_with_errors(line);
+                config.nameservers.first().and_then(address)
+            }
+        }
+    })
+}
+
+/// `[192.0.2.53]:5353`.
+fn with_port(text: &str) -> Option<SocketAddr> {
+    let (addr, port) = text.strip_prefix('[')?.split_once("]:")?;
+    Some(SocketAddr::new(addr.parse().ok()?, port.parse().ok()?))
+}
+
 fn address(server: &ScopedIp) -> Option<SocketAddr> {
     match server {
         ScopedIp::V6(ip, Some(zone)) => {
@@ -154,6 +174,10 @@ mod tests {
         assert_eq!(found.search, ["a.example", "b.example"]);
         assert_eq!((found.ndots, found.attempts, found.rotate), (2, 3, true));
         assert_eq!(found.timeout, Duration::from_secs(30));
+        // OpenBSD: a name server may be given with a port.
+        let ports = settings("nameserver [127.0.0.1]:53535\nnameserver [::1]:54\n");
+        let ports: Vec<String> = ports.servers.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(ports, ["127.0.0.1:53535", "[::1]:54"]);
         assert_eq!(settings("").servers, Settings::default().servers);
         assert_eq!(settings("\u{0}\u{ff}garbage").servers.len(), 1);
     }

@@ -9,8 +9,9 @@ use std::time::Instant;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::accept::{self, ConnId, Mailbox};
-use crate::control::message::{Answer, Ask, Subsystem};
+use crate::control::message::{Answer, Ask, Block, Listing, Subsystem};
 use crate::control::server::permitted;
+use crate::deliver::relay::{self, Admin};
 use crate::explain::explain;
 use crate::log::{self, stat};
 use crate::mail::Supposed;
@@ -23,6 +24,7 @@ use super::services::Services;
 /// The daemon behind the control socket.
 pub struct Host {
     runner: runner::Handle,
+    relaying: relay::Handle,
     mailbox: Mailbox,
     client: Client,
     /// What the `tables` thread is to do, and who asked.
@@ -44,6 +46,7 @@ impl Host {
     /// in `libexec`.
     pub fn start(
         services: Arc<Services>,
+        relaying: relay::Handle,
         mailbox: Mailbox,
         client: Client,
         libexec: PathBuf,
@@ -67,6 +70,7 @@ impl Host {
             })?;
         Ok(Host {
             runner,
+            relaying,
             mailbox,
             client,
             work,
@@ -123,6 +127,38 @@ impl Host {
         self.runner.ask(ask, Box::new(reply))
     }
 
+    /// One part of a listing: what fits into a frame.
+    fn relaying(&self, conn: ConnId, listing: Listing, seen: u32) -> Option<Answer> {
+        let mailbox = self.mailbox.clone();
+        let wanted = Admin::Show(match listing {
+            Listing::Hosts => relay::core::Listing::Hosts,
+            Listing::HostStats => relay::core::Listing::HostStats,
+            Listing::Blocks => relay::core::Listing::Blocks,
+            Listing::Relays => relay::core::Listing::Relays,
+            Listing::Routes => relay::core::Listing::Routes,
+        });
+        let reply = move |lines: Option<Vec<String>>| {
+            let mut lines = lines.unwrap_or_default();
+            lines.drain(..lines.len().min(seen as usize));
+            mailbox.answer(conn, Answer::Lines(lines));
+        };
+        self.relaying.ask(wanted, Box::new(reply));
+        None
+    }
+
+    fn ask_relay(&self, conn: ConnId, admin: Admin) -> Option<Answer> {
+        let mailbox = self.mailbox.clone();
+        let reply = move |done: Option<Vec<String>>| {
+            let answer = match done {
+                Some(_) => Answer::Ok,
+                None => Answer::Fail(String::new()),
+            };
+            mailbox.answer(conn, answer);
+        };
+        self.relaying.ask(admin, Box::new(reply));
+        None
+    }
+
     fn later(&self, conn: ConnId, work: Work) -> Option<Answer> {
         match self.work.try_send((conn, work)) {
             Ok(()) => None,
@@ -145,6 +181,11 @@ impl accept::Host for Host {
             Ask::UpdateTable(name) => self.later(conn, Work::Update(name)),
             Ask::Explain(supposed) => self.later(conn, Work::Explain(supposed)),
             Ask::Trace(word, on) => Some(trace(&word, on)),
+            Ask::Relaying(listing, seen) => self.relaying(conn, listing, seen),
+            Ask::ResumeRoute(route) => self.ask_relay(conn, Admin::ResumeRoute(route)),
+            Ask::Block(Block { source, domain, on }) => {
+                self.ask_relay(conn, Admin::Block(source, domain, on))
+            }
             ask => self.ask_runner(conn, ask),
         }
     }

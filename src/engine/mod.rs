@@ -13,14 +13,15 @@ pub mod start;
 
 use std::io;
 use std::net::{IpAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use crate::accept;
 use crate::bounce::front_door::FrontDoor;
 use crate::bounce::{self, BounceAgent};
-use crate::config::{Config, Listener, Method, QueueKey, Secret, SocketListener};
-use crate::deliver::local;
+use crate::config::{Config, Listener, Method, Paths, QueueKey, Secret, SocketListener};
+use crate::deliver::{local, relay};
 use crate::dns;
 use crate::log;
 use crate::mail::Peer;
@@ -71,7 +72,7 @@ fn serve(startup: Startup) -> Result<(), String> {
     let (handle, inbox) = runner::channel();
     let services = Arc::new(Services {
         config: config.clone(),
-        tables,
+        tables: tables.clone(),
         queue: queue.clone(),
         runner: handle.clone(),
         daemon_user: daemon_user(startup.owner_uid),
@@ -82,6 +83,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         max_schedule: config.scheduler.max_schedule,
     };
     let (reports, outcomes) = runner::reports(limits);
+    let relay_reports = reports.clone();
     let calls = Arc::new(startup.client.clone());
     let resolver =
         dns::start(dns::Settings::system(), random::number_u32).map_err(said("resolver"))?;
@@ -109,13 +111,25 @@ fn serve(startup: Startup) -> Result<(), String> {
         date,
     })
     .map_err(said("bounce"))?;
+    let resolver = dns::start(resolver_settings(&startup.paths), random::number_u32)
+        .map_err(said("resolver"))?;
+    let (relay, relaying) = relay::start(relay::Setup {
+        config: config.clone(),
+        queue: queue.clone(),
+        tables,
+        resolver: resolver.clone(),
+        tls: relay::no_tls(),
+        reports: relay_reports,
+        offers_max: runner::inflight_max(limits),
+    })
+    .map_err(said("relay"))?;
     let runner = runner::start(
         inbox,
         runner::Setup {
             queue: queue.clone(),
             agents: Agents {
                 local: Box::new(local),
-                relay: None,
+                relay: Some(Box::new(relay)),
                 bounce: Box::new(bounce),
             },
             reports: outcomes,
@@ -134,6 +148,7 @@ fn serve(startup: Startup) -> Result<(), String> {
     mailbox.pause(startup.flags.pause_smtp);
     let host = Host::start(
         services.clone(),
+        relaying,
         mailbox.clone(),
         startup.client.clone(),
         startup.paths.libexec.clone(),
@@ -174,6 +189,16 @@ fn serve(startup: Startup) -> Result<(), String> {
     Ok(())
 }
 
+/// The resolver's files: the system's, or an instance's own where its root has them.
+fn resolver_settings(paths: &Paths) -> dns::Settings {
+    let file = |name: &str| {
+        let own = paths.root.as_ref().map(|root| root.join(name));
+        own.filter(|path| path.exists())
+            .unwrap_or_else(|| Path::new("/etc").join(name))
+    };
+    dns::Settings::read(&file("resolv.conf"), &file("hosts"))
+}
+
 /// How queue files are written. A key that is asked for has come from the parent.
 fn coding(config: &Config, handed: Option<&Secret>) -> Result<Coding, String> {
     let key = match &config.queue.encryption {
@@ -198,7 +223,7 @@ fn coding(config: &Config, handed: Option<&Secret>) -> Result<Coding, String> {
     Ok(coding)
 }
 
-fn open_spool(root: &std::path::Path, config: &Config, coding: Coding) -> Result<Fs, String> {
+fn open_spool(root: &Path, config: &Config, coding: Coding) -> Result<Fs, String> {
     let options = fs::Options {
         coding,
         max_message_bytes: config.smtp.max_message_size,

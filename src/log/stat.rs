@@ -69,6 +69,16 @@ stats! {
     MDA_PENDING "mda.pending" "Local envelopes waiting for their user's turn.";
     MDA_RUNNING "mda.running" "Local deliveries running.";
     MDA_USER "mda.user" "Users with local envelopes.";
+    MTA_CONNECTOR "mta.connector" "Connectors.";
+    MTA_DOMAIN "mta.domain" "Destinations known.";
+    MTA_ENVELOPE "mta.envelope" "Envelopes being relayed.";
+    MTA_HOST "mta.host" "Remote addresses known.";
+    MTA_RELAY "mta.relay" "Relays.";
+    MTA_ROUTE "mta.route" "Routes.";
+    MTA_SESSION "mta.session" "Outgoing sessions.";
+    MTA_SOURCE "mta.source" "Source addresses in use.";
+    MTA_TASK "mta.task" "Messages waiting for a session.";
+    MTA_TASK_RUNNING "mta.task.running" "Messages being sent.";
     QUEUE_BOUNCE "queue.bounce" "Bounce envelopes made.";
     SCHEDULER_DELIVERY_LOOP "scheduler.delivery.loop" "Outcomes: loop.";
     SCHEDULER_DELIVERY_OK "scheduler.delivery.ok" "Outcomes: delivered.";

@@ -115,6 +115,12 @@ pub fn reports(limits: scheduler::Limits) -> (Sender<Report>, Receiver<Report>) 
     bounded(sensible(limits).max_inflight)
 }
 
+/// Envelopes that can be in flight with these limits: what an agent may be offered before it has
+/// settled any.
+pub fn inflight_max(limits: scheduler::Limits) -> usize {
+    sensible(limits).max_inflight
+}
+
 /// The limits, brought to where they can work.
 fn sensible(limits: scheduler::Limits) -> scheduler::Limits {
     scheduler::Limits {
@@ -247,7 +253,7 @@ fn settle_reports(core: &mut Core, reports: &mut Receiver<Report>) -> bool {
     let mut busy = false;
     for _ in 0..DRAIN_MAX {
         match reports.try_recv() {
-            Ok((id, outcome)) => core.report(id, outcome, Timestamp::now()),
+            Ok(report) => core.report(report, Timestamp::now()),
             Err(TryRecvError::Empty) => break,
             Err(TryRecvError::Disconnected) => {
                 *reports = never();

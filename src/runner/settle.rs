@@ -14,7 +14,7 @@ use std::fmt::Arguments;
 use std::io;
 
 use crate::log::{self, maillog, stat};
-use crate::mail::{BounceKind, Envelope, EvpId, Kind, Notify, Outcome, Status, Verdict};
+use crate::mail::{BounceKind, DsnOffer, Envelope, EvpId, Kind, Notify, Outcome, Status, Verdict};
 use crate::queue::{Queue, is_shortage};
 use crate::scheduler::backoff;
 use crate::util::{Line, Timestamp};
@@ -80,7 +80,7 @@ impl Settler {
     pub fn settle(&self, envelope: Box<Envelope>, cause: Cause, now: Timestamp) -> Settled {
         match cause {
             Cause::Tried(outcome) => match outcome.verdict {
-                Verdict::Delivered => self.delivered(envelope, now),
+                Verdict::Delivered => self.delivered(envelope, &outcome, now),
                 Verdict::TempFail => self.failed_for_now(envelope, outcome, now),
                 Verdict::PermFail | Verdict::Loop => {
                     let told = with_failure(&envelope, outcome.status, &outcome.text);
@@ -96,16 +96,18 @@ impl Settler {
         }
     }
 
-    fn delivered(&self, envelope: Box<Envelope>, now: Timestamp) -> Settled {
+    fn delivered(&self, envelope: Box<Envelope>, outcome: &Outcome, now: Timestamp) -> Settled {
         let mut reports = Vec::new();
-        if wants(&envelope, Notify::SUCCESS) && matches!(envelope.kind, Kind::Local(_)) {
+        if wants(&envelope, Notify::SUCCESS)
+            && let Some(relayed) = ours_to_tell(&envelope, outcome)
+        {
             let told = Envelope {
                 status: Some(Status::new(2, 0, 0)),
                 errorline: None,
                 ..(*envelope).clone()
             };
             // The delivery has happened: without the report it must still not happen again.
-            match self.add_report(&told, BounceKind::Delivered { relayed: false }, now) {
+            match self.add_report(&told, BounceKind::Delivered { relayed }, now) {
                 Ok(report) => reports.push(report),
                 Err(error) => cannot_bounce(envelope.id, &error),
             }
@@ -260,6 +262,16 @@ fn expiry_text(envelope: &Envelope) -> String {
     match &envelope.errorline {
         Some(last) => format!("Envelope expired: {last}"),
         None => "Envelope expired".to_owned(),
+    }
+}
+
+/// Whether a success is ours to report, and then whether as relayed. A host that offered DSN has
+/// taken that over (RFC 3461 §5.2).
+fn ours_to_tell(envelope: &Envelope, outcome: &Outcome) -> Option<bool> {
+    match (&envelope.kind, &outcome.remote) {
+        (Kind::Local(_), _) => Some(false),
+        (Kind::Relay, Some(remote)) if remote.dsn == DsnOffer::NotOffered => Some(true),
+        (Kind::Relay | Kind::Bounce(_), _) => None,
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 
 use crate::control::message::Answer;
-use crate::deliver::{Agent, Offer};
+use crate::deliver::{Agent, HoldKey, Offer, Report};
 use crate::log::{self, stat};
 use crate::mail::{Envelope, EvpId, Outcome, Verdict};
 use crate::queue::{Committed, LoadError, Queue};
@@ -155,6 +155,11 @@ impl Core {
     /// Hands out nothing more.
     pub fn stop(&mut self) {
         self.stopping = true;
+        self.agents.local.stop();
+        self.agents.bounce.stop();
+        if let Some(relay) = &mut self.agents.relay {
+            relay.stop();
+        }
     }
 
     /// Whether outcomes are still awaited, or anything is still to be written down.
@@ -201,8 +206,32 @@ impl Core {
         busy
     }
 
-    /// An agent's outcome. One for an envelope that it does not have is ignored.
-    pub fn report(&mut self, id: EvpId, outcome: Outcome, now: Timestamp) {
+    /// What an agent tells. What it says of an envelope that it does not have is ignored.
+    pub fn report(&mut self, report: Report, now: Timestamp) {
+        match report {
+            Report::Done(id, outcome) => self.done_with(id, outcome, now),
+            Report::Held(id, key) => match self.flights.remove(&id) {
+                Some(flight) => self.hold(*flight.envelope, key, now),
+                None => log::warn(format_args!(
+                    "runner: cannot hold envelope {id}, which is not in flight"
+                )),
+            },
+            Report::Release(release) => {
+                let key = release.key.0;
+                self.scheduler.release(Class::Mta, key, release.count, now);
+            }
+            Report::Postpone(key) => {
+                self.scheduler.postpone(Class::Mta, key.0, now);
+            }
+            Report::Hurry(ids) => {
+                for id in ids {
+                    self.hurry(id, now);
+                }
+            }
+        }
+    }
+
+    fn done_with(&mut self, id: EvpId, outcome: Outcome, now: Timestamp) {
         let Some(mut flight) = self.flights.remove(&id) else {
             log::warn(format_args!(
                 "runner: ignored an outcome for envelope {id}, which is not in flight"
@@ -315,16 +344,21 @@ impl Core {
                 let envelope = Box::new(envelope);
                 self.flights.insert(id, Flight { envelope, class });
             }
-            Offer::Hold(key) => match self.scheduler.hold(id, key.0, now) {
-                Ok(Hold::Held) => self.cache.put(envelope),
-                Ok(Hold::Overflow) => {
-                    stat::SCHEDULER_HOLD_OVERFLOW.inc();
-                    if self.once.is_some() {
-                        self.overflow.push(id);
-                    }
+            Offer::Hold(key) => self.hold(envelope, key, now),
+        }
+    }
+
+    fn hold(&mut self, envelope: Envelope, key: HoldKey, now: Timestamp) {
+        let id = envelope.id;
+        match self.scheduler.hold(id, key.0, now) {
+            Ok(Hold::Held) => self.cache.put(envelope),
+            Ok(Hold::Overflow) => {
+                stat::SCHEDULER_HOLD_OVERFLOW.inc();
+                if self.once.is_some() {
+                    self.overflow.push(id);
                 }
-                Ok(Hold::NotHeld) | Err(_) => {}
-            },
+            }
+            Ok(Hold::NotHeld) | Err(_) => {}
         }
     }
 

@@ -421,7 +421,7 @@ fn listed_lines_have_the_fields_that_scripts_split() {
     let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
     assert_eq!(texts, expected);
     assert!(store.on_disk()[1].flags.suspended, "it outlives a restart");
-    stage.core.report(bob, fail(4), T0.plus(5));
+    stage.core.report(Report::Done(bob, fail(4)), T0.plus(5));
     stage.steps(T0.plus(5));
     let text = stage.list(T0.plus(6)).remove(0).text;
     assert!(
@@ -478,12 +478,16 @@ fn a_message_of_this_run_is_not_taken_in_again_by_the_scan() {
     stage.core.committed(message, T0);
     stage.core.found(read_by_scan.clone(), T0);
     stage.steps(T0);
-    stage.core.report(id, Outcome::delivered(), T0);
+    stage
+        .core
+        .report(Report::Done(id, Outcome::delivered()), T0);
     stage.steps(T0);
     stage.core.found(read_by_scan, T0);
     assert!(!stage.core.knows(id));
     assert_eq!(store.on_disk(), []);
-    stage.core.report(id, Outcome::delivered(), T0);
+    stage
+        .core
+        .report(Report::Done(id, Outcome::delivered()), T0);
     stage.core.check();
 }
 
@@ -571,7 +575,7 @@ fn a_single_run_tries_everything_exactly_once() {
     stage.steps(now);
     while let Some(first) = stage.local.taken().first() {
         assert!(!stage.core.is_idle(now));
-        stage.core.report(first.id, fail(4), now);
+        stage.core.report(Report::Done(first.id, fail(4)), now);
         stage.steps(now);
     }
     assert_eq!(stage.local.0.lock().unwrap().count, 1050);
@@ -704,7 +708,7 @@ fn answer(dice: &mut Dice, stage: &mut Stage, ledger: &mut Ledger, now: Timestam
             Kind::Local(_) | Kind::Relay => ledger.delivered.insert(rcpt),
         };
     }
-    stage.core.report(envelope.id, outcome, now);
+    stage.core.report(Report::Done(envelope.id, outcome), now);
 }
 
 fn administer(
@@ -765,7 +769,9 @@ fn calm_down(stage: &mut Stage, ledger: &mut Ledger, start: Timestamp, seed: u64
                 Kind::Bounce(_) => false,
                 Kind::Local(_) | Kind::Relay => ledger.delivered.insert(rcpt),
             };
-            stage.core.report(envelope.id, Outcome::delivered(), now);
+            stage
+                .core
+                .report(Report::Done(envelope.id, Outcome::delivered()), now);
         }
         if !taken.is_empty() {
             continue;
@@ -786,7 +792,8 @@ struct Prompt(Sender<Report>, Arc<AtomicU64>);
 impl Agent for Prompt {
     fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
         self.1.fetch_add(1, SeqCst);
-        self.0.send((envelope.id, Outcome::delivered())).unwrap();
+        let done = Report::Done(envelope.id, Outcome::delivered());
+        self.0.send(done).unwrap();
         Offer::Taken
     }
     fn finished(&mut self, _id: EvpId, _now: Timestamp) -> Option<Release> {

@@ -284,6 +284,24 @@ impl Scheduler {
         going.len()
     }
 
+    /// The destination of a hold queue cannot be reached now: each envelope comes back at the next
+    /// point of its grid, without a failure of its own. Says how many went.
+    pub fn postpone(&mut self, class: Class, key: u64, now: Timestamp) -> usize {
+        let Some(queue) = self.held.get(&(class, key)) else {
+            return 0;
+        };
+        let going: Vec<EvpId> = queue.iter().map(|(_, id)| *id).collect();
+        for id in &going {
+            let Some(mut entry) = self.entries.get(id).copied() else {
+                continue;
+            };
+            self.detach(*id, &entry);
+            entry.next = backoff::after(entry.created, backoff::base_s(class), 0, now);
+            self.place(*id, entry, Spot::Pending);
+        }
+        going.len()
+    }
+
     /// Nobody can settle the envelope as things are (its action is gone): it stays, visible, until
     /// the administrator schedules or removes it or it expires.
     pub fn park(&mut self, id: EvpId, now: Timestamp) -> Result<(), NotInflight> {

@@ -17,6 +17,7 @@ mod mda;
 mod queue_options;
 mod queue_times;
 mod quickstart;
+mod relay;
 mod restart;
 mod sendmail;
 mod smtp_client;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::cli::supposed::{self, Misfit};
 use crate::control::Which;
-use crate::control::message::Subsystem;
+use crate::control::message::{Listing, Subsystem};
 use crate::mail::{EvpId, MsgId, Supposed};
 
 /// A command line that was understood.
@@ -60,6 +60,14 @@ pub enum Verb {
     Untrace,
     /// `update table`.
     UpdateTable,
+    /// `show hosts`, `show hoststats`, `show mta paused`, `show relays`, `show routes`.
+    ShowRelaying(Listing),
+    /// `resume route`.
+    ResumeRoute,
+    /// `pause mta from … for …`.
+    BlockMta,
+    /// `resume mta from … for …`.
+    UnblockMta,
     /// Known, and not in this version.
     NotYet(&'static str),
 }
@@ -155,15 +163,9 @@ const EXPLAIN: &str = "explain";
 const COMMANDS: &[(&str, Verb)] = &[
     ("discover <evpid>", Verb::Discover),
     ("discover <msgid>", Verb::Discover),
-    (
-        "pause mta from <addr> for <str>",
-        Verb::NotYet("pause mta from"),
-    ),
-    (
-        "resume mta from <addr> for <str>",
-        Verb::NotYet("resume mta from"),
-    ),
-    ("show mta paused", Verb::NotYet("show mta paused")),
+    ("pause mta from <addr> for <str>", Verb::BlockMta),
+    ("resume mta from <addr> for <str>", Verb::UnblockMta),
+    ("show mta paused", Verb::ShowRelaying(Listing::Blocks)),
     ("log brief", Verb::LogBrief),
     ("log verbose", Verb::LogVerbose),
     ("monitor", Verb::Monitor),
@@ -182,20 +184,20 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("resume envelope all", Verb::ResumeEnvelope),
     ("resume mda", Verb::Resume(Subsystem::Mda)),
     ("resume mta", Verb::Resume(Subsystem::Mta)),
-    ("resume route <routeid>", Verb::NotYet("resume route")),
+    ("resume route <routeid>", Verb::ResumeRoute),
     ("resume smtp", Verb::Resume(Subsystem::Smtp)),
     ("schedule <msgid>", Verb::Schedule),
     ("schedule <evpid>", Verb::Schedule),
     ("schedule all", Verb::Schedule),
     ("show envelope <evpid>", Verb::ShowEnvelope),
-    ("show hoststats", Verb::NotYet("show hoststats")),
+    ("show hoststats", Verb::ShowRelaying(Listing::HostStats)),
     ("show message <msgid>", Verb::ShowMessage),
     ("show message <evpid>", Verb::ShowMessage),
     ("show queue", Verb::ShowQueue),
     ("show queue <msgid>", Verb::ShowQueue),
-    ("show hosts", Verb::NotYet("show hosts")),
-    ("show relays", Verb::NotYet("show relays")),
-    ("show routes", Verb::NotYet("show routes")),
+    ("show hosts", Verb::ShowRelaying(Listing::Hosts)),
+    ("show relays", Verb::ShowRelaying(Listing::Relays)),
+    ("show routes", Verb::ShowRelaying(Listing::Routes)),
     ("show stats", Verb::ShowStats),
     ("show status", Verb::ShowStatus),
     ("trace <str>", Verb::Trace),
@@ -363,8 +365,8 @@ mod tests {
     #[test]
     fn abbreviations_of_the_manual_work() {
         assert_eq!(verb("sh q"), Verb::ShowQueue);
-        assert_eq!(verb("sh ro"), Verb::NotYet("show routes"));
-        assert_eq!(verb("sh hosts"), Verb::NotYet("show hosts"));
+        assert_eq!(verb("sh ro"), Verb::ShowRelaying(Listing::Routes));
+        assert_eq!(verb("sh hosts"), Verb::ShowRelaying(Listing::Hosts));
         assert_eq!(verb("sh statu"), Verb::ShowStatus);
         assert!(read("sh stat").is_err());
         assert_eq!(verb("l b"), Verb::LogBrief);
@@ -407,7 +409,7 @@ mod tests {
         assert_eq!(command.args, [Arg::Text("a|b;c".to_owned())]);
         for good in ["192.0.2.1", "2001:db8::1", "fe80::1%em0"] {
             let line = format!("pause mta from {good} for example.org");
-            assert_eq!(verb(&line), Verb::NotYet("pause mta from"));
+            assert_eq!(verb(&line), Verb::BlockMta);
         }
         for bad in ["[::1]", "host", "192.0.2.1%em0", "fe80::1%"] {
             assert!(read(&format!("pause mta from {bad} for example.org")).is_err());

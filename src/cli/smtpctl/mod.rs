@@ -11,6 +11,7 @@ use std::io::Write;
 
 use crate::config::paths::Paths;
 use crate::control::client::{Client, Error};
+use crate::control::message::{Block, Listing};
 use crate::control::{Answer, Ask, Which};
 use crate::mail::{MsgId, Supposed};
 
@@ -72,6 +73,10 @@ fn execute(command: &Command, paths: &Paths, out: &mut dyn Write) -> Result<i32,
         Verb::Trace => generic(ask(Ask::Trace(traced(command)?, true))?, out),
         Verb::Untrace => generic(ask(Ask::Trace(traced(command)?, false))?, out),
         Verb::UpdateTable => generic(ask(Ask::UpdateTable(text(command)))?, out),
+        Verb::ShowRelaying(listing) => show_relaying(listing, paths, out),
+        Verb::ResumeRoute => generic(ask(Ask::ResumeRoute(route(command)))?, out),
+        Verb::BlockMta => generic(ask(block(command, true)?)?, out),
+        Verb::UnblockMta => generic(ask(block(command, false)?)?, out),
         Verb::ShowStatus => show_status(ask(Ask::Status)?, out),
         Verb::ShowStats => monitor::show_stats(ask(Ask::Stats)?, out),
         Verb::Monitor => monitor::run(&mut Client::connect(&paths.socket)?, out),
@@ -97,6 +102,42 @@ fn text(command: &Command) -> String {
     match command.args.first() {
         Some(Arg::Text(text)) => text.clone(),
         _ => String::new(),
+    }
+}
+
+fn route(command: &Command) -> u64 {
+    text(command).parse().unwrap_or(0)
+}
+
+fn block(command: &Command, on: bool) -> Result<Ask, Failure> {
+    let domain = match command.args.get(1) {
+        Some(Arg::Text(domain)) => domain.clone(),
+        _ => String::new(),
+    };
+    let source = text(command);
+    // The daemon knows source addresses without their scope.
+    let bare = source.split('%').next().unwrap_or_default();
+    let source = bare
+        .parse()
+        .map_err(|_| Failure::new(format!("not an address: {bare}")))?;
+    Ok(Ask::Block(Block { source, domain, on }))
+}
+
+/// Asks until there are no more lines.
+fn show_relaying(listing: Listing, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+    let mut client = Client::connect(&paths.socket)?;
+    let mut seen: u32 = 0;
+    loop {
+        let lines = match client.ask(&Ask::Relaying(listing, seen))? {
+            Answer::Lines(lines) if lines.is_empty() => return Ok(0),
+            Answer::Lines(lines) => lines,
+            other => return generic(other, out),
+        };
+        for line in &lines {
+            writeln!(out, "{}", printable(line)).map_err(|e| Failure::output(&e))?;
+        }
+        let more = u32::try_from(lines.len()).unwrap_or(u32::MAX);
+        seen = seen.saturating_add(more);
     }
 }
 

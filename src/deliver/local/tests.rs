@@ -236,9 +236,12 @@ impl Rig {
     }
 
     fn next(&mut self) -> (EvpId, Outcome) {
-        let report = self.reports.recv_timeout(Duration::from_secs(60)).unwrap();
-        self.agent.finished(report.0, Timestamp(0));
-        report
+        let Ok(Report::Done(id, outcome)) = self.reports.recv_timeout(Duration::from_secs(60))
+        else {
+            panic!("no outcome");
+        };
+        self.agent.finished(id, Timestamp(0));
+        (id, outcome)
     }
 }
 

@@ -138,7 +138,9 @@ impl Worker {
         let now = Timestamp::now();
         log::maillog::mda_delivery(gid, envelope, now, settled.result, &settled.stat);
         // A runner that is gone has no use for it; the envelope is still on disk.
-        let _ = self.reports.send((envelope.id, settled.outcome));
+        let _ = self
+            .reports
+            .send(Report::Done(envelope.id, settled.outcome));
     }
 }
 

@@ -3,12 +3,17 @@
 //! One file for each part of the daemon that speaks.
 
 mod mda;
+mod mta;
 mod queue;
 mod smtp;
 
 pub use mda::mda_delivery;
 #[cfg(test)]
 pub(crate) use mda::mda_delivery_line;
+pub use mta::{
+    Bracketed, Delivery, mta_connected, mta_connecting, mta_delivery, mta_disconnected, mta_error,
+    mta_rejects_all,
+};
 pub use queue::{bounce_envelope, bounce_message, queue_expired, queue_removed};
 pub use smtp::{
     smtp_bad_input, smtp_connected, smtp_disconnected, smtp_envelope, smtp_failed_command,

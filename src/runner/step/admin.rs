@@ -52,6 +52,9 @@ impl Core {
             | Ask::Verbose(_)
             | Ask::Stats
             | Ask::UpdateTable(_)
+            | Ask::Relaying(..)
+            | Ask::ResumeRoute(_)
+            | Ask::Block(_)
             | Ask::Explain(_)
             | Ask::Trace(..) => reply(Answer::Fail(String::new())),
         }

@@ -1,0 +1,238 @@
+//! What is remembered of connections: how many there are, when there was one last, and the routes
+//! that do not work.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use crate::log::maillog::Bracketed;
+use crate::util::{Line, Timestamp};
+
+/// Connections of a host, a route, a source, a connector, a relay or a domain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Book {
+    /// Open now.
+    pub nconn: u32,
+    /// When one was last opened.
+    pub lastconn: Option<Timestamp>,
+    /// When the next one would be due if all had come in their time.
+    due: Timestamp,
+}
+
+/// Connections that may follow each other at once where a delay is set to its default.
+pub const BURST: u64 = 5;
+
+/// Whether a delay was set by the administrator, and is kept to the letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Every connection that many seconds after the one before.
+    Strict(u64),
+    /// On average; [`BURST`] of them may come together.
+    Bursts(u64),
+}
+
+impl Pace {
+    /// The pace for this delay, `default` being what it is without a word of the administrator.
+    pub fn of(delay_s: u32, default: u32) -> Pace {
+        match delay_s == default {
+            true => Pace::Bursts(u64::from(delay_s)),
+            false => Pace::Strict(u64::from(delay_s)),
+        }
+    }
+
+    fn delay_s(self) -> u64 {
+        match self {
+            Pace::Strict(s) | Pace::Bursts(s) => s,
+        }
+    }
+}
+
+impl Book {
+    /// When the next connection may be opened; a time that has passed means now.
+    pub fn ready_at(&self, pace: Pace) -> Timestamp {
+        let ahead_s = match pace {
+            Pace::Strict(_) => 0,
+            Pace::Bursts(s) => s * (BURST - 1),
+        };
+        Timestamp(self.due.0.saturating_sub(ahead_s))
+    }
+
+    /// A connection is opened.
+    pub fn open(&mut self, pace: Pace, now: Timestamp) {
+        self.nconn += 1;
+        self.lastconn = Some(now);
+        self.due = self.due.max(now).plus(pace.delay_s());
+    }
+
+    /// A connection is closed.
+    pub fn close(&mut self) {
+        self.nconn = self.nconn.saturating_sub(1);
+    }
+
+    /// The connection that was closed has done all it may: another one in its place is not one
+    /// more.
+    pub fn refund(&mut self, pace: Pace) {
+        self.due = Timestamp(self.due.0.saturating_sub(pace.delay_s()));
+    }
+}
+
+/// The reverse name of an address, once it is known; `Some(None)` when there is none.
+pub type Ptr = Arc<OnceLock<Option<Line>>>;
+
+/// A remote address.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Its connections.
+    pub book: Book,
+    /// Its name.
+    pub ptr: Ptr,
+}
+
+impl Host {
+    /// The name, if there is one and it is known.
+    pub fn name(&self) -> Option<&Line> {
+        self.ptr.get().and_then(Option::as_ref)
+    }
+}
+
+/// A way from one of our addresses to a remote one. The port belongs to it: what listens on one
+/// says nothing of another.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Ours; the system chooses without one.
+    pub source: Option<IpAddr>,
+    /// Theirs.
+    pub to: SocketAddr,
+    /// Its connections.
+    pub book: Book,
+    /// When the last one was lost.
+    pub lost: Option<Timestamp>,
+    /// Whether a session has come as far as being ready for mail.
+    pub proven: bool,
+    /// Failures that count, up when one happens and down with time.
+    pub penalty: u32,
+    /// Failures in all.
+    pub errors: u32,
+    /// When it is used again.
+    pub disabled_until: Option<Timestamp>,
+    /// When the penalty falls, or the route may be forgotten.
+    pub timer: Option<Timestamp>,
+}
+
+impl Route {
+    /// A new one.
+    pub fn new(source: Option<IpAddr>, to: SocketAddr) -> Route {
+        Route {
+            source,
+            to,
+            book: Book::default(),
+            lost: None,
+            proven: false,
+            penalty: 0,
+            errors: 0,
+            disabled_until: None,
+            timer: None,
+        }
+    }
+
+    /// A session ended before it was of any use. Says for how many seconds the route is not used.
+    pub fn fail(&mut self, now: Timestamp) -> u64 {
+        self.penalty = self.penalty.saturating_add(1);
+        self.errors = self.errors.saturating_add(1);
+        let seconds = penalty_s(self.penalty);
+        self.disabled_until = Some(now.plus(seconds));
+        seconds
+    }
+
+    /// The time of being disabled is over.
+    pub fn enable(&mut self, now: Timestamp) {
+        self.disabled_until = None;
+        self.proven = false;
+        self.penalty = self.penalty.saturating_sub(1);
+        self.timer = (self.penalty > 0).then(|| now.plus(penalty_s(self.penalty)));
+    }
+
+    /// Some time without a failure has passed.
+    pub fn decay(&mut self, now: Timestamp) {
+        self.penalty = self.penalty.saturating_sub(1);
+        self.timer = (self.penalty > 0).then(|| now.plus(penalty_s(self.penalty)));
+    }
+
+    /// Forgets all that was bad.
+    pub fn forgive(&mut self) {
+        self.disabled_until = None;
+        self.proven = false;
+        self.penalty = 0;
+        self.timer = None;
+        self.lost = None;
+    }
+
+    /// How log lines and listings call it.
+    pub fn name(&self, ptr: Option<&Line>) -> String {
+        let mut name = format!(
+            "{} <-> {}",
+            SourceName(self.source),
+            Bracketed(self.to.ip())
+        );
+        if let Some(ptr) = ptr {
+            name.push_str(&format!(" ({ptr})"));
+        }
+        name
+    }
+}
+
+/// A source address; `[]` where the system chooses.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceName(pub Option<IpAddr>);
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(addr) => Bracketed(addr).fmt(f),
+            None => f.write_str("[]"),
+        }
+    }
+}
+
+fn penalty_s(penalty: u32) -> u64 {
+    (15 * u64::from(penalty) * u64::from(penalty)).min(3600)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: Timestamp = Timestamp(1_700_000_000);
+
+    #[test]
+    fn penalties_grow_with_the_square_and_end_at_an_hour() {
+        // smtpd(8): min(15 * penalty^2, 3600) seconds.
+        let mut route = Route::new(None, "192.0.2.25:25".parse().unwrap());
+        let seconds: Vec<u64> = (0..17).map(|_| route.fail(T0)).collect();
+        assert_eq!(seconds[..5], [15, 60, 135, 240, 375]);
+        assert_eq!(seconds[16], 3600);
+        route.enable(T0);
+        assert_eq!((route.penalty, route.disabled_until), (16, None));
+        assert_eq!(route.timer, Some(T0.plus(3600)));
+        assert_eq!(route.name(None), "[] <-> 192.0.2.25");
+        let ptr = Line::new("mx.example.com").unwrap();
+        assert_eq!(route.name(Some(&ptr)), "[] <-> 192.0.2.25 (mx.example.com)");
+    }
+
+    #[test]
+    fn a_default_delay_lets_a_few_connections_come_together() {
+        let pace = Pace::of(2, 2);
+        let mut book = Book::default();
+        for _ in 0..BURST {
+            assert!(book.ready_at(pace) <= T0);
+            book.open(pace, T0);
+        }
+        assert_eq!(book.ready_at(pace), T0.plus(2));
+        book.refund(pace);
+        assert!(book.ready_at(pace) <= T0);
+        let strict = Pace::of(7, 2);
+        let mut book = Book::default();
+        book.open(strict, T0);
+        assert_eq!(book.ready_at(strict), T0.plus(7));
+    }
+}

@@ -1,0 +1,214 @@
+//! What the administrator sees and asks of relaying.
+
+use std::net::IpAddr;
+
+use crate::util::Timestamp;
+use crate::util::time::Duration;
+
+use crate::deliver::relay::books::SourceName;
+
+use super::{Broken, Core, Relay, State};
+
+/// One of the listings of smtpctl(8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// `show hosts`.
+    Hosts,
+    /// `show hoststats`.
+    HostStats,
+    /// `show relays`.
+    Relays,
+    /// `show routes`.
+    Routes,
+    /// `show mta paused`.
+    Blocks,
+}
+
+impl Core {
+    /// The lines of a listing.
+    pub fn list(&self, listing: Listing, now: Timestamp) -> Vec<String> {
+        match listing {
+            Listing::Hosts => self.hosts_lines(now),
+            Listing::HostStats => self.stats.lines(),
+            Listing::Relays => self.relays_lines(now),
+            Listing::Routes => self.routes_lines(now),
+            Listing::Blocks => self
+                .blocks
+                .iter()
+                .map(|(addr, name)| {
+                    let name = if name.is_empty() { "*" } else { name };
+                    format!("{} -> {name}", SourceName(Some(*addr)))
+                })
+                .collect(),
+        }
+    }
+
+    fn hosts_lines(&self, now: Timestamp) -> Vec<String> {
+        let line = |(addr, host): (&IpAddr, &super::Host)| {
+            let ptr = host.name().map_or("(null)", |name| name.as_str());
+            let routes = self.routes.values().filter(|route| route.to.ip() == *addr);
+            format!(
+                "{addr} {ptr} refcount={} nconn={} lastconn={}",
+                routes.count(),
+                host.book.nconn,
+                ago(host.book.lastconn, now)
+            )
+        };
+        self.hosts.iter().map(line).collect()
+    }
+
+    fn relays_lines(&self, now: Timestamp) -> Vec<String> {
+        let mut lines = Vec::new();
+        for relay in self.relays.values() {
+            lines.push(format!(
+                "{} refcount={} ntask={} nconn={} lastconn={} timeout={} wait={}{}",
+                relay.printed,
+                relay.sessions.len() + relay.tasks.len(),
+                relay.tasks.len(),
+                relay.book.nconn,
+                ago(relay.book.lastconn, now),
+                until(relay.timer, now),
+                relay.waits().join(","),
+                if relay.on_hold { "ONHOLD" } else { "" },
+            ));
+            for (source, connector) in &relay.connectors {
+                lines.push(format!(
+                    "  connector {} refcount=0 nconn={} lastconn={} timeout={} flags={}",
+                    SourceName(*source),
+                    connector.book.nconn,
+                    ago(connector.book.lastconn, now),
+                    until(relay.timer, now),
+                    flags(connector.error, connector.book.lastconn.is_none()),
+                ));
+            }
+        }
+        lines
+    }
+
+    fn routes_lines(&self, now: Timestamp) -> Vec<String> {
+        let line = |(id, route): (&u64, &super::Route)| {
+            let ptr = self.ptr_of(route.to.ip());
+            let idle = route.book.nconn == 0 && route.disabled_until.is_none();
+            format!(
+                "{id}. {} {}{}{}- nconn={} nerror={} penalty={} timeout={}",
+                route.name(ptr.as_ref()),
+                if route.proven { '-' } else { 'N' },
+                if route.disabled_until.is_some() {
+                    'D'
+                } else {
+                    '-'
+                },
+                if idle && route.timer.is_some() {
+                    'Q'
+                } else {
+                    '-'
+                },
+                route.book.nconn,
+                route.errors,
+                route.penalty,
+                until(route.disabled_until.or(route.timer), now),
+            )
+        };
+        self.routes.iter().map(line).collect()
+    }
+
+    /// `resume route`: the route is used again.
+    pub fn resume_route(&mut self, id: u64, now: Timestamp) {
+        let Some(route) = self.routes.get_mut(&id) else {
+            return;
+        };
+        route.forgive();
+        let addr = route.to.ip();
+        let ptr = self.ptr_of(addr);
+        if let Some(route) = self.routes.get(&id) {
+            let name = route.name(ptr.as_ref());
+            self.info(format!("smtp-out: Enabling route {name} per admin request"));
+        }
+        self.work(now);
+    }
+
+    /// `pause mta from … for …`, and `resume`. False if that changes nothing.
+    pub fn block(&mut self, source: IpAddr, name: &str, on: bool, now: Timestamp) -> bool {
+        let block = (source, name.to_ascii_lowercase());
+        let changed = match on {
+            true => self.blocks.insert(block),
+            false => self.blocks.remove(&block),
+        };
+        if changed && !on {
+            self.unblock(source, name);
+            self.work(now);
+        }
+        changed
+    }
+
+    fn unblock(&mut self, source: IpAddr, name: &str) {
+        let mut woken = Vec::new();
+        for (id, relay) in &mut self.relays {
+            if relay.key.name.eq_ignore_ascii_case(name)
+                && let Some(connector) = relay.connectors.get_mut(&Some(source))
+                && connector.error == Some(Broken::Blocked)
+            {
+                connector.error = None;
+                woken.push(*id);
+            }
+        }
+        for id in woken {
+            self.wake(id);
+        }
+    }
+}
+
+impl Relay {
+    fn waits(&self) -> Vec<&'static str> {
+        let mut waits = Vec::new();
+        if matches!(self.state, State::Resolving) {
+            waits.push("MX");
+        }
+        if self.draws.asked {
+            waits.push("source");
+        }
+        if self.timer.is_some() {
+            waits.push("connector");
+        }
+        waits
+    }
+
+    /// `[connector:SOURCE->[relay:…],0xFLAGS]`.
+    pub(super) fn connector_name(&self, source: Option<IpAddr>) -> String {
+        let error = self.connectors.get(&source).and_then(|c| c.error);
+        let flags = error.map_or(0, |broken| match broken {
+            Broken::Family => 0x10,
+            Broken::Source => 0x20,
+            Broken::Mx => 0x40,
+            Broken::RouteNet => 0x80,
+            Broken::Blocked => 0x200,
+        });
+        format!(
+            "[connector:{}->{},0x{flags:x}]",
+            SourceName(source),
+            self.printed
+        )
+    }
+}
+
+fn flags(error: Option<Broken>, new: bool) -> &'static str {
+    match error {
+        Some(Broken::Family) => "ERROR_FAMILY",
+        Some(Broken::Source) => "ERROR_SOURCE",
+        Some(Broken::Mx) => "ERROR_MX",
+        Some(Broken::RouteNet) => "ERROR_ROUTE_NET",
+        Some(Broken::Blocked) => "ERROR_BLOCKED",
+        None if new => "NEW",
+        None => "",
+    }
+}
+
+/// How long ago; `-` for never.
+fn ago(at: Option<Timestamp>, now: Timestamp) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| Duration(now.since(at)).to_string())
+}
+
+/// How long until; `-` for no time.
+fn until(at: Option<Timestamp>, now: Timestamp) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| Duration(at.since(now)).to_string())
+}

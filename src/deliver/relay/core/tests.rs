@@ -1,0 +1,783 @@
+//! A fake resolver, fake tables, fake sessions, a fake clock: what is decided, and in which words.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use crate::config::{self, Defaults, Sources};
+use crate::dns::{Answer, Failure as NotFound, Found, Kind, Mx};
+use crate::mail::samples::{self, line};
+use crate::mail::{Kind as EnvelopeKind, Outcome};
+use crate::util::dice::Dice;
+
+use super::*;
+
+const T0: Timestamp = Timestamp(1_700_000_000);
+
+/// A core in a world that answers at once, unless a test holds something back.
+struct World {
+    core: Core,
+    now: Timestamp,
+    zone: HashMap<(String, Kind), Found>,
+    smarthosts: BTreeMap<String, Smarthost>,
+    sources: Vec<Option<IpAddr>>,
+    started: Vec<Start>,
+    sent: Vec<(SessionId, Arc<Load>)>,
+    quits: Vec<SessionId>,
+    reports: Vec<Report>,
+    lines: Vec<String>,
+    next: u32,
+}
+
+static DICE: Mutex<u64> = Mutex::new(1);
+
+fn random() -> u32 {
+    let mut seed = DICE.lock().unwrap();
+    *seed += 1;
+    Dice::new(*seed).number() as u32
+}
+
+impl World {
+    fn new(conf: &str) -> World {
+        let text = format!("{conf}\nmatch for any action \"out\"\n");
+        let sources = Sources::from_text("smtpd.conf", &text, &[]);
+        let defaults = Defaults {
+            server_name: line("mx.example.org"),
+            addresses: vec!["192.0.2.9".parse().unwrap()],
+        };
+        let loaded = config::load(&sources, &defaults).unwrap_or_else(|bad| panic!("{bad:?}"));
+        let limits = Limits {
+            sessions: 8,
+            unproven: 6,
+        };
+        let own = Own::new(vec!["192.0.2.9".parse().unwrap()]);
+        World {
+            core: Core::new(Arc::new(loaded.config), own, limits, random, 1),
+            now: T0,
+            zone: HashMap::new(),
+            smarthosts: BTreeMap::new(),
+            sources: Vec::new(),
+            started: Vec::new(),
+            sent: Vec::new(),
+            quits: Vec::new(),
+            reports: Vec::new(),
+            lines: Vec::new(),
+            next: 0,
+        }
+    }
+
+    fn mx(&mut self, domain: &str, list: &[(u16, &str)]) {
+        let records = list
+            .iter()
+            .map(|(preference, name)| Mx {
+                preference: *preference,
+                name: line(name),
+            })
+            .collect();
+        let key = (format!("{domain}."), Kind::Mx);
+        self.zone.insert(key, Ok(Answer::Mx(records)));
+    }
+
+    fn a(&mut self, name: &str, addrs: &[&str]) {
+        let (mut four, mut six) = (Vec::new(), Vec::new());
+        for addr in addrs {
+            match addr.parse().unwrap() {
+                IpAddr::V4(addr) => four.push(addr),
+                IpAddr::V6(addr) => six.push(addr),
+            }
+        }
+        if !four.is_empty() {
+            self.zone
+                .insert((format!("{name}."), Kind::A), Ok(Answer::A(four)));
+        }
+        if !six.is_empty() {
+            self.zone
+                .insert((format!("{name}."), Kind::Aaaa), Ok(Answer::Aaaa(six)));
+        }
+    }
+
+    fn fails(&mut self, domain: &str, why: NotFound) {
+        let key = (format!("{domain}."), Kind::Mx);
+        self.zone.insert(key, Err(why));
+    }
+
+    fn offer(&mut self, to: &str) -> EvpId {
+        self.next += 1;
+        let (user, domain) = to.split_once('@').unwrap();
+        let rcpt = MailAddr::new(user, domain).unwrap();
+        let envelope = Envelope {
+            id: EvpId::new(MsgId::new(self.next).unwrap(), 1).unwrap(),
+            action: line("out"),
+            kind: EnvelopeKind::Relay,
+            dest: rcpt.clone(),
+            rcpt,
+            created: T0,
+            ..samples::envelope("bob")
+        };
+        let id = envelope.id;
+        self.core.offer(envelope, self.now);
+        self.obey();
+        id
+    }
+
+    fn obey(&mut self) {
+        loop {
+            let actions = self.core.take_actions();
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                self.perform(action);
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Resolve(name, question) => {
+                let mut key = (question.name.clone(), question.kind);
+                if !key.0.ends_with('.') {
+                    key.0.push('.');
+                }
+                let found = self.zone.get(&key).cloned();
+                let found = found.unwrap_or(Err(NotFound::NoData));
+                self.core.answer(name, &question, found, self.now);
+            }
+            Action::Reverse(_, ptr) => drop(ptr.set(None)),
+            Action::Smarthost(id, ask) => {
+                let key = match ask {
+                    Ask::Next(_) => String::new(),
+                    Ask::Of(_, domain) => domain,
+                };
+                let host = self.smarthosts.get(&key).cloned();
+                let host = host.unwrap_or(Err(BadSmarthost::None));
+                self.core.smarthost(id, host, self.now);
+            }
+            Action::Source(relay, _) => {
+                let addr = match self.sources.is_empty() {
+                    true => None,
+                    false => {
+                        self.sources.rotate_left(1);
+                        *self.sources.last().unwrap()
+                    }
+                };
+                self.core.source(relay, addr, self.now);
+            }
+            Action::Open(start) => self.started.push(*start),
+            Action::Send(id, load) => self.sent.push((id, load)),
+            Action::Quit(id) => self.quits.push(id),
+            Action::Report(report) => self.reports.push(report),
+            Action::Info(text) | Action::Warn(text) => self.lines.push(text),
+        }
+    }
+
+    fn ready(&mut self, id: SessionId) {
+        self.core.ready(id, self.now);
+        self.obey();
+    }
+
+    fn ended(&mut self, id: SessionId, end: End) {
+        self.core.ended(id, &end, self.now);
+        self.obey();
+    }
+
+    fn refused(&mut self, at: usize) {
+        let id = self.started[at].id;
+        let text = line("IO Error: Connection refused");
+        self.ended(id, End::Failed(text));
+    }
+
+    /// The session has delivered what it was sent last.
+    fn delivered(&mut self, id: SessionId) {
+        let (_, load) = self.sent.iter().rev().find(|(of, _)| *of == id).unwrap();
+        let ok = Outcome {
+            text: line("250 ok"),
+            ..Outcome::delivered()
+        };
+        let settled = load.envelopes.iter().map(|e| (e.id, ok.clone())).collect();
+        self.core.done(id, settled, &[], self.now);
+        self.obey();
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now = self.now.plus(1);
+            self.core.tick(self.now);
+            self.obey();
+        }
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.started.iter().map(|s| s.to.ip().to_string()).collect()
+    }
+
+    fn outcomes(&self) -> Vec<(Verdict, String)> {
+        self.reports
+            .iter()
+            .filter_map(|report| match report {
+                Report::Done(_, outcome) => Some((outcome.verdict, outcome.text.to_string())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn only_outcome(&self) -> (Verdict, String) {
+        let outcomes = self.outcomes();
+        assert_eq!(outcomes.len(), 1, "{outcomes:?} {:?}", self.lines);
+        outcomes[0].clone()
+    }
+}
+
+fn plain() -> World {
+    World::new("action \"out\" relay")
+}
+
+const TEMP: Verdict = Verdict::TempFail;
+const PERM: Verdict = Verdict::PermFail;
+
+#[test]
+fn what_the_name_server_says_decides_in_the_words_of_the_manual() {
+    // smtpd(8): NXDOMAIN and a null MX are for good, what a name server does not say is not.
+    type Case = (fn(&mut World), Verdict, &'static str);
+    let cases: [Case; 8] = [
+        (
+            |w| w.fails("d.example", NotFound::NoName),
+            PERM,
+            "Domain does not exist",
+        ),
+        (
+            |w| w.fails("d.example", NotFound::TempFail),
+            TEMP,
+            "Temporary failure in MX lookup",
+        ),
+        (
+            |w| w.mx("d.example", &[(0, ".")]),
+            PERM,
+            "Domain does not accept mail",
+        ),
+        (
+            |w| w.mx("d.example", &[(10, "localhost")]),
+            PERM,
+            "Domain does not accept mail",
+        ),
+        (
+            |w| w.mx("d.example", &[(10, "a.example")]),
+            TEMP,
+            "No MX found for domain",
+        ),
+        (|_| {}, TEMP, "No MX found for domain"),
+        (
+            |w| {
+                w.mx("d.example", &[(10, "us.example"), (20, "b.example")]);
+                w.a("us.example", &["192.0.2.9"]);
+                w.a("b.example", &["192.0.2.2"]);
+            },
+            PERM,
+            "Mail for domain loops back to this host",
+        ),
+        (
+            |w| {
+                let many: Vec<(u16, String)> =
+                    (0..5000).map(|n| (n, format!("m{n}.example"))).collect();
+                let many: Vec<(u16, &str)> = many.iter().map(|(n, m)| (*n, m.as_str())).collect();
+                w.mx("d.example", &many);
+            },
+            TEMP,
+            "No MX found for domain",
+        ),
+    ];
+    for (prepare, verdict, text) in cases {
+        let mut world = plain();
+        prepare(&mut world);
+        world.offer("bob@D.example");
+        assert_eq!(world.only_outcome(), (verdict, text.to_owned()));
+        assert_eq!(
+            world.lines,
+            [format!(
+                "smtp-out: Failed to resolve MX for [relay:d.example,smtp]: {text}"
+            )]
+        );
+        assert!(world.core.relays.is_empty() && world.core.domains.is_empty());
+    }
+    let mut world = plain();
+    world.offer("bob@-bad..name");
+    assert_eq!(
+        world.only_outcome(),
+        (PERM, "Invalid domain name".to_owned())
+    );
+}
+
+#[test]
+fn exchangers_are_tried_by_preference_and_equals_in_random_order() {
+    // RFC 5321 §5.1.
+    let mut firsts = BTreeSet::new();
+    for _ in 0..40 {
+        let mut world = plain();
+        world.mx(
+            "d.example",
+            &[(20, "c.example"), (10, "a.example"), (10, "b.example")],
+        );
+        world.a("a.example", &["192.0.2.1"]);
+        world.a("b.example", &["192.0.2.2"]);
+        world.a("c.example", &["192.0.2.3"]);
+        world.offer("bob@d.example");
+        world.refused(0);
+        world.refused(1);
+        world.refused(2);
+        let tried = world.addresses();
+        assert_eq!((tried.len(), tried[2].as_str()), (3, "192.0.2.3"));
+        firsts.insert(tried[0].clone());
+        assert_eq!(
+            world.only_outcome(),
+            (TEMP, "Network error on destination MXs".to_owned())
+        );
+    }
+    assert_eq!(firsts.len(), 2);
+}
+
+#[test]
+fn a_refused_connection_is_told_as_the_manual_shows() {
+    // smtpd(8): the route is disabled, nothing is left, the mail is put off at once.
+    let mut world = plain();
+    world.a("example.com", &["192.0.2.25"]);
+    world.offer("bob@example.com");
+    assert_eq!(world.started[0].to.to_string(), "192.0.2.25:25");
+    world.refused(0);
+    assert_eq!(
+        world.only_outcome(),
+        (TEMP, "Network error on destination MXs".to_owned())
+    );
+    world.pass(15);
+    assert_eq!(
+        world.lines,
+        [
+            "smtp-out: Disabling route [] <-> 192.0.2.25 for 15s",
+            "smtp-out: No valid route for [connector:[]->[relay:example.com,smtp],0x0]",
+            "smtp-out: Enabling route [] <-> 192.0.2.25",
+        ]
+    );
+    // What comes while the route is disabled fails without an attempt.
+    let mut world = plain();
+    world.a("example.com", &["192.0.2.25"]);
+    world.offer("bob@example.com");
+    world.refused(0);
+    world.offer("bob@example.com");
+    assert_eq!((world.started.len(), world.outcomes().len()), (1, 2));
+    assert!(world.core.relays.is_empty());
+}
+
+#[test]
+fn both_families_are_tried_in_one_attempt_and_limits_choose_one() {
+    let mut world = plain();
+    world.core.own = Own::new(vec!["2001:db8::9".parse().unwrap()]);
+    world.a("d.example", &["192.0.2.1", "2001:db8::1"]);
+    world.offer("bob@d.example");
+    world.refused(0);
+    assert_eq!(world.addresses(), ["2001:db8::1", "192.0.2.1"]);
+    world.ready(world.started[1].id);
+    assert_eq!(world.sent.len(), 1);
+    // smtpd.conf(5), mta limit inet6.
+    let mut world = World::new("mta limit inet6\naction \"out\" relay");
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    assert_eq!(
+        world.only_outcome(),
+        (
+            TEMP,
+            "Address family mismatch on destination MXs".to_owned()
+        )
+    );
+    assert_eq!(
+        world.lines,
+        ["smtp-out: Address family mismatch on [connector:[]->[relay:d.example,smtp],0x0]"]
+    );
+}
+
+#[test]
+fn a_backup_relays_only_to_exchangers_that_are_preferred_to_it() {
+    // smtpd.conf(5), relay backup.
+    let conf = "action \"out\" relay backup mx mx2.example";
+    let mut world = World::new(conf);
+    world.mx(
+        "d.example",
+        &[
+            (10, "mx1.example"),
+            (20, "MX2.example"),
+            (30, "mx3.example"),
+        ],
+    );
+    for (name, addr) in [
+        ("mx1", "192.0.2.1"),
+        ("MX2", "192.0.2.2"),
+        ("mx3", "192.0.2.3"),
+    ] {
+        world.a(&format!("{name}.example"), &[addr]);
+    }
+    world.offer("bob@d.example");
+    world.refused(0);
+    assert_eq!(world.addresses(), ["192.0.2.1"]);
+    let mut world = World::new(conf);
+    world.mx("d.example", &[(20, "mx2.example")]);
+    world.a("mx2.example", &["192.0.2.2"]);
+    world.offer("bob@d.example");
+    assert_eq!(
+        world.only_outcome(),
+        (TEMP, "No MX found for destination".to_owned())
+    );
+    let mut world = World::new(conf);
+    world.mx("d.example", &[(20, "other.example")]);
+    world.a("other.example", &["192.0.2.2"]);
+    world.offer("bob@d.example");
+    assert_eq!(world.addresses(), ["192.0.2.2"]);
+    assert_eq!(
+        world.lines,
+        ["Couldn't find backup preference for [relay:d.example,smtp,backup=mx2.example]: error 4"]
+    );
+}
+
+#[test]
+fn smarthosts_come_from_tables_and_fail_in_the_words_of_the_manual() {
+    let smtp = |url: &str| Ok(RelayHost::parse(url).unwrap());
+    let mut world = World::new("action \"out\" relay host { \"x\" }");
+    world
+        .smarthosts
+        .insert(String::new(), smtp("smtp://[192.0.2.7]:2525"));
+    world.offer("bob@d.example");
+    assert_eq!(world.started[0].to.to_string(), "192.0.2.7:2525");
+    let mut world = World::new("action \"out\" relay domain { \"a\" = \"b\" }");
+    world
+        .smarthosts
+        .insert("d.example".to_owned(), smtp("lmtp://lmtp.example:24"));
+    world.offer("bob@D.example");
+    assert_eq!(world.only_outcome(), (TEMP, "Host not found".to_owned()));
+    world.offer("bob@other.example");
+    assert!(
+        world.lines[1].starts_with("Failed to retrieve smarthost for envelope 0000000200000001")
+    );
+    assert_eq!(world.outcomes()[1].1, "Cannot retrieve smarthost");
+    let bad = Err(BadSmarthost::Url(line("tls://x")));
+    world.smarthosts.insert("bad.example".to_owned(), bad);
+    world.offer("bob@bad.example");
+    assert_eq!(world.outcomes()[2].1, "Cannot parse smarthost");
+}
+
+#[test]
+fn sources_are_drawn_until_one_works_and_no_longer() {
+    // smtpd.conf(5), relay src.
+    let conf = "action \"out\" relay src { \"192.0.2.100\", \"2001:db8::100\" }";
+    let mut world = World::new(conf);
+    world.core.own = Own::new(vec!["2001:db8::9".parse().unwrap()]);
+    world.sources = ["192.0.2.100", "2001:db8::100"]
+        .map(|addr| Some(addr.parse().unwrap()))
+        .to_vec();
+    world.a("d.example", &["192.0.2.1", "2001:db8::1"]);
+    world.offer("bob@d.example");
+    assert_eq!(world.addresses(), ["192.0.2.1"]);
+    world.refused(0);
+    assert_eq!(world.addresses(), ["192.0.2.1", "2001:db8::1"]);
+    world.refused(1);
+    assert_eq!(
+        world.only_outcome(),
+        (TEMP, "Network error on destination MXs".to_owned())
+    );
+    let mut world = World::new(conf);
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    assert_eq!(
+        world.only_outcome(),
+        (TEMP, "Could not retrieve source address".to_owned())
+    );
+    assert!(world.lines[0].starts_with("Failed to get source address for [relay:d.example,"));
+    // One that this host does not have.
+    let mut world = World::new(conf);
+    world.sources = vec![Some("192.0.2.100".parse().unwrap())];
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    let id = world.started[0].id;
+    world.ended(id, End::Source(line("Cannot assign requested address")));
+    assert_eq!(
+        world.only_outcome(),
+        (TEMP, "No valid route to destination".to_owned())
+    );
+    assert_eq!(
+        world.lines,
+        ["smtp-out: Error on 192.0.2.100 <-> 192.0.2.1: Cannot assign requested address"]
+    );
+}
+
+#[test]
+fn a_blocked_source_is_not_used_until_it_is_resumed() {
+    // smtpctl(8), pause mta from.
+    let mut world = World::new("action \"out\" relay src { \"192.0.2.100\" }");
+    let addr = "192.0.2.100".parse().unwrap();
+    world.sources = vec![Some(addr)];
+    world.a("d.example", &["192.0.2.1"]);
+    assert!(world.core.block(addr, "D.example", true, T0));
+    assert!(!world.core.block(addr, "d.example", true, T0));
+    assert_eq!(
+        world.core.list(Listing::Blocks, T0),
+        ["192.0.2.100 -> d.example"]
+    );
+    world.offer("bob@d.example");
+    assert_eq!(
+        world.only_outcome(),
+        (TEMP, "All routes to destination blocked".to_owned())
+    );
+    assert!(world.core.block(addr, "d.example", false, T0));
+    world.offer("bob@d.example");
+    assert_eq!(world.started.len(), 1);
+}
+
+#[test]
+fn a_route_takes_one_connection_until_it_has_proven_itself() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..30 {
+        world.offer("bob@d.example");
+    }
+    assert_eq!(world.started.len(), 1);
+    world.ready(world.started[0].id);
+    // mta limit max-conn-per-route, and a burst that does not wait for conn-delay-relay.
+    assert_eq!(world.started.len(), 5);
+    for at in 0..4 {
+        world.ready(world.started[1 + at].id);
+    }
+    assert_eq!(world.sent.len(), 5);
+    while world.outcomes().len() < 30 {
+        let busy: Vec<SessionId> = world
+            .core
+            .sessions
+            .iter()
+            .filter(|(_, s)| matches!(s.phase, Phase::Busy(_)))
+            .map(|(id, _)| *id)
+            .collect();
+        busy.into_iter().for_each(|id| world.delivered(id));
+    }
+    assert_eq!(world.quits.len(), 0);
+    world.pass(2);
+    assert_eq!(world.quits.len(), 4);
+    for id in world.quits.clone() {
+        world.ended(id, End::Quit);
+    }
+    // mta limit session-keepalive.
+    world.pass(10);
+    assert_eq!(world.quits.len(), 5);
+    world.ended(world.quits[4], End::Quit);
+    assert!(world.core.relays.is_empty());
+    assert!(
+        world
+            .outcomes()
+            .iter()
+            .all(|(v, _)| *v == Verdict::Delivered)
+    );
+}
+
+#[test]
+fn a_session_ends_after_as_many_messages_as_it_may_take_and_another_follows_at_once() {
+    // smtpd.conf(5), mta limit session-mail-max.
+    let mut world = World::new("mta limit session-mail-max 2\naction \"out\" relay");
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..3 {
+        world.offer("bob@d.example");
+    }
+    let first = world.started[0].id;
+    world.ready(first);
+    let others = world.started.len();
+    world.delivered(first);
+    world.delivered(first);
+    assert_eq!(world.quits, [first]);
+    world.ended(first, End::Quit);
+    assert!(
+        others > 1 || world.started.len() == 2,
+        "{:?}",
+        world.started.len()
+    );
+}
+
+#[test]
+fn a_connection_that_died_idle_costs_a_message_nothing_but_another_one() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    let first = world.started[0].id;
+    world.ready(first);
+    world.delivered(first);
+    world.offer("carol@d.example");
+    assert_eq!(world.sent.len(), 2);
+    world.ended(first, End::Failed(line("Connection closed unexpectedly")));
+    world.pass(3);
+    assert_eq!(world.started.len(), 2);
+    let second = world.started[1].id;
+    world.ready(second);
+    assert_eq!(world.sent[2].1.envelopes[0].dest.user(), "carol");
+    // It happens again with a fresh connection: put off.
+    world.ended(second, End::Failed(line("Connection closed unexpectedly")));
+    assert_eq!(
+        world.outcomes()[1],
+        (TEMP, "Connection closed unexpectedly".to_owned())
+    );
+}
+
+#[test]
+fn a_relay_with_enough_waiting_has_the_rest_held_and_asks_for_it_again() {
+    // smtpd.conf(5), mta limit task-hiwat, task-lowat, task-release.
+    let conf = "mta limit task-hiwat 4 task-lowat 2 task-release 3\naction \"out\" relay";
+    let mut world = World::new(conf);
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..10 {
+        world.offer("bob@d.example");
+    }
+    let held = |w: &World| {
+        w.reports
+            .iter()
+            .filter(|r| matches!(r, Report::Held(..)))
+            .count()
+    };
+    assert_eq!(held(&world), 6);
+    assert_eq!(
+        world.lines,
+        ["smtp-out: hiwat reached on [relay:d.example,smtp]: holding envelopes"]
+    );
+    let id = world.started[0].id;
+    world.ready(id);
+    world.delivered(id);
+    let release = Report::Release(crate::deliver::Release {
+        key: HoldKey(1),
+        count: 3,
+    });
+    assert!(world.reports.contains(&release));
+    assert!(world.lines[1].starts_with("smtp-out: back to lowat on [relay:d.example"));
+    // A destination that cannot be reached sends the rest back to its time.
+    let mut world = World::new(conf);
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..10 {
+        world.offer("bob@d.example");
+    }
+    world.refused(0);
+    assert_eq!(world.outcomes().len(), 4);
+    assert!(world.reports.contains(&Report::Postpone(HoldKey(1))));
+}
+
+#[test]
+fn destinations_that_do_not_answer_leave_room_for_those_that_do() {
+    let mut world = plain();
+    for n in 0..20 {
+        world.a(
+            &format!("dead{n}.example"),
+            &[&format!("192.0.2.{}", 100 + n)],
+        );
+        world.offer(&format!("bob@dead{n}.example"));
+    }
+    assert_eq!(world.started.len(), 6);
+    world.a("good.example", &["192.0.2.1"]);
+    world.offer("bob@good.example");
+    assert_eq!(world.started.len(), 6);
+    // As those fail, the others have their turns; nobody is forgotten.
+    for at in 0.. {
+        let Some(start) = world.started.get(at).cloned() else {
+            break;
+        };
+        match start.to.ip().to_string().as_str() {
+            "192.0.2.1" => world.ready(start.id),
+            _ => world.refused(at),
+        }
+    }
+    assert_eq!((world.started.len(), world.sent.len()), (21, 1));
+    assert_eq!(world.outcomes().len(), 20);
+}
+
+#[test]
+fn an_admin_sees_hosts_relays_and_routes_as_the_manual_prints_them() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    let now = world.now.plus(61);
+    let list = |world: &World, what| world.core.list(what, now);
+    assert_eq!(
+        list(&world, Listing::Hosts),
+        ["192.0.2.1 (null) refcount=1 nconn=1 lastconn=1m1s"]
+    );
+    assert_eq!(
+        list(&world, Listing::Relays),
+        [
+            "[relay:d.example,smtp] refcount=2 ntask=1 nconn=1 lastconn=1m1s timeout=- wait=",
+            "  connector [] refcount=0 nconn=1 lastconn=1m1s timeout=- flags=",
+        ]
+    );
+    assert_eq!(
+        list(&world, Listing::Routes),
+        ["1. [] <-> 192.0.2.1 N--- nconn=1 nerror=0 penalty=0 timeout=-"]
+    );
+    world.refused(0);
+    assert_eq!(
+        world.core.list(Listing::Routes, T0),
+        ["1. [] <-> 192.0.2.1 ND-- nconn=0 nerror=1 penalty=1 timeout=15s"]
+    );
+    world.core.resume_route(1, T0);
+    world.obey();
+    assert_eq!(
+        world.lines.last().unwrap(),
+        "smtp-out: Enabling route [] <-> 192.0.2.1 per admin request"
+    );
+    assert_eq!(
+        world.core.list(Listing::Routes, T0),
+        ["1. [] <-> 192.0.2.1 N--- nconn=0 nerror=1 penalty=0 timeout=-"]
+    );
+}
+
+#[test]
+fn recipients_beyond_what_a_transaction_takes_go_into_the_next_one() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    for low in 1..=250 {
+        let mut envelope = samples::envelope("bob");
+        envelope.id = EvpId::new(MsgId::new(7).unwrap(), low).unwrap();
+        envelope.action = line("out");
+        envelope.kind = EnvelopeKind::Relay;
+        envelope.dest = MailAddr::new("bob", "d.example").unwrap();
+        world.core.offer(envelope, T0);
+    }
+    world.obey();
+    let id = world.started[0].id;
+    world.ready(id);
+    for _ in 0..3 {
+        world.delivered(id);
+    }
+    let sizes: Vec<usize> = world.sent.iter().map(|(_, l)| l.envelopes.len()).collect();
+    assert_eq!(sizes, [100, 100, 50]);
+}
+
+#[test]
+fn what_was_put_off_is_tried_when_its_domain_answers() {
+    // smtpd.conf(5), mta max-deferred.
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    let first = world.started[0].id;
+    world.ready(first);
+    world.delivered(first);
+    world.pass(11);
+    world.ended(first, End::Quit);
+    // Down for a while.
+    let put_off = world.offer("carol@d.example");
+    world.refused(1);
+    world.pass(15);
+    world.offer("dave@d.example");
+    world.ready(world.started[2].id);
+    world.delivered(world.started[2].id);
+    assert!(world.reports.contains(&Report::Hurry(vec![put_off])));
+    assert_eq!(
+        world.core.list(Listing::HostStats, T0),
+        [format!("d.example|{}|250 ok", world.now.0)]
+    );
+}
+
+#[test]
+fn what_has_not_begun_goes_back_when_the_daemon_stops() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    let id = world.offer("bob@d.example");
+    world.core.stop();
+    world.obey();
+    assert_eq!(world.reports, [Report::Held(id, HoldKey(1))]);
+}

@@ -1,0 +1,403 @@
+//! Relaying: mail for other hosts, by SMTP or LMTP.
+//!
+//! ```text
+//! runner → Agent ─ offers ─> relay thread (Core) ─ orders ─> sessions, a thread each
+//!                              ↑   ↓                             │
+//!                     answers ─┘   └─ reports ─> runner          │
+//!                              └──────────── events ─────────────┘
+//! ```
+//!
+//! [`Agent`] belongs to the runner's thread and never blocks it: it hands envelopes on to the relay
+//! thread, which owns [`core::Core`], and with it everything that is known of relays, routes and
+//! sessions. Addresses come from the resolver, smarthosts and sources from tables, asked by a
+//! thread beside it, since a table may take its time. Each session has a thread of its own, of
+//! which there are a bounded number.
+//!
+//! Promises: every envelope that was offered gets one report, with its line in the log; nothing is
+//! called delivered that the other host did not take.
+
+mod books;
+pub mod core;
+pub mod hoststat;
+pub mod key;
+pub mod mx;
+pub mod session;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, unbounded};
+
+use crate::config::{Config, TableSource};
+use crate::dns::{self, Found};
+use crate::log;
+use crate::mail::{Envelope, EvpId, Outcome, SessionId};
+use crate::queue::Queue;
+use crate::sys;
+use crate::table::Tables;
+use crate::util::{Line, Timestamp};
+
+use self::core::{Action, Ask, BadSmarthost, Core, Destination, End, Limits, Listing, Smarthost};
+use self::mx::{Own, Question};
+use self::session::{MakeTls, Order, Tools};
+use super::{Offer, Release, Report};
+
+/// What the agent is made of.
+pub struct Setup {
+    /// Actions and limits.
+    pub config: Arc<Config>,
+    /// Where messages are.
+    pub queue: Queue,
+    /// Smarthosts, sources and names.
+    pub tables: Arc<Tables>,
+    /// Addresses of destinations.
+    pub resolver: dns::Handle,
+    /// TLS, where there is any.
+    pub tls: MakeTls,
+    /// Where outcomes go.
+    pub reports: Sender<Report>,
+    /// Envelopes that may be offered and not settled: the runner's `max-inflight`.
+    pub offers_max: usize,
+}
+
+/// The agent for envelopes of relay actions.
+pub struct Agent {
+    offers: Sender<Envelope>,
+    events: Sender<Event>,
+}
+
+/// Reaches the relay thread for what the administrator asks.
+#[derive(Clone)]
+pub struct Handle(Sender<Event>);
+
+/// What happens to the relay thread.
+pub enum Event {
+    /// The resolver's answer.
+    Answer(Destination, Question, Found),
+    /// A table's answer.
+    Smarthost(EvpId, Smarthost),
+    /// A table's answer.
+    Source(u64, Option<IpAddr>),
+    /// A session is ready for mail.
+    Ready(SessionId),
+    /// A transaction is over: outcomes, and recipients that were not tried.
+    Done(SessionId, Vec<(EvpId, Outcome)>, Vec<EvpId>),
+    /// A session is no more.
+    Ended(SessionId, End),
+    /// The administrator's question.
+    Admin(Admin, Reply),
+    /// Nothing more will be offered.
+    Stop,
+}
+
+/// What the administrator asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// A listing.
+    Show(Listing),
+    /// `resume route`.
+    ResumeRoute(u64),
+    /// `pause mta from … for …` (true), `resume mta from … for …`.
+    Block(IpAddr, String, bool),
+}
+
+/// The answer: lines of a listing; `None` when what was asked changed nothing.
+pub type Reply = Box<dyn FnOnce(Option<Vec<String>>) + Send>;
+
+/// Sessions at a time.
+const SESSIONS_MAX: usize = 64;
+/// Those of them that may be connecting on routes that have not proven themselves: the rest is for
+/// destinations that are known to answer.
+const UNPROVEN_MAX: usize = 48;
+/// Events taken before actions are carried out.
+const DRAIN_MAX: usize = 256;
+/// The longest sleep.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+
+/// Starts the relay thread and the one that asks tables.
+pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
+    // Every envelope in flight fits, so the runner never waits here.
+    let (offers, offered) = bounded(setup.offers_max.max(1));
+    // Each event answers an action or tells of a session, and both are bounded; the resolver's
+    // thread, which sends some of them, must never wait.
+    let (events, happened) = unbounded();
+    let (asks, asked) = unbounded();
+    let tools = Tools {
+        config: setup.config.clone(),
+        queue: setup.queue,
+        tables: setup.tables.clone(),
+        tls: setup.tls,
+        events: events.clone(),
+    };
+    let answers = events.clone();
+    let tables = setup.tables;
+    thread::Builder::new()
+        .name("relay tables".to_owned())
+        .spawn(move || answer_asks(&tables, &asked, &answers))?;
+    let limits = Limits {
+        sessions: SESSIONS_MAX,
+        unproven: UNPROVEN_MAX,
+    };
+    let core = Core::new(
+        setup.config.clone(),
+        own_addresses(&setup.config),
+        limits,
+        sys::random::number_u32,
+        sys::random::number_u64() >> 1,
+    );
+    let relay = Relay {
+        core,
+        clock: Clock::new(),
+        tools,
+        resolver: setup.resolver,
+        reports: setup.reports,
+        asks,
+        sessions: HashMap::new(),
+    };
+    thread::Builder::new()
+        .name("relay".to_owned())
+        .spawn(move || relay.run(&offered, &happened))?;
+    let agent = Agent {
+        offers,
+        events: events.clone(),
+    };
+    Ok((agent, Handle(events)))
+}
+
+/// Sessions without TLS, which this version does not have.
+pub fn no_tls() -> MakeTls {
+    Arc::new(|_, _| None)
+}
+
+impl super::Agent for Agent {
+    fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
+        // The thread ends only when this agent does.
+        let _ = self.offers.send(envelope);
+        Offer::Taken
+    }
+
+    fn finished(&mut self, _id: EvpId, _now: Timestamp) -> Option<Release> {
+        None
+    }
+
+    fn stop(&mut self) {
+        let _ = self.events.send(Event::Stop);
+    }
+}
+
+impl Handle {
+    /// Asks; `reply` is called once, from the relay thread, and must not block.
+    pub fn ask(&self, admin: Admin, reply: Reply) {
+        let _ = self.0.send(Event::Admin(admin, reply));
+    }
+}
+
+/// A clock that does not jump: the system's when it was made, and the time since then.
+struct Clock {
+    base: Timestamp,
+    since: Instant,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock {
+            base: Timestamp::now(),
+            since: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.base.plus(self.since.elapsed().as_secs())
+    }
+}
+
+/// A question to a table, asked by the thread beside.
+enum TableAsk {
+    Smarthost(EvpId, Ask),
+    Source(u64, String),
+}
+
+/// The relay thread.
+struct Relay {
+    core: Core,
+    clock: Clock,
+    tools: Tools,
+    resolver: dns::Handle,
+    reports: Sender<Report>,
+    asks: Sender<TableAsk>,
+    sessions: HashMap<SessionId, Sender<Order>>,
+}
+
+impl Relay {
+    fn run(mut self, offers: &Receiver<Envelope>, events: &Receiver<Event>) {
+        loop {
+            let mut ready = Select::new();
+            ready.recv(offers);
+            ready.recv(events);
+            // Either something is ready or the time is over: both are looked at.
+            let _ = ready.ready_timeout(self.sleep());
+            for _ in 0..DRAIN_MAX {
+                let Ok(event) = events.try_recv() else {
+                    break;
+                };
+                self.happened(event);
+                self.obey();
+            }
+            for _ in 0..DRAIN_MAX {
+                match offers.try_recv() {
+                    Ok(envelope) => self.core.offer(envelope, self.clock.now()),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+                self.obey();
+            }
+            self.core.tick(self.clock.now());
+            self.obey();
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let now = self.clock.now();
+        match self.core.next_event() {
+            // A second has begun when its number comes.
+            Some(at) => Duration::from_secs(at.since(now)).min(SLEEP_MAX),
+            None => SLEEP_MAX,
+        }
+    }
+
+    fn happened(&mut self, event: Event) {
+        let now = self.clock.now();
+        match event {
+            Event::Answer(name, question, found) => self.core.answer(name, &question, found, now),
+            Event::Smarthost(id, host) => self.core.smarthost(id, host, now),
+            Event::Source(relay, addr) => self.core.source(relay, addr, now),
+            Event::Ready(id) => self.core.ready(id, now),
+            Event::Done(id, settled, untried) => self.core.done(id, settled, &untried, now),
+            Event::Ended(id, end) => {
+                self.sessions.remove(&id);
+                self.core.ended(id, &end, now);
+            }
+            Event::Admin(admin, reply) => reply(self.admin(admin, now)),
+            Event::Stop => self.core.stop(),
+        }
+    }
+
+    fn admin(&mut self, admin: Admin, now: Timestamp) -> Option<Vec<String>> {
+        match admin {
+            Admin::Show(listing) => Some(self.core.list(listing, now)),
+            Admin::ResumeRoute(id) => {
+                self.core.resume_route(id, now);
+                Some(Vec::new())
+            }
+            Admin::Block(source, name, on) => {
+                let changed = self.core.block(source, &name, on, now);
+                changed.then(Vec::new)
+            }
+        }
+    }
+
+    fn obey(&mut self) {
+        for action in self.core.take_actions() {
+            match action {
+                Action::Resolve(name, question) => self.resolve(name, question),
+                Action::Reverse(addr, ptr) => {
+                    let put = move |found: dns::Reverse| {
+                        let _ = ptr.set(found.name);
+                    };
+                    self.resolver.reverse(addr, Box::new(put));
+                }
+                Action::Smarthost(id, ask) => {
+                    let _ = self.asks.send(TableAsk::Smarthost(id, ask));
+                }
+                Action::Source(relay, table) => {
+                    let _ = self.asks.send(TableAsk::Source(relay, table));
+                }
+                Action::Open(start) => self.open(*start),
+                Action::Send(id, load) => self.order(id, Order::Send(load)),
+                Action::Quit(id) => self.order(id, Order::Quit),
+                // The runner takes all it is sent, or is gone.
+                Action::Report(report) => drop(self.reports.send(report)),
+                Action::Info(line) => log::info(format_args!("{line}")),
+                Action::Warn(line) => log::warn(format_args!("{line}")),
+            }
+        }
+    }
+
+    fn resolve(&self, name: Destination, question: Question) {
+        let events = self.tools.events.clone();
+        let (asked, kind) = (question.name.clone(), question.kind);
+        let reply = move |found| {
+            let _ = events.send(Event::Answer(name, question, found));
+        };
+        self.resolver.lookup(&asked, kind, Box::new(reply));
+    }
+
+    fn order(&self, id: SessionId, order: Order) {
+        if let Some(session) = self.sessions.get(&id) {
+            // There is room for what is being sent and the word to end.
+            let _ = session.try_send(order);
+        }
+    }
+
+    fn open(&mut self, start: core::Start) {
+        let id = start.id;
+        let (orders, told) = bounded(2);
+        let tools = self.tools.clone();
+        let spawned = thread::Builder::new()
+            .name("relay session".to_owned())
+            .spawn(move || session::run(&tools, &start, &told));
+        match spawned {
+            Ok(_) => {
+                self.sessions.insert(id, orders);
+            }
+            Err(error) => {
+                log::warn(format_args!("relay: cannot start a session: {error}"));
+                let end = End::Shortage(Line::sanitize(error.to_string().as_bytes()));
+                let _ = self.tools.events.send(Event::Ended(id, end));
+            }
+        }
+    }
+}
+
+/// Asks tables until nobody wants to know any more.
+fn answer_asks(tables: &Tables, asks: &Receiver<TableAsk>, answers: &Sender<Event>) {
+    for ask in asks {
+        let answer = match ask {
+            TableAsk::Smarthost(id, ask) => Event::Smarthost(id, smarthost(tables, &ask)),
+            TableAsk::Source(relay, table) => {
+                let addr = tables.source_fetch(&table).unwrap_or_else(|error| {
+                    log::warn(format_args!("{error}"));
+                    None
+                });
+                Event::Source(relay, addr)
+            }
+        };
+        if answers.send(answer).is_err() {
+            return;
+        }
+    }
+}
+
+fn smarthost(tables: &Tables, ask: &Ask) -> Smarthost {
+    let found = match ask {
+        Ask::Next(table) => tables.relayhost_fetch(table),
+        Ask::Of(table, domain) => tables.relayhost_lookup(table, domain),
+    };
+    match found {
+        Ok(Some(host)) => Ok(host),
+        Ok(None) => Err(BadSmarthost::None),
+        Err(error) => Err(BadSmarthost::Url(error.text)),
+    }
+}
+
+/// The addresses of our interfaces, as the rules know them.
+fn own_addresses(config: &Config) -> Own {
+    let Some(TableSource::List(entries)) = config.tables.get("<localhost>") else {
+        return Own::default();
+    };
+    Own::new(entries.iter().filter_map(|e| mx::literal(e)).collect())
+}

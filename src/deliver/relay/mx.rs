@@ -1,0 +1,340 @@
+//! Where a domain's mail goes: exchangers and their addresses, out of the answers of the DNS.
+//!
+//! RFC 5321 §5.1: exchangers by rising preference, equals in random order; without MX records the
+//! domain itself; of exchangers that we are ourselves, and all that are not preferred to them, none
+//! is used. RFC 7505: a null MX says that a domain takes no mail.
+
+use std::net::IpAddr;
+
+use crate::dns::{Answer, Failure as NotFound, Found, Kind, Mx};
+use crate::mail::{Outcome, Status};
+use crate::util::Line;
+
+/// Most exchangers of a domain that are looked up, the preferred ones first.
+pub const EXCHANGERS_MAX: usize = 48;
+/// Most addresses of a domain that are kept.
+pub const ADDRESSES_MAX: usize = 128;
+
+/// One address to which mail for a domain may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchanger {
+    /// The exchanger's name, or the literal.
+    pub name: Line,
+    /// One of its addresses.
+    pub addr: IpAddr,
+    /// Lower is tried first.
+    pub preference: u16,
+}
+
+/// Why a destination's mail cannot go anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Whether this is for good.
+    pub lasting: Lasting,
+    /// For the report.
+    pub status: Status,
+    /// For the log and the report.
+    pub text: &'static str,
+}
+
+/// Whether a failure passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasting {
+    /// Later perhaps.
+    Temporary,
+    /// Never.
+    Permanent,
+}
+
+impl Failure {
+    /// One that may pass.
+    pub const fn temporary(status: Status, text: &'static str) -> Failure {
+        Failure {
+            lasting: Lasting::Temporary,
+            status,
+            text,
+        }
+    }
+
+    /// One that does not pass.
+    pub const fn permanent(status: Status, text: &'static str) -> Failure {
+        Failure {
+            lasting: Lasting::Permanent,
+            status,
+            text,
+        }
+    }
+
+    /// What it is for an envelope.
+    pub fn outcome(&self) -> Outcome {
+        let text = Line::sanitize(self.text.as_bytes());
+        match self.lasting {
+            Lasting::Temporary => Outcome::temp(self.status, text),
+            Lasting::Permanent => Outcome::perm(self.status, text),
+        }
+    }
+}
+
+/// The name was refused by every name server that knows.
+pub const NO_DOMAIN: Failure = Failure::permanent(Status::new(5, 1, 2), "Domain does not exist");
+/// The name cannot be one.
+pub const BAD_DOMAIN: Failure = Failure::permanent(Status::new(5, 1, 2), "Invalid domain name");
+/// Nobody could say.
+pub const NO_ANSWER: Failure =
+    Failure::temporary(Status::new(4, 4, 3), "Temporary failure in MX lookup");
+/// Exchangers without addresses.
+pub const NO_ADDRESS: Failure = Failure::temporary(Status::new(4, 4, 4), "No MX found for domain");
+/// A smarthost without addresses.
+pub const NO_HOST: Failure = Failure::temporary(Status::new(4, 4, 4), "Host not found");
+/// RFC 7505.
+pub const NULL_MX: Failure =
+    Failure::permanent(Status::new(5, 1, 10), "Domain does not accept mail");
+/// RFC 5321 §5.1: we are the best exchanger and do not take its mail.
+pub const OURSELVES: Failure = Failure::permanent(
+    Status::new(5, 4, 6),
+    "Mail for domain loops back to this host",
+);
+
+/// What is to be asked of the resolver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The name, with its last dot where it is not to be searched for.
+    pub name: String,
+    /// What about it.
+    pub kind: Kind,
+}
+
+/// A destination's resolution, under way.
+#[derive(Clone, Debug)]
+pub struct Resolution {
+    as_host: AsHost,
+    /// Sorted: an exchanger, its addresses so far.
+    hosts: Vec<(u16, Line, Vec<IpAddr>)>,
+    /// Answers that have not come.
+    open: usize,
+}
+
+/// Whether a destination's name is a host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AsHost {
+    /// A smarthost: its addresses are wanted.
+    Yes,
+    /// A domain: its exchangers are wanted.
+    No,
+}
+
+/// Where a resolution stands.
+pub enum Step {
+    /// These are to be asked.
+    Ask(Vec<Question>),
+    /// An answer is still missing.
+    Wait,
+    /// All is known.
+    Done(Result<Vec<Exchanger>, Failure>),
+}
+
+impl Resolution {
+    /// Begins. `random` shuffles exchangers of equal preference later.
+    pub fn begin(name: &str, as_host: AsHost) -> (Resolution, Step) {
+        let mut resolution = Resolution {
+            as_host,
+            hosts: Vec::new(),
+            open: 0,
+        };
+        let step = resolution.first(name);
+        (resolution, step)
+    }
+
+    fn first(&mut self, name: &str) -> Step {
+        if let Some(addr) = literal(name) {
+            return Step::Done(Ok(vec![Exchanger {
+                name: Line::sanitize(name.as_bytes()),
+                addr,
+                preference: 0,
+            }]));
+        }
+        if !is_name(name) {
+            return Step::Done(Err(match self.as_host {
+                AsHost::Yes => NO_HOST,
+                AsHost::No => BAD_DOMAIN,
+            }));
+        }
+        match self.as_host {
+            // As getaddrinfo(3) would: short names go through the search list.
+            AsHost::Yes => self.ask_addresses(vec![(0, name.to_owned())], ""),
+            AsHost::No => {
+                self.open = 1;
+                Step::Ask(vec![Question {
+                    name: absolute(name),
+                    kind: Kind::Mx,
+                }])
+            }
+        }
+    }
+
+    /// The answer to the question for exchangers of `name`.
+    pub fn exchangers(&mut self, name: &str, found: Found, random: fn() -> u32) -> Step {
+        let records = match found {
+            Ok(Answer::Mx(records)) => records,
+            Ok(_) | Err(NotFound::NoData) => Vec::new(),
+            Err(NotFound::NoName) => return Step::Done(Err(NO_DOMAIN)),
+            Err(NotFound::TempFail) => return Step::Done(Err(NO_ANSWER)),
+        };
+        if records.is_empty() {
+            return self.ask_addresses(vec![(0, name.to_owned())], ".");
+        }
+        let mut usable: Vec<(u16, u32, String)> = records
+            .iter()
+            .filter(|mx| !says_no_mail(mx))
+            .map(|mx| (mx.preference, random(), mx.name.to_string()))
+            .collect();
+        if usable.is_empty() {
+            return Step::Done(Err(NULL_MX));
+        }
+        usable.sort();
+        usable.truncate(EXCHANGERS_MAX);
+        let hosts = usable
+            .into_iter()
+            .map(|(preference, _, name)| (preference, name));
+        self.ask_addresses(hosts.collect(), ".")
+    }
+
+    fn ask_addresses(&mut self, hosts: Vec<(u16, String)>, dot: &str) -> Step {
+        let mut questions = Vec::new();
+        for (preference, name) in hosts {
+            let line = Line::sanitize(name.as_bytes());
+            if self.hosts.iter().any(|(_, known, _)| *known == line) {
+                continue;
+            }
+            for kind in [Kind::Aaaa, Kind::A] {
+                let name = format!("{}{dot}", name.trim_end_matches('.'));
+                questions.push(Question { name, kind });
+            }
+            self.hosts.push((preference, line, Vec::new()));
+        }
+        self.open = questions.len();
+        Step::Ask(questions)
+    }
+
+    /// The answer to a question for the addresses of the exchanger `name`.
+    pub fn addresses(&mut self, name: &str, found: Found, own: &Own) -> Step {
+        let name = name.trim_end_matches('.');
+        let addrs: Vec<IpAddr> = match found {
+            Ok(Answer::A(list)) => list.into_iter().map(IpAddr::V4).collect(),
+            Ok(Answer::Aaaa(list)) => list.into_iter().map(IpAddr::V6).collect(),
+            Ok(_) | Err(_) => Vec::new(),
+        };
+        let host = self
+            .hosts
+            .iter_mut()
+            .find(|(_, known, _)| known.trim_end_matches('.').eq_ignore_ascii_case(name));
+        if let Some((_, _, known)) = host {
+            for addr in addrs.into_iter().map(|addr| addr.to_canonical()) {
+                if !known.contains(&addr) && is_usable(addr) {
+                    known.push(addr);
+                }
+            }
+        }
+        self.open = self.open.saturating_sub(1);
+        match self.open {
+            0 => Step::Done(self.finish(own)),
+            _ => Step::Wait,
+        }
+    }
+
+    fn finish(&mut self, own: &Own) -> Result<Vec<Exchanger>, Failure> {
+        let mut list = Vec::new();
+        for (preference, name, addrs) in &mut self.hosts {
+            // IPv6 first, as the resolver of the C library has it.
+            addrs.sort_by_key(IpAddr::is_ipv4);
+            list.extend(addrs.iter().map(|addr| Exchanger {
+                name: name.clone(),
+                addr: *addr,
+                preference: *preference,
+            }));
+        }
+        if !own.has_ipv6 && list.iter().any(|entry| entry.addr.is_ipv4()) {
+            list.retain(|entry| entry.addr.is_ipv4() || entry.addr.is_loopback());
+        }
+        list.truncate(ADDRESSES_MAX);
+        if list.is_empty() {
+            return Err(match self.as_host {
+                AsHost::Yes => NO_HOST,
+                AsHost::No => NO_ADDRESS,
+            });
+        }
+        let ours = list
+            .iter()
+            .filter(|entry| own.addrs.contains(&entry.addr))
+            .map(|entry| entry.preference)
+            .min();
+        if let (AsHost::No, Some(ours)) = (self.as_host, ours) {
+            list.retain(|entry| entry.preference < ours);
+            if list.is_empty() {
+                return Err(OURSELVES);
+            }
+        }
+        Ok(list)
+    }
+
+    /// The preference of the exchanger `name` in a domain whose resolution is done.
+    pub fn preference_of(&self, name: &str) -> Option<u16> {
+        let same = |known: &str| known.trim_end_matches('.').eq_ignore_ascii_case(name);
+        let found = self.hosts.iter().filter(|(_, known, _)| same(known));
+        found.map(|(preference, _, _)| *preference).min()
+    }
+}
+
+/// Our own addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    addrs: Vec<IpAddr>,
+    has_ipv6: bool,
+}
+
+impl Own {
+    /// Of these interface addresses.
+    pub fn new(addrs: Vec<IpAddr>) -> Own {
+        let global = |addr: &IpAddr| match addr {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(addr) => !addr.is_loopback() && !addr.is_unicast_link_local(),
+        };
+        Own {
+            has_ipv6: addrs.iter().any(global),
+            addrs,
+        }
+    }
+}
+
+fn says_no_mail(mx: &Mx) -> bool {
+    let name = mx.name.trim_end_matches('.');
+    name.is_empty() || name.eq_ignore_ascii_case("localhost")
+}
+
+fn is_usable(addr: IpAddr) -> bool {
+    !addr.is_unspecified() && !addr.is_multicast() && addr != IpAddr::from([255, 255, 255, 255])
+}
+
+fn absolute(name: &str) -> String {
+    format!("{}.", name.trim_end_matches('.'))
+}
+
+/// The address in `[192.0.2.1]`, `[IPv6:2001:db8::1]` or `[2001:db8::1]`, or one without brackets.
+pub fn literal(name: &str) -> Option<IpAddr> {
+    let Some(inside) = name.strip_prefix('[') else {
+        return name.parse().ok();
+    };
+    let inside = inside.strip_suffix(']')?;
+    let bare = match inside.split_at_checked(5) {
+        Some((tag, rest)) if tag.eq_ignore_ascii_case("ipv6:") => rest,
+        _ => inside,
+    };
+    bare.parse().ok()
+}
+
+fn is_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let label = |label: &str| (1..=63).contains(&label.len());
+    let byte = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b) || !b.is_ascii();
+    name.len() <= 253 && name.bytes().all(byte) && name.split('.').all(label)
+}

@@ -1,0 +1,272 @@
+//! A thread that carries out one session: connects, sends what it is given, ends.
+//!
+//! It may block, in no phase longer than the client's time-outs. What it is to do comes over a
+//! channel from the relay thread, what came of it goes back as [`Event`]s, and every recipient it
+//! was given is answered for there.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::client::{
+    Failure, Hello, Message, Opening, Protocol, Recipient, Said, Session, Socket, Stage, Tap, Tls,
+    Upgrade,
+};
+use crate::config::{Config, Method, RelayAction};
+use crate::log::maillog::{self, Bracketed, Delivery};
+use crate::log::{self, Trace};
+use crate::mail::{Envelope, EvpId, Outcome, Peer, Status};
+use crate::queue::Queue;
+use crate::table::Tables;
+use crate::util::{Line, Timestamp};
+
+use super::Event;
+use super::core::{End, Load, Start, result_word};
+use super::key::Security;
+
+/// What a session is told.
+pub enum Order {
+    /// Send this.
+    Send(Arc<Load>),
+    /// End.
+    Quit,
+}
+
+/// Makes what a session needs for TLS; `None` where this version has none.
+pub type MakeTls = Arc<dyn Fn(&Start, &RelayAction) -> Option<Box<dyn Upgrade>> + Send + Sync>;
+
+/// What all sessions share.
+#[derive(Clone)]
+pub struct Tools {
+    /// Actions.
+    pub config: Arc<Config>,
+    /// Where messages are.
+    pub queue: Queue,
+    /// Names by source address.
+    pub tables: Arc<Tables>,
+    /// TLS.
+    pub tls: MakeTls,
+    /// Where what happens is told.
+    pub events: Sender<Event>,
+}
+
+/// A session as its thread sees it.
+struct Worker<'a> {
+    tools: &'a Tools,
+    start: &'a Start,
+    /// Our end of the connection.
+    local: Option<IpAddr>,
+}
+
+/// Carries a session out.
+pub fn run(tools: &Tools, start: &Start, orders: &Receiver<Order>) {
+    let mut worker = Worker {
+        tools,
+        start,
+        local: None,
+    };
+    let end = match worker.open() {
+        Ok(session) => {
+            let _ = tools.events.send(Event::Ready(start.id));
+            worker.serve(session, orders)
+        }
+        Err(end) => end,
+    };
+    // The relay thread may be gone; then nobody waits for it.
+    let _ = tools.events.send(Event::Ended(start.id, end));
+}
+
+impl Worker<'_> {
+    fn open(&mut self) -> Result<Session, End> {
+        let action = match self.tools.config.actions.get(self.start.action.as_str()) {
+            Some(action) => match &action.method {
+                Method::Relay(action) => action,
+                Method::Local(_) => return Err(End::Source(text("Cannot find relay action"))),
+            },
+            None => return Err(End::Source(text("Cannot find relay action"))),
+        };
+        let name = self.our_name(action)?;
+        let upgrade = (self.tools.tls)(self.start, action);
+        let tls = match (self.start.security, &upgrade) {
+            (Security::StartTls(_) | Security::Smtps(_), None) => {
+                return Err(End::Source(text("TLS is not available in this version")));
+            }
+            (Security::None, _) | (Security::Opportunistic, None) => Tls::Never,
+            (Security::Opportunistic, Some(_)) => Tls::IfOffered,
+            (Security::StartTls(_), _) => Tls::Required,
+            (Security::Smtps(_), _) => Tls::OnConnect,
+        };
+        match self.connect(self.start.scheme, &name, tls, upgrade.as_deref()) {
+            Err(failure) if tls == Tls::IfOffered && failure.stage == Stage::Handshake => {
+                log::info(format_args!(
+                    "smtp-out: Error on session {}: opportunistic TLS failed, downgrading to plain",
+                    self.start.id
+                ));
+                self.connect("smtp+notls", &name, Tls::Never, None)
+            }
+            result => result,
+        }
+        .map_err(|failure| self.failed(&failure))
+    }
+
+    /// What we call ourselves. Only a source address of our own choosing has a name of its own.
+    fn our_name(&self, action: &RelayAction) -> Result<Line, End> {
+        if let (Some(table), Some(source)) = (&action.helo_src, self.start.source) {
+            return match self.tools.tables.addrname(table, &Peer::inet(source)) {
+                Ok(Some(name)) => Ok(name),
+                Ok(None) => Err(End::Source(text("Failed to retrieve helo string"))),
+                Err(error) => {
+                    log::warn(format_args!("{error}"));
+                    Err(End::Source(text("Failed to retrieve helo string")))
+                }
+            };
+        }
+        let config = &self.tools.config;
+        Ok(action.helo.clone().unwrap_or(config.server_name.clone()))
+    }
+
+    fn connect(
+        &mut self,
+        scheme: &str,
+        name: &Line,
+        tls: Tls,
+        upgrade: Option<&dyn Upgrade>,
+    ) -> Result<Session, Failure> {
+        let start = self.start;
+        let ptr = start.ptr.get().and_then(Option::as_ref);
+        maillog::mta_connecting(start.id, scheme, start.to, ptr.map(Line::as_str));
+        let protocol = match start.lmtp {
+            true => Protocol::Lmtp,
+            false => Protocol::Smtp,
+        };
+        let mut hello = Hello::new(protocol, name.clone());
+        hello.tls = tls;
+        hello.max_failures = start.max_failures;
+        let socket = Socket::tcp(start.to, start.source, hello.timeouts.connect)?;
+        self.local = socket.local_addr().map(|addr| addr.ip().to_canonical());
+        maillog::mta_connected(start.id);
+        let tap = log::tracing(Trace::Mta).then(|| tap(start.id.to_string()));
+        Session::open(
+            Box::new(socket),
+            Opening {
+                hello,
+                name: start.exchanger.clone(),
+                upgrade,
+                tap,
+            },
+        )
+    }
+
+    fn failed(&self, failure: &Failure) -> End {
+        maillog::mta_error(self.start.id, 0, &failure.text);
+        match failure.stage {
+            Stage::Source => End::Source(failure.text.clone()),
+            _ => End::Failed(failure.text.clone()),
+        }
+    }
+
+    /// Does as it is told until the session ends, or nobody tells it any more.
+    fn serve(&self, mut session: Session, orders: &Receiver<Order>) -> End {
+        for (sent, order) in orders.iter().enumerate() {
+            let Order::Send(load) = order else {
+                break;
+            };
+            if !session.can_take_more() {
+                // It went while it was idle and has seen nothing of this message.
+                return End::Failed(text("Connection closed unexpectedly"));
+            }
+            if sent > 0 && self.start.transaction_delay_s > 0 {
+                let delay = Duration::from_secs(self.start.transaction_delay_s.into());
+                thread::sleep(delay);
+            }
+            self.send(&mut session, &load);
+            if let Some(failure) = session.failure() {
+                let messages = u32::try_from(session.accepted()).unwrap_or(u32::MAX);
+                maillog::mta_error(self.start.id, messages, &failure.text);
+                return End::Failed(failure.text.clone());
+            }
+            if session.rejects_all() {
+                maillog::mta_rejects_all(self.start.id);
+                break;
+            }
+        }
+        let messages = u32::try_from(session.accepted()).unwrap_or(u32::MAX);
+        session.quit();
+        maillog::mta_disconnected(self.start.id, messages);
+        End::Quit
+    }
+
+    fn send(&self, session: &mut Session, load: &Load) {
+        let Some(first) = load.envelopes.first() else {
+            return;
+        };
+        let msgid = first.id.msgid();
+        let queue = &self.tools.queue;
+        let content = || queue.open_body(msgid);
+        let (settled, untried) = match content().and_then(|body| body.size_bytes()) {
+            Ok(size_bytes) => {
+                let message = Message {
+                    sender: load.sender.clone(),
+                    size_bytes: Some(size_bytes),
+                    ret: first.dsn.ret,
+                    envid: first.dsn.envid.clone(),
+                    content: &content,
+                };
+                let recipients = load.envelopes.iter().map(Recipient::of).collect();
+                let transacted = session.transaction(&message, recipients);
+                let untried = transacted.untried.iter().map(|rcpt| rcpt.id).collect();
+                (transacted.settled, untried)
+            }
+            Err(error) => {
+                log::warn(format_args!("queue: cannot read message {msgid}: {error}"));
+                let failed = |envelope: &Envelope| (envelope.id, no_message());
+                (load.envelopes.iter().map(failed).collect(), Vec::new())
+            }
+        };
+        self.tell(load, &settled);
+        let done = Event::Done(self.start.id, settled, untried);
+        let _ = self.tools.events.send(done);
+    }
+
+    fn tell(&self, load: &Load, settled: &[(EvpId, Outcome)]) {
+        let now = Timestamp::now();
+        let address = Bracketed(self.start.to.ip());
+        let relay = match self.start.ptr.get() {
+            Some(Some(name)) => format!("{address} ({name})"),
+            _ => address.to_string(),
+        };
+        for (id, outcome) in settled {
+            let Some(envelope) = load.envelopes.iter().find(|e| e.id == *id) else {
+                continue;
+            };
+            let delivery = Delivery {
+                session: self.start.id,
+                envelope,
+                sender: &load.sender,
+                source: self.local,
+                relay: &relay,
+                result: result_word(outcome.verdict),
+                stat: &outcome.text,
+            };
+            maillog::mta_delivery(&delivery, now);
+        }
+    }
+}
+
+fn no_message() -> Outcome {
+    Outcome::temp(Status::new(4, 3, 0), text("Could not get message fd"))
+}
+
+fn text(text: &str) -> Line {
+    Line::sanitize(text.as_bytes())
+}
+
+fn tap(id: String) -> Tap {
+    Box::new(move |said| match said {
+        Said::Client(line) => log::trace(Trace::Mta, format_args!("mta: {id}: >>> {line}")),
+        Said::Server(line) => log::trace(Trace::Mta, format_args!("mta: {id}: <<< {line}")),
+    })
+}

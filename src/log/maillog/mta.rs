@@ -1,0 +1,151 @@
+//! Lines of relaying (`… mta …` and `smtp-out: …`).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::log::info;
+use crate::mail::{Envelope, MailAddr, SessionId};
+use crate::util::Timestamp;
+use crate::util::time::Duration;
+
+/// An address as lines of relaying print it: IPv6 in brackets.
+#[derive(Clone, Copy, Debug)]
+pub struct Bracketed(pub IpAddr);
+
+impl fmt::Display for Bracketed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(addr) => write!(f, "{addr}"),
+            IpAddr::V6(addr) => write!(f, "[{addr}]"),
+        }
+    }
+}
+
+/// Who is about to be connected to. `ptr` is the reverse name, or `None` where there is none.
+pub fn mta_connecting(session: SessionId, scheme: &str, to: SocketAddr, ptr: Option<&str>) {
+    info(format_args!("{}", connecting(session, scheme, to, ptr)));
+}
+
+/// The connection is up.
+pub fn mta_connected(session: SessionId) {
+    info(format_args!("{session} mta connected"));
+}
+
+/// A session has ended by our QUIT.
+pub fn mta_disconnected(session: SessionId, messages: u32) {
+    info(format_args!(
+        "{session} mta disconnected reason=quit messages={messages}"
+    ));
+}
+
+/// A session has ended otherwise, after so many messages.
+pub fn mta_error(session: SessionId, messages: u32, text: &str) {
+    match messages {
+        0 => info(format_args!("{session} mta error reason={text}")),
+        1 => info(format_args!(
+            "smtp-out: Error on session {session} after 1 message sent: {text}"
+        )),
+        n => info(format_args!(
+            "smtp-out: Error on session {session} after {n} messages sent: {text}"
+        )),
+    }
+}
+
+/// Ten messages in a row were refused.
+pub fn mta_rejects_all(session: SessionId) {
+    info(format_args!("{session} mta host-rejects-all-mails"));
+}
+
+/// One attempt for one envelope, as [`mta_delivery`] prints it.
+pub struct Delivery<'a> {
+    /// The session; 0 where there was none.
+    pub session: SessionId,
+    /// The envelope.
+    pub envelope: &'a Envelope,
+    /// The sender as used.
+    pub sender: &'a MailAddr,
+    /// Our end of the connection.
+    pub source: Option<IpAddr>,
+    /// `ADDRESS (PTR)`, or the destination's name.
+    pub relay: &'a str,
+    /// `Ok`, `TempFail` or `PermFail`.
+    pub result: &'a str,
+    /// The reply, or why there was none.
+    pub stat: &'a str,
+}
+
+/// What came of an attempt.
+pub fn mta_delivery(delivery: &Delivery<'_>, now: Timestamp) {
+    info(format_args!("{}", mta_delivery_line(delivery, now)));
+}
+
+pub(crate) fn mta_delivery_line(delivery: &Delivery<'_>, now: Timestamp) -> String {
+    let envelope = delivery.envelope;
+    let rcpt = match envelope.rcpt == envelope.dest {
+        true => "-".to_owned(),
+        false => envelope.rcpt.to_string(),
+    };
+    let source = delivery
+        .source
+        .map_or_else(|| "-".to_owned(), |addr| Bracketed(addr).to_string());
+    format!(
+        "{} mta delivery evpid={} from=<{}> to=<{}> rcpt=<{rcpt}> source=\"{source}\" \
+         relay=\"{}\" delay={} result=\"{}\" stat=\"{}\"",
+        delivery.session,
+        envelope.id,
+        delivery.sender,
+        envelope.dest,
+        delivery.relay,
+        Duration(now.since(envelope.created)),
+        delivery.result,
+        delivery.stat,
+    )
+}
+
+fn connecting(session: SessionId, scheme: &str, to: SocketAddr, ptr: Option<&str>) -> String {
+    let host = match ptr {
+        Some(name) => name.to_owned(),
+        None => to.ip().to_string(),
+    };
+    format!(
+        "{session} mta connecting address={scheme}://{}:{} host={host}",
+        Bracketed(to.ip()),
+        to.port()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::samples;
+
+    #[test]
+    fn lines_are_what_log_parsers_read() {
+        // smtpd(8): address in brackets for IPv6, rcpt - where it is the destination.
+        let to: SocketAddr = "[2001:db8::1]:25".parse().unwrap();
+        assert_eq!(
+            connecting(SessionId(0x5d0c), "smtp", to, Some("mx.example.com")),
+            "0000000000005d0c mta connecting address=smtp://[2001:db8::1]:25 host=mx.example.com"
+        );
+        assert!(connecting(SessionId(1), "lmtp", to, None).ends_with(":25 host=2001:db8::1"));
+        let envelope = samples::envelope("bob");
+        let mut delivery = Delivery {
+            session: SessionId(0),
+            envelope: &envelope,
+            sender: &envelope.sender,
+            source: None,
+            relay: "example.org",
+            result: "TempFail",
+            stat: "Network error on destination MXs",
+        };
+        assert_eq!(
+            mta_delivery_line(&delivery, envelope.created.plus(11)),
+            "0000000000000000 mta delivery evpid=0000000100000001 from=<alice@example.net> \
+             to=<bob@example.org> rcpt=<-> source=\"-\" relay=\"example.org\" delay=11s \
+             result=\"TempFail\" stat=\"Network error on destination MXs\""
+        );
+        delivery.source = Some("2001:db8::9".parse().unwrap());
+        let line = mta_delivery_line(&delivery, envelope.created);
+        assert!(line.contains(" source=\"[2001:db8::9]\" ") && line.contains(" delay=0s "));
+    }
+}

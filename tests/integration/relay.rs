@@ -1,0 +1,495 @@
+//! smtpd.conf(5), relay: mail for other hosts, to fake ones on loopback.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crate::support::{Instance, Setup, wait_for};
+
+/// What a fake host took: the commands of a transaction, and the message as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Taken {
+    commands: Vec<String>,
+    message: Vec<u8>,
+}
+
+/// A mail host that answers a command with what its script says, else with 250.
+struct Host {
+    port: u16,
+    taken: Arc<Mutex<Vec<Taken>>>,
+    sessions: Arc<Mutex<u32>>,
+}
+
+/// The reply to a command, `DOT` for the end of a message; an empty one closes the connection.
+type Script = fn(&str) -> Option<&'static str>;
+
+impl Host {
+    fn start(script: Script) -> Host {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let (taken, sessions) = (Arc::default(), Arc::default());
+        let host = Host {
+            port,
+            taken: Arc::clone(&taken),
+            sessions: Arc::clone(&sessions),
+        };
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                *sessions.lock().expect("sessions") += 1;
+                let taken = Arc::clone(&taken);
+                thread::spawn(move || drop(serve(stream, script, &taken)));
+            }
+        });
+        host
+    }
+
+    fn taken(&self) -> Vec<Taken> {
+        self.taken.lock().expect("taken").clone()
+    }
+
+    fn wait(&self, count: usize) -> Vec<Taken> {
+        wait_for("the host to take the mail", || self.taken().len() >= count);
+        self.taken()
+    }
+}
+
+fn serve(stream: TcpStream, script: Script, all: &Mutex<Vec<Taken>>) -> std::io::Result<()> {
+    let mut input = BufReader::new(stream.try_clone()?);
+    let mut output = stream;
+    let mut taken = Taken::default();
+    output.write_all(b"220 fake ESMTP\r\n")?;
+    loop {
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let command = line.trim_end().to_string();
+        let verb = command.split([' ', ':']).next().unwrap_or_default();
+        let usual = match verb.to_ascii_uppercase().as_str() {
+            "DATA" => "354 go on",
+            "QUIT" => "221 bye",
+            _ => "250 ok",
+        };
+        let reply = script(&command).unwrap_or(usual);
+        if reply.is_empty() {
+            return Ok(());
+        }
+        taken.commands.push(command);
+        output.write_all(format!("{reply}\r\n").as_bytes())?;
+        if reply.starts_with("354") {
+            read_message(&mut input, &mut taken.message)?;
+            let reply = script("DOT").unwrap_or("250 2.0.0 taken");
+            // Before the reply, so that who sees the reply sees the message.
+            all.lock().expect("taken").push(std::mem::take(&mut taken));
+            output.write_all(format!("{reply}\r\n").as_bytes())?;
+        }
+        if reply.starts_with("221") {
+            return Ok(());
+        }
+    }
+}
+
+fn read_message(input: &mut impl BufRead, message: &mut Vec<u8>) -> std::io::Result<()> {
+    loop {
+        let start = message.len();
+        input.read_until(b'\n', message)?;
+        if message.get(start..) == Some(b".\r\n") {
+            message.truncate(start);
+            return Ok(());
+        }
+        if message.len() == start {
+            return Ok(());
+        }
+    }
+}
+
+fn instance(options: &str) -> Instance {
+    Setup::new(&format!(
+        "listen on 127.0.0.1 port $port\naction \"out\" relay {options}\n\
+         match from any for any action \"out\"\n"
+    ))
+    .start()
+}
+
+fn to_host(host: &Host) -> Instance {
+    instance(&format!("host smtp://127.0.0.1:{}", host.port))
+}
+
+/// Hands a message over whose failure nobody is told of.
+fn submit(daemon: &Instance, rcpts: &[&str], body: &str) {
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<>", 250);
+    for rcpt in rcpts {
+        client.say(&format!("RCPT TO:<{rcpt}>"), 250);
+    }
+    client.say("DATA", 354);
+    client.say(&format!("{body}\r\n."), 250);
+    client.say("QUIT", 221);
+}
+
+fn lines(daemon: &Instance, words: &[&str]) -> Vec<String> {
+    let output = daemon.ctl(words);
+    assert!(output.status.success(), "{words:?} {output:?}");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_string)
+        .collect()
+}
+
+#[test]
+fn a_message_arrives_as_it_was_sent_and_the_log_tells_of_it() {
+    let host = Host::start(|_| None);
+    let daemon = to_host(&host);
+    submit(
+        &daemon,
+        &["bob@a.example", "carol@b.example"],
+        "Subject: x\r\n\r\n..\r\n..two",
+    );
+    let taken = host.wait(1);
+    daemon.wait_empty();
+    assert_eq!(taken.len(), 1);
+    let rcpts: Vec<&String> = taken
+        .iter()
+        .flat_map(|t| t.commands.iter().filter(|c| c.starts_with("RCPT")))
+        .collect();
+    assert_eq!(rcpts.len(), 2, "{taken:?}");
+    for taken in &taken {
+        let text = String::from_utf8_lossy(&taken.message).into_owned();
+        assert!(text.contains("Received: from client.example.net"), "{text}");
+        assert!(
+            text.ends_with("Subject: x\r\n\r\n..\r\n..two\r\n"),
+            "{text}"
+        );
+    }
+    let at = format!(
+        "mta connecting address=smtp://127.0.0.1:{} host=",
+        host.port
+    );
+    for text in [
+        at.as_str(),
+        " mta connected",
+        "from=<> to=<bob@a.example> rcpt=<-> source=\"127.0.0.1\" relay=\"127.0.0.1",
+        "result=\"Ok\" stat=\"250 2.0.0 taken\"",
+    ] {
+        daemon.wait_log(text);
+    }
+}
+
+#[test]
+fn messages_that_follow_each_other_use_one_connection() {
+    let host = Host::start(|_| None);
+    let daemon = to_host(&host);
+    for count in 1..=5 {
+        submit(&daemon, &["bob@a.example"], "Subject: x\r\n\r\nhi");
+        host.wait(count);
+        daemon.wait_empty();
+    }
+    assert_eq!(*host.sessions.lock().expect("sessions"), 1);
+    let stats = lines(&daemon, &["show", "hoststats"]);
+    assert!(
+        stats.len() == 1
+            && stats[0].starts_with("a.example|")
+            && stats[0].ends_with("|250 2.0.0 taken"),
+        "{stats:?}"
+    );
+}
+
+#[test]
+fn each_recipient_gets_the_outcome_that_the_host_gave_it() {
+    let host = Host::start(|command| match command {
+        "RCPT TO:<no@a.example>" => Some("550 5.1.1 no such user"),
+        "RCPT TO:<later@a.example>" => Some("451 4.3.0 not now"),
+        _ => None,
+    });
+    let daemon = instance(&format!(
+        "domain {{ \"a.example\" = \"smtp://127.0.0.1:{}\" }}",
+        host.port
+    ));
+    submit(
+        &daemon,
+        &["yes@a.example", "no@a.example", "later@a.example"],
+        "Subject: x\r\n\r\nhi",
+    );
+    host.wait(1);
+    wait_for("one to be left", || daemon.queue().len() == 1);
+    let queue = daemon.queue();
+    assert!(
+        queue[0].contains("|later@a.example|") && queue[0].ends_with("|451 4.3.0 not now"),
+        "{queue:?}"
+    );
+    daemon.wait_log("to=<no@a.example> rcpt=<-> source=\"127.0.0.1\"");
+    daemon.wait_log("result=\"PermFail\" stat=\"550 5.1.1 no such user\"");
+    daemon.wait_log("result=\"TempFail\" stat=\"451 4.3.0 not now\"");
+}
+
+#[test]
+fn a_host_that_refuses_is_left_alone_for_a_while_and_shown() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    drop(listener);
+    let daemon = instance(&format!("host smtp://127.0.0.1:{port}"));
+    submit(&daemon, &["bob@a.example"], "Subject: x\r\n\r\nhi");
+    daemon.wait_log("mta error reason=IO Error: Connection refused");
+    daemon.wait_log("smtp-out: Disabling route [] <-> 127.0.0.1");
+    daemon.wait_log("0000000000000000 mta delivery evpid=");
+    daemon.wait_log(
+        "source=\"-\" relay=\"127.0.0.1\" delay=0s result=\"TempFail\" \
+         stat=\"Network error on destination MXs\"",
+    );
+    wait_for("the envelope to wait", || {
+        daemon
+            .queue()
+            .first()
+            .is_some_and(|line| line.ends_with("|Network error on destination MXs"))
+    });
+    let routes = lines(&daemon, &["show", "routes"]);
+    assert!(
+        routes.len() == 1
+            && routes[0].starts_with("1. [] <-> 127.0.0.1")
+            && routes[0].contains(" ND-- nconn=0 nerror=1 penalty=1 timeout="),
+        "{routes:?}"
+    );
+    assert_eq!(
+        lines(&daemon, &["resume", "route", "1"]),
+        ["command succeeded"]
+    );
+    daemon.wait_log("per admin request");
+    let blocked = ["mta", "from", "192.0.2.1", "for", "a.example"];
+    let words = |first: &'static str| [&[first][..], &blocked].concat();
+    assert_eq!(lines(&daemon, &words("pause")), ["command succeeded"]);
+    assert_eq!(
+        lines(&daemon, &["show", "mta", "paused"]),
+        ["192.0.2.1 -> a.example"]
+    );
+    assert!(!daemon.ctl(words("pause")).status.success());
+    assert_eq!(lines(&daemon, &words("resume")), ["command succeeded"]);
+}
+
+#[test]
+fn relaying_waits_while_it_is_paused() {
+    let host = Host::start(|_| None);
+    let daemon = to_host(&host);
+    lines(&daemon, &["pause", "mta"]);
+    submit(&daemon, &["bob@a.example"], "Subject: x\r\n\r\nhi");
+    wait_for("the envelope to be queued", || daemon.queue().len() == 1);
+    assert_eq!(*host.sessions.lock().expect("sessions"), 0);
+    lines(&daemon, &["resume", "mta"]);
+    host.wait(1);
+    daemon.wait_empty();
+}
+
+#[test]
+fn mail_from_and_helo_are_what_the_action_says() {
+    let host = Host::start(|_| None);
+    let daemon = instance(&format!(
+        "host smtp+notls://127.0.0.1:{} helo client.example mail-from \"@sender.example\"",
+        host.port
+    ));
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<alice@example.net>", 250);
+    client.say("RCPT TO:<bob@a.example>", 250);
+    client.say("DATA", 354);
+    client.say("Subject: x\r\n\r\nhi\r\n.", 250);
+    let taken = host.wait(1);
+    let commands = &taken[0].commands;
+    assert_eq!(commands[0], "EHLO client.example");
+    assert!(
+        commands[1].starts_with("MAIL FROM:<alice@sender.example>"),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn a_host_that_says_nothing_keeps_no_other_waiting() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).expect("bind");
+    let good = Host::start(|_| None);
+    let mut table = format!("\"good.example\" = \"smtp://127.0.0.1:{}\"", good.port);
+    let port = silent.local_addr().expect("address").port();
+    table.push_str(&format!(
+        ", \"silent.example\" = \"smtp://127.0.0.1:{port}\""
+    ));
+    let daemon = instance(&format!("domain {{ {table} }}"));
+    for n in 0..70 {
+        submit(
+            &daemon,
+            &[&format!("u{n}@silent.example")],
+            "Subject: x\r\n\r\nhi",
+        );
+    }
+    submit(&daemon, &["bob@good.example"], "Subject: x\r\n\r\nhi");
+    assert_eq!(good.wait(1).len(), 1);
+    wait_for("the good one to leave", || daemon.queue().len() == 70);
+    let relays = lines(&daemon, &["show", "relays"]);
+    assert!(
+        relays
+            .iter()
+            .any(|line| line.contains("ntask=50") && line.ends_with("ONHOLD")),
+        "{relays:?}"
+    );
+}
+
+/// A name server over UDP that makes an answer of each question's bytes and name.
+fn name_server(answer: fn(&[u8], &str) -> Option<Vec<u8>>) -> u16 {
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("bind");
+    let port = socket.local_addr().expect("address").port();
+    thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let query = &buffer[..length];
+            if let Some(answer) = answer(query, &name_of(query)) {
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    });
+    port
+}
+
+/// The name a query asks for, without its last dot.
+fn name_of(query: &[u8]) -> String {
+    let mut name = String::new();
+    let mut at = 12;
+    while let Some(length) = query.get(at).copied().filter(|n| *n > 0) {
+        let end = at + 1 + usize::from(length);
+        name.push_str(&String::from_utf8_lossy(
+            query.get(at + 1..end).unwrap_or_default(),
+        ));
+        name.push('.');
+        at = end;
+    }
+    name.trim_end_matches('.').to_string()
+}
+
+/// An answer with this code, flags and records, each with the question's name: type and data.
+fn reply(query: &[u8], flags: u16, records: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let end = 12 + query[12..].iter().position(|b| *b == 0).unwrap_or(0) + 5;
+    let mut answer = query[..2].to_vec();
+    answer.extend((0x8180 | flags).to_be_bytes());
+    answer.extend([0, 1]);
+    answer.extend((records.len() as u16).to_be_bytes());
+    answer.extend([0, 0, 0, 0]);
+    answer.extend(&query[12..end]);
+    for (kind, data) in records {
+        answer.extend([0xc0, 12]);
+        answer.extend(kind.to_be_bytes());
+        answer.extend([0, 1, 0, 0, 0, 60]);
+        answer.extend((data.len() as u16).to_be_bytes());
+        answer.extend(data);
+    }
+    answer
+}
+
+fn hostile(query: &[u8], name: &str) -> Option<Vec<u8>> {
+    const CNAME: u16 = 5;
+    const MX: u16 = 15;
+    match name {
+        "gone.example" => Some(reply(query, 3, &[])),
+        "broken.example" => Some(reply(query, 2, &[])),
+        "refused.example" => Some(reply(query, 5, &[])),
+        "null.example" => Some(reply(query, 0, &[(MX, vec![0, 0, 0])])),
+        // An alias of itself.
+        "loop.example" => Some(reply(query, 0, &[(CNAME, vec![0xc0, 12])])),
+        // Truncated, and nobody answers over TCP.
+        "long.example" => Some(reply(query, 0x200, &[])),
+        "wrong.example" => {
+            let mut answer = reply(query, 0, &[(MX, vec![0, 0, 0])]);
+            answer[0] ^= 0x55;
+            Some(answer)
+        }
+        "many.example" => {
+            let mx = |n: u8| (MX, vec![0, n, 1, b'a' + n % 26, 0xc0, 12]);
+            Some(reply(query, 0, &(0..50).map(mx).collect::<Vec<_>>()))
+        }
+        "silent.example" => None,
+        _ => Some(reply(query, 3, &[])),
+    }
+}
+
+#[test]
+fn whatever_a_name_server_says_has_the_outcome_that_the_manual_names() {
+    let port = name_server(hostile);
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let conf = format!("nameserver [127.0.0.1]:{port}\noptions timeout:1 attempts:1\n");
+    std::fs::write(dir.path().join("resolv.conf"), conf).expect("resolv.conf");
+    let daemon = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"out\" relay\n\
+         match from any for any action \"out\"\n",
+    )
+    .start_in(dir);
+    let cases = [
+        ("gone", "PermFail", "Domain does not exist"),
+        ("null", "PermFail", "Domain does not accept mail"),
+        ("broken", "TempFail", "Temporary failure in MX lookup"),
+        ("refused", "TempFail", "Temporary failure in MX lookup"),
+        ("loop", "TempFail", "Temporary failure in MX lookup"),
+        ("long", "TempFail", "Temporary failure in MX lookup"),
+        ("wrong", "TempFail", "Temporary failure in MX lookup"),
+        ("silent", "TempFail", "Temporary failure in MX lookup"),
+        ("many", "TempFail", "No MX found for domain"),
+    ];
+    for (name, _, _) in cases {
+        submit(
+            &daemon,
+            &[&format!("bob@{name}.example")],
+            "Subject: x\r\n\r\nhi",
+        );
+    }
+    for (name, result, text) in cases {
+        daemon.wait_log(&format!(
+            "smtp-out: Failed to resolve MX for [relay:{name}.example,smtp]: {text}"
+        ));
+        wait_for("the delivery line", || {
+            daemon.log().lines().any(|line| {
+                line.contains(&format!(
+                    " to=<bob@{name}.example> rcpt=<-> source=\"-\" relay=\"{name}.example\" "
+                )) && line.ends_with(&format!("result=\"{result}\" stat=\"{text}\""))
+            })
+        });
+    }
+    wait_for("what passes to wait", || daemon.queue().len() == 7);
+}
+
+#[test]
+fn a_connection_closed_at_any_point_puts_the_message_off() {
+    let cases: [(Script, &str); 4] = [
+        (
+            |c| c.starts_with("EHLO").then_some(""),
+            "Network error on destination MXs",
+        ),
+        (
+            |c| c.starts_with("MAIL").then_some(""),
+            "Connection closed unexpectedly",
+        ),
+        (
+            |c| c.starts_with("RCPT").then_some(""),
+            "Connection closed unexpectedly",
+        ),
+        (
+            |c| (c == "DOT").then_some("451 4.3.0 disk full"),
+            "451 4.3.0 disk full",
+        ),
+    ];
+    for (script, text) in cases {
+        let host = Host::start(script);
+        let daemon = to_host(&host);
+        submit(&daemon, &["bob@a.example"], "Subject: x\r\n\r\nhi");
+        daemon.wait_log(&format!("result=\"TempFail\" stat=\"{text}\""));
+        wait_for("the envelope to wait", || {
+            daemon
+                .queue()
+                .first()
+                .is_some_and(|line| line.ends_with(&format!("|{text}")))
+        });
+    }
+}
+
+#[test]
+fn lmtp_is_spoken_where_the_url_says_so() {
+    let host = Host::start(|_| None);
+    let daemon = instance(&format!("host lmtp://127.0.0.1:{}", host.port));
+    submit(&daemon, &["bob@a.example"], "Subject: x\r\n\r\nhi");
+    let taken = host.wait(1);
+    assert!(taken[0].commands[0].starts_with("LHLO "), "{taken:?}");
+    daemon.wait_empty();
+    daemon.wait_log("mta connecting address=lmtp://127.0.0.1:");
+}
