@@ -34,12 +34,12 @@ impl Host {
         owner_uid: u32,
     ) -> std::io::Result<Host> {
         let (updates, wanted) = bounded::<(ConnId, String)>(UPDATES_MAX);
-        let answers = mailbox.clone();
+        let (answers, parent) = (mailbox.clone(), client.clone());
         std::thread::Builder::new()
             .name("tables".to_owned())
             .spawn(move || {
                 for (conn, name) in wanted {
-                    answers.answer(conn, update(&tables, &name));
+                    answers.answer(conn, update(&tables, &parent, &name));
                 }
             })?;
         Ok(Host {
@@ -126,9 +126,13 @@ impl accept::Host for Host {
 /// Updates that may wait.
 const UPDATES_MAX: usize = 16;
 
-fn update(tables: &Tables, name: &str) -> Answer {
+/// The parent has a copy of its own of tables with users.
+fn update(tables: &Tables, parent: &Client, name: &str) -> Answer {
     match tables.update(name) {
         Ok(()) => {
+            if let Err(error) = parent.update_table(name) {
+                log::warn(format_args!("parent: {error}"));
+            }
             log::info(format_args!("info: Table \"{name}\" successfully updated"));
             Answer::Ok
         }

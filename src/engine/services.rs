@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::expansion::{self, World};
 use crate::mail::{Destination, Facts, MailAddr, Refusal};
+use crate::privsep::Client;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::runner;
 use crate::session;
@@ -22,6 +23,8 @@ pub struct Services {
     pub queue: Queue,
     /// Who carries them on.
     pub runner: runner::Handle,
+    /// Who opens .forward files.
+    pub parent: Client,
     /// The user that runs commands of aliases.
     pub daemon_user: String,
 }
@@ -36,7 +39,9 @@ impl session::Services for Services {
             config: &self.config,
             tables: &self.tables,
             includes: &Disk,
+            forwards: &self.parent,
             daemon_user: &self.daemon_user,
+            now: Timestamp::now(),
         };
         expansion::expand(&world, facts, rcpt)
     }
