@@ -85,6 +85,7 @@ pub mod control;
 pub mod dns;
 pub mod log;
 pub mod table;
+pub mod tls;
 
 // PRIVILEGE
 pub mod engine;

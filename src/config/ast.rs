@@ -2,6 +2,7 @@
 //! nothing yet looked up.
 
 use super::lexer::Pos;
+pub use super::model::Phase;
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default)]
@@ -454,55 +455,6 @@ pub enum FilterValue {
     Chain(Vec<Text>),
     /// `phase PHASE match …`.
     Phase(Phase, Condition, Decision),
-}
-
-/// A phase of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// On connection.
-    Connect,
-    /// HELO.
-    Helo,
-    /// EHLO.
-    Ehlo,
-    /// AUTH.
-    Auth,
-    /// MAIL.
-    MailFrom,
-    /// RCPT.
-    RcptTo,
-    /// DATA.
-    Data,
-    /// The final dot.
-    Commit,
-}
-
-impl Phase {
-    /// Every phase, in the order of a session.
-    pub const ALL: [Phase; 8] = [
-        Phase::Connect,
-        Phase::Helo,
-        Phase::Ehlo,
-        Phase::Auth,
-        Phase::MailFrom,
-        Phase::RcptTo,
-        Phase::Data,
-        Phase::Commit,
-    ];
-
-    /// The word in the text.
-    pub fn word(self) -> &'static str {
-        match self {
-            Phase::Connect => "connect",
-            Phase::Helo => "helo",
-            Phase::Ehlo => "ehlo",
-            Phase::Auth => "auth",
-            Phase::MailFrom => "mail-from",
-            Phase::RcptTo => "rcpt-to",
-            Phase::Data => "data",
-            Phase::Commit => "commit",
-        }
-    }
 }
 
 /// The condition of a filter phase.

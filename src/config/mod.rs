@@ -18,6 +18,7 @@ pub mod netaddr;
 mod parse;
 pub mod paths;
 mod print;
+pub mod relayhost;
 mod services;
 mod sources;
 pub mod table_text;
@@ -61,6 +62,15 @@ pub struct Loaded {
 
 /// Parses and checks. The same sources and defaults always give the same configuration.
 pub fn load(sources: &Sources, defaults: &Defaults) -> Result<Loaded, Vec<Diagnostic>> {
+    judge(sources, defaults, unsupported::refuse)
+}
+
+/// [`load`], where `refuse` has a last word on what was written.
+fn judge(
+    sources: &Sources,
+    defaults: &Defaults,
+    refuse: impl Fn(&Ast, &mut Diagnostics),
+) -> Result<Loaded, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
     let ast = parse_sources(sources, &mut diagnostics);
     let well_formed = !diagnostics.failed();
@@ -69,7 +79,7 @@ pub fn load(sources: &Sources, defaults: &Defaults) -> Result<Loaded, Vec<Diagno
     } else {
         None
     };
-    unsupported::refuse(&ast, &mut diagnostics);
+    refuse(&ast, &mut diagnostics);
     let failed = diagnostics.failed();
     let (errors, warnings) = diagnostics.finish();
     match config {

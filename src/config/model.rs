@@ -1,5 +1,7 @@
 //! The configuration as the other rooms see it: checked, names resolved, defaults filled in.
 
+mod filter;
+mod listen;
 mod relay;
 mod secrets;
 
@@ -8,6 +10,8 @@ use std::path::PathBuf;
 
 use crate::util::Line;
 
+pub use filter::{BuiltIn, Condition, Decision, Filter, FilterName, Phase, Proc};
+pub use listen::{AuthNeed, ClientCertificate, ListenAuth, ListenTls, TlsMode};
 pub use relay::{MailFrom, RelayAction, RelayTls, Route};
 pub use secrets::{Dhe, Pki, QueueKey, Secret, Srs};
 
@@ -44,6 +48,10 @@ pub struct Config {
     pub pki: BTreeMap<String, Pki>,
     /// `ca` by name, in lower case: files of certificates.
     pub ca: BTreeMap<String, PathBuf>,
+    /// Programs of filters by name: those of `proc`, and of `proc-exec` by their filter's.
+    pub procs: BTreeMap<String, Proc>,
+    /// Filters by name, anonymous chains included.
+    pub filters: BTreeMap<FilterName, Filter>,
     /// `srs …`, if there is a key.
     pub srs: Option<Srs>,
     /// `admd`: the authserv-id that filters are told; the server name without it.
@@ -51,7 +59,7 @@ pub struct Config {
 }
 
 /// One `listen on` for TCP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Listener {
     /// Interface name, address or host name, as written.
     pub on: String,
@@ -73,6 +81,14 @@ pub struct Listener {
     pub received_auth: bool,
     /// `senders <table> [masquerade]`.
     pub senders: Option<Senders>,
+    /// `tls`, `tls-require` or `smtps`.
+    pub tls: Option<ListenTls>,
+    /// `auth` or `auth-optional`; only with TLS.
+    pub auth: Option<ListenAuth>,
+    /// `proxy-v2`: the client is the one that a PROXY header names.
+    pub proxy_v2: bool,
+    /// `filter`.
+    pub filter: Option<FilterName>,
     /// File and line of the directive, for messages.
     pub at: Place,
 }
@@ -95,6 +111,8 @@ pub struct SocketListener {
     pub mask_src: bool,
     /// `no-dsn`.
     pub no_dsn: bool,
+    /// `filter`.
+    pub filter: Option<FilterName>,
 }
 
 /// An address family.

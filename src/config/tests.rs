@@ -1,10 +1,8 @@
-//! The language as a whole: lexer tables, the fixtures of tests/configs, and what must hold for
-//! any text.
+//! The language as a whole: lexer tables, what the model holds, and what must hold for any text.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::util::Line;
 use crate::util::dice::Dice;
@@ -16,6 +14,9 @@ use super::{
     Config, Criterion, Defaults, Delivery, Family, Loaded, Method, Sources, TableSource, Test,
     load, print,
 };
+
+mod corpus;
+mod model;
 
 fn defaults() -> Defaults {
     let addr = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -365,80 +366,11 @@ fn what_has_no_effect_is_warned_of() {
     );
 }
 
-fn fixtures(kind: &str) -> Vec<(PathBuf, String)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
-    let mut found: Vec<(PathBuf, String)> = fs::read_dir(dir.join(kind))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
-        .collect();
-    found.sort();
-    found
-}
-
-/// A fixture; the files of tests/configs/tables are `/tables/…` to it.
-fn fixture_sources(text: &str) -> Sources {
-    let mut sources = Sources::from_text("f", text, &[]);
-    for (path, text) in fixtures("tables") {
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        sources.insert(&Path::new("/tables").join(name), text.into_bytes());
-    }
-    sources
-}
-
-// Every file of tests/configs/good is accepted, and what was understood reads back the same.
-#[test]
-fn good_configurations_are_accepted() {
-    let all = fixtures("good");
-    assert!(all.len() >= 30, "{}", all.len());
-    for (path, text) in all {
-        let sources = fixture_sources(&text);
-        let name = path.display();
-        if let Err(errors) = load(&sources, &defaults()) {
-            panic!("{name}: {errors:#?}");
-        }
-        let printed = print(&sources).unwrap();
-        let again = print(&Sources::from_text("f", &printed, &[])).unwrap();
-        assert_eq!(printed, again, "{name}");
-    }
-}
-
-// Every file of tests/configs/bad gives exactly the complaints of its first comments.
-#[test]
-fn bad_configurations_are_explained() {
-    let all = fixtures("bad");
-    assert!(all.len() >= 60, "{}", all.len());
-    let mut wrong = BTreeMap::new();
-    for (path, text) in all {
-        let expected: Vec<&str> = text
-            .lines()
-            .map_while(|line| line.strip_prefix("# expect: "))
-            .collect();
-        assert!(!expected.is_empty(), "{}", path.display());
-        let errors = match load(&fixture_sources(&text), &defaults()) {
-            Ok(_) => Vec::new(),
-            Err(errors) => errors,
-        };
-        let found: Vec<String> = errors
-            .iter()
-            .map(|error| error.to_string())
-            .map(|text| text.trim_start_matches("f:").trim_start().to_owned())
-            .collect();
-        if found != expected {
-            wrong.insert(path, found);
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
 // Any bytes: an answer, in bounded time. What parses prints, and reads back the same.
 #[test]
 fn any_text_is_answered_and_what_parses_reads_back() {
-    let corpus: Vec<String> = fixtures("good")
-        .into_iter()
-        .chain(fixtures("bad"))
-        .map(|(_, text)| text)
-        .collect();
+    let cases = [corpus::cases("good"), corpus::cases("bad")].concat();
+    let corpus: Vec<String> = cases.into_iter().map(|case| case.text).collect();
     let words: Vec<&str> = corpus.iter().flat_map(|t| t.split_inclusive(' ')).collect();
     let mut parsed = 0;
     for seed in 1..=3000 {

@@ -363,21 +363,13 @@ mod tests {
     use super::*;
     use crate::config::Place;
     use crate::sys::user;
-    use crate::util::Line;
 
     fn listener(on: &str, family: Option<Family>) -> Listener {
         Listener {
             on: on.into(),
             family,
             port: 25,
-            hostname: Line::default(),
-            hostnames: None,
-            tag: None,
-            mask_src: false,
-            no_dsn: false,
-            received_auth: false,
-            senders: None,
-            at: Place::default(),
+            ..Listener::default()
         }
     }
 

@@ -26,6 +26,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
+use crate::config::relayhost::RelayHost;
 use crate::config::table_text::Shape;
 use crate::config::{Config, Criterion, Diagnostic, Place, Sources, TableSource, Test, limits};
 use crate::mail::{MailAddr, Peer};
@@ -35,6 +36,8 @@ use crate::util::Line;
 
 use contents::Contents;
 use state::State;
+
+pub use service::Credentials;
 
 /// Nobody can say now; the text is for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,13 +235,53 @@ impl Tables {
     }
 
     /// The next address to relay from, each in its turn; `Ok(None)` for an empty table.
-    pub fn source(&self, table: &str) -> Result<Option<IpAddr>, TableError> {
-        let state = self.table(table)?.now();
-        let Some(key) = state.next_key() else {
+    pub fn source_fetch(&self, table: &str) -> Result<Option<IpAddr>, TableError> {
+        let Some(key) = self.fetch(table)? else {
             return Ok(None);
         };
         let malformed = || TableError::new(&format!("table {table}: bad address {key}"));
         service::source(&key).map(Some).ok_or_else(malformed)
+    }
+
+    /// The next host to relay to, each in its turn; `Ok(None)` for an empty table.
+    pub fn relayhost_fetch(&self, table: &str) -> Result<Option<RelayHost>, TableError> {
+        let Some(url) = self.fetch(table)? else {
+            return Ok(None);
+        };
+        relayhost(table, &url).map(Some)
+    }
+
+    /// The host that takes the mail of a domain; wildcards do not count.
+    pub fn relayhost_lookup(
+        &self,
+        table: &str,
+        domain: &str,
+    ) -> Result<Option<RelayHost>, TableError> {
+        let key = self.key(table, domain)?;
+        let state = self.table(table)?.now();
+        let Some(url) = state.contents.get(&key) else {
+            return Ok(None);
+        };
+        relayhost(table, url).map(Some)
+    }
+
+    /// The credentials of a label (for relaying) or of a user (for a listener).
+    pub fn credentials(&self, table: &str, label: &str) -> Result<Option<Credentials>, TableError> {
+        let key = self.key(table, label)?;
+        let state = self.table(table)?.now();
+        let Some(value) = state.contents.get(&key) else {
+            return Ok(None);
+        };
+        let malformed = || TableError::new(&format!("credentials parse error for {table}:{label}"));
+        service::credentials(&key, value)
+            .map(Some)
+            .ok_or_else(malformed)
+    }
+
+    /// The next key in byte order, in lower case.
+    fn fetch(&self, table: &str) -> Result<Option<String>, TableError> {
+        let key = self.table(table)?.now().next_key();
+        Ok(key.map(|key| key.to_ascii_lowercase()))
     }
 
     fn table(&self, name: &str) -> Result<&Table, TableError> {
@@ -328,6 +371,11 @@ fn build(source: &TableSource, sources: &Sources) -> Result<(Source, Contents), 
         TableSource::Passwd => Ok((Source::Passwd, Contents::default())),
         TableSource::Db(_) => Err("\"db\" tables are not available in this version".to_owned()),
     }
+}
+
+fn relayhost(table: &str, url: &str) -> Result<RelayHost, TableError> {
+    RelayHost::parse(url)
+        .map_err(|bad| TableError::new(&format!("table {table}: bad relay host {url}: {bad}")))
 }
 
 fn at(place: &Place, text: &str) -> Diagnostic {

@@ -3,7 +3,35 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::config::Secret;
 use crate::sys::user::User;
+use crate::util::Line;
+
+/// A user and what proves it: a password for relaying, the hash of one for listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user's name.
+    pub user: Line,
+    /// The password or its hash.
+    pub secret: Secret,
+}
+
+/// `user:secret`, or a secret alone for the user that is the key.
+pub fn credentials(key: &str, value: &str) -> Option<Credentials> {
+    const SHORTEST_BYTES: usize = 3;
+    const TOO_LONG_BYTES: usize = 2048;
+    if !(SHORTEST_BYTES..TOO_LONG_BYTES).contains(&value.len()) {
+        return None;
+    }
+    let (user, secret) = value.split_once(':').unwrap_or((key, value));
+    if user.is_empty() || secret.is_empty() {
+        return None;
+    }
+    Some(Credentials {
+        user: Line::new(user).ok()?,
+        secret: Secret::new(Line::new(secret).ok()?),
+    })
+}
 
 /// `uid:gid:directory`, the value of a userinfo table. The directory may be empty and may hold
 /// colons.
@@ -69,6 +97,25 @@ mod tests {
         ] {
             assert_eq!(userinfo("x", bad), None, "{bad}");
         }
+    }
+
+    // table(5), credentials tables: user and password separated by a colon.
+    #[test]
+    fn credentials_are_a_user_and_a_secret() {
+        for (value, user, secret) in [
+            ("bob:pass word", "bob", "pass word"),
+            ("bob:a:b", "bob", "a:b"),
+            ("$2b$10$hash", "key", "$2b$10$hash"),
+        ] {
+            let found = credentials("key", value).unwrap();
+            assert_eq!((found.user.as_str(), found.secret.reveal()), (user, secret));
+        }
+        let long = "x".repeat(2048);
+        for bad in ["", "ab", ":secret", "user:", &long] {
+            assert_eq!(credentials("key", bad), None, "{bad}");
+        }
+        let shown = format!("{:?}", credentials("key", "bob:hidden"));
+        assert!(!shown.contains("hidden"), "{shown}");
     }
 
     // table(5), source tables: one address per line.

@@ -105,12 +105,54 @@ fn errors_are_not_no() {
 #[test]
 fn sources_come_round() {
     let tables = tables("table s { \"192.0.2.2\", \"192.0.2.1\" }\ntable bad { x }");
-    let next = || tables.source("s").unwrap().unwrap().to_string();
+    let next = || tables.source_fetch("s").unwrap().unwrap().to_string();
     assert_eq!(
         [next(), next(), next()],
         ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
     );
-    assert!(tables.source("bad").is_err());
+    assert!(tables.source_fetch("bad").is_err());
+}
+
+// smtpd.conf(5), relay: host takes the hosts of a list in turn, domain looks a domain up.
+#[test]
+fn relay_hosts_come_round_or_belong_to_a_domain() {
+    let tables = tables(
+        "table h { \"smtps://Bob@b.example.org\", \"smtp://a.example.org:26\" }
+         table d { Example.org = \"lmtp://mx:24\", bad = \"tls://mx\" }
+         table wrong { \"smtp://x@y\" }",
+    );
+    let next = || tables.relayhost_fetch("h").unwrap().unwrap().to_string();
+    assert_eq!(
+        [next(), next(), next()],
+        [
+            "smtp://a.example.org:26",
+            "smtps://bob@b.example.org:465",
+            "smtp://a.example.org:26"
+        ]
+    );
+    let lookup = |domain: &str| tables.relayhost_lookup("d", domain);
+    let found = lookup("EXAMPLE.org").unwrap().unwrap();
+    assert_eq!(found.to_string(), "lmtp://mx:24");
+    assert_eq!(lookup("a.example.org"), Ok(None));
+    assert!(lookup("bad").is_err());
+    assert!(tables.relayhost_fetch("wrong").is_err());
+}
+
+// table(5), credentials tables: by label or user, in any case.
+#[test]
+fn credentials_are_found_by_their_label() {
+    let tables = tables("table c { Mx = \"bob:s3cret\", Hash = \"$2b$08$x\", short = \"ab\" }");
+    let found = |label: &str| tables.credentials("c", label);
+    let mx = found("mx").unwrap().unwrap();
+    assert_eq!((mx.user.as_str(), mx.secret.reveal()), ("bob", "s3cret"));
+    let hash = found("HASH").unwrap().unwrap();
+    assert_eq!(
+        (hash.user.as_str(), hash.secret.reveal()),
+        ("hash", "$2b$08$x")
+    );
+    assert_eq!(found("x"), Ok(None));
+    let error = found("short").unwrap_err().to_string();
+    assert_eq!(error, "credentials parse error for c:short");
 }
 
 // smtpctl(8), update table: the file is read again; a broken one leaves the old contents.

@@ -123,11 +123,9 @@ impl Checker<'_> {
     }
 
     fn wrapper(&mut self, action: &mut LocalAction, name: &Text, at: Pos) {
-        if !self.declared.wrappers.contains(&name.value) {
-            let hint = did_you_mean(
-                &name.value,
-                self.declared.wrappers.iter().map(String::as_str),
-            );
+        if !self.declared.wrappers.contains_key(&name.value) {
+            let known = self.declared.wrappers.keys().map(String::as_str);
+            let hint = did_you_mean(&name.value, known);
             let text = format!("no mda wrapper with that name: {}{hint}", name.value);
             return self.unknown(name, text);
         }
@@ -135,6 +133,7 @@ impl Checker<'_> {
             // The method runs no command that could be wrapped.
             self.error(at, "wrapper may not be specified for mbox");
         }
+        self.used.wrappers.insert(name.value.clone());
         action.wrapper = Some(name.value.clone());
     }
 
@@ -185,14 +184,8 @@ impl Checker<'_> {
             RelayKind::HeloSrc(table) => {
                 action.helo_src = self.relay_table(table, Takes::Map, "helo-source");
             }
-            RelayKind::Pki(name) => {
-                action.pki = Some(name.value.to_ascii_lowercase());
-                self.known_pki(name);
-            }
-            RelayKind::Ca(name) => {
-                action.ca = Some(name.value.to_ascii_lowercase());
-                self.known_ca(name);
-            }
+            RelayKind::Pki(name) => action.pki = self.known_pki(name),
+            RelayKind::Ca(name) => action.ca = self.known_ca(name),
             RelayKind::Ciphers(names) => action.ciphers = Some(line(names)),
             RelayKind::Protocols(names) => action.protocols = Some(line(names)),
             RelayKind::Src(table) => {
@@ -212,7 +205,7 @@ impl Checker<'_> {
                 }
                 action.auth = self.relay_table(table, Takes::Map, "auth");
             }
-            RelayKind::Filter(filter) => self.filter_ref(filter),
+            RelayKind::Filter(filter) => action.filter = self.filter_ref(filter),
             RelayKind::Srs => action.srs = true,
         }
     }

@@ -1,107 +1,183 @@
 //! `filter`, and filters on listeners and relays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::ast::{ConditionKind, FilterRef, FilterValue, PatternText, Text};
+use crate::config::ast::{self, ConditionKind, FilterRef, FilterValue, PatternText, Text};
+use crate::config::lexer::Pos;
+use crate::config::model::{BuiltIn, Condition, Decision, Filter, FilterName, Pattern, Phase};
 
 use super::table::Service;
-use super::{Checker, did_you_mean};
-
-/// What a filter's name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FilterKind {
-    /// One filter.
-    Single,
-    /// A chain of them.
-    Chain,
-}
+use super::{Checker, did_you_mean, line};
 
 impl Checker<'_> {
-    pub(super) fn filter(&mut self, name: &Text, value: &FilterValue) {
-        if self.declared.filters.contains_key(&name.value) {
+    pub(super) fn filter(&mut self, name: &Text, value: &FilterValue, at: Pos) {
+        if self.config.filters.contains_key(&name.value) {
             let text = format!("filter already exists with that name: {}", name.value);
             self.error(name.at, text);
         }
-        let kind = match value {
-            FilterValue::Chain(names) => {
-                self.chain(names);
-                FilterKind::Chain
-            }
+        let filter = match value {
+            FilterValue::Chain(names) => Some(self.chain(names)),
             FilterValue::Proc(proc) => {
                 self.known_proc(proc);
-                FilterKind::Single
+                Some(Filter::Proc(proc.value.clone()))
             }
-            FilterValue::ProcExec(_, options) => {
-                self.proc_options(options);
-                FilterKind::Single
+            FilterValue::ProcExec(command, options) => {
+                self.add_proc(name, command, options, at);
+                Some(Filter::Proc(name.value.clone()))
             }
-            FilterValue::Phase(_, condition, _) => {
-                self.condition(&condition.kind);
-                FilterKind::Single
+            FilterValue::Phase(phase, condition, decision) => {
+                let built_in = self.built_in(*phase, condition, decision);
+                built_in.map(Filter::BuiltIn)
             }
         };
-        self.declared.filters.insert(name.value.clone(), kind);
-    }
-
-    pub(super) fn filter_ref(&mut self, filter: &FilterRef) {
+        let place = self.declared.filters.entry(name.value.clone());
+        place.or_insert(name.at);
         match filter {
-            FilterRef::Chain(names) => self.chain(names),
-            FilterRef::Named(name) => {
-                self.known_filter(name);
-            }
+            Some(filter) => drop(self.config.filters.insert(name.value.clone(), filter)),
+            // What is wrong with it has been said; whoever names it is not to blame.
+            None => drop(
+                self.config
+                    .filters
+                    .insert(name.value.clone(), Filter::Chain(Vec::new())),
+            ),
         }
     }
 
-    fn chain(&mut self, names: &[Text]) {
+    /// The filter that an option names. Names in braces make a chain of their own.
+    pub(super) fn filter_ref(&mut self, filter: &FilterRef) -> Option<FilterName> {
+        match filter {
+            FilterRef::Chain(names) => {
+                let chain = self.chain(names);
+                self.anonymous_chains += 1;
+                let name = format!("<dynchain:{:08x}>", self.anonymous_chains);
+                self.config.filters.insert(name.clone(), chain);
+                Some(name)
+            }
+            FilterRef::Named(name) => self.known_filter(name).map(|_| name.value.clone()),
+        }
+    }
+
+    fn chain(&mut self, names: &[Text]) -> Filter {
         let mut seen = BTreeSet::new();
+        let mut programs: BTreeMap<String, &str> = BTreeMap::new();
+        let mut members = Vec::new();
         for name in names {
-            if self.known_filter(name) == Some(FilterKind::Chain) {
-                let text = format!(
-                    "no filter chain allowed within a filter chain: {}",
-                    name.value
-                );
+            let value = &name.value;
+            let (chain, program) = match self.known_filter(name) {
+                None => continue,
+                Some(Filter::Chain(members)) => (!members.is_empty(), None),
+                Some(Filter::Proc(program)) => (false, Some(program.clone())),
+                Some(Filter::BuiltIn(_)) => (false, None),
+            };
+            if chain {
+                let text = format!("no filter chain allowed within a filter chain: {value}");
                 self.error(name.at, text);
             }
-            if !seen.insert(&name.value) {
-                let text = format!(
-                    "no filter allowed twice within a filter chain: {}",
-                    name.value
-                );
+            if !seen.insert(value) {
+                let text = format!("no filter allowed twice within a filter chain: {value}");
                 self.error(name.at, text);
+                continue;
             }
+            if let Some(program) = program
+                && let Some(first) = programs.insert(program, value)
+            {
+                let text = format!("filters {first} and {value} of this chain are one processor");
+                self.diagnostics.warning(name.at, text);
+            }
+            members.push(value.clone());
         }
+        Filter::Chain(members)
     }
 
-    fn known_filter(&mut self, name: &Text) -> Option<FilterKind> {
-        let kind = self.declared.filters.get(&name.value).copied();
-        if kind.is_none() {
+    fn known_filter(&mut self, name: &Text) -> Option<&Filter> {
+        if !self.config.filters.contains_key(&name.value) {
             let known = self.declared.filters.keys().map(String::as_str);
             let hint = did_you_mean(&name.value, known);
             let text = format!("no filter exist with that name: {}{hint}", name.value);
             self.unknown(name, text);
         }
-        kind
+        self.used.filters.insert(name.value.clone());
+        self.config.filters.get(&name.value)
     }
 
     fn known_proc(&mut self, name: &Text) {
-        if !self.declared.procs.contains_key(&name.value) {
+        if !self.config.procs.contains_key(&name.value) {
             let known = self.declared.procs.keys().map(String::as_str);
             let hint = did_you_mean(&name.value, known);
             let text = format!("no processor exist with that name: {}{hint}", name.value);
             self.unknown(name, text);
         }
+        self.used.procs.insert(name.value.clone());
     }
 
-    fn condition(&mut self, kind: &ConditionKind) {
-        let (pattern, service, what): (&PatternText, _, _) = match kind {
-            ConditionKind::Fcrdns | ConditionKind::Rdns(None) | ConditionKind::Auth(None) => return,
-            ConditionKind::Rdns(Some(pattern)) => (pattern, Service::Domain, "rdns"),
-            ConditionKind::Src(pattern) => (pattern, Service::Netaddr, "src"),
-            ConditionKind::Helo(pattern) => (pattern, Service::Domain, "helo"),
-            ConditionKind::Auth(Some(pattern)) => (pattern, Service::Text, "auth"),
-            ConditionKind::MailFrom(pattern) => (pattern, Service::Mailaddr, "mail-from"),
-            ConditionKind::RcptTo(pattern) => (pattern, Service::Mailaddr, "rcpt-to"),
+    fn built_in(
+        &mut self,
+        phase: Phase,
+        condition: &ast::Condition,
+        decision: &ast::Decision,
+    ) -> Option<BuiltIn> {
+        let negated = condition.negated;
+        let condition = self.condition(&condition.kind);
+        let decision = match decision {
+            ast::Decision::Reject(text) => self.reply(text, "reject").map(Decision::Reject),
+            ast::Decision::Disconnect(text) => {
+                self.reply(text, "disconnect").map(Decision::Disconnect)
+            }
+            ast::Decision::Rewrite(text) => Some(Decision::Rewrite(line(text))),
+            ast::Decision::Report(text) => Some(Decision::Report(line(text))),
+            ast::Decision::Junk => Some(Decision::Junk),
+            ast::Decision::Bypass => Some(Decision::Bypass),
         };
-        self.pattern(pattern, service, what);
+        Some(BuiltIn {
+            phase,
+            negated,
+            condition: condition?,
+            decision: decision?,
+        })
+    }
+
+    /// smtpd.conf(5): a message must start with a 4xx or 5xx status code (RFC 5321 §4.2).
+    fn reply(&mut self, text: &Text, word: &str) -> Option<crate::util::Line> {
+        let bytes = text.value.as_bytes();
+        let valid = matches!(bytes, [b'4' | b'5', b'0'..=b'9', b'0'..=b'9', b' ', ..]);
+        if valid && bytes.len() > 4 {
+            return Some(line(text));
+        }
+        let example = match word {
+            "reject" => "550 no",
+            _ => "421 bye",
+        };
+        let text_of = format!(
+            "invalid message of {word}: \"{}\"; it starts with a code from 400 to 599 and a \
+             blank, as in \"{example}\"",
+            text.value
+        );
+        self.error(text.at, text_of);
+        None
+    }
+
+    fn condition(&mut self, kind: &ConditionKind) -> Option<Condition> {
+        let mut pattern = |pattern: &PatternText, service, what| -> Option<Pattern> {
+            self.pattern(pattern, service, what)
+        };
+        match kind {
+            ConditionKind::Fcrdns => Some(Condition::Fcrdns),
+            ConditionKind::Rdns(None) => Some(Condition::Rdns(None)),
+            ConditionKind::Rdns(Some(p)) => {
+                pattern(p, Service::Domain, "rdns").map(|p| Condition::Rdns(Some(p)))
+            }
+            ConditionKind::Src(p) => pattern(p, Service::Netaddr, "src").map(Condition::Src),
+            ConditionKind::Helo(p) => pattern(p, Service::Domain, "helo").map(Condition::Helo),
+            ConditionKind::Auth(None) => Some(Condition::Auth(None)),
+            ConditionKind::Auth(Some(p)) => {
+                pattern(p, Service::Mailaddr, "auth").map(|p| Condition::Auth(Some(p)))
+            }
+            ConditionKind::MailFrom(p) => {
+                pattern(p, Service::Mailaddr, "mail-from").map(Condition::MailFrom)
+            }
+            ConditionKind::RcptTo(p) => {
+                pattern(p, Service::Mailaddr, "rcpt-to").map(Condition::RcptTo)
+            }
+        }
     }
 }

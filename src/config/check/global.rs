@@ -129,14 +129,14 @@ impl Checker<'_> {
     }
 
     pub(super) fn mda_wrapper(&mut self, name: &Text, command: &Text) {
-        if self.declared.wrappers.contains(&name.value) {
+        if self.declared.wrappers.contains_key(&name.value) {
             let text = format!(
                 "mda wrapper already declared with that name: {}",
                 name.value
             );
             return self.error(name.at, text);
         }
-        self.declared.wrappers.insert(name.value.clone());
+        self.declared.wrappers.insert(name.value.clone(), name.at);
         self.config
             .mda_wrappers
             .insert(name.value.clone(), line(command));

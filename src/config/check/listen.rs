@@ -3,9 +3,12 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::config::ast::{ListenKind, ListenOption, Number, Text};
+use crate::config::ast::{ListenKind, ListenOption, Number, TableRef, Text, Verify};
 use crate::config::lexer::Pos;
-use crate::config::model::{Family, Listener, Senders, SocketListener};
+use crate::config::model::{
+    AuthNeed, ClientCertificate, Family, ListenAuth, ListenTls, Listener, Senders, SocketListener,
+    TlsMode,
+};
 use crate::config::services;
 
 use super::table::{Service, Takes};
@@ -28,16 +31,10 @@ impl Checker<'_> {
     pub(super) fn listen(&mut self, on: &Text, options: &[ListenOption], at: Pos) {
         let mut listener = Listener {
             on: on.value.clone(),
-            family: None,
             port: 25,
             hostname: self.config.server_name.clone(),
-            hostnames: None,
-            tag: None,
-            mask_src: false,
-            no_dsn: false,
-            received_auth: false,
-            senders: None,
             at: self.place(at),
+            ..Listener::default()
         };
         let smtps = |option: &ListenOption| matches!(option.kind, ListenKind::Smtps(_));
         if options.iter().any(smtps) {
@@ -48,6 +45,7 @@ impl Checker<'_> {
             self.once(&mut seen, option);
             self.listen_option(&mut listener, option);
         }
+        listener.tls = self.listen_tls(options);
         self.listen_together(&seen, on.at);
         self.listen_family(on, listener.family);
         self.config.listeners.push(listener);
@@ -62,7 +60,7 @@ impl Checker<'_> {
         for option in options {
             self.once(&mut seen, option);
             match &option.kind {
-                ListenKind::Filter(filter) => self.filter_ref(filter),
+                ListenKind::Filter(filter) => socket.filter = self.filter_ref(filter),
                 ListenKind::MaskSrc => socket.mask_src = true,
                 ListenKind::NoDsn => socket.no_dsn = true,
                 ListenKind::Tag(tag) => socket.tag = self.tag(tag),
@@ -78,12 +76,11 @@ impl Checker<'_> {
             ListenKind::Inet6 => listener.family = Some(Family::Inet6),
             ListenKind::PortNumber(number) => listener.port = self.port(*number),
             ListenKind::PortName(name) => listener.port = self.port_name(name),
-            ListenKind::Pki(name) => self.known_pki(name),
-            ListenKind::Ca(name) => self.known_ca(name),
-            ListenKind::Auth(Some(table)) | ListenKind::AuthOptional(Some(table)) => {
-                let refused =
-                    |name: &str| format!("invalid use of table \"{name}\" as AUTH parameter");
-                self.table_for(table, Takes::Map, Service::Text, refused);
+            ListenKind::Auth(table) => {
+                listener.auth = Some(self.listen_auth(AuthNeed::Required, table.as_ref()));
+            }
+            ListenKind::AuthOptional(table) => {
+                listener.auth = Some(self.listen_auth(AuthNeed::Optional, table.as_ref()));
             }
             ListenKind::Hostname(name) => listener.hostname = line(name),
             ListenKind::Hostnames(table) => {
@@ -101,19 +98,84 @@ impl Checker<'_> {
                     masquerade: *masquerade,
                 });
             }
-            ListenKind::Filter(filter) => self.filter_ref(filter),
+            ListenKind::ProxyV2 => listener.proxy_v2 = true,
+            ListenKind::Filter(filter) => listener.filter = self.filter_ref(filter),
             ListenKind::MaskSrc => listener.mask_src = true,
             ListenKind::NoDsn => listener.no_dsn = true,
             ListenKind::Tag(tag) => listener.tag = self.tag(tag),
+            // These make one thing together.
             ListenKind::Smtps(_)
             | ListenKind::Tls
             | ListenKind::TlsRequire(_)
+            | ListenKind::Pki(_)
+            | ListenKind::Ca(_)
             | ListenKind::Ciphers(_)
-            | ListenKind::Protocols(_)
-            | ListenKind::Auth(None)
-            | ListenKind::AuthOptional(None)
-            | ListenKind::ProxyV2 => {}
+            | ListenKind::Protocols(_) => {}
         }
+    }
+
+    fn listen_auth(&mut self, need: AuthNeed, table: Option<&TableRef>) -> ListenAuth {
+        let refused = |name: &str| format!("invalid use of table \"{name}\" as AUTH parameter");
+        let found = |table| self.table_for(table, Takes::Map, Service::Text, refused);
+        ListenAuth {
+            need,
+            table: table.and_then(found),
+        }
+    }
+
+    /// What the options about TLS say together; `None` without one that asks for it. Those that
+    /// only say how are then without effect.
+    fn listen_tls(&mut self, options: &[ListenOption]) -> Option<ListenTls> {
+        let mut tls = ListenTls {
+            mode: TlsMode::Offered,
+            client: ClientCertificate::NotAsked,
+            pki: Vec::new(),
+            ca: None,
+            ciphers: None,
+            protocols: None,
+        };
+        let mut mode = None;
+        let mut how = None;
+        for option in options {
+            let asked = match &option.kind {
+                ListenKind::Tls => Some((TlsMode::Offered, Verify::No)),
+                ListenKind::TlsRequire(verify) => Some((TlsMode::Required, *verify)),
+                ListenKind::Smtps(verify) => Some((TlsMode::Immediate, *verify)),
+                ListenKind::Pki(name) => {
+                    tls.pki.extend(self.known_pki(name));
+                    None
+                }
+                ListenKind::Ca(name) => {
+                    how.get_or_insert((option.at, "ca"));
+                    tls.ca = self.known_ca(name);
+                    None
+                }
+                ListenKind::Ciphers(text) => {
+                    how.get_or_insert((option.at, "ciphers"));
+                    tls.ciphers = Some(line(text));
+                    None
+                }
+                ListenKind::Protocols(text) => {
+                    how.get_or_insert((option.at, "protocols"));
+                    tls.protocols = Some(line(text));
+                    None
+                }
+                _ => None,
+            };
+            mode = asked.or(mode);
+        }
+        let Some((mode, verify)) = mode else {
+            if let Some((at, word)) = how {
+                let text = format!("{word} has no effect without tls, tls-require or smtps");
+                self.diagnostics.warning(at, text);
+            }
+            return None;
+        };
+        tls.mode = mode;
+        if verify == Verify::Yes {
+            tls.client = ClientCertificate::Required;
+        }
+        Some(tls)
     }
 
     fn once(&mut self, seen: &mut Seen, option: &ListenOption) {
@@ -212,19 +274,31 @@ impl Checker<'_> {
         })
     }
 
-    pub(super) fn known_pki(&mut self, name: &Text) {
-        if !self.declared.pki.contains(&name.value.to_ascii_lowercase()) {
-            let hint = did_you_mean(&name.value, self.declared.pki.iter().map(String::as_str));
-            let text = format!("pki name not found: {}{hint}", name.value);
-            self.unknown(name, text);
+    /// The key of a declared pki entry.
+    pub(super) fn known_pki(&mut self, name: &Text) -> Option<String> {
+        let key = name.value.to_ascii_lowercase();
+        if self.declared.pki.contains_key(&key) {
+            self.used.pki.insert(key.clone());
+            return Some(key);
         }
+        let known = self.declared.pki.keys().map(String::as_str);
+        let hint = did_you_mean(&name.value, known);
+        let text = format!("pki name not found: {}{hint}", name.value);
+        self.unknown(name, text);
+        None
     }
 
-    pub(super) fn known_ca(&mut self, name: &Text) {
-        if !self.declared.ca.contains(&name.value.to_ascii_lowercase()) {
-            let hint = did_you_mean(&name.value, self.declared.ca.iter().map(String::as_str));
-            let text = format!("ca name not found: {}{hint}", name.value);
-            self.unknown(name, text);
+    /// The key of a declared ca entry.
+    pub(super) fn known_ca(&mut self, name: &Text) -> Option<String> {
+        let key = name.value.to_ascii_lowercase();
+        if self.declared.ca.contains_key(&key) {
+            self.used.ca.insert(key.clone());
+            return Some(key);
         }
+        let known = self.declared.ca.keys().map(String::as_str);
+        let hint = did_you_mean(&name.value, known);
+        let text = format!("ca name not found: {}{hint}", name.value);
+        self.unknown(name, text);
+        None
     }
 }

@@ -44,6 +44,7 @@ pub fn check(
         declared: Declared::default(),
         used: Used::default(),
         anonymous: 0,
+        anonymous_chains: 0,
         broken: &ast.broken,
     };
     checker.builtin_tables(defaults);
@@ -51,6 +52,7 @@ pub fn check(
         checker.statement(&statement.body, statement.at);
     }
     checker.config.srs = checker.declared.srs.finished();
+    checker.whole_pairs();
     checker.unused();
     checker.unreachable();
     if !checker.declared.any_rule && !checker.diagnostics.failed() {
@@ -67,11 +69,11 @@ pub fn check(
 struct Declared {
     tables: BTreeMap<String, Pos>,
     actions: BTreeMap<String, Pos>,
-    wrappers: BTreeSet<String>,
-    pki: BTreeSet<String>,
-    ca: BTreeSet<String>,
+    wrappers: BTreeMap<String, Pos>,
+    pki: BTreeMap<String, Pos>,
+    ca: BTreeMap<String, Pos>,
     procs: BTreeMap<String, Pos>,
-    filters: BTreeMap<String, filter::FilterKind>,
+    filters: BTreeMap<String, Pos>,
     srs: SrsText,
     socket: bool,
     any_rule: bool,
@@ -82,6 +84,11 @@ struct Declared {
 struct Used {
     tables: BTreeSet<String>,
     actions: BTreeSet<String>,
+    wrappers: BTreeSet<String>,
+    pki: BTreeSet<String>,
+    ca: BTreeSet<String>,
+    procs: BTreeSet<String>,
+    filters: BTreeSet<String>,
 }
 
 struct Checker<'c> {
@@ -92,6 +99,7 @@ struct Checker<'c> {
     declared: Declared,
     used: Used,
     anonymous: u32,
+    anonymous_chains: u32,
     broken: &'c [String],
 }
 
@@ -106,7 +114,7 @@ impl Checker<'_> {
             Body::MdaWrapper(name, command) => self.mda_wrapper(name, command),
             Body::MtaMaxDeferred(number) => self.mta_max_deferred(*number),
             Body::MtaLimit(domain, items) => self.mta_limit(domain.as_ref(), items),
-            Body::Proc(name, _, options) => self.proc(name, options),
+            Body::Proc(name, command, options) => self.proc(name, command, options, at),
             Body::QueueCompression => self.config.queue.compression = true,
             Body::QueueEncryption(key) => self.queue_encryption(key.as_ref(), at),
             Body::QueueTtl(delay) => self.queue_ttl(delay),
@@ -123,7 +131,7 @@ impl Checker<'_> {
             Body::Table(name, value) => self.table(name, value),
             Body::Action(action) => self.action(action, at),
             Body::Match(rule) => self.rule(rule, at),
-            Body::Filter(name, value) => self.filter(name, value),
+            Body::Filter(name, value) => self.filter(name, value, at),
         }
     }
 
@@ -149,16 +157,42 @@ impl Checker<'_> {
 
     /// Warns about what is declared and has no effect.
     fn unused(&mut self) {
-        for (name, at) in &self.declared.actions {
-            if !self.used.actions.contains(name) {
-                let text = format!("action \"{name}\" is not used by any match rule");
-                self.diagnostics.warning(*at, text);
-            }
-        }
-        for (name, at) in &self.declared.tables {
-            if !self.used.tables.contains(name) {
-                let text = format!("table \"{name}\" is not used");
-                self.diagnostics.warning(*at, text);
+        let (declared, used) = (&self.declared, &self.used);
+        let kinds = [
+            (
+                "action",
+                &declared.actions,
+                &used.actions,
+                " by any match rule",
+            ),
+            ("table", &declared.tables, &used.tables, ""),
+            (
+                "mda wrapper",
+                &declared.wrappers,
+                &used.wrappers,
+                " by any action",
+            ),
+            (
+                "pki",
+                &declared.pki,
+                &used.pki,
+                " by any listener or action",
+            ),
+            ("ca", &declared.ca, &used.ca, " by any listener or action"),
+            ("processor", &declared.procs, &used.procs, " by any filter"),
+            (
+                "filter",
+                &declared.filters,
+                &used.filters,
+                " by any listener or action",
+            ),
+        ];
+        for (what, declared, used, by) in kinds {
+            for (name, at) in declared {
+                if !used.contains(name) {
+                    let text = format!("{what} \"{name}\" is not used{by}");
+                    self.diagnostics.warning(*at, text);
+                }
             }
         }
     }
@@ -191,6 +225,8 @@ fn empty(defaults: &Defaults) -> Config {
         mta: MtaOptions::default(),
         pki: BTreeMap::new(),
         ca: BTreeMap::new(),
+        procs: BTreeMap::new(),
+        filters: BTreeMap::new(),
         srs: None,
         admd: None,
     }

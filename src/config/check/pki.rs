@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use crate::config::ast::{PkiOption, ProcOption, ProcOptionKind, Text};
-use crate::config::model::{Dhe, Secret, Srs};
+use crate::config::lexer::Pos;
+use crate::config::model::{Dhe, Proc, Secret, Srs};
 
-use super::Checker;
+use super::{Checker, line};
 
 /// What the `srs` statements have said so far; without a key the others have no effect.
 #[derive(Default)]
@@ -31,7 +32,7 @@ impl Checker<'_> {
     pub(super) fn ca(&mut self, name: &Text, file: &Text) {
         if self.certificate_name(name) {
             let key = name.value.to_ascii_lowercase();
-            self.declared.ca.insert(key.clone());
+            self.declared.ca.insert(key.clone(), name.at);
             self.config.ca.insert(key, PathBuf::from(&file.value));
         }
     }
@@ -39,7 +40,7 @@ impl Checker<'_> {
     pub(super) fn pki(&mut self, name: &Text, options: &[PkiOption]) {
         let key = name.value.to_ascii_lowercase();
         if self.certificate_name(name) {
-            self.declared.pki.insert(key.clone());
+            self.declared.pki.entry(key.clone()).or_insert(name.at);
         }
         let mut pki = self.config.pki.remove(&key).unwrap_or_default();
         for option in options {
@@ -68,27 +69,66 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn proc(&mut self, name: &Text, options: &[ProcOption]) {
-        if self.declared.procs.contains_key(&name.value) {
+    /// Both halves of each pair must be known in the end.
+    pub(super) fn whole_pairs(&mut self) {
+        let place_of = |name: &String| self.declared.pki.get(name).copied();
+        let mut missing = Vec::new();
+        for (name, pki) in &self.config.pki {
+            for (what, file) in [("certificate", &pki.cert), ("key", &pki.key)] {
+                if let (None, Some(at)) = (file, place_of(name)) {
+                    missing.push((at, format!("pki {name}: missing {what} file")));
+                }
+            }
+        }
+        for (at, text) in missing {
+            self.error(at, text);
+        }
+    }
+
+    pub(super) fn proc(&mut self, name: &Text, command: &Text, options: &[ProcOption], at: Pos) {
+        self.declared
+            .procs
+            .entry(name.value.clone())
+            .or_insert(name.at);
+        self.add_proc(name, command, options, at);
+    }
+
+    /// A program by the name of its `proc`, or of its filter.
+    pub(super) fn add_proc(
+        &mut self,
+        name: &Text,
+        command: &Text,
+        options: &[ProcOption],
+        at: Pos,
+    ) {
+        if self.config.procs.contains_key(&name.value) {
             let text = format!("processor already exists with that name: {}", name.value);
             self.error(name.at, text);
         }
-        self.declared.procs.insert(name.value.clone(), name.at);
-        self.proc_options(options);
-    }
-
-    pub(super) fn proc_options(&mut self, options: &[ProcOption]) {
-        let mut seen: Vec<ProcOptionKind> = Vec::new();
+        let mut proc = Proc {
+            command: line(command),
+            user: None,
+            group: None,
+            chroot: None,
+            at: self.place(at),
+        };
         for option in options {
-            if seen.contains(&option.kind) {
-                let text = format!(
-                    "{} already specified for this processor",
-                    option.kind.word()
-                );
+            let value = line(&option.value);
+            let before = match option.kind {
+                ProcOptionKind::User => proc.user.replace(value).is_some(),
+                ProcOptionKind::Group => proc.group.replace(value).is_some(),
+                ProcOptionKind::Chroot => {
+                    let dir = PathBuf::from(&option.value.value);
+                    proc.chroot.replace(dir).is_some()
+                }
+            };
+            if before {
+                let word = option.kind.word();
+                let text = format!("{word} already specified for this processor");
                 self.error(option.at, text);
             }
-            seen.push(option.kind);
         }
+        self.config.procs.insert(name.value.clone(), proc);
     }
 
     /// `*`, or what res_hnok(3) takes.

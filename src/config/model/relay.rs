@@ -3,7 +3,7 @@
 use crate::mail::MailAddr;
 use crate::util::Line;
 
-use super::TableName;
+use super::{FilterName, TableName};
 
 /// A relay action.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,8 @@ pub struct RelayAction {
     pub ciphers: Option<Line>,
     /// `protocols`, as written.
     pub protocols: Option<Line>,
+    /// `filter`: who is told of the session.
+    pub filter: Option<FilterName>,
     /// `srs`: senders of forwarded mail are rewritten.
     pub srs: bool,
 }

@@ -73,6 +73,8 @@ fn config(delivery: Delivery) -> Arc<Config> {
         mta: Default::default(),
         pki: BTreeMap::new(),
         ca: BTreeMap::new(),
+        procs: BTreeMap::new(),
+        filters: BTreeMap::new(),
         srs: None,
         admd: None,
     })

@@ -1,0 +1,431 @@
+//! `protocols` and `ciphers`: the strings of libtls and OpenSSL, mapped to what is there.
+
+use std::collections::BTreeSet;
+
+use rustls::{
+    CipherSuite, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion, version,
+};
+
+use super::Version;
+use super::modern::all_suites;
+
+/// Protocol versions and ciphers for one action or listener.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// Those that rustls speaks; empty when only older ones are asked for.
+    pub(super) versions: Vec<&'static SupportedProtocolVersion>,
+    pub(super) suites: Vec<SupportedCipherSuite>,
+    /// Oldest and newest version, where `protocols` says.
+    pub(super) range: Option<(Version, Version)>,
+    pub(super) ciphers_chosen: bool,
+}
+
+impl Default for Choice {
+    /// TLS 1.2 and 1.3 with everything that rustls holds for safe.
+    fn default() -> Choice {
+        Choice {
+            versions: vec![&version::TLS13, &version::TLS12],
+            suites: all_suites(),
+            range: None,
+            ciphers_chosen: false,
+        }
+    }
+}
+
+impl Choice {
+    /// What `protocols` and `ciphers` mean. The error says which word is not understood, or that
+    /// nothing is left.
+    pub fn parse(protocols: Option<&str>, ciphers: Option<&str>) -> Result<Choice, String> {
+        let mut choice = Choice::default();
+        if let Some(text) = protocols {
+            choice.set_protocols(text)?;
+        }
+        if let Some(text) = ciphers {
+            choice.set_ciphers(text)?;
+        }
+        let left = choice.suites.iter().any(|suite| {
+            let of = suite.version().version;
+            choice.versions.iter().any(|version| version.version == of)
+        });
+        if !left && (choice.ciphers_chosen || choice.range.is_none()) {
+            return Err(String::from(
+                "no cipher is left for the protocol versions that are asked for",
+            ));
+        }
+        Ok(choice)
+    }
+
+    /// Whether rustls has no part in it.
+    pub fn is_legacy(&self) -> bool {
+        self.versions.is_empty()
+    }
+
+    /// tls_config_parse_protocols(3): names separated by commas or colons, `!` takes away.
+    fn set_protocols(&mut self, text: &str) -> Result<(), String> {
+        let wrong = |why: &str| format!("failed to parse protocols \"{text}\": {why}");
+        let mut wanted = BTreeSet::new();
+        for word in text.split([',', ':']).map(str::trim) {
+            let (negated, name) = match word.strip_prefix('!') {
+                Some(name) => (true, name),
+                None => (false, word),
+            };
+            let named = versions_named(name).ok_or_else(|| {
+                wrong(&format!(
+                    "\"{name}\" is none of tlsv1.0, tlsv1.1, tlsv1.2, tlsv1.3, secure, legacy, all"
+                ))
+            })?;
+            // A list that begins by taking away takes from everything.
+            if negated && wanted.is_empty() {
+                wanted.extend(ALL);
+            }
+            for version in named {
+                match negated {
+                    true => wanted.remove(version),
+                    false => wanted.insert(*version),
+                };
+            }
+        }
+        let (Some(oldest), Some(newest)) = (wanted.first(), wanted.last()) else {
+            return Err(wrong("no version is left"));
+        };
+        self.range = Some((*oldest, *newest));
+        self.versions = [
+            (Version::Tls13, &version::TLS13),
+            (Version::Tls12, &version::TLS12),
+        ]
+        .into_iter()
+        .filter(|(version, _)| wanted.contains(version))
+        .map(|(_, supported)| supported)
+        .collect();
+        Ok(())
+    }
+
+    /// A cipher list as ciphers(1) of OpenSSL has it, as far as rustls has such ciphers. TLS 1.3's
+    /// stay as they are unless one of them is named.
+    fn set_ciphers(&mut self, text: &str) -> Result<(), String> {
+        let wrong = |why: String| format!("failed to parse ciphers \"{text}\": {why}");
+        let all = all_suites();
+        let mut chosen: Vec<SupportedCipherSuite> = Vec::new();
+        let mut banned: Vec<CipherSuite> = Vec::new();
+        let mut names_tls13 = false;
+        for word in text.split([':', ',', ' ']).filter(|word| !word.is_empty()) {
+            if word.starts_with('@') {
+                // Our own order is by strength already.
+                continue;
+            }
+            let (sign, name) = match word.split_at_checked(1) {
+                Some((sign @ ("!" | "-" | "+"), name)) => (sign, name),
+                _ => ("", word),
+            };
+            let parts: Vec<&str> = name.split('+').collect();
+            if let Some(unknown) = parts.iter().find(|part| !is_known(part)) {
+                return Err(wrong(format!("nothing is known as \"{unknown}\"")));
+            }
+            let matching: Vec<SupportedCipherSuite> = all
+                .iter()
+                .copied()
+                .filter(|suite| parts.iter().all(|part| has(*suite, part)))
+                .collect();
+            names_tls13 |= sign.is_empty() && parts.iter().any(|part| is_tls13_name(part));
+            match sign {
+                "!" => {
+                    banned.extend(matching.iter().map(|suite| suite.suite()));
+                    chosen.retain(|suite| !banned.contains(&suite.suite()));
+                }
+                "-" => chosen.retain(|suite| !matching.contains(suite)),
+                "+" => {}
+                _ => {
+                    for suite in matching {
+                        if !chosen.contains(&suite) && !banned.contains(&suite.suite()) {
+                            chosen.push(suite);
+                        }
+                    }
+                }
+            }
+        }
+        if !names_tls13 {
+            chosen.retain(|suite| suite.tls13().is_none());
+            let modern = all.iter().filter(|suite| suite.tls13().is_some());
+            let (modern, old) = (modern.copied(), std::mem::take(&mut chosen));
+            if old.is_empty() && !is_about_tls13_only(text) {
+                return Err(wrong(String::from(
+                    "it leaves no cipher that is safe; forward secrecy with AES-GCM or \
+                     ChaCha20-Poly1305 is the least",
+                )));
+            }
+            chosen = modern.chain(old).collect();
+        }
+        if chosen.is_empty() {
+            return Err(wrong(String::from("it leaves no cipher")));
+        }
+        self.suites = chosen;
+        self.ciphers_chosen = !is_default(text);
+        Ok(())
+    }
+}
+
+const ALL: [Version; 4] = [
+    Version::Tls10,
+    Version::Tls11,
+    Version::Tls12,
+    Version::Tls13,
+];
+
+fn versions_named(name: &str) -> Option<&'static [Version]> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        "all" | "legacy" => &ALL,
+        "secure" | "default" => &[Version::Tls12, Version::Tls13],
+        "tlsv1" => &ALL,
+        "tlsv1.0" => &[Version::Tls10],
+        "tlsv1.1" => &[Version::Tls11],
+        "tlsv1.2" => &[Version::Tls12],
+        "tlsv1.3" => &[Version::Tls13],
+        _ => return None,
+    })
+}
+
+/// Words that say no more than "what is safe"; with these alone the system's library may help out.
+fn is_default(text: &str) -> bool {
+    let words = [
+        "default",
+        "secure",
+        "high:!anull:!md5",
+        "high",
+        "compat",
+        "legacy",
+        "all",
+    ];
+    words.contains(&text.to_ascii_lowercase().as_str())
+}
+
+fn is_about_tls13_only(text: &str) -> bool {
+    text.split([':', ',', ' ']).all(is_tls13_name)
+}
+
+fn is_tls13_name(word: &str) -> bool {
+    word.starts_with("TLS_") || word.starts_with("AEAD-")
+}
+
+/// Classes of ciphers that rustls has none of: taking them away is no more than thorough, and
+/// asking for them adds nothing.
+const ABSENT: &[&str] = &[
+    "aNULL",
+    "eNULL",
+    "NULL",
+    "MD5",
+    "RC4",
+    "DES",
+    "3DES",
+    "EXP",
+    "EXPORT",
+    "EXPORT40",
+    "EXPORT56",
+    "LOW",
+    "MEDIUM",
+    "SSLv2",
+    "SSLv3",
+    "PSK",
+    "SRP",
+    "DSS",
+    "aDSS",
+    "DH",
+    "kDHE",
+    "kEDH",
+    "DHE",
+    "EDH",
+    "ADH",
+    "AECDH",
+    "kRSA",
+    "CAMELLIA",
+    "CAMELLIA128",
+    "CAMELLIA256",
+    "SEED",
+    "IDEA",
+    "ARIA",
+    "SHA",
+    "SHA1",
+    "CBC",
+    "aECDH",
+    "kECDH",
+    "kDH",
+    "CCM",
+    "CCM8",
+    "AESCCM",
+    "AESCCM8",
+    "GOST",
+];
+
+/// Classes that some of rustls's ciphers have.
+const PRESENT: &[&str] = &[
+    "HIGH",
+    "ALL",
+    "DEFAULT",
+    "default",
+    "secure",
+    "compat",
+    "legacy",
+    "all",
+    "COMPLEMENTOFDEFAULT",
+    "ECDHE",
+    "EECDH",
+    "kECDHE",
+    "kEECDH",
+    "ECDSA",
+    "aECDSA",
+    "RSA",
+    "aRSA",
+    "AES",
+    "AES128",
+    "AES256",
+    "AESGCM",
+    "CHACHA20",
+    "AEAD",
+    "SHA256",
+    "SHA384",
+    "TLSv1.2",
+    "TLSv1.3",
+    "TLSv1",
+    "FIPS",
+];
+
+fn is_known(word: &str) -> bool {
+    ABSENT.contains(&word)
+        || PRESENT.contains(&word)
+        || NAMES.iter().any(|(_, names, _)| names.contains(&word))
+        || OLD_NAMES.contains(&word)
+}
+
+/// Suites that OpenSSL knows and rustls does not have: in a list among others they go without.
+const OLD_NAMES: &[&str] = &[
+    "ECDHE-ECDSA-AES256-SHA384",
+    "ECDHE-RSA-AES256-SHA384",
+    "ECDHE-ECDSA-AES128-SHA256",
+    "ECDHE-RSA-AES128-SHA256",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-RSA-AES256-SHA",
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-RSA-AES128-SHA",
+    "DHE-RSA-AES256-GCM-SHA384",
+    "DHE-RSA-AES128-GCM-SHA256",
+    "DHE-RSA-CHACHA20-POLY1305",
+    "DHE-RSA-AES256-SHA256",
+    "DHE-RSA-AES128-SHA256",
+    "DHE-RSA-AES256-SHA",
+    "DHE-RSA-AES128-SHA",
+    "AES256-GCM-SHA384",
+    "AES128-GCM-SHA256",
+    "AES256-SHA256",
+    "AES128-SHA256",
+    "AES256-SHA",
+    "AES128-SHA",
+    "DES-CBC3-SHA",
+];
+
+/// Every suite: names in the standards and in OpenSSL, the latter first, and bits.
+const NAMES: &[(CipherSuite, &[&str], u32)] = &[
+    (
+        CipherSuite::TLS13_AES_256_GCM_SHA384,
+        &["TLS_AES_256_GCM_SHA384", "AEAD-AES256-GCM-SHA384"],
+        256,
+    ),
+    (
+        CipherSuite::TLS13_AES_128_GCM_SHA256,
+        &["TLS_AES_128_GCM_SHA256", "AEAD-AES128-GCM-SHA256"],
+        128,
+    ),
+    (
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+        &[
+            "TLS_CHACHA20_POLY1305_SHA256",
+            "AEAD-CHACHA20-POLY1305-SHA256",
+        ],
+        256,
+    ),
+    (
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        &[
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+            "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+        ],
+        256,
+    ),
+    (
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        &[
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+            "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        ],
+        128,
+    ),
+    (
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        &[
+            "ECDHE-ECDSA-CHACHA20-POLY1305",
+            "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        ],
+        256,
+    ),
+    (
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        &[
+            "ECDHE-RSA-AES256-GCM-SHA384",
+            "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        ],
+        256,
+    ),
+    (
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        &[
+            "ECDHE-RSA-AES128-GCM-SHA256",
+            "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        ],
+        128,
+    ),
+    (
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        &[
+            "ECDHE-RSA-CHACHA20-POLY1305",
+            "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        ],
+        256,
+    ),
+];
+
+fn has(suite: SupportedCipherSuite, word: &str) -> bool {
+    let Some((_, names, bits)) = NAMES.iter().find(|(id, ..)| *id == suite.suite()) else {
+        return false;
+    };
+    let openssl = names.first().copied().unwrap_or_default();
+    let tls13 = suite.tls13().is_some();
+    match word {
+        "HIGH" | "ALL" | "DEFAULT" | "default" | "secure" | "compat" | "legacy" | "all"
+        | "AEAD" | "FIPS" => true,
+        "COMPLEMENTOFDEFAULT" => false,
+        "ECDHE" | "EECDH" | "kECDHE" | "kEECDH" => true,
+        "ECDSA" | "aECDSA" => tls13 || openssl.contains("ECDSA"),
+        "RSA" | "aRSA" => tls13 || openssl.contains("-RSA-"),
+        "AES" | "AESGCM" => openssl.contains("GCM"),
+        "AES128" => openssl.contains("GCM") && *bits == 128,
+        "AES256" => openssl.contains("GCM") && *bits == 256,
+        "CHACHA20" => openssl.contains("CHACHA20"),
+        "SHA256" => openssl.ends_with("SHA256"),
+        "SHA384" => openssl.ends_with("SHA384"),
+        "TLSv1.2" => !tls13,
+        "TLSv1.3" => tls13,
+        "TLSv1" => false,
+        _ => names.contains(&word),
+    }
+}
+
+/// `version:cipher:bits`, with OpenSSL's name of the cipher.
+pub fn described(suite: SupportedCipherSuite) -> String {
+    let version = match suite.version().version {
+        ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        _ => "TLSv1.2",
+    };
+    let known = NAMES.iter().find(|(id, ..)| *id == suite.suite());
+    match known.and_then(|(_, names, bits)| Some((names.first()?, bits))) {
+        Some((name, bits)) => format!("{version}:{name}:{bits}"),
+        None => format!("{version}:{:?}", suite.suite()),
+    }
+}

@@ -1,0 +1,257 @@
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
+
+use super::*;
+
+/// An authority, and a certificate that it gave to `name`.
+struct Ca {
+    pem: String,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+fn ca(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Ca {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // An issuer with its subject's name would be taken for the subject itself.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "authority");
+    let pem = params.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(params, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    change(&mut params);
+    let leaf = params.signed_by(&key, &issuer).unwrap();
+    Ca {
+        pem,
+        chain: vec![leaf.der().clone()],
+        key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+    }
+}
+
+/// A server that answers one connection: it sends back what it is sent, until the end.
+fn server(ca: &Ca, versions: &[&'static SupportedProtocolVersion]) -> (TcpStream, JoinHandle<()>) {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(ca.chain.clone(), ca.key.clone_key())
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (socket, _) = listener.accept().unwrap();
+    let thread = std::thread::spawn(move || {
+        let session = ServerConnection::new(Arc::new(config)).unwrap();
+        let mut stream = StreamOwned::new(session, socket);
+        let mut buf = [0; 512];
+        while let Ok(n @ 1..) = stream.read(&mut buf) {
+            if stream
+                .write_all(&buf[..n])
+                .and_then(|()| stream.flush())
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    (client, thread)
+}
+
+const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+fn settings(verify: Verify, ca: &Ca) -> Settings {
+    Settings {
+        verify,
+        trust: Trust::from_pem(ca.pem.as_bytes()).unwrap(),
+        choice: Choice::default(),
+        identity: None,
+        oldest: Version::Tls12,
+    }
+}
+
+fn shake(settings: &Settings, stream: TcpStream, name: &str) -> Result<Stream<TcpStream>, Failure> {
+    let connector = Connector::new(settings).unwrap();
+    connector.handshake(Library::Modern, stream, name)
+}
+
+fn speaks(stream: &mut Stream<TcpStream>) {
+    stream.write_all(b"EHLO mail.example.org\r\n").unwrap();
+    stream.flush().unwrap();
+    let mut buf = [0; 23];
+    stream.read_exact(&mut buf).unwrap();
+    assert_eq!(&buf, b"EHLO mail.example.org\r\n");
+}
+
+#[test]
+fn a_peer_that_proves_its_name_is_spoken_to() {
+    // smtpd.conf(5), relay tls: the certificate is verified.
+    let ca = ca("mx.example.org", |_| ());
+    for (versions, says) in [
+        (BOTH, "TLSv1.3:TLS_AES_256_GCM_SHA384:256"),
+        (&BOTH[1..], "TLSv1.2:ECDHE-ECDSA-AES256-GCM-SHA384:256"),
+    ] {
+        let (client, thread) = server(&ca, versions);
+        let mut stream = shake(&settings(Verify::Always, &ca), client, "mx.example.org").unwrap();
+        assert_eq!(stream.facts().ciphers, says);
+        let peer = stream.facts().peer.clone().unwrap();
+        assert!(peer.valid);
+        assert_eq!(peer.fingerprint.len(), "SHA256:".len() + 64);
+        speaks(&mut stream);
+        drop(stream);
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn a_peer_that_cannot_prove_its_name_is_not() {
+    // smtpd.conf(5), relay tls: what does not verify is refused; no-verify takes it.
+    let right = ca("mx.example.org", |_| ());
+    let expired = ca("mx.example.org", |params| {
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    });
+    let other = ca("mx.example.org", |_| ());
+    let cases = [
+        (&right, &right, "mx.example.com"),
+        (&expired, &expired, "mx.example.org"),
+        (&other, &right, "mx.example.org"),
+        (&right, &right, "192.0.2.1"),
+        (&right, &right, "[IPv6:2001:db8::1]"),
+    ];
+    for (shown, trusted, name) in cases {
+        let (client, thread) = server(shown, BOTH);
+        let failure = shake(&settings(Verify::Always, trusted), client, name).unwrap_err();
+        assert!(
+            matches!(failure, Failure::Certificate(_)),
+            "{name}: {failure:?}"
+        );
+        thread.join().unwrap();
+
+        let (client, thread) = server(shown, BOTH);
+        let mut stream = shake(&settings(Verify::Never, trusted), client, name).unwrap();
+        assert!(!stream.facts().peer.as_ref().unwrap().valid, "{name}");
+        speaks(&mut stream);
+        drop(stream);
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn an_opportunistic_stream_says_when_the_certificate_is_good() {
+    let ca = ca("mx.example.org", |_| ());
+    let (client, thread) = server(&ca, BOTH);
+    let stream = shake(&settings(Verify::Never, &ca), client, "mx.example.org").unwrap();
+    assert!(stream.facts().peer.as_ref().unwrap().valid);
+    drop(stream);
+    thread.join().unwrap();
+}
+
+#[test]
+fn no_version_in_common_is_for_the_other_library() {
+    let ca = ca("mx.example.org", |_| ());
+    let (client, thread) = server(&ca, &BOTH[1..]);
+    let mut settings = settings(Verify::Never, &ca);
+    settings.choice = Choice::parse(Some("tlsv1.3"), None).unwrap();
+    let failure = shake(&settings, client, "mx.example.org").unwrap_err();
+    assert!(matches!(failure, Failure::NoCommonGround(_)), "{failure:?}");
+    thread.join().unwrap();
+}
+
+#[test]
+fn what_is_no_tls_is_an_error() {
+    let ca = ca("mx.example.org", |_| ());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut socket, _) = listener.accept().unwrap();
+    socket.write_all(b"220 ready when you are\r\n").unwrap();
+    let failure = shake(&settings(Verify::Never, &ca), client, "mx.example.org").unwrap_err();
+    assert!(matches!(failure, Failure::Protocol(_)), "{failure:?}");
+}
+
+#[test]
+fn a_peer_that_hangs_up_is_an_error() {
+    let ca = ca("mx.example.org", |_| ());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    drop(listener.accept().unwrap());
+    let failure = shake(&settings(Verify::Never, &ca), client, "mx.example.org").unwrap_err();
+    assert!(matches!(failure, Failure::Io(_)), "{failure:?}");
+}
+
+#[cfg(feature = "legacy-tls")]
+#[test]
+fn the_systems_library_speaks_too() {
+    let ca = ca("mx.example.org", |_| ());
+    for verify in [Verify::Always, Verify::Never] {
+        let (client, thread) = server(&ca, BOTH);
+        let connector = Connector::new(&settings(verify, &ca)).unwrap();
+        assert_eq!(connector.libraries(), [Library::Modern, Library::Legacy]);
+        let mut stream = connector
+            .handshake(Library::Legacy, client, "mx.example.org")
+            .unwrap();
+        assert!(stream.facts().peer.is_some());
+        speaks(&mut stream);
+        drop(stream);
+        thread.join().unwrap();
+    }
+    let (client, thread) = server(&ca, BOTH);
+    let connector = Connector::new(&settings(Verify::Always, &ca)).unwrap();
+    assert!(
+        connector
+            .handshake(Library::Legacy, client, "mx.example.com")
+            .is_err()
+    );
+    thread.join().unwrap();
+}
+
+#[test]
+fn protocols_are_mapped_or_refused() {
+    // tls_config_parse_protocols(3).
+    let versions =
+        |text: &str| Choice::parse(Some(text), None).map(|c| (c.range, c.versions.len()));
+    use Version::{Tls10, Tls11, Tls12, Tls13};
+    assert_eq!(versions("secure"), Ok((Some((Tls12, Tls13)), 2)));
+    assert_eq!(versions("tlsv1.2,tlsv1.3"), Ok((Some((Tls12, Tls13)), 2)));
+    assert_eq!(versions("TLSv1.3"), Ok((Some((Tls13, Tls13)), 1)));
+    assert_eq!(versions("all:!tlsv1.0"), Ok((Some((Tls11, Tls13)), 2)));
+    assert_eq!(versions("!tlsv1.3"), Ok((Some((Tls10, Tls12)), 1)));
+    assert_eq!(versions("tlsv1.0"), Ok((Some((Tls10, Tls10)), 0)));
+    assert!(versions("sslv3").is_err() && versions("tlsv1.2,!tlsv1.2").is_err());
+    assert!(Choice::parse(Some("tlsv1.0"), None).unwrap().is_legacy());
+}
+
+#[test]
+fn ciphers_are_mapped_or_refused() {
+    // ciphers(1), as far as there is anything to choose from.
+    let count = |text: &str| Choice::parse(None, Some(text)).map(|c| c.suites.len());
+    assert_eq!(count("HIGH:!aNULL:!MD5"), Ok(9));
+    assert_eq!(count("ECDHE-RSA-AES256-GCM-SHA384"), Ok(4));
+    assert_eq!(count("ECDHE+AESGCM:@STRENGTH"), Ok(7));
+    assert_eq!(count("HIGH:!CHACHA20"), Ok(7));
+    assert_eq!(count("TLS_AES_128_GCM_SHA256"), Ok(1));
+    assert_eq!(count("ECDHE-RSA-AES256-GCM-SHA384:AES128-SHA"), Ok(4));
+    assert!(
+        count("AES128-SHA")
+            .unwrap_err()
+            .contains("no cipher that is safe")
+    );
+    assert!(count("HIGH:NONSENSE").unwrap_err().contains("NONSENSE"));
+    assert!(count("!ALL").is_err() && count("").is_err());
+}
+
+#[test]
+fn a_file_without_certificates_is_no_authority() {
+    assert!(Trust::from_pem(b"").is_err());
+    assert!(
+        Trust::from_pem(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err()
+    );
+}
