@@ -31,7 +31,7 @@
 //! | Thread | Owns | May block on |
 //! |---|---|---|
 //! | event loop | listeners, parked sessions, control connections, timers | nothing |
-//! | session workers | one session each, while it has commands to answer | tables |
+//! | session workers | one session each, while it has commands to answer | tables, the parent for a .forward |
 //! | mail workers | one session each, while it sends a message | the disk |
 //! | resolver | queries under way, the cache | nothing |
 //! | runner | the scheduler, the agents' queues | the disk |

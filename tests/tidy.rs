@@ -41,8 +41,8 @@ const ARROWS: &[(&str, &str)] = &[
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
     ("deliver", "privsep queue config rfc5322 sys"),
-    // Who is a user is the system's to say.
-    ("expansion", "ruleset table config sys"),
+    // Who is a user is the system's to say, and the parent opens users' files.
+    ("expansion", "ruleset table privsep config sys"),
     ("ruleset", "table config"),
     ("table", "config sys"),
     // Runs what the parent hands over: a job, and batches of messages to a kept child.

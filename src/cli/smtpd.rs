@@ -19,7 +19,7 @@ use crate::explain;
 use crate::log::{self, Target};
 use crate::mail::Supposed;
 use crate::mda;
-use crate::parent::{self, Ground, Options, built_in};
+use crate::parent::{self, Ground, Options, OwnForwards, built_in};
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
 use crate::queue::fs::layout;
@@ -27,7 +27,7 @@ use crate::sys::{exe, net, process, unix_connect, user};
 use crate::table::Tables;
 use crate::table::include::Disk;
 use crate::tls::keys::agent;
-use crate::util::Line;
+use crate::util::{Line, Timestamp};
 
 use super::queue_key;
 use super::supposed::{self, Misfit};
@@ -415,11 +415,20 @@ fn explain(paths: &Paths, handover: &Handover, config: &Config, supposed: &Suppo
         None => 0,
         Some(_) => user::effective_uid(),
     };
+    let forwards = match OwnForwards::new(config, &handover.sources, paths) {
+        Ok(forwards) => forwards,
+        Err(why) => {
+            say(&format!("smtpd: {why}"));
+            return 1;
+        }
+    };
     let world = World {
         config,
         tables: &tables,
         includes: &Disk,
+        forwards: &forwards,
         daemon_user: &engine::daemon_user(uid),
+        now: Timestamp::now(),
         watch: None,
     };
     let text = explain::explain(&world, &paths.libexec, supposed);

@@ -14,7 +14,6 @@ use super::lexer::Pos;
 enum Feature {
     Relay,
     Lmtp,
-    ForwardOnly,
     ListenTls,
     ListenAuth,
     Senders,
@@ -32,7 +31,6 @@ enum Feature {
 const LIST: &[(Feature, &str)] = &[
     (Feature::Relay, "\"relay\" actions are"),
     (Feature::Lmtp, "\"lmtp\" actions are"),
-    (Feature::ForwardOnly, "\"forward-only\" actions are"),
     (
         Feature::ListenTls,
         "\"tls\" and \"smtps\" on a listener are",
@@ -99,7 +97,6 @@ fn of_action(action: &ActionText) -> Option<(Feature, Pos)> {
     let feature = match &action.method {
         MethodText::Relay(_) => Feature::Relay,
         MethodText::Local(LocalMethod::Lmtp(..), _) => Feature::Lmtp,
-        MethodText::Local(LocalMethod::ForwardOnly, _) => Feature::ForwardOnly,
         MethodText::Local(..) => return None,
     };
     Some((feature, action.method_at))

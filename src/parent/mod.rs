@@ -21,9 +21,12 @@ mod link;
 mod mda;
 mod offline;
 pub mod purge;
+mod question;
 mod serve;
 mod start;
 mod userbase;
+
+pub use question::OwnForwards;
 
 /// How the daemon was asked to run.
 #[derive(Clone, Debug)]
