@@ -89,6 +89,11 @@ pub mod log;
 pub mod table;
 pub mod tls;
 
+// TRIALS
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
+
 // PRIVILEGE
 pub mod engine;
 pub mod parent;

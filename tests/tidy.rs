@@ -10,6 +10,11 @@ use std::path::{Path, PathBuf};
 /// What each room imports, from the top of the house down: a room names only rooms below its own
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
+    // What tests and the fuzzer try on any bytes.
+    (
+        "fuzz",
+        "cli session client mda expansion privsep control queue dns table config smtp rfc5322",
+    ),
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
     (
         "cli",
@@ -47,11 +52,11 @@ const ARROWS: &[(&str, &str)] = &[
     ("table", "config sys"),
     // Runs what the parent hands over: a job, and batches of messages to a kept child.
     ("mda", "privsep config sys"),
+    // The process that holds the keys is shut in; it is told of them by the parent.
+    ("tls", "privsep sys"),
     ("privsep", "config sys"),
     ("control", "sys"),
     ("config", "sys"),
-    // The process that holds the keys is shut in, and answers over sockets.
-    ("tls", "sys"),
     ("queue", "sys"),
     ("dns", ""),
     ("scheduler", ""),

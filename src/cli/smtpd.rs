@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::{PathBuf, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 use getopts::{Fail, Matches, ParsingStyle};
 
 use crate::config::{
     self, Action, Config, Defaults, Diagnostic, Loaded, Method, Paths, Sources, TableName,
-    TableSource,
+    TableSource, files,
 };
 use crate::control::client::Client;
 use crate::control::{Answer, Ask, Which};
@@ -249,11 +249,26 @@ impl Asked {
     fn load(&self, paths: &Paths) -> Result<(Handover, Loaded), Vec<String>> {
         let handover = self.handover(paths)?;
         let loaded = handover.load().map_err(texts)?;
-        let refused = deliveries_that_would_fail(&loaded.config);
+        let mut refused = deliveries_that_would_fail(&loaded.config);
+        refused.extend(files::certificates(&loaded.config, &self.file_owners()));
+        if self.check {
+            // A start finds out when it binds them.
+            refused.extend(parent::check_listeners(&loaded.config.listeners));
+        }
         match refused.is_empty() {
             true => Ok((handover, loaded)),
             false => Err(refused),
         }
+    }
+
+    /// Whose certificates and keys are used: root's, and in an instance of one's own one's own.
+    fn file_owners(&self) -> Vec<u32> {
+        let mut owners = vec![0];
+        match user::effective_uid() {
+            uid if uid != 0 && self.root.is_some() => owners.push(uid),
+            _ => {}
+        }
+        owners
     }
 }
 
@@ -344,11 +359,6 @@ fn daemon(asked: Asked) -> i32 {
     for complaint in &asked.complaints {
         say(complaint);
     }
-    let only_asks = asked.check || asked.supposed.is_some();
-    if !only_asks && asked.root.is_none() && user::effective_uid() != 0 {
-        say("smtpd: need root privileges; with -R directory, other users run one of their own");
-        return 1;
-    }
     let paths = asked.paths();
     let (handover, loaded) = match asked.load(&paths) {
         Ok(found) => found,
@@ -359,7 +369,8 @@ fn daemon(asked: Asked) -> i32 {
             return 1;
         }
     };
-    for warning in texts(loaded.warnings) {
+    let open = files::open_to_others(loaded.files.iter().map(Path::new));
+    for warning in open.into_iter().chain(texts(loaded.warnings)) {
         say(&format!("warn: {warning}"));
     }
     if let Some(supposed) = &asked.supposed {
@@ -368,6 +379,10 @@ fn daemon(asked: Asked) -> i32 {
     if asked.check {
         say("configuration OK");
         return 0;
+    }
+    if asked.root.is_none() && user::effective_uid() != 0 {
+        say("smtpd: need root privileges; with -R directory, other users run one of their own");
+        return 1;
     }
     if asked.run_once && unix_connect::answers(&paths.socket).unwrap_or(false) {
         return flush_through_daemon(&paths);

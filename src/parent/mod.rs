@@ -17,6 +17,7 @@ mod backoff;
 pub mod built_in;
 mod children;
 mod forward;
+mod keys;
 mod link;
 mod mda;
 mod offline;
@@ -27,6 +28,7 @@ mod start;
 mod userbase;
 
 pub use question::OwnForwards;
+pub use start::check_listeners;
 
 /// How the daemon was asked to run.
 #[derive(Clone, Debug)]

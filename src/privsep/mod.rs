@@ -14,6 +14,7 @@ pub mod client;
 pub mod frame;
 pub mod handover;
 pub mod identity;
+pub mod keys;
 pub mod job;
 pub mod reply;
 pub mod request;
