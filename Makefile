@@ -23,6 +23,11 @@ DESTDIR?=
 
 CARGO?=		cargo
 CARGOFLAGS?=	--locked
+# The system's TLS library is only for old peers. Where its headers are missing we go without.
+FEATURES?=	$$({ [ -n "$$OPENSSL_DIR" ] || pkg-config --exists openssl 2>/dev/null || \
+		{ [ "$$(uname -s)" != Linux ] && [ -f /usr/include/openssl/ssl.h ]; }; } || { \
+		echo "no headers of OpenSSL or no pkg-config: built without TLS older than 1.2" >&2; \
+		echo --no-default-features; })
 TARGETDIR?=	target
 RUNDIR?=	$$(pwd)/run
 BSDROOT?=	${HOME}/.cache/smtpd-rs/bsd
@@ -49,7 +54,7 @@ MAN8=		smtpd smtpctl sendmail mailq newaliases mail.local mail.maildir mail.mbox
 all: build
 
 build:
-	${SETTINGS} ${CARGO} build ${CARGOFLAGS} --release --bins
+	${SETTINGS} ${CARGO} build ${CARGOFLAGS} ${FEATURES} --release --bins
 	@for name in ${NAMES}; do ln -sf smtpctl ${TARGETDIR}/release/$$name || exit 1; done
 
 # An instance below ./run: its own configuration, spool and socket; nothing of the system's.
@@ -57,13 +62,13 @@ run: build
 	${TARGETDIR}/release/smtpd -d -R "${RUNDIR}" ${RUNFLAGS}
 
 test:
-	${SETTINGS} ${CARGO} test ${CARGOFLAGS} --lib --tests
+	${SETTINGS} ${CARGO} test ${CARGOFLAGS} ${FEATURES} --lib --tests
 
 # Everything a change has to pass.
 check: lint-man
 	${CARGO} fmt --check
-	${SETTINGS} ${CARGO} clippy ${CARGOFLAGS} --all-targets -- -D warnings
-	${SETTINGS} RUSTDOCFLAGS="-D warnings" ${CARGO} doc ${CARGOFLAGS} --no-deps --document-private-items
+	${SETTINGS} ${CARGO} clippy ${CARGOFLAGS} ${FEATURES} --all-targets -- -D warnings
+	${SETTINGS} RUSTDOCFLAGS="-D warnings" ${CARGO} doc ${CARGOFLAGS} ${FEATURES} --no-deps --document-private-items
 	${MAKE} test
 
 lint-man:
@@ -74,11 +79,12 @@ lint-man:
 # The tests once more over mio's poll(2) selector, in place of epoll(7) or kqueue(2).
 test-poll:
 	${SETTINGS} RUSTFLAGS="--cfg mio_unsupported_force_poll_poll --cfg mio_unsupported_force_waker_pipe" \
-		${CARGO} test ${CARGOFLAGS} --lib --tests --target-dir ${TARGETDIR}/poll
+		${CARGO} test ${CARGOFLAGS} ${FEATURES} --lib --tests --target-dir ${TARGETDIR}/poll
 
 # Lint and link programs and tests for OpenBSD and FreeBSD with a cross toolchain; nothing is run.
 # BSDROOT holds what the script BSDSYSROOT makes there. A cross-built std unwinds, which Cargo does
-# not link with the profile's panic = "abort": the environment says otherwise, here only.
+# not link with the profile's panic = "abort": the environment says otherwise, here only. The system's
+# TLS library of those systems is not there to link with.
 check-bsd:
 	@if [ ! -f "${BSDROOT}/env.sh" ] && [ -n "${BSDSYSROOT}" ]; then \
 		mkdir -p "${BSDROOT}" && sh "${BSDSYSROOT}" "$$(cd "${BSDROOT}" && pwd)" ${BSDTARGETS}; fi
@@ -92,7 +98,7 @@ check-bsd:
 		for step in "clippy --all-targets" "build --bins" "test --no-run"; do \
 			deny= && case "$$step" in clippy*) deny="-- -D warnings";; esac && \
 			echo "== $$target: cargo $$step" && \
-			${SETTINGS} ${CARGO} $$step ${CARGOFLAGS} --target $$target \
+			${SETTINGS} ${CARGO} $$step ${CARGOFLAGS} --no-default-features --target $$target \
 				--target-dir "${TARGETDIR}/bsd-check" $$deny || exit 1; done; done
 	@echo "${BSDTARGETS}: clean"
 

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
-    ("cli", "engine parent control mda privsep config queue sys"),
+    (
+        "cli",
+        "engine parent control mda tls privsep config queue sys",
+    ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
     // it asks who a user is, in the words in which the engine asks it, and never the engine.
     ("parent", "privsep queue table config sys"),
@@ -28,6 +31,8 @@ const ARROWS: &[(&str, &str)] = &[
     // An agent whose deliveries come in by our own front door, the services of a session.
     ("bounce", "deliver session transaction queue smtp rfc5322"),
     ("session", "transaction queue smtp"),
+    // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
+    ("client", "smtp sys"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
     ("deliver", "privsep queue config rfc5322 sys"),
@@ -40,11 +45,12 @@ const ARROWS: &[(&str, &str)] = &[
     ("privsep", "config sys"),
     ("control", "sys"),
     ("config", "sys"),
+    // The process that holds the keys is shut in, and answers over sockets.
+    ("tls", "sys"),
     ("queue", "sys"),
     ("dns", ""),
     ("scheduler", ""),
     ("smtp", ""),
-    ("tls", ""),
     ("rfc5322", ""),
     ("log", "mail util"),
     ("mail", "util"),
@@ -64,7 +70,8 @@ const DOORS: &[(&str, &str)] = &[
     ("getopts", "cli"),
     ("syslog", "log"),
     ("regex", "table config"),
-    ("ring", "mail tls"),
+    ("flate2", "queue"),
+    ("ring", "mail queue tls"),
     ("rustls", "tls"),
     ("rustls_native_certs", "tls"),
     ("native_tls", "tls"),
@@ -83,6 +90,8 @@ const CLOCKS: &[&str] = &[
     "parent/",
     "cli/",
     "mda/",
+    "client/session.rs",
+    "client/stream.rs",
     "deliver/local/",
     "bounce/",
     "dns/",

@@ -836,6 +836,7 @@ fn the_loop_carries_real_sessions() {
     let listening = Arc::new(Listening {
         server_name: name.clone(),
         hostname: name.clone(),
+        hostnames: None,
         tag: None,
         mask_src: false,
         no_dsn: false,

@@ -5,7 +5,6 @@
 //! original can break the report that carries it. A message too long to be returned whole is
 //! represented by its header; a header too long is cut at a line.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use crate::mail::{BounceKind, Envelope, Ret};
@@ -48,7 +47,7 @@ pub(super) fn read(queue: &Queue, envelope: &Envelope) -> io::Result<Option<Exce
     excerpt(BufReader::new(file), whole).map(Some)
 }
 
-fn excerpt(mut body: BufReader<File>, whole: bool) -> io::Result<Excerpt> {
+fn excerpt(mut body: impl BufRead, whole: bool) -> io::Result<Excerpt> {
     let mut bytes = Vec::new();
     let complete = header(&mut body, &mut bytes)?;
     if !whole || !complete {

@@ -7,8 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::paths::Paths;
-use crate::config::{self, Defaults, Diagnostic, Sources, TableSource};
+use crate::config::{self, Defaults, Diagnostic, QueueKey, Sources, TableSource};
 use crate::mail::{Envelope, EvpId};
+use crate::queue::coding::Key;
 use crate::queue::envelope_file;
 use crate::queue::fs::layout;
 use crate::util::Line;
@@ -29,6 +30,20 @@ pub fn server_name(paths: &Paths) -> Option<Line> {
 /// An envelope file's contents, or why they make none.
 pub fn decode_envelope(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
     envelope_file::decode(id, bytes)
+}
+
+/// The key of `queue encryption`, where the configuration can be read and holds it.
+pub fn configured_key(paths: &Paths) -> Option<Key> {
+    let sources = Sources::collect(&paths.conf, &[]).ok()?;
+    let defaults = Defaults {
+        server_name: server_name(paths).unwrap_or_default(),
+        addresses: Vec::new(),
+    };
+    let loaded = config::load(&sources, &defaults).ok()?;
+    match loaded.config.queue.encryption? {
+        QueueKey::Text(key) => Key::new(key.reveal()),
+        QueueKey::Stdin | QueueKey::Terminal => None,
+    }
 }
 
 /// Where sendmail(8) stores mail while the daemon is down.

@@ -14,6 +14,7 @@ pub mod mail_options;
 pub mod mailq;
 pub mod newaliases;
 pub mod personality;
+pub mod queue_key;
 pub mod sendmail;
 pub mod smtpctl;
 pub mod smtpd;

@@ -18,7 +18,10 @@ use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
 use crate::queue::fs::layout;
 use crate::sys::{exe, net, process, unix_connect, user};
+use crate::tls::keys::agent;
 use crate::util::Line;
+
+use super::queue_key;
 
 const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-f file] [-P system] [-R directory] \
                      [-T trace]";
@@ -49,6 +52,7 @@ pub fn main() -> i32 {
             log::set_trace(asked.trace_bits());
             engine::start::main(asked.paths(), asked.log())
         }
+        Role::Keys => keys(&asked),
         Role::Mda => deliver(),
         Role::Purge => purge(&asked.paths()),
     }
@@ -77,6 +81,7 @@ enum Role {
     #[default]
     Daemon,
     Engine,
+    Keys,
     Mda,
     Purge,
 }
@@ -265,6 +270,7 @@ fn role(found: &Matches) -> Result<Role, Stop> {
     match found.opt_strs("x").pop().as_deref() {
         None => Ok(Role::Daemon),
         Some("engine") => Ok(Role::Engine),
+        Some("keys") => Ok(Role::Keys),
         Some("mda") => Ok(Role::Mda),
         Some("purge") => Ok(Role::Purge),
         Some(other) => Err(Stop::new(format!("smtpd: bad rexec: {other}"))),
@@ -317,9 +323,17 @@ fn daemon(asked: Asked) -> i32 {
             return 1;
         }
     };
+    let queue_key = match queue_key::get(loaded.config.queue.encryption.as_ref()) {
+        Ok(key) => key,
+        Err(why) => {
+            say(&format!("smtpd: {why}"));
+            return 1;
+        }
+    };
     log::set_trace(asked.trace_bits());
     let options = Options {
         exe,
+        queue_key,
         ground: asked.ground(),
         log: asked.log(),
         pause_mda: asked.pause.contains("mda"),
@@ -350,6 +364,18 @@ fn flush_through_daemon(paths: &Paths) -> i32 {
 }
 
 /// `-x mda`: we have become the recipient; what is to be done is on descriptor 3.
+fn keys(asked: &Asked) -> i32 {
+    let identity = match Rights::find(&asked.paths()) {
+        Ok(Rights::Root { engine, .. }) => Some(engine),
+        Ok(Rights::User { .. }) => None,
+        Err(why) => {
+            say(&format!("smtpd: keys: {why}"));
+            return 1;
+        }
+    };
+    agent::main(asked.log(), identity.as_ref())
+}
+
 fn deliver() -> i32 {
     match ChildJob::read_from_fd3() {
         Ok(job) => mda::exec::run(&job),

@@ -78,7 +78,9 @@ enum FrameKind {
 
 struct Macro {
     value: Rc<[u8]>,
-    fixed: bool,
+    /// Where the text defines it; `None` for one of the command line, which stays as it is.
+    at: Option<Pos>,
+    used: bool,
 }
 
 impl Lexer {
@@ -95,7 +97,8 @@ impl Lexer {
         for (name, value) in macros {
             lexer.macros.entry(name.clone()).or_insert_with(|| Macro {
                 value: value.as_bytes().into(),
-                fixed: true,
+                at: None,
+                used: false,
             });
         }
         lexer.include(text, 0);
@@ -124,18 +127,22 @@ impl Lexer {
     }
 
     /// Defines a macro, unless the command line did.
-    pub fn define(&mut self, name: &str, value: &str) {
-        if self.macros.get(name).is_some_and(|known| known.fixed) {
+    pub fn define(&mut self, name: &str, value: &str, at: Pos) {
+        let known = self.macros.get(name);
+        if known.is_some_and(|known| known.at.is_none()) {
             return;
         }
+        let used = known.is_some_and(|known| known.used);
         let value = value.as_bytes().into();
-        self.macros.insert(
-            name.to_owned(),
-            Macro {
-                value,
-                fixed: false,
-            },
-        );
+        let at = Some(at);
+        self.macros
+            .insert(name.to_owned(), Macro { value, at, used });
+    }
+
+    /// Macros that the text defines and does not use.
+    pub fn unused_macros(&self) -> impl Iterator<Item = (&str, Pos)> {
+        let unused = self.macros.iter().filter(|(_, known)| !known.used);
+        unused.filter_map(|(name, known)| Some((name.as_str(), known.at?)))
     }
 
     /// The next token and where it starts.
@@ -296,12 +303,13 @@ impl Lexer {
     /// Puts the value of the macro whose name follows in front of the rest.
     fn expand_macro(&mut self, at: Pos, diagnostics: &mut Diagnostics) -> bool {
         let name = self.macro_name();
-        let Some(known) = self.macros.get(&name) else {
+        let Some(known) = self.macros.get_mut(&name) else {
             let near = nearest(&name, self.macros.keys().map(String::as_str));
             let hint = near.map_or(String::new(), |near| format!("; did you mean ${near}?"));
             diagnostics.error(at, format!("macro '{name}' not defined{hint}"));
             return false;
         };
+        known.used = true;
         self.frames.push(Frame {
             text: Rc::clone(&known.value),
             next: 0,

@@ -27,3 +27,5 @@ pub const TABLE_BYTES: u64 = 1 << 30;
 /// Rules beyond this number are not compared with each other for the warning about rules that
 /// can never be reached.
 pub const COMPARED_RULES: usize = 1000;
+/// Entries of tables compared with each other for the same warning, in all.
+pub const COMPARED_ENTRIES: usize = 10_000_000;

@@ -215,6 +215,8 @@ pub struct Rule {
     pub criteria: Vec<Criterion>,
     /// What then happens: `None` for `reject`, else an action of [`Config::actions`].
     pub action: Option<String>,
+    /// The rule as it is written, macros replaced, on one line.
+    pub text: Line,
     /// File and line of the directive.
     pub at: Place,
 }

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::ast::{
     Ast, Body, Condition, ConditionKind, CriterionKind, Decision, FilterRef, FilterValue, Limit,
-    ListenKind, LocalKind, LocalMethod, MethodText, MtaLimit, PatternText, PkiOption, ProcOption,
-    RelayKind, Size, TableValue, Text, Verify,
+    ListenKind, LocalKind, LocalMethod, MatchText, MethodText, MtaLimit, PatternText, PkiOption,
+    ProcOption, RelayKind, Size, TableValue, Text, Verify,
 };
 
 /// The whole text.
@@ -15,6 +15,13 @@ pub fn print(ast: &Ast) -> String {
         out.body(&statement.body);
         out.text.push('\n');
     }
+    out.text
+}
+
+/// One rule.
+pub fn rule(rule: &MatchText) -> String {
+    let mut out = Printer::default();
+    out.rule(rule);
     out.text
 }
 
@@ -109,17 +116,7 @@ impl Printer {
                 self.method(&action.method);
                 action.ttl.iter().for_each(|ttl| self.pair("ttl", ttl));
             }
-            Body::Match(rule) => {
-                self.word("match");
-                for criterion in &rule.criteria {
-                    self.negation(criterion.negated);
-                    self.criterion(&criterion.kind);
-                }
-                match &rule.action {
-                    Some(action) => self.pair("action", action),
-                    None => self.word("reject"),
-                }
-            }
+            Body::Match(rule) => self.rule(rule),
             Body::Filter(name, value) => {
                 self.pair("filter", name);
                 self.filter(value);
@@ -246,6 +243,18 @@ impl Printer {
         };
         self.word(word);
         self.table(&table.value);
+    }
+
+    fn rule(&mut self, rule: &MatchText) {
+        self.word("match");
+        for criterion in &rule.criteria {
+            self.negation(criterion.negated);
+            self.criterion(&criterion.kind);
+        }
+        match &rule.action {
+            Some(action) => self.pair("action", action),
+            None => self.word("reject"),
+        }
     }
 
     fn criterion(&mut self, kind: &CriterionKind) {

@@ -11,22 +11,24 @@ mod services;
 pub mod start;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
 use crate::accept;
 use crate::bounce::front_door::FrontDoor;
 use crate::bounce::{self, BounceAgent};
-use crate::config::{Config, Listener, Method, SocketListener};
+use crate::config::{Config, Listener, Method, QueueKey, Secret, SocketListener};
 use crate::deliver::local;
 use crate::dns;
 use crate::log;
+use crate::mail::Peer;
 use crate::queue::Queue;
+use crate::queue::coding::{Coding, Key};
 use crate::queue::fs::{self, Fs};
 use crate::runner::{self, ActionFacts, Agents, Policy, Way};
 use crate::scheduler;
-use crate::session::{Limits, Listening, Session};
+use crate::session::{HostNames, Limits, Listening, Session};
 use crate::sys::{localtime, random, user};
 use crate::table::Tables;
 use crate::util::Timestamp;
@@ -60,7 +62,8 @@ fn serve(startup: Startup) -> Result<(), String> {
             .collect::<Vec<_>>()
             .join("; ")
     })?);
-    let store = open_spool(&startup.paths.spool, &config)?;
+    let coding = coding(&config, startup.queue_key.as_ref())?;
+    let store = open_spool(&startup.paths.spool, &config, coding)?;
     let queue = Queue::new(Arc::new(store.clone()));
     let (handle, inbox) = runner::channel();
     let services = Arc::new(Services {
@@ -158,8 +161,33 @@ fn serve(startup: Startup) -> Result<(), String> {
     Ok(())
 }
 
-fn open_spool(root: &std::path::Path, config: &Config) -> Result<Fs, String> {
+/// How queue files are written. A key that is asked for has come from the parent.
+fn coding(config: &Config, handed: Option<&Secret>) -> Result<Coding, String> {
+    let key = match &config.queue.encryption {
+        None => None,
+        Some(QueueKey::Text(key)) => Some(key),
+        Some(QueueKey::Stdin | QueueKey::Terminal) => {
+            Some(handed.ok_or("there is no key for queue encryption")?)
+        }
+    };
+    let key = key
+        .map(|key| Key::new(key.reveal()).ok_or("crypto_setup: invalid key for queue encryption"));
+    let coding = Coding {
+        compress: config.queue.compression,
+        key: key.transpose()?,
+    };
+    if coding.compress {
+        log::info(format_args!("queue: queue compression enabled"));
+    }
+    if coding.key.is_some() {
+        log::info(format_args!("queue: queue encryption enabled"));
+    }
+    Ok(coding)
+}
+
+fn open_spool(root: &std::path::Path, config: &Config, coding: Coding) -> Result<Fs, String> {
     let options = fs::Options {
+        coding,
         max_message_bytes: config.smtp.max_message_size,
         ..fs::Options::default()
     };
@@ -221,23 +249,28 @@ fn listeners(
         .into_iter()
         .filter_map(|(index, socket)| {
             let listener = config.listeners.get(index as usize)?;
-            let here = socket
-                .local_addr()
-                .is_ok_and(|addr| addr.ip().is_loopback());
-            Some((socket, Arc::new(tcp_listening(config, listener, here))))
+            let bound = socket.local_addr().ok().map(|addr| addr.ip());
+            Some((socket, Arc::new(tcp_listening(config, listener, bound))))
         })
         .collect()
 }
 
-fn tcp_listening(config: &Config, listener: &Listener, here: bool) -> Listening {
+fn tcp_listening(config: &Config, listener: &Listener, bound: Option<IpAddr>) -> Listening {
     const SUBMISSION: [u16; 2] = [587, 465];
+    let names = |table: &String| {
+        Some(HostNames {
+            table: table.clone(),
+            bound: Peer::inet(bound?),
+        })
+    };
     Listening {
         server_name: listener.hostname.clone(),
         hostname: listener.hostname.clone(),
+        hostnames: listener.hostnames.as_ref().and_then(names),
         tag: listener.tag.clone(),
         mask_src: listener.mask_src,
         no_dsn: listener.no_dsn,
-        local: here,
+        local: bound.is_some_and(|addr| addr.is_loopback()),
         submission: SUBMISSION.contains(&listener.port),
         limits: session_limits(config),
     }
@@ -247,6 +280,7 @@ fn socket_listening(config: &Config, socket: &SocketListener) -> Listening {
     Listening {
         server_name: config.server_name.clone(),
         hostname: config.server_name.clone(),
+        hostnames: None,
         tag: socket.tag.clone(),
         mask_src: socket.mask_src,
         no_dsn: socket.no_dsn,

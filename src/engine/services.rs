@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::expansion::{self, World};
-use crate::mail::{Destination, Facts, MailAddr, Refusal};
+use crate::log;
+use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
 use crate::privsep::Client;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::runner;
 use crate::session;
 use crate::table::Tables;
 use crate::table::include::Disk;
-use crate::util::Timestamp;
+use crate::util::{Line, Timestamp};
 
 /// The world of a session in the engine.
 pub struct Services {
@@ -42,12 +43,23 @@ impl session::Services for Services {
             forwards: &self.parent,
             daemon_user: &self.daemon_user,
             now: Timestamp::now(),
+            watch: None,
         };
         expansion::expand(&world, facts, rcpt)
     }
 
     fn committed(&self, message: Committed) {
         self.runner.committed(message);
+    }
+
+    /// smtpd.conf(5), hostnames: an address that is not in the table keeps the listener's name.
+    fn name_of(&self, table: &str, address: &Peer) -> Option<Line> {
+        self.tables
+            .addrname(table, address)
+            .unwrap_or_else(|error| {
+                log::warn(format_args!("hostnames: {error}"));
+                None
+            })
     }
 
     fn now(&self) -> Timestamp {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::config::table_text::Entries;
-use crate::config::{Config, Paths, Sources, TableSource};
+use crate::config::{Config, Paths, Secret, Sources, TableSource};
 use crate::expansion;
 use crate::log::{self, Target, Writer};
 use crate::privsep::frame::Malformed;
@@ -40,6 +40,8 @@ pub struct Startup {
     pub listeners: Vec<(u32, TcpListener)>,
     /// The control socket, not blocking.
     pub control: UnixListener,
+    /// The key of `queue encryption`, where the configuration does not hold it.
+    pub queue_key: Option<Secret>,
     /// How it was asked to run.
     pub flags: Flags,
     /// The wire to the parent. When the parent goes, the process ends by itself.
@@ -129,6 +131,7 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
         config: loaded.config,
         listeners: handed.listeners,
         control: handed.control,
+        queue_key: handed.queue_key,
         flags: handed.flags,
         client,
         owner_uid,
@@ -141,6 +144,7 @@ struct Handed {
     config: Vec<u8>,
     listeners: Vec<(u32, TcpListener)>,
     control: UnixListener,
+    queue_key: Option<Secret>,
     flags: Flags,
     verbose: bool,
 }
@@ -149,6 +153,7 @@ struct Handed {
 fn take_over(channel: &Channel) -> io::Result<Handed> {
     let deadline = Instant::now() + HANDOVER;
     let (mut config, mut listeners, mut control) = (None, Vec::new(), None);
+    let mut queue_key = None;
     loop {
         let (reply, fd) = next(channel, deadline)?;
         match (reply, fd) {
@@ -163,6 +168,7 @@ fn take_over(channel: &Channel) -> io::Result<Handed> {
                 listener.set_nonblocking(true)?;
                 control = Some(listener);
             }
+            (Reply::QueueKey(key), None) => queue_key = Some(key),
             (
                 Reply::Start {
                     verbose,
@@ -177,6 +183,7 @@ fn take_over(channel: &Channel) -> io::Result<Handed> {
                     config: config.ok_or(Malformed)?,
                     listeners,
                     control: control.ok_or(Malformed)?,
+                    queue_key,
                     flags: Flags {
                         pause_mda,
                         pause_mta,
@@ -303,6 +310,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::util::Line;
 
     fn say(parent: &Channel, reply: &Reply, fds: &[OwnedFd]) {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -331,6 +339,8 @@ mod tests {
         say(&parent, &Reply::Config, &[config.into()]);
         say(&parent, &Reply::Listener { index: 3 }, &[listener.into()]);
         say(&parent, &Reply::Control, &[control.into()]);
+        let key = Secret::new(Line::new("of the queue").unwrap());
+        say(&parent, &Reply::QueueKey(key.clone()), &[]);
         say(&parent, &START, &[]);
         let handed = take_over(&engine).unwrap();
         assert_eq!(handed.config, b"sources");
@@ -343,6 +353,7 @@ mod tests {
             io::ErrorKind::WouldBlock
         );
         assert!(handed.flags.pause_mta && handed.verbose);
+        assert_eq!(handed.queue_key, Some(key));
     }
 
     #[test]

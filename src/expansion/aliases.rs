@@ -1,13 +1,16 @@
 //! Alias and virtual tables, and the files that their values include.
 
+use std::fmt;
 use std::path::Path;
 
 use crate::log;
 use crate::mail::{MailAddr, Refusal};
+use crate::ruleset::watch::{Answer, Lookup};
 use crate::table::include::{Author, Included, Includes};
-use crate::table::{TableError, Tables};
+use crate::table::{Service, TableError, Tables};
 
 use super::item::Item;
+use super::watch::{Event, Watch};
 use super::{replies, subaddress};
 
 /// Where values come from.
@@ -19,6 +22,8 @@ pub struct Aliases<'w> {
     pub includes: &'w dyn Includes,
     /// What starts a sub-address.
     pub delimiter: char,
+    /// Who hears of every step.
+    pub watch: Option<&'w dyn Watch>,
 }
 
 /// What an entry says; `None` when there is no entry.
@@ -64,12 +69,16 @@ impl Aliases<'_> {
 
     fn first(&self, table: &str, keys: &[String]) -> Found {
         for key in keys {
-            match self.tables.alias(table, key) {
+            let found = self.tables.alias(table, key);
+            if let Some(watch) = self.watch {
+                watch.lookup(&lookup(table, key, &found));
+            }
+            match found {
                 Ok(None) => {}
                 Ok(Some(value)) => return self.value(table, key, &value),
                 Err(TableError { text }) => {
                     log::warn(format_args!("{text}"));
-                    return Err(replies::list_temporary());
+                    return Err(replies::list_temporary().because(&text));
                 }
             }
         }
@@ -82,8 +91,9 @@ impl Aliases<'_> {
         let mut items = match Item::list(value) {
             Ok(items) => items,
             Err(bad) => {
-                log::warn(format_args!("table {table}: value of {key}: {bad}"));
-                return Err(replies::list_temporary());
+                let text = format!("table {table}: value of {key}: {bad}");
+                log::warn(format_args!("{text}"));
+                return Err(replies::list_temporary().because(&text));
             }
         };
         items.sort();
@@ -108,7 +118,7 @@ impl Aliases<'_> {
         let Included { bytes, author } = match self.includes.read(path) {
             Ok(included) => included,
             Err(error) => {
-                log::warn(format_args!(
+                self.warn(format_args!(
                     "failed to open include file \"{name}\": {error}"
                 ));
                 return None;
@@ -116,33 +126,57 @@ impl Aliases<'_> {
         };
         let mut items = Vec::new();
         for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            let number = number + 1;
             let text = String::from_utf8_lossy(line);
             let text = without_comment(&text);
             let listed = match super::item::split(text) {
                 Ok(listed) => listed,
                 Err(bad) => {
-                    log::warn(format_args!("{name}:{}: {bad}", number + 1));
+                    self.warn(format_args!("{name}:{number}: {bad}"));
                     continue;
                 }
             };
             for item in listed {
                 match Item::classify(&item) {
-                    Ok(Item::Include(_)) => log::warn(format_args!(
-                        "{name}:{}: an included file cannot include another",
-                        number + 1
+                    Ok(Item::Include(_)) => self.warn(format_args!(
+                        "{name}:{number}: an included file cannot include another"
                     )),
                     Ok(Item::Pipe(_) | Item::File(_)) if author == Author::Anybody => {
-                        log::warn(format_args!(
-                            "{name}:{}: only root may name commands and files here",
-                            number + 1
+                        self.warn(format_args!(
+                            "{name}:{number}: only root may name commands and files here"
                         ));
                     }
                     Ok(item) => items.push(item),
-                    Err(bad) => log::warn(format_args!("{name}:{}: {bad}", number + 1)),
+                    Err(bad) => self.warn(format_args!("{name}:{number}: {bad}")),
                 }
             }
         }
         Some(items)
+    }
+
+    /// What is wrong with a file is told to the log, and to whoever asks.
+    fn warn(&self, text: fmt::Arguments<'_>) {
+        log::warn(text);
+        if let Some(watch) = self.watch {
+            watch.event(&Event::Warning(text));
+        }
+    }
+}
+
+fn lookup<'l>(
+    table: &'l str,
+    key: &'l str,
+    found: &'l Result<Option<String>, TableError>,
+) -> Lookup<'l> {
+    Lookup {
+        service: Service::Alias,
+        table,
+        key,
+        answer: match found {
+            Ok(Some(value)) => Answer::Found(Some(value)),
+            Ok(None) => Answer::NotFound,
+            Err(error) => Answer::Failed(error),
+        },
     }
 }
 

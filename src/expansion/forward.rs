@@ -32,13 +32,14 @@ pub fn lookup(
         Ok(Forward::Absent) => return Ok(None),
         Ok(Forward::File(file)) => File::from(file),
         Ok(Forward::Unusable(why)) => {
-            log::info(format_args!("info: forward file of {user}: {why}"));
-            return Err(replies::list_temporary());
+            let reason = format!(".forward of {user}: {why}");
+            return Err(replies::list_temporary().because(&reason));
         }
         Err(error) => {
             let why = strerror(&error);
             log::warn(format_args!("forward file of {user}: no answer: {why}"));
-            return Err(replies::temporary());
+            let reason = format!(".forward of {user}: no answer: {why}");
+            return Err(replies::temporary().because(&reason));
         }
     };
     match items_of(file) {
@@ -49,7 +50,8 @@ pub fn lookup(
         Ok(Contents::Items(items)) => Ok(Some(items).filter(|items| !items.is_empty())),
         Err(why) => {
             log::info(format_args!("info: {why}: of {user}"));
-            Err(replies::list_temporary())
+            let reason = format!(".forward of {user}: {why}");
+            Err(replies::list_temporary().because(&reason))
         }
     }
 }

@@ -39,6 +39,20 @@ impl fmt::Display for BadItem {
     }
 }
 
+/// What it is, and its text.
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Item::User(user) => write!(f, "user {user}"),
+            Item::File(path) => write!(f, "file {path}"),
+            Item::Pipe(command) => write!(f, "pipe {command}"),
+            Item::Include(path) => write!(f, "include {}", path.display()),
+            Item::Address(address) => write!(f, "address {address}"),
+            Item::Error(code, text) => write!(f, "error {code} {text}"),
+        }
+    }
+}
+
 impl Item {
     /// The refusal of an error item.
     pub fn refusal(code: u16, text: &Line) -> Refusal {
@@ -189,15 +203,7 @@ mod tests {
     use super::*;
 
     fn printed(text: &str) -> String {
-        match Item::classify(text) {
-            Ok(Item::User(user)) => format!("user {user}"),
-            Ok(Item::File(path)) => format!("file {path}"),
-            Ok(Item::Pipe(command)) => format!("pipe {command}"),
-            Ok(Item::Include(path)) => format!("include {}", path.display()),
-            Ok(Item::Address(address)) => format!("address {address}"),
-            Ok(Item::Error(code, text)) => format!("error {code} {text}"),
-            Err(_) => "bad".to_owned(),
-        }
+        Item::classify(text).map_or_else(|_| "bad".to_owned(), |item| item.to_string())
     }
 
     // aliases(5): what an expansion item can be.

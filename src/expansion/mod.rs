@@ -14,23 +14,26 @@ mod subaddress;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod watch;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use crate::config::{Action, Config, Delivery, LocalAction, Method};
+use crate::config::{Action, Config, Delivery, LocalAction, Method, Place};
 use crate::log;
 use crate::mail::srs;
 use crate::mail::{Command, Destination, Facts, Kind, Local, MailAddr, Refusal};
 use crate::privsep::Forwards;
-use crate::ruleset::{self, Decision, Origin};
-use crate::table::Tables;
+use crate::ruleset::watch::{Answer, Lookup};
+use crate::ruleset::{self, Decision, Origin, Question, Unanswered};
 use crate::table::include::Includes;
+use crate::table::{Service, Tables};
 use crate::util::{Line, Timestamp};
 
 use aliases::Aliases;
 use item::Item;
 use tree::{DEPTH, Node, Resolved, Tree};
+use watch::{Event, Watch};
 
 /// The files that one value of an alias table includes.
 pub fn included_files(value: &str) -> Vec<PathBuf> {
@@ -43,6 +46,7 @@ pub fn included_files(value: &str) -> Vec<PathBuf> {
 }
 
 /// What expansion looks at.
+#[derive(Clone, Copy)]
 pub struct World<'w> {
     /// Rules and actions.
     pub config: &'w Config,
@@ -56,6 +60,8 @@ pub struct World<'w> {
     pub daemon_user: &'w str,
     /// The day decides whether a rewritten sender still leads back.
     pub now: Timestamp,
+    /// Who hears of every step.
+    pub watch: Option<&'w dyn Watch>,
 }
 
 /// The destinations of `rcpt`, at least one of them, or why it is refused. The refusal's text does
@@ -74,11 +80,19 @@ pub fn expand(
         known: HashSet::new(),
         forwards: HashMap::new(),
     };
+    expansion.tell(Event::Added {
+        at: 0,
+        parent: None,
+        item: &Item::Address(rcpt),
+    });
     while let Some(at) = expansion.tree.take() {
-        expansion.step(at)?;
+        expansion.tell(Event::Taken { at });
+        let result = expansion.step(at);
+        result.map_err(|refusal| expansion.with_rule(at, refusal))?;
     }
     if expansion.found.is_empty() {
-        return Err(replies::list_permanent());
+        let refusal = replies::list_permanent().because("it expands to nothing");
+        return Err(expansion.with_rule(0, refusal));
     }
     Ok(expansion.found)
 }
@@ -111,7 +125,7 @@ impl<'e> Expansion<'e, '_> {
                 "expansion of <{}> is nested too deeply",
                 node.dest
             ));
-            return Err(replies::list_permanent());
+            return Err(replies::list_permanent().because("it is nested too deeply"));
         }
         match node.item.clone() {
             Item::Address(address) => self.address(at, &address),
@@ -126,22 +140,24 @@ impl<'e> Expansion<'e, '_> {
 
     fn address(&mut self, at: usize, address: &MailAddr) -> Result<(), Refusal> {
         let address = &self.lead_back(at, address);
-        let action = self.judge(at, address)?;
-        self.tree.settle(at, action);
+        let (action, rule) = self.judge(at, address)?;
+        self.tree.settle(at, action, rule);
         let local = match &action.method {
             Method::Relay(_) => return self.destination(at, Kind::Relay),
             Method::Local(local) => local,
         };
         if let Some(table) = &local.virtuals {
             let found = self.aliases().virtual_address(table, address)?;
-            let items = found.ok_or_else(replies::list_permanent)?;
+            let items = found.ok_or_else(|| {
+                replies::list_permanent().because(&format!("no entry for <{address}>"))
+            })?;
             return self.children(at, items);
         }
         let name = address.user().to_ascii_lowercase();
         if name.is_empty() || name.len() >= item::USER_BYTES {
-            return Err(replies::invalid());
+            return Err(replies::invalid().because("no user name"));
         }
-        self.tree.add(at, Item::User(name))
+        self.children(at, vec![Item::User(name)])
     }
 
     /// A report on mail that went out under a rewritten sender goes on to the sender it had. Only
@@ -167,31 +183,40 @@ impl<'e> Expansion<'e, '_> {
     }
 
     /// Asks the rules.
-    fn judge(&self, at: usize, address: &MailAddr) -> Result<&'e Action, Refusal> {
+    fn judge(&self, at: usize, address: &MailAddr) -> Result<(&'e Action, &'e Place), Refusal> {
         let origin = self
             .tree
             .node(at)
             .map_or(Origin::Client, |node| node.origin);
-        let (config, tables) = (self.world.config, self.world.tables);
-        match ruleset::decide(config, tables, self.facts, address, origin) {
+        let question = Question {
+            tables: self.world.tables,
+            facts: self.facts,
+            dest: address,
+            origin,
+            watch: self.world.watch.map(|watch| watch as _),
+        };
+        let decision = ruleset::decide(self.world.config, &question);
+        self.tell(Event::Decided(&decision));
+        match decision {
             Ok(Decision::Accept { action, rule }) => {
                 log::debug(format_args!(
                     "<{address}>: rule at {rule}, action {}",
                     action.name
                 ));
-                Ok(action)
+                Ok((action, rule))
             }
             Ok(Decision::Reject { rule }) => {
                 log::debug(format_args!("<{address}>: rejected by the rule at {rule}"));
-                Err(replies::invalid())
+                Err(by(rule, replies::invalid().because("rejected by the rule")))
             }
             Ok(Decision::NoRule) => {
                 log::debug(format_args!("<{address}>: no rule matches"));
-                Err(replies::invalid())
+                let why = format!("no rule matches <{address}>");
+                Err(replies::invalid().because(&why))
             }
-            Err(error) => {
+            Err(Unanswered { error, rule }) => {
                 log::warn(format_args!("<{address}>: {error}"));
-                Err(replies::temporary())
+                Err(by(rule, replies::temporary().because(&error.text)))
             }
         }
     }
@@ -206,14 +231,28 @@ impl<'e> Expansion<'e, '_> {
         let delimiter = self.world.config.smtp.sub_addr_delim;
         let (user, subaddress) = subaddress::cut(name, delimiter);
         let userbase = local.userbase.as_deref().unwrap_or("<getpwnam>");
-        let known = match self.world.tables.userinfo(userbase, user) {
+        let found = self.world.tables.userinfo(userbase, user);
+        if let Some(watch) = self.world.watch {
+            watch.lookup(&Lookup {
+                service: Service::Userinfo,
+                table: userbase,
+                key: user,
+                answer: match &found {
+                    Ok(Some(_)) => Answer::Found(None),
+                    Ok(None) => Answer::NotFound,
+                    Err(error) => Answer::Failed(error),
+                },
+            });
+        }
+        let known = match found {
             Ok(Some(known)) => known,
-            Ok(None) => return Err(replies::invalid()),
+            Ok(None) => return Err(replies::invalid().because(&format!("no such user: {user}"))),
             Err(error) => {
                 log::warn(format_args!("{error}"));
-                return Err(replies::temporary());
+                return Err(replies::temporary().because(&error.text));
             }
         };
+        self.tell(Event::User(&known));
         let user = Line::new(user).map_err(|_| replies::invalid())?;
         let elsewhere = local.user.as_ref().is_some_and(|other| *other != user);
         let own_copy = self.is_own_copy(at, &user, local);
@@ -229,9 +268,12 @@ impl<'e> Expansion<'e, '_> {
         self.tree.resolve(at, resolved);
         match (forward, &local.delivery) {
             (Some(items), _) => self.children(at, items),
-            (None, Delivery::ForwardOnly) => Err(replies::invalid()),
-            (None, Delivery::ExpandOnly) if own_copy => Err(replies::invalid()),
-            (None, Delivery::ExpandOnly) => Err(replies::list_permanent()),
+            (None, Delivery::ForwardOnly) => {
+                Err(replies::invalid().because("the action only forwards"))
+            }
+            (None, Delivery::ExpandOnly) => {
+                Err(replies::list_permanent().because("the action only expands"))
+            }
             (None, _) => {
                 let subaddress = subaddress.filter(|tag| !tag.is_empty());
                 let subaddress = subaddress.and_then(|tag| Line::new(tag).ok());
@@ -264,7 +306,8 @@ impl<'e> Expansion<'e, '_> {
         let owner = self.parent(at).and_then(|above| above.resolved.clone());
         let of_root = owner.as_ref().is_some_and(|owner| owner.uid == 0);
         if local.delivery == Delivery::ForwardOnly || of_root {
-            return Err(replies::temporary());
+            let why = "a command or file where none is allowed";
+            return Err(replies::temporary().because(why));
         }
         let user = match owner {
             Some(owner) => owner.name,
@@ -289,16 +332,28 @@ impl<'e> Expansion<'e, '_> {
     fn error(&self, at: usize, code: u16, text: &Line) -> Result<(), Refusal> {
         match self.local(at) {
             Some((local, _)) if local.delivery != Delivery::ForwardOnly => {
-                Err(Item::refusal(code, text))
+                Err(Item::refusal(code, text).because("an error entry"))
             }
-            _ => Err(replies::temporary()),
+            _ => Err(replies::temporary().because("an error entry where none is allowed")),
         }
     }
 
     fn children(&mut self, at: usize, items: Vec<Item>) -> Result<(), Refusal> {
-        items
-            .into_iter()
-            .try_for_each(|item| self.tree.add(at, item))
+        for item in items {
+            let told = self.world.watch.map(|watch| (watch, item.clone()));
+            let added = self.tree.add(at, item)?;
+            if let Some((watch, item)) = told {
+                watch.event(&match added {
+                    Some(new) => Event::Added {
+                        at: new,
+                        parent: Some(at),
+                        item: &item,
+                    },
+                    None => Event::Repeated { item: &item },
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Keeps a destination, unless the same mail is on its way there already.
@@ -316,7 +371,8 @@ impl<'e> Expansion<'e, '_> {
             Kind::Local(local) => format!("{local:?}"),
             _ => dest.stored(),
         };
-        if self.known.insert((action.name.clone(), place)) {
+        let new = self.known.insert((action.name.clone(), place));
+        if new {
             self.found.push(Destination {
                 action: action.name.clone(),
                 dest: dest.clone(),
@@ -324,7 +380,26 @@ impl<'e> Expansion<'e, '_> {
                 internal: *origin == Origin::Internal,
             });
         }
+        self.tell(match new {
+            true => Event::Destination(self.found.len()),
+            false => Event::SameDestination,
+        });
         Ok(())
+    }
+
+    /// A refusal that comes of a rule's action names the rule.
+    fn with_rule(&self, at: usize, refusal: Refusal) -> Refusal {
+        let rule = self.tree.node(at).and_then(|node| node.rule);
+        match (rule, &refusal.rule) {
+            (Some(rule), None) => by(rule, refusal),
+            _ => refusal,
+        }
+    }
+
+    fn tell(&self, event: Event<'_>) {
+        if let Some(watch) = self.world.watch {
+            watch.event(&event);
+        }
     }
 
     /// The local action of a node, and whether the node is named by its own entry.
@@ -375,6 +450,7 @@ impl<'e> Expansion<'e, '_> {
             tables: self.world.tables,
             includes: self.world.includes,
             delimiter: self.world.config.smtp.sub_addr_delim,
+            watch: self.world.watch,
         }
     }
 }
@@ -383,5 +459,12 @@ fn local_of<'c>(node: &Node<'c>) -> Option<&'c LocalAction> {
     match &node.action?.method {
         Method::Local(local) => Some(local),
         Method::Relay(_) => None,
+    }
+}
+
+fn by(rule: &Place, refusal: Refusal) -> Refusal {
+    Refusal {
+        rule: Some(Line::sanitize(rule.to_string().as_bytes())),
+        ..refusal
     }
 }

@@ -184,6 +184,7 @@ impl Bench {
             forwards: &self.homes,
             daemon_user: "_smtpd",
             now: self.now,
+            watch: None,
         };
         let facts = Facts {
             peer: Peer::parse("203.0.113.5").unwrap(),
@@ -342,6 +343,48 @@ fn every_story_ends_as_told() {
         .map(|(rcpt, _, found)| (rcpt, found))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+// smtpd(8): a refusal says which rule has led to it, and why.
+#[test]
+fn a_refusal_knows_its_rule_and_its_reason() {
+    let bench = Bench::new(CONFIG);
+    let line = |start: &str| {
+        let found = CONFIG.lines().position(|line| line.starts_with(start));
+        format!("t:{}", found.unwrap() + 1)
+    };
+    let local = line("match from any for domain example.com");
+    let rejecting = line("match from any for domain rejected.org");
+    for (rcpt, rule, reason) in [
+        ("bob@rejected.org", Some(&rejecting), "rejected by the rule"),
+        (
+            "nosuchuser@example.com",
+            Some(&local),
+            "no such user: nosuchuser",
+        ),
+        (
+            "broken@example.com",
+            Some(&local),
+            "table users: bad userinfo for broken",
+        ),
+        (
+            "nowhere@example.com",
+            Some(&local),
+            "no rule matches <nobody@nowhere.test>",
+        ),
+        (
+            "bob@elsewhere.test",
+            None,
+            "no rule matches <bob@elsewhere.test>",
+        ),
+        ("gone@example.com", Some(&local), "an error entry"),
+        ("deep0@example.com", Some(&local), "it is nested too deeply"),
+        ("empty@example.com", Some(&local), "it expands to nothing"),
+    ] {
+        let refusal = bench.expand(rcpt).unwrap_err();
+        assert_eq!(refusal.reason.as_deref(), Some(reason), "{rcpt}");
+        assert_eq!(refusal.rule.as_deref(), rule.map(String::as_str), "{rcpt}");
+    }
 }
 
 // smtpd.conf(5), sub-addr-delim: another character.

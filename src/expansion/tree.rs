@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::config::Action;
+use crate::config::{Action, Place};
 use crate::mail::{MailAddr, Refusal};
 use crate::ruleset::Origin;
 use crate::util::Line;
@@ -25,6 +25,8 @@ pub struct Node<'c> {
     pub depth: usize,
     /// The action of the address it came from.
     pub action: Option<&'c Action>,
+    /// The rule that chose the action.
+    pub rule: Option<&'c Place>,
     /// The address that counts as its destination: its own, or the nearest one above.
     pub dest: MailAddr,
     /// Where that address came from.
@@ -62,6 +64,7 @@ impl<'c> Tree<'c> {
                 parent: None,
                 depth: 0,
                 action: None,
+                rule: None,
                 dest: rcpt.clone(),
                 origin: Origin::Client,
                 same: false,
@@ -84,10 +87,11 @@ impl<'c> Tree<'c> {
         self.nodes.get(at)
     }
 
-    /// Gives a node its action.
-    pub fn settle(&mut self, at: usize, action: &'c Action) {
+    /// Gives a node its action, and the rule that chose it.
+    pub fn settle(&mut self, at: usize, action: &'c Action, rule: &'c Place) {
         if let Some(node) = self.nodes.get_mut(at) {
             node.action = Some(action);
+            node.rule = Some(rule);
         }
     }
 
@@ -107,11 +111,11 @@ impl<'c> Tree<'c> {
         }
     }
 
-    /// Adds a node below `parent`, unless an equal one is or was there: what it leads to is on its
-    /// way already.
-    pub fn add(&mut self, parent: usize, item: Item) -> Result<(), Refusal> {
+    /// Adds a node below `parent` and says its number, unless an equal one is or was there: what it
+    /// leads to is on its way already.
+    pub fn add(&mut self, parent: usize, item: Item) -> Result<Option<usize>, Refusal> {
         let Some(above) = self.nodes.get(parent) else {
-            return Ok(());
+            return Ok(None);
         };
         let (dest, origin) = match &item {
             Item::Address(address) => (address.clone(), Origin::Internal),
@@ -124,6 +128,7 @@ impl<'c> Tree<'c> {
             parent: Some(parent),
             depth: above.depth + 1,
             action: above.action,
+            rule: above.rule,
             dest,
             origin,
             same,
@@ -131,13 +136,13 @@ impl<'c> Tree<'c> {
             item: item.clone(),
         };
         if !self.known.insert((item, same, above_dest, user)) {
-            return Ok(());
+            return Ok(None);
         }
         if self.nodes.len() >= NODES {
-            return Err(replies::list_temporary());
+            return Err(replies::list_temporary().because("too many entries lead on"));
         }
         self.nodes.push(node);
-        Ok(())
+        Ok(Some(self.nodes.len() - 1))
     }
 
     /// Whether a user is named by its own entry, directly or by an address that leads back to it

@@ -1,5 +1,7 @@
 //! What a sender asked to be told (RFC 3461).
 
+use std::fmt;
+
 use crate::util::Line;
 
 /// NOTIFY as asked for one recipient; the bits are those of envelope files.
@@ -19,6 +21,24 @@ impl Notify {
     /// Whether `bit` was asked for.
     pub fn has(self, bit: u8) -> bool {
         self.0 & bit != 0
+    }
+}
+
+/// As RCPT says it: the words in this order, or nothing.
+impl fmt::Display for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            (Notify::SUCCESS, "SUCCESS"),
+            (Notify::FAILURE, "FAILURE"),
+            (Notify::DELAY, "DELAY"),
+            (Notify::NEVER, "NEVER"),
+        ];
+        let mut between = "";
+        for (_, word) in words.iter().filter(|(bit, _)| self.has(*bit)) {
+            write!(f, "{between}{word}")?;
+            between = ",";
+        }
+        Ok(())
     }
 }
 

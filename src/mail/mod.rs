@@ -21,6 +21,6 @@ pub use dsn::{Dsn, Notify, Ret};
 pub use envelope::{BounceKind, Command, Envelope, Flags, Kind, Local};
 pub use facts::Facts;
 pub use ids::{EvpId, MsgId, SessionId};
-pub use outcome::{Outcome, Status, Verdict};
+pub use outcome::{DsnOffer, Outcome, Remote, Status, Verdict};
 pub use peer::Peer;
 pub use refusal::Refusal;

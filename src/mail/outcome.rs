@@ -54,6 +54,26 @@ pub struct Outcome {
     pub status: Status,
     /// Why, for the envelope's error line, the log and the report.
     pub text: Line,
+    /// Whose reply `text` is, if it is one.
+    pub remote: Option<Box<Remote>>,
+}
+
+/// The host whose reply decided an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Its name, or its address where it has none (Remote-MTA).
+    pub name: Line,
+    /// Whether it offered DSN.
+    pub dsn: DsnOffer,
+}
+
+/// Whether a host that took a message also took over telling the sender (RFC 3461 §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DsnOffer {
+    /// It was given NOTIFY and the rest.
+    Offered,
+    /// It knows nothing of them: a success is ours to report, as `relayed`.
+    NotOffered,
 }
 
 impl Outcome {
@@ -63,6 +83,7 @@ impl Outcome {
             verdict: Verdict::Delivered,
             status: Status::new(2, 0, 0),
             text: Line::default(),
+            remote: None,
         }
     }
 
@@ -72,6 +93,7 @@ impl Outcome {
             verdict: Verdict::TempFail,
             status,
             text,
+            remote: None,
         }
     }
 
@@ -81,6 +103,7 @@ impl Outcome {
             verdict: Verdict::PermFail,
             status,
             text,
+            remote: None,
         }
     }
 
@@ -90,6 +113,15 @@ impl Outcome {
             verdict: Verdict::Loop,
             status: Status::new(5, 4, 6),
             text: Line::sanitize(b"Loop detected"),
+            remote: None,
+        }
+    }
+
+    /// The same, decided by a reply of `remote`.
+    pub fn by(self, remote: Remote) -> Outcome {
+        Outcome {
+            remote: Some(Box::new(remote)),
+            ..self
         }
     }
 }

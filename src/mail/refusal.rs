@@ -1,4 +1,4 @@
-//! Why a command was refused, as the client hears it.
+//! Why a command was refused, as the client hears it, and as the log tells it.
 
 use crate::util::Line;
 
@@ -9,6 +9,10 @@ pub struct Refusal {
     pub code: u16,
     /// The text behind the code, with its enhanced code where it has one.
     pub text: Line,
+    /// Why, for the log: it may say more than a client should know.
+    pub reason: Option<Line>,
+    /// File and line of the `match` rule that has led to it.
+    pub rule: Option<Line>,
 }
 
 impl Refusal {
@@ -18,7 +22,15 @@ impl Refusal {
         Refusal {
             code,
             text: Line::sanitize(text.as_bytes()),
+            reason: None,
+            rule: None,
         }
+    }
+
+    /// The same, with its reason.
+    pub fn because(self, reason: &str) -> Refusal {
+        let reason = Some(Line::sanitize(reason.as_bytes()));
+        Refusal { reason, ..self }
     }
 
     /// Whether trying again later may help.

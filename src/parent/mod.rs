@@ -9,7 +9,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Config, Paths};
+use crate::config::{Config, Paths, Secret};
 use crate::log::Target;
 use crate::privsep::Handover;
 
@@ -44,6 +44,8 @@ pub struct Options {
     pub pause_mta: bool,
     /// `-P smtp`.
     pub pause_smtp: bool,
+    /// The key of `queue encryption`, where smtpd.conf does not hold it.
+    pub queue_key: Option<Secret>,
     /// `-q`: end when the queue has been run once.
     pub run_once: bool,
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::config::Secret;
 use crate::mail::{Command, MailAddr};
 use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 
@@ -148,6 +149,10 @@ impl Reply {
                     }
                 }
             }
+            Reply::QueueKey(key) => {
+                w.u8(9);
+                w.text(key.reveal());
+            }
         }
         finish(w, MAX_FRAME)
     }
@@ -190,6 +195,7 @@ impl Reply {
                     _ => return Err(Malformed),
                 },
             },
+            9 => Reply::QueueKey(Secret::new(r.line()?)),
             _ => return Err(Malformed),
         };
         r.end()?;

@@ -1,5 +1,6 @@
 //! What the parent answers, and what it tells the engine at its start.
 
+use crate::config::Secret;
 use crate::util::Line;
 
 /// From the parent to the engine.
@@ -15,6 +16,9 @@ pub enum Reply {
     },
     /// One descriptor comes with it: the bound, listening control socket.
     Control,
+    /// The key of `queue encryption`, where it is not in the configuration. It goes this way alone:
+    /// no argument, variable or file holds it.
+    QueueKey(Secret),
     /// All descriptors have been sent: serve.
     Start {
         /// Debug lines wanted.

@@ -2,15 +2,13 @@
 //!
 //! Nothing touches the disk until the buffer is full or the body is finished, so a small message
 //! that is refused at its end costs no file. The first error is kept and told again at every later
-//! call. A transformed body (compression) is another [`DiskFile`] around the one of the disk, and
-//! [`open`] is where it is undone.
+//! call. Compression and encryption are another [`DiskFile`] around the one of the disk
+//! ([`super::coding`]).
 
-use std::fs::File;
 use std::io;
-use std::path::Path;
 
 use super::failure::Failure;
-use super::fs::{Disk, DiskFile};
+use super::fs::DiskFile;
 
 /// Size of the buffer.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -45,11 +43,22 @@ impl BodyWriter {
         create: impl FnOnce() -> io::Result<Box<dyn DiskFile>>,
     ) -> io::Result<Box<dyn DiskFile>> {
         self.healthy()?;
-        let result = self.spill(&[], create);
+        let result = self.write_out(create);
         self.keep(result)?;
         self.file
             .take()
             .ok_or_else(|| io::Error::other("the body was already finished"))
+    }
+
+    fn write_out(
+        &mut self,
+        create: impl FnOnce() -> io::Result<Box<dyn DiskFile>>,
+    ) -> io::Result<()> {
+        self.spill(&[], create)?;
+        if let Some(file) = &mut self.file {
+            file.finish()?;
+        }
+        Ok(())
     }
 
     fn spill(
@@ -86,9 +95,4 @@ impl BodyWriter {
         }
         result
     }
-}
-
-/// Opens a body for reading: plain text from its first byte.
-pub(super) fn open(disk: &dyn Disk, path: &Path) -> io::Result<File> {
-    disk.open(path)
 }

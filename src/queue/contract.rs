@@ -7,6 +7,7 @@ use crate::mail::samples::{envelope, line};
 use crate::mail::{BounceKind, Envelope, EvpId, Kind, MsgId, Status};
 use crate::util::Timestamp;
 
+use super::coding::{Coding, Key};
 use super::fs::{Fs, Options};
 use super::ram::Ram;
 use super::{LoadError, Queue, Store};
@@ -47,6 +48,19 @@ fn the_store_in_memory_keeps_the_contract() {
 fn the_store_on_disk_keeps_the_contract() {
     let root = tempfile::tempdir().unwrap();
     contract(Arc::new(Fs::open(root.path(), Options::default()).unwrap()));
+}
+
+#[test]
+fn the_store_on_disk_keeps_the_contract_compressed_and_encrypted() {
+    let key = Key::new("0123456789abcdef0123456789abcdef");
+    for (compress, key) in [(true, None), (false, key.clone()), (true, key)] {
+        let root = tempfile::tempdir().unwrap();
+        let options = Options {
+            coding: Coding { compress, key },
+            ..Options::default()
+        };
+        contract(Arc::new(Fs::open(root.path(), options).unwrap()));
+    }
 }
 
 fn contract(store: Arc<dyn Store>) {

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod coding;
 pub mod envelope_file;
 pub mod fs;
 pub mod ram;
@@ -16,12 +17,13 @@ mod failure;
 #[cfg(test)]
 mod contract;
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::util::Timestamp;
+
+pub use coding::Body;
 
 /// The door to a store; clones share it.
 #[derive(Clone)]
@@ -35,7 +37,7 @@ pub trait Store: Send + Sync {
     /// Reads an envelope.
     fn load(&self, id: EvpId) -> Result<Envelope, LoadError>;
     /// Opens a message's body: plain text, LF line ends, from its first byte.
-    fn open_body(&self, id: MsgId) -> io::Result<File>;
+    fn open_body(&self, id: MsgId) -> io::Result<Body>;
     /// Replaces an envelope on disk, atomically and durably.
     fn update(&self, envelope: &Envelope) -> io::Result<()>;
     /// Adds an envelope (a bounce) to a committed message, atomically and durably. The `id` that
@@ -90,7 +92,7 @@ pub enum LoadError {
     Missing,
     /// It was unreadable and has been set aside.
     Corrupt(String),
-    /// The disk said no; trying again may help.
+    /// The disk said no, or the key is not there; the file stays, and trying again may help.
     Io(io::Error),
 }
 
@@ -114,7 +116,7 @@ impl Queue {
     }
 
     /// Opens a message's body.
-    pub fn open_body(&self, id: MsgId) -> io::Result<File> {
+    pub fn open_body(&self, id: MsgId) -> io::Result<Body> {
         self.0.open_body(id)
     }
 

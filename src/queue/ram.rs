@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mail::{Envelope, EvpId, MsgId};
 
-use super::{BeginError, Draft, LoadError, Store};
+use super::{BeginError, Body, Draft, LoadError, Store};
 
 /// Messages in memory; bodies are unlinked temporary files when opened.
 #[derive(Default)]
@@ -79,7 +79,7 @@ impl Store for Ram {
             .ok_or(LoadError::Missing)
     }
 
-    fn open_body(&self, id: MsgId) -> io::Result<File> {
+    fn open_body(&self, id: MsgId) -> io::Result<Body> {
         let body = self.body(id).ok_or_else(gone)?;
         let path = std::env::temp_dir().join(format!(
             "ram.{:016x}.{id}",
@@ -93,8 +93,7 @@ impl Store for Ram {
             .open(&path)?;
         std::fs::remove_file(&path)?;
         file.write_all(&body)?;
-        file.seek(SeekFrom::Start(0))?;
-        Ok(file)
+        Ok(Body::from(file))
     }
 
     fn update(&self, envelope: &Envelope) -> io::Result<()> {

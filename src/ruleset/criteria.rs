@@ -2,11 +2,13 @@
 
 use crate::config::{Criterion, Pattern, Test};
 use crate::mail::{Facts, MailAddr, Peer};
-use crate::table::{TableError, Tables};
+use crate::table::{Service, TableError, Tables};
 
 use super::Origin;
+use super::watch::{Lookup, Watch};
 
 /// Everything that criteria look at.
+#[derive(Clone, Copy)]
 pub struct Question<'q> {
     /// Where to look things up.
     pub tables: &'q Tables,
@@ -16,7 +18,12 @@ pub struct Question<'q> {
     pub dest: &'q MailAddr,
     /// Where that address comes from.
     pub origin: Origin,
+    /// Who hears of it.
+    pub watch: Option<&'q dyn Watch>,
 }
+
+/// A question to a table in one of the ways that keys are compared.
+type Ask<'a> = &'a dyn Fn(&Tables, &str) -> Result<bool, TableError>;
 
 /// What a criterion says before it is negated.
 enum Answer {
@@ -33,13 +40,18 @@ fn answer(yes: bool) -> Answered {
 }
 
 impl Question<'_> {
-    /// Whether a criterion holds, negation included.
+    /// Whether a criterion holds, negation included. What cannot be answered cannot be negated
+    /// either.
     pub fn holds(&self, criterion: &Criterion) -> Result<bool, TableError> {
-        Ok(match self.ask(&criterion.test)? {
+        let holds = self.ask(&criterion.test).map(|answer| match answer {
             Answer::Yes => !criterion.negated,
             Answer::No => criterion.negated,
             Answer::Never => false,
-        })
+        });
+        if let Some(watch) = self.watch {
+            watch.criterion(criterion, holds.as_ref().copied());
+        }
+        holds
     }
 
     fn ask(&self, test: &Test) -> Answered {
@@ -62,9 +74,8 @@ impl Question<'_> {
 
     fn tag(&self, pattern: &Pattern) -> Answered {
         let tag = self.facts.tag.as_deref().unwrap_or_default();
-        answer(match pattern.regex {
-            true => self.tables.regex(&pattern.table, tag)?,
-            false => self.tables.string(&pattern.table, tag)?,
+        self.compare(pattern, Service::String, tag, &|tables, table| {
+            tables.string(table, tag)
         })
     }
 
@@ -77,7 +88,13 @@ impl Question<'_> {
     }
 
     fn local_source(&self) -> Answered {
-        answer(self.tables.netaddr("<localhost>", self.source())?)
+        let source = self.source();
+        self.look(
+            "<localhost>",
+            Service::Netaddr,
+            &source.to_string(),
+            &|tables, table| tables.netaddr(table, source),
+        )
     }
 
     fn socket_source(&self) -> Answered {
@@ -89,9 +106,9 @@ impl Question<'_> {
 
     fn source_address(&self, pattern: &Pattern) -> Answered {
         let source = self.source();
-        answer(match pattern.regex {
-            true => self.tables.regex(&pattern.table, &source.to_string())?,
-            false => self.tables.netaddr(&pattern.table, source)?,
+        let key = source.to_string();
+        self.compare(pattern, Service::Netaddr, &key, &|tables, table| {
+            tables.netaddr(table, source)
         })
     }
 
@@ -109,7 +126,10 @@ impl Question<'_> {
     }
 
     fn for_local(&self) -> Answered {
-        answer(self.tables.domain("<localnames>", self.dest.domain())?)
+        let domain = self.dest.domain();
+        self.look("<localnames>", Service::Domain, domain, &|tables, table| {
+            tables.domain(table, domain)
+        })
     }
 
     fn for_domain(&self, pattern: &Pattern) -> Answered {
@@ -121,9 +141,8 @@ impl Question<'_> {
     }
 
     fn host(&self, pattern: &Pattern, name: &str) -> Answered {
-        answer(match pattern.regex {
-            true => self.tables.regex(&pattern.table, name)?,
-            false => self.tables.domain(&pattern.table, name)?,
+        self.compare(pattern, Service::Domain, name, &|tables, table| {
+            tables.domain(table, name)
         })
     }
 
@@ -136,19 +155,39 @@ impl Question<'_> {
             Some(user) if self.facts.authenticated => user,
             _ => return answer(false),
         };
-        if pattern.regex {
-            return answer(self.tables.regex(&pattern.table, user)?);
-        }
         match MailAddr::from_stored(user) {
-            Some(address) => answer(self.tables.mailaddr(&pattern.table, &address)?),
-            None => answer(self.tables.string(&pattern.table, user)?),
+            Some(address) => self.address_as(pattern, user, &address),
+            None => self.compare(pattern, Service::String, user, &|tables, table| {
+                tables.string(table, user)
+            }),
         }
     }
 
     fn address(&self, pattern: &Pattern, address: &MailAddr) -> Answered {
-        answer(match pattern.regex {
-            true => self.tables.regex(&pattern.table, &address.stored())?,
-            false => self.tables.mailaddr(&pattern.table, address)?,
+        self.address_as(pattern, &address.stored(), address)
+    }
+
+    fn address_as(&self, pattern: &Pattern, text: &str, address: &MailAddr) -> Answered {
+        self.compare(pattern, Service::Mailaddr, text, &|tables, table| {
+            tables.mailaddr(table, address)
         })
+    }
+
+    /// Compares with the entries of a table as `service` does, or with its expressions.
+    fn compare(&self, pattern: &Pattern, service: Service, key: &str, ask: Ask<'_>) -> Answered {
+        match pattern.regex {
+            true => self.look(&pattern.table, Service::Regex, key, &|tables, table| {
+                tables.regex(table, key)
+            }),
+            false => self.look(&pattern.table, service, key, ask),
+        }
+    }
+
+    fn look(&self, table: &str, service: Service, key: &str, ask: Ask<'_>) -> Answered {
+        let found = ask(self.tables, table);
+        if let Some(watch) = self.watch {
+            watch.lookup(&Lookup::check(service, table, key, &found));
+        }
+        answer(found?)
     }
 }

@@ -8,11 +8,15 @@
 
 mod criteria;
 #[cfg(test)]
+mod plain_tests;
+#[cfg(test)]
 mod tests;
+pub mod watch;
 
 use crate::config::{Action, Config, Place, Rule};
-use crate::mail::{Facts, MailAddr};
-use crate::table::{TableError, Tables};
+use crate::table::TableError;
+
+pub use criteria::Question;
 
 /// Whether an address is the client's or comes from an alias, a virtual entry or a .forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,19 +46,26 @@ pub enum Decision<'c> {
     NoRule,
 }
 
-/// Tries the rules in their order on `dest`.
+/// A rule asks what nobody can say now.
+#[derive(Clone, Debug)]
+pub struct Unanswered<'c> {
+    /// What the table said.
+    pub error: TableError,
+    /// The rule.
+    pub rule: &'c Place,
+}
+
+/// Tries the rules in their order.
 pub fn decide<'c>(
     config: &'c Config,
-    tables: &Tables,
-    facts: &Facts,
-    dest: &MailAddr,
-    origin: Origin,
-) -> Result<Decision<'c>, TableError> {
+    question: &Question<'_>,
+) -> Result<Decision<'c>, Unanswered<'c>> {
     for rule in &config.rules {
-        if !holds(rule, tables, facts, dest, origin)? {
+        let place = &rule.at;
+        let unanswered = |error| Unanswered { error, rule: place };
+        if !holds(rule, question).map_err(unanswered)? {
             continue;
         }
-        let place = &rule.at;
         let action = rule.action.as_ref().map(|name| config.actions.get(name));
         return Ok(match action {
             Some(Some(action)) => Decision::Accept {
@@ -68,19 +79,10 @@ pub fn decide<'c>(
     Ok(Decision::NoRule)
 }
 
-fn holds(
-    rule: &Rule,
-    tables: &Tables,
-    facts: &Facts,
-    dest: &MailAddr,
-    origin: Origin,
-) -> Result<bool, TableError> {
-    let question = criteria::Question {
-        tables,
-        facts,
-        dest,
-        origin,
-    };
+fn holds(rule: &Rule, question: &Question<'_>) -> Result<bool, TableError> {
+    if let Some(watch) = question.watch {
+        watch.rule(rule);
+    }
     for criterion in &rule.criteria {
         if !question.holds(criterion)? {
             return Ok(false);

@@ -2,17 +2,28 @@
 
 use std::net::IpAddr;
 
-use crate::config::{Config, Defaults, Sources, load};
+use crate::config::{Config, Defaults, Place, Sources, load};
 use crate::mail::samples::line;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::table::Tables;
 use crate::util::Line;
 use crate::util::dice::Dice;
 
-use super::{Decision, Origin, decide};
+use super::{Decision, Origin, Question, Unanswered, decide};
 
-fn world(rules: &str) -> (Config, Tables) {
-    let text = format!("action a mbox\naction b mbox\n{rules}\n");
+pub(super) const TABLES: &str = r#"table names { "*.b.org", d.org }
+table nets { "10.0.0.0/8", "192.168", "2001:db8::/32" }
+table shapes { "b.*g$" }
+table people { bob = x, "@v.org" = y }
+"#;
+
+pub(super) fn world(rules: &str) -> (Config, Tables) {
+    let text = format!(
+        "{TABLES}action a mbox
+action b mbox
+{rules}
+"
+    );
     let sources = Sources::from_text("t", &text, &[]);
     let defaults = Defaults {
         server_name: Line::new("mx.example.org").unwrap(),
@@ -64,11 +75,19 @@ fn session(words: &str) -> (Facts, MailAddr, Origin) {
 fn verdict(rules: &str, words: &str) -> String {
     let (config, tables) = world(rules);
     let (facts, dest, origin) = session(words);
-    match decide(&config, &tables, &facts, &dest, origin) {
-        Ok(Decision::Accept { action, rule }) => format!("{} {}", action.name, rule.line),
-        Ok(Decision::Reject { rule }) => format!("reject {}", rule.line),
+    let question = Question {
+        tables: &tables,
+        facts: &facts,
+        dest: &dest,
+        origin,
+        watch: None,
+    };
+    let line = |rule: &Place| rule.line as usize - TABLES.lines().count();
+    match decide(&config, &question) {
+        Ok(Decision::Accept { action, rule }) => format!("{} {}", action.name, line(rule)),
+        Ok(Decision::Reject { rule }) => format!("reject {}", line(rule)),
         Ok(Decision::NoRule) => "none".to_owned(),
-        Err(error) => format!("error {error}"),
+        Err(Unanswered { error, rule }) => format!("error {} {error}", line(rule)),
     }
 }
 
@@ -151,8 +170,51 @@ const STORIES: &[(&str, &str, bool)] = &[
     ("tls from any", "", false),
     ("!tls from any", "", true),
     ("mail-from { a, \"@example.net\" } from any", "", true),
+    // Tables: lists by name, keys of mappings.
+    ("from any for domain <names>", "to=a@x.b.org", true),
+    ("from any for domain <names>", "to=a@c.org", false),
+    ("from any for domain regex <shapes>", "to=a@B.org", true),
+    ("from src <nets>", "src=10.9.9.9", true),
+    ("from src <nets>", "src=192.168.0.7", true),
+    ("from src <nets>", "src=192.168.1.7", false),
+    ("from src <nets>", "src=[2001:db8:1::1]", true),
+    ("!from src <nets>", "src=10.9.9.9", false),
+    ("from rdns <names>", "rdns=x.b.org", true),
+    ("from any helo <names>", "helo=x.b.org", true),
+    ("!from rdns regex dsl", "rdns=dsl.example", false),
+    ("!from rdns regex dsl", "rdns=static.example", true),
+    ("!helo <names> from any", "helo=x.b.org", false),
+    ("from any mail-from <people>", "from=bob@x", true),
+    ("from any mail-from <people>", "from=bob+t@x", true),
+    ("from any mail-from <people>", "from=a@v.org", true),
+    ("from any mail-from <people>", "from=a@w.org", false),
+    ("from any mail-from <people>", "from=@", false),
+    ("!mail-from <people> from any", "from=bob@x", false),
+    ("!mail-from <people> from any", "from=@", true),
+    ("from any rcpt-to <people> for any", "to=Carol@V.org", true),
+    (
+        "!rcpt-to <people> from any for any",
+        "to=carol@v.org",
+        false,
+    ),
+    ("from auth <people>", "user=bob", true),
+    ("from auth <people>", "user=dave", false),
+    ("!from auth <people>", "user=dave", true),
+    ("!auth regex \"^b\" from any", "user=bob", false),
+    ("!auth regex \"^b\" from any", "", true),
+    ("!tag regex \"^w\" from any", "tag=web", false),
+    ("!for domain regex \"b\" from any", "to=a@c.org", true),
+    ("!from src regex \"^203\"", "", false),
+    ("from src regex \"^local$\"", "src=local", true),
+    ("!from mail-from regex \"^@$\"", "from=@", false),
+    ("!for rcpt-to regex \"^a@\" from any", "to=c@b", true),
     // what expansion has made
     ("", "internal", true),
+    ("from src regex \"local\"", "internal", true),
+    ("!from rdns a.b", "internal rdns=a.b", true),
+    ("tls from any", "internal tls", true),
+    ("helo client from any", "internal", true),
+    ("from mail-from \"@example.net\"", "internal", true),
     ("from any", "internal", true),
     ("!from local", "internal", false),
     ("from src 203.0.113.0/24", "internal", false),
@@ -198,7 +260,10 @@ fn the_first_rule_that_holds_decides() {
 fn an_unanswered_question_is_an_error() {
     let rules = "match helo x from any action a\nmatch from any for any action b";
     let helo = format!("helo={}", "h".repeat(1024));
-    assert!(verdict(rules, &helo).starts_with("error table <dynamic:0>: lookup key too long"));
+    assert!(verdict(rules, &helo).starts_with("error 3 table <dynamic:0>: lookup key too long"));
+    // Negation turns answers round, and no answer stays none.
+    let rules = rules.replace("helo x", "!helo x");
+    assert!(verdict(&rules, &helo).starts_with("error 3 "));
     // A rule that fails before it is asked does not ask.
     let rules = "match tag y helo x action a\nmatch from any for any action b";
     assert_eq!(verdict(rules, &helo), "b 4");
@@ -226,7 +291,14 @@ fn any_rules_and_any_session_give_an_answer() {
                 sessions[roll(sessions.len())]
             );
             let (facts, dest, origin) = session(&words);
-            assert!(decide(&config, &tables, &facts, &dest, origin).is_ok());
+            let question = Question {
+                tables: &tables,
+                facts: &facts,
+                dest: &dest,
+                origin,
+                watch: None,
+            };
+            assert!(decide(&config, &question).is_ok());
         }
     }
 }

@@ -2,7 +2,6 @@
 //! thread with its handles.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
@@ -95,7 +94,7 @@ impl Store for Faulty {
     fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
         self.ram.load(id)
     }
-    fn open_body(&self, id: MsgId) -> io::Result<File> {
+    fn open_body(&self, id: MsgId) -> io::Result<crate::queue::Body> {
         self.ram.open_body(id)
     }
     fn update(&self, envelope: &Envelope) -> io::Result<()> {

@@ -28,6 +28,8 @@ use crate::smtp::{Reply, domain_name};
 use crate::transaction::Completion;
 use crate::util::{Line, Timestamp};
 
+pub use command::{bad_recipient, bad_sender, recipient_reply};
+
 use limits::{LINE_TOO_LONG, MAX_BAD_COMMANDS, MAX_COMMAND, MAX_IDLE_COMMANDS, OUT_HIGH_WATER};
 use state::{Greeting, State};
 
@@ -40,6 +42,11 @@ pub trait Services: Send + Sync {
     fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal>;
     /// Tells the runner of a durable message.
     fn committed(&self, message: Committed);
+    /// The name that a table of `hostnames` gives to an address of ours; `None` without one, or
+    /// when the table cannot say.
+    fn name_of(&self, _table: &str, _address: &Peer) -> Option<Line> {
+        None
+    }
     /// The clock.
     fn now(&self) -> Timestamp;
 }
@@ -51,6 +58,8 @@ pub struct Listening {
     pub server_name: Line,
     /// The name that completes header fields.
     pub hostname: Line,
+    /// `hostnames`: may give another name to both.
+    pub hostnames: Option<HostNames>,
     /// `tag`.
     pub tag: Option<Line>,
     /// `mask-src`.
@@ -63,6 +72,15 @@ pub struct Listening {
     pub submission: bool,
     /// Limits of smtpd.conf(5).
     pub limits: Limits,
+}
+
+/// `hostnames <table>` of a listener.
+#[derive(Clone, Debug)]
+pub struct HostNames {
+    /// Names by address.
+    pub table: String,
+    /// The address that the listener is bound to.
+    pub bound: Peer,
 }
 
 /// `smtp max-message-size` and `smtp limit`.
@@ -107,6 +125,8 @@ pub struct Session {
     listening: Arc<Listening>,
     peer: Peer,
     rdns: Option<Line>,
+    /// What `hostnames` says in place of the listener's name.
+    name: Option<Line>,
     greeting: Option<Greeting>,
     state: State,
     /// Bytes at the start of the input that hold no LF.
@@ -124,6 +144,7 @@ impl Session {
             listening,
             peer,
             rdns: None,
+            name: None,
             greeting: None,
             state: State::New,
             scanned: 0,
@@ -135,13 +156,17 @@ impl Session {
 
     /// The client's name by reverse DNS is known, or it has none: greets. A name that is no host
     /// name counts as none, for it goes into headers and logs. A local client bears our own name.
-    pub fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, _world: &dyn Services) -> Next {
+    pub fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, world: &dyn Services) -> Next {
         self.rdns = match self.peer {
             Peer::Local => Some(self.listening.server_name.clone()),
             Peer::Inet { .. } => rdns.filter(|name| domain_name::is_host_name(name)),
         };
         maillog::smtp_connected(self.id, &self.peer, self.rdns.as_deref());
-        let banner = format!("{} ESMTP OpenSMTPD", self.listening.server_name);
+        self.name = match &self.listening.hostnames {
+            Some(names) => world.name_of(&names.table, &names.bound),
+            None => None,
+        };
+        let banner = format!("{} ESMTP OpenSMTPD", self.server_name());
         Reply::echo(220, &banner).write_to(out);
         self.state = State::Greeted;
         Next::Read
@@ -262,10 +287,18 @@ impl Session {
         self.peer == Peer::Local
     }
 
+    /// The name we go by in this session.
+    fn server_name(&self) -> &Line {
+        self.name.as_ref().unwrap_or(&self.listening.server_name)
+    }
+
     fn completion(&self) -> Completion {
         let listening = &self.listening;
         match listening.local || listening.submission || self.is_authenticated() {
-            true => Completion::Submission(listening.hostname.clone()),
+            true => {
+                let name = self.name.as_ref().unwrap_or(&listening.hostname);
+                Completion::Submission(name.clone())
+            }
             false => Completion::None,
         }
     }

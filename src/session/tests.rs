@@ -52,7 +52,7 @@ impl Store for Failing {
     fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
         self.ram.load(id)
     }
-    fn open_body(&self, id: MsgId) -> io::Result<std::fs::File> {
+    fn open_body(&self, id: MsgId) -> io::Result<crate::queue::Body> {
         self.ram.open_body(id)
     }
     fn update(&self, envelope: &Envelope) -> io::Result<()> {
@@ -142,6 +142,11 @@ impl Services for World {
         }
     }
 
+    fn name_of(&self, table: &str, address: &Peer) -> Option<Line> {
+        let known = table == "names" && address.to_string() == "192.0.2.1";
+        known.then(|| line("other.example.org"))
+    }
+
     fn committed(&self, message: Committed) {
         self.committed.lock().unwrap().push(message.msgid());
     }
@@ -155,6 +160,7 @@ fn listening() -> Listening {
     Listening {
         server_name: line("mx.example.org"),
         hostname: line("mx.example.org"),
+        hostnames: None,
         tag: None,
         mask_src: false,
         no_dsn: false,
@@ -243,6 +249,35 @@ impl Talk {
 
     fn messages(&self) -> usize {
         self.world.committed.lock().unwrap().len()
+    }
+}
+
+#[test]
+fn an_address_in_hostnames_gives_the_session_its_name() {
+    // smtpd.conf(5), hostnames: if the address on which the connection arrives appears in the
+    // mapping, the associated hostname is used.
+    for (bound, name) in [
+        ("192.0.2.1", "other.example.org"),
+        ("192.0.2.2", "mx.example.org"),
+    ] {
+        let mut settings = listening();
+        settings.local = true;
+        settings.hostnames = Some(HostNames {
+            table: "names".to_string(),
+            bound: Peer::parse(bound).unwrap(),
+        });
+        let mut talk = Talk::start(settings, loopback(), World::new(None));
+        assert_eq!(talk.replies(), [format!("220 {name} ESMTP OpenSMTPD")]);
+        let hello = talk.ask("EHLO client.example.net");
+        assert!(
+            hello[0].starts_with(&format!("250-{name} Hello ")),
+            "{hello:?}"
+        );
+        talk.send(b"MAIL FROM:<bob>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n\r\n.\r\n");
+        assert!(talk.replies().last().unwrap().starts_with("250 "));
+        let body = String::from_utf8(talk.world.last_body()).unwrap();
+        assert!(body.contains(&format!("\tby {name} (OpenSMTPD)")), "{body}");
+        assert!(body.contains(&format!("@{name}>\n")), "{body}");
     }
 }
 

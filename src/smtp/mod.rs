@@ -10,6 +10,7 @@ pub mod dot;
 pub mod params;
 pub mod path;
 pub mod reply;
+pub mod stuffing;
 pub mod xtext;
 
 pub use command::Command;

@@ -21,6 +21,7 @@ pub mod sandbox;
 pub mod setgid;
 pub mod signal;
 pub mod socket;
+pub mod terminal;
 pub mod title;
 pub mod unix_connect;
 pub mod user;

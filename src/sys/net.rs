@@ -1,11 +1,13 @@
-//! Listening sockets, and the addresses of interfaces.
+//! Listening sockets, connections, and the addresses of interfaces.
 
 use std::ffi::CStr;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use super::errno::cvt;
+use super::poll::{Interest, PollFd, poll};
 
 /// One address of one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +70,61 @@ pub fn listen_tcp(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(TcpListener::from(fd))
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// Our own end cannot have the address it should.
+    Source(io::Error),
+    /// The system refused without asking anybody, as without a route.
+    AtOnce(io::Error),
+    /// The other end refused, or did not answer (`TimedOut`).
+    Peer(io::Error),
+}
+
+/// Connects to `to`, from the address `source` where that is given, within `timeout`. The socket
+/// that is returned does not block.
+pub fn connect_tcp(
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    timeout: Duration,
+) -> Result<TcpStream, ConnectError> {
+    let family = match to {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: plain numbers.
+    let fd = cvt(unsafe { libc::socket(family, kind, 0) }).map_err(ConnectError::AtOnce)?;
+    // SAFETY: socket(2) has just made it; nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    if let Some(source) = source {
+        bind(&fd, SocketAddr::new(source, 0)).map_err(ConnectError::Source)?;
+    }
+    match with_sockaddr(to, |raw, length| {
+        // SAFETY: `raw` is readable for `length`.
+        unsafe { libc::connect(fd.as_raw_fd(), raw, length) }
+    }) {
+        Ok(()) => return Ok(TcpStream::from(fd)),
+        Err(error) => match error.raw_os_error() {
+            // An interrupted attempt goes on by itself.
+            Some(libc::EINPROGRESS | libc::EINTR) => {}
+            Some(libc::ECONNREFUSED | libc::ETIMEDOUT) => return Err(ConnectError::Peer(error)),
+            _ => return Err(ConnectError::AtOnce(error)),
+        },
+    }
+    let stream = TcpStream::from(fd);
+    let mut fds = [PollFd::new(stream.as_fd(), Interest::Write)];
+    match poll(&mut fds, Some(timeout)) {
+        Ok(0) => return Err(ConnectError::Peer(io::ErrorKind::TimedOut.into())),
+        Ok(_) => {}
+        Err(error) => return Err(ConnectError::AtOnce(error)),
+    }
+    match stream.take_error() {
+        Ok(None) => Ok(stream),
+        Ok(Some(error)) | Err(error) => Err(ConnectError::Peer(error)),
+    }
+}
+
 fn set_option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the value is readable for the length given.
@@ -84,6 +141,17 @@ fn set_option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Resu
 }
 
 fn bind(fd: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
+    with_sockaddr(addr, |raw, length| {
+        // SAFETY: `raw` is readable for `length`.
+        unsafe { libc::bind(fd.as_raw_fd(), raw, length) }
+    })
+}
+
+/// Calls `call` with `addr` as the system writes it, readable for the length given.
+fn with_sockaddr(
+    addr: SocketAddr,
+    call: impl FnOnce(*const libc::sockaddr, libc::socklen_t) -> libc::c_int,
+) -> io::Result<()> {
     let result = match addr {
         SocketAddr::V4(v4) => {
             // SAFETY: sockaddr_in is plain old data for which zero bytes are a value.
@@ -91,14 +159,10 @@ fn bind(fd: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
             raw.sin_family = libc::AF_INET as libc::sa_family_t;
             raw.sin_port = v4.port().to_be();
             raw.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
-            // SAFETY: `raw` is readable for the length given.
-            unsafe {
-                libc::bind(
-                    fd.as_raw_fd(),
-                    (&raw const raw).cast(),
-                    size_of_val(&raw) as libc::socklen_t,
-                )
-            }
+            call(
+                (&raw const raw).cast(),
+                size_of_val(&raw) as libc::socklen_t,
+            )
         }
         SocketAddr::V6(v6) => {
             // SAFETY: sockaddr_in6 is plain old data for which zero bytes are a value.
@@ -107,14 +171,10 @@ fn bind(fd: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
             raw.sin6_port = v6.port().to_be();
             raw.sin6_addr.s6_addr = v6.ip().octets();
             raw.sin6_scope_id = v6.scope_id();
-            // SAFETY: `raw` is readable for the length given.
-            unsafe {
-                libc::bind(
-                    fd.as_raw_fd(),
-                    (&raw const raw).cast(),
-                    size_of_val(&raw) as libc::socklen_t,
-                )
-            }
+            call(
+                (&raw const raw).cast(),
+                size_of_val(&raw) as libc::socklen_t,
+            )
         }
     };
     cvt(result).map(drop)
@@ -295,6 +355,23 @@ mod tests {
             let taken = listen_tcp(listener.local_addr().unwrap(), 1024).unwrap_err();
             assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         }
+    }
+
+    #[test]
+    fn a_connection_comes_from_the_address_it_should_and_says_who_refused() {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let listener = listen_tcp(SocketAddr::new(loopback, 0), 8).unwrap();
+        let to = listener.local_addr().unwrap();
+        let soon = Duration::from_secs(5);
+        let made = connect_tcp(to, Some(loopback), soon).unwrap();
+        assert_eq!(listener.accept().unwrap().1, made.local_addr().unwrap());
+        // RFC 5737: nobody has this address.
+        let elsewhere = Some("192.0.2.77".parse().unwrap());
+        let source = connect_tcp(to, elsewhere, soon);
+        assert!(matches!(source, Err(ConnectError::Source(_))), "{source:?}");
+        drop((listener, made));
+        let refused = connect_tcp(to, None, soon);
+        assert!(matches!(refused, Err(ConnectError::Peer(_))), "{refused:?}");
     }
 
     #[test]

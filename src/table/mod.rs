@@ -12,6 +12,7 @@
 
 mod contents;
 pub mod domain;
+mod entry;
 pub mod include;
 mod mailaddr;
 mod network;
@@ -33,6 +34,8 @@ use crate::mail::{MailAddr, Peer};
 use crate::sys::open;
 use crate::sys::user::{self, User};
 use crate::util::Line;
+
+pub use entry::Service;
 
 use contents::Contents;
 use state::State;

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+pub mod keys;
 #[cfg(feature = "legacy-tls")]
 mod legacy;
 mod modern;

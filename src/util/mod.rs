@@ -1,8 +1,9 @@
-//! Tools without a field of their own: values that cannot lie, time, bytes made visible, and the
-//! fields of frames.
+//! Tools without a field of their own: values that cannot lie, time, bytes made visible, base64,
+//! and the fields of frames.
 
 #![forbid(unsafe_code)]
 
+pub mod base64;
 #[cfg(test)]
 pub(crate) mod dice;
 pub mod frame;

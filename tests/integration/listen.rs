@@ -126,3 +126,22 @@ fn a_hangup_does_not_end_the_daemon() {
         .mail("a@example.net", &["b@example.org"], b"\nx\n");
     daemon.wait_mail(1);
 }
+
+#[test]
+fn hostnames_name_us_by_the_address_that_is_listened_on() {
+    // smtpd.conf(5), listen on, hostnames: the names table maps addresses to host names.
+    let daemon = Setup::new(
+        "table names { 127.0.0.1 = loop.example.org, 192.0.2.1 = far.example.org }\n\
+         listen on 127.0.0.1 port $port hostname mx.example.org hostnames <names>\n\
+         action \"in\" maildir \"$dir/mail\" virtual $all\n\
+         match from any for any action \"in\"\n",
+    )
+    .start();
+    let mut client = daemon.client();
+    let hello = client.ask("EHLO c.example.net");
+    assert!(hello.starts_with("250-loop.example.org Hello"), "{hello}");
+    client.mail("a@example.net", &["b@example.org"], b"\nx\n");
+    let received = daemon.wait_mail(1);
+    let text = String::from_utf8_lossy(&received[0]);
+    assert!(text.contains("by loop.example.org (OpenSMTPD)"), "{text}");
+}

@@ -3,16 +3,17 @@
 
 use std::path::Path;
 
-use crate::crash::{STORIES, Story, open};
+use smtpd::queue::coding::Coding;
+
+use crate::crash::{STORIES, Story, codings, open, options};
 use crate::disk::{Fault, ROOMS, SimDisk, Step};
 use crate::promise::{Note, Promise, Teller};
 use crate::tree::Tree;
 
 /// Runs the story on a disk with this fault. `None` when the spool cannot even be opened.
-fn run(story: Story, fault: Fault) -> Option<SimDisk> {
+fn run(story: Story, fault: Fault, coding: &Coding) -> Option<SimDisk> {
     let disk = SimDisk::with(Tree::with_dirs(&ROOMS), |_| false, fault);
-    let fs =
-        smtpd::queue::fs::Fs::with_disk(std::sync::Arc::new(disk.clone()), crate::crash::options());
+    let fs = smtpd::queue::fs::Fs::with_disk(std::sync::Arc::new(disk.clone()), options(coding));
     let queue = smtpd::queue::Queue::new(std::sync::Arc::new(fs.ok()?));
     let teller = Teller {
         queue: &queue,
@@ -20,6 +21,14 @@ fn run(story: Story, fault: Fault) -> Option<SimDisk> {
     };
     let _ = story(&teller);
     Some(disk)
+}
+
+/// Every story, written in every way.
+fn coded_stories() -> Vec<(Coding, (&'static str, Story))> {
+    codings()
+        .into_iter()
+        .flat_map(|coding| STORIES.map(|story| (coding.clone(), story)))
+        .collect()
 }
 
 fn promised(disk: &SimDisk) -> Promise {
@@ -47,10 +56,11 @@ fn commits(disk: &SimDisk) -> (usize, usize) {
 
 #[test]
 fn an_operation_that_fails_leaves_the_queue_whole() {
-    for (name, story) in STORIES {
-        let operations = run(story, Fault::Never).unwrap().operations();
+    for (coding, (name, story)) in coded_stories() {
+        let coding = &coding;
+        let operations = run(story, Fault::Never, coding).unwrap().operations();
         for number in 1..=operations {
-            let Some(disk) = run(story, Fault::Once(number)) else {
+            let Some(disk) = run(story, Fault::Once(number), coding) else {
                 continue;
             };
             let place = format!("{name}: operation {number} of {operations} failed");
@@ -64,10 +74,11 @@ fn an_operation_that_fails_leaves_the_queue_whole() {
 #[test]
 fn a_commit_that_fails_leaves_nothing() {
     let story = STORIES[1].1;
-    let operations = run(story, Fault::Never).unwrap().operations();
+    let coding = &codings()[1];
+    let operations = run(story, Fault::Never, coding).unwrap().operations();
     let mut failed = 0;
     for number in 1..=operations {
-        let Some(disk) = run(story, Fault::Once(number)) else {
+        let Some(disk) = run(story, Fault::Once(number), coding) else {
             continue;
         };
         if commits(&disk) == (1, 0) {
@@ -82,10 +93,11 @@ fn a_commit_that_fails_leaves_nothing() {
 
 #[test]
 fn a_dead_disk_promises_nothing_more() {
-    for (name, story) in STORIES {
-        let operations = run(story, Fault::Never).unwrap().operations();
+    for (coding, (name, story)) in coded_stories() {
+        let coding = &coding;
+        let operations = run(story, Fault::Never, coding).unwrap().operations();
         for number in 1..=operations {
-            let Some(disk) = run(story, Fault::From(number)) else {
+            let Some(disk) = run(story, Fault::From(number), coding) else {
                 continue;
             };
             let rescued = SimDisk::new(disk.tree());

@@ -13,13 +13,14 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 /// How long a test waits for something that must happen.
@@ -40,6 +41,7 @@ pub struct Instance {
     programs: Option<PathBuf>,
     descriptors: Option<u32>,
     users: bool,
+    input: Option<String>,
 }
 
 /// What a daemon is started with.
@@ -50,6 +52,7 @@ pub struct Setup {
     root: bool,
     descriptors: Option<u32>,
     users: bool,
+    input: Option<String>,
 }
 
 impl Setup {
@@ -63,6 +66,7 @@ impl Setup {
             root: false,
             descriptors: None,
             users: false,
+            input: None,
         }
     }
 
@@ -108,6 +112,12 @@ impl Setup {
     /// No more descriptors than this for the daemon.
     pub fn limit_descriptors(mut self, count: u32) -> Setup {
         self.descriptors = Some(count);
+        self
+    }
+
+    /// What smtpd reads on its standard input.
+    pub fn input(mut self, text: &str) -> Setup {
+        self.input = Some(text.to_string());
         self
     }
 
@@ -169,11 +179,28 @@ impl Setup {
             programs,
             descriptors: self.descriptors,
             users: self.users,
+            input: self.input,
         }
     }
 }
 
 impl Instance {
+    /// Writes another configuration for the next start.
+    pub fn configure(&self, config: &str) {
+        let config = config
+            .replace("$dir", self.path().to_str().expect("a UTF-8 path"))
+            .replace("$port", &self.port.to_string())
+            .replace("$all", "{ \"@\" = \"$user\" }")
+            .replace("$user", &ordinary_name());
+        fs::write(self.path().join("smtpd.conf"), config).expect("smtpd.conf");
+    }
+
+    /// Other arguments for the next start, in place of those of the test.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.args.truncate(3);
+        self.args.extend(args.iter().map(|arg| arg.to_string()));
+    }
+
     /// The instance root.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -219,10 +246,18 @@ impl Instance {
             .args(&self.args)
             .envs(self.envs.iter().map(|(k, v)| (k, v)));
         command
-            .stdin(Stdio::null())
+            .stdin(match self.input {
+                Some(_) => Stdio::piped(),
+                None => Stdio::null(),
+            })
             .stdout(Stdio::null())
             .stderr(log);
-        self.daemon = Some(command.spawn().expect("smtpd"));
+        let mut daemon = command.spawn().expect("smtpd");
+        if let (Some(mut stdin), Some(input)) = (daemon.stdin.take(), &self.input) {
+            // A daemon that ends before it reads is looked at by the test.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        self.daemon = Some(daemon);
     }
 
     /// A command of ours, to be run as the daemon's own user.
@@ -504,6 +539,14 @@ impl Client {
         Some(client)
     }
 
+    /// Connects to `to` with the address `from`, which may be any on loopback.
+    pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<Client> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        socket.connect(&to.into())?;
+        Ok(Client::over(socket.into()))
+    }
+
     fn over(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_nodelay(true).expect("nodelay");
@@ -748,10 +791,14 @@ pub fn tail(text: &str) -> &str {
     &text[start..]
 }
 
-/// A command that runs another one where `/etc/passwd` and `/etc/group` are those of `dir`.
+/// A command that runs another one where `/etc/passwd`, `/etc/group` and, if they are there,
+/// `/etc/hosts`, `/etc/resolv.conf` and `/var/mail` (`mailboxes`) are those of `dir`.
 fn with_its_own_users(dir: &Path) -> Command {
-    const SCRIPT: &str = "mount --bind \"$0/passwd\" /etc/passwd && \
-                          mount --bind \"$0/group\" /etc/group && exec \"$@\"";
+    const SCRIPT: &str = "for pair in passwd:/etc/passwd group:/etc/group hosts:/etc/hosts \
+                          resolv.conf:/etc/resolv.conf mailboxes:/var/mail; do \
+                          [ ! -e \"$0/${pair%%:*}\" ] || \
+                          mount --bind \"$0/${pair%%:*}\" \"${pair#*:}\" || exit 1; done; \
+                          exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", SCRIPT]).arg(dir);
     command

@@ -15,8 +15,10 @@ use crate::control::{Answer, Ask, Which};
 use crate::mail::MsgId;
 
 use super::failure::Failure;
-use super::instance::{decode_envelope, may_control};
+use super::instance::{configured_key, decode_envelope, may_control};
+use super::queue_key;
 use grammar::{Arg, Command, Misunderstood, Verb};
+use spool::Keys;
 
 /// Does what `words` (without the program's name and options) ask.
 pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
@@ -32,7 +34,11 @@ pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Re
 pub fn show_queue(only: Option<MsgId>, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
     let mut client = match Client::connect(&paths.socket) {
         Ok(client) => client,
-        Err(Error::Down) => return spool::show_queue(&paths.spool, only, decode_envelope, out),
+        Err(Error::Down) => {
+            return with_keys(paths, |keys| {
+                spool::show_queue(&paths.spool, only, decode_envelope, keys, out)
+            });
+        }
         Err(error) => return Err(error.into()),
     };
     for listed in client.list(only) {
@@ -67,9 +73,21 @@ fn execute(command: &Command, paths: &Paths, out: &mut dyn Write) -> Result<i32,
         Verb::ShowStats => monitor::show_stats(ask(Ask::Stats)?, out),
         Verb::Monitor => monitor::run(&mut Client::connect(&paths.socket)?, out),
         Verb::ShowQueue => show_queue(message(which), paths, out),
-        Verb::ShowEnvelope => spool::show_envelope(&paths.spool, which, out),
-        Verb::ShowMessage => spool::show_message(&paths.spool, which, out),
+        Verb::ShowEnvelope => with_keys(paths, |keys| {
+            spool::show_envelope(&paths.spool, which, keys, out)
+        }),
+        Verb::ShowMessage => with_keys(paths, |keys| {
+            spool::show_message(&paths.spool, which, keys, out)
+        }),
     }
+}
+
+/// An encrypted spool needs a key: the configured one, else what is typed.
+fn with_keys<T>(paths: &Paths, show: impl FnOnce(&Keys<'_>) -> T) -> T {
+    show(&Keys {
+        configured: &|| configured_key(paths),
+        ask: &|| queue_key::ask("key> "),
+    })
 }
 
 fn text(command: &Command) -> String {

@@ -2,16 +2,20 @@
 //! `show message`, and `show queue` when nothing answers on the socket.
 //!
 //! The spool changes while it is read: what has gone in the meantime is passed over. A file that
-//! makes no envelope is named on standard error and passed over too. Nothing secret is printed.
+//! makes no envelope is named on standard error and passed over too. Compressed files are read as
+//! they are; for encrypted ones the key is taken from smtpd.conf, or asked for. It is never printed.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::Failure;
+use crate::cli::queue_key;
 use crate::control::Which;
 use crate::control::listing::{self, Standing, State};
 use crate::mail::{Envelope, EvpId, MsgId};
+use crate::queue::Body;
+use crate::queue::coding::{Coding, Key, Name, Unreadable};
 use crate::queue::fs::{body_path, envelope_path, layout};
 use crate::sys::errno::strerror;
 
@@ -23,11 +27,16 @@ pub fn show_queue(
     spool: &Path,
     only: Option<MsgId>,
     decode: Decode,
+    keys: &Keys<'_>,
     out: &mut dyn Write,
 ) -> Result<i32, Failure> {
+    let coding = Coding {
+        key: (keys.configured)(),
+        ..Coding::default()
+    };
     for dir in messages(spool, only)? {
         for id in envelopes(&dir) {
-            match offline_line(&dir, id, decode) {
+            match offline_line(&dir, id, decode, &coding) {
                 Ok(Some(line)) => {
                     writeln!(out, "{id}|{line}").map_err(|e| Failure::output(&e))?;
                 }
@@ -40,27 +49,36 @@ pub fn show_queue(
 }
 
 /// Prints an envelope's file.
-pub fn show_envelope(spool: &Path, which: Which, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn show_envelope(
+    spool: &Path,
+    which: Which,
+    keys: &Keys<'_>,
+    out: &mut dyn Write,
+) -> Result<i32, Failure> {
     let Which::Envelope(id) = which else {
         return Err(Failure::new("bad message type"));
     };
-    copy(&spool.join(envelope_path(id)), out)
+    let path = spool.join(envelope_path(id));
+    copy(&path, Name::envelope(id), keys, out)
 }
 
 /// Prints a message's body.
-pub fn show_message(spool: &Path, which: Which, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn show_message(
+    spool: &Path,
+    which: Which,
+    keys: &Keys<'_>,
+    out: &mut dyn Write,
+) -> Result<i32, Failure> {
     let msgid = match which {
         Which::Message(id) => id,
         Which::Envelope(id) => id.msgid(),
         Which::All => return Err(Failure::new("bad message type")),
     };
-    copy(&spool.join(body_path(msgid)), out)
+    copy(&spool.join(body_path(msgid)), Name::body(msgid), keys, out)
 }
 
 /// Envelope files are a few lines; what is longer is none.
 const LONGEST_ENVELOPE: u64 = 1 << 20;
-const GZIP: &[u8] = &[0x1f, 0x8b];
-const ENCRYPTED: &[u8] = &[0x01];
 
 /// Directories of messages, sorted by their ids: the buckets are the ids' first digits.
 fn messages(spool: &Path, only: Option<MsgId>) -> Result<Vec<PathBuf>, Failure> {
@@ -104,7 +122,12 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Fields 2 to 14 of an envelope that lies in the spool; `None` when it has just gone.
-fn offline_line(dir: &Path, id: EvpId, decode: Decode) -> Result<Option<String>, String> {
+fn offline_line(
+    dir: &Path,
+    id: EvpId,
+    decode: Decode,
+    coding: &Coding,
+) -> Result<Option<String>, String> {
     let path = dir.join(id.to_string());
     let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let mut bytes = Vec::new();
@@ -115,12 +138,12 @@ fn offline_line(dir: &Path, id: EvpId, decode: Decode) -> Result<Option<String>,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&strerror(&error))),
     }
-    if bytes.starts_with(GZIP) {
-        return Err("offline compressed queue is not supported yet".to_owned());
-    }
-    if bytes.starts_with(ENCRYPTED) {
-        return Err("offline encrypted queue is not supported yet".to_owned());
-    }
+    let bytes = coding
+        .decode(Name::envelope(id), &bytes, LONGEST_ENVELOPE as usize)
+        .map_err(|unreadable| match unreadable {
+            Unreadable::Key(_) => "offline encrypted queue is not supported yet".to_owned(),
+            other => failed(&other),
+        })?;
     let envelope = decode(id, &bytes).map_err(|why| failed(&why))?;
     let standing = Standing {
         expires: listing::expiry(&envelope, 0),
@@ -136,37 +159,67 @@ fn eprintln_quietly(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn copy(path: &Path, out: &mut dyn Write) -> Result<i32, Failure> {
-    let mut file = File::open(path).map_err(|e| Failure::io("fopen", &e))?;
+fn copy(path: &Path, name: Name, keys: &Keys<'_>, out: &mut dyn Write) -> Result<i32, Failure> {
+    let mut text = keys.open(path, name)?;
     let mut buffer = vec![0; 64 * 1024];
-    let mut first = true;
     loop {
-        let count = match file.read(&mut buffer) {
+        let count = match text.read(&mut buffer) {
             Ok(0) => return Ok(0),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Failure::io("fread", &error)),
         };
         let bytes = buffer.get(..count).unwrap_or_default();
-        if first {
-            refuse_unreadable(bytes)?;
-            first = false;
-        }
         out.write_all(bytes).map_err(|e| Failure::output(&e))?;
     }
 }
 
-fn refuse_unreadable(start: &[u8]) -> Result<(), Failure> {
-    let kind = if start.starts_with(GZIP) {
-        "compressed"
-    } else if start.starts_with(ENCRYPTED) {
-        "encrypted"
-    } else {
-        return Ok(());
-    };
-    Err(Failure::new(format!(
-        "object is {kind}, and this version cannot show those yet"
-    )))
+/// Where the key to an encrypted file comes from.
+pub struct Keys<'a> {
+    /// What smtpd.conf says.
+    pub configured: &'a dyn Fn() -> Option<Key>,
+    /// What somebody types.
+    pub ask: &'a dyn Fn() -> Result<Vec<u8>, String>,
+}
+
+/// How often a wrong key may be typed.
+const TRIES: usize = 3;
+
+impl Keys<'_> {
+    /// Opens a file of the spool. The daemon is not asked: it need not run, and need not know the
+    /// key.
+    fn open(&self, path: &Path, name: Name) -> Result<Body, Failure> {
+        let open = |key: Option<Key>| {
+            let file = File::open(path).map_err(|e| Failure::io("fopen", &e))?;
+            let coding = Coding {
+                key,
+                ..Coding::default()
+            };
+            match coding.open(name, file) {
+                Ok(body) => Ok(Ok(body)),
+                Err(Unreadable::Key(why)) => Ok(Err(why)),
+                Err(Unreadable::Io(error)) => Err(Failure::io("fread", &error)),
+                Err(damaged) => Err(Failure::new(format!("object is damaged: {damaged}"))),
+            }
+        };
+        let mut tried = open(None)?;
+        if tried.is_err() {
+            if let Some(key) = (self.configured)() {
+                tried = open(Some(key))?;
+            }
+        }
+        for _ in 0..TRIES {
+            let Err(why) = tried else {
+                break;
+            };
+            let bytes = (self.ask)()
+                .map_err(|no| Failure::new(format!("object is encrypted: {why}: {no}")))?;
+            let key = queue_key::key(&bytes);
+            let key = key.ok_or_else(|| Failure::new("crypto-setup: invalid key"))?;
+            tried = open(Some(key))?;
+        }
+        tried.map_err(|why| Failure::new(format!("object is encrypted: {why}")))
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +234,11 @@ mod tests {
             false => Err("version mismatch".to_owned()),
         }
     }
+
+    const NO_KEYS: Keys<'_> = Keys {
+        configured: &|| None,
+        ask: &|| Err("nobody is there".to_owned()),
+    };
 
     fn message_dir(spool: &Path, msgid: &str) -> PathBuf {
         let body = spool.join(body_path(msgid.parse().unwrap()));
@@ -200,7 +258,7 @@ mod tests {
 
     fn shown(spool: &Path, only: Option<MsgId>) -> (i32, String) {
         let mut out = Vec::new();
-        let code = show_queue(spool, only, decode, &mut out).unwrap();
+        let code = show_queue(spool, only, decode, &NO_KEYS, &mut out).unwrap();
         (code, String::from_utf8(out).unwrap())
     }
 
@@ -232,7 +290,10 @@ mod tests {
         fs::write(dir.path().join(envelope_path(id)), file).unwrap();
         let mut out = Vec::new();
         let decode = crate::cli::instance::decode_envelope;
-        assert_eq!(show_queue(dir.path(), None, decode, &mut out), Ok(0));
+        assert_eq!(
+            show_queue(dir.path(), None, decode, &NO_KEYS, &mut out),
+            Ok(0)
+        );
         let line = "1a2b3c4d00000001|local|mda||alice@example.org|bob@example.org|\
                     bob@example.org|1700000000|1700345600|0|0|offline||\n";
         assert_eq!(String::from_utf8(out).unwrap(), line);
@@ -261,18 +322,18 @@ mod tests {
         let id: EvpId = "1a2b3c4d00000001".parse().unwrap();
         for which in [Which::Envelope(id), Which::Message(id.msgid())] {
             let mut out = Vec::new();
-            assert_eq!(show_message(dir.path(), which, &mut out), Ok(0));
+            assert_eq!(show_message(dir.path(), which, &NO_KEYS, &mut out), Ok(0));
             assert_eq!(out, b"Subject: x\n\nbody \x1b[m\n");
         }
         let mut out = Vec::new();
         assert_eq!(
-            show_envelope(dir.path(), Which::Envelope(id), &mut out),
+            show_envelope(dir.path(), Which::Envelope(id), &NO_KEYS, &mut out),
             Ok(0)
         );
         assert_eq!(out, b"1a2b3c4d00000001");
         let gone = Which::Message("00000001".parse().unwrap());
         assert_eq!(
-            show_message(dir.path(), gone, &mut Vec::new()),
+            show_message(dir.path(), gone, &NO_KEYS, &mut Vec::new()),
             Err(Failure::new("fopen: No such file or directory"))
         );
     }
@@ -281,11 +342,60 @@ mod tests {
     fn what_is_encrypted_is_not_printed_and_neither_is_a_key() {
         let dir = spool_with(&["1a2b3c4d00000001"]);
         let message = message_dir(dir.path(), "1a2b3c4d").join("message");
-        fs::write(&message, b"\x01secret").unwrap();
+        fs::write(&message, [b"\x01".as_slice(), &[7; 40]].concat()).unwrap();
         let mut out = Vec::new();
         let which = Which::Message("1a2b3c4d".parse().unwrap());
-        let failure = show_message(dir.path(), which, &mut out).unwrap_err();
+        let failure = show_message(dir.path(), which, &NO_KEYS, &mut out).unwrap_err();
+        assert!(failure.text.starts_with("object is encrypted") && out.is_empty());
+        let wrong = Keys {
+            ask: &|| Ok(b"secret secret secret secret secr".to_vec()),
+            ..NO_KEYS
+        };
+        let failure = show_message(dir.path(), which, &wrong, &mut out).unwrap_err();
         assert!(failure.text.starts_with("object is encrypted") && out.is_empty());
         assert!(!failure.text.contains("secret"));
+        let short = Keys {
+            ask: &|| Ok(b"secret".to_vec()),
+            ..NO_KEYS
+        };
+        let failure = show_message(dir.path(), which, &short, &mut out);
+        assert_eq!(failure, Err(Failure::new("crypto-setup: invalid key")));
+    }
+
+    #[test]
+    fn what_is_compressed_or_encrypted_is_shown_as_text() {
+        // smtpctl(8), show message: raw; the key is that of smtpd.conf(5), or typed.
+        let dir = spool_with(&["1a2b3c4d00000001"]);
+        let id: EvpId = "1a2b3c4d00000001".parse().unwrap();
+        let text = "0123456789abcdef0123456789abcdef";
+        let coding = Coding {
+            compress: true,
+            key: Key::new(text),
+        };
+        let path = dir.path().join(envelope_path(id));
+        let sealed = coding
+            .encode(Name::envelope(id), id.to_string().as_bytes())
+            .unwrap();
+        fs::write(&path, sealed).unwrap();
+        let typed = Keys {
+            ask: &|| Ok(text.as_bytes().to_vec()),
+            ..NO_KEYS
+        };
+        let configured = Keys {
+            configured: &|| Key::new(text),
+            ..NO_KEYS
+        };
+        for keys in [&typed, &configured] {
+            let mut out = Vec::new();
+            let shown = show_envelope(dir.path(), Which::Envelope(id), keys, &mut out);
+            assert_eq!((shown, &out[..]), (Ok(0), id.to_string().as_bytes()));
+        }
+        let mut out = Vec::new();
+        assert_eq!(
+            show_queue(dir.path(), None, decode, &configured, &mut out),
+            Ok(0)
+        );
+        assert!(out.starts_with(b"1a2b3c4d00000001|local|"));
+        assert_eq!(shown(dir.path(), None), (0, String::new()));
     }
 }

@@ -7,7 +7,9 @@ mod action;
 mod filter;
 mod global;
 mod listen;
+mod pattern;
 mod pki;
+mod reach;
 mod rule;
 mod table;
 

@@ -2,10 +2,12 @@
 
 use crate::config::ast::{CriterionKind, CriterionText, MatchText, PatternText};
 use crate::config::lexer::Pos;
-use crate::config::model::{Criterion, Rule, TableSource, Test};
+use crate::config::model::{Criterion, Rule, Test};
+use crate::config::print;
+use crate::util::Line;
 
 use super::table::Service;
-use super::{Checker, did_you_mean, limits};
+use super::{Checker, did_you_mean};
 
 /// What a rule asks for, one slot per criterion. The slots stand in the order of evaluation, the
 /// same for every rule however it is written: it decides which table is asked first.
@@ -68,6 +70,7 @@ impl Checker<'_> {
         self.config.rules.push(Rule {
             criteria: slots.into_criteria(),
             action: text.action.as_ref().map(|action| action.value.clone()),
+            text: Line::sanitize(print::rule(text).as_bytes()),
             at: self.place(at),
         });
     }
@@ -174,51 +177,5 @@ impl Checker<'_> {
             self.error(at, format!("{word} already specified for this rule"));
         }
         *slot = criterion;
-    }
-
-    /// Warns of rules that an earlier one always takes the mail from.
-    pub(super) fn unreachable(&mut self) {
-        let asked: Vec<Vec<String>> = self
-            .config
-            .rules
-            .iter()
-            .take(limits::COMPARED_RULES)
-            .map(|rule| self.asked(rule))
-            .collect();
-        for (later, at) in asked.iter().zip(&self.declared.rules).skip(1) {
-            let earlier = self
-                .config
-                .rules
-                .iter()
-                .zip(&asked)
-                .take_while(|(_, earlier)| !std::ptr::eq(*earlier, later))
-                .find(|(_, earlier)| earlier.iter().all(|question| later.contains(question)));
-            if let Some((rule, _)) = earlier {
-                let text = format!(
-                    "this rule is never reached: the one at {} takes everything it matches",
-                    rule.at
-                );
-                self.diagnostics.warning(*at, text);
-            }
-        }
-    }
-
-    /// What a rule asks, in words that can be compared; `any` asks nothing.
-    fn asked(&self, rule: &Rule) -> Vec<String> {
-        let all = |criterion: &&Criterion| {
-            !criterion.negated && matches!(criterion.test, Test::FromAny | Test::ForAny)
-        };
-        let words = |criterion: &Criterion| {
-            let mut words = format!("{criterion:?}");
-            if let Some((start, end)) = words.find("<dynamic:").zip(words.rfind('>'))
-                && let Some(name) = words.get(start..=end)
-                && let Some(TableSource::List(values)) = self.config.tables.get(name)
-            {
-                words = words.replace(name, &format!("{values:?}"));
-            }
-            words
-        };
-        let asked = rule.criteria.iter().filter(|c| !all(c));
-        asked.map(words).collect()
     }
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::config::ast::{PatternText, TableRef, TableValue, Text};
+use crate::config::ast::{TableRef, TableValue, Text};
 use crate::config::lexer::Pos;
-use crate::config::model::{Pattern, TableName, TableSource};
-use crate::config::netaddr::Network;
+use crate::config::model::{TableName, TableSource};
 use crate::config::sources::file_of_table;
 use crate::config::table_text::{Entries, Shape};
-use crate::config::{Defaults, ere, limits};
+use crate::config::{Defaults, limits};
 
 use super::{Checker, did_you_mean};
 
@@ -266,84 +265,5 @@ impl Checker<'_> {
         let text = format!("{}; {is}", refused(&name));
         self.error(table.at, text);
         None
-    }
-
-    /// The table of a criterion; `what` is the criterion's word in messages.
-    pub(super) fn pattern(
-        &mut self,
-        pattern: &PatternText,
-        service: Service,
-        what: &str,
-    ) -> Option<Pattern> {
-        let takes = match service {
-            Service::Mailaddr if !pattern.regex => Takes::Keys,
-            _ => Takes::List,
-        };
-        let refused = |name: &str| format!("table \"{name}\" may not be used for {what} lookups");
-        let table = self.table_for(&pattern.table, takes, service, refused)?;
-        if pattern.regex {
-            self.patterns_of(&table, pattern.table.at);
-        } else if service == Service::Netaddr {
-            self.networks_of(&table, pattern.table.at);
-        }
-        Some(Pattern {
-            table,
-            regex: pattern.regex,
-        })
-    }
-
-    /// Says which entries of a table are not extended regular expressions.
-    fn patterns_of(&mut self, table: &str, at: Pos) {
-        let complaint = |key: &str| {
-            let reason = ere::translate(key).err()?;
-            Some(format!("invalid regular expression \"{key}\": {reason}"))
-        };
-        for (file, line, text) in self.entries_that(table, complaint) {
-            match file {
-                Some(file) => self.diagnostics.error_in(at, &file, line, text),
-                None => self.error(at, text),
-            }
-        }
-    }
-
-    /// Warns of entries that can never match an address.
-    fn networks_of(&mut self, table: &str, at: Pos) {
-        let complaint = |key: &str| {
-            let text = key == "local" || key.contains('%') || Network::parse(key).is_some();
-            (!text).then(|| format!("\"{key}\" is not an address or network, it never matches"))
-        };
-        for (file, line, text) in self.entries_that(table, complaint) {
-            let text = file.map_or(text.clone(), |file| format!("{file}:{line}: {text}"));
-            self.diagnostics.warning(at, text);
-        }
-    }
-
-    /// Entries with a complaint, the first few of them: file and line where they have one.
-    fn entries_that(
-        &self,
-        table: &str,
-        complaint: impl Fn(&str) -> Option<String>,
-    ) -> Vec<(Option<String>, u32, String)> {
-        const FEW: usize = 20;
-        let inline = |text| (None, 0, text);
-        match self.config.tables.get(table) {
-            Some(TableSource::List(keys)) => {
-                let texts = keys.iter().filter_map(|key| complaint(key));
-                texts.map(inline).take(FEW).collect()
-            }
-            Some(TableSource::File(path)) => {
-                let bytes = self.sources.file(path).unwrap_or_default();
-                let entries = Entries::new(bytes, None).filter_map(Result::ok);
-                let name = path.display().to_string();
-                entries
-                    .filter_map(|entry| {
-                        let text = complaint(entry.key)?;
-                        Some((Some(name.clone()), entry.line, text))
-                    })
-                    .take(FEW)
-                    .collect()
-            }
-            _ => Vec::new(),
-        }
     }
 }

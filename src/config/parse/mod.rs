@@ -50,6 +50,10 @@ pub fn parse(
     while let Some(statement) = parser.statement() {
         ast.statements.push(statement);
     }
+    for (name, at) in parser.lexer.unused_macros() {
+        let text = format!("macro \"{name}\" is not used");
+        parser.diagnostics.warning(at, text);
+    }
     ast.broken = parser.broken;
     ast
 }
@@ -173,8 +177,9 @@ impl Parser<'_> {
                 "macro \"{name}\" can never be used: its name must be made of letters, digits and underscores"
             );
             self.diagnostics.warning(next_at, text);
+            return Ok(None);
         }
-        self.lexer.define(&name, &value.value);
+        self.lexer.define(&name, &value.value, at);
         Ok(None)
     }
 

@@ -3,11 +3,10 @@
 //! An existing Return-Path is left out, for it would be another delivery's. A message whose header
 //! says that it was delivered to this destination before is a loop and is not read further.
 
-use std::fs::File;
 use std::io::{self, Cursor, Read};
 
 use crate::mail::Envelope;
-use crate::queue::Queue;
+use crate::queue::{Body, Queue};
 use crate::rfc5322::fields;
 
 /// Most bytes of header that are looked at; what comes after is passed on as it is.
@@ -18,7 +17,7 @@ const STEP: usize = 64 * 1024;
 /// A message with the headers of this delivery in front.
 pub struct Content {
     start: Cursor<Vec<u8>>,
-    rest: File,
+    rest: Body,
 }
 
 /// Why there is nothing to deliver.
@@ -79,7 +78,7 @@ fn added_headers(envelope: &Envelope) -> String {
 }
 
 /// Reads until an empty line has come, to the bound, or to the end of the message.
-fn read_header(from: &mut File) -> io::Result<Vec<u8>> {
+fn read_header(from: &mut Body) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
         let before = bytes.len();

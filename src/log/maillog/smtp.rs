@@ -3,7 +3,7 @@
 //! What a stranger sent is escaped as vis(3) does, and `"` with a backslash, so that no client can
 //! end a field or a line and write one of its own.
 
-use crate::mail::{EvpId, MailAddr, MsgId, Peer, SessionId};
+use crate::mail::{EvpId, MailAddr, MsgId, Peer, Refusal, SessionId};
 use crate::util::vis::{self, Style};
 
 /// A client has connected and its name is known, or it has none.
@@ -18,6 +18,14 @@ pub fn smtp_connected(session: SessionId, peer: &Peer, rdns: Option<&str>) {
 pub fn smtp_failed_command(session: SessionId, peer: &Peer, command: &[u8], reply: &str) {
     let line = failed_command(session, peer, command, reply);
     crate::log::info(format_args!("{line}"));
+}
+
+/// A recipient is refused by the rules or by what they lead to; nothing if nobody knows why.
+pub fn smtp_reject(session: SessionId, rcpt: &MailAddr, refusal: &Refusal) {
+    if refusal.reason.is_some() || refusal.rule.is_some() {
+        let line = reject(session, rcpt, refusal);
+        crate::log::info(format_args!("{line}"));
+    }
 }
 
 /// Input broke a limit of the protocol.
@@ -53,6 +61,18 @@ pub fn smtp_io_error(session: SessionId, error: &str) {
     crate::log::info(format_args!(
         "{session} smtp disconnected reason=\"io-error: {error}\""
     ));
+}
+
+/// File and line of the rule, `none` if no rule has decided; a blank in a file's name is `\040`.
+fn reject(session: SessionId, rcpt: &MailAddr, refusal: &Refusal) -> String {
+    let rule = refusal.rule.as_deref().unwrap_or("none");
+    let rule = visible(rule.as_bytes()).replace(' ', "\\040");
+    let reason = refusal.reason.as_deref().unwrap_or_default();
+    let (rcpt, reason) = (
+        visible(rcpt.to_string().as_bytes()),
+        visible(reason.as_bytes()),
+    );
+    format!("{session} smtp reject rcpt=<{rcpt}> rule={rule} reason=\"{reason}\"")
 }
 
 /// The address is last, behind the fields that scripts know by place.
@@ -91,6 +111,23 @@ mod tests {
              command=\"HELO x\\\" result=\\\"250 ok\\\"\\n\\^[[2J\\\\\\M-i\\240\\M^@\\M^?\\000\\r\" \
              result=\"501 say \\\"x\\\"\" address=local"
         );
+    }
+
+    #[test]
+    fn a_rejection_names_the_rule_and_nobody_forges_a_field_of_it() {
+        let rcpt = MailAddr::new("x\" rule=y", "e.org").unwrap();
+        let refusal = Refusal::new(550, "Invalid recipient").because("table \"t\" said no");
+        let place = crate::util::Line::new("/etc/my mail/smtpd.conf:12").unwrap();
+        let by_rule = Refusal {
+            rule: Some(place),
+            ..refusal.clone()
+        };
+        assert_eq!(
+            reject(SessionId(1), &rcpt, &by_rule),
+            "0000000000000001 smtp reject rcpt=<x\\\" rule=y@e.org> \
+             rule=/etc/my\\040mail/smtpd.conf:12 reason=\"table \\\"t\\\" said no\""
+        );
+        assert!(reject(SessionId(1), &rcpt, &refusal).contains("> rule=none reason="));
     }
 
     #[test]

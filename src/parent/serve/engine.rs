@@ -97,6 +97,9 @@ impl Parent {
         }
         let control = OwnedFd::from(self.held.control.listener.try_clone()?);
         frames.push((Reply::Control, vec![control]));
+        if let Some(key) = &self.options.queue_key {
+            frames.push((Reply::QueueKey(key.clone()), Vec::new()));
+        }
         let start = Reply::Start {
             verbose: log::is_verbose(),
             pause_mda: self.options.pause_mda,

@@ -1,3 +1,4 @@
+use crate::config::Secret;
 use crate::util::Line;
 use crate::util::dice::Dice;
 
@@ -69,7 +70,7 @@ impl Chance {
     }
 
     fn reply(&mut self) -> Reply {
-        match self.below(8) {
+        match self.below(9) {
             0 => Reply::Config,
             1 => Reply::Listener {
                 index: self.next() as u32,
@@ -103,6 +104,7 @@ impl Chance {
                     _ => Found::Unusable { text: self.line() },
                 },
             },
+            7 => Reply::QueueKey(Secret::new(self.line())),
             _ => Reply::Shutdown,
         }
     }

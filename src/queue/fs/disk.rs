@@ -44,10 +44,32 @@ pub trait Disk: Send + Sync {
 pub trait DiskFile: Send {
     /// Appends all of `bytes`.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Nothing more will be written.
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Lets the disk begin with what has been written. Only a hint.
     fn start_writeback(&mut self) {}
     /// Makes the contents durable.
     fn sync(&mut self) -> io::Result<()>;
+}
+
+impl DiskFile for Box<dyn DiskFile> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        (**self).write(bytes)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        (**self).finish()
+    }
+
+    fn start_writeback(&mut self) {
+        (**self).start_writeback();
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        (**self).sync()
+    }
 }
 
 /// Looks at one entry of a directory.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::body::BodyWriter;
+use crate::queue::coding::Name;
 use crate::queue::{Draft, envelope_file};
 use crate::sys;
 
@@ -91,7 +92,8 @@ impl FsDraft {
                 .shared
                 .disk
                 .create(&dir.join(envelope.id.to_string()))?;
-            file.write(text.as_bytes())?;
+            let coding = &self.shared.options.coding;
+            file.write(&coding.encode(Name::envelope(envelope.id), text.as_bytes())?)?;
             written.push(file);
         }
         sync_files(&mut written)
@@ -189,7 +191,8 @@ fn create_body(shared: &Shared, msgid: MsgId, place: &mut Place) -> io::Result<B
     let dir = layout::incoming_dir(msgid);
     shared.disk.mkdir(&dir)?;
     *place = Place::Incoming;
-    shared.disk.create(&dir.join(layout::BODY))
+    let file = shared.disk.create(&dir.join(layout::BODY))?;
+    shared.options.coding.writer(Name::body(msgid), file)
 }
 
 fn sync_files(written: &mut Vec<Box<dyn DiskFile>>) -> io::Result<()> {

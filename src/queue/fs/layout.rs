@@ -104,6 +104,11 @@ pub(super) fn scratch(id: EvpId, serial: u64) -> PathBuf {
     PathBuf::from(format!("{TEMPORARY}/{id}.{serial}"))
 }
 
+/// The same, for a body.
+pub(super) fn scratch_body(id: MsgId, serial: u64) -> PathBuf {
+    PathBuf::from(format!("{TEMPORARY}/{id}.{serial}"))
+}
+
 pub(super) fn purged(serial: u64) -> PathBuf {
     PathBuf::from(format!("{PURGE}/{serial:016x}"))
 }

@@ -28,7 +28,8 @@ use self::incoming::FsDraft;
 use self::space::Space;
 use self::walk::Walk;
 
-use super::{BeginError, Draft, LoadError, Store, body};
+use super::coding::Coding;
+use super::{BeginError, Body, Draft, LoadError, Store};
 
 mod buckets;
 mod corrupt;
@@ -36,6 +37,7 @@ mod dirsync;
 mod disk;
 mod ids;
 mod incoming;
+mod keyed;
 pub mod layout;
 mod purge;
 mod settle;
@@ -67,6 +69,8 @@ pub struct Options {
     pub max_envelopes: usize,
     /// The bytes of their files together.
     pub max_envelope_bytes: usize,
+    /// How files are written, and the key to those that are encrypted.
+    pub coding: Coding,
     /// The clock: it names buckets and ages the answer about free space.
     pub clock: Clock,
 }
@@ -83,6 +87,7 @@ impl Default for Options {
             min_free_inodes: 10_000,
             max_envelopes: 20_000,
             max_envelope_bytes: 32 * 1024 * 1024,
+            coding: Coding::default(),
             clock: Arc::new(Timestamp::now),
         }
     }
@@ -97,6 +102,8 @@ struct Shared {
     dirs: DirSync,
     space: Space,
     serial: AtomicU64,
+    /// Bodies that OpenSMTPD has encrypted are opened one at a time.
+    legacy: Mutex<()>,
     turns: [Mutex<()>; TURNS],
     /// Held for as long as the store is open.
     _lock: Option<File>,
@@ -137,9 +144,11 @@ impl Fs {
             space: Space::default(),
             // Names in purge outlive a process; a random start keeps them apart.
             serial: AtomicU64::new(sys::random::number_u64()),
+            legacy: Mutex::new(()),
             turns: [const { Mutex::new(()) }; TURNS],
             _lock: lock,
         };
+        shared.check_key()?;
         shared.clear_leftovers()?;
         Ok(Fs(Arc::new(shared)))
     }
@@ -167,8 +176,8 @@ impl Store for Fs {
         self.0.load(id)
     }
 
-    fn open_body(&self, id: MsgId) -> io::Result<File> {
-        let body = body::open(&*self.0.disk, &layout::body_path(id));
+    fn open_body(&self, id: MsgId) -> io::Result<Body> {
+        let body = self.0.open_body(id);
         body.inspect_err(|error| self.0.note(error))
     }
 

@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use crate::mail::{Envelope, EvpId, MsgId};
+use crate::queue::coding::Name;
 use crate::queue::envelope_file;
 use crate::sys;
 
@@ -80,9 +81,11 @@ impl Shared {
 
     fn write_scratch(&self, envelope: &Envelope) -> io::Result<PathBuf> {
         let text = envelope_file::encode(envelope).map_err(|why| invalid(&why))?;
+        let name = Name::envelope(envelope.id);
+        let bytes = self.options.coding.encode(name, text.as_bytes())?;
         let path = layout::scratch(envelope.id, self.serial());
         let written = self.disk.create(&path).and_then(|mut file| {
-            file.write(text.as_bytes())?;
+            file.write(&bytes)?;
             file.sync()
         });
         match written {

@@ -6,6 +6,7 @@ use std::thread;
 
 use crate::mail::samples::envelope;
 use crate::queue::Queue;
+use crate::queue::coding::Key;
 use crate::queue::contract::commit;
 
 use super::*;
@@ -323,4 +324,158 @@ fn many_threads_commit_change_and_remove_at_once() {
     for room in ["incoming", "temporary", "purge", "corrupt"] {
         assert!(spool.names(room).is_empty(), "{room}");
     }
+}
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+fn coded(compress: bool, key: Option<&str>) -> Options {
+    Options {
+        coding: Coding {
+            compress,
+            key: key.and_then(Key::new),
+        },
+        ..Options::default()
+    }
+}
+
+/// Closes the spool and opens it with other options.
+fn reopen(spool: Spool, options: Options) -> io::Result<Spool> {
+    let Spool { dir, fs, queue } = spool;
+    drop((fs, queue));
+    let fs = Fs::open(dir.path(), options)?;
+    let queue = Queue::new(Arc::new(fs.clone()));
+    Ok(Spool { dir, fs, queue })
+}
+
+fn text_of(spool: &Spool, id: MsgId) -> io::Result<String> {
+    let mut text = String::new();
+    io::Read::read_to_string(&mut spool.queue.open_body(id)?, &mut text)?;
+    Ok(text)
+}
+
+#[test]
+fn a_spool_stays_readable_when_its_options_change() {
+    // spool-layout.md, Coded files: a file says itself what it is.
+    let mut spool = Spool::new();
+    let mut written = Vec::new();
+    for (compress, key) in [
+        (false, None),
+        (true, None),
+        (false, Some(KEY)),
+        (true, Some(KEY)),
+    ] {
+        // Until there is something sealed, no key is needed.
+        spool = reopen(spool, coded(compress, key)).unwrap();
+        let text = format!("Subject: {compress} {key:?}\n\ntext\n");
+        let envelope = commit(&spool.queue, &["ann"], text.as_bytes()).remove(0);
+        written.push((envelope, text));
+        for (envelope, text) in &written {
+            assert_eq!(spool.queue.load(envelope.id).unwrap(), *envelope);
+            assert_eq!(text_of(&spool, envelope.id.msgid()).unwrap(), *text);
+        }
+    }
+    let body = fs::read(spool.at(body_path(written[3].0.id.msgid()))).unwrap();
+    assert!(body.starts_with(b"\x02SMTPD-Q"));
+    assert!(!body.windows(7).any(|found| found == b"Subject"));
+    let spool = reopen(spool, coded(false, Some(KEY))).unwrap();
+    for (envelope, _) in &written {
+        spool.queue.update(envelope).unwrap();
+        spool.queue.remove(envelope.id).unwrap();
+    }
+    assert_eq!(spool.queue.messages().count(), 0);
+}
+
+#[test]
+fn a_wrong_key_stops_the_start_and_moves_nothing() {
+    // spool-layout.md, Coded files: never to corrupt for want of a key.
+    let spool = Spool::with(coded(true, Some(KEY)));
+    let envelope = commit(&spool.queue, &["ann", "bob"], b"text\n").remove(0);
+    let dir = spool.dir.path().to_owned();
+    let Spool {
+        dir: keep,
+        fs,
+        queue,
+    } = spool;
+    drop((fs, queue));
+    for key in [None, Some("another key of thirty-two bytes.")] {
+        let error = Fs::open(&dir, coded(false, key)).map(drop).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("encrypted") && text.ends_with("nothing has been changed"),
+            "{text}"
+        );
+    }
+    let fs = Fs::open(&dir, coded(false, Some(KEY))).unwrap();
+    let queue = Queue::new(Arc::new(fs.clone()));
+    assert_eq!(queue.envelopes(envelope.id.msgid()).unwrap().len(), 2);
+    drop(keep);
+}
+
+#[test]
+fn what_another_key_has_sealed_is_held_among_the_rest() {
+    let spool = Spool::with(coded(false, Some("another key of thirty-two bytes.")));
+    let held = commit(&spool.queue, &["ann"], b"text\n").remove(0);
+    let (from, aside) = (
+        spool.at(layout::message_dir(held.id.msgid())),
+        spool.at("aside"),
+    );
+    fs::rename(&from, &aside).unwrap();
+    let spool = reopen(spool, coded(false, Some(KEY))).unwrap();
+    fs::create_dir_all(from.parent().unwrap()).unwrap();
+    fs::rename(&aside, &from).unwrap();
+    let msgid = held.id.msgid();
+    assert_eq!(spool.queue.envelopes(msgid).unwrap(), []);
+    let Err(LoadError::Io(error)) = spool.queue.load(held.id) else {
+        panic!("loaded");
+    };
+    assert!(
+        error.to_string().ends_with("it stays where it is"),
+        "{error}"
+    );
+    assert!(text_of(&spool, msgid).is_err());
+    assert!(spool.names("corrupt").is_empty());
+    assert!(from.join(held.id.to_string()).exists());
+}
+
+#[test]
+fn a_damaged_sealed_envelope_goes_to_corrupt() {
+    let spool = Spool::with(coded(false, Some(KEY)));
+    let envelope = commit(&spool.queue, &["ann"], b"text\n").remove(0);
+    let path = spool.at(envelope_path(envelope.id));
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(spool.queue.envelopes(envelope.id.msgid()).unwrap(), []);
+    assert_eq!(spool.names("corrupt").len(), 1);
+}
+
+#[test]
+fn a_queue_that_opensmtpd_has_encrypted_is_taken_over() {
+    // spool-layout.md, Coded files: 0x01, nonce, text, seal; the body passes on as ours.
+    let spool = Spool::new();
+    let envelope = commit(&spool.queue, &["ann"], b"").remove(0);
+    let old = |name: &str| {
+        let digits = fs::read_to_string(format!("tests/spool/opensmtpd/{name}.hex")).unwrap();
+        let digit = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+        (0..digits.trim().len())
+            .step_by(2)
+            .map(digit)
+            .collect::<Vec<u8>>()
+    };
+    fs::write(spool.at(body_path(envelope.id.msgid())), old("message")).unwrap();
+    fs::write(spool.at(envelope_path(envelope.id)), old("envelope")).unwrap();
+    assert!(reopen_fails(&spool));
+    let spool = reopen(spool, coded(false, Some(KEY))).unwrap();
+    let msgid = envelope.id.msgid();
+    let found = spool.queue.envelopes(msgid).unwrap();
+    assert_eq!(found[0].dest.to_string(), "bob@example.com");
+    assert_eq!(text_of(&spool, msgid).unwrap(), "Subject: x\n\nold mail\n");
+    assert!(spool.names("temporary").is_empty());
+}
+
+/// Whether the key check refuses a spool without a key. The lock is somebody's; the check comes
+/// before anything is touched.
+fn reopen_fails(spool: &Spool) -> bool {
+    let disk = Arc::new(RealDisk::new(spool.dir.path()));
+    Fs::with_disk(disk, Options::default()).is_err()
 }

@@ -2,8 +2,8 @@
 //!
 //! The walk holds the names of one bucket at a time, so it can run for as long as it likes while
 //! mail comes and goes; a message that is still being committed is not shown. A file that cannot
-//! be read as an envelope goes to `corrupt`; one that the disk, or its mode, does not let us read
-//! stays where it is, for the next look.
+//! be read as an envelope goes to `corrupt`; one that the disk, its mode, or the lack of its key
+//! does not let us read stays where it is, for the next look.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
-use crate::queue::{LoadError, envelope_file, is_shortage};
+use crate::queue::{LoadError, is_shortage};
 
 use super::{EntryKind, Shared, bogus, buckets, layout};
 
@@ -139,16 +139,10 @@ impl Shared {
         (!listing.body).then_some("no body")
     }
 
-    fn read_envelope(&self, id: EvpId) -> Result<Envelope, LoadError> {
-        let path = layout::envelope_path(id);
-        let bytes = self
-            .disk
-            .read(&path, envelope_file::MAX_FILE_BYTES + 1)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => LoadError::Missing,
-                _ => LoadError::Io(error),
-            })?;
-        envelope_file::decode(id, &bytes).map_err(LoadError::Corrupt)
+    /// The names of a message's envelopes, as far as they can be had.
+    pub(super) fn listed(&self, msgid: MsgId) -> Vec<EvpId> {
+        let listing = self.listing(msgid);
+        listing.map(|found| found.envelopes).unwrap_or_default()
     }
 
     fn listing(&self, msgid: MsgId) -> io::Result<Listing> {
@@ -170,7 +164,7 @@ impl Shared {
         Ok(listing)
     }
 
-    fn messages_in(&self, bucket: u8) -> Vec<MsgId> {
+    pub(super) fn messages_in(&self, bucket: u8) -> Vec<MsgId> {
         let dir = layout::bucket_dir(bucket);
         self.patiently(|| {
             let mut ids = Vec::new();

@@ -39,7 +39,7 @@ impl Session {
         let name = name.ok_or_else(|| Reply::new(501, text))?;
         let hello = format!(
             "{} Hello {name} {}, pleased to meet you",
-            self.listening.server_name,
+            self.server_name(),
             bracketed(&self.peer),
         );
         self.greeting = Some(Greeting { protocol, name });

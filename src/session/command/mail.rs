@@ -34,8 +34,8 @@ impl Session {
                 "4.5.3 Too many recipients: Too many messages sent",
             ));
         }
-        let (sender, rest) = path::reverse(argument, &self.listening.server_name)
-            .map_err(|_| Reply::new(553, "5.1.0 Sender address syntax error"))?;
+        let (sender, rest) =
+            path::reverse(argument, self.server_name()).map_err(|_| bad_sender())?;
         let params = params::mail(rest, self.dsn_support()).map_err(refuse_param)?;
         // RFC 1870 §6.1: said before the client sends it all.
         if params.size_bytes > Some(limits.max_message_size) {
@@ -64,7 +64,7 @@ impl Session {
                 Reply::new(421, "4.3.0 Temporary Error")
             }
         })?;
-        let smtpname = self.listening.server_name.clone();
+        let smtpname = self.server_name().clone();
         Ok(Transaction::begin(
             incoming,
             facts,
@@ -93,6 +93,11 @@ impl Session {
             false => DsnSupport::Offered,
         }
     }
+}
+
+/// What a client hears when the argument of MAIL is no address.
+pub fn bad_sender() -> Reply {
+    Reply::new(553, "5.1.0 Sender address syntax error")
 }
 
 fn refuse_param(bad: BadParam<'_>) -> Reply {

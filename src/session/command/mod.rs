@@ -11,6 +11,9 @@ mod rcpt;
 
 use crate::smtp::{Command, Reply, find};
 
+pub use mail::bad_sender;
+pub use rcpt::{bad_recipient, recipient_reply};
+
 use super::state::State;
 use super::{Services, Session};
 

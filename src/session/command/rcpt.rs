@@ -1,6 +1,7 @@
 //! RCPT (RFC 5321 §4.1.1.3): judged, expanded and put into the queue while the client waits.
 
-use crate::log;
+use crate::log::{self, maillog};
+use crate::mail::{MailAddr, Refusal};
 use crate::session::state::State;
 use crate::session::{Services, Session};
 use crate::smtp::params::{self, BadParam};
@@ -12,7 +13,7 @@ use super::not_allowed;
 
 impl Session {
     pub(super) fn rcpt(&mut self, argument: &[u8], world: &dyn Services) -> Reply {
-        let (server_name, dsn) = (self.listening.server_name.clone(), self.dsn_support());
+        let (server_name, dsn) = (self.server_name().clone(), self.dsn_support());
         let State::Mail(transaction) = &mut self.state else {
             return not_allowed();
         };
@@ -20,7 +21,7 @@ impl Session {
             return Reply::new(451, "4.5.3 Too many recipients: Too many recipients");
         }
         let Ok((rcpt, rest)) = path::forward(argument, &server_name) else {
-            return Reply::new(501, "5.1.3 Recipient address syntax error");
+            return bad_recipient();
         };
         let asked = match params::rcpt(rest, dsn) {
             Ok(params) => Asked {
@@ -31,7 +32,10 @@ impl Session {
         };
         let destinations = match world.expand(transaction.facts(), &rcpt) {
             Ok(destinations) => destinations,
-            Err(refusal) => return Reply::refusal(&refusal, &format!(": <{rcpt}>")),
+            Err(refusal) => {
+                maillog::smtp_reject(self.id, &rcpt, &refusal);
+                return recipient_reply(&rcpt, Err(&refusal));
+            }
         };
         // What was added in part cannot be taken back, so a failure ends the transaction.
         if let Err(error) = transaction.add(&rcpt, &asked, destinations, world.now()) {
@@ -39,8 +43,21 @@ impl Session {
             log::warn(format_args!("smtp-in: session {}: {text}", self.id));
             return Reply::new(421, "4.3.0 Temporary failure");
         }
-        Reply::new(250, "2.1.5 Destination address valid: Recipient ok")
+        recipient_reply(&rcpt, Ok(()))
     }
+}
+
+/// What a client hears when a recipient has been judged.
+pub fn recipient_reply(rcpt: &MailAddr, judged: Result<(), &Refusal>) -> Reply {
+    match judged {
+        Ok(()) => Reply::new(250, "2.1.5 Destination address valid: Recipient ok"),
+        Err(refusal) => Reply::refusal(refusal, &format!(": <{rcpt}>")),
+    }
+}
+
+/// What a client hears when the argument of RCPT is no address.
+pub fn bad_recipient() -> Reply {
+    Reply::new(501, "5.1.3 Recipient address syntax error")
 }
 
 fn what_failed(transaction: &Transaction, error: &std::io::Error) -> String {

@@ -32,7 +32,7 @@ pub fn enter(role: Role<'_>) -> io::Result<Vec<&'static str>> {
                 }
             }
             Role::Purge(dir) => landlock.allow(dir, READ | REMOVE)?,
-            Role::Parent => {}
+            Role::Keys | Role::Parent => {}
         }
         landlock.enforce()?;
         active.push("landlock");

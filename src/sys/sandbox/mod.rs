@@ -31,6 +31,8 @@ pub enum Role<'a> {
         /// May be changed.
         write: &'a [PathBuf],
     },
+    /// Signs what it is asked to over sockets that it is given: no files, no network.
+    Keys,
     /// Deletes what lies in this directory.
     Purge(&'a Path),
     /// Root's: starts programs, opens and makes files of users. Everything else, listening sockets

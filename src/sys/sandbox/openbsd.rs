@@ -29,6 +29,10 @@ pub fn enter(role: Role<'_>) -> io::Result<Vec<&'static str>> {
             unveil(dir, c"rc")?;
             pledge(c"stdio rpath cpath")?;
         }
+        Role::Keys => {
+            pledge(c"stdio recvfd unix")?;
+            return Ok(vec!["pledge"]);
+        }
         Role::Parent => {
             pledge(
                 c"stdio rpath wpath cpath fattr chown flock inet dns unix getpw sendfd recvfd \

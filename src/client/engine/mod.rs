@@ -1,0 +1,406 @@
+//! The conversation without a connection: bytes in, actions out; no socket, no clock.
+//!
+//! [`Engine::action`] says what is to be done: write these bytes, read for so long, make the TLS
+//! handshake, send the message. Whoever does it reports back. Every reply belongs to a command
+//! in `expected`, in order, so that commands may run ahead of their replies where the server
+//! offers PIPELINING (RFC 2920); bytes that nothing was asked for end the session.
+
+mod hello;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::mail::{DsnOffer, Remote};
+use crate::util::Line;
+
+use super::extensions::Extensions;
+use super::failure::{Failure, Stage};
+use super::order::{Hello, Protocol, Timeouts, Tls, Transacted};
+use super::reply::{Parser, Reply};
+
+use self::hello::AuthStep;
+use self::transaction::Transaction;
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Write all of these, within this time.
+    Write(Vec<u8>, Duration),
+    /// Read what there is and hand it to [`Engine::received`]. The time is for the whole reply: it
+    /// runs from when the number last changed.
+    Read(Duration, u64),
+    /// Make the TLS handshake and report to [`Engine::secured`].
+    Secure(Duration),
+    /// Send the message up to and with the final dot, then call [`Engine::sent`]. A message that
+    /// cannot be read to its end must not be ended: [`Engine::unreadable`].
+    Send,
+    /// Nothing: a transaction may begin, or the session end.
+    Rest,
+    /// Nothing more will come of this session.
+    Over,
+}
+
+/// One side's line, for a trace. What is secret is shown as `********`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Ours.
+    Client(Line),
+    /// The server's reply.
+    Server(Line),
+}
+
+/// A client's half of a session.
+#[derive(Debug)]
+pub struct Engine {
+    hello: Hello,
+    /// Who the server is, for outcomes.
+    name: Line,
+    state: State,
+    parser: Parser,
+    output: Vec<u8>,
+    expected: VecDeque<Expect>,
+    /// Replies so far.
+    heard: u64,
+    privacy: Privacy,
+    greeting: Line,
+    extensions: Extensions,
+    transaction: Option<Transaction>,
+    counts: Counts,
+    failure: Option<Failure>,
+    said: Option<Vec<Said>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Replies are awaited, or nothing is.
+    Talking,
+    /// The handshake is to be made.
+    Securing,
+    /// The message is to be sent.
+    Sending,
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Privacy {
+    Plain,
+    Secured,
+}
+
+/// What a reply answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expect {
+    Greeting,
+    Ehlo,
+    Helo,
+    Lhlo,
+    StartTls,
+    Auth(AuthStep),
+    Rset,
+    Mail,
+    /// A recipient, by its place.
+    Rcpt(usize),
+    Data,
+    /// The end of the message, for all recipients.
+    Dot,
+    /// The end of the message, for one.
+    DotFor(usize),
+    /// The end of a message that no recipient was accepted for.
+    EmptyDot,
+    Quit,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    /// Transactions begun.
+    begun: usize,
+    /// Messages that were accepted for at least one recipient.
+    accepted: usize,
+    /// Transactions since then.
+    fruitless: usize,
+    /// Recipients refused in a row.
+    refused: u32,
+    /// A transaction was left half-way and has to be reset.
+    unfinished: bool,
+}
+
+/// How a connection was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The peer closed it.
+    Closed,
+    /// The system says that the peer is gone, in these words.
+    Reset(Line),
+    /// It was given up, for the reason that these words give.
+    Broken(Line),
+}
+
+impl Loss {
+    fn text(&self) -> &str {
+        match self {
+            Loss::Closed => "Connection closed unexpectedly",
+            Loss::Reset(text) | Loss::Broken(text) => text,
+        }
+    }
+}
+
+/// Transactions in a row without an accepted message after which a session is of no use.
+const FRUITLESS_MAX: usize = 10;
+
+impl Engine {
+    /// A session with the server that is called `name` in outcomes. With `said`, both sides' lines
+    /// are kept for [`Engine::take_said`].
+    pub fn new(hello: Hello, name: Line, said: Trace) -> Engine {
+        let state = match hello.tls {
+            Tls::OnConnect => State::Securing,
+            _ => State::Talking,
+        };
+        Engine {
+            hello,
+            name,
+            state,
+            parser: Parser::default(),
+            output: Vec::new(),
+            expected: VecDeque::from([Expect::Greeting]),
+            heard: 0,
+            privacy: Privacy::Plain,
+            greeting: Line::default(),
+            extensions: Extensions::default(),
+            transaction: None,
+            counts: Counts::default(),
+            failure: None,
+            said: (said == Trace::On).then(Vec::new),
+        }
+    }
+
+    /// What is to be done now.
+    pub fn action(&mut self) -> Action {
+        if !self.output.is_empty() && self.state != State::Over {
+            return Action::Write(std::mem::take(&mut self.output), self.timeouts().block);
+        }
+        match self.state {
+            State::Over => Action::Over,
+            State::Securing => Action::Secure(self.timeouts().handshake),
+            State::Sending => Action::Send,
+            State::Talking => match self.expected.front() {
+                Some(expect) => Action::Read(self.time_for(*expect), self.heard),
+                None => Action::Rest,
+            },
+        }
+    }
+
+    /// Bytes came.
+    pub fn received(&mut self, bytes: &[u8]) {
+        if self.state == State::Over {
+            return;
+        }
+        self.parser.push(bytes);
+        while self.state != State::Over {
+            if self.expected.is_empty() && self.state != State::Sending {
+                if self.parser.has_rest() {
+                    self.lose(&Loss::Broken(Line::sanitize(TOO_MUCH.as_bytes())));
+                }
+                return;
+            }
+            match self.parser.reply() {
+                Ok(None) => return,
+                Ok(Some(reply)) => self.replied(&reply),
+                Err(malformed) => {
+                    let text = malformed.to_string();
+                    self.lose(&Loss::Broken(Line::sanitize(text.as_bytes())));
+                }
+            }
+        }
+    }
+
+    /// The connection is gone, or was given up.
+    pub fn lost(&mut self, loss: &Loss) {
+        if self.state != State::Over {
+            self.lose(loss);
+        }
+    }
+
+    /// Whether a transaction may begin.
+    pub fn can_take_more(&self) -> bool {
+        let most = self.extensions.mail_max.unwrap_or(usize::MAX);
+        self.state == State::Talking
+            && self.failure.is_none()
+            && self.expected.is_empty()
+            && self.transaction.is_none()
+            && self.counts.begun < most
+            && !self.is_refused()
+            && !self.rejects_all()
+    }
+
+    /// Whether so many transactions in a row came to nothing that it is not worth going on.
+    pub fn rejects_all(&self) -> bool {
+        self.counts.fruitless >= FRUITLESS_MAX
+    }
+
+    /// Whether too many recipients in a row were refused.
+    fn is_refused(&self) -> bool {
+        self.hello.max_failures > 0 && self.counts.refused >= self.hello.max_failures
+    }
+
+    /// Messages that were accepted for at least one recipient.
+    pub fn accepted(&self) -> usize {
+        self.counts.accepted
+    }
+
+    /// How long each phase may take.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.hello.timeouts
+    }
+
+    /// What the server offers.
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// What the server said first.
+    pub fn greeting(&self) -> &Line {
+        &self.greeting
+    }
+
+    /// Why the session is over, unless it ended well.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// What both sides have said since the last call.
+    pub fn take_said(&mut self) -> Vec<Said> {
+        self.said.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Ends the session in good manners.
+    pub fn quit(&mut self) {
+        if self.state == State::Talking && self.expected.is_empty() {
+            self.say("QUIT", Expect::Quit);
+        }
+    }
+
+    fn replied(&mut self, reply: &Reply) {
+        self.heard += 1;
+        if let Some(said) = &mut self.said {
+            said.push(Said::Server(reply.text().clone()));
+        }
+        let Some(expect) = self.expected.pop_front() else {
+            return self.interrupted(reply);
+        };
+        match expect {
+            Expect::Greeting
+            | Expect::Ehlo
+            | Expect::Helo
+            | Expect::Lhlo
+            | Expect::StartTls
+            | Expect::Auth(_) => self.hello_replied(expect, reply),
+            Expect::Quit => self.state = State::Over,
+            Expect::Rset
+            | Expect::Mail
+            | Expect::Rcpt(_)
+            | Expect::Data
+            | Expect::Dot
+            | Expect::DotFor(_)
+            | Expect::EmptyDot => self.transaction_replied(expect, reply),
+        }
+    }
+
+    /// Says a line.
+    fn say(&mut self, line: &str, expect: Expect) {
+        self.say_secret(line, line, expect);
+    }
+
+    /// Says `line`, which is shown as `shown`.
+    fn say_secret(&mut self, line: &str, shown: &str, expect: Expect) {
+        if let Some(said) = &mut self.said {
+            said.push(Said::Client(Line::sanitize(shown.as_bytes())));
+        }
+        self.output.extend_from_slice(line.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+        self.expected.push_back(expect);
+    }
+
+    fn lose(&mut self, loss: &Loss) {
+        self.state = State::Over;
+        let last = self.expected.front().copied();
+        self.expected.clear();
+        self.output.clear();
+        if last == Some(Expect::Quit) {
+            return;
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.lost(loss, self.counts.begun > 1);
+        }
+        self.failure
+            .get_or_insert_with(|| Failure::new(stage(last), loss.text()));
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.state = State::Over;
+        self.failure = Some(failure);
+    }
+
+    fn time_for(&self, expect: Expect) -> Duration {
+        let times = self.timeouts();
+        match expect {
+            Expect::Greeting => times.greeting,
+            Expect::Ehlo | Expect::Helo | Expect::Lhlo | Expect::StartTls | Expect::Auth(_) => {
+                times.hello
+            }
+            Expect::Rset => times.rset,
+            Expect::Mail => times.mail,
+            Expect::Rcpt(_) => times.rcpt,
+            Expect::Data => times.data,
+            Expect::Dot | Expect::DotFor(_) | Expect::EmptyDot => times.dot,
+            Expect::Quit => times.quit,
+        }
+    }
+
+    /// Whose reply an outcome's text is.
+    fn remote(&self) -> Remote {
+        Remote {
+            name: self.name.clone(),
+            dsn: match self.extensions.dsn {
+                true => DsnOffer::Offered,
+                false => DsnOffer::NotOffered,
+            },
+        }
+    }
+
+    fn is_lmtp(&self) -> bool {
+        self.hello.protocol == Protocol::Lmtp
+    }
+
+    /// What came of the transaction that has ended.
+    pub fn take(&mut self) -> Transacted {
+        self.transaction
+            .take()
+            .map(Transaction::into_result)
+            .unwrap_or_default()
+    }
+}
+
+/// Whether both sides' lines are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// They are.
+    On,
+    /// They are not.
+    Off,
+}
+
+const TOO_MUCH: &str = "Remote host sent too much data";
+
+fn stage(expect: Option<Expect>) -> Stage {
+    match expect {
+        Some(Expect::Greeting) => Stage::Banner,
+        Some(Expect::Ehlo | Expect::Helo | Expect::Lhlo) => Stage::Hello,
+        Some(Expect::StartTls) => Stage::StartTls,
+        Some(Expect::Auth(_)) => Stage::Auth,
+        _ => Stage::Session,
+    }
+}

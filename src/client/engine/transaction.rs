@@ -1,0 +1,526 @@
+//! One message: MAIL, RCPT for each recipient, DATA, the message, and whose outcome each reply is.
+
+use crate::mail::{EvpId, Outcome, Remote, Ret, Status, Verdict};
+use crate::util::Line;
+
+use super::super::extensions::{Extensions, Size};
+use super::super::order::{Message, Recipient, Transacted};
+use super::super::reply::{Class, Reply};
+use super::{Engine, Expect, Loss, State, TOO_MUCH};
+
+/// Most recipients of a transaction. RFC 5321 §4.5.3.1.8: any server takes a hundred.
+const RCPT_MAX: usize = 100;
+
+/// Commands that may be ahead of their replies. A server that waits for us to read them, while
+/// we wait for it to read commands, would never come to an end; so few fit any buffer.
+const AHEAD_MAX: usize = 32;
+
+/// A message on its way.
+#[derive(Debug)]
+pub struct Transaction {
+    mail: String,
+    step: Step,
+    slots: Vec<Slot>,
+    /// The first recipient that was not looked at yet.
+    next: usize,
+    /// Whether the server said anything of this message.
+    heard: bool,
+    /// Whether the server said that there are too many recipients.
+    full: bool,
+    settled: Vec<(EvpId, Outcome)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// MAIL is to be said.
+    Mail,
+    /// RCPT is to be said, for one after another; then DATA.
+    Rcpt,
+    /// DATA was said.
+    Data,
+    /// Nothing is left to say.
+    Ended,
+}
+
+#[derive(Debug)]
+struct Slot {
+    recipient: Recipient,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// RCPT was not said.
+    Unsaid,
+    /// RCPT was not answered.
+    Said,
+    Accepted,
+    /// To be tried in another transaction.
+    Untried,
+    Settled,
+}
+
+impl Engine {
+    /// Most recipients that [`Engine::begin`] should be given.
+    pub fn most_recipients(&self) -> usize {
+        self.extensions.rcpt_max.unwrap_or(RCPT_MAX).min(RCPT_MAX)
+    }
+
+    /// Begins a transaction.
+    pub fn begin(&mut self, message: &Message<'_>, recipients: Vec<Recipient>) {
+        let mut transaction =
+            Transaction::new(mail(message, &recipients, &self.extensions), recipients);
+        if let Some(outcome) = self.unfit(message) {
+            transaction.settle_rest(&outcome);
+            transaction.step = Step::Ended;
+        } else {
+            self.counts.begun += 1;
+            self.counts.fruitless += 1;
+        }
+        let reset = std::mem::take(&mut self.counts.unfinished);
+        self.transaction = Some(transaction);
+        if reset {
+            self.say("RSET", Expect::Rset);
+        }
+        self.pump();
+    }
+
+    /// The message was sent, up to and with the final dot.
+    pub fn sent(&mut self) {
+        if self.state != State::Sending {
+            return;
+        }
+        self.state = State::Talking;
+        let Some(transaction) = &self.transaction else {
+            return;
+        };
+        match self.is_lmtp() {
+            // RFC 2033 §4.2: a reply for each recipient that was accepted, in their order.
+            true => {
+                let places = transaction.accepted().map(Expect::DotFor);
+                self.expected.extend(places);
+            }
+            false => self.expected.push_back(Expect::Dot),
+        }
+    }
+
+    /// The message could not be read to its end: the server must not take a part for the whole, so
+    /// the connection is dropped without the final dot.
+    pub fn unreadable(&mut self, text: &str) {
+        let text = Line::sanitize(text.as_bytes());
+        if let Some(transaction) = &mut self.transaction {
+            transaction.settle_rest(&Outcome::temp(Status::new(4, 3, 0), text.clone()));
+        }
+        self.lose(&Loss::Broken(text));
+    }
+
+    /// What becomes of recipients that no transaction could be begun for: outcomes, when the server
+    /// has refused too many; else they are untried.
+    pub fn after_all(
+        &self,
+        recipients: Vec<Recipient>,
+    ) -> Result<Vec<(EvpId, Outcome)>, Vec<Recipient>> {
+        match self.is_refused() {
+            true => Ok(recipients
+                .into_iter()
+                .map(|recipient| (recipient.id, too_many_refused()))
+                .collect()),
+            false => Err(recipients),
+        }
+    }
+
+    /// What need not be asked.
+    fn unfit(&self, message: &Message<'_>) -> Option<Outcome> {
+        let perm =
+            |status, text: &str| Some(Outcome::perm(status, Line::sanitize(text.as_bytes())));
+        if let (Some(Size::Bytes(most)), Some(size)) = (self.extensions.size, message.size_bytes)
+            && size > most
+        {
+            return perm(Status::new(5, 3, 4), "message too large for peer");
+        }
+        if !is_path(&message.sender.to_string()) {
+            return perm(Status::new(5, 1, 7), "sender address cannot be sent");
+        }
+        None
+    }
+
+    /// Says what can be said now.
+    fn pump(&mut self) {
+        let ahead = match self.extensions.pipelining {
+            true => AHEAD_MAX,
+            false => 1,
+        };
+        while self.state == State::Talking && self.expected.len() < ahead {
+            let refused = self.is_refused();
+            let Some(transaction) = &mut self.transaction else {
+                return;
+            };
+            if refused {
+                transaction.give_up();
+            }
+            match transaction.say(&self.extensions) {
+                Some((line, expect)) => self.say(&line, expect),
+                None => {
+                    // Whatever was begun and not sent has to be reset.
+                    self.counts.unfinished |= transaction.is_begun_in_vain();
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn transaction_replied(&mut self, expect: Expect, reply: &Reply) {
+        let remote = self.remote();
+        if let Some(transaction) = &mut self.transaction {
+            // RFC 5321 §3.8: 421 may answer anything, and the server is gone after it.
+            let closing = reply.code() == 421;
+            let untouched = !transaction.heard && self.counts.begun > 1;
+            if closing && untouched && matches!(expect, Expect::Rset | Expect::Mail) {
+                return self.lose(&Loss::Reset(reply.text().clone()));
+            }
+            self.apply(expect, reply, &remote);
+            if closing {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.settle_rest(&outcome(reply, &remote));
+                }
+                return self.lose(&Loss::Broken(reply.text().clone()));
+            }
+        }
+        self.pump();
+    }
+
+    fn apply(&mut self, expect: Expect, reply: &Reply, remote: &Remote) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        transaction.heard |= expect != Expect::Rset;
+        let done = reply.class() == Class::Done;
+        match expect {
+            Expect::Mail if !done => {
+                transaction.settle_rest(&failed(reply, remote));
+                self.counts.unfinished = true;
+            }
+            Expect::Rcpt(place) => match transaction.rcpt_replied(place, reply, remote) {
+                Answered::Yes => self.counts.refused = 0,
+                Answered::No => self.counts.refused = self.counts.refused.saturating_add(1),
+                Answered::Neither => {}
+            },
+            Expect::Data => self.data_replied(reply, remote),
+            Expect::Dot => {
+                transaction.settle_rest(&outcome(reply, remote));
+                self.ended(done);
+            }
+            Expect::DotFor(place) => {
+                transaction.settle(place, &outcome(reply, remote));
+                self.ended(done);
+            }
+            Expect::EmptyDot => self.counts.unfinished = true,
+            _ => {}
+        }
+    }
+
+    fn data_replied(&mut self, reply: &Reply, remote: &Remote) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        let wanted = transaction.accepted().next().is_some();
+        match (reply.class(), wanted) {
+            (Class::GoOn, true) => self.state = State::Sending,
+            // RFC 2920 §3.1: DATA ran ahead of the last refusal, and there is nobody to send to.
+            (Class::GoOn, false) => self.say(".", Expect::EmptyDot),
+            _ => {
+                transaction.settle_rest(&failed(reply, remote));
+                self.counts.unfinished = true;
+            }
+        }
+    }
+
+    /// A reply to the end of the message.
+    fn ended(&mut self, done: bool) {
+        if done && self.counts.fruitless > 0 {
+            self.counts.accepted += 1;
+            self.counts.fruitless = 0;
+        }
+    }
+
+    /// A reply while we are sending the message: a server that gives up says so before it closes.
+    /// It cannot have accepted what it has not seen.
+    pub(super) fn interrupted(&mut self, reply: &Reply) {
+        let remote = self.remote();
+        match reply.class() {
+            Class::NotNow | Class::Never => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.settle_rest(&failed(reply, &remote));
+                }
+                self.lose(&Loss::Broken(reply.text().clone()));
+            }
+            Class::Done | Class::GoOn => {
+                self.lose(&Loss::Broken(Line::sanitize(TOO_MUCH.as_bytes())));
+            }
+        }
+    }
+}
+
+/// What a reply to RCPT means for the count of refusals.
+enum Answered {
+    Yes,
+    No,
+    Neither,
+}
+
+impl Transaction {
+    fn new(mail: String, recipients: Vec<Recipient>) -> Transaction {
+        let slot = |recipient| Slot {
+            recipient,
+            fate: Fate::Unsaid,
+        };
+        Transaction {
+            mail,
+            step: Step::Mail,
+            slots: recipients.into_iter().map(slot).collect(),
+            next: 0,
+            heard: false,
+            full: false,
+            settled: Vec::new(),
+        }
+    }
+
+    /// The next command, if there is one to say.
+    fn say(&mut self, extensions: &Extensions) -> Option<(String, Expect)> {
+        match self.step {
+            Step::Mail => {
+                self.step = Step::Rcpt;
+                Some((self.mail.clone(), Expect::Mail))
+            }
+            Step::Rcpt => self.say_rcpt(extensions).or_else(|| {
+                let wanted = |slot: &Slot| matches!(slot.fate, Fate::Said | Fate::Accepted);
+                if self.slots.iter().any(wanted) {
+                    self.step = Step::Data;
+                    return Some(("DATA".to_owned(), Expect::Data));
+                }
+                self.step = Step::Ended;
+                None
+            }),
+            Step::Data | Step::Ended => None,
+        }
+    }
+
+    fn say_rcpt(&mut self, extensions: &Extensions) -> Option<(String, Expect)> {
+        while let Some(slot) = self.slots.get_mut(self.next) {
+            let place = self.next;
+            self.next += 1;
+            if slot.fate != Fate::Unsaid {
+                continue;
+            }
+            if self.full {
+                slot.fate = Fate::Untried;
+                continue;
+            }
+            if !is_path(&slot.recipient.to) || slot.recipient.to.is_empty() {
+                let text = Line::sanitize(b"recipient address cannot be sent");
+                self.settle(place, &Outcome::perm(Status::new(5, 1, 3), text));
+                continue;
+            }
+            slot.fate = Fate::Said;
+            return Some((rcpt(&slot.recipient, extensions), Expect::Rcpt(place)));
+        }
+        None
+    }
+
+    fn rcpt_replied(&mut self, place: usize, reply: &Reply, remote: &Remote) -> Answered {
+        let some = self.accepted().next().is_some();
+        let Some(slot) = self.slots.get_mut(place) else {
+            return Answered::Neither;
+        };
+        if slot.fate != Fate::Said {
+            return Answered::Neither;
+        }
+        match reply.class() {
+            Class::Done => {
+                slot.fate = Fate::Accepted;
+                Answered::Yes
+            }
+            _ if some && is_too_many(reply) => {
+                slot.fate = Fate::Untried;
+                self.full = true;
+                Answered::Neither
+            }
+            _ => {
+                self.settle(place, &failed(reply, remote));
+                Answered::No
+            }
+        }
+    }
+
+    /// The server has refused so many that no further one is offered to it.
+    fn give_up(&mut self) {
+        let outcome = too_many_refused();
+        for place in self.next..self.slots.len() {
+            self.settle(place, &outcome);
+        }
+        self.next = self.slots.len();
+    }
+
+    /// The places of the recipients that were accepted and have no outcome yet.
+    fn accepted(&self) -> impl Iterator<Item = usize> {
+        let places = self.slots.iter().enumerate();
+        places
+            .filter(|(_, slot)| slot.fate == Fate::Accepted)
+            .map(|(place, _)| place)
+    }
+
+    fn is_begun_in_vain(&self) -> bool {
+        self.step == Step::Ended && self.heard && self.accepted().next().is_none()
+    }
+
+    /// Settles one, unless it is settled.
+    fn settle(&mut self, place: usize, outcome: &Outcome) {
+        if let Some(slot) = self.slots.get_mut(place)
+            && !matches!(slot.fate, Fate::Settled | Fate::Untried)
+        {
+            slot.fate = Fate::Settled;
+            self.settled.push((slot.recipient.id, outcome.clone()));
+        }
+    }
+
+    fn settle_rest(&mut self, outcome: &Outcome) {
+        for place in 0..self.slots.len() {
+            self.settle(place, outcome);
+        }
+    }
+
+    /// The connection is gone.
+    pub(super) fn lost(&mut self, loss: &Loss, reused: bool) {
+        let gone = matches!(loss, Loss::Closed | Loss::Reset(_));
+        if gone && reused && !self.heard {
+            // It was closed while it was idle; another one may do.
+            for slot in &mut self.slots {
+                if slot.fate != Fate::Settled {
+                    slot.fate = Fate::Untried;
+                }
+            }
+            return;
+        }
+        let text = Line::sanitize(loss.text().as_bytes());
+        self.settle_rest(&Outcome::temp(Status::new(4, 4, 2), text));
+    }
+
+    pub(super) fn into_result(self) -> Transacted {
+        let untried = |slot: &Slot| slot.fate != Fate::Settled;
+        Transacted {
+            settled: self.settled,
+            untried: self
+                .slots
+                .into_iter()
+                .filter(untried)
+                .map(|slot| slot.recipient)
+                .collect(),
+        }
+    }
+}
+
+fn too_many_refused() -> Outcome {
+    let text = Line::sanitize(b"Too many consecutive errors, closing connection");
+    Outcome::temp(Status::new(4, 5, 3), text)
+}
+
+/// The outcome that a reply to the end of the message is.
+fn outcome(reply: &Reply, remote: &Remote) -> Outcome {
+    match reply.class() {
+        Class::Done => Outcome {
+            verdict: Verdict::Delivered,
+            status: reply.status().unwrap_or(Status::new(2, 0, 0)),
+            text: reply.text().clone(),
+            remote: None,
+        }
+        .by(remote.clone()),
+        _ => failed(reply, remote),
+    }
+}
+
+/// The outcome of a command that was not accepted: class 5 is for good, all else is temporary.
+fn failed(reply: &Reply, remote: &Remote) -> Outcome {
+    let text = reply.text().clone();
+    let failure = match (reply.class(), reply.status()) {
+        (Class::Never, status) => Outcome::perm(status.unwrap_or(Status::new(5, 0, 0)), text),
+        (Class::NotNow, Some(status)) => Outcome::temp(status, text),
+        _ => Outcome::temp(Status::new(4, 0, 0), text),
+    };
+    failure.by(remote.clone())
+}
+
+/// RFC 5321 §4.5.3.1.10: 452, or 552 of old, is "too many recipients" unless the enhanced code says
+/// that it is something else.
+fn is_too_many(reply: &Reply) -> bool {
+    let said = |status: Status| (status.subject, status.detail) == (5, 3);
+    matches!(reply.code(), 452 | 552) && reply.status().is_none_or(said)
+}
+
+fn mail(message: &Message<'_>, recipients: &[Recipient], extensions: &Extensions) -> String {
+    let mut line = format!("MAIL FROM:<{}>", message.sender);
+    if let (Some(_), Some(size)) = (extensions.size, message.size_bytes) {
+        line.push_str(&format!(" SIZE={size}"));
+    }
+    // It says that there may be such bytes. A server that does not offer it is sent them as they
+    // are, as everybody does.
+    if extensions.eight_bit {
+        line.push_str(" BODY=8BITMIME");
+    }
+    let ascii = message.sender.to_string().is_ascii() && recipients.iter().all(|r| r.to.is_ascii());
+    if extensions.utf8 && !ascii {
+        line.push_str(" SMTPUTF8");
+    }
+    if extensions.dsn {
+        match message.ret {
+            Some(Ret::Full) => line.push_str(" RET=FULL"),
+            Some(Ret::Hdrs) => line.push_str(" RET=HDRS"),
+            None => {}
+        }
+        parameter(&mut line, "ENVID", message.envid.as_deref());
+    }
+    line
+}
+
+fn rcpt(recipient: &Recipient, extensions: &Extensions) -> String {
+    let mut line = format!("RCPT TO:<{}>", recipient.to);
+    if extensions.dsn {
+        let notify = recipient.notify.to_string();
+        parameter(
+            &mut line,
+            "NOTIFY",
+            Some(&notify).filter(|n| !n.is_empty()).map(String::as_str),
+        );
+        parameter(&mut line, "ORCPT", recipient.orcpt.as_deref());
+    }
+    line
+}
+
+/// Appends a parameter whose value can be one (RFC 5321 §4.1.2, esmtp-value).
+fn parameter(line: &mut String, name: &str, value: Option<&str>) {
+    if let Some(value) = value
+        && !value.is_empty()
+        && value.bytes().all(|byte| byte.is_ascii_graphic())
+    {
+        line.push_str(&format!(" {name}={value}"));
+    }
+}
+
+/// Whether `text` can stand between `<` and `>` without ending the path or the command early.
+fn is_path(text: &str) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    text.chars().all(|c| {
+        let fits = match c {
+            _ if c.is_control() => false,
+            _ if escaped => true,
+            '<' | '>' | ' ' => quoted,
+            _ => true,
+        };
+        (quoted, escaped) = match c {
+            _ if escaped => (quoted, false),
+            '\\' => (quoted, quoted),
+            '"' => (!quoted, false),
+            _ => (quoted, false),
+        };
+        fits
+    }) && !quoted
+}

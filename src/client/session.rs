@@ -1,0 +1,311 @@
+//! A session over a connection, for a thread that may block.
+
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use crate::mail::{EvpId, Outcome, Status};
+use crate::smtp::stuffing::Encoder;
+use crate::util::Line;
+
+use super::engine::{Action, Engine, Loss, Said, Trace};
+use super::extensions::Extensions;
+use super::failure::Failure;
+use super::order::{Hello, Message, Recipient, Transacted};
+use super::stream::{Secured, Stream, Upgrade, transport_text};
+
+/// Hears what both sides say.
+pub type Tap = Box<dyn FnMut(Said) + Send>;
+
+/// What a session needs besides a connection.
+pub struct Opening<'a> {
+    /// How to introduce ourselves.
+    pub hello: Hello,
+    /// The server's name, or its address where it has none: Remote-MTA.
+    pub name: Line,
+    /// Who makes TLS handshakes; without one they fail.
+    pub upgrade: Option<&'a dyn Upgrade>,
+    /// Who hears what both sides say.
+    pub tap: Option<Tap>,
+}
+
+/// A session in which mail can be sent.
+pub struct Session {
+    engine: Engine,
+    /// None while a handshake is made, and after one that failed.
+    stream: Option<Box<dyn Stream>>,
+    /// What was negotiated.
+    ciphers: Option<Line>,
+    /// Since which reply is waited for, and until when.
+    wait: Option<(u64, Instant)>,
+    tap: Option<Tap>,
+}
+
+/// Bytes read at once.
+const READ_BYTES: usize = 8 * 1024;
+
+/// Bytes of a message that are read and sent at once.
+const BLOCK_BYTES: usize = 64 * 1024;
+
+/// A server that takes a message more slowly than this holds us up.
+const SLOWEST_BYTES_PER_S: u64 = 4096;
+
+/// How long what a server said before it closed may be on its way.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+impl Session {
+    /// Hears the greeting, introduces us, makes TLS and logs in, as `opening` says.
+    pub fn open(stream: Box<dyn Stream>, opening: Opening<'_>) -> Result<Session, Failure> {
+        let trace = match opening.tap {
+            Some(_) => Trace::On,
+            None => Trace::Off,
+        };
+        let mut session = Session {
+            engine: Engine::new(opening.hello, opening.name, trace),
+            stream: Some(stream),
+            ciphers: None,
+            wait: None,
+            tap: opening.tap,
+        };
+        session.drive(opening.upgrade, None);
+        match session.engine.failure() {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(session),
+        }
+    }
+
+    /// Sends `message` to `recipients`, in as many transactions as that takes. Every recipient is
+    /// either settled or untried.
+    pub fn transaction(
+        &mut self,
+        message: &Message<'_>,
+        mut recipients: Vec<Recipient>,
+    ) -> Transacted {
+        let mut all = Transacted::default();
+        while !recipients.is_empty() {
+            let rest = recipients.split_off(self.engine.most_recipients().min(recipients.len()));
+            let mut content = match message.content.open() {
+                Ok(content) => content,
+                Err(_) => {
+                    recipients.extend(rest);
+                    all.settled.extend(no_content(recipients));
+                    return all;
+                }
+            };
+            self.engine.begin(message, recipients);
+            self.drive(None, Some((content.as_mut(), message.size_bytes)));
+            let mut some = self.engine.take();
+            all.settled.append(&mut some.settled);
+            recipients = some.untried;
+            recipients.extend(rest);
+            if !self.engine.can_take_more() {
+                break;
+            }
+        }
+        match self.engine.after_all(recipients) {
+            Ok(settled) => all.settled.extend(settled),
+            Err(untried) => all.untried = untried,
+        }
+        all
+    }
+
+    /// Whether another transaction may be tried. A connection that the server has closed, or said
+    /// anything on, since the last one is of no more use.
+    pub fn can_take_more(&self) -> bool {
+        let silent = self.stream.as_ref().is_some_and(|s| s.is_silent());
+        self.engine.can_take_more() && silent
+    }
+
+    /// Whether so many transactions in a row came to nothing that the session should end.
+    pub fn rejects_all(&self) -> bool {
+        self.engine.rejects_all()
+    }
+
+    /// Messages that were accepted for at least one recipient.
+    pub fn accepted(&self) -> usize {
+        self.engine.accepted()
+    }
+
+    /// What went wrong after the session was made, if anything did.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.engine.failure()
+    }
+
+    /// What the server offers.
+    pub fn extensions(&self) -> &Extensions {
+        self.engine.extensions()
+    }
+
+    /// What the server said first, without the code.
+    pub fn greeting(&self) -> &Line {
+        self.engine.greeting()
+    }
+
+    /// What TLS negotiated; none in plain text.
+    pub fn ciphers(&self) -> Option<&Line> {
+        self.ciphers.as_ref()
+    }
+
+    /// Says QUIT and waits for the answer, not for long. Whatever it is changes nothing.
+    pub fn quit(mut self) {
+        self.engine.quit();
+        self.drive(None, None);
+    }
+
+    /// Does what the engine wants until it wants nothing more.
+    fn drive(
+        &mut self,
+        upgrade: Option<&dyn Upgrade>,
+        mut content: Option<(&mut dyn Read, Option<u64>)>,
+    ) {
+        loop {
+            self.tell();
+            match self.engine.action() {
+                Action::Write(bytes, within) => {
+                    self.wait = None;
+                    if let Err(error) = self.write(&bytes, Instant::now() + within) {
+                        self.hung_up(&error);
+                    }
+                }
+                Action::Read(within, number) => self.read(within, number),
+                Action::Secure(within) => self.secure(upgrade, within),
+                Action::Send => match &mut content {
+                    Some((content, size)) => self.send(*content, *size),
+                    None => self.engine.unreadable("Error reading content file"),
+                },
+                Action::Rest => return,
+                Action::Over => {
+                    self.tell();
+                    self.stream = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, within: Duration, number: u64) {
+        let until = match self.wait {
+            Some((since, until)) if since == number => until,
+            _ => Instant::now() + within,
+        };
+        self.wait = Some((number, until));
+        if Instant::now() >= until {
+            return self.lost(&io::ErrorKind::TimedOut.into());
+        }
+        if let Err(error) = self.read_until(until) {
+            self.lost(&error);
+        }
+    }
+
+    /// Hands on what comes first.
+    fn read_until(&mut self, until: Instant) -> io::Result<()> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        stream.set_deadline(until);
+        let mut buffer = [0; READ_BYTES];
+        match stream.read(&mut buffer)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                self.engine.received(buffer.get(..n).unwrap_or_default());
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], until: Instant) -> io::Result<()> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if Instant::now() >= until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            stream.set_deadline(until);
+            match stream.write(rest)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => rest = rest.get(n..).unwrap_or_default(),
+            }
+        }
+        stream.flush()
+    }
+
+    /// Sends the message, however long it is, in pieces.
+    fn send(&mut self, content: &mut dyn Read, size: Option<u64>) {
+        let times = *self.engine.timeouts();
+        let slowest = Duration::from_secs(size.unwrap_or(0) / SLOWEST_BYTES_PER_S);
+        let end = Instant::now() + times.dot + slowest;
+        let mut text = vec![0; BLOCK_BYTES];
+        let mut wire = Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8);
+        let mut encoder = Encoder::new();
+        loop {
+            let n = match content.read(&mut text) {
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return self.engine.unreadable("Error reading content file"),
+            };
+            wire.clear();
+            encoder.encode(text.get(..n).unwrap_or_default(), &mut wire);
+            if n == 0 {
+                encoder.finish(&mut wire);
+            }
+            let until = end.min(Instant::now() + times.block);
+            if let Err(error) = self.write(&wire, until) {
+                return self.hung_up(&error);
+            }
+            if n == 0 {
+                return self.engine.sent();
+            }
+        }
+    }
+
+    fn secure(&mut self, upgrade: Option<&dyn Upgrade>, within: Duration) {
+        let missing = Line::sanitize(b"TLS is not available");
+        let result = match (self.stream.take(), upgrade) {
+            (Some(mut plain), Some(upgrade)) => {
+                plain.set_deadline(Instant::now() + within);
+                upgrade.upgrade(plain)
+            }
+            _ => Err(missing),
+        };
+        self.engine
+            .secured(result.map(|Secured { stream, ciphers }| {
+                self.stream = Some(stream);
+                self.ciphers = Some(ciphers);
+            }));
+    }
+
+    /// A server that closes while we write has usually said why.
+    fn hung_up(&mut self, error: &io::Error) {
+        let gone = matches!(
+            error.kind(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+        );
+        if gone {
+            // What matters is what it brings; that there may be nothing is known.
+            let _ = self.read_until(Instant::now() + LAST_WORDS);
+        }
+        self.lost(error);
+    }
+
+    fn lost(&mut self, error: &io::Error) {
+        let text = || Line::sanitize(transport_text(error).as_bytes());
+        self.engine.lost(&match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => Loss::Closed,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+                Loss::Reset(text())
+            }
+            _ => Loss::Broken(text()),
+        });
+    }
+
+    fn tell(&mut self) {
+        if let Some(tap) = &mut self.tap {
+            self.engine.take_said().into_iter().for_each(tap);
+        }
+    }
+}
+
+fn no_content(recipients: Vec<Recipient>) -> impl Iterator<Item = (EvpId, Outcome)> {
+    let text = Line::sanitize(b"Could not get message fd");
+    let outcome = Outcome::temp(Status::new(4, 3, 0), text);
+    recipients
+        .into_iter()
+        .map(move |recipient| (recipient.id, outcome.clone()))
+}

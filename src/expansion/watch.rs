@@ -1,0 +1,49 @@
+//! What somebody who wants to know hears of an expansion while it goes on.
+//!
+//! Every expansion can be watched, so what is told is what happened: there is no second way to
+//! find out.
+
+use std::fmt;
+
+use crate::ruleset::{self, Decision, Unanswered};
+use crate::sys::user::User;
+
+/// Hears every step, in the order in which they are taken.
+pub trait Watch: ruleset::watch::Watch {
+    /// Something has happened to the node that was taken last.
+    fn event(&self, event: &Event<'_>);
+}
+
+/// One step.
+#[derive(Clone, Copy)]
+pub enum Event<'e> {
+    /// There is a new node, with this number.
+    Added {
+        /// Its number; 0 is the recipient.
+        at: usize,
+        /// The node it comes from.
+        parent: Option<usize>,
+        /// What it is: `user bob`.
+        item: &'e dyn fmt::Display,
+    },
+    /// An item adds no node: an equal one is or was there.
+    Repeated {
+        /// What it is.
+        item: &'e dyn fmt::Display,
+    },
+    /// A node is worked on now.
+    Taken {
+        /// Its number.
+        at: usize,
+    },
+    /// The rules have been tried on an address.
+    Decided(&'e Result<Decision<'e>, Unanswered<'e>>),
+    /// The node is this user.
+    User(&'e User),
+    /// Something is wrong, but not with the recipient.
+    Warning(fmt::Arguments<'e>),
+    /// It is a destination, the so-manyth.
+    Destination(usize),
+    /// It is a destination that another node has led to already.
+    SameDestination,
+}

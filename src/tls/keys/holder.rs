@@ -1,0 +1,152 @@
+//! The engine's side: a key that is somewhere else.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{Error, SignatureAlgorithm, SignatureScheme};
+
+use crate::sys::fdpass::{self, Lost, Wait};
+use crate::sys::poll::{Interest, PollFd, poll};
+
+use super::{Answer, PACKET_MAX, Question};
+
+/// How long a signature may take. A process that is being started again needs a moment.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The way to the process that holds the keys. Clones share it.
+#[derive(Clone, Default)]
+pub struct Keys(Arc<Mutex<Option<OwnedFd>>>);
+
+impl Keys {
+    /// There is a process, again perhaps: `socket` leads to it.
+    pub fn connected(&self, socket: OwnedFd) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+    }
+
+    fn ask(&self, question: &Question<'_>) -> io::Result<Answer> {
+        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fd = socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let answer = exchange(fd, question);
+        if answer.is_err() {
+            // A late answer must not be taken for that to another question.
+            *socket = None;
+        }
+        answer
+    }
+}
+
+fn exchange(fd: &OwnedFd, question: &Question<'_>) -> io::Result<Answer> {
+    fdpass::send(fd.as_fd(), &question.encode(), &[], Wait::Yes)?;
+    if poll(
+        &mut [PollFd::new(fd.as_fd(), Interest::Read)],
+        Some(PATIENCE),
+    )? == 0
+    {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let mut buffer = vec![0; PACKET_MAX];
+    let received = fdpass::receive(fd.as_fd(), &mut buffer, Wait::Yes)?;
+    let packet = buffer.get(..received.length).unwrap_or_default();
+    if packet.is_empty() || received.lost == Lost::Bytes {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Answer::decode(packet).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Stands for one key.
+#[derive(Clone)]
+pub struct Holder {
+    name: Arc<str>,
+    schemes: Arc<[SignatureScheme]>,
+    keys: Keys,
+}
+
+impl Holder {
+    /// The key of the pki called `name`.
+    pub fn find(name: &str, keys: &Keys) -> Result<Holder, String> {
+        match keys.ask(&Question::Schemes(name)) {
+            Ok(Answer::Schemes(schemes)) if !schemes.is_empty() => Ok(Holder {
+                name: name.into(),
+                schemes: schemes.into(),
+                keys: keys.clone(),
+            }),
+            Ok(_) => Err(format!("no key for pki {name}")),
+            Err(error) => Err(format!("key of pki {name}: {error}")),
+        }
+    }
+
+    /// A certificate with its chain, in PEM, and this key.
+    pub fn certified(self, pem: &[u8]) -> Result<CertifiedKey, String> {
+        let wrong = |error: &dyn fmt::Display| format!("failed to load certificate file: {error}");
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+            .collect::<Result<_, _>>()
+            .map_err(|error| wrong(&error))?;
+        if chain.is_empty() {
+            return Err(wrong(&"no certificate in it"));
+        }
+        Ok(CertifiedKey::new(chain, Arc::new(self)))
+    }
+}
+
+impl SigningKey for Holder {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let scheme = *self
+            .schemes
+            .iter()
+            .find(|scheme| offered.contains(scheme))?;
+        Some(Box::new(OneScheme {
+            holder: self.clone(),
+            scheme,
+        }))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        let first = self.schemes.first();
+        match first {
+            Some(
+                SignatureScheme::ECDSA_NISTP256_SHA256
+                | SignatureScheme::ECDSA_NISTP384_SHA384
+                | SignatureScheme::ECDSA_NISTP521_SHA512,
+            ) => SignatureAlgorithm::ECDSA,
+            Some(SignatureScheme::ED25519) => SignatureAlgorithm::ED25519,
+            _ => SignatureAlgorithm::RSA,
+        }
+    }
+}
+
+impl fmt::Debug for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key of pki {}", self.name)
+    }
+}
+
+#[derive(Debug)]
+struct OneScheme {
+    holder: Holder,
+    scheme: SignatureScheme,
+}
+
+impl Signer for OneScheme {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        let question = Question::Sign {
+            key: &self.holder.name,
+            scheme: self.scheme,
+            message,
+        };
+        match self.holder.keys.ask(&question) {
+            Ok(Answer::Signature(signature)) => Ok(signature),
+            Ok(_) => Err(Error::General(String::from("the key cannot sign this"))),
+            Err(error) => Err(Error::General(format!("keys: {error}"))),
+        }
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.scheme
+    }
+}
