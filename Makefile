@@ -50,7 +50,7 @@ SUBST=		sed -e "s,/etc/mail,${SYSCONFDIR},g" -e "s,/usr/local/sbin,${PREFIX}/sbi
 SMTPCTL=	${PREFIX}/sbin/smtpctl
 
 HELPERS=	local maildir mboxfile mda
-MAN5=		smtpd.conf table aliases
+MAN5=		smtpd.conf table aliases forward
 NAMES=		sendmail send-mail mailq newaliases
 MAN8=		smtpd smtpctl sendmail mailq newaliases mail.local mail.maildir mail.mboxfile mail.mda
 

@@ -18,7 +18,8 @@
 //! # Processes
 //!
 //! ```text
-//! smtpd            root, one thread: binds, starts, forks and execs deliveries   [parent]
+//! smtpd            root, one thread: binds, starts, forks and execs deliveries,
+//!  │               opens ~/.forward as its owner                                 [parent]
 //!  ├─ engine       _smtpd, many threads: everything else                         [engine]
 //!  └─ deliveries   the recipient: maildirs, mail.local, commands                 [mda]
 //! ```

@@ -7,10 +7,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use getopts::{Fail, Matches, ParsingStyle};
 
-use crate::config::{
-    self, Action, Config, Defaults, Diagnostic, Loaded, Method, Paths, Sources, TableName,
-    TableSource, files,
-};
+use crate::config::{self, Config, Defaults, Diagnostic, Loaded, Paths, Sources, files};
 use crate::control::client::Client;
 use crate::control::{Answer, Ask, Which};
 use crate::engine;
@@ -249,8 +246,7 @@ impl Asked {
     fn load(&self, paths: &Paths) -> Result<(Handover, Loaded), Vec<String>> {
         let handover = self.handover(paths)?;
         let loaded = handover.load().map_err(texts)?;
-        let mut refused = deliveries_that_would_fail(&loaded.config);
-        refused.extend(files::certificates(&loaded.config, &self.file_owners()));
+        let mut refused = files::certificates(&loaded.config, &self.file_owners());
         if self.check {
             // A start finds out when it binds them.
             refused.extend(parent::check_listeners(&loaded.config.listeners));
@@ -270,26 +266,6 @@ impl Asked {
         }
         owners
     }
-}
-
-/// smtpd.conf(5), not in this version: users come from the system alone. What is checked and never
-/// delivered must not be accepted.
-fn deliveries_that_would_fail(config: &Config) -> Vec<String> {
-    let users_of = |action: &Action| match &action.method {
-        Method::Local(local) => local.userbase.clone(),
-        Method::Relay(_) => None,
-    };
-    let elsewhere =
-        |table: &TableName| !matches!(config.tables.get(table), Some(TableSource::Passwd));
-    config
-        .actions
-        .values()
-        .filter(|action| users_of(action).as_ref().is_some_and(elsewhere))
-        .map(|action| {
-            let text = "\"userbase\" of anything but getpwnam is not available in this version";
-            format!("{}: {text}", action.at)
-        })
-        .collect()
 }
 
 fn texts(found: Vec<Diagnostic>) -> Vec<String> {
@@ -594,26 +570,6 @@ mod tests {
             let asked = parse(words).unwrap();
             assert_eq!((asked.ground(), asked.log()), (ground, log), "{words:?}");
         }
-    }
-
-    #[test]
-    fn users_of_a_table_are_refused_before_anything_starts() {
-        // smtpd.conf(5), not in this version.
-        let dir = tempfile::tempdir().unwrap();
-        let conf = dir.path().join("smtpd.conf");
-        let load = |users: &str| {
-            let table = "table people { bob = \"1:2:/\" }\ntable system getpwnam\n";
-            let action = format!("action \"a\" mbox userbase {users}\n");
-            std::fs::write(&conf, format!("{table}{action}match action \"a\"\n")).unwrap();
-            let asked = parse(&["-f", conf.to_str().unwrap()]).unwrap();
-            asked.load(&asked.paths()).map(drop)
-        };
-        assert_eq!(load("<system>"), Ok(()));
-        let complaints = load("<people>").unwrap_err();
-        assert!(
-            complaints[0].contains("smtpd.conf:3: \"userbase\" of"),
-            "{complaints:?}"
-        );
     }
 
     #[test]

@@ -32,15 +32,14 @@ pub fn lookup(
         Ok(Forward::Absent) => return Ok(None),
         Ok(Forward::File(file)) => File::from(file),
         Ok(Forward::Unusable(why)) => {
-            let text = format!("forward file of {user}: {why}");
-            log::info(format_args!("info: {text}"));
-            return Err(replies::list_temporary().because(&text));
+            let reason = format!(".forward of {user}: {why}");
+            return Err(replies::list_temporary().because(&reason));
         }
         Err(error) => {
             let why = strerror(&error);
-            let text = format!("forward file of {user}: no answer: {why}");
-            log::warn(format_args!("{text}"));
-            return Err(replies::temporary().because(&text));
+            log::warn(format_args!("forward file of {user}: no answer: {why}"));
+            let reason = format!(".forward of {user}: no answer: {why}");
+            return Err(replies::temporary().because(&reason));
         }
     };
     match items_of(file) {
@@ -50,9 +49,9 @@ pub fn lookup(
         }
         Ok(Contents::Items(items)) => Ok(Some(items).filter(|items| !items.is_empty())),
         Err(why) => {
-            let text = format!("{why}: of {user}");
-            log::info(format_args!("info: {text}"));
-            Err(replies::list_temporary().because(&text))
+            log::info(format_args!("info: {why}: of {user}"));
+            let reason = format!(".forward of {user}: {why}");
+            Err(replies::list_temporary().because(&reason))
         }
     }
 }

@@ -87,7 +87,7 @@ story the user of an action is one of the system
 	reply 250
 	ran vmail | USER=vbob | HOME=$dir/home/vmail
 
-story commands of aliases run as the daemon's user, who is none of the table
+story commands of aliases are the daemon's user's, who is not in the table
 	rcpt pipe@base.org
 	reply 250
 	ran _smtpd [pipe]
@@ -101,3 +101,8 @@ story a .forward below a home of the table
 story one that the user of the table does not own
 	rcpt vforeign@dir.org
 	reply 424 4.2.4 Mailing list expansion problem: <vforeign@dir.org>
+
+story commands of virtual addresses are, too
+	rcpt _p@v.org
+	reply 250
+	ran _smtpd [virtual]
