@@ -51,7 +51,7 @@ SMTPCTL=	${PREFIX}/sbin/smtpctl
 
 HELPERS=	local lmtp maildir mboxfile mda
 MAN1=		smtp
-MAN5=		smtpd.conf table aliases
+MAN5=		smtpd.conf table aliases forward
 NAMES=		sendmail send-mail mailq newaliases makemap
 MAN8=		smtpd smtpctl sendmail mailq newaliases makemap mail.lmtp mail.local mail.maildir mail.mboxfile \
 		mail.mda

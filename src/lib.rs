@@ -18,7 +18,8 @@
 //! # Processes
 //!
 //! ```text
-//! smtpd            root, one thread: binds, starts, forks and execs deliveries   [parent]
+//! smtpd            root, one thread: binds, starts, forks and execs deliveries,
+//!  │               opens ~/.forward as its owner                                 [parent]
 //!  ├─ engine       _smtpd, many threads: everything else                         [engine]
 //!  └─ deliveries   the recipient: maildirs, mail.local, commands                 [mda]
 //! ```
@@ -31,7 +32,7 @@
 //! | Thread | Owns | May block on |
 //! |---|---|---|
 //! | event loop | listeners, parked sessions, control connections, timers | nothing |
-//! | session workers | one session each, while it has commands to answer | tables |
+//! | session workers | one session each, while it has commands to answer | tables, the parent for a .forward |
 //! | mail workers | one session each, while it sends a message | the disk |
 //! | resolver | queries under way, the cache | nothing |
 //! | runner | the scheduler, the agents' queues | the disk |

@@ -49,8 +49,8 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
     ("client", "tls smtp sys"),
-    // Who is a user is the system's to say.
-    ("expansion", "ruleset table config sys"),
+    // Who is a user is the system's to say, and the parent opens users' files.
+    ("expansion", "ruleset table privsep config sys"),
     ("ruleset", "table config"),
     ("table", "config sys"),
     // Runs what the parent hands over: a job, and batches of messages to a kept child.

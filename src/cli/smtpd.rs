@@ -7,10 +7,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use getopts::{Fail, Matches, ParsingStyle};
 
-use crate::config::{
-    self, Action, Config, Defaults, Diagnostic, Loaded, Method, Paths, Sources, TableName,
-    TableSource, files,
-};
+use crate::config::{self, Config, Defaults, Diagnostic, Loaded, Paths, Sources, files};
 use crate::control::client::Client;
 use crate::control::{Answer, Ask, Which};
 use crate::engine;
@@ -19,7 +16,7 @@ use crate::explain;
 use crate::log::{self, Target};
 use crate::mail::Supposed;
 use crate::mda;
-use crate::parent::{self, Ground, Options, built_in};
+use crate::parent::{self, Ground, Options, OwnForwards, built_in};
 use crate::privsep::identity::Rights;
 use crate::privsep::{ChildJob, Handover};
 use crate::queue::fs::layout;
@@ -27,7 +24,7 @@ use crate::sys::{exe, net, process, unix_connect, user};
 use crate::table::Tables;
 use crate::table::include::Disk;
 use crate::tls::keys::agent;
-use crate::util::Line;
+use crate::util::{Line, Timestamp};
 
 use super::queue_key;
 use super::supposed::{self, Misfit};
@@ -249,8 +246,7 @@ impl Asked {
     fn load(&self, paths: &Paths) -> Result<(Handover, Loaded), Vec<String>> {
         let handover = self.handover(paths)?;
         let loaded = handover.load().map_err(texts)?;
-        let mut refused = deliveries_that_would_fail(&loaded.config);
-        refused.extend(files::certificates(&loaded.config, &self.file_owners()));
+        let mut refused = files::certificates(&loaded.config, &self.file_owners());
         if self.check {
             // A start finds out when it binds them.
             refused.extend(parent::check_listeners(&loaded.config.listeners));
@@ -270,26 +266,6 @@ impl Asked {
         }
         owners
     }
-}
-
-/// smtpd.conf(5), not in this version: users come from the system alone. What is checked and never
-/// delivered must not be accepted.
-fn deliveries_that_would_fail(config: &Config) -> Vec<String> {
-    let users_of = |action: &Action| match &action.method {
-        Method::Local(local) => local.userbase.clone(),
-        Method::Relay(_) => None,
-    };
-    let elsewhere =
-        |table: &TableName| !matches!(config.tables.get(table), Some(TableSource::Passwd));
-    config
-        .actions
-        .values()
-        .filter(|action| users_of(action).as_ref().is_some_and(elsewhere))
-        .map(|action| {
-            let text = "\"userbase\" of anything but getpwnam is not available in this version";
-            format!("{}: {text}", action.at)
-        })
-        .collect()
 }
 
 fn texts(found: Vec<Diagnostic>) -> Vec<String> {
@@ -430,11 +406,20 @@ fn explain(paths: &Paths, handover: &Handover, config: &Config, supposed: &Suppo
         None => 0,
         Some(_) => user::effective_uid(),
     };
+    let forwards = match OwnForwards::new(config, &handover.sources, paths) {
+        Ok(forwards) => forwards,
+        Err(why) => {
+            say(&format!("smtpd: {why}"));
+            return 1;
+        }
+    };
     let world = World {
         config,
         tables: &tables,
         includes: &Disk,
+        forwards: &forwards,
         daemon_user: &engine::daemon_user(uid),
+        now: Timestamp::now(),
         watch: None,
     };
     let text = explain::explain(&world, &paths.libexec, supposed);
@@ -585,26 +570,6 @@ mod tests {
             let asked = parse(words).unwrap();
             assert_eq!((asked.ground(), asked.log()), (ground, log), "{words:?}");
         }
-    }
-
-    #[test]
-    fn users_of_a_table_are_refused_before_anything_starts() {
-        // smtpd.conf(5), not in this version.
-        let dir = tempfile::tempdir().unwrap();
-        let conf = dir.path().join("smtpd.conf");
-        let load = |users: &str| {
-            let table = "table people { bob = \"1:2:/\" }\ntable system getpwnam\n";
-            let action = format!("action \"a\" mbox userbase {users}\n");
-            std::fs::write(&conf, format!("{table}{action}match action \"a\"\n")).unwrap();
-            let asked = parse(&["-f", conf.to_str().unwrap()]).unwrap();
-            asked.load(&asked.paths()).map(drop)
-        };
-        assert_eq!(load("<system>"), Ok(()));
-        let complaints = load("<people>").unwrap_err();
-        assert!(
-            complaints[0].contains("smtpd.conf:3: \"userbase\" of"),
-            "{complaints:?}"
-        );
     }
 
     #[test]

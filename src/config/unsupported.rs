@@ -5,7 +5,7 @@
 //! line in [`LIST`]; nothing else changes.
 
 use super::ast::{
-    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, RelayKind,
+    ActionText, Ast, Body, ListenKind, ListenOption, MethodText, RelayKind,
     RelayOption, Statement,
 };
 use super::diagnostic::Diagnostics;
@@ -15,7 +15,6 @@ use super::lexer::Pos;
 enum Feature {
     RelayTls,
     RelayAuth,
-    ForwardOnly,
     ListenTls,
     ListenAuth,
     Senders,
@@ -32,7 +31,6 @@ enum Feature {
 const LIST: &[(Feature, &str)] = &[
     (Feature::RelayTls, "\"tls\" on a relay action is"),
     (Feature::RelayAuth, "\"auth\" on a relay action is"),
-    (Feature::ForwardOnly, "\"forward-only\" actions are"),
     (
         Feature::ListenTls,
         "\"tls\" and \"smtps\" on a listener are",
@@ -92,12 +90,10 @@ fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
 }
 
 fn of_action(action: &ActionText) -> Vec<(Feature, Pos)> {
-    let feature = match &action.method {
-        MethodText::Relay(options) => return options.iter().filter_map(of_relay).collect(),
-        MethodText::Local(LocalMethod::ForwardOnly, _) => Feature::ForwardOnly,
-        MethodText::Local(..) => return Vec::new(),
-    };
-    vec![(feature, action.method_at)]
+    match &action.method {
+        MethodText::Relay(options) => options.iter().filter_map(of_relay).collect(),
+        MethodText::Local(..) => Vec::new(),
+    }
 }
 
 fn of_relay(option: &RelayOption) -> Option<(Feature, Pos)> {

@@ -53,14 +53,14 @@ impl Host {
         owner_uid: u32,
     ) -> std::io::Result<Host> {
         let (work, wanted) = bounded::<(ConnId, Work)>(WORK_MAX);
-        let answers = mailbox.clone();
+        let (answers, parent) = (mailbox.clone(), client.clone());
         let runner = services.runner.clone();
         std::thread::Builder::new()
             .name("tables".to_owned())
             .spawn(move || {
                 for (conn, work) in wanted {
                     let answer = match work {
-                        Work::Update(name) => update(&services.tables, &name),
+                        Work::Update(name) => update(&services.tables, &parent, &name),
                         Work::Explain(supposed) => {
                             Answer::Text(explain(&services.world(), &libexec, &supposed))
                         }
@@ -204,9 +204,13 @@ fn trace(word: &str, on: bool) -> Answer {
     }
 }
 
-fn update(tables: &Tables, name: &str) -> Answer {
+/// The parent has a copy of its own of tables with users.
+fn update(tables: &Tables, parent: &Client, name: &str) -> Answer {
     match tables.update(name) {
         Ok(()) => {
+            if let Err(error) = parent.update_table(name) {
+                log::warn(format_args!("parent: {error}"));
+            }
             log::info(format_args!("info: Table \"{name}\" successfully updated"));
             Answer::Ok
         }

@@ -75,6 +75,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         tables: tables.clone(),
         queue: queue.clone(),
         runner: handle.clone(),
+        parent: startup.client.clone(),
         daemon_user: daemon_user(startup.owner_uid),
     });
 

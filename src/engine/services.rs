@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::expansion::{self, World};
 use crate::log;
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
+use crate::privsep::Client;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::runner;
 use crate::session;
@@ -23,6 +24,8 @@ pub struct Services {
     pub queue: Queue,
     /// Who carries them on.
     pub runner: runner::Handle,
+    /// Who opens .forward files.
+    pub parent: Client,
     /// The user that runs commands of aliases.
     pub daemon_user: String,
 }
@@ -34,7 +37,9 @@ impl Services {
             config: &self.config,
             tables: &self.tables,
             includes: &Disk,
+            forwards: &self.parent,
             daemon_user: &self.daemon_user,
+            now: Timestamp::now(),
             watch: expansion::trace::wanted(),
         }
     }

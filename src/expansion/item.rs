@@ -1,4 +1,4 @@
-//! Values of aliases, virtual entries, include files and (later) .forward: lines of items.
+//! Values of aliases, virtual entries, include files and .forward: lines of items.
 //!
 //! An item is a user, an address, a file, a pipe, an include or an error. What is none of these is
 //! refused; nothing is ever guessed out of a part of it.
@@ -109,7 +109,7 @@ impl Item {
 /// A line of this many bytes or more is refused.
 pub const LINE_BYTES: usize = 2048;
 /// An item of this many bytes or more is refused.
-const ITEM_BYTES: usize = 1024;
+pub const ITEM_BYTES: usize = 1024;
 /// A user name or local part of this many bytes or more is refused.
 pub const USER_BYTES: usize = 256;
 

@@ -17,17 +17,19 @@ pub mod trace;
 mod tree;
 pub mod watch;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use crate::config::{Action, Config, Delivery, LocalAction, Method, Place};
 use crate::log;
+use crate::mail::srs;
 use crate::mail::{Command, Destination, Facts, Kind, Local, MailAddr, Refusal};
+use crate::privsep::Forwards;
 use crate::ruleset::watch::{Answer, Lookup};
 use crate::ruleset::{self, Decision, Origin, Question, Unanswered};
 use crate::table::include::Includes;
 use crate::table::{Service, Tables};
-use crate::util::Line;
+use crate::util::{Line, Timestamp};
 
 use aliases::Aliases;
 use item::Item;
@@ -78,8 +80,12 @@ pub struct World<'w> {
     pub tables: &'w Tables,
     /// Files that alias values include.
     pub includes: &'w dyn Includes,
+    /// Who opens .forward files.
+    pub forwards: &'w dyn Forwards,
     /// The user that runs commands of aliases, `_smtpd`.
     pub daemon_user: &'w str,
+    /// The day decides whether a rewritten sender still leads back.
+    pub now: Timestamp,
     /// Who hears of every step.
     pub watch: Option<&'w dyn Watch>,
 }
@@ -98,6 +104,7 @@ pub fn expand(
         tree: Tree::new(&rcpt),
         found: Vec::new(),
         known: HashSet::new(),
+        forwards: HashMap::new(),
     };
     expansion.tell(Event::Added {
         at: 0,
@@ -130,6 +137,8 @@ struct Expansion<'e, 'w> {
     tree: Tree<'e>,
     found: Vec<Destination>,
     known: HashSet<(Line, String)>,
+    /// What .forward files say, by action and user: each is opened once.
+    forwards: HashMap<(Line, Line), Option<Vec<Item>>>,
 }
 
 impl<'e> Expansion<'e, '_> {
@@ -156,6 +165,7 @@ impl<'e> Expansion<'e, '_> {
     }
 
     fn address(&mut self, at: usize, address: &MailAddr) -> Result<(), Refusal> {
+        let address = &self.lead_back(at, address);
         let (action, rule) = self.judge(at, address)?;
         self.tree.settle(at, action, rule);
         let local = match &action.method {
@@ -174,6 +184,31 @@ impl<'e> Expansion<'e, '_> {
             return Err(replies::invalid().because("no user name"));
         }
         self.children(at, vec![Item::User(name)])
+    }
+
+    /// A report on mail that went out under a rewritten sender goes on to the sender it had. Only
+    /// reports come to such an address.
+    fn lead_back(&mut self, at: usize, address: &MailAddr) -> MailAddr {
+        let keys = match &self.world.config.srs {
+            Some(srs) if self.facts.sender.user().is_empty() => srs.keys(),
+            _ => return address.clone(),
+        };
+        if !srs::is_rewritten(address) {
+            return address.clone();
+        }
+        match keys.decode(address, self.world.now) {
+            Ok(back) => {
+                self.tree.replace(at, back.clone());
+                self.tell(Event::LedBack(&back));
+                back
+            }
+            Err(why) => {
+                let text = format!("SRS failed to decode: {address}: {why}");
+                log::info(format_args!("{text}"));
+                self.tell(Event::Warning(format_args!("{text}")));
+                address.clone()
+            }
+        }
     }
 
     /// Asks the rules.
@@ -249,10 +284,10 @@ impl<'e> Expansion<'e, '_> {
         self.tell(Event::User(&known));
         let user = Line::new(user).map_err(|_| replies::invalid())?;
         let elsewhere = local.user.as_ref().is_some_and(|other| *other != user);
-        let kept = same && self.parent_forwarded(at);
-        let forward = match elsewhere || kept {
+        let own_copy = self.is_own_copy(at, &user, local);
+        let forward = match elsewhere || own_copy {
             true => None,
-            false => forward::lookup(&known),
+            false => self.forward(at, &user)?,
         };
         let resolved = Resolved {
             name: user.clone(),
@@ -262,11 +297,11 @@ impl<'e> Expansion<'e, '_> {
         self.tree.resolve(at, resolved);
         match (forward, &local.delivery) {
             (Some(items), _) => self.children(at, items),
-            (None, Delivery::ExpandOnly) => {
-                Err(replies::list_permanent().because("the action only expands"))
-            }
             (None, Delivery::ForwardOnly) => {
                 Err(replies::invalid().because("the action only forwards"))
+            }
+            (None, Delivery::ExpandOnly) => {
+                Err(replies::list_permanent().because("the action only expands"))
             }
             (None, _) => {
                 let subaddress = subaddress.filter(|tag| !tag.is_empty());
@@ -399,19 +434,48 @@ impl<'e> Expansion<'e, '_> {
     /// The local action of a node, and whether the node is named by its own entry.
     fn local(&self, at: usize) -> Option<(&'e LocalAction, bool)> {
         let node = self.tree.node(at)?;
-        match &node.action?.method {
-            Method::Local(local) => Some((local, node.same)),
-            Method::Relay(_) => None,
-        }
+        local_of(node).map(|local| (local, node.same))
     }
 
     fn parent(&self, at: usize) -> Option<&Node<'e>> {
         self.tree.node(self.tree.node(at)?.parent?)
     }
 
-    fn parent_forwarded(&self, at: usize) -> bool {
-        let above = self.parent(at).and_then(|above| above.resolved.as_ref());
-        above.is_some_and(|user| user.forwarded)
+    /// Whether a user is named in his own .forward, by his name or by an address of his: that
+    /// keeps a copy, and the file is not read again.
+    fn is_own_copy(&self, at: usize, user: &Line, local: &LocalAction) -> bool {
+        let mut above = self.parent(at);
+        while let Some(node) = above {
+            match &node.item {
+                Item::Address(_) => above = node.parent.and_then(|at| self.tree.node(at)),
+                Item::User(_) => {
+                    let base = |local: &LocalAction| local.userbase.clone();
+                    let same_base = local_of(node).map(base) == Some(base(local));
+                    let owner = node.resolved.as_ref();
+                    return same_base && owner.is_some_and(|o| o.forwarded && o.name == *user);
+                }
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// What the user's .forward says under the action of the node.
+    fn forward(&mut self, at: usize, user: &Line) -> Result<Option<Vec<Item>>, Refusal> {
+        let Some(action) = self.tree.node(at).and_then(|node| node.action) else {
+            return Err(replies::temporary());
+        };
+        let key = (action.name.clone(), user.clone());
+        if let Some(known) = self.forwards.get(&key) {
+            return Ok(known.clone());
+        }
+        let items = forward::lookup(self.world.forwards, &action.name, user)?;
+        self.tell(match items {
+            Some(_) => Event::Forwarded,
+            None => Event::NotForwarded,
+        });
+        self.forwards.insert(key, items.clone());
+        Ok(items)
     }
 
     fn aliases(&self) -> Aliases<'e> {
@@ -428,5 +492,12 @@ fn by(rule: &Place, refusal: Refusal) -> Refusal {
     Refusal {
         rule: Some(Line::sanitize(rule.to_string().as_bytes())),
         ..refusal
+    }
+}
+
+fn local_of<'c>(node: &Node<'c>) -> Option<&'c LocalAction> {
+    match &node.action?.method {
+        Method::Local(local) => Some(local),
+        Method::Relay(_) => None,
     }
 }

@@ -1,16 +1,19 @@
 //! Stories: a recipient, and what becomes of it.
 
+mod chance;
+mod forwards;
+
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::{Config, Defaults, Method, Sources, load};
 use crate::mail::{Command, Destination, Facts, Kind, MailAddr, Peer, Refusal};
+use crate::privsep::{Forward, Forwards};
 use crate::table::Tables;
 use crate::table::include::{Author, Included, Includes};
-use crate::util::Line;
-use crate::util::dice::Dice;
+use crate::util::{Line, Timestamp};
 
 use super::{World, expand};
 
@@ -99,10 +102,38 @@ impl Includes for Files {
     }
 }
 
+/// What the parent finds in the homes of users; of those who are not here, nothing.
+#[derive(Default)]
+struct Homes(BTreeMap<String, Found>);
+
+enum Found {
+    Text(Vec<u8>),
+    Unusable,
+    NoAnswer,
+}
+
+impl Forwards for Homes {
+    fn open_forward(&self, _action: &Line, user: &Line) -> io::Result<Forward> {
+        match self.0.get(user.as_str()) {
+            None => Ok(Forward::Absent),
+            Some(Found::Text(text)) => {
+                let (read, mut write) = io::pipe()?;
+                write.write_all(text)?;
+                Ok(Forward::File(read.into()))
+            }
+            Some(Found::Unusable) => Ok(Forward::Unusable(Line::new("insecure file").unwrap())),
+            Some(Found::NoAnswer) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
 struct Bench {
     config: Config,
     tables: Tables,
     files: Files,
+    homes: Homes,
+    sender: MailAddr,
+    now: Timestamp,
 }
 
 impl Bench {
@@ -113,8 +144,11 @@ impl Bench {
             addresses: vec!["127.0.0.1".parse::<IpAddr>().unwrap()],
         };
         let mut config = load(&sources, &defaults).unwrap().config;
-        if let Some(out) = config.actions.get_mut("out") {
-            out.method = Method::Relay(Box::default());
+        // The language of this version has no relay.
+        for action in config.actions.values_mut() {
+            if action.name.as_str() == "out" {
+                action.method = Method::Relay(Box::default());
+            }
         }
         let tables = Tables::load(&config, &sources).unwrap();
         let files = BTreeMap::from([
@@ -129,7 +163,17 @@ impl Bench {
             config,
             tables,
             files: Files(files),
+            homes: Homes::default(),
+            sender: MailAddr::null(),
+            now: Timestamp(0),
         }
+    }
+
+    /// The same with a .forward.
+    fn forward(mut self, user: &str, text: &str) -> Bench {
+        let text = Found::Text(text.as_bytes().to_vec());
+        self.homes.0.insert(user.to_owned(), text);
+        self
     }
 
     fn expand(&self, rcpt: &str) -> Result<Vec<Destination>, Refusal> {
@@ -137,7 +181,9 @@ impl Bench {
             config: &self.config,
             tables: &self.tables,
             includes: &self.files,
+            forwards: &self.homes,
             daemon_user: "_smtpd",
+            now: self.now,
             watch: None,
         };
         let facts = Facts {
@@ -148,11 +194,12 @@ impl Bench {
             username: None,
             tls: false,
             tag: None,
-            sender: MailAddr::null(),
+            sender: self.sender.clone(),
         };
         expand(&world, &facts, &MailAddr::from_stored(rcpt).unwrap())
     }
 
+    /// The destinations in words, or code and text of the refusal.
     fn run(&self, rcpt: &str) -> String {
         match self.expand(rcpt) {
             Err(refusal) => format!("{} {}", refusal.code, refusal.text),
@@ -370,51 +417,4 @@ fn a_list_without_end_is_refused_in_bounded_time() {
     let bench = Bench::new(&text);
     let answer = bench.run("n0@mx.example.org");
     assert!(answer == LIST_TEMPORARY || answer == INVALID, "{answer}");
-}
-
-// Any alias file and any recipient: an answer, no panic.
-#[test]
-fn any_entries_give_an_answer() {
-    let pieces = [
-        "a",
-        "b",
-        "c",
-        "a@x.org",
-        "b@x.org",
-        "|cmd",
-        "/f",
-        "error:550 x",
-        ":include:/lists/members",
-        "a+t",
-        "+",
-        "@",
-        "\\",
-        "'",
-        "\"",
-        ",",
-        " ",
-        "root",
-        "x@y@z",
-    ];
-    let mut dice = Dice::new(1);
-    let mut roll = |sides: usize| dice.roll(sides);
-    for _ in 0..150 {
-        let mut text = String::from("table u { a = \"1:1:/\", root = \"0:0:/\" }\ntable t {\n");
-        for key in ["a", "b", "c", "a@x.org", "@x.org", "@", "root"] {
-            let value: String = (0..roll(6))
-                .map(|_| format!("{}{}", pieces[roll(pieces.len())], [",", ""][roll(2)]))
-                .collect();
-            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
-            text.push_str(&format!("\"{key}\" = \"{value}\"\n"));
-        }
-        let table = ["alias", "virtual"][roll(2)];
-        let method = ["maildir", "expand-only"][roll(2)];
-        text.push_str(&format!(
-            "}}\naction a {method} {table} <t> userbase <u>\nmatch from any for any action a\n"
-        ));
-        let bench = Bench::new(&text);
-        for rcpt in ["a@x.org", "b+t@x.org", "c@", "root@x.org", "'@x.org"] {
-            assert!(!bench.run(rcpt).is_empty());
-        }
-    }
 }

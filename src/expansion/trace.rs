@@ -70,6 +70,9 @@ impl Watch for Log {
             Event::Decided(Err(Unanswered { error, rule })) => {
                 format!("no answer for the rule at {rule}: {error}")
             }
+            Event::LedBack(address) => format!("it leads back to <{address}>"),
+            Event::Forwarded => "the .forward takes the user's place".to_owned(),
+            Event::NotForwarded => "no .forward".to_owned(),
             Event::User(user) => format!("user {} with uid {}", user.name, user.uid),
             Event::Warning(text) => format!("{text}"),
             Event::Destination(number) => format!("destination {number}"),

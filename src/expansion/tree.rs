@@ -95,6 +95,15 @@ impl<'c> Tree<'c> {
         }
     }
 
+    /// Puts an address in the place of one that leads to it. It counts as the product of forwarding.
+    pub fn replace(&mut self, at: usize, address: MailAddr) {
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.item = Item::Address(address.clone());
+            node.dest = address;
+            node.origin = Origin::Internal;
+        }
+    }
+
     /// Notes which user a node is.
     pub fn resolve(&mut self, at: usize, resolved: Resolved) {
         if let Some(node) = self.nodes.get_mut(at) {

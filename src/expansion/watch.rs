@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::mail::MailAddr;
 use crate::ruleset::{self, Decision, Unanswered};
 use crate::sys::user::User;
 
@@ -38,8 +39,14 @@ pub enum Event<'e> {
     },
     /// The rules have been tried on an address.
     Decided(&'e Result<Decision<'e>, Unanswered<'e>>),
+    /// The address was that of a rewritten sender (SRS), and leads back to this one.
+    LedBack(&'e MailAddr),
     /// The node is this user.
     User(&'e User),
+    /// The user's .forward takes his place.
+    Forwarded,
+    /// The user has no .forward, or there is nothing in it.
+    NotForwarded,
     /// Something is wrong, but not with the recipient.
     Warning(fmt::Arguments<'e>),
     /// It is a destination, the so-manyth.

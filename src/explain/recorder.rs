@@ -220,6 +220,9 @@ impl Watch for Recorder<'_> {
                 user.gid,
                 user.home.display()
             )),
+            Event::LedBack(address) => heard.say(format!("SRS leads back to {address}")),
+            Event::Forwarded => heard.say(".forward takes the user's place".to_owned()),
+            Event::NotForwarded => heard.say("no .forward".to_owned()),
             Event::Warning(text) => heard.say(format!("warning: {text}")),
             Event::Destination(number) => heard.say(format!("destination {number}")),
             Event::SameDestination => heard.say("destination known already".to_owned()),

@@ -1,6 +1,6 @@
 //! Pages: what is printed for a configuration and a recipient.
 
-use std::io;
+use std::io::{self, Seek, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -8,13 +8,16 @@ use crate::config::{Config, Defaults, Method, Sources, load};
 use crate::expansion::World;
 use crate::mail::samples::line;
 use crate::mail::{Peer, Supposed};
+use crate::privsep::{Forward, Forwards};
 use crate::table::Tables;
 use crate::table::include::{Included, Includes};
+
+use crate::util::{Line, Timestamp};
 
 use super::explain;
 
 const CONFIG: &str = r#"
-table users { bob = "1000:1000:/home/bob", root = "0:0:/root", _smtpd = "99:99:/var/empty" }
+table users { bob = "1000:1000:/home/bob", root = "0:0:/root", _smtpd = "99:99:/var/empty", cat = "1001:1001:/home/cat" }
 table aliases {
     team = "bob, |/usr/bin/count -n, carol@ext.net"
     gone = "error:550 5.1.6 moved"
@@ -36,6 +39,21 @@ match from any rcpt-to "@smart.org" for domain smart.org action smart
 "#;
 
 struct NoFiles;
+
+/// Only cat has a .forward.
+struct Homes;
+
+impl Forwards for Homes {
+    fn open_forward(&self, _: &Line, user: &Line) -> io::Result<Forward> {
+        if &**user != "cat" {
+            return Ok(Forward::Absent);
+        }
+        let mut file = tempfile::tempfile()?;
+        file.write_all(b"cat, bob, \"|/bin/filter x\"\n")?;
+        file.rewind()?;
+        Ok(Forward::File(file.into()))
+    }
+}
 
 impl Includes for NoFiles {
     fn read(&self, _: &Path) -> io::Result<Included> {
@@ -59,7 +77,9 @@ fn page_of(config: &Config, tables: &Tables, supposed: &Supposed) -> String {
         config,
         tables,
         includes: &NoFiles,
+        forwards: &Homes,
         daemon_user: "_smtpd",
+        now: Timestamp(1_763_754_192),
         watch: None,
     };
     explain(&world, Path::new("/libexec"), supposed)
@@ -118,6 +138,7 @@ address team@example.com
       lookup alias <aliases> \"bob\": not found
       lookup userinfo <users> \"bob\": found
       user bob: uid 1000, gid 1000, home /home/bob
+      no .forward
       destination 1
     pipe /usr/bin/count -n
       destination 2
@@ -224,6 +245,19 @@ const STORIES: &[(&str, &[&str])] = &[
             "    user loop2",
             "      user loop: known already",
             "accepted: 1 destination",
+        ],
+    ),
+    (
+        "rcpt=cat@example.com",
+        &[
+            "    user cat: uid 1001, gid 1001, home /home/cat",
+            "    .forward takes the user's place",
+            "    user cat",
+            "      destination 1",
+            "    pipe /bin/filter x",
+            "accepted: 3 destinations",
+            "destination 3: <cat@example.com> action \"in\" user cat: pipe, command /bin/sh -c \
+             '/bin/filter x' /bin/sh; as cat (uid 1001)",
         ],
     ),
     (

@@ -6,9 +6,10 @@ use std::path::Path;
 use crate::config::{self, Sources};
 use crate::expansion::{self, World};
 use crate::mail::{Facts, MailAddr, Peer};
+use crate::privsep::{Forward, Forwards};
 use crate::table::Tables;
 use crate::table::include::{Author, Included, Includes};
-use crate::util::Line;
+use crate::util::{Line, Timestamp};
 
 use super::{halves, text, text_of};
 
@@ -39,7 +40,9 @@ pub(super) fn expand(bytes: &[u8]) {
         config: &loaded.config,
         tables: &tables,
         includes: &includes,
+        forwards: &NoHomes,
         daemon_user: "root",
+        now: Timestamp(1_763_754_192),
         watch: None,
     };
     let facts = Facts {
@@ -66,6 +69,15 @@ pub(super) fn expand(bytes: &[u8]) {
 
 const CONF: &[u8] = b"table t file:/t\naction l mbox alias <t>\naction v maildir virtual <t>\n\
     match from any for domain virtual.example.org action v\nmatch from any for local action l\n";
+
+/// Nobody has a .forward: what is in one is an item like others.
+struct NoHomes;
+
+impl Forwards for NoHomes {
+    fn open_forward(&self, _: &Line, _: &Line) -> io::Result<Forward> {
+        Ok(Forward::Absent)
+    }
+}
 
 /// Every include file is the same, so it may include itself.
 struct Same(Vec<u8>);

@@ -46,7 +46,19 @@ pub fn open(
         Ok(owner) => owner,
         Err(text) => return Opened::Unusable(text),
     };
-    match as_owner(rights, &owner) {
+    told(&owner, as_owner(rights, &owner))
+}
+
+/// The same for whoever is not the daemon: with the rights that this process has.
+pub fn open_as_oneself(config: &Config, users: &dyn Users, action: &str, user: &str) -> Opened {
+    match owner(config, users, action, user) {
+        Ok(owner) => told(&owner, look(&owner)),
+        Err(text) => Opened::Unusable(text),
+    }
+}
+
+fn told(owner: &User, found: Result<Verdict, String>) -> Opened {
+    match found {
         Ok(Verdict::None) => Opened::Absent,
         Ok(Verdict::NoHome(why)) => {
             let home = owner.home.display();

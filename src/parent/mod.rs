@@ -22,10 +22,12 @@ mod link;
 mod mda;
 mod offline;
 pub mod purge;
+mod question;
 mod serve;
 mod start;
 mod userbase;
 
+pub use question::OwnForwards;
 pub use start::check_listeners;
 
 /// How the daemon was asked to run.

@@ -8,6 +8,7 @@ mod support;
 mod aliases;
 mod control;
 mod explain;
+mod forward;
 mod hostile;
 mod limits;
 mod listen;

@@ -78,8 +78,22 @@ story the user of an action is one of the system
 	reply 250
 	ran vmail | USER=vbob | HOME=$dir/home/vmail
 
-story commands of aliases need the daemon's user in the table
-	sender <>
+story commands of aliases are the daemon's user's, who is not in the table
 	rcpt pipe@base.org
 	reply 250
-	fails _smtpd PermFail Permanent failure in user lookup
+	ran _smtpd [pipe]
+
+story a .forward below a home of the table
+	rcpt vfwd@dir.org
+	reply 250
+	maildir 61001 home/vbob/Maildir
+	ran 61006 [forwarded] | USER=vfwd | HOME=$dir/home/vfwd
+
+story one that the user of the table does not own
+	rcpt vforeign@dir.org
+	reply 424 4.2.4 Mailing list expansion problem: <vforeign@dir.org>
+
+story commands of virtual addresses are, too
+	rcpt _p@v.org
+	reply 250
+	ran _smtpd [virtual]

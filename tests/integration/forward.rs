@@ -1,0 +1,201 @@
+//! forward(5) and users of tables, as the parent and the confined engine carry them out.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+use crate::mda::start_with_users;
+use crate::support::{Instance, Setup, files, wait_for};
+
+/// The ids of bob in the tests' own user database.
+const BOB: u32 = 54323;
+
+fn write_forward(home: &Path, uid: u32, text: &str) {
+    let path = home.join(".forward");
+    let _ = fs::remove_file(&path);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    chown(&path, Some(uid), Some(uid)).unwrap();
+}
+
+fn home(daemon: &Instance, name: &str) -> std::path::PathBuf {
+    daemon.path().join("home").join(name)
+}
+
+fn count(daemon: &Instance, name: &str) -> usize {
+    files(&home(daemon, name).join("Maildir/new")).len()
+}
+
+fn rcpt(daemon: &Instance, rcpt: &str) -> String {
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<s@example.net>", 250);
+    client.ask(&format!("RCPT TO:<{rcpt}>"))
+}
+
+#[test]
+fn a_forward_is_followed_with_the_rights_of_its_user() {
+    // forward(5): a copy, another user, a command with the user's rights, and a file.
+    let setup = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"dir\" maildir\nmatch from any for local action \"dir\"\n",
+    );
+    let test = "a_forward_is_followed_with_the_rights_of_its_user";
+    let Some(daemon) = start_with_users(test, setup) else {
+        return;
+    };
+    let bob = home(&daemon, "bob");
+    let text = format!(
+        "# mine\nbob, alice\n\"|(id -u; id -G) >{0}/ids; cat >/dev/null\"\n{0}/archive\n",
+        bob.display()
+    );
+    write_forward(&bob, BOB, &text);
+    // Nobody but bob may read it: neither the engine's user nor the world.
+    fs::set_permissions(&bob, fs::Permissions::from_mode(0o700)).unwrap();
+    daemon.hello().mail(
+        "s@example.net",
+        &["bob@mx.example.org"],
+        b"Subject: x\n\nx\n",
+    );
+    wait_for("four deliveries", || {
+        let log = daemon.log();
+        log.matches("result=Ok stat=Delivered").count() == 4
+    });
+    assert_eq!((count(&daemon, "bob"), count(&daemon, "alice")), (1, 1));
+    assert_eq!(
+        fs::read_to_string(bob.join("ids")).unwrap(),
+        format!("{BOB}\n{BOB}\n")
+    );
+    let archive = bob.join("archive");
+    assert_eq!(fs::metadata(&archive).unwrap().uid(), BOB);
+    assert!(
+        fs::read_to_string(&archive)
+            .unwrap()
+            .contains("Subject: x\n")
+    );
+    daemon.wait_empty();
+}
+
+#[test]
+fn a_forward_that_is_not_safe_makes_mail_wait() {
+    // forward(5), who may have written it. A FIFO must not keep the parent waiting either.
+    let setup = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"dir\" maildir\naction \"fwd\" forward-only\n\
+         match from any for domain \"fwd.example.org\" action \"fwd\"\n\
+         match from any for local action \"dir\"\n",
+    );
+    let Some(daemon) = start_with_users("a_forward_that_is_not_safe_makes_mail_wait", setup) else {
+        return;
+    };
+    let bob = home(&daemon, "bob");
+    let path = bob.join(".forward");
+    let refused = "424 4.2.4 Mailing list expansion problem: <bob@mx.example.org>";
+    let ask = || rcpt(&daemon, "bob@mx.example.org");
+    write_forward(&bob, BOB, "alice\n");
+    assert!(ask().starts_with("250 "));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+    assert_eq!(ask(), refused);
+    daemon.wait_log("/home/bob/.forward: insecure file");
+    write_forward(&bob, 0, "alice\n");
+    assert_eq!(ask(), refused);
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+    assert_eq!(ask(), refused);
+    daemon.wait_log("/home/bob/.forward: cannot follow symbolic links");
+    fs::remove_file(&path).unwrap();
+    assert!(
+        Command::new("mkfifo")
+            .arg("-m600")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
+    chown(&path, Some(BOB), Some(BOB)).unwrap();
+    assert_eq!(ask(), refused);
+    write_forward(&bob, BOB, &"#".repeat(4096));
+    assert_eq!(ask(), refused);
+    daemon.wait_log("info: forward file exceeds max size");
+    write_forward(&bob, BOB, "<alice>\n");
+    assert_eq!(ask(), refused);
+    daemon.wait_log("info: parse error in forward file");
+    write_forward(&bob, BOB, "");
+    assert!(ask().starts_with("250 "));
+    // The parent has served all along, and other users have not noticed.
+    assert!(rcpt(&daemon, "alice@mx.example.org").starts_with("250 "));
+    // smtpd.conf(5), forward-only.
+    let only = |expected: &str| {
+        let reply = rcpt(&daemon, "bob@fwd.example.org");
+        assert_eq!(reply, format!("{expected}: <bob@fwd.example.org>"));
+    };
+    only("550 Invalid recipient");
+    write_forward(&bob, BOB, "|cat\n");
+    only("451 Temporary failure");
+}
+
+#[test]
+fn users_of_a_file_are_read_again_by_both_processes() {
+    // smtpd.conf(5), userbase; smtpctl(8), update table.
+    let setup = Setup::new(
+        "table people file:$dir/people\nlisten on 127.0.0.1 port $port\n\
+         action \"v\" maildir userbase <people> alias { owner = \"\\\"|id -u >$dir/owner/ids; cat >/dev/null\\\"\" }\n\
+         match from any for any action \"v\"\n",
+    );
+    let test = "users_of_a_file_are_read_again_by_both_processes";
+    if !crate::support::can_have_users(test) {
+        return;
+    }
+    let dir = tempfile::TempDir::new().unwrap();
+    let place = |name: &str, uid: u32| {
+        let home = dir.path().join(name);
+        fs::create_dir(&home).unwrap();
+        chown(&home, Some(uid), Some(uid)).unwrap();
+        home
+    };
+    let (first, second, owner) = (
+        place("one", 5000),
+        place("two", 5001),
+        place("owner", 54320),
+    );
+    let table = dir.path().join("people");
+    let entry =
+        |name: &str, uid: u32, home: &Path| format!("{name} {uid}:{uid}:{}\n", home.display());
+    let old = entry("old", 5000, &first);
+    fs::write(&table, format!("{old}{}", entry("virt", 5000, &first))).unwrap();
+    let ids = "root:x:0:0:root:/root:/bin/sh\n_smtpd:x:54320:54320::/:/bin/sh\n";
+    fs::write(dir.path().join("passwd"), ids).unwrap();
+    fs::write(
+        dir.path().join("group"),
+        "root:x:0:\n_smtpd:x:54320:\n_smtpq:x:54321:\n",
+    )
+    .unwrap();
+    let daemon = setup.with_users().start_in(dir);
+    let mut client = daemon.hello();
+    client.mail("s@example.net", &["old@example.org"], b"\nx\n");
+    let arrived = |home: &Path| files(&home.join("Maildir/new"));
+    wait_for("the first delivery", || arrived(&first).len() == 1);
+    assert_eq!(fs::metadata(&arrived(&first)[0]).unwrap().uid(), 5000);
+    let more = "more 5002:5002:/\n";
+    fs::write(
+        &table,
+        format!("{old}{}{more}", entry("virt", 5001, &second)),
+    )
+    .unwrap();
+    client.say("MAIL FROM:<s@example.net>", 250);
+    client.say("RCPT TO:<more@example.org>", 550);
+    client.say("RSET", 250);
+    assert!(daemon.ctl(["update", "table", "people"]).status.success());
+    client.mail("s@example.net", &["virt@example.org"], b"\nx\n");
+    wait_for("the second delivery", || arrived(&second).len() == 1);
+    assert_eq!(fs::metadata(&arrived(&second)[0]).unwrap().uid(), 5001);
+    // A .forward of a user of the table is the table's user's.
+    write_forward(&second, 5001, "owner\n");
+    client.mail("s@example.net", &["virt@example.org"], b"\nx\n");
+    wait_for("the command of the alias", || {
+        fs::read_to_string(owner.join("ids")).is_ok_and(|text| text == "54320\n")
+    });
+    write_forward(&second, 5000, "owner\n");
+    let reply = client.ask("MAIL FROM:<s@example.net>");
+    assert!(reply.starts_with("250"));
+    client.say("RCPT TO:<virt@example.org>", 424);
+    client.say("RCPT TO:<root@example.org>", 550);
+}
