@@ -31,6 +31,9 @@ FEATURES?=	$$({ [ -n "$$OPENSSL_DIR" ] || pkg-config --exists openssl 2>/dev/nul
 TARGETDIR?=	target
 RUNDIR?=	$$(pwd)/run
 BSDROOT?=	${HOME}/.cache/smtpd-rs/bsd
+# How often `make fuzz` tries each of its targets, and which (empty for all).
+FUZZ_RUNS?=	100000
+FUZZ_TARGETS?=
 BSDTARGETS?=	x86_64-unknown-openbsd x86_64-unknown-freebsd
 
 SETTINGS=	SMTPD_SYSCONFDIR="${SYSCONFDIR}" SMTPD_SPOOL="${LOCALSTATEDIR}/spool/smtpd" \
@@ -102,6 +105,23 @@ check-bsd:
 				--target-dir "${TARGETDIR}/bsd-check" $$deny || exit 1; done; done
 	@echo "${BSDTARGETS}: clean"
 
+# Tries what reads strangers' bytes on FUZZ_RUNS inputs a target, from tests/fuzz/seeds on; needs a
+# C++ compiler. What is found lies in ${TARGETDIR}/fuzz, and what is interesting in corpus/ there.
+FUZZ_COVERAGE=	-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+		-Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+		-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+fuzz:
+	@target=$$(rustc -vV | sed -n 's/^host: //p') && mkdir -p "${TARGETDIR}/fuzz" && \
+	dir=$$(cd "${TARGETDIR}/fuzz" && pwd) && \
+	RUSTFLAGS="${FUZZ_COVERAGE}" ${CARGO} build ${CARGOFLAGS} --release --target "$$target" \
+		--target-dir "$$dir" --manifest-path tests/fuzz/Cargo.toml && \
+	program=$$dir/$$target/release/smtpd-fuzz && names="${FUZZ_TARGETS}" && \
+	for name in $${names:-$$(FUZZ_TARGET=list "$$program")}; do \
+		echo "== $$name" && mkdir -p "$$dir/corpus/$$name" && \
+		FUZZ_TARGET=$$name "$$program" -runs=${FUZZ_RUNS} -max_len=4096 -timeout=20 -rss_limit_mb=1024 \
+			-print_final_stats=1 -verbosity=0 -artifact_prefix="$$dir/$$name-" \
+			"$$dir/corpus/$$name" "tests/fuzz/seeds/$$name" || exit 1; done
+
 # Side by side with whatever of postfix and opensmtpd is installed here.
 bench: build
 	sh tests/bench/run.sh
@@ -160,4 +180,4 @@ clean:
 	${CARGO} clean
 	rm -rf run
 
-.PHONY: all build run test check lint-man test-poll check-bsd bench install install-files uninstall stage clean
+.PHONY: all build run test check lint-man test-poll check-bsd fuzz bench install install-files uninstall stage clean

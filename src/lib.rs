@@ -85,9 +85,15 @@ pub mod client;
 pub mod config;
 pub mod control;
 pub mod dns;
+pub mod explain;
 pub mod log;
 pub mod table;
 pub mod tls;
+
+// TRIALS
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 
 // PRIVILEGE
 pub mod engine;

@@ -10,10 +10,15 @@ use std::path::{Path, PathBuf};
 /// What each room imports, from the top of the house down: a room names only rooms below its own
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
+    // What tests and the fuzzer try on any bytes.
+    (
+        "fuzz",
+        "cli session client mda expansion privsep control queue dns table config smtp rfc5322",
+    ),
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
     (
         "cli",
-        "engine parent control mda tls privsep config queue sys",
+        "engine parent explain expansion table control mda tls privsep config queue sys",
     ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
     // it asks who a user is, in the words in which the engine asks it, and never the engine.
@@ -21,8 +26,13 @@ const ARROWS: &[(&str, &str)] = &[
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
-        "accept runner bounce deliver session expansion dns scheduler control privsep queue table \
-         config sys",
+        "accept runner bounce deliver explain session expansion dns scheduler control privsep \
+         queue table config sys",
+    ),
+    // Hears what an expansion does, and asks the delivery's own code what it would come to.
+    (
+        "explain",
+        "session expansion ruleset table mda privsep smtp config sys",
     ),
     // The control socket is one of the sockets of the event loop: frames in, answers out.
     ("accept", "session dns control sys"),
@@ -42,11 +52,11 @@ const ARROWS: &[(&str, &str)] = &[
     ("table", "config sys"),
     // Runs what the parent hands over: a job, and batches of messages to a kept child.
     ("mda", "privsep config sys"),
+    // The process that holds the keys is shut in; it is told of them by the parent.
+    ("tls", "privsep sys"),
     ("privsep", "config sys"),
     ("control", "sys"),
     ("config", "sys"),
-    // The process that holds the keys is shut in, and answers over sockets.
-    ("tls", "sys"),
     ("queue", "sys"),
     ("dns", ""),
     ("scheduler", ""),

@@ -18,6 +18,7 @@ pub mod queue_key;
 pub mod sendmail;
 pub mod smtpctl;
 pub mod smtpd;
+mod supposed;
 
 #[cfg(test)]
 pub(crate) mod fake_daemon;

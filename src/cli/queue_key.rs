@@ -1,7 +1,7 @@
 //! Where the key of `queue encryption` comes from: smtpd.conf itself, the standard input, or
 //! whoever sits at the terminal. It is never an argument or a variable, and never printed.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
 use crate::config::{QueueKey, Secret};
 use crate::queue::coding::Key;
@@ -46,17 +46,13 @@ fn secret(bytes: &[u8]) -> Option<Secret> {
     Line::from_bytes(bytes).ok().map(Secret::new)
 }
 
-/// By single bytes: what follows is not ours.
-fn first_line(from: impl Read) -> io::Result<Vec<u8>> {
+fn first_line(from: impl BufRead) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
-    for byte in from.take(MAX_LINE).bytes() {
-        match byte? {
-            b'\n' => break,
-            byte => line.push(byte),
+    from.take(MAX_LINE).read_until(b'\n', &mut line)?;
+    for end in *b"\n\r" {
+        if line.last() == Some(&end) {
+            line.pop();
         }
-    }
-    if line.last() == Some(&b'\r') {
-        line.pop();
     }
     Ok(line)
 }

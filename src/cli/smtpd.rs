@@ -3,28 +3,34 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::{PathBuf, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 use getopts::{Fail, Matches, ParsingStyle};
 
-use crate::config::{self, Defaults, Diagnostic, Loaded, Paths, Sources};
+use crate::config::{self, Config, Defaults, Diagnostic, Loaded, Paths, Sources, files};
 use crate::control::client::Client;
 use crate::control::{Answer, Ask, Which};
 use crate::engine;
+use crate::expansion::World;
+use crate::explain;
 use crate::log::{self, Target};
+use crate::mail::Supposed;
 use crate::mda;
 use crate::parent::{self, Ground, Options, built_in};
 use crate::privsep::identity::Rights;
-use crate::privsep::{ChildJob, Handover};
+use crate::privsep::{ChildJob, Handover, NoParent};
 use crate::queue::fs::layout;
 use crate::sys::{exe, net, process, unix_connect, user};
+use crate::table::Tables;
+use crate::table::include::Disk;
 use crate::tls::keys::agent;
-use crate::util::Line;
+use crate::util::{Line, Timestamp};
 
 use super::queue_key;
+use super::supposed::{self, Misfit};
 
-const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-f file] [-P system] [-R directory] \
-                     [-T trace]";
+const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-E session] [-f file] [-P system] \
+                     [-R directory] [-T trace]";
 const EX_TEMPFAIL: i32 = 75;
 
 /// The program; says what to exit with.
@@ -65,6 +71,8 @@ struct Asked {
     debug: bool,
     foreground: bool,
     check: bool,
+    /// What is to be explained, with `-E`.
+    supposed: Option<Supposed>,
     run_once: bool,
     verbose: bool,
     conf: Option<PathBuf>,
@@ -119,6 +127,7 @@ impl Asked {
             debug: found.opt_present("d"),
             foreground: found.opt_present("F"),
             check: found.opt_present("n"),
+            supposed: supposed(&found)?,
             run_once: found.opt_present("q"),
             verbose: found.opt_present("v"),
             conf: last_path(&found, "f")?,
@@ -237,7 +246,25 @@ impl Asked {
     fn load(&self, paths: &Paths) -> Result<(Handover, Loaded), Vec<String>> {
         let handover = self.handover(paths)?;
         let loaded = handover.load().map_err(texts)?;
-        Ok((handover, loaded))
+        let mut refused = files::certificates(&loaded.config, &self.file_owners());
+        if self.check {
+            // A start finds out when it binds them.
+            refused.extend(parent::check_listeners(&loaded.config.listeners));
+        }
+        match refused.is_empty() {
+            true => Ok((handover, loaded)),
+            false => Err(refused),
+        }
+    }
+
+    /// Whose certificates and keys are used: root's, and in an instance of one's own one's own.
+    fn file_owners(&self) -> Vec<u32> {
+        let mut owners = vec![0];
+        match user::effective_uid() {
+            uid if uid != 0 && self.root.is_some() => owners.push(uid),
+            _ => {}
+        }
+        owners
     }
 }
 
@@ -251,7 +278,7 @@ fn options() -> getopts::Options {
     for flag in ["d", "F", "h", "n", "q", "v"] {
         options.optflagmulti(flag, "", "");
     }
-    for option in ["B", "D", "P", "f", "T", "x", "R"] {
+    for option in ["B", "D", "E", "P", "f", "T", "x", "R"] {
         options.optmulti(option, "", "", "");
     }
     options
@@ -277,6 +304,22 @@ fn role(found: &Matches) -> Result<Role, Stop> {
     }
 }
 
+/// What all `-E` together suppose.
+fn supposed(found: &Matches) -> Result<Option<Supposed>, Stop> {
+    let words = found.opt_strs("E");
+    if words.is_empty() {
+        return Ok(None);
+    }
+    match supposed::parse(&supposed::words(&words)) {
+        Ok(supposed) => Ok(Some(supposed)),
+        Err(Misfit { said, possible }) => {
+            let (said, possible) = (said.join(" "), possible.join(" "));
+            let text = format!("smtpd: -E {said}: possibilities are: {possible}");
+            Err(Stop::new(format!("{text}\n{USAGE}")))
+        }
+    }
+}
+
 /// The last one given, made absolute while we are still where the caller was.
 fn last_path(found: &Matches, letter: &str) -> Result<Option<PathBuf>, Stop> {
     let Some(word) = found.opt_strs(letter).pop() else {
@@ -292,10 +335,6 @@ fn daemon(asked: Asked) -> i32 {
     for complaint in &asked.complaints {
         say(complaint);
     }
-    if !asked.check && asked.root.is_none() && user::effective_uid() != 0 {
-        say("smtpd: need root privileges; with -R directory, other users run one of their own");
-        return 1;
-    }
     let paths = asked.paths();
     let (handover, loaded) = match asked.load(&paths) {
         Ok(found) => found,
@@ -306,12 +345,20 @@ fn daemon(asked: Asked) -> i32 {
             return 1;
         }
     };
-    for warning in texts(loaded.warnings) {
+    let open = files::open_to_others(loaded.files.iter().map(Path::new));
+    for warning in open.into_iter().chain(texts(loaded.warnings)) {
         say(&format!("warn: {warning}"));
+    }
+    if let Some(supposed) = &asked.supposed {
+        return explain(&paths, &handover, &loaded.config, supposed);
     }
     if asked.check {
         say("configuration OK");
         return 0;
+    }
+    if asked.root.is_none() && user::effective_uid() != 0 {
+        say("smtpd: need root privileges; with -R directory, other users run one of their own");
+        return 1;
     }
     if asked.run_once && unix_connect::answers(&paths.socket).unwrap_or(false) {
         return flush_through_daemon(&paths);
@@ -344,6 +391,34 @@ fn daemon(asked: Asked) -> i32 {
         paths,
     };
     parent::run(options, &handover, loaded.config)
+}
+
+/// `-E`: nothing is started; the one who asks reads what he may.
+fn explain(paths: &Paths, handover: &Handover, config: &Config, supposed: &Supposed) -> i32 {
+    let tables = match Tables::load(config, &handover.sources) {
+        Ok(tables) => tables,
+        Err(complaints) => {
+            texts(complaints).iter().for_each(|text| say(text));
+            return 1;
+        }
+    };
+    let uid = match paths.root {
+        None => 0,
+        Some(_) => user::effective_uid(),
+    };
+    let world = World {
+        config,
+        tables: &tables,
+        includes: &Disk,
+        forwards: &NoParent,
+        daemon_user: &engine::daemon_user(uid),
+        now: Timestamp::now(),
+        watch: None,
+    };
+    let text = explain::explain(&world, &paths.libexec, supposed);
+    // Nobody reading any more is no fault of ours.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    0
 }
 
 /// `-q` where a daemon runs: it is asked to try everything now.

@@ -10,6 +10,7 @@ mod ast;
 mod check;
 mod diagnostic;
 pub mod ere;
+pub mod files;
 mod lexer;
 pub mod limits;
 pub mod model;
@@ -58,6 +59,8 @@ pub struct Loaded {
     pub config: Config,
     /// Complaints that do not keep it from being used.
     pub warnings: Vec<Diagnostic>,
+    /// The files of its text: the main one and what it includes, as they are named.
+    pub files: Vec<String>,
 }
 
 /// Parses and checks. The same sources and defaults always give the same configuration.
@@ -81,9 +84,14 @@ fn judge(
     };
     refuse(&ast, &mut diagnostics);
     let failed = diagnostics.failed();
+    let files = diagnostics.files.clone();
     let (errors, warnings) = diagnostics.finish();
     match config {
-        Some(config) if !failed => Ok(Loaded { config, warnings }),
+        Some(config) if !failed => Ok(Loaded {
+            config,
+            warnings,
+            files,
+        }),
         _ => Err(errors),
     }
 }

@@ -1,5 +1,6 @@
 //! The configuration as the other rooms see it: checked, names resolved, defaults filled in.
 
+mod criterion;
 mod filter;
 mod listen;
 mod relay;

@@ -356,8 +356,8 @@ impl Printer {
             }
             TableValue::Named(name) => {
                 self.word("<");
-                self.string(name);
-                self.word(">");
+                self.text.push_str(&quote(&name.value));
+                self.text.push('>');
             }
         }
     }

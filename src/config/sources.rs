@@ -15,7 +15,7 @@ use crate::sys::errno::strerror;
 use crate::sys::open;
 use crate::util::frame::{Bad, Reader, Writer};
 
-use super::ast::{Ast, Body, ListenKind, TableValue};
+use super::ast::{Ast, Body, ListenKind, PkiOption, TableValue};
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::{limits, parse, services};
 
@@ -45,6 +45,18 @@ impl Sources {
     /// Takes `text` for the main file and calls it `name`; files that it names are read.
     pub fn from_text(name: &str, text: &str, macros: &[(String, String)]) -> Sources {
         Sources::follow(PathBuf::from(name), text.as_bytes().to_vec(), macros)
+    }
+
+    /// Takes `text` for the main file and reads nothing.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn alone(text: &[u8]) -> Sources {
+        let main = PathBuf::from("smtpd.conf");
+        Sources {
+            files: BTreeMap::from([(main.clone(), text.to_vec())]),
+            main,
+            unreadable: BTreeMap::new(),
+            macros: Vec::new(),
+        }
     }
 
     /// Puts a file in, as if it had been read.
@@ -171,6 +183,15 @@ fn files_named(ast: &Ast) -> Vec<PathBuf> {
         match &statement.body {
             Body::Table(_, TableValue::One(text)) => {
                 files.extend(file_of_table(&text.value).map(PathBuf::from));
+            }
+            // Certificates are for everybody; keys are not, and are not among these.
+            Body::Ca(_, file) => files.push(PathBuf::from(&file.value)),
+            Body::Pki(_, options) => {
+                let cert = |option: &PkiOption| match option {
+                    PkiOption::Cert(file) => Some(PathBuf::from(&file.value)),
+                    PkiOption::Key(_) | PkiOption::Dhe(_) => None,
+                };
+                files.extend(options.iter().filter_map(cert));
             }
             Body::Listen(_, options) => {
                 let named = |kind: &ListenKind| matches!(kind, ListenKind::PortName(name) if services::well_known(&name.value).is_none());

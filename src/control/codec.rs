@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::mail::{EvpId, MsgId};
+use crate::mail::{EvpId, MsgId, Peer, Supposed};
 use crate::util::frame::{Bad, Reader, Writer};
 
 use super::message::{Answer, Ask, Listed, MAX_FRAME, Subsystem, VERSION, Which};
@@ -48,6 +48,8 @@ pub fn decode_ask(body: &[u8]) -> Result<Ask, BadFrame> {
         ASK_STATS => Ask::Stats,
         ASK_STATUS => Ask::Status,
         ASK_UPDATE_TABLE => Ask::UpdateTable(name(&mut fields)?),
+        ASK_EXPLAIN => Ask::Explain(Box::new(supposed(&mut fields)?)),
+        ASK_TRACE => Ask::Trace(name(&mut fields)?, fields.flag()?),
         other => return Err(BadFrame::Kind(other)),
     };
     fields.end()?;
@@ -88,6 +90,12 @@ pub fn encode_ask(ask: &Ask) -> Vec<u8> {
             frame.u8(ASK_UPDATE_TABLE);
             frame.text(cut(name, MAX_NAME));
         }
+        Ask::Explain(supposed) => write_supposed(&mut frame, supposed),
+        Ask::Trace(word, on) => {
+            frame.u8(ASK_TRACE);
+            frame.text(cut(word, MAX_NAME));
+            frame.flag(*on);
+        }
     }
     frame.into_frame()
 }
@@ -118,6 +126,7 @@ pub fn decode_answer(body: &[u8]) -> Result<Answer, BadFrame> {
             }
             Answer::Stats(list)
         }
+        ANSWER_TEXT => Answer::Text(fields.text()?.to_owned()),
         ANSWER_STATUS => Answer::Status {
             mda: fields.flag()?,
             mta: fields.flag()?,
@@ -156,6 +165,10 @@ pub fn encode_answer(answer: &Answer, out: &mut Vec<u8>) {
                 frame.u64(*value as u64);
             });
         }
+        Answer::Text(text) => {
+            frame.u8(ANSWER_TEXT);
+            frame.text(cut(text, MAX_TEXT));
+        }
         Answer::Status { mda, mta, smtp } => {
             frame.u8(ANSWER_STATUS);
             frame.flag(*mda);
@@ -183,6 +196,11 @@ const MAX_FAIL: usize = 1024;
 /// Longest line of a listing in bytes: addresses are bounded by SMTP, error lines by 2047.
 const MAX_LISTED: usize = 32 * 1024;
 
+/// Longest text of an answer in bytes.
+pub const MAX_TEXT: usize = MAX_FRAME - 1024;
+/// Longest word of a supposed session in bytes: more than any session would take.
+const MAX_WORD: usize = 4096;
+
 const ASK_SUBMIT: u8 = 1;
 const ASK_SCHEDULE: u8 = 2;
 const ASK_REMOVE: u8 = 3;
@@ -195,6 +213,8 @@ const ASK_LIST: u8 = 9;
 const ASK_STATS: u8 = 10;
 const ASK_STATUS: u8 = 11;
 const ASK_UPDATE_TABLE: u8 = 12;
+const ASK_EXPLAIN: u8 = 13;
+const ASK_TRACE: u8 = 14;
 
 // Answers start elsewhere, so that an echo of a request is no answer.
 const ANSWER_OK: u8 = 129;
@@ -203,6 +223,7 @@ const ANSWER_COUNT: u8 = 131;
 const ANSWER_ENVELOPES: u8 = 132;
 const ANSWER_STATS: u8 = 133;
 const ANSWER_STATUS: u8 = 134;
+const ANSWER_TEXT: u8 = 135;
 
 fn open(body: &[u8]) -> Result<(u8, Reader<'_>), BadFrame> {
     if body.len() > MAX_FRAME {
@@ -248,6 +269,46 @@ fn which(fields: &mut Reader<'_>) -> Result<Which, BadFrame> {
         2 => Ok(Which::Envelope(evpid(fields)?)),
         _ => Err(BadFrame::Value),
     }
+}
+
+fn supposed(fields: &mut Reader<'_>) -> Result<Supposed, BadFrame> {
+    let mut line = || fields.option(Reader::line);
+    Ok(Supposed {
+        sender: line()?,
+        rcpt: line()?,
+        rdns: line()?,
+        helo: line()?,
+        username: line()?,
+        tag: line()?,
+        peer: fields.option(peer)?,
+        tls: fields.flag()?,
+    })
+}
+
+/// In the one form that is written.
+fn peer(fields: &mut Reader<'_>) -> Result<Peer, Bad> {
+    let text = fields.text()?;
+    let peer = Peer::parse(text).filter(|peer| peer.to_string() == text);
+    peer.ok_or(Bad::Value)
+}
+
+fn write_supposed(frame: &mut Writer, supposed: &Supposed) {
+    frame.u8(ASK_EXPLAIN);
+    let lines = [
+        &supposed.sender,
+        &supposed.rcpt,
+        &supposed.rdns,
+        &supposed.helo,
+        &supposed.username,
+        &supposed.tag,
+    ];
+    for line in lines {
+        frame.option(line.as_ref(), |frame, line| frame.text(cut(line, MAX_WORD)));
+    }
+    frame.option(supposed.peer.as_ref(), |frame, peer| {
+        frame.text(&peer.to_string());
+    });
+    frame.flag(supposed.tls);
 }
 
 fn write_which(frame: &mut Writer, kind: u8, which: Which) {

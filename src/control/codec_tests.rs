@@ -1,5 +1,6 @@
 //! Round trips, mutations and garbage.
 
+use crate::util::Line;
 use crate::util::dice::Dice;
 
 use super::*;
@@ -48,7 +49,7 @@ impl Chance {
     }
 
     fn ask(&mut self) -> Ask {
-        match self.below(12) {
+        match self.below(14) {
             0 => Ask::Submit,
             1 => Ask::Schedule(self.which()),
             2 => Ask::Remove(self.which()),
@@ -66,13 +67,35 @@ impl Chance {
             },
             9 => Ask::Stats,
             10 => Ask::Status,
+            11 => Ask::Explain(Box::new(self.supposed())),
+            12 => Ask::Trace(format!("t{}", self.text(20)), self.flag()),
             _ => Ask::UpdateTable(format!("t{}", self.text(20))),
         }
     }
 
+    fn supposed(&mut self) -> Supposed {
+        let mut line = || {
+            let some = self.flag();
+            some.then(|| Line::new(&self.text(20)).unwrap())
+        };
+        Supposed {
+            sender: line(),
+            rcpt: line(),
+            rdns: line(),
+            helo: line(),
+            username: line(),
+            tag: line(),
+            peer: Peer::parse(
+                ["local", "192.0.2.1", "[fe80::1%lo]", "none"][self.below(4) as usize],
+            ),
+            tls: self.flag(),
+        }
+    }
+
     fn answer(&mut self) -> Answer {
-        match self.below(6) {
+        match self.below(7) {
             0 => Answer::Ok,
+            5 => Answer::Text(self.text(300)),
             1 => Answer::Fail(self.text(40)),
             2 => Answer::Count(self.next() as u32),
             3 => Answer::Envelopes(

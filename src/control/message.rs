@@ -4,7 +4,7 @@
 //! a kind byte and fields. A `Submit` that is answered `Ok` turns the connection into a plain SMTP
 //! session.
 
-use crate::mail::{EvpId, MsgId};
+use crate::mail::{EvpId, MsgId, Supposed};
 
 pub use super::codec::{
     BadFrame, decode_answer, decode_ask, encode_answer, encode_ask, frame_length,
@@ -59,6 +59,10 @@ pub enum Ask {
     Status,
     /// `update table`. Answered by `Ok` or `Fail`.
     UpdateTable(String),
+    /// `explain`. Answered by `Text`.
+    Explain(Box<Supposed>),
+    /// `trace` (true) or `untrace`. Answered by `Ok` or `Fail`.
+    Trace(String, bool),
 }
 
 /// A part of the daemon that can be paused.
@@ -83,6 +87,8 @@ pub enum Answer {
     Count(u32),
     /// Lines of `show queue`, in order of their ids.
     Envelopes(Vec<Listed>),
+    /// Lines, each with its end.
+    Text(String),
     /// Keys and values of `show stats`.
     Stats(Vec<(String, i64)>),
     /// What is paused.

@@ -45,6 +45,8 @@ mod tests {
             Ask::Stats,
             Ask::Status,
             Ask::UpdateTable("aliases".to_owned()),
+            Ask::Explain(Box::default()),
+            Ask::Trace("rules".to_owned(), true),
         ];
         for ask in privileged {
             assert!(permitted(&ask, 0, 0));

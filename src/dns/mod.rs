@@ -23,6 +23,8 @@ mod bell;
 mod cache;
 mod core;
 mod hosts;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzz;
 pub mod limits;
 mod message;
 mod name;
@@ -35,6 +37,8 @@ mod fake;
 mod tests;
 
 pub(crate) use bell::Bell;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fuzz::fuzz;
 pub use settings::Settings;
 pub use thread::{Handle, start};
 

@@ -1,5 +1,8 @@
 //! Answers what smtpctl(8) asks: some of it here, most of it by the runner.
+//!
+//! What reads tables may take its time, and a thread of its own does it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,45 +11,65 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use crate::accept::{self, ConnId, Mailbox};
 use crate::control::message::{Answer, Ask, Subsystem};
 use crate::control::server::permitted;
+use crate::explain::explain;
 use crate::log::{self, stat};
+use crate::mail::Supposed;
 use crate::privsep::Client;
 use crate::runner;
 use crate::table::Tables;
+
+use super::services::Services;
 
 /// The daemon behind the control socket.
 pub struct Host {
     runner: runner::Handle,
     mailbox: Mailbox,
     client: Client,
-    /// Tables to read again, and who asked: the `tables` thread does it.
-    updates: Sender<(ConnId, String)>,
+    /// What the `tables` thread is to do, and who asked.
+    work: Sender<(ConnId, Work)>,
     owner_uid: u32,
     started: Instant,
 }
 
+/// What takes its time.
+enum Work {
+    /// A table is read again.
+    Update(String),
+    /// A recipient is explained.
+    Explain(Box<Supposed>),
+}
+
 impl Host {
-    /// A host for the instance of `owner_uid`, with its thread for tables.
+    /// A host for the instance of `owner_uid`, with its thread for tables. The mail.* helpers are
+    /// in `libexec`.
     pub fn start(
-        runner: runner::Handle,
+        services: Arc<Services>,
         mailbox: Mailbox,
         client: Client,
-        tables: Arc<Tables>,
+        libexec: PathBuf,
         owner_uid: u32,
     ) -> std::io::Result<Host> {
-        let (updates, wanted) = bounded::<(ConnId, String)>(UPDATES_MAX);
+        let (work, wanted) = bounded::<(ConnId, Work)>(WORK_MAX);
         let (answers, parent) = (mailbox.clone(), client.clone());
+        let runner = services.runner.clone();
         std::thread::Builder::new()
             .name("tables".to_owned())
             .spawn(move || {
-                for (conn, name) in wanted {
-                    answers.answer(conn, update(&tables, &parent, &name));
+                for (conn, work) in wanted {
+                    let answer = match work {
+                        Work::Update(name) => update(&services.tables, &parent, &name),
+                        Work::Explain(supposed) => {
+                            Answer::Text(explain(&services.world(), &libexec, &supposed))
+                        }
+                    };
+                    answers.answer(conn, answer);
                 }
             })?;
         Ok(Host {
             runner,
             mailbox,
             client,
-            updates,
+            work,
             owner_uid,
             started: Instant::now(),
         })
@@ -64,7 +87,9 @@ impl Host {
         Answer::Ok
     }
 
+    /// smtpctl(8), log: what was traced no longer is.
     fn verbose(&self, verbose: bool) -> Answer {
+        log::set_trace(0);
         log::set_verbose(verbose);
         match self.client.set_verbose(verbose) {
             Ok(()) => Answer::Ok,
@@ -98,8 +123,8 @@ impl Host {
         self.runner.ask(ask, Box::new(reply))
     }
 
-    fn update_table(&self, conn: ConnId, name: String) -> Option<Answer> {
-        match self.updates.try_send((conn, name)) {
+    fn later(&self, conn: ConnId, work: Work) -> Option<Answer> {
+        match self.work.try_send((conn, work)) {
             Ok(()) => None,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 Some(Answer::Fail("tables are being read already".to_owned()))
@@ -117,14 +142,26 @@ impl accept::Host for Host {
             Ask::Pause(Subsystem::Smtp, pause) => Some(self.pause_smtp(pause)),
             Ask::Verbose(verbose) => Some(self.verbose(verbose)),
             Ask::Stats => Some(self.stats()),
-            Ask::UpdateTable(name) => self.update_table(conn, name),
+            Ask::UpdateTable(name) => self.later(conn, Work::Update(name)),
+            Ask::Explain(supposed) => self.later(conn, Work::Explain(supposed)),
+            Ask::Trace(word, on) => Some(trace(&word, on)),
             ask => self.ask_runner(conn, ask),
         }
     }
 }
 
-/// Updates that may wait.
-const UPDATES_MAX: usize = 16;
+/// What may wait for the `tables` thread.
+const WORK_MAX: usize = 16;
+
+fn trace(word: &str, on: bool) -> Answer {
+    match log::trace_bits(word) {
+        Some(bits) => {
+            log::change_trace(bits, on);
+            Answer::Ok
+        }
+        None => Answer::Fail(format!("nothing is called {word}")),
+    }
+}
 
 /// The parent has a copy of its own of tables with users.
 fn update(tables: &Tables, parent: &Client, name: &str) -> Answer {

@@ -68,7 +68,7 @@ fn serve(startup: Startup) -> Result<(), String> {
     let (handle, inbox) = runner::channel();
     let services = Arc::new(Services {
         config: config.clone(),
-        tables: tables.clone(),
+        tables,
         queue: queue.clone(),
         runner: handle.clone(),
         parent: startup.client.clone(),
@@ -120,10 +120,10 @@ fn serve(startup: Startup) -> Result<(), String> {
     let resolver =
         dns::start(dns::Settings::system(), random::number_u32).map_err(said("resolver"))?;
     let host = Host::start(
-        handle.clone(),
+        services.clone(),
         mailbox.clone(),
         startup.client.clone(),
-        tables,
+        startup.paths.libexec.clone(),
         startup.owner_uid,
     )
     .map_err(said("tables"))?;
@@ -207,7 +207,7 @@ fn purge_in_the_background(store: Fs) -> io::Result<()> {
 }
 
 /// Commands of aliases run as the daemon's user; in an instance that is not root's, as its owner.
-fn daemon_user(owner_uid: u32) -> String {
+pub fn daemon_user(owner_uid: u32) -> String {
     let found = match owner_uid {
         0 => Ok(None),
         uid => user::by_uid(uid),

@@ -30,22 +30,28 @@ pub struct Services {
     pub daemon_user: String,
 }
 
-impl session::Services for Services {
-    fn begin(&self) -> Result<Incoming, BeginError> {
-        self.queue.begin()
-    }
-
-    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
-        let world = World {
+impl Services {
+    /// What expansion looks at.
+    pub fn world(&self) -> World<'_> {
+        World {
             config: &self.config,
             tables: &self.tables,
             includes: &Disk,
             forwards: &self.parent,
             daemon_user: &self.daemon_user,
             now: Timestamp::now(),
-            watch: None,
-        };
-        expansion::expand(&world, facts, rcpt)
+            watch: expansion::trace::wanted(),
+        }
+    }
+}
+
+impl session::Services for Services {
+    fn begin(&self) -> Result<Incoming, BeginError> {
+        self.queue.begin()
+    }
+
+    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+        expansion::expand(&self.world(), facts, rcpt)
     }
 
     fn committed(&self, message: Committed) {

@@ -13,6 +13,7 @@ mod replies;
 mod subaddress;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 mod tree;
 pub mod watch;
 
@@ -43,6 +44,26 @@ pub fn included_files(value: &str) -> Vec<PathBuf> {
         _ => None,
     };
     items.into_iter().filter_map(included).collect()
+}
+
+/// An entry for the fuzzer: a line of items. What an item is does not change when it is told again.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_items(line: &str) {
+    for item in Item::list(line).unwrap_or_default() {
+        match item {
+            Item::User(name) => {
+                assert_eq!(Item::classify(&name), Ok(Item::User(name)));
+            }
+            Item::Address(address) => {
+                let text = address.to_string();
+                assert_eq!(Item::classify(&text), Ok(Item::Address(address)));
+            }
+            Item::File(path) => assert!(path.starts_with('/')),
+            Item::Include(path) => assert!(path.is_absolute()),
+            Item::Error(code, _) => assert!((400..600).contains(&code)),
+            Item::Pipe(command) => assert!(!command.trim().is_empty()),
+        }
+    }
 }
 
 /// What expansion looks at.

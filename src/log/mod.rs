@@ -18,7 +18,9 @@ mod trace;
 
 use sink::{Level, Output, Sink, Stderr, Syslog};
 
-pub use trace::{Trace, bits as trace_bits, set as set_trace, wanted as tracing};
+pub use trace::{
+    Trace, bits as trace_bits, change as change_trace, set as set_trace, wanted as tracing,
+};
 
 /// Where a process's lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -66,6 +66,14 @@ pub fn set(bits: u32) {
     ON.store(bits, Relaxed);
 }
 
+/// Adds to what is traced, or takes away from it.
+pub fn change(bits: u32, on: bool) {
+    match on {
+        true => ON.fetch_or(bits, Relaxed),
+        false => ON.fetch_and(!bits, Relaxed),
+    };
+}
+
 /// Whether `what` is traced: ask before a costly line is put together.
 pub fn wanted(what: Trace) -> bool {
     ON.load(Relaxed) & what as u32 != 0

@@ -11,6 +11,7 @@ pub mod ids;
 pub mod outcome;
 pub mod peer;
 pub mod refusal;
+pub mod supposed;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod srs;
@@ -24,3 +25,4 @@ pub use ids::{EvpId, MsgId, SessionId};
 pub use outcome::{DsnOffer, Outcome, Remote, Status, Verdict};
 pub use peer::Peer;
 pub use refusal::Refusal;
+pub use supposed::Supposed;

@@ -6,6 +6,7 @@
 //! standard error and in the exit code.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -44,6 +45,42 @@ struct Program {
     env: Vec<(&'static str, String)>,
 }
 
+/// One line: the method, and what it works on.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Plan::Maildir(target) => {
+                write!(f, "maildir {}", target.root.display())?;
+                if let Some(extension) = &target.extension {
+                    write!(f, ", its folder .{extension} if there is one")?;
+                }
+                match target.junk {
+                    Junk::Folder => f.write_str(", junk to its folder .Junk"),
+                    Junk::Ignore => Ok(()),
+                }
+            }
+            Plan::File { path, .. } => write!(f, "file {}", path.display()),
+            Plan::Mailbox { user, .. } => write!(f, "mailbox of {user}"),
+            Plan::Program(program) => {
+                write!(f, "command {}", program.path.display())?;
+                program
+                    .args
+                    .iter()
+                    .try_for_each(|arg| write!(f, " {}", quoted(&arg.to_string_lossy())))
+            }
+        }
+    }
+}
+
+/// A word as sh(1) would have to read it.
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./@:=+,%".contains(&b);
+    match !word.is_empty() && word.bytes().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 /// Does what the job says and returns the exit code; a program that is started does not return.
 pub fn run(job: &ChildJob) -> i32 {
     let program = program_name(job);
@@ -65,6 +102,12 @@ fn ready(job: &ChildJob) -> Result<(String, File), Failure> {
     Ok((home(job)?, standard_input()?))
 }
 
+/// What a delivery would come to, in words: for whoever asks before there is a message.
+pub fn describe(job: &ChildJob) -> Result<String, Failure> {
+    no_root(job)?;
+    Ok(plan(job, &home(job)?)?.to_string())
+}
+
 /// Whose name a message bears: the helper's that does this in other circumstances.
 fn program_name(job: &ChildJob) -> &'static str {
     match (&job.job.command, &job.delivery) {
@@ -82,8 +125,13 @@ fn may_run(job: &ChildJob) -> Result<(), Failure> {
         let text = format!("running with uid {uid} instead of {}", job.uid);
         return Err(Failure::new(OSERR, text));
     }
+    no_root(job)
+}
+
+/// Only a mailbox is opened with root's rights.
+fn no_root(job: &ChildJob) -> Result<(), Failure> {
     let mailbox = job.delivery == Delivery::Mbox && job.job.command.is_none();
-    if uid == 0 && !mailbox {
+    if job.uid == 0 && !mailbox {
         let text = format!("MDA not allowed to deliver to: {}", job.job.user);
         return Err(Failure::new(NOPERM, text));
     }

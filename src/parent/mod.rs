@@ -17,6 +17,7 @@ mod backoff;
 pub mod built_in;
 mod children;
 mod forward;
+mod keys;
 mod link;
 mod mda;
 mod offline;
@@ -24,6 +25,8 @@ pub mod purge;
 mod serve;
 mod start;
 mod userbase;
+
+pub use start::check_listeners;
 
 /// How the daemon was asked to run.
 #[derive(Clone, Debug)]

@@ -172,6 +172,9 @@ impl Parent {
                     self.run = Run::Once;
                     self.tell(&Reply::Shutdown);
                 }
+                if self.held.keys.step(&self.options, now) {
+                    self.connect_keys();
+                }
                 if matches!(self.engine, Engine::Starts(when) if when <= now) {
                     self.start_engine(now);
                 }
@@ -208,6 +211,7 @@ impl Parent {
             Stop::Gently(until) | Stop::AtOnce(until) => until,
             Stop::No | Stop::Failed => {
                 let own = self.offline.deadline().min(self.next_purge);
+                let own = self.held.keys.deadline().map_or(own, |when| own.min(when));
                 match self.engine {
                     Engine::Starts(when) => own.min(when),
                     Engine::Runs(_) => own,
@@ -384,6 +388,11 @@ impl Parent {
             if let Some(how) = ended(pid) {
                 self.offline.ended(pid, how, now);
             }
+        }
+        if let Some(pid) = self.held.keys.pid()
+            && let Some(how) = ended(pid)
+        {
+            self.held.keys.ended(how, now);
         }
         if let Some(pid) = self.purge
             && ended(pid).is_some()

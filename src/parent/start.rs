@@ -24,6 +24,7 @@ use crate::sys::sandbox::{self, Role};
 use crate::sys::signal::Signals;
 use crate::sys::{open, process, random, unix_connect};
 
+use super::keys::Keeper;
 use super::serve::Parent;
 use super::userbase::Userbases;
 use super::{Ground, Options, built_in};
@@ -34,6 +35,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
     let rights = Rights::find(&options.paths)?;
     let trial = built_in::is(&handover.sources);
     let users = Userbases::load(&config, &handover.sources)?;
+    let keys = Keeper::load(&config)?;
     let handover = handover
         .encode()
         .map_err(|error| format!("configuration: {error}"))?;
@@ -73,6 +75,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
             listeners,
             control,
             advice,
+            keys,
             _pid_file: pid_file,
         },
         signals,
@@ -87,6 +90,8 @@ pub struct Held {
     pub control: ControlSocket,
     /// To be said on standard error when the first engine serves.
     pub advice: Option<String>,
+    /// Private keys, and the process that has them too.
+    pub keys: Keeper,
     _pid_file: PidFile,
 }
 
@@ -248,17 +253,27 @@ fn make_room(path: &Path, (uid, gid): (u32, u32), mode: u32) -> Result<(), Strin
 /// How many connections may wait to be accepted; the system may allow fewer.
 const BACKLOG: i32 = 4096;
 
-fn bind_all(listeners: &[Listener]) -> Result<Vec<(u32, TcpListener)>, String> {
-    let interfaces = net::interface_addrs()
-        .map_err(|error| format!("interface addresses: {}", strerror(&error)))?;
-    let world = Names {
-        interfaces: &interfaces,
-        members: &|group| net::group_members(group).unwrap_or_default(),
-        host: &|name| match (name, 0).to_socket_addrs() {
-            Ok(addrs) => addrs.map(|addr| addr.ip()).collect(),
-            Err(_) => Vec::new(),
-        },
+/// What is wrong with the listeners, as far as that can be said without binding them.
+pub fn check_listeners(listeners: &[Listener]) -> Vec<String> {
+    let interfaces = match interfaces() {
+        Ok(interfaces) => interfaces,
+        Err(why) => return vec![format!("smtpd: {why}")],
     };
+    let world = Names::of_this_host(&interfaces);
+    let wrong = listeners.iter().filter_map(|listener| {
+        let why = world.resolve(listener).err()?;
+        Some(format!("{}: {why}", listener.at))
+    });
+    wrong.collect()
+}
+
+fn interfaces() -> Result<Vec<InterfaceAddr>, String> {
+    net::interface_addrs().map_err(|error| format!("interface addresses: {}", strerror(&error)))
+}
+
+fn bind_all(listeners: &[Listener]) -> Result<Vec<(u32, TcpListener)>, String> {
+    let interfaces = interfaces()?;
+    let world = Names::of_this_host(&interfaces);
     let mut bound = Vec::new();
     for (index, listener) in (0u32..).zip(listeners) {
         for addr in world.resolve(listener)? {
@@ -298,7 +313,18 @@ struct Names<'a> {
     host: &'a dyn Fn(&str) -> Vec<IpAddr>,
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    fn of_this_host(interfaces: &'a [InterfaceAddr]) -> Names<'a> {
+        Names {
+            interfaces,
+            members: &|group| net::group_members(group).unwrap_or_default(),
+            host: &|name| match (name, 0).to_socket_addrs() {
+                Ok(addrs) => addrs.map(|addr| addr.ip()).collect(),
+                Err(_) => Vec::new(),
+            },
+        }
+    }
+
     /// smtpd.conf(5), listen on: an interface or a group of them, else an address, else a host
     /// name; the first that is one ends the search.
     fn resolve(&self, listener: &Listener) -> Result<Vec<SocketAddr>, String> {

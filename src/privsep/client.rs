@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::log;
 use crate::sys::fdpass::Wait;
 use crate::util::Line;
 
@@ -49,6 +50,7 @@ impl Client {
             channel,
             sending: Mutex::new(()),
             verbose: Mutex::new(None),
+            keys: Mutex::new(None),
             waiting: Mutex::new(Waiting {
                 last_id: 0,
                 promises: HashMap::new(),
@@ -60,6 +62,11 @@ impl Client {
             .name("privsep".into())
             .spawn(move || reader.read_all(on_event))?;
         Ok(Client(wire))
+    }
+
+    /// A socket to the process that holds private keys, if there is one that was not taken yet.
+    pub fn take_keys(&self) -> Option<OwnedFd> {
+        lock(&self.0.keys).take()
     }
 
     /// The engine is up and serves.
@@ -178,6 +185,8 @@ struct Wire {
     sending: Mutex<()>,
     /// What the parent is still to be told of `smtpctl log`.
     verbose: Mutex<Option<bool>>,
+    /// A socket to the process that holds private keys, until it is taken.
+    keys: Mutex<Option<OwnedFd>>,
     waiting: Mutex<Waiting>,
 }
 
@@ -291,6 +300,14 @@ impl Wire {
                 };
                 self.hand_over(*id, forward)?;
             }
+            Reply::Keys => match fds.next() {
+                Some(socket) => *lock(&self.keys) = Some(socket),
+                // It came when we had no room for it; the parent sends no other.
+                None if packet.lost_fds => {
+                    log::warn(format_args!("warn: keys: too many open files"))
+                }
+                None => return None,
+            },
             Reply::Shutdown => {}
             _ => return None,
         }

@@ -149,6 +149,7 @@ impl Reply {
                     }
                 }
             }
+            Reply::Keys => w.u8(10),
             Reply::QueueKey(key) => {
                 w.u8(9);
                 w.text(key.reveal());
@@ -195,6 +196,7 @@ impl Reply {
                     _ => return Err(Malformed),
                 },
             },
+            10 => Reply::Keys,
             9 => Reply::QueueKey(Secret::new(r.line()?)),
             _ => return Err(Malformed),
         };
@@ -205,7 +207,7 @@ impl Reply {
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
         match self {
-            Reply::Config | Reply::Listener { .. } | Reply::Control => 1,
+            Reply::Config | Reply::Listener { .. } | Reply::Control | Reply::Keys => 1,
             Reply::Forward {
                 found: Found::Opened,
                 ..

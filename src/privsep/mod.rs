@@ -14,6 +14,7 @@ pub mod client;
 pub mod frame;
 pub mod handover;
 pub mod identity;
+pub mod keys;
 pub mod job;
 pub mod reply;
 pub mod request;
@@ -60,6 +61,16 @@ pub enum Forward {
     File(OwnedFd),
     /// It cannot be used, or nobody can say now whether there is one.
     Unusable(Line),
+}
+
+/// Without a parent nobody has a .forward: for checks that no daemon takes part in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoParent;
+
+impl Forwards for NoParent {
+    fn open_forward(&self, _action: &Line, _user: &Line) -> io::Result<Forward> {
+        Ok(Forward::Absent)
+    }
 }
 
 /// What came of a delivery.

@@ -55,6 +55,9 @@ pub enum Reply {
         /// What became of it.
         found: Found,
     },
+    /// One descriptor comes with it: a socket to the process that holds private keys, the first or
+    /// a new one.
+    Keys,
     /// Finish what is being answered, record outcomes, and exit.
     Shutdown,
 }

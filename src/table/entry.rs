@@ -82,9 +82,8 @@ impl Tables {
                 let compiled = pattern.and_then(|pattern| regex::Regex::new(&pattern).ok());
                 compiled.is_some_and(|compiled| compiled.is_match(&key))
             }),
-            Service::String | Service::Alias | Service::Userinfo => {
-                keys.find(|entry| entry.eq_ignore_ascii_case(&key))
-            }
+            // The entry is the key.
+            Service::String | Service::Alias | Service::Userinfo => None,
         };
         found.map(str::to_owned)
     }

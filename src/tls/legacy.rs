@@ -3,7 +3,6 @@
 //! It chooses its ciphers itself: where `ciphers` says which, it is not asked. What it agreed upon
 //! it does not tell.
 
-use std::fmt;
 use std::io::{Read, Write};
 
 use native_tls::{Certificate, HandshakeError, Protocol, TlsConnector};
@@ -51,10 +50,7 @@ impl Connector {
     }
 
     /// See [`super::Connector::handshake`].
-    pub fn handshake<S>(&self, stream: S, name: &str) -> Result<Stream<S>, Failure>
-    where
-        S: Read + Write + fmt::Debug + Send + Sync + 'static,
-    {
+    pub fn handshake<S: Read + Write>(&self, stream: S, name: &str) -> Result<Stream<S>, Failure> {
         let name = name.trim_matches(['[', ']']);
         let stream = self
             .connector

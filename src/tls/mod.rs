@@ -125,15 +125,12 @@ impl Connector {
 
     /// Shakes hands over `stream` with the host called `name`: a domain name, or an address with
     /// or without brackets.
-    pub fn handshake<S>(
+    pub fn handshake<S: Read + Write>(
         &self,
         library: Library,
         stream: S,
         name: &str,
-    ) -> Result<Stream<S>, Failure>
-    where
-        S: Read + Write + fmt::Debug + Send + Sync + 'static,
-    {
+    ) -> Result<Stream<S>, Failure> {
         match library {
             Library::Modern => match &self.modern {
                 Some(modern) => modern.handshake(stream, name),

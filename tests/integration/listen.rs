@@ -92,6 +92,54 @@ fn configuration_errors_name_file_line_and_column() {
 }
 
 #[test]
+fn a_check_looks_at_what_a_start_would_need() {
+    // smtpd(8), -n: names of interfaces are looked up; nothing is bound. A configuration that
+    // others may write is warned of.
+    let instance = Setup::new(
+        "listen on \"no interface\"\nlisten on 127.0.0.1 port $port\n\
+         listen on \"none here\"\naction \"a\" maildir\nmatch for any action \"a\"\n",
+    )
+    .prepare();
+    let conf = instance.path().join("smtpd.conf");
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_smtpd"));
+        command.arg("-n").arg("-f").arg(&conf);
+        let output = run(command, b"");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    let (code, text) = check();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(code, Some(1));
+    let wrong = "invalid virtual ip or interface: ";
+    assert!(
+        lines[0].ends_with(&format!("smtpd.conf:1: {wrong}no interface")),
+        "{text}"
+    );
+    assert!(
+        lines[1].ends_with(&format!("smtpd.conf:3: {wrong}none here")),
+        "{text}"
+    );
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", instance.port));
+    let good = std::fs::read_to_string(&conf).unwrap();
+    let good: String = good
+        .lines()
+        .skip(1)
+        .filter(|line| !line.contains("none here"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write(&conf, good).unwrap();
+    std::fs::set_permissions(&conf, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let (code, text) = check();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.starts_with("warn: ") && text.contains("insecure permissions"),
+        "{text}"
+    );
+    assert!(text.ends_with("\nconfiguration OK\n"), "{text}");
+}
+
+#[test]
 fn arguments_that_are_wrong_give_the_usage() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_smtpd"));
     command.arg("-Z");

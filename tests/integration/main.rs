@@ -7,6 +7,7 @@ mod support;
 
 mod aliases;
 mod control;
+mod explain;
 mod forward;
 mod hostile;
 mod limits;

@@ -14,6 +14,7 @@ config
 
 user copy pipe only slash file many lines empty remarks include addr nowhere self back
 user ring1 ring2 says tagged list unknown odd quote big full tail deep1 deep2
+user several hundred link1 link2 link3 link4 link5 link6 link7 link8 link9
 
 file home/copy/.forward
 	copy
@@ -77,6 +78,34 @@ file home/deep1/.forward
 	deep2
 file home/deep2/.forward
 	bob
+
+file home/link1/.forward
+	link2
+file home/link2/.forward
+	link3
+file home/link3/.forward
+	link4
+file home/link4/.forward
+	link5
+file home/link5/.forward
+	link6
+file home/link6/.forward
+	link7
+file home/link7/.forward
+	link8
+file home/link8/.forward
+	link9
+file home/link9/.forward
+	bob
+file home/several/.forward
+	several, "|$show first, 'and second'"
+	"|$show first, 'and second'"
+	/dev/null
+file home/hundred/.forward
+	user1, user2, user3, user4, user5, user6, user7, user8, user9, user10, user11, user12, user13, user14, user15, user16, user17, user18, user19, user20, user21, user22, user23, user24, user25, user26, user27, user28, user29, user30, user31, user32, user33, user34, user35, user36, user37, user38, user39, user40, user41, user42, user43, user44, user45, user46, user47, user48, user49, user50, user51, user52, user53, user54, user55, user56, user57, user58, user59, user60, user61, user62, user63, user64, user65, user66, user67, user68, user69, user70, user71, user72, user73, user74, user75, user76, user77, user78, user79, user80, user81, user82, user83, user84, user85, user86, user87, user88, user89, user90, user91, user92, user93, user94, user95, user96, user97, user98, user99, user100, user101, user102, user103, user104, user105, user106, user107, user108, user109, user110, user111, user112, user113, user114, user115, user116, user117, user118, user119, user120
+file home/root/.forward owner=root
+	bob
+	|$show no
 
 dir home/carol/Maildir
 dir home/carol/Maildir/.lists
@@ -234,7 +263,7 @@ story expand-only: an empty one
 
 story expand-only: the own name
 	rcpt slash@expand.org
-	reply 524 5.2.4 Mailing list expansion problem: <slash@expand.org>
+	reply 550 Invalid recipient: <slash@expand.org>
 
 story two recipients, one of whom forwards to the other
 	rcpt only@example.com
@@ -243,3 +272,26 @@ story two recipients, one of whom forwards to the other
 	reply 250
 	maildir carol home/carol/Maildir | Delivered-To: only@example.com
 	maildir carol home/carol/Maildir | Delivered-To: carol@example.com
+
+story commands have commas in quotes, and are run once
+	rcpt several@example.com
+	reply 250
+	maildir several home/several/Maildir
+	ran several [first,] [and second]
+
+story more than a hundred names
+	rcpt hundred@example.com
+	reply 424 4.2.4 Mailing list expansion problem: <hundred@example.com>
+
+story root runs no commands
+	rcpt root@example.com
+	reply 451 Temporary failure: <root@example.com>
+
+story nine forward to one another
+	rcpt link2@example.com
+	reply 250
+	maildir bob home/bob/Maildir
+
+story ten are too many
+	rcpt link1@example.com
+	reply 524 5.2.4 Mailing list expansion problem: <link1@example.com>

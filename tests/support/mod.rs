@@ -41,6 +41,7 @@ pub struct Instance {
     programs: Option<PathBuf>,
     descriptors: Option<u32>,
     users: bool,
+    network: bool,
     input: Option<String>,
 }
 
@@ -52,6 +53,7 @@ pub struct Setup {
     root: bool,
     descriptors: Option<u32>,
     users: bool,
+    network: bool,
     input: Option<String>,
 }
 
@@ -66,6 +68,7 @@ impl Setup {
             root: false,
             descriptors: None,
             users: false,
+            network: false,
             input: None,
         }
     }
@@ -107,6 +110,12 @@ impl Setup {
     pub fn with_users(mut self) -> Setup {
         self.users = true;
         self.with_root()
+    }
+
+    /// The same, in a network of its own; see [`Instance::command_inside`].
+    pub fn with_network(mut self) -> Setup {
+        self.network = true;
+        self.with_users()
     }
 
     /// No more descriptors than this for the daemon.
@@ -179,6 +188,7 @@ impl Setup {
             programs,
             descriptors: self.descriptors,
             users: self.users,
+            network: self.network,
             input: self.input,
         }
     }
@@ -239,7 +249,7 @@ impl Instance {
         }
         if self.users {
             let program = command.get_program().to_os_string();
-            command = with_its_own_users(self.path());
+            command = with_its_own_users(self.path(), self.network);
             command.arg(program);
         }
         command
@@ -275,11 +285,22 @@ impl Instance {
     }
 
     fn ready(&self) -> bool {
+        if self.network {
+            return self.ctl(["show", "status"]).status.success();
+        }
         let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) else {
             return false;
         };
         let mut client = Client::over(stream);
         client.reply().starts_with("220 ") && self.ctl(["show", "status"]).status.success()
+    }
+
+    /// A command that runs in the network of the daemon.
+    pub fn command_inside(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.pid()));
+        command.arg("--").arg(program);
+        command
     }
 
     fn drop_rights(&self, command: &mut Command) {
@@ -791,17 +812,53 @@ pub fn tail(text: &str) -> &str {
     &text[start..]
 }
 
+/// Puts what `dir` has of these in the place of the system's.
+const FILES: &str = "for pair in etc:/etc passwd:/etc/passwd group:/etc/group hosts:/etc/hosts \
+                     resolv.conf:/etc/resolv.conf mailboxes:/var/mail; do \
+                     [ ! -e \"$0/${pair%%:*}\" ] || \
+                     mount --bind \"$0/${pair%%:*}\" \"${pair#*:}\" || exit 1; done; ";
+
+/// Makes a network: lo0, and an interface with a default route and the address 192.0.2.1. Clients
+/// in it may have any address of 198.51.100.0/24, which none of the interfaces has.
+const NETWORK: &str = "ip link set lo name lo0 && ip link set lo0 up && \
+                       ip link add egress0 type veth peer name wire0 && \
+                       ip link set egress0 addrgenmode none && \
+                       ip addr add 192.0.2.1/24 dev egress0 && ip link set egress0 up && ip link set wire0 up && \
+                       ip route add default via 192.0.2.254 && \
+                       ip route add local 198.51.100.0/24 dev lo0 || exit 1; ";
+
 /// A command that runs another one where `/etc/passwd`, `/etc/group` and, if they are there,
-/// `/etc/hosts`, `/etc/resolv.conf` and `/var/mail` (`mailboxes`) are those of `dir`.
-fn with_its_own_users(dir: &Path) -> Command {
-    const SCRIPT: &str = "for pair in passwd:/etc/passwd group:/etc/group hosts:/etc/hosts \
-                          resolv.conf:/etc/resolv.conf mailboxes:/var/mail; do \
-                          [ ! -e \"$0/${pair%%:*}\" ] || \
-                          mount --bind \"$0/${pair%%:*}\" \"${pair#*:}\" || exit 1; done; \
-                          exec \"$@\"";
+/// `/etc/hosts`, `/etc/resolv.conf`, all of `/etc`, and `/var/mail` (`mailboxes`) are those of
+/// `dir`; in a network of its own, if that is wanted.
+fn with_its_own_users(dir: &Path, network: bool) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", SCRIPT]).arg(dir);
+    match network {
+        true => command
+            .args(["-mn", "sh", "-c"])
+            .arg(format!("{NETWORK}{FILES}exec \"$@\"")),
+        false => command
+            .args(["-m", "sh", "-c"])
+            .arg(format!("{FILES}exec \"$@\"")),
+    };
+    command.arg(dir);
     command
+}
+
+/// Whether a test may give a daemon a network of its own; says the test's name when it cannot.
+pub fn can_have_network(test: &str) -> bool {
+    if !can_have_users(test) {
+        return false;
+    }
+    let can = Command::new("unshare")
+        .args(["-n", "sh", "-c", &format!("{NETWORK}nsenter -V")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !can {
+        not_run(test, "needs a network namespace");
+    }
+    can
 }
 
 /// Whether a test may give a daemon users of its own (a private mount namespace); says the test's

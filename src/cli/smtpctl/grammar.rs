@@ -5,9 +5,10 @@
 
 use std::net::IpAddr;
 
+use crate::cli::supposed::{self, Misfit};
 use crate::control::Which;
 use crate::control::message::Subsystem;
-use crate::mail::{EvpId, MsgId};
+use crate::mail::{EvpId, MsgId, Supposed};
 
 /// A command line that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Command {
 pub enum Verb {
     /// `discover`.
     Discover,
+    /// `explain`.
+    Explain,
     /// `pause envelope`.
     PauseEnvelope,
     /// `resume envelope`.
@@ -51,6 +54,10 @@ pub enum Verb {
     ShowStats,
     /// `show status`.
     ShowStatus,
+    /// `trace`.
+    Trace,
+    /// `untrace`.
+    Untrace,
     /// `update table`.
     UpdateTable,
     /// Known, and not in this version.
@@ -73,6 +80,8 @@ pub enum Arg {
     Message(MsgId),
     /// `<routeid>`, `<addr>`, `<str>`.
     Text(String),
+    /// All that follows `explain`.
+    Supposed(Box<Supposed>),
 }
 
 impl Command {
@@ -95,11 +104,14 @@ pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
     let mut candidates: Vec<Candidate> = COMMANDS.iter().map(Candidate::new).collect();
     let mut said: Vec<&str> = Vec::new();
     let mut args = Vec::new();
-    for word in words {
+    for (at, word) in words.iter().enumerate() {
         let Some((token, arg)) = choose(&following(&candidates), word) else {
             return Err(possibilities(&said, &candidates));
         };
         candidates.retain_mut(|candidate| candidate.advance(token));
+        if token == EXPLAIN {
+            return explain(words.get(at + 1..).unwrap_or_default());
+        }
         match arg {
             Some(arg) => {
                 said.push(word);
@@ -119,6 +131,25 @@ pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
         None => Err(possibilities(&said, &candidates)),
     }
 }
+
+/// Its words follow each other in any order.
+fn explain(words: &[String]) -> Result<Command, Misunderstood> {
+    match supposed::parse(words) {
+        Ok(supposed) => Ok(Command {
+            verb: Verb::Explain,
+            args: vec![Arg::Supposed(Box::new(supposed))],
+        }),
+        Err(Misfit { said, possible }) => {
+            let said: Vec<&str> = std::iter::once(EXPLAIN)
+                .chain(said.iter().map(String::as_str))
+                .collect();
+            Err(listed(&said, &possible))
+        }
+    }
+}
+
+/// A command that OpenSMTPD does not have: no abbreviation of one that it has becomes ambiguous.
+const EXPLAIN: &str = "explain";
 
 /// Every command, its words separated by blanks; the order is that of `possibilities are:`.
 const COMMANDS: &[(&str, Verb)] = &[
@@ -167,13 +198,14 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("show routes", Verb::NotYet("show routes")),
     ("show stats", Verb::ShowStats),
     ("show status", Verb::ShowStatus),
-    ("trace <str>", Verb::NotYet("trace")),
+    ("trace <str>", Verb::Trace),
     ("unprofile <str>", Verb::NotYet("unprofile")),
-    ("untrace <str>", Verb::NotYet("untrace")),
+    ("untrace <str>", Verb::Untrace),
     ("update table <str>", Verb::UpdateTable),
     ("encrypt", Verb::NotYet("encrypt")),
     ("encrypt <str>", Verb::NotYet("encrypt")),
     ("spf walk", Verb::NotYet("spf walk")),
+    (EXPLAIN, Verb::Explain),
 ];
 
 /// A command whose first words have been said.
@@ -226,8 +258,8 @@ fn choose(tokens: &[&'static str], word: &str) -> Option<(&'static str, Option<A
         .iter()
         .filter(keyword)
         .filter(|token| token.starts_with(word));
-    match (begun.next(), begun.next()) {
-        (Some(only), None) => Some((only, None)),
+    match (begun.next(), begun.next(), begun.next()) {
+        (Some(only), None, _) | (Some(only), Some(&EXPLAIN), None) => Some((only, None)),
         _ => None,
     }
 }
@@ -253,7 +285,10 @@ fn is_address(word: &str) -> bool {
 }
 
 fn possibilities(said: &[&str], candidates: &[Candidate]) -> Misunderstood {
-    let tokens = following(candidates);
+    listed(said, &following(candidates))
+}
+
+fn listed(said: &[&str], tokens: &[&str]) -> Misunderstood {
     if tokens.is_empty() {
         return Misunderstood("invalid command\n".to_owned());
     }
@@ -313,7 +348,9 @@ mod tests {
                     // Whatever a prefix means, it means this command or is refused.
                     match read(&cut.join(" ")) {
                         Ok(command) => assert!(
-                            command.verb == *verb_of || word.starts_with("host"),
+                            command.verb == *verb_of
+                                || word.starts_with("host")
+                                || (*word == EXPLAIN && end == 1),
                             "{cut:?}"
                         ),
                         Err(bad) => assert!(bad.0.starts_with("possibilities are:\n")),
@@ -337,6 +374,12 @@ mod tests {
         assert_eq!(verb("resu s"), Verb::Resume(Subsystem::Smtp));
         assert_eq!(verb("sc a"), Verb::Schedule);
         assert_eq!(verb("up t aliases"), Verb::UpdateTable);
+        assert_eq!(verb("e word"), Verb::NotYet("encrypt"));
+        assert_eq!(verb("ex f a@b rc c@d"), Verb::Explain);
+        assert_eq!(
+            complaint("ex src x"),
+            "possibilities are:\nexplain src <addr>\n"
+        );
     }
 
     #[test]
@@ -378,7 +421,7 @@ mod tests {
         assert_eq!(
             complaint(""),
             "possibilities are:\ndiscover\npause\nresume\nshow\nlog\nmonitor\nprofile\nremove\n\
-             schedule\ntrace\nunprofile\nuntrace\nupdate\nencrypt\nspf\n"
+             schedule\ntrace\nunprofile\nuntrace\nupdate\nencrypt\nspf\nexplain\n"
         );
         assert_eq!(complaint("p"), complaint(""));
         assert_eq!(complaint("nonsense"), complaint(""));

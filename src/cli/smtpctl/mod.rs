@@ -12,7 +12,7 @@ use std::io::Write;
 use crate::config::paths::Paths;
 use crate::control::client::{Client, Error};
 use crate::control::{Answer, Ask, Which};
-use crate::mail::MsgId;
+use crate::mail::{MsgId, Supposed};
 
 use super::failure::Failure;
 use super::instance::{configured_key, decode_envelope, may_control};
@@ -68,6 +68,9 @@ fn execute(command: &Command, paths: &Paths, out: &mut dyn Write) -> Result<i32,
         Verb::Resume(subsystem) => generic(ask(Ask::Pause(subsystem, false))?, out),
         Verb::LogBrief => generic(ask(Ask::Verbose(false))?, out),
         Verb::LogVerbose => generic(ask(Ask::Verbose(true))?, out),
+        Verb::Explain => explain(ask(Ask::Explain(supposed(command)))?, out),
+        Verb::Trace => generic(ask(Ask::Trace(traced(command)?, true))?, out),
+        Verb::Untrace => generic(ask(Ask::Trace(traced(command)?, false))?, out),
         Verb::UpdateTable => generic(ask(Ask::UpdateTable(text(command)))?, out),
         Verb::ShowStatus => show_status(ask(Ask::Status)?, out),
         Verb::ShowStats => monitor::show_stats(ask(Ask::Stats)?, out),
@@ -94,6 +97,48 @@ fn text(command: &Command) -> String {
     match command.args.first() {
         Some(Arg::Text(text)) => text.clone(),
         _ => String::new(),
+    }
+}
+
+fn supposed(command: &Command) -> Box<Supposed> {
+    match command.args.first() {
+        Some(Arg::Supposed(supposed)) => supposed.clone(),
+        _ => Box::default(),
+    }
+}
+
+fn explain(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+    let Answer::Text(text) = answer else {
+        return generic(answer, out);
+    };
+    for line in text.lines() {
+        writeln!(out, "{}", printable(line)).map_err(|e| Failure::output(&e))?;
+    }
+    Ok(0)
+}
+
+/// What can be traced in a running daemon. `smtpd -T` knows a few more words.
+const TRACES: &[&str] = &[
+    "imsg",
+    "io",
+    "smtp",
+    "filters",
+    "mta",
+    "bounce",
+    "scheduler",
+    "lookup",
+    "stat",
+    "rules",
+    "mproc",
+    "expand",
+    "all",
+];
+
+fn traced(command: &Command) -> Result<String, Failure> {
+    let word = text(command);
+    match TRACES.contains(&word.as_str()) {
+        true => Ok(word),
+        false => Err(Failure::new(format!("invalid trace keyword: {word}"))),
     }
 }
 

@@ -203,10 +203,10 @@ impl Keys<'_> {
             }
         };
         let mut tried = open(None)?;
-        if tried.is_err() {
-            if let Some(key) = (self.configured)() {
-                tried = open(Some(key))?;
-            }
+        if tried.is_err()
+            && let Some(key) = (self.configured)()
+        {
+            tried = open(Some(key))?;
         }
         for _ in 0..TRIES {
             let Err(why) = tried else {

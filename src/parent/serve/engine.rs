@@ -26,8 +26,9 @@ impl Parent {
                     since: now,
                     run: self.run,
                 });
-                if let Err(error) = self.brief_engine() {
-                    self.kill_engine(Some(&strerror(&error)));
+                match self.brief_engine() {
+                    Ok(()) => self.connect_keys(),
+                    Err(error) => self.kill_engine(Some(&strerror(&error))),
                 }
             }
             Err(error) => {
@@ -115,6 +116,20 @@ impl Parent {
             link.send(&reply, fds)?;
         }
         Ok(())
+    }
+
+    /// Gives the engine a socket to the process that holds the keys.
+    pub(super) fn connect_keys(&mut self) {
+        let socket = match self.held.keys.socket() {
+            Ok(Some(socket)) => socket,
+            Ok(None) => return,
+            // Whoever does not take it is ending.
+            Err(error) => return log::warn(format_args!("keys: {}", strerror(&error))),
+        };
+        let Some(link) = self.link() else { return };
+        if let Err(error) = link.send(&Reply::Keys, vec![socket]) {
+            self.kill_engine(Some(&strerror(&error)));
+        }
     }
 
     /// The wire is of no use any more, and an engine without it must not go on. reap() sees its

@@ -70,7 +70,7 @@ impl Chance {
     }
 
     fn reply(&mut self) -> Reply {
-        match self.below(9) {
+        match self.below(10) {
             0 => Reply::Config,
             1 => Reply::Listener {
                 index: self.next() as u32,
@@ -105,6 +105,7 @@ impl Chance {
                 },
             },
             7 => Reply::QueueKey(Secret::new(self.line())),
+            8 => Reply::Keys,
             _ => Reply::Shutdown,
         }
     }

@@ -51,7 +51,9 @@ impl Core {
             | Ask::Submit
             | Ask::Verbose(_)
             | Ask::Stats
-            | Ask::UpdateTable(_) => reply(Answer::Fail(String::new())),
+            | Ask::UpdateTable(_)
+            | Ask::Explain(_)
+            | Ask::Trace(..) => reply(Answer::Fail(String::new())),
         }
     }
 

@@ -14,24 +14,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::sign::SigningKey;
 
 use crate::log::{self, Target, Writer};
+use crate::privsep::keys::{PACKET_MAX as KEY_PACKET_MAX, read_key_packet};
 use crate::sys::fdpass::{self, Lost, Wait};
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::{creds, process, signal, title};
-use crate::util::frame::{self, Reader};
 
 use super::{Answer, PACKET_MAX, Question};
 
-/// A packet of the parent: a key and its name; with a descriptor and nothing else it is an engine.
-pub fn key_packet(name: &str, pem: &[u8]) -> Vec<u8> {
-    let mut w = frame::Writer::default();
-    w.text(name);
-    w.bytes(pem);
-    w.into_bytes()
-}
-
-/// Largest key file, in bytes.
-pub const KEY_MAX: usize = 32 * 1024;
 /// Engines at a time: one, and one that is going.
 const ENGINES_MAX: usize = 4;
 
@@ -105,7 +95,7 @@ type Held = BTreeMap<String, Arc<dyn SigningKey>>;
 
 /// False when the parent is gone.
 fn hear_parent(wire: &OwnedFd, keys: &mut Held, engines: &mut Vec<OwnedFd>) -> io::Result<bool> {
-    let mut buffer = vec![0; KEY_MAX + 1024];
+    let mut buffer = vec![0; KEY_PACKET_MAX];
     let received = fdpass::receive(wire.as_fd(), &mut buffer, Wait::Yes)?;
     if received.length == 0 && received.fds.is_empty() {
         return Ok(false);
@@ -118,10 +108,8 @@ fn hear_parent(wire: &OwnedFd, keys: &mut Held, engines: &mut Vec<OwnedFd>) -> i
         return Ok(true);
     }
     let packet = buffer.get(..received.length).unwrap_or_default();
-    let mut r = Reader::new(packet);
     let wrong = |_| io::Error::from(io::ErrorKind::InvalidData);
-    let name = r.text().map_err(wrong)?;
-    let pem = r.bytes().map_err(wrong)?;
+    let (name, pem) = read_key_packet(packet).map_err(wrong)?;
     match read(pem) {
         Ok(key) => {
             keys.insert(name.to_owned(), key);
@@ -180,7 +168,11 @@ fn schemes(key: &dyn SigningKey) -> Vec<rustls::SignatureScheme> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+
+    use crate::privsep::keys::key_packet;
 
     use super::super::{Holder, Keys};
     use super::*;
@@ -193,8 +185,8 @@ mod tests {
         fdpass::send(parent.as_fd(), &packet, &[], Wait::Yes).unwrap();
         fdpass::send(parent.as_fd(), b"", &[theirs.as_fd()], Wait::Yes).unwrap();
         drop(theirs);
-        let keys = Keys::default();
-        keys.connected(engine);
+        let newer = Mutex::new(Some(engine));
+        let keys = Keys::new(move || newer.lock().unwrap().take());
         (parent, thread, keys)
     }
 

@@ -20,17 +20,29 @@ use super::{Answer, PACKET_MAX, Question};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The way to the process that holds the keys. Clones share it.
-#[derive(Clone, Default)]
-pub struct Keys(Arc<Mutex<Option<OwnedFd>>>);
+#[derive(Clone)]
+pub struct Keys(Arc<Way>);
+
+struct Way {
+    socket: Mutex<Option<OwnedFd>>,
+    newer: Box<dyn Fn() -> Option<OwnedFd> + Send + Sync>,
+}
 
 impl Keys {
-    /// There is a process, again perhaps: `socket` leads to it.
-    pub fn connected(&self, socket: OwnedFd) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+    /// `newer` gives a socket to the process when there is one that it has not given before: the
+    /// first one, and after that whenever the process had to be started again.
+    pub fn new(newer: impl Fn() -> Option<OwnedFd> + Send + Sync + 'static) -> Keys {
+        Keys(Arc::new(Way {
+            socket: Mutex::new(None),
+            newer: Box::new(newer),
+        }))
     }
 
     fn ask(&self, question: &Question<'_>) -> io::Result<Answer> {
-        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut socket = self.0.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(newer) = (self.0.newer)() {
+            *socket = Some(newer);
+        }
         let fd = socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         let answer = exchange(fd, question);
         if answer.is_err() {

@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::support::{can_have_users, files, not_run};
+use crate::support::{can_have_network, can_have_users, files, not_run};
 
 use script::Script;
 use stage::Stage;
@@ -89,7 +89,8 @@ fn can_happen(script: &Script) -> bool {
         let test = format!("{} stories of {}", script.stories.len(), script.name);
         not_run(&test, &format!("needs {path}"));
     }
-    missing.is_none()
+    let name = format!("{} stories of {}", script.stories.len(), script.name);
+    missing.is_none() && (!script.network || can_have_network(&name))
 }
 
 /// Lets every story of a file happen; returns what is otherwise than it says.

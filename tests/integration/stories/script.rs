@@ -6,6 +6,8 @@
 //! ```text
 //! config                          smtpd.conf; `listen on` is added when it has none
 //! needs PROGRAM                   without it none of the file can happen
+//! network                         a network of its own, and an /etc: `etc/NAME` is `/etc/NAME`
+//! map PATH TYPE                   makemap(8) makes PATH.db of the file
 //! user NAME                       one more user of the system, with a home
 //! file PATH [mode=M] [owner=U] [size=N]  a file with the text that follows, filled up with `#`
 //! dir PATH [mode=M] [owner=U]     a directory
@@ -19,6 +21,7 @@
 //!     header LINE                 a field of its header
 //!     remove PATH                 removes a file before the client comes
 //!     write PATH LINE             replaces a file's contents before the client comes
+//!     map PATH TYPE               makemap(8), once more
 //!     ctl WORDS                   smtpctl, which must succeed, or must fail after `!`
 //!     rcpt ADDR                   a recipient, and
 //!     reply LINE                  what the client hears; `250` alone is the usual one
@@ -31,12 +34,13 @@
 //! ```
 //!
 //! Paths are below the instance root, `$dir`; homes are `home/NAME`, system mailboxes are
-//! `mailboxes/NAME`. Arguments of `ran` are written in brackets, one pair each.
+//! `mailboxes/NAME`. In files `$x(N)` is N times `x`. Arguments of `ran` are written in brackets, one pair each.
 
 /// A whole file.
 pub struct Script {
     pub name: String,
     pub needs: Vec<String>,
+    pub network: bool,
     pub config: String,
     pub users: Vec<String>,
     pub things: Vec<Thing>,
@@ -49,6 +53,7 @@ pub enum Thing {
     Dir(Entry),
     Link(String, String),
     Remove(String),
+    Map(String, String),
 }
 
 /// Where it is and whose.
@@ -81,6 +86,7 @@ pub enum Step {
     Remove(String),
     Write(String, String),
     Ctl(String),
+    Map(String, String),
 }
 
 /// Something that comes of a message.
@@ -97,6 +103,7 @@ impl Script {
         let mut script = Script {
             name: name.to_owned(),
             needs: Vec::new(),
+            network: false,
             config: String::new(),
             users: Vec::new(),
             things: Vec::new(),
@@ -115,6 +122,14 @@ impl Script {
         let text = || block.lines.iter().map(|(_, line)| format!("{line}\n"));
         match word {
             "config" => self.config.extend(text()),
+            "network" => self.network = true,
+            "map" => {
+                let (path, kind) = rest
+                    .split_once(' ')
+                    .ok_or((block.line, "a map of what type?".to_owned()))?;
+                let thing = Thing::Map(path.to_owned(), kind.to_owned());
+                self.things.push(thing);
+            }
             "needs" => self.needs.push(rest.to_owned()),
             "user" => self.users.extend(rest.split(' ').map(str::to_owned)),
             "file" => {
@@ -215,6 +230,10 @@ impl Story {
                 let (path, text) = rest.split_once(' ').ok_or("write what?")?;
                 self.steps
                     .push(Step::Write(path.to_owned(), text.to_owned()));
+            }
+            "map" => {
+                let (path, kind) = rest.split_once(' ').ok_or("a map of what type?")?;
+                self.steps.push(Step::Map(path.to_owned(), kind.to_owned()));
             }
             "ctl" => self.steps.push(Step::Ctl(value)),
             "rcpt" => self.rcpts.push((value, String::new())),

@@ -1,14 +1,17 @@
 //! A daemon with the users and files of a story file, and what is said to it.
 
 use std::fs;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::{Client, Instance, Setup, wait_for};
+use crate::support::{Client, Instance, Setup, run, wait_for};
 
 use super::script::{Entry, Script, Step, Story, Thing};
 use super::trail::Trail;
@@ -41,6 +44,7 @@ note="$SHOW_DIR/$token.$$"
 pub struct Stage {
     daemon: Instance,
     users: Vec<String>,
+    network: bool,
 }
 
 /// What came of one story's message at once.
@@ -71,6 +75,9 @@ impl Stage {
             "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
             0o644,
         );
+        if script.network {
+            copy_etc(root);
+        }
         for thing in &script.things {
             make(root, thing, &users);
         }
@@ -81,10 +88,15 @@ impl Stage {
             config.insert_str(0, "listen on 127.0.0.1 port $port\n");
         }
         // Envelopes for other hosts stay in the queue.
-        let setup = Setup::new(&config).arg("-P").arg("mta").with_users();
+        let setup = Setup::new(&config).arg("-P").arg("mta");
+        let setup = match script.network {
+            true => setup.with_network(),
+            false => setup.with_users(),
+        };
         Stage {
             daemon: setup.start_in(dir),
             users,
+            network: script.network,
         }
     }
 
@@ -137,6 +149,7 @@ impl Stage {
         message += "\nOnce upon a time.\n";
         match story.source.as_str() {
             "socket" => self.by_sendmail(story, &message),
+            _ if self.network => self.from_inside(story, &message),
             _ => self.by_smtp(story, &message),
         }
     }
@@ -149,6 +162,7 @@ impl Stage {
                 let text = text.replace("\\n", "\n");
                 fs::write(at(path), format!("{text}\n")).expect("write");
             }
+            Step::Map(path, kind) => make_map(self.daemon.path(), path, kind),
             Step::Ctl(words) => {
                 let wanted = !words.starts_with('!');
                 let output = self
@@ -164,25 +178,33 @@ impl Stage {
         let server = format!("{}:{}", story.server, self.daemon.port);
         let server: SocketAddr = server.parse().expect("an address");
         let source = story.source.parse().expect("an address");
-        let mut client = Client::connect_from(source, server).expect("a connection");
-        let banner = client.reply();
-        assert!(banner.starts_with("220 "), "{banner}");
-        client.say(&format!("EHLO {}", story.helo), 250);
-        client.say(&format!("MAIL FROM:<{}>", story.sender), 250);
-        let rcpts = story.rcpts.iter();
-        let replies: Vec<String> = rcpts
-            .map(|(rcpt, _)| client.ask(&format!("RCPT TO:<{rcpt}>")))
-            .collect();
-        let mut msgid = None;
-        if replies.iter().any(|reply| reply.starts_with('2')) {
-            client.say("DATA", 354);
-            client.send(message.replace('\n', "\r\n").as_bytes());
-            let reply = client.ask(".");
-            assert!(reply.starts_with("250 2.0.0 "), "{reply}");
-            msgid = reply.split(' ').nth(2).map(str::to_owned);
+        let client = Client::connect_from(source, server).expect("a connection");
+        talk(client, &story.helo, &story.sender, &rcpts(story), message)
+    }
+
+    /// This program once more, in the network of the daemon: see [`talk_inside`].
+    fn from_inside(&self, story: &Story, message: &str) -> Played {
+        let program = std::env::current_exe().expect("this program");
+        let mut command = self.daemon.command_inside(program);
+        command.args(["--exact", "stories::stage::talk_inside", "--nocapture"]);
+        command
+            .env("STORY_SOURCE", &story.source)
+            .env("STORY_SERVER", format!("{}:25", story.server))
+            .env("STORY_HELO", &story.helo)
+            .env("STORY_SENDER", &story.sender)
+            .env("STORY_RCPTS", rcpts(story).join(" "));
+        let output = run(command, message.as_bytes());
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let with = |word: &str| {
+            let lines = said.lines().filter_map(|line| line.strip_prefix(word));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let replies = with("STORY REPLY ");
+        assert_eq!(replies.len(), story.rcpts.len(), "{output:?}");
+        Played {
+            replies,
+            msgid: with("STORY MSGID ").pop(),
         }
-        let _ = client.ask("QUIT");
-        Played { replies, msgid }
     }
 
     /// sendmail(8) shows the reply that it got, behind other words.
@@ -221,6 +243,57 @@ impl Stage {
     }
 }
 
+fn rcpts(story: &Story) -> Vec<&str> {
+    story.rcpts.iter().map(|(rcpt, _)| rcpt.as_str()).collect()
+}
+
+/// One message over one connection.
+fn talk(mut client: Client, helo: &str, sender: &str, rcpts: &[&str], message: &str) -> Played {
+    let banner = client.reply();
+    assert!(banner.starts_with("220 "), "{banner}");
+    client.say(&format!("EHLO {helo}"), 250);
+    client.say(&format!("MAIL FROM:<{sender}>"), 250);
+    let replies: Vec<String> = rcpts
+        .iter()
+        .map(|rcpt| client.ask(&format!("RCPT TO:<{rcpt}>")))
+        .collect();
+    let mut msgid = None;
+    if replies.iter().any(|reply| reply.starts_with('2')) {
+        client.say("DATA", 354);
+        client.send(message.replace('\n', "\r\n").as_bytes());
+        let reply = client.ask(".");
+        assert!(reply.starts_with("250 2.0.0 "), "{reply}");
+        msgid = reply.split(' ').nth(2).map(str::to_owned);
+    }
+    let _ = client.ask("QUIT");
+    Played { replies, msgid }
+}
+
+/// Not a test of its own: what [`Stage::from_inside`] runs.
+#[test]
+fn talk_inside() {
+    let given = |name: &str| std::env::var(format!("STORY_{name}")).unwrap_or_default();
+    if given("SOURCE").is_empty() {
+        return;
+    }
+    let rcpts = given("RCPTS");
+    let rcpts: Vec<&str> = rcpts.split(' ').collect();
+    let mut message = String::new();
+    std::io::stdin()
+        .read_to_string(&mut message)
+        .expect("a message");
+    let source = given("SOURCE").parse().expect("an address");
+    let server = given("SERVER").parse().expect("an address");
+    let client = Client::connect_from(source, server).expect("a connection");
+    let played = talk(client, &given("HELO"), &given("SENDER"), &rcpts, &message);
+    for reply in &played.replies {
+        println!("\nSTORY REPLY {reply}");
+    }
+    if let Some(msgid) = &played.msgid {
+        println!("\nSTORY MSGID {msgid}");
+    }
+}
+
 /// Names of client addresses for `from rdns`.
 const HOSTS: &str =
     "127.0.0.1 localhost\n127.0.0.3 relay.example.net\n127.0.0.4 dsl-4.example.com\n";
@@ -230,7 +303,9 @@ fn show(root: &Path) -> String {
 }
 
 fn make_users(root: &Path, names: &[String]) {
-    let mut passwd = String::from("root:x:0:0:root:/root:/bin/sh\n");
+    let home = root.join("home/root");
+    make_dir(&home, 0o755);
+    let mut passwd = format!("root:x:0:0:root:{}:/bin/sh\n", home.display());
     let mut group = format!("root:x:0:\nmail:x:{MAIL}:\n");
     for (name, id) in names.iter().zip(FIRST..) {
         let home = root.join("home").join(name);
@@ -247,6 +322,7 @@ fn make(root: &Path, thing: &Thing, users: &[String]) {
     match thing {
         Thing::File(entry, text) => {
             let text = text.replace("$dir", &root.display().to_string());
+            let text = repeat(&text);
             let mut text = text.replace("$show", &root.join("show").display().to_string());
             text.extend((text.len()..entry.size).map(|_| '#'));
             let path = place(root, entry);
@@ -259,8 +335,38 @@ fn make(root: &Path, thing: &Thing, users: &[String]) {
             own(&path, entry, users);
         }
         Thing::Link(path, to) => symlink(to, root.join(path)).expect("a link"),
+        Thing::Map(path, kind) => make_map(root, path, kind),
         Thing::Remove(path) => fs::remove_dir_all(root.join(path)).expect("remove"),
     }
+}
+
+/// `$x(N)` is N times `x`.
+fn repeat(text: &str) -> String {
+    let mut parts = text.split("$x(");
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (count, rest) = part.split_once(')').expect("$x(N)");
+        all += &"x".repeat(count.parse().expect("a number"));
+        all += rest;
+    }
+    all
+}
+
+fn make_map(root: &Path, path: &str, kind: &str) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_smtpctl"));
+    command
+        .arg0("makemap")
+        .args(["-t", kind])
+        .arg(root.join(path));
+    let output = command.output().expect("makemap");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// The daemon's own /etc: the system's, with what the story adds.
+fn copy_etc(root: &Path) {
+    let mut command = Command::new("cp");
+    let status = command.args(["-a", "/etc"]).arg(root.join("etc")).status();
+    assert!(status.expect("cp").success(), "a copy of /etc");
 }
 
 fn place(root: &Path, entry: &Entry) -> PathBuf {

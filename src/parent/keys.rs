@@ -1,0 +1,164 @@
+//! The process that holds the private keys: `smtpd -x keys`, where the configuration has any.
+//!
+//! The parent reads the files, which are root's, once; it hands the keys to the process, and to
+//! each engine a socket to it. A process that dies is started again, and the engine gets a new
+//! socket.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::log::{self, Target};
+use crate::privsep::keys::{KEY_MAX, key_packet};
+use crate::sys::errno::strerror;
+use crate::sys::fdpass::{self, Wait};
+use crate::sys::open;
+use crate::sys::process::{self, Ended, Pid, Spawn};
+
+use super::Options;
+use super::backoff::Backoff;
+
+/// The keys, and the process that has them too.
+pub struct Keeper {
+    keys: Vec<(String, Vec<u8>)>,
+    state: State,
+    backoff: Backoff,
+}
+
+enum State {
+    Runs {
+        pid: Pid,
+        wire: OwnedFd,
+        since: Instant,
+    },
+    Starts(Instant),
+}
+
+impl Keeper {
+    /// Reads the keys of all `pki`. Their files have been looked at already.
+    pub fn load(config: &Config) -> Result<Keeper, String> {
+        let mut keys = Vec::new();
+        for (name, pki) in &config.pki {
+            let Some(path) = &pki.key else { continue };
+            let pem = open::plain(path)
+                .and_then(|file| open::read_within(file, KEY_MAX as u64))
+                .map_err(|error| {
+                    let (path, why) = (path.display(), strerror(&error));
+                    format!("pki {name}: failed to load key file {path}: {why}")
+                })?;
+            keys.push((name.clone(), pem));
+        }
+        Ok(Keeper {
+            keys,
+            state: State::Starts(Instant::now()),
+            backoff: Backoff::new(),
+        })
+    }
+
+    /// Starts the process if that is due, and says whether it did: then the engine wants a socket.
+    pub fn step(&mut self, options: &Options, now: Instant) -> bool {
+        let due = matches!(self.state, State::Starts(when) if when <= now);
+        if self.keys.is_empty() || !due {
+            return false;
+        }
+        match self.start(options) {
+            Ok((pid, wire)) => {
+                self.state = State::Runs {
+                    pid,
+                    wire,
+                    since: now,
+                };
+                true
+            }
+            Err(error) => {
+                log::warn(format_args!("cannot start keys: {}", strerror(&error)));
+                self.state = State::Starts(now + self.backoff.died(Duration::ZERO));
+                false
+            }
+        }
+    }
+
+    /// A socket to the process, for an engine. `None` where there is none: an engine that comes
+    /// before it gets one later.
+    pub fn socket(&self) -> io::Result<Option<OwnedFd>> {
+        let State::Runs { wire, .. } = &self.state else {
+            return Ok(None);
+        };
+        let (engine, theirs) = fdpass::pair()?;
+        fdpass::send(wire.as_fd(), b"", &[theirs.as_fd()], Wait::No)?;
+        Ok(Some(engine))
+    }
+
+    /// The process.
+    pub fn pid(&self) -> Option<Pid> {
+        match self.state {
+            State::Runs { pid, .. } => Some(pid),
+            State::Starts(_) => None,
+        }
+    }
+
+    /// When it is to be started.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Starts(when) if !self.keys.is_empty() => Some(when),
+            _ => None,
+        }
+    }
+
+    /// It has ended, which it does by itself only when we are gone.
+    pub fn ended(&mut self, how: Ended, now: Instant) {
+        let State::Runs { since, .. } = self.state else {
+            return;
+        };
+        match how {
+            Ended::Exited(_) => log::warn(format_args!("lost child: keys exited abnormally")),
+            Ended::Signaled(signal) => {
+                log::warn(format_args!("lost child: keys terminated; signal {signal}"));
+            }
+        }
+        let lived = now.saturating_duration_since(since);
+        self.state = State::Starts(now + self.backoff.died(lived));
+    }
+
+    fn start(&self, options: &Options) -> io::Result<(Pid, OwnedFd)> {
+        let (ours, theirs) = fdpass::pair()?;
+        let null = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?;
+        let stderr = io::stderr();
+        let mut argv = vec![
+            CString::new(options.exe.as_os_str().as_bytes())?,
+            c"-x".into(),
+            c"keys".into(),
+            match options.log {
+                Target::Stderr => c"-d".into(),
+                Target::Syslog => c"-F".into(),
+            },
+        ];
+        if let Some(root) = &options.paths.root {
+            argv.push(c"-R".into());
+            argv.push(CString::new(root.as_os_str().as_bytes())?);
+        }
+        let pid = process::spawn(&Spawn {
+            program: CString::new(options.exe.as_os_str().as_bytes())?,
+            argv,
+            env: Vec::new(),
+            fds: vec![null.as_fd(), null.as_fd(), stderr.as_fd(), theirs.as_fd()],
+            identity: None,
+            dirs: vec![c"/".into()],
+            umask: 0o077,
+        })?;
+        for (name, pem) in &self.keys {
+            let sent = fdpass::send(ours.as_fd(), &key_packet(name, pem), &[], Wait::No);
+            if let Err(error) = sent {
+                process::kill(pid);
+                return Err(error);
+            }
+        }
+        Ok((pid, ours))
+    }
+}

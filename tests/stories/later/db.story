@@ -1,0 +1,113 @@
+# table(5): tables of the type db, replaced and lost while the daemon runs; makemap(8).
+
+config
+	table aliases db:$dir/aliases.db
+	table vt db:$dir/vt.db
+	table domains db:$dir/domains.db
+	table friends db:$dir/friends.db
+	table people db:$dir/people.db
+	action "l" maildir alias <aliases>
+	action "v" maildir virtual <vt>
+	action "u" maildir userbase <people>
+	match from any for domain <domains> action "l"
+	match from any for domain "v.org" action "v"
+	match from any for domain "u.org" action "u"
+	match from any mail-from <friends> for domain "friends.org" action "l"
+
+file aliases
+	Info: bob
+	team: bob, carol
+	gone: error:550 5.1.6 gone
+map aliases aliases
+file vt
+	info@v.org: alice
+	@v.org: bob
+map vt aliases
+file domains
+	example.com
+	*.example.com
+map domains set
+file friends
+	@example.net
+map friends set
+file people
+	vbob: 61001:61001:$dir/home/vbob
+map people set
+dir home/vbob owner=61001
+
+story an alias
+	rcpt INFO@example.com
+	reply 250
+	maildir bob home/bob/Maildir
+
+story an alias to several
+	rcpt team@mx.example.com
+	reply 250
+	maildir bob home/bob/Maildir
+	maildir carol home/carol/Maildir
+
+story an error
+	rcpt gone@example.com
+	reply 550 5.1.6 gone: <gone@example.com>
+
+story no entry
+	rcpt alice@example.com
+	reply 250
+	maildir alice home/alice/Maildir
+
+story another domain
+	rcpt info@example.net
+	reply 550 Invalid recipient: <info@example.net>
+
+story a virtual address
+	rcpt info@v.org
+	reply 250
+	maildir alice home/alice/Maildir
+
+story a catch-all
+	rcpt zoe@v.org
+	reply 250
+	maildir bob home/bob/Maildir
+
+story a friend
+	rcpt bob@friends.org
+	reply 250
+	maildir bob home/bob/Maildir
+
+story somebody else
+	sender x@example.com
+	rcpt bob@friends.org
+	reply 550 Invalid recipient: <bob@friends.org>
+
+story a new map is seen at once
+	write aliases info: carol
+	map aliases aliases
+	rcpt info@example.com
+	reply 250
+	maildir carol home/carol/Maildir
+
+story without its map an alias has no answer
+	remove aliases.db
+	rcpt info@example.com
+	reply 424 4.2.4 Mailing list expansion problem: <info@example.com>
+
+story nor has a rule
+	remove friends.db
+	rcpt bob@friends.org
+	reply 451 Temporary failure: <bob@friends.org>
+
+story other domains are judged before
+	rcpt zoe@v.org
+	reply 250
+	maildir bob home/bob/Maildir
+
+story back again
+	map aliases aliases
+	rcpt info@example.com
+	reply 250
+	maildir carol home/carol/Maildir
+
+story a list that is lost stops every rule behind it
+	remove domains.db
+	rcpt zoe@v.org
+	reply 451 Temporary failure: <zoe@v.org>
