@@ -50,7 +50,7 @@ pub fn open(
         Ok(Verdict::None) => Opened::Absent,
         Ok(Verdict::NoHome(why)) => {
             let home = owner.home.display();
-            log::warn(format_args!("smtpd: {home}: {why}: no home directory"));
+            log::debug(format_args!("{home}: {why}: no home directory"));
             Opened::Absent
         }
         Ok(Verdict::File(file)) => Opened::File(file),
