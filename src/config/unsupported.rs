@@ -5,8 +5,7 @@
 //! line in [`LIST`]; nothing else changes.
 
 use super::ast::{
-    ActionText, Ast, Body, ListenKind, ListenOption, MethodText, RelayKind,
-    RelayOption, Statement,
+    ActionText, Ast, Body, ListenKind, ListenOption, MethodText, RelayKind, RelayOption, Statement,
 };
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;

@@ -300,6 +300,9 @@ impl<'e> Expansion<'e, '_> {
             (None, Delivery::ForwardOnly) => {
                 Err(replies::invalid().because("the action only forwards"))
             }
+            (None, Delivery::ExpandOnly) if own_copy => {
+                Err(replies::invalid().because("the action only expands"))
+            }
             (None, Delivery::ExpandOnly) => {
                 Err(replies::list_permanent().because("the action only expands"))
             }

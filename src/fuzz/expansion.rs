@@ -1,6 +1,6 @@
 //! Aliases: items, lines of them, and whole expansions.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use crate::config::{self, Sources};
@@ -22,8 +22,8 @@ pub(super) fn items(bytes: &[u8]) {
     }
 }
 
-/// A recipient against an alias table and an include file, both of the fuzzer's: an end, and no
-/// more destinations than an expansion may have.
+/// A recipient against an alias table and an include file, both of the fuzzer's, the latter being
+/// everybody's .forward as well: an end, and no more destinations than an expansion may have.
 pub(super) fn expand(bytes: &[u8]) {
     let (table, rest) = halves(bytes);
     let (included, rcpt) = halves(rest);
@@ -88,5 +88,15 @@ impl Includes for Same {
             bytes: self.0.clone(),
             author: Author::Trusted,
         })
+    }
+}
+
+impl Forwards for Same {
+    fn open_forward(&self, _: &Line, _: &Line) -> io::Result<Forward> {
+        // More than a file may have, and less than a pipe takes.
+        const MOST: usize = 5000;
+        let (read, mut write) = io::pipe()?;
+        write.write_all(self.0.get(..MOST).unwrap_or(&self.0))?;
+        Ok(Forward::File(read.into()))
     }
 }

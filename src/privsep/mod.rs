@@ -63,6 +63,16 @@ pub enum Forward {
     Unusable(Line),
 }
 
+/// Without a parent nobody has a .forward: for checks that no daemon takes part in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoParent;
+
+impl Forwards for NoParent {
+    fn open_forward(&self, _action: &Line, _user: &Line) -> io::Result<Forward> {
+        Ok(Forward::Absent)
+    }
+}
+
 /// What came of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MdaResult {

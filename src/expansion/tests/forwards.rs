@@ -159,7 +159,7 @@ const STORIES: &[(&str, &str, &str)] = &[
         "bob@x.org",
         "expand bob >/f <bob@x.org>; out relay <bob@ext.net> internal",
     ),
-    ("bob", "bob@x.org", LIST_PERMANENT),
+    ("bob", "bob@x.org", INVALID),
     ("alice", "bob@x.org", LIST_PERMANENT),
     ("error:551 no", "bob@x.org", "551 no"),
 ];
