@@ -13,6 +13,7 @@ pub mod ere;
 pub mod files;
 mod lexer;
 pub mod limits;
+mod lmtp_dest;
 pub mod model;
 mod name;
 pub mod netaddr;
@@ -35,6 +36,7 @@ use std::path::Path;
 use crate::util::Line;
 
 pub use diagnostic::Diagnostic;
+pub use lmtp_dest::{LmtpDest, NoDest};
 pub use model::*;
 pub use name::{NoServerName, server_name};
 pub use paths::Paths;

@@ -5,7 +5,7 @@
 //! line in [`LIST`]; nothing else changes.
 
 use super::ast::{
-    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, Statement, TableValue,
+    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, Statement,
 };
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;
@@ -13,7 +13,6 @@ use super::lexer::Pos;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feature {
     Relay,
-    Lmtp,
     ForwardOnly,
     ListenTls,
     ListenAuth,
@@ -25,13 +24,11 @@ enum Feature {
     Ca,
     Ciphers,
     Srs,
-    DbTable,
 }
 
 /// Every feature that is missing, with the words for it.
 const LIST: &[(Feature, &str)] = &[
     (Feature::Relay, "\"relay\" actions are"),
-    (Feature::Lmtp, "\"lmtp\" actions are"),
     (Feature::ForwardOnly, "\"forward-only\" actions are"),
     (
         Feature::ListenTls,
@@ -46,7 +43,6 @@ const LIST: &[(Feature, &str)] = &[
     (Feature::Ca, "\"ca\" is"),
     (Feature::Ciphers, "\"ciphers\" and \"protocols\" are"),
     (Feature::Srs, "\"srs\" is"),
-    (Feature::DbTable, "\"db\" tables are"),
 ];
 
 /// Complains about every use of a missing feature.
@@ -72,9 +68,6 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
         Body::Listen(_, options) | Body::ListenSocket(options) => {
             options.iter().filter_map(of_listener).collect()
         }
-        Body::Table(_, TableValue::One(text)) if text.value.starts_with("db:") => {
-            vec![(Feature::DbTable, text.at)]
-        }
         Body::Action(action) => of_action(action).into_iter().collect(),
         _ => Vec::new(),
     }
@@ -98,7 +91,6 @@ fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
 fn of_action(action: &ActionText) -> Option<(Feature, Pos)> {
     let feature = match &action.method {
         MethodText::Relay(_) => Feature::Relay,
-        MethodText::Local(LocalMethod::Lmtp(..), _) => Feature::Lmtp,
         MethodText::Local(LocalMethod::ForwardOnly, _) => Feature::ForwardOnly,
         MethodText::Local(..) => return None,
     };
