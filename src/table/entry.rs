@@ -48,6 +48,9 @@ impl fmt::Display for Service {
     }
 }
 
+/// Whether an entry is equal to a key, in the sense of a service.
+type Comparison<'k> = Box<dyn Fn(&str) -> bool + 'k>;
+
 impl Tables {
     /// The first entry, in the order of the table, that has `key` found by this service; `None`
     /// also where entries cannot be seen.
@@ -67,11 +70,7 @@ impl Tables {
     }
 
     /// How one entry is compared with a key, which is in lower case.
-    fn comparison<'k>(
-        &self,
-        service: Service,
-        key: &'k str,
-    ) -> Option<Box<dyn Fn(&str) -> bool + 'k>> {
+    fn comparison<'k>(&self, service: Service, key: &'k str) -> Option<Comparison<'k>> {
         Some(match service {
             Service::Domain => Box::new(move |entry| domain_matches(key, entry)),
             Service::Netaddr => {
