@@ -4,16 +4,13 @@
 //! treated in a way the configuration did not ask for. A feature that has come to work loses its
 //! line in [`LIST`]; nothing else changes.
 
-use super::ast::{
-    ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, Statement, TableValue,
-};
+use super::ast::{ActionText, Ast, Body, ListenKind, ListenOption, MethodText, Statement};
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feature {
     Relay,
-    Lmtp,
     ListenTls,
     ListenAuth,
     Senders,
@@ -24,13 +21,11 @@ enum Feature {
     Ca,
     Ciphers,
     Srs,
-    DbTable,
 }
 
 /// Every feature that is missing, with the words for it.
 const LIST: &[(Feature, &str)] = &[
     (Feature::Relay, "\"relay\" actions are"),
-    (Feature::Lmtp, "\"lmtp\" actions are"),
     (
         Feature::ListenTls,
         "\"tls\" and \"smtps\" on a listener are",
@@ -44,7 +39,6 @@ const LIST: &[(Feature, &str)] = &[
     (Feature::Ca, "\"ca\" is"),
     (Feature::Ciphers, "\"ciphers\" and \"protocols\" are"),
     (Feature::Srs, "\"srs\" is"),
-    (Feature::DbTable, "\"db\" tables are"),
 ];
 
 /// Complains about every use of a missing feature.
@@ -70,9 +64,6 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
         Body::Listen(_, options) | Body::ListenSocket(options) => {
             options.iter().filter_map(of_listener).collect()
         }
-        Body::Table(_, TableValue::One(text)) if text.value.starts_with("db:") => {
-            vec![(Feature::DbTable, text.at)]
-        }
         Body::Action(action) => of_action(action).into_iter().collect(),
         _ => Vec::new(),
     }
@@ -96,7 +87,6 @@ fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
 fn of_action(action: &ActionText) -> Option<(Feature, Pos)> {
     let feature = match &action.method {
         MethodText::Relay(_) => Feature::Relay,
-        MethodText::Local(LocalMethod::Lmtp(..), _) => Feature::Lmtp,
         MethodText::Local(..) => return None,
     };
     Some((feature, action.method_at))
