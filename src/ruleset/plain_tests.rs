@@ -295,7 +295,7 @@ impl Criterion {
             .trim_start_matches("for ")
         {
             "any" => true,
-            "local" if self.words.starts_with("from") => session.from_here(),
+            "local" if self.words.starts_with("from") => session.is_from_here(),
             "local" => session.for_here(),
             "socket" | "rdns" if internal => return Ok(false),
             "socket" => source == "local",
@@ -531,7 +531,7 @@ impl Session {
         (facts, made(self.dest), origin)
     }
 
-    fn from_here(&self) -> bool {
+    fn is_from_here(&self) -> bool {
         self.internal || ["local", "127.0.0.1", "[::1]"].contains(&self.source)
     }
 

@@ -267,7 +267,7 @@ story expand-only: an empty one
 
 story expand-only: the own name
 	rcpt slash@expand.org
-	reply 524 5.2.4 Mailing list expansion problem: <slash@expand.org>
+	reply 550 Invalid recipient: <slash@expand.org>
 
 story two recipients, one of whom forwards to the other
 	rcpt only@example.com

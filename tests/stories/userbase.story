@@ -16,6 +16,8 @@ file users
 	vbob: 61001:61002:$dir/home/vbob
 	valice: 61003:61003:$dir/home/valice
 	carol: 61004:61004:$dir/home/vcarol
+	vfwd: 61006:61006:$dir/home/vfwd
+	vforeign: 61007:61007:$dir/home/vforeign
 	words: one:two:$dir/home/words
 	short: 61005
 	big: 99999999999:1:$dir/home/big
@@ -24,6 +26,13 @@ file users
 dir home/vbob owner=61001
 dir home/valice owner=61003
 dir home/vcarol owner=61004
+dir home/vfwd owner=61006
+file home/vfwd/.forward
+	vbob
+	"|$show forwarded"
+dir home/vforeign owner=61007
+file home/vforeign/.forward owner=bob
+	vbob
 
 story a user of the table
 	rcpt VBob+x@dir.org

@@ -67,6 +67,8 @@ impl World {
         let mut text = format!("table {name} {{\n");
         for key in KEYS {
             let value = self.value(6).replace('\\', "\\\\").replace('"', "\\\"");
+            // A quote behind a backslash does not end a string.
+            let value = value.trim_end_matches('\\');
             text.push_str(&format!("\"{key}\" = \"{value}\"\n"));
         }
         text + "}\n"
