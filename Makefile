@@ -49,10 +49,12 @@ SUBST=		sed -e "s,/etc/mail,${SYSCONFDIR},g" -e "s,/usr/local/sbin,${PREFIX}/sbi
 		-e "s,/var/run/smtpd,${LOCALSTATEDIR}/run/smtpd,g"
 SMTPCTL=	${PREFIX}/sbin/smtpctl
 
-HELPERS=	local maildir mboxfile mda
+HELPERS=	local lmtp maildir mboxfile mda
+MAN1=		smtp
 MAN5=		smtpd.conf table aliases
-NAMES=		sendmail send-mail mailq newaliases
-MAN8=		smtpd smtpctl sendmail mailq newaliases mail.local mail.maildir mail.mboxfile mail.mda
+NAMES=		sendmail send-mail mailq newaliases makemap
+MAN8=		smtpd smtpctl sendmail mailq newaliases makemap mail.lmtp mail.local mail.maildir mail.mboxfile \
+		mail.mda
 
 all: build
 
@@ -76,7 +78,7 @@ check: lint-man
 
 lint-man:
 	@if command -v mandoc >/dev/null 2>&1; then \
-		mandoc -Tlint -W warning man/*.[58] && echo "manuals are clean"; \
+		mandoc -Tlint -W warning man/*.[158] && echo "manuals are clean"; \
 	else echo "mandoc is not installed: manuals are not checked"; fi
 
 # The tests once more over mio's poll(2) selector, in place of epoll(7) or kqueue(2).
@@ -130,8 +132,10 @@ install: build
 	${MAKE} install-files
 
 install-files:
-	mkdir -p "${DESTDIR}${PREFIX}/sbin" "${DESTDIR}${LIBEXECDIR}" "${DESTDIR}${SYSCONFDIR}" \
-		"${DESTDIR}${MANDIR}/man5" "${DESTDIR}${MANDIR}/man8"
+	mkdir -p "${DESTDIR}${PREFIX}/bin" "${DESTDIR}${PREFIX}/sbin" "${DESTDIR}${LIBEXECDIR}" \
+		"${DESTDIR}${SYSCONFDIR}" "${DESTDIR}${MANDIR}/man1" "${DESTDIR}${MANDIR}/man5" \
+		"${DESTDIR}${MANDIR}/man8"
+	install -m 555 ${TARGETDIR}/release/smtp "${DESTDIR}${PREFIX}/bin/smtp"
 	install -m 555 ${TARGETDIR}/release/smtpd "${DESTDIR}${PREFIX}/sbin/smtpd"
 	install -m 555 ${TARGETDIR}/release/smtpctl "${DESTDIR}${PREFIX}/sbin/smtpctl"
 	@if [ "$$(id -u)" = 0 ] && [ -z "${DESTDIR}" ]; then \
@@ -141,6 +145,8 @@ install-files:
 	for helper in ${HELPERS}; do \
 		install -m 555 ${TARGETDIR}/release/mail_$$helper "${DESTDIR}${LIBEXECDIR}/mail.$$helper" || exit 1; done
 	for name in ${NAMES}; do ln -sf "${SMTPCTL}" "${DESTDIR}${LIBEXECDIR}/$$name" || exit 1; done
+	for page in ${MAN1}; do ${SUBST} man/$$page.1 >${TARGETDIR}/text && \
+		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man1/$$page.1" || exit 1; done
 	for page in ${MAN5}; do ${SUBST} man/$$page.5 >${TARGETDIR}/text && \
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man5/$$page.5" || exit 1; done
 	for page in ${MAN8}; do ${SUBST} man/$$page.8 >${TARGETDIR}/text && \
@@ -156,9 +162,10 @@ install-files:
 
 # What install has put there; configuration, spool and users stay.
 uninstall:
-	rm -f "${DESTDIR}${PREFIX}/sbin/smtpd" "${DESTDIR}${PREFIX}/sbin/smtpctl"
+	rm -f "${DESTDIR}${PREFIX}/bin/smtp" "${DESTDIR}${PREFIX}/sbin/smtpd" "${DESTDIR}${PREFIX}/sbin/smtpctl"
 	for helper in ${HELPERS}; do rm -f "${DESTDIR}${LIBEXECDIR}/mail.$$helper"; done
 	for name in ${NAMES}; do rm -f "${DESTDIR}${LIBEXECDIR}/$$name"; done
+	for page in ${MAN1}; do rm -f "${DESTDIR}${MANDIR}/man1/$$page.1"; done
 	for page in ${MAN5}; do rm -f "${DESTDIR}${MANDIR}/man5/$$page.5"; done
 	for page in ${MAN8}; do rm -f "${DESTDIR}${MANDIR}/man8/$$page.8"; done
 	rmdir "${DESTDIR}${LIBEXECDIR}" 2>/dev/null || true

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
     (
         "cli",
-        "engine parent explain expansion table control mda tls privsep config queue sys",
+        "engine parent explain expansion table control mda client tls privsep config queue sys",
     ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
     // it asks who a user is, in the words in which the engine asks it, and never the engine.
@@ -48,7 +48,7 @@ const ARROWS: &[(&str, &str)] = &[
         "client dns privsep queue table config rfc5322 sys",
     ),
     // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
-    ("client", "smtp sys"),
+    ("client", "tls smtp sys"),
     // Who is a user is the system's to say.
     ("expansion", "ruleset table config sys"),
     ("ruleset", "table config"),
@@ -108,6 +108,7 @@ const CLOCKS: &[&str] = &[
     "deliver/local/",
     "deliver/relay/mod.rs",
     "deliver/relay/session.rs",
+    "deliver/lmtp/",
     "bounce/",
     "dns/",
     "queue/fs/",
@@ -346,17 +347,26 @@ fn every_flag_of_a_usage_is_in_the_manual() {
         for usage in source.lines.join("\n").split("\"usage: ").skip(1) {
             let usage = usage.split('"').next().unwrap_or_default();
             let (program, rest) = usage.split_once(' ').expect("a usage names its program");
-            let manual = fs::read_to_string(man.join(format!("{program}.8"))).expect("a manual");
+            let page = |section: u8| fs::read_to_string(man.join(format!("{program}.{section}")));
+            let manual = page(8).or_else(|_| page(1)).expect("a manual");
             for letter in flags(rest) {
                 assert!(
                     manual.lines().any(|line| describes(line, letter)),
-                    "man/{program}.8 has no paragraph for -{letter}"
+                    "the manual of {program} has no paragraph for -{letter}"
                 );
             }
             programs.insert(program.to_string());
         }
     }
-    for program in ["smtpd", "smtpctl", "sendmail", "newaliases", "mail.local"] {
+    for program in [
+        "smtp",
+        "smtpd",
+        "smtpctl",
+        "sendmail",
+        "newaliases",
+        "makemap",
+        "mail.local",
+    ] {
         assert!(programs.contains(program), "{program} has no usage");
     }
 }

@@ -19,7 +19,10 @@ use super::failure::Failure;
 /// Whether this user may do more than submit: root, or whoever runs the instance.
 pub fn may_control(paths: &Paths, uid: u32) -> bool {
     let owner = |path: &Path| fs::symlink_metadata(path).map(|found| found.uid()).ok();
-    uid == 0 || owner(&paths.socket).or_else(|| owner(&paths.spool)) == Some(uid)
+    let found = owner(&paths.socket).or_else(|| owner(&paths.spool));
+    // An instance that was never started belongs to whoever has made its root.
+    let found = found.or_else(|| paths.root.as_deref().and_then(owner));
+    uid == 0 || found == Some(uid)
 }
 
 /// The name that stands behind the `@` of addresses without one.
@@ -51,22 +54,40 @@ pub fn offline_dir(paths: &Paths) -> PathBuf {
     paths.spool.join(layout::OFFLINE)
 }
 
-/// The source file of the table `aliases` of the configuration, or `aliases` beside it.
-pub fn aliases_file(paths: &Paths, conf: &Path) -> Result<PathBuf, Failure> {
-    let sources = Sources::collect(conf, &[]).map_err(|all| complaints(&all))?;
+/// What newaliases(8) reads.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Aliases {
+    /// A text.
+    Text(PathBuf),
+    /// Nothing: there is neither a configuration nor a file.
+    None,
+}
+
+/// The source of the table `aliases` of the configuration, or `aliases` beside it.
+pub fn aliases(paths: &Paths, conf: &Path) -> Result<Aliases, Failure> {
+    let beside = conf.with_file_name("aliases");
+    if paths.root.is_some() && conf == paths.conf && !conf.exists() {
+        return Ok(match beside.exists() {
+            true => Aliases::Text(beside),
+            false => Aliases::None,
+        });
+    }
+    let mut sources = Sources::collect(conf, &[]).map_err(|all| complaints(&all))?;
+    // The database that is about to be made may be one of those that the configuration misses.
+    sources.trust_databases();
     let defaults = Defaults {
         server_name: server_name(paths).unwrap_or_default(),
         addresses: Vec::new(),
     };
     let loaded = config::load(&sources, &defaults).map_err(|all| complaints(&all))?;
     match loaded.config.tables.get("aliases") {
-        Some(TableSource::File(path)) => Ok(path.clone()),
-        Some(TableSource::Db(path)) => Ok(without_db(path)),
+        Some(TableSource::File(path)) => Ok(Aliases::Text(without_db(path))),
+        Some(TableSource::Db(path)) => Ok(Aliases::Text(without_db(path))),
         Some(_) => Err(Failure::new(format!(
             "{}: table \"aliases\" has no file",
             conf.display()
         ))),
-        None => Ok(conf.with_file_name("aliases")),
+        None => Ok(Aliases::Text(beside)),
     }
 }
 
@@ -109,13 +130,13 @@ mod tests {
         let (_dir, paths) = root();
         let found = |text: &str| {
             fs::write(&paths.conf, format!("{text}{CONF}")).unwrap();
-            aliases_file(&paths, &paths.conf)
+            aliases(&paths, &paths.conf)
         };
         let beside = paths.conf.with_file_name("aliases");
         fs::write(&beside, "root: bob\n").unwrap();
         let named = format!("table aliases file:{}\n", beside.display());
-        assert_eq!(found(&named).unwrap(), beside);
-        assert_eq!(found("").unwrap(), beside);
+        assert_eq!(found(&named).unwrap(), Aliases::Text(beside.clone()));
+        assert_eq!(found("").unwrap(), Aliases::Text(beside));
         assert_eq!(
             without_db(Path::new("/e/aliases.db")),
             Path::new("/e/aliases")
@@ -125,6 +146,6 @@ mod tests {
         assert!(failure.text.ends_with("has no file"), "{failure:?}");
         assert!(found("nonsense\n").is_err());
         fs::remove_file(&paths.conf).unwrap();
-        assert!(aliases_file(&paths, &paths.conf).is_err());
+        assert!(aliases(&Paths::system(), &paths.conf).is_err());
     }
 }

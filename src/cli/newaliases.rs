@@ -1,18 +1,15 @@
-//! newaliases(8): checks the aliases file and has a running daemon read it again.
-//!
-//! Nothing is built: the daemon reads the text itself.
+//! newaliases(8): makes the database of the aliases and has a running daemon read them again.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 use crate::config::paths::Paths;
-use crate::config::table_text::{Entries, Shape};
 use crate::control::Ask;
 use crate::control::client::Client;
 
 use super::failure::Failure;
-use super::instance::{aliases_file, may_control};
+use super::instance::{Aliases, aliases, may_control};
+use super::makemap::{self, Kind};
 
 /// The command line of newaliases(8): `-f conffile`.
 pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
@@ -26,7 +23,7 @@ pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Re
     need_root(paths, uid)?;
     let conf = matches.opt_str("f");
     let conf = conf.as_deref().map_or(paths.conf.as_path(), Path::new);
-    rebuild(&aliases_file(paths, conf)?, paths, out)
+    rebuild_configured(paths, conf, out)
 }
 
 /// `sendmail -bi`, perhaps with a file of its own.
@@ -39,12 +36,9 @@ pub fn init(
     need_root(paths, uid)?;
     match source {
         Some(source) => rebuild(source, paths, out),
-        None => rebuild(&aliases_file(paths, &paths.conf)?, paths, out),
+        None => rebuild_configured(paths, &paths.conf, out),
     }
 }
-
-/// Longest aliases file, in bytes.
-const LONGEST_FILE: u64 = 1 << 30;
 
 fn need_root(paths: &Paths, uid: u32) -> Result<(), Failure> {
     if may_control(paths, uid) {
@@ -53,29 +47,25 @@ fn need_root(paths: &Paths, uid: u32) -> Result<(), Failure> {
     Err(Failure::new("need root privileges"))
 }
 
+fn rebuild_configured(paths: &Paths, conf: &Path, out: &mut dyn Write) -> Result<i32, Failure> {
+    match aliases(paths, conf)? {
+        Aliases::Text(source) => rebuild(&source, paths, out),
+        Aliases::None => {
+            let text = "the built-in configuration has no aliases";
+            writeln!(out, "{text}").map_err(|e| Failure::output(&e))?;
+            Ok(0)
+        }
+    }
+}
+
 fn rebuild(source: &Path, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
-    let count = count(source)?;
+    let count = makemap::from_file(source, &makemap::with_db(source), Kind::Aliases)?;
     writeln!(out, "{}: {count} aliases", source.display()).map_err(|e| Failure::output(&e))?;
-    // A daemon that is down reads the file when it starts; one without such a table need not.
+    // A daemon that is down reads the aliases when it starts; one without such a table need not.
     if let Ok(mut client) = Client::connect(&paths.socket) {
         let _ = client.ask(&Ask::UpdateTable("aliases".to_owned()));
     }
     Ok(0)
-}
-
-fn count(source: &Path) -> Result<usize, Failure> {
-    let mut text = Vec::new();
-    File::open(source)
-        .and_then(|file| file.take(LONGEST_FILE).read_to_end(&mut text))
-        .map_err(|e| Failure::io(source.display(), &e))?;
-    let mut count = 0;
-    for entry in Entries::new(&text, Some(Shape::Map)) {
-        entry.map_err(|bad| {
-            Failure::new(format!("{}:{}: {}", source.display(), bad.line, bad.text))
-        })?;
-        count += 1;
-    }
-    Ok(count)
 }
 
 #[cfg(test)]
@@ -84,6 +74,7 @@ mod tests {
 
     use super::*;
     use crate::cli::fake_daemon::{CONF, Daemon, Root};
+    use crate::util::cdb;
 
     fn newaliases(root: &Root, words: &[&str]) -> (Result<i32, Failure>, String) {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -101,11 +92,15 @@ mod tests {
 
     #[test]
     fn aliases_are_counted_and_a_running_daemon_is_told() {
-        // newaliases(8): prints `PATH: N aliases` and has the daemon update the table.
+        // newaliases(8): makes `PATH.db`, prints `PATH: N aliases` and has the daemon update the
+        // table.
         let root = with_aliases("# comment\nroot: bob\nstaff: bob,\"|cmd a, b\"\n");
         let path = root.paths.conf.with_file_name("aliases");
         let expected = format!("{}: 2 aliases\n", path.display());
         assert_eq!(newaliases(&root, &[]), (Ok(0), expected.clone()));
+        let file = fs::File::open(makemap::with_db(&path)).unwrap();
+        let value = cdb::Reader::open(file).unwrap().get(b"staff").unwrap();
+        assert_eq!(value.as_deref(), Some(&b"bob,\"|cmd a, b\""[..]));
         let daemon = Daemon::start(&root.paths.socket, None, |_| {
             crate::control::Answer::Fail(String::new())
         });
@@ -126,7 +121,39 @@ mod tests {
         let failure = result.unwrap_err();
         assert!(failure.text.contains("aliases:2: "), "{failure:?}");
         assert_eq!((failure.code, out.as_str()), (1, ""));
+        let path = root.paths.conf.with_file_name("aliases.db");
+        assert!(!path.exists());
         assert!(daemon.asked.lock().unwrap().is_empty());
+    }
+
+    // smtpd(8), -R: an instance root without configuration has a built-in one.
+    #[test]
+    fn the_built_in_configuration_has_no_aliases_unless_somebody_writes_them() {
+        let root = Root::new();
+        let (result, out) = newaliases(&root, &[]);
+        assert_eq!(result, Ok(0));
+        assert_eq!(out, "the built-in configuration has no aliases\n");
+        let path = root.paths.conf.with_file_name("aliases");
+        fs::write(&path, "root: bob\n").unwrap();
+        let expected = format!("{}: 1 aliases\n", path.display());
+        assert_eq!(newaliases(&root, &[]), (Ok(0), expected));
+        let failure = newaliases(&root, &["-f", "/none"]).0.unwrap_err();
+        assert!(
+            failure.text.starts_with("/none: cannot read it"),
+            "{failure:?}"
+        );
+    }
+
+    // newaliases(8): the database of a `db` table is made where there is none yet.
+    #[test]
+    fn the_first_database_is_made_before_the_configuration_can_be_used() {
+        let root = with_aliases("root: bob\n");
+        let path = root.paths.conf.with_file_name("aliases");
+        let text = format!("table aliases db:{}.db\n{CONF}", path.display());
+        fs::write(&root.paths.conf, text).unwrap();
+        let expected = format!("{}: 1 aliases\n", path.display());
+        assert_eq!(newaliases(&root, &[]), (Ok(0), expected));
+        assert!(makemap::with_db(&path).exists());
     }
 
     #[test]

@@ -18,8 +18,9 @@ use crate::sys::user::{effective_gid, effective_uid, real_gid};
 
 use super::caller::{Caller, Login};
 use super::failure::{Failure, Form};
+use super::makemap::Done;
 use super::sendmail;
-use super::{mailq, newaliases, smtpctl};
+use super::{mailq, makemap, newaliases, smtpctl};
 
 /// What a front end has to work with.
 pub struct World<'a> {
@@ -129,7 +130,15 @@ pub fn run(program: &str, words: Vec<Vec<u8>>, world: &mut World<'_>) -> Result<
         }
         "mailq" => mailq::run(&world.paths, world.uid, world.output),
         "newaliases" => newaliases::run(&texts(words)?, &world.paths, world.uid, world.output),
-        "makemap" => Err(Failure::new("this version does not have makemap yet")),
+        "makemap" => {
+            let input = std::mem::replace(&mut world.input, Box::new(io::empty()));
+            match makemap::run(words, input, world.output)? {
+                Done::Made => Ok(0),
+                Done::NewAliases(source) => {
+                    newaliases::init(source.as_deref(), &world.paths, world.uid, world.output)
+                }
+            }
+        }
         _ => Err(Failure::new("unsupported mode")),
     }
 }

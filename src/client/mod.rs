@@ -29,13 +29,18 @@ pub mod extensions;
 pub mod failure;
 pub mod order;
 pub mod reply;
+pub mod secure;
 pub mod session;
 pub mod stream;
+
+#[cfg(test)]
+mod tests;
 
 pub use engine::Said;
 pub use failure::{Failure, Stage};
 pub use order::{
     Content, Credentials, Hello, Message, Protocol, Recipient, Timeouts, Tls, Transacted,
 };
+pub use secure::Secure;
 pub use session::{Opening, Session, Tap};
 pub use stream::{Secured, Socket, Stream, Upgrade};

@@ -237,3 +237,123 @@ fn status(text: &[u8], class: u16) -> (Option<Status>, &[u8]) {
         None => (None, text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::util::dice::Dice;
+
+    fn parse(bytes: &[u8]) -> Result<Vec<Reply>, Malformed> {
+        let mut parser = Parser::default();
+        parser.push(bytes);
+        let mut replies = Vec::new();
+        while let Some(reply) = parser.reply()? {
+            replies.push(reply);
+        }
+        Ok(replies)
+    }
+
+    fn one(text: &str) -> Reply {
+        let mut replies = parse(text.as_bytes()).unwrap();
+        assert_eq!(replies.len(), 1, "{text}");
+        replies.remove(0)
+    }
+
+    #[test]
+    fn a_reply_is_kept_whole_without_what_its_lines_repeat() {
+        // RFC 5321 §4.2.1, RFC 2034 §4.
+        for (wire, code, status, text) in [
+            (
+                "250 2.0.0 Ok: queued\r\n",
+                250,
+                "2.0.0",
+                "250 2.0.0 Ok: queued",
+            ),
+            ("250\r\n", 250, "", "250"),
+            ("250-\r\n250 \r\n", 250, "", "250-"),
+            (
+                "550-5.1.1 no such user\r\n550-5.1.1 really\r\n550 none\r\n",
+                550,
+                "5.1.1",
+                "550-5.1.1 no such user really none",
+            ),
+            ("550-no\n550 5.7.1 way\n", 550, "5.7.1", "550-no 5.7.1 way"),
+            ("450-a\r\n550 b\r\n", 550, "", "450-a b"),
+            ("250 4.0.0 odd\r\n", 250, "", "250 4.0.0 odd"),
+            ("550 5.1.300 odd\r\n", 550, "", "550 5.1.300 odd"),
+            ("550 5.1.1.1 odd\r\n", 550, "", "550 5.1.1.1 odd"),
+            ("550 5.1.1\r\n", 550, "5.1.1", "550 5.1.1"),
+            ("250 a\0b\rc\u{1b}[31m\r\n", 250, "", "250 a?b?c?[31m"),
+        ] {
+            let reply = one(wire);
+            assert_eq!(reply.code(), code);
+            assert_eq!(
+                reply.status().map(|s| s.to_string()).unwrap_or_default(),
+                status,
+                "{wire}"
+            );
+            assert_eq!(reply.to_string(), text);
+        }
+        let reply = parse(b"550 caf\xe9\r\n").unwrap().remove(0);
+        assert_eq!(reply.to_string(), "550 caf\u{fffd}");
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused_and_nothing_grows_without_bound() {
+        let long = "x".repeat(LINE_TOO_LONG);
+        for (bytes, error) in [
+            (format!("250 {long}\r\n"), Malformed::LineTooLong),
+            (format!("250 {long}"), Malformed::InputTooLong),
+            ("25\r\n".to_owned(), Malformed::LineTooShort),
+            ("\r\n".to_owned(), Malformed::LineTooShort),
+            ("199 x\r\n".to_owned(), Malformed::OutOfRange),
+            ("650 x\r\n".to_owned(), Malformed::OutOfRange),
+            ("2x0 x\r\n".to_owned(), Malformed::OutOfRange),
+            ("250-x\r\n".repeat(MOST_LINES + 1), Malformed::TooManyLines),
+        ] {
+            assert_eq!(parse(bytes.as_bytes()), Err(error));
+        }
+        // A reply without end, as it would come over a connection.
+        let mut parser = Parser::default();
+        let error = (0..10_000).find_map(|_| {
+            parser.push(format!("250-{}\r\n", "y".repeat(1000)).as_bytes());
+            assert!(parser.bytes.len() < 4096 && parser.text.len() <= TEXT_MAX);
+            parser.reply().err()
+        });
+        assert_eq!(error, Some(Malformed::TooManyLines));
+    }
+
+    #[test]
+    fn replies_are_the_same_however_their_bytes_are_cut() {
+        let mut dice = Dice::new(3);
+        for _ in 0..5_000 {
+            let mut wire = Vec::new();
+            for _ in 0..dice.roll(6) {
+                let line = [
+                    "250 Ok\r\n",
+                    "250-a\r\n",
+                    "550 5.1.1 x\n",
+                    "354 \r\n",
+                    "4",
+                    "\r\n",
+                ][dice.roll(6)];
+                wire.extend_from_slice(line.as_bytes());
+            }
+            let whole = parse(&wire);
+            let mut parser = Parser::default();
+            let mut replies = Ok(Vec::new());
+            for byte in &wire {
+                parser.push(&[*byte]);
+                match (parser.reply(), &mut replies) {
+                    (Ok(Some(reply)), Ok(all)) => all.push(reply),
+                    (Ok(_), _) => {}
+                    (Err(error), _) => {
+                        replies = Err(error);
+                        break;
+                    }
+                }
+            }
+            assert_eq!(replies, whole, "{}", wire.escape_ascii());
+        }
+    }
+}

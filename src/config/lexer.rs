@@ -206,8 +206,6 @@ impl Lexer {
                         value.push(next);
                     }
                     Some(b'\n') => continue,
-                    // A pair stays a pair and its second half escapes nothing.
-                    Some(b'\\') => value.extend_from_slice(b"\\\\"),
                     other => {
                         value.push(b'\\');
                         self.unread = other;

@@ -13,6 +13,7 @@ pub mod ere;
 pub mod files;
 mod lexer;
 pub mod limits;
+mod lmtp_dest;
 pub mod model;
 mod name;
 pub mod netaddr;
@@ -35,6 +36,7 @@ use std::path::Path;
 use crate::util::Line;
 
 pub use diagnostic::Diagnostic;
+pub use lmtp_dest::{LmtpDest, NoDest};
 pub use model::*;
 pub use name::{NoServerName, server_name};
 pub use paths::Paths;
@@ -105,6 +107,37 @@ pub fn print(sources: &Sources) -> Result<String, Vec<Diagnostic>> {
         return Err(diagnostics.finish().0);
     }
     Ok(print::print(&ast))
+}
+
+/// For tests and fuzzing: what parses must print, and read back as the same statements. Panics
+/// where that is not so; says whether the text parsed.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn reads_back(text: &[u8]) -> bool {
+    let mut diagnostics = Diagnostics::default();
+    let ast = parse_sources(&Sources::alone(text), &mut diagnostics);
+    if diagnostics.failed() {
+        return false;
+    }
+    let printed = print::print(&ast);
+    let mut diagnostics = Diagnostics::default();
+    let again = parse_sources(&Sources::alone(printed.as_bytes()), &mut diagnostics);
+    assert!(!diagnostics.failed(), "{printed}\n{diagnostics:?}");
+    assert_eq!(without_places(&ast), without_places(&again), "{printed}");
+    assert_eq!(print::print(&again), printed);
+    true
+}
+
+/// What the statements are, wherever they stand.
+#[cfg(any(test, feature = "fuzzing"))]
+fn without_places(ast: &Ast) -> String {
+    let whole = format!("{:?}", ast.statements);
+    let mut rest = whole.as_str();
+    let mut out = String::new();
+    while let Some((before, after)) = rest.split_once("Pos {") {
+        out.push_str(before);
+        rest = after.split_once('}').map_or("", |(_, rest)| rest);
+    }
+    out + rest
 }
 
 fn parse_sources(sources: &Sources, diagnostics: &mut Diagnostics) -> Ast {

@@ -196,9 +196,10 @@ pub enum Delivery {
     },
     /// A command, with format specifiers.
     Mda(Line),
-    /// LMTP; comes with its issue.
+    /// LMTP.
     Lmtp {
-        /// `host:port` or a socket's path.
+        /// `host:port` or a socket's path, which [`LmtpDest`](super::LmtpDest) reads; it may hold
+        /// format specifiers.
         dest: Line,
         /// Whether the address, not the user, is the LMTP recipient.
         rcpt_to: bool,

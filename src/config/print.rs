@@ -443,31 +443,21 @@ impl Printer {
     }
 }
 
-/// A string as the lexer reads it back: in the quotes its backslashes allow, else, as a word
-/// whose backslashes are doubled.
+/// A string as the lexer reads it back. In quotes a backslash stays what it is unless a quote or
+/// a blank follows; at the end of a line it joins lines, which is how a string can end in one.
 fn quote(value: &str) -> String {
-    if let Some(quoted) = quoted_in(value, '"').or_else(|| quoted_in(value, '\'')) {
-        return quoted;
-    }
-    value.replace('\\', "\\\\")
-}
-
-/// A backslash in front of the quote, a blank or the end would escape it, unless it is the second
-/// of a pair.
-fn quoted_in(value: &str, quote: char) -> Option<String> {
-    let mut out = String::from(quote);
-    let mut backslashes = 0;
+    let mut out = String::from('"');
+    let mut before = '"';
     for c in value.chars() {
-        let special = c == quote || c == ' ' || c == '\t';
-        if special && backslashes % 2 == 1 {
-            return None;
-        }
-        if c == quote {
+        if c == '"' || (matches!(c, ' ' | '\t') && before == '\\') {
             out.push('\\');
         }
-        backslashes = if c == '\\' { backslashes + 1 } else { 0 };
         out.push(c);
+        before = c;
     }
-    out.push(quote);
-    (backslashes % 2 == 0).then_some(out)
+    if before == '\\' {
+        out.push_str("\\\n");
+    }
+    out.push('"');
+    out
 }

@@ -1,11 +1,12 @@
-//! Every byte a configuration is made of: the main file, included files and file tables.
+//! Every byte a configuration is made of: the main file, included files and file tables, and
+//! whether the databases that it names can be used.
 //!
 //! The parent collects them once, as root, and hands the engine the same bytes, so both see the
 //! same configuration whatever happens to the files in between. A file that cannot be read is
 //! remembered with the reason; [`load`](super::load) then complains at the place that names it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::errno::strerror;
 use crate::sys::open;
+use crate::util::cdb;
 use crate::util::frame::{Bad, Reader, Writer};
 
 use super::ast::{Ast, Body, ListenKind, PkiOption, TableValue};
@@ -51,17 +53,24 @@ impl Sources {
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn alone(text: &[u8]) -> Sources {
         let main = PathBuf::from("smtpd.conf");
+        let mut sources = Sources::empty(main.clone(), &[]);
+        sources.insert(&main, text.to_vec());
+        sources
+    }
+
+    fn empty(main: PathBuf, macros: &[(String, String)]) -> Sources {
         Sources {
-            files: BTreeMap::from([(main.clone(), text.to_vec())]),
             main,
+            files: BTreeMap::new(),
             unreadable: BTreeMap::new(),
-            macros: Vec::new(),
+            macros: macros.to_vec(),
         }
     }
 
     /// Puts a file in, as if it had been read.
     pub fn insert(&mut self, path: &Path, bytes: Vec<u8>) {
         self.unreadable.remove(path);
+        self.unreadable.remove(&database_name(path));
         self.files.insert(path.to_owned(), bytes);
     }
 
@@ -77,6 +86,21 @@ impl Sources {
         }
         let reason = self.unreadable.get(path);
         Err(reason.map_or("it was not read at the start", String::as_str))
+    }
+
+    /// Whether a database could be used at the start, or why not. Its records are no part of the
+    /// sources: whoever answers from it opens it.
+    pub fn database(&self, path: &Path) -> Result<(), &str> {
+        match self.unreadable.get(&database_name(path)) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes every database for one that can be used: the caller is about to make it.
+    pub fn trust_databases(&mut self) {
+        let database = |path: &PathBuf| path_bytes(path).starts_with(DATABASE.as_bytes());
+        self.unreadable.retain(|path, _| !database(path));
     }
 
     /// Macros of the command line.
@@ -109,12 +133,7 @@ impl Sources {
     /// Reads what [`Sources::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Sources, Bad> {
         let mut r = Reader::new(bytes);
-        let mut sources = Sources {
-            main: path(&mut r)?,
-            files: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
-            macros: Vec::new(),
-        };
+        let mut sources = Sources::empty(path(&mut r)?, &[]);
         for _ in 0..r.u32()? {
             let name = r.text()?.to_owned();
             sources.macros.push((name, r.text()?.to_owned()));
@@ -133,12 +152,7 @@ impl Sources {
 
     /// Parses while it reads; complaints are left to `load`, which parses the same bytes again.
     fn follow(main: PathBuf, text: Vec<u8>, macros: &[(String, String)]) -> Sources {
-        let mut sources = Sources {
-            main: main.clone(),
-            files: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
-            macros: macros.to_vec(),
-        };
+        let mut sources = Sources::empty(main.clone(), macros);
         let mut unheard = Diagnostics::default();
         let mut fetch = |path: &str| {
             let path = Path::new(path);
@@ -152,6 +166,9 @@ impl Sources {
         let ast = parse::parse(&name, &text, macros, &mut fetch, &mut unheard);
         for path in files_named(&ast) {
             sources.read(&path, limits::TABLE_BYTES);
+        }
+        for path in databases_named(&ast) {
+            sources.try_database(&path);
         }
         sources.files.insert(main, text);
         sources
@@ -170,6 +187,24 @@ impl Sources {
             }
         }
     }
+
+    fn try_database(&mut self, path: &Path) {
+        let opened = open::plain(path).map_err(|error| strerror(&error));
+        let opened = opened.and_then(|file| cdb::Reader::open(file).map_err(|e| e.to_string()));
+        if let Err(reason) = opened {
+            self.unreadable.insert(database_name(path), reason);
+        }
+    }
+}
+
+/// In front of the path of a database among the files that are unreadable: the same file may be a
+/// table of text as well.
+const DATABASE: &str = "db:";
+
+fn database_name(path: &Path) -> PathBuf {
+    let mut name = OsString::from(DATABASE);
+    name.push(path);
+    PathBuf::from(name)
 }
 
 /// The main file may be a pipe: `-f /dev/stdin` checks what a script has generated.
@@ -203,6 +238,23 @@ fn files_named(ast: &Ast) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+fn databases_named(ast: &Ast) -> Vec<PathBuf> {
+    let path = |body: &Body| match body {
+        Body::Table(_, TableValue::One(text)) => database_of_table(&text.value).map(PathBuf::from),
+        _ => None,
+    };
+    ast.statements
+        .iter()
+        .filter_map(|found| path(&found.body))
+        .collect()
+}
+
+/// The path in `db:/path`.
+pub fn database_of_table(text: &str) -> Option<&str> {
+    text.strip_prefix(DATABASE)
+        .filter(|path| path.starts_with('/'))
 }
 
 /// The path in `/path`, `file:/path` and `static:/path`.
@@ -257,6 +309,29 @@ mod tests {
                 .to_string()
                 .ends_with("none: cannot read it: No such file or directory")
         );
+    }
+
+    // smtpd.conf(5), table: a database must be there and be one.
+    #[test]
+    fn a_database_that_cannot_be_used_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mut empty = cdb::Writer::new(std::io::Cursor::new(Vec::new())).unwrap();
+        empty.add(b"key", b"value").unwrap();
+        std::fs::write(at("good"), empty.finish().unwrap().into_inner()).unwrap();
+        std::fs::write(at("bad"), "root: bob\n").unwrap();
+        let text: String = ["good", "bad", "gone"]
+            .map(|name| format!("table {name} db:{}\n", at(name).display()))
+            .concat();
+        let mut sources = Sources::from_text("x", &text, &[]);
+        assert_eq!(sources.database(&at("good")), Ok(()));
+        let reason = sources.database(&at("bad")).unwrap_err();
+        assert_eq!(reason, "damaged, or no database of makemap(8)");
+        let reason = sources.database(&at("gone"));
+        assert_eq!(reason, Err("No such file or directory"));
+        assert_eq!(Sources::decode(&sources.encode()), Ok(sources.clone()));
+        sources.trust_databases();
+        assert_eq!(sources.database(&at("gone")), Ok(()));
     }
 
     #[test]

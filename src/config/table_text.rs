@@ -77,6 +77,9 @@ impl<'t> Entries<'t> {
         if text.contains('\0') || text.contains('\r') {
             return Err(bad("invalid map entry: control characters"));
         }
+        if text.is_empty() {
+            return Err(bad("invalid map entry: no key"));
+        }
         let (key, value) = first_field(text).ok_or_else(|| bad("invalid map entry: no \"]\""))?;
         let shape = *self.shape.get_or_insert(match value {
             "" => Shape::List,
@@ -198,6 +201,10 @@ mod tests {
         assert_eq!(one("key", Some(Shape::Map)).unwrap_err().line, 1);
         assert_eq!(one(": x", None).unwrap_err().line, 1);
         assert_eq!(one("[::1", None).unwrap_err().line, 1);
+        // A vertical tab is no blank in front of an entry, and nothing in front of a comment.
+        for shape in [None, Some(Shape::List), Some(Shape::Map)] {
+            assert_eq!(one("\u{b}  # x", shape).unwrap_err().line, 1);
+        }
     }
 
     // table(5): comments can be put anywhere in the file using a hash mark.

@@ -6,7 +6,7 @@
 
 use super::ast::{
     ActionText, Ast, Body, ListenKind, ListenOption, LocalMethod, MethodText, RelayKind,
-    RelayOption, Statement, TableValue,
+    RelayOption, Statement,
 };
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;
@@ -15,7 +15,6 @@ use super::lexer::Pos;
 enum Feature {
     RelayTls,
     RelayAuth,
-    Lmtp,
     ForwardOnly,
     ListenTls,
     ListenAuth,
@@ -27,14 +26,12 @@ enum Feature {
     Ca,
     Ciphers,
     Srs,
-    DbTable,
 }
 
 /// Every feature that is missing, with the words for it.
 const LIST: &[(Feature, &str)] = &[
     (Feature::RelayTls, "\"tls\" on a relay action is"),
     (Feature::RelayAuth, "\"auth\" on a relay action is"),
-    (Feature::Lmtp, "\"lmtp\" actions are"),
     (Feature::ForwardOnly, "\"forward-only\" actions are"),
     (
         Feature::ListenTls,
@@ -49,7 +46,6 @@ const LIST: &[(Feature, &str)] = &[
     (Feature::Ca, "\"ca\" is"),
     (Feature::Ciphers, "\"ciphers\" and \"protocols\" are"),
     (Feature::Srs, "\"srs\" is"),
-    (Feature::DbTable, "\"db\" tables are"),
 ];
 
 /// Complains about every use of a missing feature.
@@ -75,9 +71,6 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
         Body::Listen(_, options) | Body::ListenSocket(options) => {
             options.iter().filter_map(of_listener).collect()
         }
-        Body::Table(_, TableValue::One(text)) if text.value.starts_with("db:") => {
-            vec![(Feature::DbTable, text.at)]
-        }
         Body::Action(action) => of_action(action),
         _ => Vec::new(),
     }
@@ -101,7 +94,6 @@ fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
 fn of_action(action: &ActionText) -> Vec<(Feature, Pos)> {
     let feature = match &action.method {
         MethodText::Relay(options) => return options.iter().filter_map(of_relay).collect(),
-        MethodText::Local(LocalMethod::Lmtp(..), _) => Feature::Lmtp,
         MethodText::Local(LocalMethod::ForwardOnly, _) => Feature::ForwardOnly,
         MethodText::Local(..) => return Vec::new(),
     };

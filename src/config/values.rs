@@ -27,12 +27,17 @@ pub fn size_bytes(text: &str) -> Option<u64> {
         _ => (text.as_bytes(), 0),
     };
     let mut parts = number.splitn(2, |byte| *byte == b'.');
-    let whole = unsigned(parts.next()?)?;
-    let whole = whole.checked_mul(1 << shift)?;
-    let fraction = match parts.next() {
+    let (whole, fractional) = (parts.next()?, parts.next());
+    let fraction = match fractional {
         None => 0,
         Some(digits) => fraction(digits, shift)?,
     };
+    let whole = match (whole, fractional) {
+        // `.5M`, but not a point alone.
+        ([], Some([_, ..])) => 0,
+        (digits, _) => unsigned(digits)?,
+    };
+    let whole = whole.checked_mul(1 << shift)?;
     i64::try_from(whole.checked_add(fraction)?)
         .ok()
         .map(|size| size as u64)
@@ -85,12 +90,13 @@ mod tests {
             ("10b", 10),
             ("2G", 2 << 30),
             ("1.", 1),
+            (".5M", 512 << 10),
             ("7E", 7 << 60),
         ] {
             assert_eq!(size_bytes(text), Some(bytes), "{text}");
         }
         for bad in [
-            "", "M", "35MB", "10 M", "-1", "1.5.5M", "8E", "0x10", "99E", ".5M",
+            "", "M", "35MB", "10 M", "-1", "1.5.5M", "8E", "0x10", "99E", ".", ".M", "..5",
         ] {
             assert_eq!(size_bytes(bad), None, "{bad}");
         }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod lmtp;
 pub mod local;
 pub mod relay;
 
@@ -52,6 +53,8 @@ pub struct Release {
 pub trait Agent: Send {
     /// Offers an envelope that is due.
     fn offer(&mut self, envelope: Envelope, now: Timestamp) -> Offer;
+    /// Everything that is due now has been offered: what was waiting for company may go.
+    fn offered(&mut self, _now: Timestamp) {}
     /// An outcome of this agent has reached the runner; says which held envelopes may follow.
     fn finished(&mut self, id: EvpId, now: Timestamp) -> Option<Release>;
     /// Nothing more will be offered: what has not begun may be given back as [`Report::Held`].

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod host;
+mod names;
 mod services;
 pub mod start;
 
@@ -63,6 +64,8 @@ fn serve(startup: Startup) -> Result<(), String> {
             .collect::<Vec<_>>()
             .join("; ")
     })?);
+    // The text of large tables; what is in it has been taken.
+    drop(startup.sources);
     let coding = coding(&config, startup.queue_key.as_ref())?;
     let store = open_spool(&startup.paths.spool, &config, coding)?;
     let queue = Queue::new(Arc::new(store.clone()));
@@ -82,8 +85,21 @@ fn serve(startup: Startup) -> Result<(), String> {
     let (reports, outcomes) = runner::reports(limits);
     let relay_reports = reports.clone();
     let calls = Arc::new(startup.client.clone());
-    let local = local::Agent::new(config.clone(), queue.clone(), calls, reports.clone())
-        .map_err(said("local delivery"))?;
+    let resolver =
+        dns::start(dns::Settings::system(), random::number_u32).map_err(said("resolver"))?;
+    let options = local::Options {
+        names: names::blocking(resolver.clone()),
+        ..local::Options::default()
+    };
+    let (queue_of_local, reports_of_local) = (queue.clone(), reports.clone());
+    let local = local::Agent::with_options(
+        config.clone(),
+        queue_of_local,
+        calls,
+        reports_of_local,
+        &options,
+    )
+    .map_err(said("local delivery"))?;
     let bounce = BounceAgent::start(bounce::Setup {
         queue: queue.clone(),
         inject: Box::new(FrontDoor {

@@ -1,6 +1,7 @@
 //! How an engine begins: it becomes its user, takes what the parent hands over, shuts itself in,
 //! and only then starts threads.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -26,6 +27,7 @@ use crate::sys::fdpass::Wait;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::{descriptors, localtime, process, signal, title, user};
+use crate::table::db;
 
 /// Everything an engine starts with.
 pub struct Startup {
@@ -284,7 +286,7 @@ fn readable(paths: &Paths, sources: &Sources, config: &Config) -> Vec<PathBuf> {
         if let TableSource::File(path) | TableSource::Db(path) = table {
             add(path);
         }
-        for path in values(table, sources).flat_map(expansion::included_files) {
+        for path in values(table, sources).flat_map(|v| expansion::included_files(&v)) {
             add(&path);
         }
     }
@@ -294,13 +296,14 @@ fn readable(paths: &Paths, sources: &Sources, config: &Config) -> Vec<PathBuf> {
 fn values<'s>(
     table: &'s TableSource,
     sources: &'s Sources,
-) -> Box<dyn Iterator<Item = &'s str> + 's> {
+) -> Box<dyn Iterator<Item = Cow<'s, str>> + 's> {
     match table {
-        TableSource::Map(pairs) => Box::new(pairs.iter().map(|(_, value)| value.as_str())),
+        TableSource::Map(pairs) => Box::new(pairs.iter().map(|(_, value)| value.into())),
         TableSource::File(path) => {
             let entries = Entries::new(sources.file(path).unwrap_or_default(), None);
-            Box::new(entries.flatten().map(|entry| entry.value))
+            Box::new(entries.flatten().map(|entry| entry.value.into()))
         }
+        TableSource::Db(path) => Box::new(db::including_values(path).into_iter().map(Cow::Owned)),
         _ => Box::new(std::iter::empty()),
     }
 }

@@ -44,6 +44,11 @@ pub fn included_files(value: &str) -> Vec<PathBuf> {
     items.into_iter().filter_map(included).collect()
 }
 
+/// Whether a value of an alias table can be read; what is wrong with it otherwise.
+pub fn check_value(value: &str) -> Result<(), String> {
+    Item::list(value).map(drop).map_err(|bad| bad.text)
+}
+
 /// An entry for the fuzzer: a line of items. What an item is does not change when it is told again.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_items(line: &str) {

@@ -55,10 +55,10 @@ pub(super) fn expand(bytes: &[u8]) {
     let rcpt = text_of(rcpt);
     for domain in ["localhost", "virtual.example.org"] {
         for user in ["a", rcpt.as_ref()] {
-            if let Ok(rcpt) = MailAddr::new(user, domain) {
-                if let Ok(found) = expansion::expand(&world, &facts, &rcpt) {
-                    assert!(!found.is_empty() && found.len() <= 10_000);
-                }
+            if let Ok(rcpt) = MailAddr::new(user, domain)
+                && let Ok(found) = expansion::expand(&world, &facts, &rcpt)
+            {
+                assert!(!found.is_empty() && found.len() <= 10_000);
             }
         }
     }

@@ -26,11 +26,8 @@ pub(super) fn defaults() -> Defaults {
 /// smtpd.conf: an answer; what parses prints, and reads back the same; what is accepted makes
 /// tables.
 pub(super) fn config(bytes: &[u8]) {
+    config::reads_back(bytes);
     let sources = Sources::alone(bytes);
-    if let Ok(printed) = config::print(&sources) {
-        let again = config::print(&Sources::alone(printed.as_bytes()));
-        assert_eq!(again.ok().as_deref(), Some(printed.as_str()));
-    }
     if let Ok(loaded) = config::load(&sources, &defaults()) {
         let _ = Tables::load(&loaded.config, &sources);
     }

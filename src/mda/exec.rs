@@ -23,7 +23,7 @@ use crate::util::sysexits::{CONFIG, DATAERR, NOPERM, OSERR, TEMPFAIL};
 
 use super::maildir::{self, Draft, Junk, Target};
 use super::specifier::{Piece, Values, expand, expand_path, mbox_from};
-use super::{Failure, batch, conclude, copy, local, mbox, mboxfile, shell};
+use super::{Failure, batch, conclude, copy, lmtp, local, mbox, mboxfile, shell};
 
 /// What a job comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,8 +88,12 @@ pub fn run(job: &ChildJob) -> i32 {
         Ok(ready) => ready,
         Err(failure) => return conclude(program, Err(failure)),
     };
-    if job.job.is_batch() {
-        return conclude(program, run_batch(job, &home, message));
+    match &job.delivery {
+        Delivery::Lmtp { dest, .. } if job.job.is_batch() => {
+            return conclude(program, lmtp::connect(dest, &message));
+        }
+        _ if job.job.is_batch() => return conclude(program, run_batch(job, &home, message)),
+        _ => {}
     }
     conclude(
         program,
@@ -114,6 +118,7 @@ fn program_name(job: &ChildJob) -> &'static str {
         (Some(mail::Command::File(_)), _) => "mail.mboxfile",
         (None, Delivery::Maildir { .. }) => batch::NAME,
         (None, Delivery::Mbox) => local::NAME,
+        (None, Delivery::Lmtp { .. }) => lmtp::NAME,
         _ => "smtpd",
     }
 }
@@ -247,12 +252,9 @@ fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
         }
         (None, Delivery::Mbox) if wrapper.is_none() => return Ok(mailbox(job, &values)),
         (None, Delivery::Mbox) => return Err(Failure::new(CONFIG, "mbox takes no wrapper")),
-        (None, Delivery::Lmtp { dest, rcpt_to }) => vec![
-            helper(job, "mail.lmtp"),
-            Piece::Text(" -d ".to_string()),
-            Piece::Value(dest.to_string()),
-            Piece::Text(if *rcpt_to { " -r" } else { " -u" }.to_string()),
-        ],
+        (None, Delivery::Lmtp { dest, rcpt_to }) => {
+            lmtp_command(job, expand(dest, &values)?, *rcpt_to)
+        }
         (None, Delivery::ForwardOnly | Delivery::ExpandOnly) => {
             let text = "the action has no way to deliver to a user";
             return Err(Failure::new(CONFIG, text));
@@ -307,6 +309,19 @@ fn maildir_command(job: &ChildJob, target: &Target) -> Vec<Piece> {
         Piece::Text(options.to_string()),
         Piece::Value(target.root.display().to_string()),
     ]
+}
+
+/// What has to be a command: with a wrapper, or where the destination has format specifiers.
+fn lmtp_command(job: &ChildJob, dest: Vec<Piece>, rcpt_to: bool) -> Vec<Piece> {
+    let recipient = if rcpt_to { " -r" } else { " -u" };
+    let mut pieces = vec![helper(job, lmtp::NAME), Piece::Text(" -d ".to_string())];
+    // Nothing in a destination is meant for the shell.
+    pieces.extend(dest.into_iter().map(|piece| match piece {
+        Piece::Text(text) => Piece::Value(text),
+        other => other,
+    }));
+    pieces.push(Piece::Text(recipient.to_string()));
+    pieces
 }
 
 /// mail.local(8) of the system, with the environment it has there; ours without one.

@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod exec;
+pub mod lmtp;
 pub mod local;
 pub mod maildir;
 pub mod mbox;

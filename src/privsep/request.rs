@@ -71,8 +71,10 @@ pub struct MdaJob {
 }
 
 impl MdaJob {
-    /// A batch: one child that takes many messages for `user`, each with its own addresses, in
-    /// the frames of [`super::batch`]. Only actions of the method `maildir` can be asked for so.
+    /// A child for many messages, which bring their own addresses. For an action of the method
+    /// `maildir` it takes them itself, in the frames of [`super::batch`]. For `lmtp` its standard
+    /// input is a pair of `sys::fdpass`: it connects to the action's socket, sends that through
+    /// the pair, and is done. No other method has one.
     pub fn batch(action: Line, user: Line) -> MdaJob {
         MdaJob {
             action,

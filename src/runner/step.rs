@@ -194,8 +194,12 @@ impl Core {
             busy |= self.retry_stuck(now) | self.retry_overflow(now);
             let batch = self.scheduler.batch(now);
             busy |= !batch.is_empty();
+            let deliveries = !batch.is_empty();
             for work in batch {
                 self.carry_out(work, now);
+            }
+            if deliveries {
+                self.all_offered(now);
             }
         }
         self.gauges();
@@ -403,6 +407,14 @@ impl Core {
                 "invalid envelope {}: {text}; it and others like it are kept until they expire",
                 envelope.id
             ));
+        }
+    }
+
+    fn all_offered(&mut self, now: Timestamp) {
+        for class in [Class::Mda, Class::Mta, Class::Bounce] {
+            if let Some(agent) = self.agent(class) {
+                agent.offered(now);
+            }
         }
     }
 

@@ -15,9 +15,19 @@ pub fn try_exclusive(file: &File) -> io::Result<bool> {
 /// Tries to lock all of `file` against every other process that uses flock(2) locks, and against
 /// other openings of ours; `false` when another holds it. Closing the file unlocks.
 pub fn try_flock(file: &File) -> io::Result<bool> {
+    flock(file, libc::LOCK_EX)
+}
+
+/// Tries to lock `file` for reading against those who lock it with [`try_flock`]; `false` when one
+/// of them holds it.
+pub fn try_flock_shared(file: &File) -> io::Result<bool> {
+    flock(file, libc::LOCK_SH)
+}
+
+fn flock(file: &File, kind: libc::c_int) -> io::Result<bool> {
     taken(retry(|| {
         // SAFETY: the descriptor is open; flock(2) touches no memory.
-        cvt(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })
+        cvt(unsafe { libc::flock(file.as_raw_fd(), kind | libc::LOCK_NB) })
     }))
 }
 
@@ -80,6 +90,19 @@ mod tests {
             drop(first);
             assert!(lock(&second).unwrap());
         }
+    }
+
+    #[test]
+    fn readers_share_a_lock_and_keep_writers_out() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::open(path.path()).unwrap();
+        let (first, second, third) = (open(), open(), open());
+        assert!(try_flock_shared(&first).unwrap());
+        assert!(try_flock_shared(&second).unwrap());
+        assert!(!try_flock(&third).unwrap());
+        drop((first, second));
+        assert!(try_flock(&third).unwrap());
+        assert!(!try_flock_shared(&open()).unwrap());
     }
 
     #[test]

@@ -1,28 +1,31 @@
 //! The entries of a table in memory: one text, and where keys and values lie in it.
 //!
-//! A table of a million entries costs its text and sixteen bytes per entry; a key is found by
-//! binary search. Keys are compared without regard to case and kept as they are written, for the
-//! case of a regular expression means something.
+//! A table of a million entries costs its keys and values and fourteen bytes per entry; a key is
+//! found by its hash. Keys are compared without regard to case and kept as they are written, for
+//! the case of a regular expression means something.
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::ops::Range;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::config::limits;
 use crate::config::table_text::{BadEntry, Entries, Shape};
 
-/// Entries in byte order of their keys; the last of equal keys has won.
+/// Entries in the order of their text; the last of equal keys has won.
 #[derive(Default)]
 pub struct Contents {
     text: String,
     entries: Vec<Entry>,
+    /// Numbers of entries plus one, where the hash of the key says; 0 is a free place.
+    index: Vec<u32>,
+    hasher: RandomState,
 }
 
+/// Where key and value begin; the value ends where the next key begins.
 #[derive(Clone, Copy)]
 struct Entry {
     key: u32,
     value: u32,
-    value_end: u32,
 }
 
 /// Why a text makes no table.
@@ -51,11 +54,12 @@ impl Contents {
     ) -> Result<(Contents, Option<Shape>), BadContents> {
         let mut entries = Entries::new(text, shape);
         let mut contents = Contents::default();
+        contents.text.reserve(text.len());
         for entry in &mut entries {
             let entry = entry.map_err(BadContents::Entry)?;
             contents.push(entry.key, entry.value)?;
         }
-        contents.sort();
+        contents.settle();
         Ok((contents, entries.shape()))
     }
 
@@ -67,25 +71,19 @@ impl Contents {
         for (key, value) in entries {
             contents.push(key, value)?;
         }
-        contents.sort();
+        contents.settle();
         Ok(contents)
     }
 
     /// The value of exactly this key, in whatever case.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let compare = |entry: &Entry| order(self.key(entry), key);
-        let found = self.entries.binary_search_by(compare);
-        self.entries.get(found.ok()?).map(|entry| self.value(entry))
+        let (_, number) = self.find(key).ok()?;
+        Some(self.value(number))
     }
 
-    /// Every key, in byte order.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|entry| self.key(entry))
-    }
-
-    /// The key at a position in byte order.
-    pub fn nth_key(&self, position: usize) -> Option<&str> {
-        self.entries.get(position).map(|entry| self.key(entry))
+    /// Keys and values, in the order of the text.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        (0..self.len()).map(|number| (self.key(number), self.value(number)))
     }
 
     /// How many entries there are.
@@ -99,50 +97,116 @@ impl Contents {
         }
         let at = |length: usize| u32::try_from(length).map_err(|_| BadContents::TooLarge);
         let start = self.text.len();
-        let end = start + key.len() + value.len();
-        let entry = Entry {
+        at(start + key.len() + value.len())?;
+        self.entries.push(Entry {
             key: at(start)?,
             value: at(start + key.len())?,
-            value_end: at(end)?,
-        };
+        });
         self.text.push_str(key);
         self.text.push_str(value);
-        self.entries.push(entry);
         Ok(())
     }
 
-    fn sort(&mut self) {
-        let mut entries = std::mem::take(&mut self.entries);
-        // The sort is stable: of equal keys the one written last stands last, and that is the
-        // one to keep. In a list equal keys in different case may both stay.
-        entries.sort_by(|a, b| order(self.key(a), self.key(b)));
-        entries.reverse();
-        entries.dedup_by(|a, b| {
-            let bare = a.value == a.value_end && b.value == b.value_end;
-            let same = order(self.key(a), self.key(b)) == Ordering::Equal;
-            same && (!bare || self.key(a) == self.key(b))
-        });
-        entries.reverse();
-        entries.shrink_to_fit();
-        self.entries = entries;
+    /// Builds the index, and throws out what a later entry replaces.
+    fn settle(&mut self) {
+        let replaced = self.build_index();
+        if !replaced.is_empty() {
+            self.remove(&replaced);
+            self.build_index();
+        }
+        self.entries.shrink_to_fit();
         self.text.shrink_to_fit();
     }
 
-    fn key(&self, entry: &Entry) -> &str {
-        self.slice(entry.key as usize..entry.value as usize)
+    /// Entries that a later one replaces, for each key the one before. In a list, keys that differ
+    /// in case all stay.
+    fn build_index(&mut self) -> Vec<usize> {
+        self.index = vec![0; self.len() + self.len() / 3 + 1];
+        let mut replaced = Vec::new();
+        for number in 0..self.len() {
+            let place = match self.find(self.key(number)) {
+                Ok((place, before)) => {
+                    let bare = self.value(before).is_empty() && self.value(number).is_empty();
+                    if !bare || self.key(before) == self.key(number) {
+                        replaced.push(before);
+                    }
+                    place
+                }
+                Err(free) => free,
+            };
+            if let Some(slot) = self.index.get_mut(place) {
+                *slot = number as u32 + 1;
+            }
+        }
+        replaced
     }
 
-    fn value(&self, entry: &Entry) -> &str {
-        self.slice(entry.value as usize..entry.value_end as usize)
+    fn remove(&mut self, numbers: &[usize]) {
+        let mut gone = vec![false; self.len()];
+        for number in numbers {
+            if let Some(gone) = gone.get_mut(*number) {
+                *gone = true;
+            }
+        }
+        let (mut text, mut entries) = (String::with_capacity(self.text.len()), Vec::new());
+        for (number, _) in gone.iter().enumerate().filter(|(_, gone)| !**gone) {
+            let key = text.len() as u32;
+            text.push_str(self.key(number));
+            let value = text.len() as u32;
+            text.push_str(self.value(number));
+            entries.push(Entry { key, value });
+        }
+        (self.text, self.entries) = (text, entries);
     }
 
-    fn slice(&self, range: Range<usize>) -> &str {
-        self.text.get(range).unwrap_or_default()
+    /// The place in the index, and the number, of the entry with this key; else the place where
+    /// it would be.
+    fn find(&self, key: &str) -> Result<(usize, usize), usize> {
+        let places = self.index.len();
+        let start = ((u128::from(self.hash(key)) * places as u128) >> 64) as usize;
+        for place in (start..places).chain(0..start) {
+            match self.index.get(place).copied().unwrap_or(0) {
+                0 => return Err(place),
+                found => {
+                    let number = found as usize - 1;
+                    if self.key(number).eq_ignore_ascii_case(key) {
+                        return Ok((place, number));
+                    }
+                }
+            }
+        }
+        Err(places)
+    }
+
+    fn hash(&self, key: &str) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        let mut lower = [0; 64];
+        for bytes in key.as_bytes().chunks(lower.len()) {
+            for (to, from) in lower.iter_mut().zip(bytes) {
+                *to = from.to_ascii_lowercase();
+            }
+            hasher.write(lower.get(..bytes.len()).unwrap_or_default());
+        }
+        hasher.finish()
+    }
+
+    fn key(&self, number: usize) -> &str {
+        let entry = self.entries.get(number);
+        let range = entry.map(|entry| entry.key as usize..entry.value as usize);
+        range.and_then(|r| self.text.get(r)).unwrap_or_default()
+    }
+
+    fn value(&self, number: usize) -> &str {
+        let start = self.entries.get(number).map(|entry| entry.value as usize);
+        let next = self.entries.get(number + 1);
+        let end = next.map_or(self.text.len(), |next| next.key as usize);
+        let range = start.map(|start| start..end);
+        range.and_then(|r| self.text.get(r)).unwrap_or_default()
     }
 }
 
 /// Byte order of the lower case.
-fn order(a: &str, b: &str) -> Ordering {
+pub fn order(a: &str, b: &str) -> Ordering {
     let lower = |byte: u8| byte.to_ascii_lowercase();
     a.bytes().map(lower).cmp(b.bytes().map(lower))
 }
@@ -151,17 +215,41 @@ fn order(a: &str, b: &str) -> Ordering {
 mod tests {
     use super::*;
 
+    fn keys(contents: &Contents) -> Vec<&str> {
+        contents.iter().map(|(key, _)| key).collect()
+    }
+
     // table(5): keys are not case sensitive, a later entry replaces an earlier one.
     #[test]
     fn case_does_not_matter_and_the_last_one_wins() {
-        let text = b"Bob: one\nalice: two\nBOB: three\n";
+        let text = b"Bob: one\nalice: two\nBOB: three\nbob: four\nBoB: five\n";
         let (contents, shape) = Contents::parse(text, None).unwrap();
         assert_eq!(shape, Some(Shape::Map));
-        assert_eq!(contents.get("bob"), Some("three"));
-        assert_eq!(contents.get("Bob"), Some("three"));
-        assert_eq!(contents.keys().collect::<Vec<_>>(), ["alice", "BOB"]);
+        assert_eq!(contents.get("bob"), Some("five"));
+        assert_eq!(contents.get("Bob"), Some("five"));
+        assert_eq!(contents.get("alice"), Some("two"));
+        assert_eq!(contents.get("alic"), None);
+        assert_eq!(keys(&contents), ["alice", "BoB"]);
         let long = format!("{}: x\n", "k".repeat(limits::KEY_BYTES));
         assert_eq!(Contents::parse(long.as_bytes(), None).unwrap().0.len(), 0);
+        assert_eq!(Contents::default().get("x"), None);
+    }
+
+    #[test]
+    fn a_list_keeps_what_differs_in_case() {
+        let (contents, _) = Contents::parse(b"\\S\n\\s\na\n\\S\n", None).unwrap();
+        assert_eq!(keys(&contents), ["\\S", "\\s", "a", "\\S"]);
+        assert_eq!(contents.get("\\S"), Some(""));
+        assert_eq!(contents.get("b"), None);
+    }
+
+    #[test]
+    fn long_keys_are_found() {
+        let key = "k".repeat(limits::KEY_BYTES - 1);
+        let text = format!("{key}: v\n{}: w\n", &key[1..]);
+        let (contents, _) = Contents::parse(text.as_bytes(), None).unwrap();
+        assert_eq!(contents.get(&key.to_ascii_uppercase()), Some("v"));
+        assert_eq!(contents.get(&key[1..]), Some("w"));
     }
 
     #[test]

@@ -1,10 +1,8 @@
-//! Comparison of host names with patterns, and sets of patterns.
+//! Comparison of host names with patterns, one by one and all of a table.
 //!
 //! A `*` in front of a dot stands for one label: `*.example.org` takes `a.example.org` and neither
 //! `example.org` nor `a.b.example.org`. Elsewhere it stands for any run, at the end of a pattern
 //! for one that is not empty. Case does not matter.
-
-use std::collections::HashSet;
 
 /// Whether `name` is what `pattern` describes.
 pub fn matches(name: &str, pattern: &str) -> bool {
@@ -87,42 +85,53 @@ fn set(reached: &mut [bool], at: usize, value: bool) {
     }
 }
 
-/// Many patterns, asked at once. Names without `*`, and patterns of the form `*.name`, are found
-/// in one step each; what is left is compared one by one.
+/// Asks a table whether it has a key.
+pub type Has<'h> = &'h dyn Fn(&str) -> Result<bool, String>;
+
+/// What cannot be found in a table by a key: patterns other than `*.name`.
 #[derive(Debug, Default)]
-pub struct DomainSet {
-    names: HashSet<Box<str>>,
-    under: HashSet<Box<str>>,
-    patterns: Vec<Box<str>>,
+pub struct DomainPatterns {
+    odd: Vec<Box<str>>,
 }
 
-impl DomainSet {
-    /// Adds a pattern, which is in lower case.
-    pub fn insert(&mut self, pattern: &str) {
-        if !pattern.contains('*') {
-            self.names.insert(pattern.into());
-            return;
-        }
-        match pattern.strip_prefix("*.") {
-            Some(rest) if !rest.contains('*') => {
-                self.under.insert(rest.into());
-            }
-            _ => self.patterns.push(pattern.into()),
+impl DomainPatterns {
+    /// Looks at a key of the table.
+    pub fn learn(&mut self, key: &str) {
+        if is_odd(key) {
+            self.odd.push(key.into());
         }
     }
 
-    /// Whether any pattern matches; `name` is in lower case.
-    pub fn contains(&self, name: &str) -> bool {
-        let under = |(_, rest): (&str, &str)| self.under.contains(rest);
-        self.names.contains(name)
-            || name.split_once('.').is_some_and(under)
-            || self.patterns.iter().any(|pattern| matches(name, pattern))
+    /// Whether a key of the table matches: the name itself, `*` in place of its first label, or
+    /// one of the other patterns, which are compared one by one.
+    pub fn contains(&self, name: &str, has: Has<'_>) -> Result<bool, String> {
+        if has(name)? {
+            return Ok(true);
+        }
+        if let Some(parent) = one_label_up(name)
+            && has(&parent)?
+        {
+            return Ok(true);
+        }
+        Ok(self.odd.iter().any(|pattern| matches(name, pattern)))
     }
+}
+
+/// Whether a pattern has to be compared, because no key that is asked for will be equal to it.
+pub fn is_odd(pattern: &str) -> bool {
+    pattern.strip_prefix("*.").unwrap_or(pattern).contains('*')
+}
+
+/// The pattern `*.name` that holds a name.
+pub fn one_label_up(name: &str) -> Option<String> {
+    let (_, parent) = name.split_once('.')?;
+    Some(format!("*.{parent}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::util::dice::Dice;
 
     const STORY: &[(&str, &str, bool)] = &[
         ("a.example.org", "*.example.org", true),
@@ -158,12 +167,31 @@ mod tests {
     }
 
     #[test]
-    fn a_set_says_what_its_patterns_say() {
+    fn a_table_says_what_its_patterns_say() {
         for (name, pattern, yes) in STORY {
-            let mut set = DomainSet::default();
-            set.insert(&pattern.to_ascii_lowercase());
-            let name = name.to_ascii_lowercase();
-            assert_eq!(set.contains(&name), *yes, "{name} {pattern}");
+            let mut patterns = DomainPatterns::default();
+            patterns.learn(pattern);
+            let has = |key: &str| Ok(key.eq_ignore_ascii_case(pattern));
+            assert_eq!(patterns.contains(name, &has), Ok(*yes), "{name} {pattern}");
+        }
+    }
+
+    // A name may hold an asterisk too: what is found by its key is what the comparison finds.
+    #[test]
+    fn keys_and_comparison_agree() {
+        let mut dice = Dice::new(1);
+        let mut text = |most: usize| -> String {
+            (0..dice.roll(most))
+                .map(|_| char::from(b"a.*b"[dice.roll(4)]))
+                .collect()
+        };
+        for _ in 0..20_000 {
+            let (name, pattern) = (text(7), text(6));
+            let mut patterns = DomainPatterns::default();
+            patterns.learn(&pattern);
+            let has = |key: &str| Ok(key == pattern);
+            let found = patterns.contains(&name, &has);
+            assert_eq!(found, Ok(matches(&name, &pattern)), "{name} {pattern}");
         }
     }
 

@@ -7,12 +7,12 @@
 use std::fmt;
 
 use crate::config::ere;
-use crate::mail::{MailAddr, Peer};
+use crate::mail::Peer;
 
 use super::Tables;
-use super::domain::DomainSet;
-use super::mailaddr::AddressSet;
-use super::network::NetworkSet;
+use super::domain::matches as domain_matches;
+use super::mailaddr::matches as mailaddr_matches;
+use super::network::Networks;
 
 /// How a key is compared with the entries of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,39 +52,49 @@ impl Tables {
     /// The first entry, in the order of the table, that has `key` found by this service; `None`
     /// also where entries cannot be seen.
     pub fn entry(&self, service: Service, table: &str, key: &str) -> Option<String> {
-        let state = self.table(table).ok()?.now();
         let key = key.to_ascii_lowercase();
-        let mut keys = state.contents.keys();
-        let found = match service {
-            Service::Domain => keys.find(|entry| {
-                let mut alone = DomainSet::default();
-                alone.insert(&entry.to_ascii_lowercase());
-                alone.contains(&key)
-            }),
+        let compare = self.comparison(service, &key)?;
+        let first = self.ask(table, |state| {
+            let mut first = None;
+            state.store.each_key(&mut |entry| {
+                if first.is_none() && compare(entry) {
+                    first = Some(entry.to_owned());
+                }
+            })?;
+            Ok(first)
+        });
+        first.ok()?
+    }
+
+    /// How one entry is compared with a key, which is in lower case.
+    fn comparison<'k>(
+        &self,
+        service: Service,
+        key: &'k str,
+    ) -> Option<Box<dyn Fn(&str) -> bool + 'k>> {
+        Some(match service {
+            Service::Domain => Box::new(move |entry| domain_matches(key, entry)),
             Service::Netaddr => {
-                let peer = Peer::parse(&key)?;
-                keys.find(|entry| {
-                    let mut alone = NetworkSet::default();
-                    alone.insert(&entry.to_ascii_lowercase());
-                    alone.contains(&peer)
+                let peer = Peer::parse(key)?;
+                Box::new(move |entry| {
+                    let mut alone = Networks::default();
+                    alone.learn(entry);
+                    let same = |text: &str| Ok(text.eq_ignore_ascii_case(entry));
+                    alone.contains(&peer, &same) == Ok(true)
                 })
             }
             Service::Mailaddr => {
-                let address = MailAddr::from_stored(&key)?;
-                keys.find(|entry| {
-                    let mut alone = AddressSet::new(self.delimiter);
-                    alone.insert(&entry.to_ascii_lowercase());
-                    alone.contains(address.user(), address.domain())
-                })
+                let (user, domain) = key.rsplit_once('@')?;
+                let delimiter = self.delimiter;
+                Box::new(move |entry| mailaddr_matches(entry, user, domain, delimiter))
             }
-            Service::Regex => keys.find(|entry| {
+            Service::Regex => Box::new(move |entry| {
                 let pattern = ere::translate(entry).ok();
                 let compiled = pattern.and_then(|pattern| regex::Regex::new(&pattern).ok());
-                compiled.is_some_and(|compiled| compiled.is_match(&key))
+                compiled.is_some_and(|compiled| compiled.is_match(key))
             }),
             // The entry is the key.
-            Service::String | Service::Alias | Service::Userinfo => None,
-        };
-        found.map(str::to_owned)
+            Service::String | Service::Alias | Service::Userinfo => return None,
+        })
     }
 }

@@ -11,33 +11,36 @@
 #![forbid(unsafe_code)]
 
 mod contents;
+pub mod db;
 pub mod domain;
 mod entry;
 pub mod include;
 mod mailaddr;
 mod network;
 pub mod service;
+mod shape;
+mod source;
 mod state;
+mod store;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use crate::config::relayhost::RelayHost;
-use crate::config::table_text::Shape;
-use crate::config::{Config, Criterion, Diagnostic, Place, Sources, TableSource, Test, limits};
+use crate::config::{Config, Criterion, Diagnostic, Place, Sources, Test, limits};
+use crate::log;
 use crate::mail::{MailAddr, Peer};
-use crate::sys::open;
 use crate::sys::user::{self, User};
 use crate::util::Line;
 
 pub use entry::Service;
 
-use contents::Contents;
+use source::{Source, Table};
 use state::State;
 
 pub use service::Credentials;
@@ -74,20 +77,6 @@ pub struct Tables {
     delimiter: char,
 }
 
-struct Table {
-    source: Source,
-    state: RwLock<Arc<State>>,
-}
-
-enum Source {
-    /// Written in the configuration.
-    Inline,
-    /// A file; its shape stays what it was at first.
-    File(PathBuf, Option<Shape>),
-    /// The system's users.
-    Passwd,
-}
-
 impl Tables {
     /// Builds every table of `config` out of `sources`, and what the rules need to ask them fast.
     pub fn load(config: &Config, sources: &Sources) -> Result<Tables, Vec<Diagnostic>> {
@@ -97,10 +86,8 @@ impl Tables {
         };
         let mut errors = Vec::new();
         for (name, source) in &config.tables {
-            match build(source, sources) {
-                Ok((source, contents)) => {
-                    let state = RwLock::new(Arc::new(State::new(contents)));
-                    let table = Table { source, state };
+            match source::build(source, sources, shape::of(config, name)) {
+                Ok(table) => {
                     tables.by_name.insert(name.clone(), table);
                 }
                 Err(text) => {
@@ -119,99 +106,82 @@ impl Tables {
         }
     }
 
-    /// Reads a file table again. Inline tables and the system's users are always up to date.
+    /// Reads a file table again, and looks at a database. Inline tables and the system's users are
+    /// always up to date.
     pub fn update(&self, name: &str) -> Result<(), TableError> {
-        let table = self.table(name)?;
-        let Source::File(path, shape) = &table.source else {
-            return Ok(());
-        };
-        let failed = |reason: String| {
-            TableError::new(&format!("table {name}: {}: {reason}", path.display()))
-        };
-        let bytes =
-            open::read_plain(path, limits::TABLE_BYTES).map_err(|e| failed(e.to_string()))?;
-        let (contents, _) = Contents::parse(&bytes, *shape).map_err(|e| failed(e.to_string()))?;
-        let fresh = Arc::new(State::new(contents));
-        fresh
-            .rebuild_like(&table.now(), self.delimiter)
-            .map_err(failed)?;
-        match table.state.write() {
-            Ok(mut state) => *state = fresh,
-            Err(poisoned) => *poisoned.into_inner() = fresh,
+        let unknown = || TableError::new(&format!("Lookup table not found: \"{name}\""));
+        let table = self.by_name.get(name).ok_or_else(unknown)?;
+        let failed = |reason: String| TableError::new(&format!("table {name}: {reason}"));
+        match &table.source {
+            Source::Inline | Source::Passwd => Ok(()),
+            Source::Db(_) => table.now(self.delimiter).map(drop).map_err(failed),
+            Source::File(path, shape) => {
+                let named = |reason: String| failed(format!("{}: {reason}", path.display()));
+                let fresh = source::read(path, *shape).map_err(named)?;
+                if let Some(old) = table.state() {
+                    fresh.rebuild_like(&old, self.delimiter).map_err(failed)?;
+                }
+                table.set(Arc::new(fresh));
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Whether a domain or host name is in a table, wildcards included.
     pub fn domain(&self, table: &str, name: &str) -> Result<bool, TableError> {
         let key = self.key(table, name)?;
-        Ok(self.table(table)?.now().domains().contains(&key))
+        self.ask(table, |state| state.domain(&key))
     }
 
     /// Whether an address is in a table, networks included.
     pub fn netaddr(&self, table: &str, peer: &Peer) -> Result<bool, TableError> {
-        Ok(self.table(table)?.now().networks().contains(peer))
+        self.ask(table, |state| state.netaddr(peer))
     }
 
     /// Whether a mail address is in a table.
     pub fn mailaddr(&self, table: &str, address: &MailAddr) -> Result<bool, TableError> {
         let user = self.key(table, address.user())?;
         let domain = self.key(table, address.domain())?;
-        let state = self.table(table)?.now();
-        Ok(state.addresses(self.delimiter).contains(&user, &domain))
+        self.ask(table, |state| {
+            state.mailaddr(&user, &domain, self.delimiter)
+        })
     }
 
     /// Whether a string is in a table.
     pub fn string(&self, table: &str, text: &str) -> Result<bool, TableError> {
         let key = self.key(table, text)?;
-        Ok(self.table(table)?.now().contents.get(&key).is_some())
+        self.ask(table, |state| state.store.has(&key))
     }
 
     /// Whether a regular expression of a table is found in a text.
     pub fn regex(&self, table: &str, text: &str) -> Result<bool, TableError> {
         let key = self.key(table, text)?;
-        let state = self.table(table)?.now();
-        match state.regexes() {
-            Ok(set) => Ok(set.is_match(&key)),
-            Err(reason) => Err(TableError::new(&format!("table {table}: {reason}"))),
-        }
+        self.ask(table, |state| state.regex(&key))
     }
 
     /// The value of an alias or virtual entry, unread.
     pub fn alias(&self, table: &str, key: &str) -> Result<Option<String>, TableError> {
-        let key = self.key(table, key)?;
-        let state = self.table(table)?.now();
-        Ok(state.contents.get(&key).map(str::to_owned))
+        self.value(table, &self.key(table, key)?)
     }
 
     /// The user of this name.
     pub fn userinfo(&self, table: &str, name: &str) -> Result<Option<User>, TableError> {
         let key = self.key(table, name)?;
-        let known = self.table(table)?;
-        if matches!(known.source, Source::Passwd) {
+        if matches!(self.table(table)?.source, Source::Passwd) {
             return user::by_name(&key)
                 .map_err(|error| TableError::new(&format!("user {key}: {error}")));
         }
-        let state = known.now();
-        let Some(value) = state.contents.get(&key) else {
-            return Ok(None);
-        };
-        let malformed = || TableError::new(&format!("table {table}: bad userinfo for {key}"));
-        service::userinfo(&key, value)
-            .map(Some)
-            .ok_or_else(malformed)
+        self.read(table, &key, "bad userinfo for", |value| {
+            service::userinfo(&key, value)
+        })
     }
 
     /// The name given to an address: `192.0.2.1` or `[2001:db8::1]`.
     pub fn addrname(&self, table: &str, peer: &Peer) -> Result<Option<Line>, TableError> {
         let key = self.key(table, &peer.to_string())?;
-        let state = self.table(table)?.now();
-        let Some(value) = state.contents.get(&key) else {
-            return Ok(None);
-        };
-        let name = service::addrname(value).and_then(|name| Line::new(name).ok());
-        let malformed = || TableError::new(&format!("table {table}: bad name for {key}"));
-        name.map(Some).ok_or_else(malformed)
+        self.read(table, &key, "bad name for", |value| {
+            service::addrname(value).and_then(|name| Line::new(name).ok())
+        })
     }
 
     /// Whether a user may send as `sender`; `Ok(None)` when the table does not know the user.
@@ -222,24 +192,19 @@ impl Tables {
         sender: &MailAddr,
     ) -> Result<Option<bool>, TableError> {
         let key = self.key(table, user)?;
-        let state = self.table(table)?.now();
-        let Some(value) = state.contents.get(&key) else {
+        let Some(value) = self.value(table, &key)? else {
             return Ok(None);
         };
-        let mut set = mailaddr::AddressSet::new(self.delimiter);
-        for entry in value.split(',').map(str::trim) {
-            if !entry.is_empty() {
-                set.insert(&entry.to_ascii_lowercase());
-            }
-        }
         let user = self.key(table, sender.user())?;
         let domain = self.key(table, sender.domain())?;
-        Ok(Some(set.contains(&user, &domain)))
+        let mut entries = service::addresses(&value);
+        let may = entries.any(|entry| mailaddr::matches(entry, &user, &domain, self.delimiter));
+        Ok(Some(may))
     }
 
     /// The next address to relay from, each in its turn; `Ok(None)` for an empty table.
     pub fn source_fetch(&self, table: &str) -> Result<Option<IpAddr>, TableError> {
-        let Some(key) = self.fetch(table)? else {
+        let Some(key) = self.ask(table, State::next_key)? else {
             return Ok(None);
         };
         let malformed = || TableError::new(&format!("table {table}: bad address {key}"));
@@ -248,7 +213,7 @@ impl Tables {
 
     /// The next host to relay to, each in its turn; `Ok(None)` for an empty table.
     pub fn relayhost_fetch(&self, table: &str) -> Result<Option<RelayHost>, TableError> {
-        let Some(url) = self.fetch(table)? else {
+        let Some(url) = self.ask(table, State::next_key)? else {
             return Ok(None);
         };
         relayhost(table, &url).map(Some)
@@ -260,31 +225,64 @@ impl Tables {
         table: &str,
         domain: &str,
     ) -> Result<Option<RelayHost>, TableError> {
-        let key = self.key(table, domain)?;
-        let state = self.table(table)?.now();
-        let Some(url) = state.contents.get(&key) else {
+        let Some(url) = self.value(table, &self.key(table, domain)?)? else {
             return Ok(None);
         };
-        relayhost(table, url).map(Some)
+        relayhost(table, &url).map(Some)
     }
 
     /// The credentials of a label (for relaying) or of a user (for a listener).
     pub fn credentials(&self, table: &str, label: &str) -> Result<Option<Credentials>, TableError> {
         let key = self.key(table, label)?;
-        let state = self.table(table)?.now();
-        let Some(value) = state.contents.get(&key) else {
+        let Some(value) = self.value(table, &key)? else {
             return Ok(None);
         };
         let malformed = || TableError::new(&format!("credentials parse error for {table}:{label}"));
-        service::credentials(&key, value)
+        service::credentials(&key, &value)
             .map(Some)
             .ok_or_else(malformed)
     }
 
-    /// The next key in byte order, in lower case.
-    fn fetch(&self, table: &str) -> Result<Option<String>, TableError> {
-        let key = self.table(table)?.now().next_key();
-        Ok(key.map(|key| key.to_ascii_lowercase()))
+    /// The value of a key.
+    fn value(&self, table: &str, key: &str) -> Result<Option<String>, TableError> {
+        self.ask(table, |state| {
+            Ok(state.store.get(key)?.map(Cow::into_owned))
+        })
+    }
+
+    /// What the value of a key says. One that `parse` cannot read is an error.
+    fn read<T>(
+        &self,
+        table: &str,
+        key: &str,
+        complaint: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, TableError> {
+        let Some(value) = self.value(table, key)? else {
+            return Ok(None);
+        };
+        let malformed = || TableError::new(&format!("table {table}: {complaint} {key}"));
+        parse(&value).map(Some).ok_or_else(malformed)
+    }
+
+    /// Asks a table as it is now. What was read of a file that somebody wrote to meanwhile is no
+    /// answer.
+    fn ask<T>(
+        &self,
+        name: &str,
+        question: impl Fn(&State) -> Result<T, String>,
+    ) -> Result<T, TableError> {
+        const TRIES: usize = 3;
+        let table = self.table(name)?;
+        let failed = |reason: String| TableError::new(&format!("table {name}: {reason}"));
+        for _ in 0..TRIES {
+            let state = table.now(self.delimiter).map_err(failed)?;
+            let answer = question(&state);
+            if state.store.is_unchanged() {
+                return answer.map_err(|reason| failed(table.named(reason)));
+            }
+        }
+        Err(failed(table.named("it is being written to".to_owned())))
     }
 
     fn table(&self, name: &str) -> Result<&Table, TableError> {
@@ -337,42 +335,23 @@ impl Tables {
             Test::Tag(p) => (p, |t, name| t.string(name, "")),
             _ => return Ok(true),
         };
-        if pattern.regex {
-            return self.regex(&pattern.table, "");
-        }
-        ask(self, &pattern.table)
-    }
-}
-
-impl Table {
-    fn now(&self) -> Arc<State> {
-        match self.state.read() {
-            Ok(state) => Arc::clone(&state),
-            Err(poisoned) => Arc::clone(&poisoned.into_inner()),
+        let answer = match pattern.regex {
+            true => self.regex(&pattern.table, ""),
+            false => ask(self, &pattern.table),
+        };
+        match answer {
+            Err(error) if self.may_come_back(&pattern.table) => {
+                log::warn(format_args!("{error}"));
+                Ok(false)
+            }
+            answer => answer,
         }
     }
-}
 
-fn build(source: &TableSource, sources: &Sources) -> Result<(Source, Contents), String> {
-    let said = |error: contents::BadContents| error.to_string();
-    match source {
-        TableSource::List(keys) => {
-            let entries = keys.iter().map(|key| (key.as_str(), ""));
-            Ok((Source::Inline, Contents::of(entries).map_err(said)?))
-        }
-        TableSource::Map(pairs) => {
-            let entries = pairs
-                .iter()
-                .map(|(key, value)| (key.as_str(), value.as_str()));
-            Ok((Source::Inline, Contents::of(entries).map_err(said)?))
-        }
-        TableSource::File(path) => {
-            let bytes = sources.file(path).map_err(str::to_owned)?;
-            let (contents, shape) = Contents::parse(bytes, None).map_err(said)?;
-            Ok((Source::File(path.clone(), shape), contents))
-        }
-        TableSource::Passwd => Ok((Source::Passwd, Contents::default())),
-        TableSource::Db(_) => Err("\"db\" tables are not available in this version".to_owned()),
+    /// Whether what is wrong with a table may be right with the next file of its name.
+    fn may_come_back(&self, table: &str) -> bool {
+        let source = self.by_name.get(table).map(|table| &table.source);
+        matches!(source, Some(Source::Db(_)))
     }
 }
 

@@ -1,53 +1,64 @@
-//! Sets of addresses and networks.
+//! Entries that name addresses and networks.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::config::netaddr::Network;
 use crate::mail::Peer;
 
-/// Many entries, asked at once: one step per prefix length in use.
+use super::domain::Has;
+
+/// The networks of a table, asked at once: one search per prefix length in use.
 #[derive(Debug, Default)]
-pub struct NetworkSet {
-    texts: HashSet<Box<str>>,
-    networks: HashSet<Network>,
-    lengths_v4: Vec<u8>,
-    lengths_v6: Vec<u8>,
+pub struct Networks {
+    v4: BTreeMap<u8, Vec<u32>>,
+    v6: BTreeMap<u8, Vec<u128>>,
 }
 
-impl NetworkSet {
-    /// Adds an entry, which is in lower case. What is no network still equals itself.
-    pub fn insert(&mut self, entry: &str) {
-        if let Some(network) = Network::parse(entry) {
-            let lengths = match network.addr {
-                std::net::IpAddr::V4(_) => &mut self.lengths_v4,
-                std::net::IpAddr::V6(_) => &mut self.lengths_v6,
-            };
-            if !lengths.contains(&network.bits) {
-                lengths.push(network.bits);
-            }
-            self.networks.insert(network);
+impl Networks {
+    /// Looks at a key of the table. What is no network still equals itself.
+    pub fn learn(&mut self, key: &str) {
+        let Some(network) = Network::parse(key) else {
+            return;
+        };
+        match network.addr {
+            IpAddr::V4(addr) => self.v4.entry(network.bits).or_default().push(addr.into()),
+            IpAddr::V6(addr) => self.v6.entry(network.bits).or_default().push(addr.into()),
         }
-        self.texts.insert(entry.into());
     }
 
-    /// Whether an entry is this peer or a network it is in.
-    pub fn contains(&self, peer: &Peer) -> bool {
-        let text = peer.to_string().to_ascii_lowercase();
-        if self.texts.contains(text.as_str()) {
-            return true;
+    /// Has to be called when all keys are learnt.
+    pub fn settle(&mut self) {
+        self.v4.values_mut().for_each(settle);
+        self.v6.values_mut().for_each(settle);
+    }
+
+    /// Whether a key of the table is this peer or a network it is in.
+    pub fn contains(&self, peer: &Peer, has: Has<'_>) -> Result<bool, String> {
+        if has(&peer.to_string())? {
+            return Ok(true);
         }
         // An address with a zone is no address of a network that is written without one.
         let Peer::Inet { addr, scope: None } = peer else {
-            return false;
+            return Ok(false);
         };
-        let lengths = match addr {
-            std::net::IpAddr::V4(_) => &self.lengths_v4,
-            std::net::IpAddr::V6(_) => &self.lengths_v6,
-        };
-        lengths
-            .iter()
-            .any(|bits| self.networks.contains(&Network::of(*addr, *bits)))
+        Ok(match addr {
+            IpAddr::V4(_) => self.v4.iter().any(|(bits, networks)| {
+                let network = Network::of(*addr, *bits).addr;
+                matches!(network, IpAddr::V4(v4) if networks.binary_search(&v4.into()).is_ok())
+            }),
+            IpAddr::V6(_) => self.v6.iter().any(|(bits, networks)| {
+                let network = Network::of(*addr, *bits).addr;
+                matches!(network, IpAddr::V6(v6) if networks.binary_search(&v6.into()).is_ok())
+            }),
+        })
     }
+}
+
+fn settle<T: Ord>(networks: &mut Vec<T>) {
+    networks.sort_unstable();
+    networks.dedup();
+    networks.shrink_to_fit();
 }
 
 #[cfg(test)]
@@ -57,17 +68,18 @@ mod tests {
     // table(5), netaddr tables: addresses and networks, `local` for the local socket.
     #[test]
     fn a_peer_is_in_the_networks_that_hold_it() {
-        let mut set = NetworkSet::default();
-        for entry in [
+        let entries = [
             "local",
             "10.0.0.0/8",
             "192.0.2.1",
             "2001:db8::/32",
             "[fe80::1%lo]",
             "junk",
-        ] {
-            set.insert(entry);
-        }
+        ];
+        let mut set = Networks::default();
+        entries.iter().for_each(|entry| set.learn(entry));
+        set.settle();
+        let has = |key: &str| Ok(entries.contains(&key));
         for (peer, yes) in [
             ("local", true),
             ("10.255.0.1", true),
@@ -80,12 +92,15 @@ mod tests {
             ("[fe80::1%em0]", false),
             ("[::ffff:10.0.0.1]", false),
         ] {
-            assert_eq!(set.contains(&Peer::parse(peer).unwrap()), yes, "{peer}");
+            let peer = Peer::parse(peer).unwrap();
+            assert_eq!(set.contains(&peer, &has), Ok(yes), "{peer}");
         }
-        let mut all = NetworkSet::default();
-        all.insert("0.0.0.0/0");
-        assert!(all.contains(&Peer::parse("203.0.113.9").unwrap()));
-        assert!(!all.contains(&Peer::parse("[::1]").unwrap()));
-        assert!(!all.contains(&Peer::Local));
+        let mut all = Networks::default();
+        all.learn("0.0.0.0/0");
+        all.settle();
+        let any = |peer: &str| all.contains(&Peer::parse(peer).unwrap(), &|_| Ok(false));
+        assert_eq!(any("203.0.113.9"), Ok(true));
+        assert_eq!(any("[::1]"), Ok(false));
+        assert_eq!(any("local"), Ok(false));
     }
 }

@@ -52,6 +52,16 @@ pub fn userinfo(name: &str, value: &str) -> Option<User> {
     })
 }
 
+/// The addresses in a value of a senders table: commas separate them, but not within quotes.
+pub fn addresses(value: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let pieces = value.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    });
+    pieces.map(str::trim).filter(|piece| !piece.is_empty())
+}
+
 /// The name an addrname table gives to an address: at most 255 bytes, printable.
 pub fn addrname(value: &str) -> Option<&str> {
     let fits = !value.is_empty() && value.len() <= 255;
@@ -133,6 +143,13 @@ mod tests {
         for bad in ["", "host", "[192.0.2.1]", "10.0.0.0/8", "[::1"] {
             assert_eq!(source(bad), None, "{bad}");
         }
+    }
+
+    // table(5), senders tables.
+    #[test]
+    fn addresses_are_separated_by_commas() {
+        let found: Vec<&str> = addresses("a@b , @c,,\"d,e\"@f").collect();
+        assert_eq!(found, ["a@b", "@c", "\"d,e\"@f"]);
     }
 
     // table(5), addrname tables.

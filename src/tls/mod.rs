@@ -212,8 +212,17 @@ impl<S: Read + Write> Stream<S> {
         &self.facts
     }
 
+    /// The stream below.
+    pub fn below(&self) -> &S {
+        match &self.inner {
+            Inner::Modern(stream) => stream.get_ref(),
+            #[cfg(feature = "legacy-tls")]
+            Inner::Legacy(stream) => stream.get_ref(),
+        }
+    }
+
     /// The stream below, for its time-outs.
-    pub fn below(&mut self) -> &mut S {
+    pub fn below_mut(&mut self) -> &mut S {
         match &mut self.inner {
             Inner::Modern(stream) => stream.get_mut(),
             #[cfg(feature = "legacy-tls")]

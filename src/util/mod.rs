@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base64;
+pub mod cdb;
 #[cfg(test)]
 pub(crate) mod dice;
 pub mod frame;

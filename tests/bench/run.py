@@ -323,6 +323,17 @@ def floor(top, args):
     return float(output)
 
 
+def tables(top, args):
+    place = os.path.join(top, "tables")
+    print(f"\ntables of {args.entries} entries", flush=True)
+    run_and_show(f"{TOP}/target/release/examples/tables", place, str(args.entries))
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def run_and_show(*argv):
+    subprocess.run(argv, check=True)
+
+
 def opensmtpd_package(top):
     given = os.environ.get("SMTPD_BENCH_OPENSMTPD")
     if given:
@@ -353,6 +364,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle", type=int, default=80)
     parser.add_argument("--crowd", type=int, default=5000)
+    parser.add_argument("--entries", type=int, default=1000000)
     parser.add_argument("--only", default="")
     args = parser.parse_args()
     if os.geteuid() != 0 or not shutil.which("smtp-source"):
@@ -416,6 +428,8 @@ def measure(servers, top, args):
         middle, worst, kib = crowd(servers[0], args)
         print(f"\n{args.crowd} idle sessions, {args.crowd // 25} of them sending single bytes: a new session's "
               f"banner comes after {middle:.1f} ms (worst of 100: {worst:.1f} ms); {kib / 1024:.1f} MiB in all")
+    if not args.only or args.only in "tables":
+        tables(top, args)
 
 
 main()

@@ -273,6 +273,7 @@ impl Instance {
     /// A command of ours, to be run as the daemon's own user.
     pub fn program(&self, name: &str) -> Command {
         let built = match name {
+            "smtp" => env!("CARGO_BIN_EXE_smtp"),
             "smtpd" => env!("CARGO_BIN_EXE_smtpd"),
             _ => env!("CARGO_BIN_EXE_smtpctl"),
         };
@@ -904,7 +905,9 @@ fn reachable_programs(root: &Path) -> Option<PathBuf> {
     fs::create_dir_all(&dir).expect("bin");
     for name in [
         "smtpd",
+        "smtp",
         "smtpctl",
+        "mail_lmtp",
         "mail_local",
         "mail_maildir",
         "mail_mboxfile",

@@ -63,6 +63,9 @@ pub struct Engine {
     parser: Parser,
     output: Vec<u8>,
     expected: VecDeque<Expect>,
+    /// How many of them can have been heard of by the server: a reply that comes before its command
+    /// was written is none.
+    asked: usize,
     /// Replies so far.
     heard: u64,
     privacy: Privacy,
@@ -166,6 +169,7 @@ impl Engine {
             parser: Parser::default(),
             output: Vec::new(),
             expected: VecDeque::from([Expect::Greeting]),
+            asked: 1,
             heard: 0,
             privacy: Privacy::Plain,
             greeting: Line::default(),
@@ -180,6 +184,7 @@ impl Engine {
     /// What is to be done now.
     pub fn action(&mut self) -> Action {
         if !self.output.is_empty() && self.state != State::Over {
+            self.asked = self.expected.len();
             return Action::Write(std::mem::take(&mut self.output), self.timeouts().block);
         }
         match self.state {
@@ -200,7 +205,7 @@ impl Engine {
         }
         self.parser.push(bytes);
         while self.state != State::Over {
-            if self.expected.is_empty() && self.state != State::Sending {
+            if self.asked == 0 && self.state != State::Sending {
                 if self.parser.has_rest() {
                     self.lose(&Loss::Broken(Line::sanitize(TOO_MUCH.as_bytes())));
                 }
@@ -291,6 +296,7 @@ impl Engine {
         let Some(expect) = self.expected.pop_front() else {
             return self.interrupted(reply);
         };
+        self.asked = self.asked.saturating_sub(1);
         match expect {
             Expect::Greeting
             | Expect::Ehlo

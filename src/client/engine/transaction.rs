@@ -1,6 +1,6 @@
 //! One message: MAIL, RCPT for each recipient, DATA, the message, and whose outcome each reply is.
 
-use crate::mail::{EvpId, Outcome, Remote, Ret, Status, Verdict};
+use crate::mail::{EvpId, MailAddr, Outcome, Remote, Ret, Status, Verdict};
 use crate::util::Line;
 
 use super::super::extensions::{Extensions, Size};
@@ -102,6 +102,7 @@ impl Engine {
             }
             false => self.expected.push_back(Expect::Dot),
         }
+        self.asked = self.expected.len();
     }
 
     /// The message could not be read to its end: the server must not take a part for the whole, so
@@ -138,7 +139,7 @@ impl Engine {
         {
             return perm(Status::new(5, 3, 4), "message too large for peer");
         }
-        if !is_path(&message.sender.to_string()) {
+        if !is_path(&path(&message.sender)) {
             return perm(Status::new(5, 1, 7), "sender address cannot be sent");
         }
         None
@@ -457,7 +458,7 @@ fn is_too_many(reply: &Reply) -> bool {
 }
 
 fn mail(message: &Message<'_>, recipients: &[Recipient], extensions: &Extensions) -> String {
-    let mut line = format!("MAIL FROM:<{}>", message.sender);
+    let mut line = format!("MAIL FROM:<{}>", path(&message.sender));
     if let (Some(_), Some(size)) = (extensions.size, message.size_bytes) {
         line.push_str(&format!(" SIZE={size}"));
     }
@@ -479,6 +480,14 @@ fn mail(message: &Message<'_>, recipients: &[Recipient], extensions: &Extensions
         parameter(&mut line, "ENVID", message.envid.as_deref());
     }
     line
+}
+
+/// A reverse-path. Without a domain, which LMTP may see, it is the user alone.
+fn path(sender: &MailAddr) -> String {
+    match sender.domain().is_empty() {
+        true => sender.user().to_owned(),
+        false => sender.to_string(),
+    }
 }
 
 fn rcpt(recipient: &Recipient, extensions: &Extensions) -> String {

@@ -1,5 +1,6 @@
 //! `action`.
 
+use crate::config::LmtpDest;
 use crate::config::ast::{
     ActionText, LocalKind, LocalMethod, LocalOption, MethodText, RelayKind, RelayOption, TableRef,
     Text, Verify,
@@ -47,6 +48,19 @@ impl Checker<'_> {
         self.config.actions.insert(name.value.clone(), action);
     }
 
+    fn lmtp(&mut self, dest: &Text, rcpt_to: bool) -> Delivery {
+        if let Err(why) = LmtpDest::parse(&dest.value)
+            && !LmtpDest::varies(&dest.value)
+        {
+            let text = format!("invalid lmtp destination \"{}\": {why}", dest.value);
+            self.error(dest.at, text);
+        }
+        Delivery::Lmtp {
+            dest: line(dest),
+            rcpt_to,
+        }
+    }
+
     fn local(&mut self, method: &LocalMethod, options: &[LocalOption]) -> LocalAction {
         let mut action = LocalAction {
             delivery: match method {
@@ -55,10 +69,7 @@ impl Checker<'_> {
                     path: path.as_ref().map(line),
                     junk: *junk,
                 },
-                LocalMethod::Lmtp(dest, rcpt_to) => Delivery::Lmtp {
-                    dest: line(dest),
-                    rcpt_to: *rcpt_to,
-                },
+                LocalMethod::Lmtp(dest, rcpt_to) => self.lmtp(dest, *rcpt_to),
                 LocalMethod::Mda(command) => Delivery::Mda(line(command)),
                 LocalMethod::ForwardOnly => Delivery::ForwardOnly,
                 LocalMethod::ExpandOnly => Delivery::ExpandOnly,

@@ -1,7 +1,6 @@
 //! Directives that set something for the whole daemon.
 
 use crate::config::ast::{Limit, MtaLimit, Number, Size, Text};
-use crate::config::lexer::Pos;
 use crate::config::model::{Family, MtaLimits, QueueKey, Secret};
 use crate::config::values;
 
@@ -30,7 +29,8 @@ impl Checker<'_> {
     }
 
     pub(super) fn admd(&mut self, name: &Text) {
-        if !name.value.bytes().all(|b| b.is_ascii_graphic()) || name.value.is_empty() {
+        let printable = |b: u8| b.is_ascii_graphic() || b == b' ';
+        if !name.value.bytes().all(printable) || name.value.trim().is_empty() {
             self.error(name.at, format!("not a valid admd: {}", name.value));
         }
         self.config.admd = Some(line(name));
@@ -46,7 +46,7 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn queue_encryption(&mut self, key: Option<&Text>, at: Pos) {
+    pub(super) fn queue_encryption(&mut self, key: Option<&Text>) {
         let Some(key) = key else {
             self.config.queue.encryption = Some(QueueKey::Terminal);
             return;
@@ -57,7 +57,7 @@ impl Checker<'_> {
                 "invalid key for queue encryption: it has {} bytes, 32 are needed",
                 key.value.len()
             );
-            self.error(at, text);
+            self.error(key.at, text);
         }
         self.config.queue.encryption = Some(match from_stdin {
             true => QueueKey::Stdin,

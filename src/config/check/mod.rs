@@ -118,7 +118,7 @@ impl Checker<'_> {
             Body::MtaLimit(domain, items) => self.mta_limit(domain.as_ref(), items),
             Body::Proc(name, command, options) => self.proc(name, command, options, at),
             Body::QueueCompression => self.config.queue.compression = true,
-            Body::QueueEncryption(key) => self.queue_encryption(key.as_ref(), at),
+            Body::QueueEncryption(key) => self.queue_encryption(key.as_ref()),
             Body::QueueTtl(delay) => self.queue_ttl(delay),
             Body::SchedulerLimit(items) => self.scheduler_limit(items),
             Body::SmtpLimit(items) => self.smtp_limit(items),

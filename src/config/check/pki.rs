@@ -6,7 +6,7 @@ use crate::config::ast::{PkiOption, ProcOption, ProcOptionKind, Text};
 use crate::config::lexer::Pos;
 use crate::config::model::{Dhe, Proc, Secret, Srs};
 
-use super::{Checker, line};
+use super::{Checker, limits, line};
 
 /// What the `srs` statements have said so far; without a key the others have no effect.
 #[derive(Default)]
@@ -72,8 +72,9 @@ impl Checker<'_> {
     /// Both halves of each pair must be known in the end.
     pub(super) fn whole_pairs(&mut self) {
         let place_of = |name: &String| self.declared.pki.get(name).copied();
+        let broken = |name: &str| self.broken.iter().any(|b| b.eq_ignore_ascii_case(name));
         let mut missing = Vec::new();
-        for (name, pki) in &self.config.pki {
+        for (name, pki) in self.config.pki.iter().filter(|(name, _)| !broken(name)) {
             for (what, file) in [("certificate", &pki.cert), ("key", &pki.key)] {
                 if let (None, Some(at)) = (file, place_of(name)) {
                     missing.push((at, format!("pki {name}: missing {what} file")));
@@ -134,14 +135,12 @@ impl Checker<'_> {
     /// `*`, or what res_hnok(3) takes.
     fn certificate_name(&mut self, name: &Text) -> bool {
         let label = |label: &str| {
-            let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-            let middle = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-            edge(label.as_bytes().first())
-                && edge(label.as_bytes().last())
-                && label.bytes().all(middle)
+            let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            !label.is_empty() && !label.starts_with('-') && label.bytes().all(known)
         };
         let value = name.value.strip_suffix('.').unwrap_or(&name.value);
-        let valid = value == "*" || (value.len() <= 255 && value.split('.').all(label));
+        let fits = value.len() <= limits::HOST_NAME_BYTES;
+        let valid = value == "*" || (fits && value.split('.').all(label));
         if !valid {
             self.error(name.at, format!("not a valid domain name: {}", name.value));
         }

@@ -179,7 +179,10 @@ impl Checker<'_> {
                 let text = format!("{invalid}; \"{parameter}\" is not an absolute path");
                 self.error(config.at, text);
             }
-            ("db", Some(path)) => return (TableSource::Db(PathBuf::from(path)), Kind::Dynamic),
+            ("db", Some(path)) => {
+                let kind = self.database(name, config.at, path);
+                return (TableSource::Db(PathBuf::from(path)), kind);
+            }
             _ => {
                 let known = ["file", "static", "db", "getpwnam"];
                 let hint = did_you_mean(backend, known.into_iter());
@@ -191,6 +194,19 @@ impl Checker<'_> {
             }
         }
         nothing
+    }
+
+    /// What is in a database is seen when it is asked.
+    fn database(&mut self, name: &Text, at: Pos, path: &str) -> Kind {
+        let Err(reason) = self.sources.database(Path::new(path)) else {
+            return Kind::Dynamic;
+        };
+        let text = format!(
+            "invalid configuration file {path} for table {}: {reason}",
+            name.value
+        );
+        self.error(at, text);
+        Kind::Wrong
     }
 
     /// Reads through a file table to see what it is and whether every line is an entry.

@@ -138,15 +138,22 @@ impl Parser<'_> {
             "smtp" => self.smtp(),
             "srs" => self.srs(),
             "table" => self.table(),
-            _ => {
-                let hint = old_grammar(word).map_or(String::new(), |hint| format!("; {hint}"));
-                let text = format!("syntax error: \"{word}\" does not start a directive{hint}");
-                self.diagnostics.error(at, text);
-                Err(Abort)
-            }
+            _ => Err(self.no_directive(word, at)),
         }?;
         self.end_of_statement()?;
         Ok(Some(body))
+    }
+
+    /// Complains about a reserved word at the start of a line.
+    fn no_directive(&mut self, word: &str, at: Pos) -> Abort {
+        let hint = match (self.peek().0, old_grammar(word)) {
+            (Token::Punct(b'='), _) => "; a reserved word cannot be the name of a macro".to_owned(),
+            (_, Some(hint)) => format!("; {hint}"),
+            (_, None) => String::new(),
+        };
+        let text = format!("syntax error: \"{word}\" does not start a directive{hint}");
+        self.diagnostics.error(at, text);
+        Abort
     }
 
     fn macro_definition(&mut self, name: String, at: Pos) -> Parsed<Option<Body>> {
@@ -157,6 +164,7 @@ impl Parser<'_> {
                 nearest(&name, DIRECTIVES.iter().copied()),
             ) {
                 (Some(hint), _) => format!("; {hint}"),
+                (None, Some(near)) if near == name => format!("; write {near} without quotes"),
                 (None, Some(near)) => format!("; did you mean \"{near}\"?"),
                 (None, None) => String::new(),
             };
@@ -403,6 +411,9 @@ fn shorten(text: &str) -> String {
     clean
 }
 
+const QUOTE_HINT: &str =
+    "; quote a value that starts with anything but a letter, a digit, \":\" or \"_\"";
+
 fn hint(token: &Token, expected: &str, words: &[&str]) -> String {
     let wants_string = words.is_empty() && !expected.starts_with("the end");
     match token {
@@ -416,6 +427,10 @@ fn hint(token: &Token, expected: &str, words: &[&str]) -> String {
         Token::Keyword(word) if wants_string && !expected.starts_with('"') => {
             format!("; \"{word}\" is a reserved word, quote it to use it as a name or value")
         }
+        Token::Keyword("tagged") if words.contains(&"tag") => "; write \"tag\"".to_owned(),
+        Token::Keyword("recipient") if words.contains(&"rcpt-to") => {
+            "; write \"rcpt-to\"".to_owned()
+        }
         Token::Keyword(word) => nearest(word, words.iter().copied())
             .map_or(String::new(), |near| format!("; did you mean \"{near}\"?")),
         Token::Number(_) if wants_string && !expected.starts_with("a delay") => {
@@ -423,9 +438,13 @@ fn hint(token: &Token, expected: &str, words: &[&str]) -> String {
         }
         Token::Punct(b'$') => "; a macro is not expanded inside the value of a macro".to_owned(),
         Token::Punct(b',') => "; a list has no empty entries".to_owned(),
+        Token::Punct(b'~' | b'/' | b'*' | b'@' | b'+' | b'|' | b'.')
+            if expected != "a directive" =>
+        {
+            QUOTE_HINT.to_owned()
+        }
         Token::Punct(byte) if wants_string && !matches!(byte, b'{' | b'}' | b'<' | b'>') => {
-            "; quote a value that starts with anything but a letter, a digit, \":\" or \"_\""
-                .to_owned()
+            QUOTE_HINT.to_owned()
         }
         _ => String::new(),
     }

@@ -38,13 +38,32 @@ impl From<io::Error> for NoContent {
 impl Content {
     /// Opens the message of `envelope`.
     pub fn open(queue: &Queue, envelope: &Envelope) -> Result<Content, NoContent> {
+        Content::with(queue, envelope, &added_headers(envelope), true)
+    }
+
+    /// Opens the message of `envelope` for several recipients, whom it does not name: they may not
+    /// know of each other. Whether it loops has been looked at.
+    pub fn open_shared(queue: &Queue, envelope: &Envelope) -> io::Result<Content> {
+        let added = format!("Return-Path: <{}>\n", envelope.sender);
+        Content::with(queue, envelope, &added, false).map_err(|why| match why {
+            NoContent::Io(error) => error,
+            NoContent::Loop => io::Error::other("loop"),
+        })
+    }
+
+    fn with(
+        queue: &Queue,
+        envelope: &Envelope,
+        added: &str,
+        check: bool,
+    ) -> Result<Content, NoContent> {
         let mut rest = queue.open_body(envelope.id.msgid())?;
         let body = read_header(&mut rest)?;
         let dest = envelope.dest.to_string();
-        let mut start = added_headers(envelope).into_bytes();
+        let mut start = added.as_bytes().to_vec();
         let mut kept_from = 0;
         for field in fields(&body) {
-            if field.is("Delivered-To") && same_address(field.value, &dest) {
+            if check && field.is("Delivered-To") && same_address(field.value, &dest) {
                 return Err(NoContent::Loop);
             }
             if field.is("Return-Path") {

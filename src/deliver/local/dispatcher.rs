@@ -32,6 +32,15 @@ pub enum Mode {
     Alone,
     /// It may share a process with others of its user and action.
     Shared,
+    /// It may share a connection with others of its group.
+    Lmtp,
+}
+
+impl Mode {
+    /// Whether a session may carry several.
+    fn is_shared(self) -> bool {
+        self != Mode::Alone
+    }
 }
 
 /// One delivery process's work.
@@ -58,7 +67,16 @@ pub struct Dispatcher {
     releases: VecDeque<Release>,
 }
 
-type Key = (Line, Option<String>);
+/// What a group is for: a user and a userbase, or a connection.
+pub type Key = (Line, Option<String>);
+
+/// The group of an envelope by its user and the userbase of its action.
+pub fn group_key(envelope: &Envelope, userbase: Option<String>) -> Key {
+    match &envelope.kind {
+        Kind::Local(local) => (local.user.clone(), userbase),
+        Kind::Relay | Kind::Bounce(_) => (Line::default(), userbase),
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Running {
@@ -93,9 +111,9 @@ impl Dispatcher {
         }
     }
 
-    /// An envelope is due. `userbase` is that of its action.
-    pub fn offer(&mut self, envelope: Envelope, userbase: Option<&str>, mode: Mode) -> Offer {
-        let id = self.group_of(&envelope, userbase);
+    /// An envelope is due. `key` is that of its group.
+    pub fn offer(&mut self, envelope: Envelope, key: Key, mode: Mode) -> Offer {
+        let id = self.group_of(key);
         let marks = Marks::of(&self.limits, mode);
         let Some(group) = self.groups.get_mut(&id) else {
             return Offer::Hold(HoldKey(id));
@@ -175,12 +193,7 @@ impl Dispatcher {
         }
     }
 
-    fn group_of(&mut self, envelope: &Envelope, userbase: Option<&str>) -> u64 {
-        let user = match &envelope.kind {
-            Kind::Local(local) => local.user.clone(),
-            Kind::Relay | Kind::Bounce(_) => Line::default(),
-        };
-        let key = (user, userbase.map(str::to_string));
+    fn group_of(&mut self, key: Key) -> u64 {
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
@@ -257,7 +270,7 @@ impl Group {
         let enough = match self.waiting.front() {
             None => return false,
             Some((Mode::Alone, _)) => 1,
-            Some((Mode::Shared, _)) => SHARE_THRESHOLD.saturating_mul(self.sessions),
+            Some((Mode::Shared | Mode::Lmtp, _)) => SHARE_THRESHOLD.saturating_mul(self.sessions),
         };
         self.sessions < limits.max_session_per_user && self.waiting.len() >= enough
     }
@@ -267,15 +280,15 @@ impl Group {
         let (mode, first) = self.waiting.pop_front()?;
         let action = first.action.clone();
         let mut envelopes = vec![first];
-        let room = match mode {
-            Mode::Alone => 0,
-            Mode::Shared => SESSION_MAX - 1,
+        let room = match mode.is_shared() {
+            false => 0,
+            true => SESSION_MAX - 1,
         };
         let joining = self
             .waiting
             .iter()
             .take(room)
-            .take_while(|(mode, next)| *mode == Mode::Shared && next.action == action)
+            .take_while(|(next_mode, next)| *next_mode == mode && next.action == action)
             .count();
         envelopes.extend(self.waiting.drain(..joining).map(|(_, next)| next));
         Some(Session {
@@ -311,9 +324,9 @@ struct Marks {
 
 impl Marks {
     fn of(limits: &MdaLimits, mode: Mode) -> Marks {
-        let factor = match mode {
-            Mode::Alone => 1,
-            Mode::Shared => SHARE_FACTOR,
+        let factor = match mode.is_shared() {
+            false => 1,
+            true => SHARE_FACTOR,
         };
         let high = limits.task_hiwat.max(1).saturating_mul(factor);
         Marks {
@@ -334,7 +347,9 @@ mod tests {
     }
 
     fn offer(dispatcher: &mut Dispatcher, number: u32, user: &str, mode: Mode) -> Offer {
-        dispatcher.offer(envelope(number, user), None, mode)
+        let envelope = envelope(number, user);
+        let key = group_key(&envelope, None);
+        dispatcher.offer(envelope, key, mode)
     }
 
     fn users(sessions: &[Session]) -> Vec<String> {
@@ -500,7 +515,8 @@ mod tests {
         }
         let mut other = envelope(101, "bob");
         other.action = Line::new("else").unwrap();
-        dispatcher.offer(other, None, Mode::Shared);
+        let key = group_key(&other, None);
+        dispatcher.offer(other, key, Mode::Shared);
         let sizes = |sessions: &[Session]| -> Vec<usize> {
             sessions
                 .iter()
@@ -531,7 +547,9 @@ mod tests {
         let mut dispatcher = Dispatcher::new(limits(), 1);
         for number in 1..=14 {
             let userbase = (number % 2 == 0).then_some("virtual");
-            dispatcher.offer(envelope(number, "bob"), userbase, Mode::Alone);
+            let envelope = envelope(number, "bob");
+            let key = group_key(&envelope, userbase.map(str::to_string));
+            dispatcher.offer(envelope, key, Mode::Alone);
         }
         let sessions = drain(&mut dispatcher);
         assert_eq!(sessions.len(), 14);

@@ -32,8 +32,9 @@ use crate::sys;
 use crate::util::Timestamp;
 
 use self::batch::Nursery;
-use self::dispatcher::{Dispatcher, Mode, Session};
+use self::dispatcher::{Dispatcher, Mode, Session, group_key};
 use self::worker::Worker;
+use super::lmtp::{self, Lmtp, Names};
 use super::{Offer, Release, Report};
 
 /// How the pool is made; [`Options::default`] is what the daemon uses.
@@ -43,6 +44,8 @@ pub struct Options {
     pub threads: usize,
     /// Longest single delivery. The parent has a limit of 300 seconds of its own.
     pub timeout: Duration,
+    /// Who finds the hosts of `lmtp` actions.
+    pub names: Names,
 }
 
 impl Default for Options {
@@ -50,6 +53,7 @@ impl Default for Options {
         Options {
             threads: 16,
             timeout: Duration::from_secs(305),
+            names: Names::default(),
         }
     }
 }
@@ -87,10 +91,13 @@ impl Agent {
         limits.max_session_per_user = limits.max_session_per_user.max(1);
         // Never more sessions than threads: the channel takes them all without waiting.
         let (sessions, work) = bounded(threads);
+        let names = options.names.clone();
+        let lmtp = Lmtp::new(config.clone(), queue.clone(), calls.clone(), names);
         let worker = Worker {
             queue,
             calls,
             reports,
+            lmtp: Arc::new(lmtp),
             nursery: Arc::new(Nursery::default()),
             timeout: options.timeout,
         };
@@ -120,11 +127,21 @@ impl Agent {
 impl super::Agent for Agent {
     fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
         let action = self.action(&envelope);
+        if let Some(way) = lmtp::way(action, &envelope) {
+            // Others of its message may follow, and share its transaction: see `offered`.
+            let key = (way.user, Some(format!("lmtp {}", way.action)));
+            return self.dispatcher.offer(envelope, key, Mode::Lmtp);
+        }
         let mode = mode(action, &envelope);
         let userbase = action.and_then(|action| action.userbase.clone());
-        let offer = self.dispatcher.offer(envelope, userbase.as_deref(), mode);
+        let key = group_key(&envelope, userbase);
+        let offer = self.dispatcher.offer(envelope, key, mode);
         self.start_sessions();
         offer
+    }
+
+    fn offered(&mut self, _now: Timestamp) {
+        self.start_sessions();
     }
 
     fn finished(&mut self, id: EvpId, _now: Timestamp) -> Option<Release> {

@@ -260,6 +260,7 @@ fn run_with(script: Script, body: &[u8], timeout: Duration) -> Outcome {
     let options = Options {
         threads: 2,
         timeout,
+        ..Options::default()
     };
     let mut rig = Rig::new(mda(), FakeParent::new(script), &options);
     let id = rig.offer("bob", body);

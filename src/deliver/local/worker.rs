@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::deliver::Report;
+use crate::deliver::lmtp::Lmtp;
 use crate::log;
 use crate::mail::{Envelope, Kind};
 use crate::privsep::{Calls, MdaJob};
@@ -31,6 +32,8 @@ pub struct Worker {
     pub reports: Sender<Report>,
     /// Children between messages.
     pub nursery: Arc<Nursery>,
+    /// Connections of `lmtp` actions.
+    pub lmtp: Arc<Lmtp>,
     /// How long a single delivery may take.
     pub timeout: Duration,
 }
@@ -48,6 +51,7 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.nursery.sweep();
+            self.lmtp.sweep();
         }
     }
 
@@ -55,6 +59,11 @@ impl Worker {
         let gid = session.gid;
         match session.mode {
             Mode::Shared => self.share(gid, session.envelopes.into()),
+            Mode::Lmtp => {
+                let report =
+                    &mut |envelope: &Envelope, settled| self.report(gid, envelope, settled);
+                self.lmtp.deliver(session.envelopes, report);
+            }
             Mode::Alone => {
                 for envelope in session.envelopes {
                     let settled = self.single(&envelope);

@@ -1,6 +1,7 @@
 //! Compression: one ordinary gzip member (RFC 1952), as OpenSMTPD writes it; `zcat` reads it.
 
 use std::io::{self, Read};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flate2::read::MultiGzDecoder;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
@@ -19,7 +20,7 @@ const ROOM_BYTES: usize = 16 * 1024;
 /// Compresses what is written to it.
 pub(super) struct Writer<F> {
     file: F,
-    deflate: Compress,
+    deflate: Compressor,
     crc: Crc,
     out: Vec<u8>,
     finished: bool,
@@ -29,7 +30,7 @@ impl<F: DiskFile> Writer<F> {
     pub(super) fn new(file: F) -> Writer<F> {
         Writer {
             file,
-            deflate: Compress::new(Compression::default(), false),
+            deflate: Compressor::take(),
             crc: Crc::new(),
             out: HEADER.to_vec(),
             finished: false,
@@ -40,12 +41,12 @@ impl<F: DiskFile> Writer<F> {
     fn deflate(&mut self, mut input: &[u8], flush: FlushCompress) -> io::Result<()> {
         loop {
             self.out.reserve(ROOM_BYTES);
-            let before = self.deflate.total_in();
-            let status = self
-                .deflate
+            let deflate = self.deflate.get();
+            let before = deflate.total_in();
+            let status = deflate
                 .compress_vec(input, &mut self.out, flush)
                 .map_err(io::Error::other)?;
-            let taken = (self.deflate.total_in() - before) as usize;
+            let taken = (deflate.total_in() - before) as usize;
             input = input.get(taken..).unwrap_or_default();
             if self.out.len() >= PIECE_BYTES {
                 self.file.write(&self.out)?;
@@ -87,6 +88,42 @@ impl<F: DiskFile> DiskFile for Writer<F> {
         self.finish()?;
         self.file.sync()
     }
+}
+
+/// A compressor on loan. One holds some 300 KiB, which the system would have to clear each time.
+struct Compressor(Option<Compress>);
+
+/// Compressors that nobody uses.
+static IDLE: Mutex<Vec<Compress>> = Mutex::new(Vec::new());
+/// More are not kept.
+const MOST_IDLE: usize = 8;
+
+impl Compressor {
+    fn take() -> Compressor {
+        Compressor(idle().pop())
+    }
+
+    fn get(&mut self) -> &mut Compress {
+        self.0
+            .get_or_insert_with(|| Compress::new(Compression::default(), false))
+    }
+}
+
+impl Drop for Compressor {
+    fn drop(&mut self) {
+        let Some(mut compress) = self.0.take() else {
+            return;
+        };
+        compress.reset();
+        let mut idle = idle();
+        if idle.len() < MOST_IDLE {
+            idle.push(compress);
+        }
+    }
+}
+
+fn idle() -> MutexGuard<'static, Vec<Compress>> {
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A small text, compressed.

@@ -149,7 +149,7 @@ impl Stage {
         message += "\nOnce upon a time.\n";
         match story.source.as_str() {
             "socket" => self.by_sendmail(story, &message),
-            _ if self.network => self.from_inside(story, &message),
+            _ if self.network => self.by_smtp_inside(story, &message),
             _ => self.by_smtp(story, &message),
         }
     }
@@ -183,7 +183,7 @@ impl Stage {
     }
 
     /// This program once more, in the network of the daemon: see [`talk_inside`].
-    fn from_inside(&self, story: &Story, message: &str) -> Played {
+    fn by_smtp_inside(&self, story: &Story, message: &str) -> Played {
         let program = std::env::current_exe().expect("this program");
         let mut command = self.daemon.command_inside(program);
         command.args(["--exact", "stories::stage::talk_inside", "--nocapture"]);
@@ -269,7 +269,7 @@ fn talk(mut client: Client, helo: &str, sender: &str, rcpts: &[&str], message: &
     Played { replies, msgid }
 }
 
-/// Not a test of its own: what [`Stage::from_inside`] runs.
+/// Not a test of its own: what [`Stage::by_smtp_inside`] runs.
 #[test]
 fn talk_inside() {
     let given = |name: &str| std::env::var(format!("STORY_{name}")).unwrap_or_default();

@@ -5,13 +5,10 @@ config
 	table vt db:$dir/vt.db
 	table domains db:$dir/domains.db
 	table friends db:$dir/friends.db
-	table people db:$dir/people.db
 	action "l" maildir alias <aliases>
 	action "v" maildir virtual <vt>
-	action "u" maildir userbase <people>
 	match from any for domain <domains> action "l"
 	match from any for domain "v.org" action "v"
-	match from any for domain "u.org" action "u"
 	match from any mail-from <friends> for domain "friends.org" action "l"
 
 file aliases
@@ -30,10 +27,6 @@ map domains set
 file friends
 	@example.net
 map friends set
-file people
-	vbob: 61001:61001:$dir/home/vbob
-map people set
-dir home/vbob owner=61001
 
 story an alias
 	rcpt INFO@example.com

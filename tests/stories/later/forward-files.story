@@ -7,7 +7,7 @@ config
 	match from any for domain "mbox.org" action "m"
 
 user fine private nohome sticky linked folder foreign roots group world
-user homegroup homeworld homeforeign homeroot homelink dangling
+user homegroup homeworld homeforeign homeroot homelink dangling unreadable closed
 
 file home/fine/.forward
 	bob
@@ -42,6 +42,11 @@ dir home/homeforeign owner=alice
 file home/homeroot/.forward owner=homeroot
 	bob
 dir home/homeroot owner=root
+file home/unreadable/.forward mode=0200
+	bob
+file home/closed/.forward owner=closed
+	bob
+dir home/closed mode=0700 owner=root
 dir real/homelink owner=homelink
 file real/homelink/.forward
 	bob
@@ -118,3 +123,11 @@ story a home that is a symbolic link
 	rcpt homelink@example.com
 	reply 250
 	maildir bob home/bob/Maildir
+
+story a file that its owner may not read
+	rcpt unreadable@example.com
+	reply 424 4.2.4 Mailing list expansion problem: <unreadable@example.com>
+
+story a home that its user may not enter
+	rcpt closed@example.com
+	reply 424 4.2.4 Mailing list expansion problem: <closed@example.com>

@@ -14,7 +14,7 @@ config
 
 user copy pipe only slash file many lines empty remarks include addr nowhere self back
 user ring1 ring2 says tagged list unknown odd quote big full tail deep1 deep2
-user several hundred link1 link2 link3 link4 link5 link6 link7 link8 link9
+user hash escaped several hundred link1 link2 link3 link4 link5 link6 link7 link8 link9
 
 file home/copy/.forward
 	copy
@@ -97,6 +97,10 @@ file home/link8/.forward
 	link9
 file home/link9/.forward
 	bob
+file home/hash/.forward
+	"|$show a#b '#c'" # and no more
+file home/escaped/.forward
+	error:550 5.7.1 no \#1\, and no \#2
 file home/several/.forward
 	several, "|$show first, 'and second'"
 	"|$show first, 'and second'"
@@ -263,7 +267,7 @@ story expand-only: an empty one
 
 story expand-only: the own name
 	rcpt slash@expand.org
-	reply 550 Invalid recipient: <slash@expand.org>
+	reply 524 5.2.4 Mailing list expansion problem: <slash@expand.org>
 
 story two recipients, one of whom forwards to the other
 	rcpt only@example.com
@@ -295,3 +299,12 @@ story nine forward to one another
 story ten are too many
 	rcpt link1@example.com
 	reply 524 5.2.4 Mailing list expansion problem: <link1@example.com>
+
+story hash marks in quotes are no comments
+	rcpt hash@example.com
+	reply 250
+	ran hash [a#b] [#c]
+
+story hash marks and commas behind a backslash
+	rcpt escaped@example.com
+	reply 550 5.7.1 no #1, and no #2: <escaped@example.com>

@@ -1,0 +1,117 @@
+//! TLS around a client's connection, by the room that knows it.
+
+use std::io::{self, Read, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::tls::{Connector, Facts, Failure, Library};
+use crate::util::Line;
+
+use super::stream::{Secured, Stream, Upgrade};
+
+/// Makes the handshake of one session with one of a connector's libraries.
+pub struct Secure {
+    connector: Connector,
+    name: String,
+    library: Library,
+    heard: Mutex<Heard>,
+}
+
+/// How the handshake went.
+#[derive(Default)]
+enum Heard {
+    #[default]
+    Nothing,
+    Agreed(Facts),
+    NoCommonGround,
+}
+
+impl Secure {
+    /// With the connector's first library, for the server called `name`. `None` from a connector
+    /// that has none.
+    pub fn new(connector: &Connector, name: &str) -> Option<Secure> {
+        Some(Secure {
+            library: *connector.libraries().first()?,
+            connector: connector.clone(),
+            name: name.to_owned(),
+            heard: Mutex::default(),
+        })
+    }
+
+    /// What was agreed upon, once there was a handshake.
+    pub fn facts(&self) -> Option<Facts> {
+        match &*self.heard() {
+            Heard::Agreed(facts) => Some(facts.clone()),
+            Heard::Nothing | Heard::NoCommonGround => None,
+        }
+    }
+
+    /// After a handshake that failed for want of common ground: the next library, with which a new
+    /// connection is worth a try.
+    pub fn next(&self) -> Option<Secure> {
+        if !matches!(*self.heard(), Heard::NoCommonGround) {
+            return None;
+        }
+        let libraries = self.connector.libraries();
+        let at = libraries.iter().position(|known| *known == self.library)?;
+        Some(Secure {
+            library: *libraries.get(at + 1)?,
+            connector: self.connector.clone(),
+            name: self.name.clone(),
+            heard: Mutex::default(),
+        })
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Upgrade for Secure {
+    fn upgrade(&self, plain: Box<dyn Stream>) -> Result<Secured, Line> {
+        match self.connector.handshake(self.library, plain, &self.name) {
+            Ok(stream) => {
+                let facts = stream.facts().clone();
+                let ciphers = Line::sanitize(facts.ciphers.as_bytes());
+                *self.heard() = Heard::Agreed(facts);
+                let stream = Box::new(Wrapped(stream));
+                Ok(Secured { stream, ciphers })
+            }
+            Err(failure) => {
+                if let Failure::NoCommonGround(_) = failure {
+                    *self.heard() = Heard::NoCommonGround;
+                }
+                Err(Line::sanitize(failure.to_string().as_bytes()))
+            }
+        }
+    }
+}
+
+/// TLS over a connection, with the connection's deadlines.
+struct Wrapped(crate::tls::Stream<Box<dyn Stream>>);
+
+impl Read for Wrapped {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Wrapped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for Wrapped {
+    fn set_deadline(&mut self, at: Instant) {
+        self.0.below_mut().set_deadline(at);
+    }
+
+    fn is_silent(&self) -> bool {
+        self.0.below().is_silent()
+    }
+}
