@@ -19,6 +19,8 @@ mod queue_options;
 mod queue_times;
 mod quickstart;
 mod relay;
+mod relay_tls;
+mod srs;
 mod restart;
 mod sendmail;
 mod smtp_client;
