@@ -8,7 +8,7 @@ use crossbeam_channel::unbounded;
 
 use crate::mail::samples::line;
 use crate::mail::{
-    BounceKind, Destination, Dsn as DsnParameters, Facts, Flags, Kind, Local, Peer, Ret, Verdict,
+    BounceKind, Destination, Dsn as DsnParameters, Facts, Flags, Kind, Local, Past, Peer, Ret, Verdict,
 };
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Committed, Incoming, Store};
@@ -48,6 +48,7 @@ fn bounce(id: &str, rcpt: &str, kind: BounceKind, status: Status, error: &str) -
         flags: Flags::default(),
         dsn: DsnParameters::default(),
         status: Some(status),
+        past: Past::default(),
     }
 }
 
