@@ -19,6 +19,7 @@ mod queue_options;
 mod queue_times;
 mod quickstart;
 mod relay;
+mod relay_hostile;
 mod restart;
 mod sendmail;
 mod smtp_client;

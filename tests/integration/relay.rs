@@ -9,23 +9,23 @@ use crate::support::{Instance, Setup, wait_for};
 
 /// What a fake host took: the commands of a transaction, and the message as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Taken {
-    commands: Vec<String>,
-    message: Vec<u8>,
+pub struct Taken {
+    pub commands: Vec<String>,
+    pub message: Vec<u8>,
 }
 
 /// A mail host that answers a command with what its script says, else with 250.
-struct Host {
-    port: u16,
+pub struct Host {
+    pub port: u16,
     taken: Arc<Mutex<Vec<Taken>>>,
     sessions: Arc<Mutex<u32>>,
 }
 
 /// The reply to a command, `DOT` for the end of a message; an empty one closes the connection.
-type Script = fn(&str) -> Option<&'static str>;
+pub type Script = fn(&str) -> Option<&'static str>;
 
 impl Host {
-    fn start(script: Script) -> Host {
+    pub fn start(script: Script) -> Host {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bind");
         let port = listener.local_addr().expect("address").port();
         let (taken, sessions) = (Arc::default(), Arc::default());
@@ -44,7 +44,7 @@ impl Host {
         host
     }
 
-    fn taken(&self) -> Vec<Taken> {
+    pub fn taken(&self) -> Vec<Taken> {
         self.taken.lock().expect("taken").clone()
     }
 
@@ -105,8 +105,13 @@ fn read_message(input: &mut impl BufRead, message: &mut Vec<u8>) -> std::io::Res
 }
 
 fn instance(options: &str) -> Instance {
+    instance_with("", options)
+}
+
+/// A daemon that relays everything so, with these lines of configuration besides.
+pub fn instance_with(lines: &str, options: &str) -> Instance {
     Setup::new(&format!(
-        "listen on 127.0.0.1 port $port\naction \"out\" relay {options}\n\
+        "{lines}listen on 127.0.0.1 port $port\naction \"out\" relay {options}\n\
          match from any for any action \"out\"\n"
     ))
     .start()
