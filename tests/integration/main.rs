@@ -20,6 +20,7 @@ mod queue_options;
 mod queue_times;
 mod quickstart;
 mod relay;
+mod relay_hostile;
 mod relay_tls;
 mod srs;
 mod restart;

@@ -105,8 +105,13 @@ fn read_message(input: &mut impl BufRead, message: &mut Vec<u8>) -> std::io::Res
 }
 
 fn instance(options: &str) -> Instance {
+    instance_with("", options)
+}
+
+/// A daemon that relays everything so, with these lines of configuration besides.
+pub fn instance_with(lines: &str, options: &str) -> Instance {
     Setup::new(&format!(
-        "listen on 127.0.0.1 port $port\naction \"out\" relay {options}\n\
+        "{lines}listen on 127.0.0.1 port $port\naction \"out\" relay {options}\n\
          match from any for any action \"out\"\n"
     ))
     .start()
