@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use smtpd::mail::{Dsn, Envelope, EvpId, Flags, Kind, MailAddr, MsgId, Peer};
+use smtpd::mail::{Dsn, Envelope, EvpId, Flags, Kind, MailAddr, MsgId, Past, Peer};
 use smtpd::queue::envelope_file;
 use smtpd::queue::fs::{body_path, envelope_path};
 use smtpd::util::{Line, Timestamp};
@@ -83,5 +83,6 @@ fn envelope(id: EvpId, n: u32, failures: u16) -> Result<Envelope, String> {
         flags: Flags::default(),
         dsn: Dsn::default(),
         status: None,
+        past: Past::default(),
     })
 }
