@@ -285,12 +285,14 @@ fn a_server_that_takes_nothing_is_left_after_its_time() {
 
 #[test]
 fn a_message_that_cannot_be_read_is_never_ended() {
+    // Enough to be on its way before the error comes.
+    const SENT: u64 = 40_000;
     struct Broken(usize);
     impl Read for Broken {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.0 += 1;
             match self.0 {
-                1 => io::repeat(b'x').take(10).read(buffer),
+                1 => io::repeat(b'x').take(SENT).read(buffer),
                 _ => Err(io::ErrorKind::InvalidData.into()),
             }
         }
@@ -312,7 +314,7 @@ fn a_message_that_cannot_be_read_is_never_ended() {
         only(&transacted),
         (Verdict::TempFail, "Error reading content file".to_owned())
     );
-    assert_eq!(messages.recv().unwrap(), "x".repeat(10));
+    assert_eq!(messages.recv().unwrap(), "x".repeat(40_000));
     let missing = || Err::<io::Empty, _>(io::ErrorKind::NotFound.into());
     let mut session = open(|mut peer| peer.greet(), Timeouts::default()).unwrap();
     let transacted = session.transaction(&message(&missing), recipients(1));
