@@ -11,7 +11,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use crate::mail::{BounceKind, Envelope, Status};
+use crate::mail::{BounceKind, Envelope, Outcome, Status};
 use crate::rfc5322::fields;
 use crate::smtp::xtext;
 use crate::util::Timestamp;
@@ -21,9 +21,6 @@ use super::excerpt::{Excerpt, Extent};
 
 /// Writes a date as header fields hold it.
 pub type DateText = fn(Timestamp) -> String;
-
-/// What an envelope says whose time is over, in front of its last error.
-pub const EXPIRED: &str = "Envelope expired";
 
 /// Longest piece of foreign text on one line; RFC 5322 §2.1.1 allows 998 with everything.
 const PIECE_MAX: usize = 900;
@@ -211,7 +208,7 @@ fn remote_mta(name: &str) -> Option<String> {
 /// own text.
 fn diagnostic(error: &str) -> String {
     let last = error
-        .strip_prefix(EXPIRED)
+        .strip_prefix(Outcome::EXPIRED)
         .and_then(|rest| rest.strip_prefix(": "))
         .unwrap_or(error);
     match is_reply(last) {

@@ -17,8 +17,7 @@ mod fields;
 mod tests;
 
 use crate::mail::{
-    BounceKind, Command, Dsn, Envelope, EvpId, Flags, Kind, Local, Notify, Past, Peer, Ret,
-    Status,
+    BounceKind, Command, Dsn, Envelope, EvpId, Flags, Kind, Local, Notify, Past, Peer, Ret, Status,
 };
 use crate::util::{Line, Timestamp};
 

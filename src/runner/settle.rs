@@ -13,7 +13,6 @@
 use std::fmt::Arguments;
 use std::io;
 
-use crate::bounce::report::EXPIRED;
 use crate::log::{self, maillog, stat};
 use crate::mail::{
     BounceKind, DsnOffer, Envelope, EvpId, Kind, Notify, Outcome, Past, Status, Verdict,
@@ -278,8 +277,8 @@ fn with_failure(envelope: &Envelope, outcome: &Outcome, now: Timestamp) -> Envel
 /// here; the sender wants to know it.
 fn expired(envelope: &Envelope) -> Envelope {
     let text = match &envelope.errorline {
-        Some(last) => format!("{EXPIRED}: {last}"),
-        None => EXPIRED.to_owned(),
+        Some(last) => format!("{}: {last}", Outcome::EXPIRED),
+        None => Outcome::EXPIRED.to_owned(),
     };
     Envelope {
         errorline: Some(bounded(&text)),
