@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
     (
         "cli",
-        "engine parent explain expansion table control mda client tls privsep config queue sys",
+        "engine parent explain expansion table control mda client tls privsep config queue dns sys",
     ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
     // it asks who a user is, in the words in which the engine asks it, and never the engine.

@@ -23,5 +23,6 @@ mod restart;
 mod sendmail;
 mod smtp_client;
 mod smuggling;
+mod spf;
 mod stories;
 mod tables;

@@ -9,23 +9,23 @@ use crate::support::{Instance, Setup, wait_for};
 
 /// What a fake host took: the commands of a transaction, and the message as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Taken {
-    commands: Vec<String>,
-    message: Vec<u8>,
+pub struct Taken {
+    pub commands: Vec<String>,
+    pub message: Vec<u8>,
 }
 
 /// A mail host that answers a command with what its script says, else with 250.
-struct Host {
-    port: u16,
+pub struct Host {
+    pub port: u16,
     taken: Arc<Mutex<Vec<Taken>>>,
     sessions: Arc<Mutex<u32>>,
 }
 
 /// The reply to a command, `DOT` for the end of a message; an empty one closes the connection.
-type Script = fn(&str) -> Option<&'static str>;
+pub type Script = fn(&str) -> Option<&'static str>;
 
 impl Host {
-    fn start(script: Script) -> Host {
+    pub fn start(script: Script) -> Host {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bind");
         let port = listener.local_addr().expect("address").port();
         let (taken, sessions) = (Arc::default(), Arc::default());
@@ -44,11 +44,11 @@ impl Host {
         host
     }
 
-    fn taken(&self) -> Vec<Taken> {
+    pub fn taken(&self) -> Vec<Taken> {
         self.taken.lock().expect("taken").clone()
     }
 
-    fn wait(&self, count: usize) -> Vec<Taken> {
+    pub fn wait(&self, count: usize) -> Vec<Taken> {
         wait_for("the host to take the mail", || self.taken().len() >= count);
         self.taken()
     }
@@ -331,7 +331,7 @@ fn a_host_that_says_nothing_keeps_no_other_waiting() {
 }
 
 /// A name server over UDP that makes an answer of each question's bytes and name.
-fn name_server(answer: fn(&[u8], &str) -> Option<Vec<u8>>) -> u16 {
+pub fn name_server(answer: fn(&[u8], &str) -> Option<Vec<u8>>) -> u16 {
     let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("bind");
     let port = socket.local_addr().expect("address").port();
     thread::spawn(move || {
@@ -362,7 +362,7 @@ fn name_of(query: &[u8]) -> String {
 }
 
 /// An answer with this code, flags and records, each with the question's name: type and data.
-fn reply(query: &[u8], flags: u16, records: &[(u16, Vec<u8>)]) -> Vec<u8> {
+pub fn reply(query: &[u8], flags: u16, records: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let end = 12 + query[12..].iter().position(|b| *b == 0).unwrap_or(0) + 5;
     let mut answer = query[..2].to_vec();
     answer.extend((0x8180 | flags).to_be_bytes());

@@ -147,6 +147,11 @@ impl Setup {
         self.prepare_in(TempDir::new().expect("a temporary directory"))
     }
 
+    /// The same, with an instance root that the test has filled.
+    pub fn prepare_with(self, dir: TempDir) -> Instance {
+        self.prepare_in(dir)
+    }
+
     fn prepare_in(self, dir: TempDir) -> Instance {
         let port = free_port();
         let path = dir.path();
