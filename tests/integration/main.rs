@@ -15,6 +15,7 @@ mod listen;
 mod lmtp;
 mod load;
 mod mda;
+mod notices;
 mod queue_options;
 mod queue_times;
 mod quickstart;
