@@ -23,7 +23,6 @@ enum Feature {
     Pki,
     Ca,
     Ciphers,
-    Srs,
 }
 
 /// Every feature that is missing, with the words for it.
@@ -42,7 +41,6 @@ const LIST: &[(Feature, &str)] = &[
     (Feature::Pki, "\"pki\" is"),
     (Feature::Ca, "\"ca\" is"),
     (Feature::Ciphers, "\"ciphers\" and \"protocols\" are"),
-    (Feature::Srs, "\"srs\" is"),
 ];
 
 /// Complains about every use of a missing feature.
@@ -64,7 +62,6 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
         Body::Proc(..) => vec![(Feature::Proc, at)],
         Body::Filter(..) => vec![(Feature::Filter, at)],
         Body::SmtpCiphers(_) => vec![(Feature::Ciphers, at)],
-        Body::SrsKey(_) | Body::SrsKeyBackup(_) | Body::SrsTtl(_) => vec![(Feature::Srs, at)],
         Body::Listen(_, options) | Body::ListenSocket(options) => {
             options.iter().filter_map(of_listener).collect()
         }
@@ -103,7 +100,6 @@ fn of_relay(option: &RelayOption) -> Option<(Feature, Pos)> {
         RelayKind::Ca(_) => Feature::Ca,
         RelayKind::Ciphers(_) | RelayKind::Protocols(_) => Feature::Ciphers,
         RelayKind::Filter(_) => Feature::Filter,
-        RelayKind::Srs => Feature::Srs,
         _ => return None,
     };
     Some((feature, option.at))

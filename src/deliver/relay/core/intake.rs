@@ -92,7 +92,7 @@ impl Core {
         };
         relay.expected = relay.expected.saturating_sub(1);
         let msgid = envelope.id.msgid();
-        let sender = key::sender(&action, &envelope);
+        let sender = key::sender_out(&action, &envelope, self.config.srs.as_ref(), now);
         let waiting = relay
             .tasks
             .iter()
