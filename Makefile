@@ -125,9 +125,10 @@ fuzz:
 			-print_final_stats=1 -verbosity=0 -artifact_prefix="$$dir/$$name-" \
 			"$$dir/corpus/$$name" "tests/fuzz/seeds/$$name" || exit 1; done
 
-# Side by side with whatever of postfix and opensmtpd is installed here.
+# Side by side with whatever of postfix and opensmtpd is installed here. A part of it alone:
+# make bench BENCHFLAGS='--only relay'
 bench: build
-	sh tests/bench/run.sh
+	sh tests/bench/run.sh ${BENCHFLAGS}
 
 # Mail to and from other mail systems; those that are not here are skipped by name. Needs root.
 interop: build
