@@ -20,6 +20,7 @@ mod queue_times;
 mod quickstart;
 mod relay;
 mod relay_hostile;
+mod relay_names;
 mod restart;
 mod sendmail;
 mod smtp_client;
