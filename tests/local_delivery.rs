@@ -52,6 +52,7 @@ impl Calls for Parent {
             home: self.home.clone(),
             uid: 0,
             libexec: PathBuf::new(),
+            delimiter: '+',
         };
         let home = self.home.clone();
         std::thread::spawn(move || {

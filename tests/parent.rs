@@ -269,6 +269,7 @@ fn a_delivery_child_becomes_the_recipient_and_delivers() {
         home: home.to_str().unwrap().to_owned(),
         uid: recipient.uid,
         libexec: PathBuf::from("/nonexistent"),
+        delimiter: '+',
     };
     let (ours, theirs) = fdpass::pair().unwrap();
     job.send(ours.as_fd()).unwrap();

@@ -66,6 +66,8 @@ pub trait Conversation: Send + Sized + 'static {
 
     /// A session that has said nothing yet.
     fn new(id: SessionId, listening: Arc<Self::Listening>, peer: Peer) -> Self;
+    /// The peer has connected to this address of ours.
+    fn reached(&mut self, ours: Peer);
     /// Greets the peer, whose name is `rdns` if it has one.
     fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, world: &dyn Services) -> Next;
     /// Digests what has arrived.
@@ -95,6 +97,10 @@ impl Conversation for Session {
 
     fn new(id: SessionId, listening: Arc<Listening>, peer: Peer) -> Session {
         Session::new(id, listening, peer)
+    }
+
+    fn reached(&mut self, ours: Peer) {
+        Session::reached(self, ours);
     }
 
     fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, world: &dyn Services) -> Next {

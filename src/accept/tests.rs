@@ -82,6 +82,8 @@ impl Conversation for Toy {
         }
     }
 
+    fn reached(&mut self, _: Peer) {}
+
     fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, _: &dyn Services) -> Next {
         let name = rdns.as_deref().unwrap_or("<unknown>").to_owned();
         out.extend_from_slice(format!("220 {name} {}\r\n", self.id).as_bytes());

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::paths::Paths;
-use crate::config::{self, Defaults, Diagnostic, QueueKey, Sources, TableSource};
+use crate::config::{self, Defaults, Diagnostic, QueueKey, QueueOptions, Sources, TableSource};
 use crate::mail::{Envelope, EvpId};
 use crate::queue::coding::Key;
 use crate::queue::envelope_file;
@@ -37,16 +37,25 @@ pub fn decode_envelope(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
 
 /// The key of `queue encryption`, where the configuration can be read and holds it.
 pub fn configured_key(paths: &Paths) -> Option<Key> {
+    match configured_queue(paths)?.encryption? {
+        QueueKey::Text(key) => Key::new(key.reveal()),
+        QueueKey::Stdin | QueueKey::Terminal => None,
+    }
+}
+
+/// `queue ttl` in seconds: that of the configuration, where it can be read.
+pub fn configured_ttl_s(paths: &Paths) -> u32 {
+    configured_queue(paths).unwrap_or_default().ttl_s
+}
+
+fn configured_queue(paths: &Paths) -> Option<QueueOptions> {
     let sources = Sources::collect(&paths.conf, &[]).ok()?;
     let defaults = Defaults {
         server_name: server_name(paths).unwrap_or_default(),
         addresses: Vec::new(),
     };
     let loaded = config::load(&sources, &defaults).ok()?;
-    match loaded.config.queue.encryption? {
-        QueueKey::Text(key) => Key::new(key.reveal()),
-        QueueKey::Stdin | QueueKey::Terminal => None,
-    }
+    Some(loaded.config.queue)
 }
 
 /// Where sendmail(8) stores mail while the daemon is down.

@@ -216,7 +216,9 @@ fn update(tables: &Tables, parent: &Client, name: &str) -> Answer {
         }
         Err(error) => {
             log::warn(format_args!("{error}"));
-            log::info(format_args!("info: Failed to update table \"{name}\""));
+            if tables.has(name) {
+                log::info(format_args!("info: Failed to update table \"{name}\""));
+            }
             Answer::Fail(String::new())
         }
     }

@@ -86,6 +86,7 @@ impl Deliveries<'_> {
             home: recipient.home.to_string_lossy().into_owned(),
             uid: runs_as.uid,
             libexec: self.libexec.to_owned(),
+            delimiter: self.world.config.smtp.sub_addr_delim,
         };
         let what = match mda::exec::describe(&job) {
             Ok(what) => what,

@@ -92,6 +92,7 @@ pub(super) fn specifier(bytes: &[u8]) {
         dest: &rcpt,
         username: rcpt.user(),
         directory: &directory,
+        delimiter: '+',
     };
     let template = text_of(template);
     let _ = specifier::expand(&template, &values);

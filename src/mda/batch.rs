@@ -76,6 +76,7 @@ fn target(job: &ChildJob, home: &str, head: &Head) -> Result<Target, Failure> {
         dest: &head.dest,
         username: &job.job.user,
         directory: &job.home,
+        delimiter: job.delimiter,
     };
     Ok(Target {
         root: maildir_root(path.as_deref(), &values, home)?,
@@ -169,6 +170,7 @@ mod tests {
             home: "/".into(),
             uid: 0,
             libexec: PathBuf::new(),
+            delimiter: '+',
         }
     }
 

@@ -279,6 +279,7 @@ fn values(job: &ChildJob) -> Values<'_> {
         dest: &job.job.dest,
         username: &job.job.user,
         directory: &job.home,
+        delimiter: job.delimiter,
     }
 }
 
@@ -393,6 +394,7 @@ mod tests {
             home: "/users/bob".into(),
             uid: sys::user::effective_uid(),
             libexec: PathBuf::from("/usr/libexec/smtpd"),
+            delimiter: '+',
         }
     }
 

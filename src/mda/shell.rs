@@ -194,6 +194,7 @@ mod tests {
             dest: addr,
             username: addr.user(),
             directory: "/home/a b'c",
+            delimiter: '+',
         };
         let command = expand(command, &values).unwrap();
         let wrapper = wrapper.map(|wrapper| expand(wrapper, &values).unwrap());
@@ -336,6 +337,7 @@ mod tests {
             dest: &addr,
             username: "bob",
             directory: "/",
+            delimiter: '+',
         };
         let command = expand("x %{mda}", &values).unwrap();
         assert!(script(&command, None).is_err());

@@ -34,6 +34,8 @@ pub struct Values<'a> {
     pub username: &'a str,
     /// The recipient user's home.
     pub directory: &'a str,
+    /// What a sub-address starts with.
+    pub delimiter: char,
 }
 
 /// A piece of an expanded text.
@@ -150,7 +152,7 @@ fn specifier(text: &str, values: &Values<'_>) -> Option<Piece> {
         match modifier.to_ascii_lowercase().as_str() {
             "lowercase" => value = value.to_lowercase(),
             "uppercase" => value = value.to_uppercase(),
-            "strip" => value = strip(&value),
+            "strip" => value = strip(&value, values.delimiter),
             "raw" => raw = true,
             _ => return None,
         }
@@ -230,10 +232,10 @@ fn bound(text: &str) -> Option<i64> {
 }
 
 /// Removes the sub-address: from the first delimiter to the `@`, or to the end.
-fn strip(value: &str) -> String {
+fn strip(value: &str, delimiter: char) -> String {
     let at = value.rfind('@').unwrap_or(value.len());
     let (local, domain) = value.split_at(at);
-    let local = local.split('+').next().unwrap_or(local);
+    let local = local.split(delimiter).next().unwrap_or(local);
     format!("{local}{domain}")
 }
 
@@ -303,6 +305,7 @@ mod tests {
                 dest: &self.dest,
                 username: "Bob",
                 directory: "/home/b o b",
+                delimiter: '+',
             }
         }
 
@@ -358,6 +361,25 @@ mod tests {
     }
 
     #[test]
+    fn a_sub_address_is_stripped_at_the_delimiter_of_the_configuration() {
+        // smtpd.conf(5), smtp sub-addr-delim and the modifier strip.
+        let addr = MailAddr::new("bob-a+b", "e-x.org").unwrap();
+        let stripped = |delimiter| {
+            let values = Values {
+                sender: &addr,
+                rcpt: &addr,
+                dest: &addr,
+                username: "bob",
+                directory: "/",
+                delimiter,
+            };
+            expand("%{rcpt:strip}", &values).unwrap()
+        };
+        assert_eq!(stripped('-'), [Piece::Value("bob@e-x.org".into())]);
+        assert_eq!(stripped('+'), [Piece::Value("bob-a@e-x.org".into())]);
+    }
+
+    #[test]
     fn specifiers_that_say_nothing_fail() {
         let mail = Mail::new("a@b", "bob@example.org", "bob@example.org");
         for template in [
@@ -407,6 +429,7 @@ mod tests {
                 dest: &addr,
                 username: local,
                 directory: "/home/bob",
+                delimiter: '+',
             };
             for token in ["rcpt.user", "dest.user", "sender", "user.username"] {
                 for modifier in ["", ":raw", ":lowercase", ":strip", ":uppercase|raw"] {

@@ -100,6 +100,7 @@ fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, Refused> {
         home,
         uid: user.uid,
         libexec: world.paths.libexec.clone(),
+        delimiter: world.config.smtp.sub_addr_delim,
     };
     let root = world.rights.is_root();
     Ok(Plan {

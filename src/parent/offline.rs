@@ -5,7 +5,8 @@
 //! who submitted it. Whatever else lies there (a link, a FIFO, a file with a second name, one that
 //! changes between look and open) is left alone with a warning. A name that starts with a dot is a
 //! file still being written, or after two days one whose writer was killed. A file that fails is
-//! tried again, ever more rarely.
+//! tried again, ever more rarely; one that is refused for good stays where it is until the next
+//! start.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CString, OsStr, OsString};
@@ -26,6 +27,7 @@ use crate::sys::creds::Identity;
 use crate::sys::errno::strerror;
 use crate::sys::process::{self, Ended, Pid, Spawn};
 use crate::sys::{open, user};
+use crate::util::sysexits;
 
 use super::children;
 
@@ -57,8 +59,15 @@ struct Replay {
 
 #[derive(Clone, Copy, Debug)]
 struct Failure {
-    again: Instant,
+    /// When to try again; `None` for not before the next start.
+    again: Option<Instant>,
     wait: Duration,
+}
+
+impl Failure {
+    fn is_due(&self, now: Instant) -> bool {
+        self.again.is_some_and(|again| again <= now)
+    }
 }
 
 const BETWEEN_SCANS: Duration = Duration::from_secs(10);
@@ -70,6 +79,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(60);
 const LAST_RETRY: Duration = Duration::from_secs(3600);
 /// An empty file may be one whose writer has just made it.
 const EMPTY_FOR: Duration = Duration::from_secs(3600);
+/// Exit codes that say what more attempts would only say again: the daemon refuses the message, or
+/// the file holds none.
+const REFUSED: [i32; 3] = [sysexits::SOFTWARE, sysexits::USAGE, sysexits::DATAERR];
 /// A file that is written for longer has lost its writer.
 const WRITTEN_FOR: Duration = Duration::from_secs(2 * 86400);
 
@@ -142,6 +154,9 @@ impl Offline {
                 }
                 Err(error) => format!("accepted, but not removed: {}", strerror(&error)),
             },
+            Ended::Exited(code) if REFUSED.contains(&code) => {
+                "was refused for good: it stays there until smtpd is started anew".to_owned()
+            }
             Ended::Exited(_) => "exited abnormally".to_owned(),
             Ended::Signaled(signal) => format!("terminated; signal {signal}"),
         };
@@ -149,7 +164,15 @@ impl Offline {
         log::warn(format_args!(
             "smtpd: couldn't enqueue offline message {path}; smtpctl {cause}"
         ));
-        self.postpone(name, now);
+        match how {
+            Ended::Exited(code) if REFUSED.contains(&code) => self.park(name),
+            _ => self.postpone(name, now),
+        }
+    }
+
+    fn park(&mut self, name: OsString) {
+        let wait = LAST_RETRY;
+        self.failed.insert(name, Failure { again: None, wait });
     }
 
     fn postpone(&mut self, name: OsString, now: Instant) {
@@ -157,7 +180,7 @@ impl Offline {
             Some(failure) => (failure.wait * 2).min(LAST_RETRY),
             None => FIRST_RETRY,
         };
-        let again = now + wait;
+        let again = Some(now + wait);
         self.failed.insert(name, Failure { again, wait });
     }
 
@@ -181,14 +204,15 @@ impl Offline {
                 continue;
             }
             let wanted =
-                !known.contains(&name) && failure.is_none_or(|failure| failure.again <= now);
+                !known.contains(&name) && failure.is_none_or(|failure| failure.is_due(now));
             if wanted && self.waiting.len() < MOST_WAITING {
                 self.consider(name, group, now);
             }
         }
         // What is gone needs no memory; what has just failed is not to be forgotten.
-        self.failed
-            .retain(|name, failure| seen.contains(name) || failure.again > now);
+        self.failed.retain(|name, failure| {
+            seen.contains(name) || failure.again.is_some_and(|again| again > now)
+        });
         Ok(())
     }
 

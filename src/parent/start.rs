@@ -22,7 +22,7 @@ use crate::sys::fs::sync_dir;
 use crate::sys::net::{self, InterfaceAddr};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signal::Signals;
-use crate::sys::{open, process, random, unix_connect};
+use crate::sys::{lock, open, process, random, unix_connect};
 
 use super::keys::Keeper;
 use super::serve::Parent;
@@ -40,6 +40,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
         .encode()
         .map_err(|error| format!("configuration: {error}"))?;
     prepare_spool(&options.paths, &rights)?;
+    let spool_lock = lock_spool(&options.paths)?;
     if trial {
         let owner = built_in::recipient()?;
         make_room(
@@ -77,6 +78,7 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
             advice,
             keys,
             _pid_file: pid_file,
+            _spool_lock: spool_lock,
         },
         signals,
     ))
@@ -93,10 +95,35 @@ pub struct Held {
     /// Private keys, and the process that has them too.
     pub keys: Keeper,
     _pid_file: PidFile,
+    _spool_lock: Option<File>,
 }
 
-/// The engine of a parent that was killed may still hold the socket, but not for long.
+/// Another daemon on its way out may still hold the spool, and the engine of a parent that was
+/// killed the socket, but not for long.
 const ORPHAN_TIME: Duration = Duration::from_secs(1);
+
+/// Makes sure that of several daemons started at once only one goes on to the socket and the
+/// listeners. It goes when it is closed. Where a directory cannot be locked (some network file
+/// systems), the socket and the engine's lock of the queue have to do.
+fn lock_spool(paths: &Paths) -> Result<Option<File>, String> {
+    let failed = |error: io::Error| format!("{}: {}", paths.spool.display(), strerror(&error));
+    let spool = open::dir(&paths.spool).map_err(failed)?;
+    let patience = Instant::now() + ORPHAN_TIME;
+    loop {
+        match lock::try_flock(&spool) {
+            Ok(true) => return Ok(Some(spool)),
+            Ok(false) if Instant::now() < patience => std::thread::sleep(ORPHAN_TIME / 20),
+            Ok(false) => return Err(running(&paths.socket)),
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// The first words are those that tools know.
+fn running(socket: &Path) -> String {
+    let socket = socket.display();
+    format!("control socket already listening: {socket}: another smtpd is running")
+}
 
 /// The control socket; dropped, its file goes.
 pub struct ControlSocket {
@@ -106,8 +133,7 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Binds it, and replaces one that nobody answers on. This is what keeps a second daemon from
-    /// the same spool.
+    /// Binds it, and replaces one that nobody answers on. Whoever calls holds the spool.
     fn bind(path: &Path) -> Result<ControlSocket, String> {
         let failed = |error: io::Error| format!("{}: {}", path.display(), strerror(&error));
         let patience = Instant::now() + ORPHAN_TIME;
@@ -116,10 +142,7 @@ impl ControlSocket {
                 std::thread::sleep(ORPHAN_TIME / 20);
                 continue;
             }
-            return Err(format!(
-                "control socket already listening: {}: another smtpd is running",
-                path.display()
-            ));
+            return Err(running(path));
         }
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
@@ -497,6 +520,23 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(ControlSocket::bind(&path).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn of_two_daemons_one_gets_the_spool() {
+        // smtpd(8): two daemons cannot share a spool.
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::under(dir.path());
+        prepare_spool(&paths, &Rights::find(&paths).unwrap()).unwrap();
+        let first = lock_spool(&paths).unwrap();
+        assert!(first.is_some());
+        let error = lock_spool(&paths).unwrap_err();
+        assert!(
+            error.starts_with("control socket already listening"),
+            "{error}"
+        );
+        drop(first);
+        assert!(lock_spool(&paths).unwrap().is_some());
     }
 
     #[test]

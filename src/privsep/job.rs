@@ -34,6 +34,8 @@ pub struct ChildJob {
     pub uid: u32,
     /// Where the mail.* helpers are.
     pub libexec: PathBuf,
+    /// What sub-addresses start with, for `%{rcpt:strip}`.
+    pub delimiter: char,
 }
 
 /// Longest encoded job, in bytes: a request and what the configuration adds. FreeBSD passes no
@@ -56,6 +58,7 @@ impl ChildJob {
         w.text(&self.home);
         w.u32(self.uid);
         w.bytes(self.libexec.as_os_str().as_bytes());
+        w.u32(u32::from(self.delimiter));
         finish(w, MAX_JOB)
     }
 
@@ -70,6 +73,7 @@ impl ChildJob {
             home: r.text()?.to_owned(),
             uid: r.u32()?,
             libexec: Path::new(OsStr::from_bytes(r.bytes()?)).to_owned(),
+            delimiter: char::from_u32(r.u32()?).ok_or(Malformed)?,
         };
         r.end()?;
         Ok(job)
@@ -172,6 +176,7 @@ mod tests {
                 home: "/home/bob".into(),
                 uid: 1000,
                 libexec: "/usr/libexec/smtpd".into(),
+                delimiter: '-',
             };
             let (a, b) = fdpass::pair().unwrap();
             job.send(a.as_fd()).unwrap();

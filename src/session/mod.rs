@@ -79,7 +79,8 @@ pub struct Listening {
 pub struct HostNames {
     /// Names by address.
     pub table: String,
-    /// The address that the listener is bound to.
+    /// The address that the listener is bound to; which one a client of a wildcard reaches is
+    /// for [`Session::reached`] to say.
     pub bound: Peer,
 }
 
@@ -124,6 +125,8 @@ pub struct Session {
     id: SessionId,
     listening: Arc<Listening>,
     peer: Peer,
+    /// The address of ours that the client has connected to.
+    ours: Option<Peer>,
     rdns: Option<Line>,
     /// What `hostnames` says in place of the listener's name.
     name: Option<Line>,
@@ -143,6 +146,7 @@ impl Session {
             id,
             listening,
             peer,
+            ours: None,
             rdns: None,
             name: None,
             greeting: None,
@@ -154,6 +158,11 @@ impl Session {
         }
     }
 
+    /// The client has connected to this address of ours. Before [`Session::open`], or not at all.
+    pub fn reached(&mut self, ours: Peer) {
+        self.ours = Some(ours);
+    }
+
     /// The client's name by reverse DNS is known, or it has none: greets. A name that is no host
     /// name counts as none, for it goes into headers and logs. A local client bears our own name.
     pub fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, world: &dyn Services) -> Next {
@@ -163,7 +172,7 @@ impl Session {
         };
         maillog::smtp_connected(self.id, &self.peer, self.rdns.as_deref());
         self.name = match &self.listening.hostnames {
-            Some(names) => world.name_of(&names.table, &names.bound),
+            Some(names) => world.name_of(&names.table, self.ours.as_ref().unwrap_or(&names.bound)),
             None => None,
         };
         let banner = format!("{} ESMTP OpenSMTPD", self.server_name());

@@ -189,7 +189,11 @@ struct Talk {
 
 impl Talk {
     fn start(listening: Listening, peer: Peer, world: World) -> Talk {
-        let mut session = Session::new(SessionId(7), Arc::new(listening), peer);
+        let session = Session::new(SessionId(7), Arc::new(listening), peer);
+        Talk::open(session, world)
+    }
+
+    fn open(mut session: Session, world: World) -> Talk {
         let mut out = Vec::new();
         let next = session.open(None, &mut out, &world);
         Talk {
@@ -256,9 +260,11 @@ impl Talk {
 fn an_address_in_hostnames_gives_the_session_its_name() {
     // smtpd.conf(5), hostnames: if the address on which the connection arrives appears in the
     // mapping, the associated hostname is used.
-    for (bound, name) in [
-        ("192.0.2.1", "other.example.org"),
-        ("192.0.2.2", "mx.example.org"),
+    for (bound, reached, name) in [
+        ("192.0.2.1", None, "other.example.org"),
+        ("192.0.2.2", None, "mx.example.org"),
+        ("0.0.0.0", Some("192.0.2.1"), "other.example.org"),
+        ("0.0.0.0", Some("192.0.2.2"), "mx.example.org"),
     ] {
         let mut settings = listening();
         settings.local = true;
@@ -266,7 +272,11 @@ fn an_address_in_hostnames_gives_the_session_its_name() {
             table: "names".to_string(),
             bound: Peer::parse(bound).unwrap(),
         });
-        let mut talk = Talk::start(settings, loopback(), World::new(None));
+        let mut session = Session::new(SessionId(7), Arc::new(settings), loopback());
+        if let Some(address) = reached {
+            session.reached(Peer::parse(address).unwrap());
+        }
+        let mut talk = Talk::open(session, World::new(None));
         assert_eq!(talk.replies(), [format!("220 {name} ESMTP OpenSMTPD")]);
         let hello = talk.ask("EHLO client.example.net");
         assert!(

@@ -106,6 +106,11 @@ impl Tables {
         }
     }
 
+    /// Whether there is a table of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// Reads a file table again, and looks at a database. Inline tables and the system's users are
     /// always up to date.
     pub fn update(&self, name: &str) -> Result<(), TableError> {

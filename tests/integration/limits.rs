@@ -190,12 +190,17 @@ fn a_delivery_that_finds_no_descriptor_is_tried_again() {
     const NAME: &str = "a_delivery_that_finds_no_descriptor_is_tried_again";
     let daemon = Setup::maildir().start();
     let engine = daemon.engine_pid();
+    // The recipient's .forward has been asked for when the descriptors go.
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<a@example.net>", 250);
+    client.say("RCPT TO:<b@example.org>", 250);
     if !daemon.limit_to_open(NAME, daemon.pid()) {
         return;
     }
-    daemon
-        .hello()
-        .mail("a@example.net", &["b@example.org"], b"\nx\n");
+    client.say("DATA", 354);
+    client.send(b"\r\nx\r\n.\r\n");
+    let reply = client.reply();
+    assert!(reply.starts_with("250 "), "{reply}");
     daemon.wait_log("Too many open files)");
     assert!(daemon.log().contains("result=TempFail"), "{}", daemon.log());
     assert!(daemon.limit(NAME, daemon.pid(), "--nofile=1024:"));
@@ -203,6 +208,25 @@ fn a_delivery_that_finds_no_descriptor_is_tried_again() {
         daemon.ctl(["schedule", "all"]).status.success() && daemon.queue().is_empty()
     });
     daemon.wait_mail(1);
+    assert_eq!(daemon.engine_pid(), engine, "{}", daemon.log());
+}
+
+#[test]
+fn a_forward_file_that_finds_no_descriptor_puts_the_recipient_off() {
+    // forward(5): a file that cannot be opened for now is 424; it may send the mail elsewhere.
+    const NAME: &str = "a_forward_file_that_finds_no_descriptor_puts_the_recipient_off";
+    let daemon = Setup::maildir().start();
+    let engine = daemon.engine_pid();
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<a@example.net>", 250);
+    if !daemon.limit_to_open(NAME, daemon.pid()) {
+        return;
+    }
+    client.say("RCPT TO:<b@example.org>", 424);
+    daemon.wait_log("Too many open files");
+    assert!(daemon.limit(NAME, daemon.pid(), "--nofile=1024:"));
+    client.say("RCPT TO:<b@example.org>", 250);
+    client.say("RSET", 250);
     assert_eq!(daemon.engine_pid(), engine, "{}", daemon.log());
 }
 

@@ -17,7 +17,7 @@ use crate::support::{Instance, Setup, field, files, not_run, root_only, run, wai
 
 /// What an LMTP server has seen.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<State>>);
+pub struct Seen(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -27,7 +27,7 @@ struct State {
 }
 
 impl Seen {
-    fn messages(&self) -> Vec<(Vec<String>, String)> {
+    pub fn messages(&self) -> Vec<(Vec<String>, String)> {
         self.0.lock().unwrap().messages.clone()
     }
 
@@ -135,7 +135,8 @@ fn on_tcp() -> (u16, Seen) {
     (port, seen)
 }
 
-fn on_socket(path: &Path) -> Seen {
+/// A server on a socket that everybody may use.
+pub fn on_socket(path: &Path) -> Seen {
     let listener = UnixListener::bind(path).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     let seen = Seen::default();

@@ -280,6 +280,7 @@ fn a_file_table_is_read_again_when_asked_and_a_broken_one_changes_nothing() {
     daemon.wait_log("people: line 2: invalid map entry");
     assert_eq!(update("nosuch").0, Some(1));
     daemon.wait_log("warn: Lookup table not found: \"nosuch\"");
+    assert!(!daemon.log().contains("Failed to update table \"nosuch\""));
     wait_for("the daemon to go on", || {
         daemon.ctl(["show", "status"]).status.success()
     });

@@ -5,10 +5,13 @@ config
 	table vt db:$dir/vt.db
 	table domains db:$dir/domains.db
 	table friends db:$dir/friends.db
+	table users db:$dir/users.db
 	action "l" maildir alias <aliases>
 	action "v" maildir virtual <vt>
+	action "u" mda "$show %{user.directory}" userbase <users>
 	match from any for domain <domains> action "l"
 	match from any for domain "v.org" action "v"
+	match from any for domain "users.org" action "u"
 	match from any mail-from <friends> for domain "friends.org" action "l"
 
 file aliases
@@ -24,9 +27,37 @@ file domains
 	example.com
 	*.example.com
 map domains set
+file users
+	vbob: 61001:61002:$dir/home/vbob
+map users mapping
+dir home/vbob owner=61001
+file home/vfwd/.forward owner=61003
+	vbob
+dir home/vfwd owner=61003
 file friends
 	@example.net
 map friends set
+
+story a user of a database
+	rcpt vbob+x@users.org
+	reply 250
+	ran 61001 [$dir/home/vbob] | USER=vbob | HOME=$dir/home/vbob | groups=61002 | EXTENSION=x
+
+story a user that it does not have
+	rcpt bob@users.org
+	reply 550 Invalid recipient: <bob@users.org>
+
+story a user who came later, with a .forward
+	write users vfwd: 61003:61003:$dir/home/vfwd\nvbob: 61001:61002:$dir/home/vbob
+	map users mapping
+	rcpt vfwd@users.org
+	reply 250
+	ran 61001 [$dir/home/vbob] | USER=vbob
+
+story a database of users that is lost
+	remove users.db
+	rcpt vbob@users.org
+	reply 451 Temporary failure: <vbob@users.org>
 
 story an alias
 	rcpt INFO@example.com

@@ -96,11 +96,14 @@ impl<T: Conversation> EventLoop<T> {
             SocketAddr::V4(_) => stat::SMTP_SESSION_INET4.inc(),
             SocketAddr::V6(_) => stat::SMTP_SESSION_INET6.inc(),
         }
-        let session = T::new(
+        let mut session = T::new(
             self.ids.next(),
             self.listening[listener].clone(),
             peer(address),
         );
+        if let Ok(ours) = stream.local_addr() {
+            session.reached(peer(ours));
+        }
         let id = self.sit(Conn::new(Stream::Tcp(stream), session, source));
         let mailbox = self.mailbox.clone();
         self.resolver.reverse(

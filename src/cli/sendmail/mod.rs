@@ -86,6 +86,11 @@ pub fn replay(world: &mut World<'_>) -> Result<i32, Failure> {
     };
     match sent {
         Ok(()) => Ok(0),
+        // Later the daemon may say otherwise.
+        Err(Undelivered::Refused(reply)) if reply.starts_with('4') => Err(Failure {
+            code: sysexits::TEMPFAIL,
+            ..refusal(&reply)
+        }),
         Err(Undelivered::Refused(reply)) => Err(refusal(&reply)),
         Err(Undelivered::Failed(failure)) => Err(failure),
     }

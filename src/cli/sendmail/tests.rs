@@ -283,6 +283,19 @@ fn without_a_daemon_the_message_is_stored_whole_and_replayed_later() {
 }
 
 #[test]
+fn a_replay_that_is_put_off_can_be_told_from_one_that_is_refused() {
+    let root = Root::new();
+    let refuse = Some(("RCPT", "451 4.3.0 later"));
+    let _daemon = Daemon::start(&root.paths.socket, refuse, |_| Answer::Ok);
+    let stored = b"smtpd-offline 1\nsender: a@x\nrcpt: b@x\n\nhi\n";
+    let failure = replayed(&root, stored).unwrap_err();
+    assert_eq!(
+        failure,
+        Failure::with(75, "command failed: 451 4.3.0 later")
+    );
+}
+
+#[test]
 fn a_refused_replay_says_so_and_writes_no_dead_letter() {
     let root = Root::new();
     let refuse = Some(("RCPT", "550 5.1.1 no"));

@@ -17,7 +17,7 @@ use crate::control::{Answer, Ask, Which};
 use crate::mail::{MsgId, Supposed};
 
 use super::failure::Failure;
-use super::instance::{configured_key, decode_envelope, may_control};
+use super::instance::{configured_key, configured_ttl_s, decode_envelope, may_control};
 use super::queue_key;
 use grammar::{Arg, Command, Misunderstood, Verb};
 use spool::Keys;
@@ -37,8 +37,9 @@ pub fn show_queue(only: Option<MsgId>, paths: &Paths, out: &mut dyn Write) -> Re
     let mut client = match Client::connect(&paths.socket) {
         Ok(client) => client,
         Err(Error::Down) => {
+            let known: (spool::Decode, u32) = (decode_envelope, configured_ttl_s(paths));
             return with_keys(paths, |keys| {
-                spool::show_queue(&paths.spool, only, decode_envelope, keys, out)
+                spool::show_queue(&paths.spool, only, known, keys, out)
             });
         }
         Err(error) => return Err(error.into()),

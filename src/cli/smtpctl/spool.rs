@@ -22,11 +22,12 @@ use crate::sys::errno::strerror;
 /// Makes an envelope of a file's bytes.
 pub type Decode = fn(EvpId, &[u8]) -> Result<Envelope, String>;
 
-/// Prints a line for every envelope in the spool (or of one message), in order of the ids.
+/// Prints a line for every envelope in the spool (or of one message), in order of the ids. What was
+/// queued without a time of its own has `ttl_s`.
 pub fn show_queue(
     spool: &Path,
     only: Option<MsgId>,
-    decode: Decode,
+    (decode, ttl_s): (Decode, u32),
     keys: &Keys<'_>,
     out: &mut dyn Write,
 ) -> Result<i32, Failure> {
@@ -36,7 +37,7 @@ pub fn show_queue(
     };
     for dir in messages(spool, only)? {
         for id in envelopes(&dir) {
-            match offline_line(&dir, id, decode, &coding) {
+            match offline_line(&dir, id, (decode, ttl_s), &coding) {
                 Ok(Some(line)) => {
                     writeln!(out, "{id}|{line}").map_err(|e| Failure::output(&e))?;
                 }
@@ -125,7 +126,7 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
 fn offline_line(
     dir: &Path,
     id: EvpId,
-    decode: Decode,
+    (decode, ttl_s): (Decode, u32),
     coding: &Coding,
 ) -> Result<Option<String>, String> {
     let path = dir.join(id.to_string());
@@ -146,7 +147,7 @@ fn offline_line(
         })?;
     let envelope = decode(id, &bytes).map_err(|why| failed(&why))?;
     let standing = Standing {
-        expires: listing::expiry(&envelope, 0),
+        expires: listing::expiry(&envelope, ttl_s),
         last_try: envelope.last_try,
         held: false,
         state: State::Offline,
@@ -258,7 +259,7 @@ mod tests {
 
     fn shown(spool: &Path, only: Option<MsgId>) -> (i32, String) {
         let mut out = Vec::new();
-        let code = show_queue(spool, only, decode, &NO_KEYS, &mut out).unwrap();
+        let code = show_queue(spool, only, (decode, 60), &NO_KEYS, &mut out).unwrap();
         (code, String::from_utf8(out).unwrap())
     }
 
@@ -291,7 +292,7 @@ mod tests {
         let mut out = Vec::new();
         let decode = crate::cli::instance::decode_envelope;
         assert_eq!(
-            show_queue(dir.path(), None, decode, &NO_KEYS, &mut out),
+            show_queue(dir.path(), None, (decode, 60), &NO_KEYS, &mut out),
             Ok(0)
         );
         let line = "1a2b3c4d00000001|local|mda||alice@example.org|bob@example.org|\
@@ -392,7 +393,7 @@ mod tests {
         }
         let mut out = Vec::new();
         assert_eq!(
-            show_queue(dir.path(), None, decode, &configured, &mut out),
+            show_queue(dir.path(), None, (decode, 60), &configured, &mut out),
             Ok(0)
         );
         assert!(out.starts_with(b"1a2b3c4d00000001|local|"));

@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn seven_run_for_a_user_and_fifty_in_all() {
+    fn seven_run_for_a_user_and_sixteen_in_all() {
         // smtpd.conf(5), mda limit.
         let mut dispatcher = Dispatcher::new(limits(), 1);
         for number in 1..=10 {
@@ -382,7 +382,7 @@ mod tests {
             );
         }
         let sessions = drain(&mut dispatcher);
-        assert_eq!(sessions.len(), 43);
+        assert_eq!(sessions.len(), 9);
         dispatcher.finished(sessions[0].envelopes[0].id);
         assert_eq!(drain(&mut dispatcher).len(), 1);
         dispatcher.finished(envelope(9999, "stranger").id);

@@ -40,7 +40,7 @@ use super::{Offer, Release, Report};
 /// How the pool is made; [`Options::default`] is what the daemon uses.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Threads, and with them sessions at a time.
+    /// Most threads, and with them sessions at a time, whatever `mda limit max-session` says.
     pub threads: usize,
     /// Longest single delivery. The parent has a limit of 300 seconds of its own.
     pub timeout: Duration,
@@ -51,7 +51,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            threads: 16,
+            threads: 128,
             timeout: Duration::from_secs(305),
             names: Names::default(),
         }
@@ -85,7 +85,7 @@ impl Agent {
         reports: Sender<Report>,
         options: &Options,
     ) -> io::Result<Agent> {
-        let threads = options.threads.clamp(1, config.mda.max_session.max(1));
+        let threads = pool_size(config.mda.max_session, options);
         let mut limits = config.mda;
         limits.max_session = threads;
         limits.max_session_per_user = limits.max_session_per_user.max(1);
@@ -149,6 +149,11 @@ impl super::Agent for Agent {
         self.start_sessions();
         self.dispatcher.release(group)
     }
+}
+
+/// A thread for each delivery that may run, within reason.
+fn pool_size(max_session: usize, options: &Options) -> usize {
+    max_session.clamp(1, options.threads.max(1))
 }
 
 fn spawn(worker: &Worker, work: &Receiver<Session>, threads: usize) -> io::Result<()> {

@@ -283,6 +283,13 @@ fn same_length(body: &[u8]) -> String {
 }
 
 #[test]
+fn the_pool_follows_the_limit_within_reason() {
+    // smtpd.conf(5), mda limit: max-session.
+    let sizes = [0, 1, 16, 40, 128, 100_000].map(|limit| pool_size(limit, &Options::default()));
+    assert_eq!(sizes, [1, 1, 16, 40, 128, 128]);
+}
+
+#[test]
 fn a_program_reads_headers_and_body_byte_for_byte() {
     // RFC 5321 §4.4: Return-Path comes first; the message follows unchanged.
     let body = b"A: b\n\n.\n..\n\0\xff\r\nno final newline";

@@ -112,6 +112,23 @@ fn what_fails_stays_and_is_tried_ever_more_rarely() {
 }
 
 #[test]
+fn what_is_refused_for_good_stays_until_the_next_start() {
+    // sendmail(8), When the daemon is not running.
+    let mut fixture = Fixture::new("exit 70");
+    let file = fixture.put("1.abc", "stored\n");
+    fixture.step();
+    fixture.settle();
+    assert!(fixture.offline.is_done());
+    fixture.pass(LAST_RETRY * 50);
+    assert!(fixture.offline.pids().is_empty());
+    assert!(file.exists());
+    fixture.offline = Offline::new(&fixture.paths, fixture.now);
+    fixture.step();
+    assert_eq!(fixture.offline.pids().len(), 1);
+    fixture.settle();
+}
+
+#[test]
 fn links_fifos_and_files_being_written_are_left_alone() {
     // OpenSMTPD 5.7.2 and CVE-2020-8793: FIFO, symlink and hard link in the offline spool.
     let mut fixture = Fixture::new("cat > got");

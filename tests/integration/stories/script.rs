@@ -7,12 +7,13 @@
 //! config                          smtpd.conf; `listen on` is added when it has none
 //! needs PROGRAM                   without it none of the file can happen
 //! network                         a network of its own, and an /etc: `etc/NAME` is `/etc/NAME`
-//! map PATH TYPE                   makemap(8) makes PATH.db of the file
+//! map PATH TYPE                   makemap(8) makes PATH.db of the file; TYPE is aliases, set or mapping
 //! user NAME                       one more user of the system, with a home
 //! file PATH [mode=M] [owner=U] [size=N]  a file with the text that follows, filled up with `#`
 //! dir PATH [mode=M] [owner=U]     a directory
 //! link PATH to=TARGET             a symbolic link
 //! remove PATH                     removes a home
+//! lmtp PATH                       an LMTP server on a socket: full* 4xx, never* and unknown* 5xx
 //! story WORDS                     one message:
 //!     source ADDR                 where its client is: 127.0.0.2, a stranger; `socket` is sendmail(8)
 //!     server ADDR                 which listener it goes to (127.0.0.1)
@@ -28,6 +29,7 @@
 //!     maildir OWNER DIR [| LINE]  what came of it: a message in a maildir that holds these lines,
 //!     append OWNER FILE [| LINE]  text at the end of a file,
 //!     ran USER ARGS [| K=V] [| !K]  the command `$show` was run, with this environment,
+//!     lmtp PATH RCPT,RCPT         a message for these recipients came to the server,
 //!     relay ADDR [FLAGS]          an envelope for another host is in the queue,
 //!     fails USER RESULT TEXT      a delivery had another outcome than `Ok`
 //!     log TEXT                    the daemon said this
@@ -54,6 +56,7 @@ pub enum Thing {
     Link(String, String),
     Remove(String),
     Map(String, String),
+    Lmtp(String),
 }
 
 /// Where it is and whose.
@@ -145,6 +148,7 @@ impl Script {
                     .push(Thing::Link(path.to_owned(), to.to_owned()));
             }
             "remove" => self.things.push(Thing::Remove(rest.to_owned())),
+            "lmtp" => self.things.push(Thing::Lmtp(rest.to_owned())),
             "story" => self.stories.push(story(rest, block)?),
             other => return Err((block.line, format!("{other}: what is that?"))),
         }
@@ -238,7 +242,7 @@ impl Story {
             "ctl" => self.steps.push(Step::Ctl(value)),
             "rcpt" => self.rcpts.push((value, String::new())),
             "reply" => self.reply(rest)?,
-            "maildir" | "append" | "ran" | "relay" | "fails" => self.expect(line),
+            "maildir" | "append" | "ran" | "lmtp" | "relay" | "fails" => self.expect(line),
             "log" => self.said.push(value),
             other => return Err(format!("{other}: what is that?")),
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::lmtp::{self, Seen};
 use crate::support::{Client, Instance, Setup, run, wait_for};
 
 use super::script::{Entry, Script, Step, Story, Thing};
@@ -45,6 +46,8 @@ pub struct Stage {
     daemon: Instance,
     users: Vec<String>,
     network: bool,
+    /// LMTP servers, by the paths of their sockets.
+    servers: Vec<(String, Seen)>,
 }
 
 /// What came of one story's message at once.
@@ -78,8 +81,14 @@ impl Stage {
         if script.network {
             copy_etc(root);
         }
+        let mut servers = Vec::new();
         for thing in &script.things {
-            make(root, thing, &users);
+            match thing {
+                Thing::Lmtp(path) => {
+                    servers.push((path.clone(), lmtp::on_socket(&root.join(path))))
+                }
+                thing => make(root, thing, &users),
+            }
         }
         let mut config = script
             .config
@@ -97,6 +106,7 @@ impl Stage {
             daemon: setup.start_in(dir),
             users,
             network: script.network,
+            servers,
         }
     }
 
@@ -114,7 +124,7 @@ impl Stage {
         let mut quiet_since = None;
         let mut wrong = Vec::new();
         wait_for("the daemon to have nothing to do", || {
-            let trail = Trail::read(&self.daemon, &self.users);
+            let trail = Trail::read(&self.daemon, &self.users, &self.servers);
             let pairs = script.stories.iter().zip(played).enumerate();
             wrong = pairs
                 .filter_map(|(number, (story, played))| {
@@ -160,6 +170,7 @@ impl Stage {
             Step::Remove(path) => fs::remove_file(at(path)).expect("remove"),
             Step::Write(path, text) => {
                 let text = text.replace("\\n", "\n");
+                let text = text.replace("$dir", &self.daemon.path().display().to_string());
                 fs::write(at(path), format!("{text}\n")).expect("write");
             }
             Step::Map(path, kind) => make_map(self.daemon.path(), path, kind),
@@ -337,6 +348,7 @@ fn make(root: &Path, thing: &Thing, users: &[String]) {
         Thing::Link(path, to) => symlink(to, root.join(path)).expect("a link"),
         Thing::Map(path, kind) => make_map(root, path, kind),
         Thing::Remove(path) => fs::remove_dir_all(root.join(path)).expect("remove"),
+        Thing::Lmtp(_) => unreachable!("a server is none of the files"),
     }
 }
 
@@ -354,10 +366,11 @@ fn repeat(text: &str) -> String {
 
 fn make_map(root: &Path, path: &str, kind: &str) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_smtpctl"));
-    command
-        .arg0("makemap")
-        .args(["-t", kind])
-        .arg(root.join(path));
+    command.arg0("makemap");
+    if kind != "mapping" {
+        command.args(["-t", kind]);
+    }
+    command.arg(root.join(path));
     let output = command.output().expect("makemap");
     assert!(output.status.success(), "{output:?}");
 }

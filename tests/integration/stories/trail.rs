@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::lmtp::Seen;
 use crate::support::{Instance, files};
 
 use super::script::{Expected, Story};
@@ -36,13 +37,20 @@ struct Found<'t> {
 
 impl Trail {
     /// Looks at everything.
-    pub fn read(daemon: &Instance, users: &[String]) -> Trail {
+    pub fn read(daemon: &Instance, users: &[String], servers: &[(String, Seen)]) -> Trail {
         // The queue first: what has left it is in its file by then.
         let queue = daemon.queue();
         let root = daemon.path();
         let mut left = Vec::new();
         for path in below(root) {
             left.extend(read_left(root, &path, users));
+        }
+        for (path, seen) in servers {
+            left.extend(seen.messages().into_iter().map(|(rcpts, text)| Left {
+                head: format!("lmtp {path} {}", rcpts.join(",")),
+                text,
+                note_of: None,
+            }));
         }
         Trail {
             quiet: queue.iter().all(|line| is_quiet(line)),
