@@ -1,7 +1,7 @@
 //! smtpd.conf(5), relay: mail for other hosts, to fake ones on loopback.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -48,7 +48,7 @@ impl Host {
         self.taken.lock().expect("taken").clone()
     }
 
-    fn wait(&self, count: usize) -> Vec<Taken> {
+    pub fn wait(&self, count: usize) -> Vec<Taken> {
         wait_for("the host to take the mail", || self.taken().len() >= count);
         self.taken()
     }
@@ -333,6 +333,56 @@ fn a_host_that_says_nothing_keeps_no_other_waiting() {
             .any(|line| line.contains("ntask=50") && line.ends_with("ONHOLD")),
         "{relays:?}"
     );
+}
+
+/// A name server over UDP that makes an answer of each question's bytes and name.
+pub fn name_server(answer: fn(&[u8], &str) -> Option<Vec<u8>>) -> u16 {
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("bind");
+    let port = socket.local_addr().expect("address").port();
+    thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let query = &buffer[..length];
+            if let Some(answer) = answer(query, &name_of(query)) {
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    });
+    port
+}
+
+/// The name a query asks for, without its last dot.
+pub fn name_of(query: &[u8]) -> String {
+    let mut name = String::new();
+    let mut at = 12;
+    while let Some(length) = query.get(at).copied().filter(|n| *n > 0) {
+        let end = at + 1 + usize::from(length);
+        name.push_str(&String::from_utf8_lossy(
+            query.get(at + 1..end).unwrap_or_default(),
+        ));
+        name.push('.');
+        at = end;
+    }
+    name.trim_end_matches('.').to_string()
+}
+
+/// An answer with this code, flags and records, each with the question's name: type and data.
+pub fn reply(query: &[u8], flags: u16, records: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let end = 12 + query[12..].iter().position(|b| *b == 0).unwrap_or(0) + 5;
+    let mut answer = query[..2].to_vec();
+    answer.extend((0x8180 | flags).to_be_bytes());
+    answer.extend([0, 1]);
+    answer.extend((records.len() as u16).to_be_bytes());
+    answer.extend([0, 0, 0, 0]);
+    answer.extend(&query[12..end]);
+    for (kind, data) in records {
+        answer.extend([0xc0, 12]);
+        answer.extend(kind.to_be_bytes());
+        answer.extend([0, 1, 0, 0, 0, 60]);
+        answer.extend((data.len() as u16).to_be_bytes());
+        answer.extend(data);
+    }
+    answer
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::relay::submit;
+use crate::relay::{name_of, reply, submit};
 use crate::support::{Instance, Setup, wait_for};
 
 const CNAME: u16 = 5;
@@ -100,40 +100,6 @@ fn serve(mut stream: TcpStream, hear: impl Fn(&[u8], Over) -> Does) -> io::Resul
         }
         Does::Nothing => stream.read_exact(&mut length),
     }
-}
-
-/// The name a query asks for, without its last dot.
-fn name_of(query: &[u8]) -> String {
-    let mut name = String::new();
-    let mut at = 12;
-    while let Some(length) = query.get(at).copied().filter(|n| *n > 0) {
-        let end = at + 1 + usize::from(length);
-        name.push_str(&String::from_utf8_lossy(
-            query.get(at + 1..end).unwrap_or_default(),
-        ));
-        name.push('.');
-        at = end;
-    }
-    name.trim_end_matches('.').to_string()
-}
-
-/// An answer with this code, flags and records, each with the question's name: type and data.
-fn reply(query: &[u8], flags: u16, records: &[(u16, Vec<u8>)]) -> Vec<u8> {
-    let end = 12 + query[12..].iter().position(|b| *b == 0).unwrap_or(0) + 5;
-    let mut answer = query[..2].to_vec();
-    answer.extend((0x8180 | flags).to_be_bytes());
-    answer.extend([0, 1]);
-    answer.extend((records.len() as u16).to_be_bytes());
-    answer.extend([0, 0, 0, 0]);
-    answer.extend(&query[12..end]);
-    for (kind, data) in records {
-        answer.extend([0xc0, 12]);
-        answer.extend(kind.to_be_bytes());
-        answer.extend([0, 1, 0, 0, 0, 60]);
-        answer.extend((data.len() as u16).to_be_bytes());
-        answer.extend(data);
-    }
-    answer
 }
 
 fn null_mx(query: &[u8]) -> Vec<u8> {

@@ -221,6 +221,13 @@ pub fn sender(action: &RelayAction, envelope: &Envelope) -> MailAddr {
     }
 }
 
+/// With `srs`, the domain whose address leads a report back, if we forward this: the recipient was
+/// another address than the one that the mail goes to.
+pub fn forwarded_by(action: &RelayAction, envelope: &Envelope) -> Option<Line> {
+    let forwarded = action.srs && envelope.rcpt != envelope.dest;
+    forwarded.then(|| Line::sanitize(envelope.rcpt.domain().as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
