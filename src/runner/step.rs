@@ -191,16 +191,16 @@ impl Core {
     pub fn step(&mut self, now: Timestamp) -> bool {
         let mut busy = self.collect(now) | self.write_marks();
         if !self.stopping {
-            busy |= self.retry_stuck(now) | self.retry_overflow(now);
+            let again = self.retry_stuck(now) | self.retry_overflow(now);
             let batch = self.scheduler.batch(now);
-            busy |= !batch.is_empty();
-            let deliveries = !batch.is_empty();
+            let offered = again || !batch.is_empty();
             for work in batch {
                 self.carry_out(work, now);
             }
-            if deliveries {
+            if offered {
                 self.all_offered(now);
             }
+            busy |= offered;
         }
         self.gauges();
         busy

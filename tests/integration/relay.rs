@@ -307,6 +307,27 @@ fn mail_from_and_helo_are_what_the_action_says() {
 }
 
 #[test]
+fn recipients_of_one_message_share_a_transaction() {
+    // smtpd.conf(5), relay: also when a session waits for mail while they come one after the other.
+    let host = Host::start(|_| None);
+    let daemon = to_host(&host);
+    let mut client = daemon.hello();
+    client.mail("bob@example.org", &["a@far.org"], b"\nx\n");
+    host.wait(1);
+    let rcpts: Vec<String> = (0..10).map(|n| format!("r{n}@far.org")).collect();
+    let rcpts: Vec<&str> = rcpts.iter().map(String::as_str).collect();
+    client.mail("bob@example.org", &rcpts, b"\nx\n");
+    let taken = host.wait(2);
+    let named = |commands: &[String]| {
+        let is_rcpt = |command: &&String| command.starts_with("RCPT TO:");
+        commands.iter().filter(is_rcpt).count()
+    };
+    assert_eq!(named(&taken[1].commands), 10, "{:?}", taken[1].commands);
+    daemon.wait_empty();
+    assert_eq!(host.wait(2).len(), 2);
+}
+
+#[test]
 fn the_sender_of_forwarded_mail_is_rewritten_and_leads_back() {
     // smtpd.conf(5), srs: when relaying a mail resulting from a forward; srs key.
     let host = Host::start(|_| None);

@@ -69,7 +69,9 @@ pub struct Setup {
 
 /// The agent for envelopes of relay actions.
 pub struct Agent {
-    offers: Sender<Envelope>,
+    /// Offered, and waiting for company.
+    batch: Vec<Envelope>,
+    offers: Sender<Vec<Envelope>>,
     events: Sender<Event>,
 }
 
@@ -81,8 +83,8 @@ pub struct Handle(Sender<Event>);
 pub enum Event {
     /// The resolver's answer.
     Answer(Destination, Question, Found),
-    /// A table's answer.
-    Smarthost(EvpId, Smarthost),
+    /// Answers of tables.
+    Smarthosts(Vec<(EvpId, Smarthost)>),
     /// A table's answer.
     Source(u64, Option<IpAddr>),
     /// A table's answer.
@@ -167,6 +169,7 @@ pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
         .name("relay".to_owned())
         .spawn(move || relay.run(&offered, &happened))?;
     let agent = Agent {
+        batch: Vec::new(),
         offers,
         events: events.clone(),
     };
@@ -175,9 +178,15 @@ pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
 
 impl super::Agent for Agent {
     fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
-        // The thread ends only when this agent does.
-        let _ = self.offers.send(envelope);
+        self.batch.push(envelope);
         Offer::Taken
+    }
+
+    fn offered(&mut self, _now: Timestamp) {
+        if !self.batch.is_empty() {
+            // The thread ends only when this agent does.
+            let _ = self.offers.send(std::mem::take(&mut self.batch));
+        }
     }
 
     fn finished(&mut self, _id: EvpId, _now: Timestamp) -> Option<Release> {
@@ -217,7 +226,7 @@ impl Clock {
 
 /// A question to a table, asked by the thread beside.
 enum TableAsk {
-    Smarthost(EvpId, Ask),
+    Smarthosts(Vec<(EvpId, Ask)>),
     Source(u64, String),
     Secret(u64, String, Line),
 }
@@ -234,7 +243,7 @@ struct Relay {
 }
 
 impl Relay {
-    fn run(mut self, offers: &Receiver<Envelope>, events: &Receiver<Event>) {
+    fn run(mut self, offers: &Receiver<Vec<Envelope>>, events: &Receiver<Event>) {
         loop {
             let mut ready = Select::new();
             ready.recv(offers);
@@ -250,7 +259,7 @@ impl Relay {
             }
             for _ in 0..DRAIN_MAX {
                 match offers.try_recv() {
-                    Ok(envelope) => self.core.offer(envelope, self.clock.now()),
+                    Ok(envelopes) => self.core.offer(envelopes, self.clock.now()),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
@@ -274,7 +283,7 @@ impl Relay {
         let now = self.clock.now();
         match event {
             Event::Answer(name, question, found) => self.core.answer(name, &question, found, now),
-            Event::Smarthost(id, host) => self.core.smarthost(id, host, now),
+            Event::Smarthosts(hosts) => self.core.smarthosts(hosts, now),
             Event::Source(relay, addr) => self.core.source(relay, addr, now),
             Event::Secret(relay, found) => self.core.secret(relay, found, now),
             Event::Ready(id) => self.core.ready(id, now),
@@ -303,6 +312,8 @@ impl Relay {
     }
 
     fn obey(&mut self) {
+        // Asked together, they are answered together.
+        let mut smarthosts = Vec::new();
         for action in self.core.take_actions() {
             match action {
                 Action::Resolve(name, question) => self.resolve(name, question),
@@ -312,9 +323,7 @@ impl Relay {
                     };
                     self.resolver.reverse(addr, Box::new(put));
                 }
-                Action::Smarthost(id, ask) => {
-                    let _ = self.asks.send(TableAsk::Smarthost(id, ask));
-                }
+                Action::Smarthost(id, ask) => smarthosts.push((id, ask)),
                 Action::Source(relay, table) => {
                     let _ = self.asks.send(TableAsk::Source(relay, table));
                 }
@@ -329,6 +338,9 @@ impl Relay {
                 Action::Info(line) => log::info(format_args!("{line}")),
                 Action::Warn(line) => log::warn(format_args!("{line}")),
             }
+        }
+        if !smarthosts.is_empty() {
+            let _ = self.asks.send(TableAsk::Smarthosts(smarthosts));
         }
     }
 
@@ -372,7 +384,11 @@ impl Relay {
 fn answer_asks(tables: &Tables, asks: &Receiver<TableAsk>, answers: &Sender<Event>) {
     for ask in asks {
         let answer = match ask {
-            TableAsk::Smarthost(id, ask) => Event::Smarthost(id, smarthost(tables, &ask)),
+            TableAsk::Smarthosts(asks) => Event::Smarthosts(
+                asks.into_iter()
+                    .map(|(id, ask)| (id, smarthost(tables, &ask)))
+                    .collect(),
+            ),
             TableAsk::Source(relay, table) => {
                 let addr = tables.source_fetch(&table).unwrap_or_else(|error| {
                     log::warn(format_args!("{error}"));

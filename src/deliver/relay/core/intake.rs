@@ -21,8 +21,15 @@ const NO_ACTION: Failure = Failure::temporary(Status::new(4, 3, 5), "Cannot find
 const BAD_SMARTHOST: Failure = Failure::temporary(Status::new(4, 3, 5), "Cannot parse smarthost");
 
 impl Core {
-    /// An envelope is due.
-    pub fn offer(&mut self, envelope: Envelope, now: Timestamp) {
+    /// Envelopes are due. Those of one message that go the same way leave together.
+    pub fn offer(&mut self, envelopes: Vec<Envelope>, now: Timestamp) {
+        for envelope in envelopes {
+            self.take_in(envelope, now);
+        }
+        self.work(now);
+    }
+
+    fn take_in(&mut self, envelope: Envelope, now: Timestamp) {
         if self.stopping {
             let held = Report::Held(envelope.id, HoldKey(0));
             return self.out.push(Action::Report(held));
@@ -45,8 +52,15 @@ impl Core {
         self.asking.insert(envelope.id, envelope);
     }
 
-    /// The smarthost of an envelope.
-    pub fn smarthost(&mut self, id: EvpId, host: Smarthost, now: Timestamp) {
+    /// The smarthosts of envelopes.
+    pub fn smarthosts(&mut self, hosts: Vec<(EvpId, Smarthost)>, now: Timestamp) {
+        for (id, host) in hosts {
+            self.smarthost(id, host, now);
+        }
+        self.work(now);
+    }
+
+    fn smarthost(&mut self, id: EvpId, host: Smarthost, now: Timestamp) {
         let Some(envelope) = self.asking.remove(&id) else {
             return;
         };
@@ -115,7 +129,6 @@ impl Core {
             }
         }
         self.wake(id);
-        self.work(now);
     }
 
     fn hold(&mut self, id: u64, envelope: EvpId) {

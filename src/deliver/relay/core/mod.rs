@@ -68,7 +68,7 @@ pub enum Action {
     Resolve(Destination, Question),
     /// Ask for the reverse name of an address, to be put there.
     Reverse(IpAddr, Ptr),
-    /// Fetch or look up the smarthost of an envelope; [`Core::smarthost`].
+    /// Fetch or look up the smarthost of an envelope; [`Core::smarthosts`].
     Smarthost(EvpId, Ask),
     /// Fetch a source address; [`Core::source`].
     Source(u64, String),

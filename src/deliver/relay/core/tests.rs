@@ -117,7 +117,7 @@ impl World {
             ..samples::envelope("bob")
         };
         let id = envelope.id;
-        self.core.offer(envelope, self.now);
+        self.core.offer(vec![envelope], self.now);
         self.obey();
         id
     }
@@ -153,7 +153,7 @@ impl World {
                 };
                 let host = self.smarthosts.get(&key).cloned();
                 let host = host.unwrap_or(Err(BadSmarthost::None));
-                self.core.smarthost(id, host, self.now);
+                self.core.smarthosts(vec![(id, host)], self.now);
             }
             Action::Source(relay, _) => {
                 let addr = match self.sources.is_empty() {
@@ -759,7 +759,7 @@ fn recipients_beyond_what_a_transaction_takes_go_into_the_next_one() {
         envelope.action = line("out");
         envelope.kind = EnvelopeKind::Relay;
         envelope.dest = MailAddr::new("bob", "d.example").unwrap();
-        world.core.offer(envelope, T0);
+        world.core.offer(vec![envelope], T0);
     }
     world.obey();
     let id = world.started[0].id;
@@ -859,8 +859,8 @@ fn forwarded_mail_goes_in_a_transaction_of_its_own() {
         rcpt: MailAddr::new("list", "fwd.example").unwrap(),
         ..direct.clone()
     };
-    world.core.offer(direct, T0);
-    world.core.offer(forwarded, T0);
+    world.core.offer(vec![direct], T0);
+    world.core.offer(vec![forwarded], T0);
     world.obey();
     let id = world.started[0].id;
     world.ready(id);
