@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &str)] = &[
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
     (
         "cli",
-        "engine parent explain expansion table control mda client tls privsep config queue sys",
+        "engine parent explain expansion table control mda client tls privsep config queue dns sys",
     ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
     // it asks who a user is, in the words in which the engine asks it, and never the engine.
@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &str)] = &[
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
-        "accept runner bounce deliver explain session expansion dns scheduler control privsep \
+        "accept runner bounce deliver explain session expansion dns scheduler control tls privsep \
          queue table config sys",
     ),
     // Hears what an expansion does, and asks the delivery's own code what it would come to.
@@ -45,7 +45,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("transaction", "queue rfc5322 sys"),
     (
         "deliver",
-        "client dns privsep queue table config rfc5322 sys",
+        "client dns tls privsep queue table config rfc5322 sys",
     ),
     // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
     ("client", "tls smtp sys"),

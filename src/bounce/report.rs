@@ -9,8 +9,9 @@
 //! a part to the report; the boundary is one that the returned message does not hold.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
-use crate::mail::{BounceKind, Envelope, Status};
+use crate::mail::{BounceKind, Envelope, Outcome, Status};
 use crate::rfc5322::fields;
 use crate::smtp::xtext;
 use crate::util::Timestamp;
@@ -107,8 +108,10 @@ fn for_people(
     put(out, &opening(kind));
     put(out, "");
     for envelope in envelopes {
-        let error = envelope.errorline.as_deref().unwrap_or("");
-        let line = format!("{}: {error}", envelope.rcpt);
+        let line = match &envelope.errorline {
+            Some(error) => format!("{}: {error}", envelope.rcpt),
+            None => envelope.rcpt.to_string(),
+        };
         folded(out, "", &line, "    ");
     }
     put(out, "");
@@ -148,7 +151,7 @@ fn for_programs(
     if let Some(envid) = &first.dsn.envid {
         field(out, "Original-Envelope-Id", &xtext::decode(envid));
     }
-    if let Some(arrival) = original.and_then(|original| arrival(&original.bytes)) {
+    if let Some(arrival) = arrival(first, original, date) {
         field(out, "Arrival-Date", &arrival);
     }
     for envelope in envelopes {
@@ -171,17 +174,60 @@ fn recipient(out: &mut String, envelope: &Envelope, kind: BounceKind, date: Date
     field(out, "Action", action(kind));
     let status = envelope.status.unwrap_or(default_status(kind));
     field(out, "Status", &status.to_string());
-    if let Some(error) = &envelope.errorline {
-        let kind = if is_reply(error) { "smtp" } else { "x-local" };
-        field(out, "Diagnostic-Code", &format!("{kind}; {error}"));
+    if let Some(name) = envelope.past.remote.as_deref().and_then(remote_mta) {
+        field(out, "Remote-MTA", &format!("dns; {name}"));
     }
-    if status != EXPIRED && !matches!(kind, BounceKind::Delivered { .. }) {
-        field(out, "Last-Attempt-Date", &date(envelope.created));
+    if let Some(error) = &envelope.errorline {
+        field(out, "Diagnostic-Code", &diagnostic(error));
+    }
+    if let Some(tried) = last_attempt(envelope, kind) {
+        field(out, "Last-Attempt-Date", &date(tried));
+    }
+    if let BounceKind::Delayed { ttl_s, .. } = kind
+        && envelope.past.arrived != Timestamp(0)
+    {
+        let until = envelope.past.arrived.plus(u64::from(ttl_s));
+        field(out, "Will-Retry-Until", &date(until));
     }
 }
 
-/// What expired was last tried at another time than the report was made.
-const EXPIRED: Status = Status::new(5, 4, 7);
+/// The name of the other host, or its address in brackets (RFC 3464 §2.3.5); a socket of this host
+/// is no name that anybody could use.
+fn remote_mta(name: &str) -> Option<String> {
+    if name.is_empty() || name.contains('/') {
+        return None;
+    }
+    match name.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => Some(format!("[{address}]")),
+        Ok(IpAddr::V6(address)) => Some(format!("[IPv6:{address}]")),
+        Err(_) => Some(name.to_owned()),
+    }
+}
+
+/// The reply as the other host gave it, also where it has become the reason of an expiry; else our
+/// own text.
+fn diagnostic(error: &str) -> String {
+    let last = error
+        .strip_prefix(Outcome::EXPIRED)
+        .and_then(|rest| rest.strip_prefix(": "))
+        .unwrap_or(error);
+    match is_reply(last) {
+        true => format!("smtp; {last}"),
+        false => format!("x-local; {error}"),
+    }
+}
+
+/// When the original was last tried. A report of an older version has only its own time, which is
+/// that of the attempt unless the envelope expired.
+fn last_attempt(envelope: &Envelope, kind: BounceKind) -> Option<Timestamp> {
+    let tried = envelope.past.tried;
+    let delivered = matches!(kind, BounceKind::Delivered { .. });
+    match tried == Timestamp(0) {
+        false => Some(tried),
+        true if delivered || envelope.status == Some(Status::new(5, 4, 7)) => None,
+        true => Some(envelope.created),
+    }
+}
 
 fn returned(out: &mut Vec<u8>, original: &Excerpt, boundary: &str) {
     let (description, content_type) = match original.extent {
@@ -304,9 +350,13 @@ fn message_id(header: &[u8]) -> Option<String> {
     plain.then_some(value)
 }
 
-/// When the original came: the date of the first Received field, which is ours.
-fn arrival(header: &[u8]) -> Option<String> {
-    let value = header_value(header, "Received")?;
+/// When the original came: as its envelope says, else the date of the first Received field, which
+/// is ours.
+fn arrival(first: &Envelope, original: Option<&Excerpt>, date: DateText) -> Option<String> {
+    if first.past.arrived != Timestamp(0) {
+        return Some(date(first.past.arrived));
+    }
+    let value = header_value(&original?.bytes, "Received")?;
     let (_, date) = value.rsplit_once(';')?;
     let date = date.trim();
     (!date.is_empty() && date.len() <= 60).then(|| ascii(date))

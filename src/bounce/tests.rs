@@ -8,7 +8,8 @@ use crossbeam_channel::unbounded;
 
 use crate::mail::samples::line;
 use crate::mail::{
-    BounceKind, Destination, Dsn as DsnParameters, Facts, Flags, Kind, Local, Peer, Ret, Verdict,
+    BounceKind, Destination, Dsn as DsnParameters, Facts, Flags, Kind, Local, Past, Peer, Ret,
+    Verdict,
 };
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Committed, Incoming, Store};
@@ -21,8 +22,13 @@ use super::*;
 
 const T0: Timestamp = Timestamp(1_763_754_127);
 
+/// Right in November 2025, of which T0 is the 21st, a Friday.
 fn date(at: Timestamp) -> String {
-    format!("Fri, 21 Nov 2025 19:42:{:02} +0000 (UTC)", at.0 % 60)
+    const NAMES: [&str; 7] = ["Fri", "Sat", "Sun", "Mon", "Tue", "Wed", "Thu"];
+    let day = 21 + at.0 / 86_400 - T0.0 / 86_400;
+    let (hour, minute, second) = (at.0 / 3600 % 24, at.0 / 60 % 60, at.0 % 60);
+    let name = NAMES[day as usize % 7];
+    format!("{name}, {day} Nov 2025 {hour:02}:{minute:02}:{second:02} +0000 (UTC)")
 }
 
 fn bounce(id: &str, rcpt: &str, kind: BounceKind, status: Status, error: &str) -> Envelope {
@@ -48,6 +54,7 @@ fn bounce(id: &str, rcpt: &str, kind: BounceKind, status: Status, error: &str) -
         flags: Flags::default(),
         dsn: DsnParameters::default(),
         status: Some(status),
+        past: Past::default(),
     }
 }
 
@@ -60,6 +67,41 @@ fn header_of_original() -> Excerpt {
             .to_vec(),
         extent: Extent::Header,
     }
+}
+
+/// The envelope came `age_s` seconds before the report and was decided by a reply of `remote`.
+fn after(age_s: u64, remote: &str, envelope: Envelope) -> Envelope {
+    Envelope {
+        past: Past {
+            remote: (!remote.is_empty()).then(|| line(remote)),
+            arrived: Timestamp(T0.0 - age_s),
+            tried: T0,
+        },
+        ..envelope
+    }
+}
+
+/// Three recipients on three hosts; one has no name, one said nothing at all.
+fn failed_elsewhere() -> Vec<Envelope> {
+    let failed = |id, rcpt, status, error| bounce(id, rcpt, BounceKind::Failed, status, error);
+    let full = failed(
+        "1a2b3c4d00000011",
+        "bob",
+        Status::new(5, 2, 2),
+        "552-5.2.2 The mailbox is full; 552 5.2.2 it has been for a year",
+    );
+    let unknown = failed("1a2b3c4d00000012", "carol", Status::new(5, 1, 1), "550 no");
+    let nowhere = failed(
+        "1a2b3c4d00000013",
+        "dave",
+        Status::new(5, 1, 2),
+        "Domain does not exist",
+    );
+    vec![
+        after(8, "mx1.example.com", full),
+        after(8, "2001:db8::25", unknown),
+        after(8, "", nowhere),
+    ]
 }
 
 fn failed_two() -> Vec<Envelope> {
@@ -99,42 +141,62 @@ fn reports() -> BTreeMap<&'static str, Vec<u8>> {
         ttl_s: 345_600,
     };
     let busy = "451 4.7.1 Greylisted, try later";
-    let delayed = [bounce(
-        "1a2b3c4d00000003",
-        "bob",
-        delayed,
-        Status::new(4, 7, 1),
-        busy,
+    let delayed = [after(
+        14_400,
+        "mx1.example.com",
+        bounce(
+            "1a2b3c4d00000003",
+            "bob",
+            delayed,
+            Status::new(4, 7, 1),
+            busy,
+        ),
     )];
     let delivered = BounceKind::Delivered { relayed: false };
-    let delivered = [bounce(
-        "1a2b3c4d00000004",
-        "bob",
-        delivered,
-        Status::new(2, 0, 0),
+    let delivered = [after(
+        8,
         "",
+        bounce(
+            "1a2b3c4d00000004",
+            "bob",
+            delivered,
+            Status::new(2, 0, 0),
+            "",
+        ),
     )];
     let relayed = BounceKind::Delivered { relayed: true };
-    let relayed = [bounce(
-        "1a2b3c4d00000005",
-        "bob",
-        relayed,
-        Status::new(2, 0, 0),
-        "",
+    let relayed = [after(
+        8,
+        "192.0.2.25",
+        bounce("1a2b3c4d00000005", "bob", relayed, Status::new(2, 0, 0), ""),
     )];
-    let expired = [bounce(
-        "1a2b3c4d00000006",
-        "bob",
-        BounceKind::Failed,
-        Status::new(5, 4, 7),
-        "Envelope expired: 451 4.7.1 Greylisted, try later",
+    let mut expired = [after(
+        345_600,
+        "mx1.example.com",
+        bounce(
+            "1a2b3c4d00000006",
+            "bob",
+            BounceKind::Failed,
+            Status::new(5, 4, 7),
+            "Envelope expired: 451 4.7.1 Greylisted, try later",
+        ),
     )];
+    // The last attempt was some hours before the end.
+    expired[0].past.tried = Timestamp(T0.0 - 9200);
+    let mut utf8 = header_of_original();
+    utf8.bytes
+        .extend_from_slice("To: J\u{f6}rg <j\u{f6}rg@example.com>\n".as_bytes());
     let compose = |envelopes: &[Envelope], original: Option<&Excerpt>| {
         report::compose(envelopes, original, T0, date)
     };
     BTreeMap::from([
         ("failed.eml", compose(&failed_two(), Some(&header))),
         ("failed_full.eml", compose(&failed_two(), Some(&whole))),
+        (
+            "failed_elsewhere.eml",
+            compose(&failed_elsewhere(), Some(&header)),
+        ),
+        ("failed_utf8.eml", compose(&failed_two(), Some(&utf8))),
         ("delayed.eml", compose(&delayed, Some(&header))),
         ("delivered.eml", compose(&delivered, Some(&header))),
         ("relayed.eml", compose(&relayed, Some(&header))),
@@ -225,8 +287,103 @@ fn assert_well_formed(text: &[u8], recipients: usize) {
 fn every_report_is_a_multipart_report() {
     // RFC 3464 §2, RFC 6522 §3: two or three parts, the fields that must be there.
     for (name, text) in reports() {
-        assert_well_formed(&text, if name.starts_with("failed") { 2 } else { 1 });
+        assert_well_formed(&text, recipients(name));
     }
+}
+
+fn recipients(name: &str) -> usize {
+    match name {
+        "failed_elsewhere.eml" => 3,
+        name if name.starts_with("failed") => 2,
+        _ => 1,
+    }
+}
+
+/// Says of each report what it is and what its second part holds, one field per line.
+const READER: &str = r#"
+import email, email.policy, sys
+for path in sys.argv[1:]:
+    with open(path, "rb") as file:
+        report = email.message_from_binary_file(file, policy=email.policy.default)
+    assert report.get_content_type() == "multipart/report", path
+    assert report.get_param("report-type") == "delivery-status", path
+    for part in report.walk():
+        assert not part.defects, (path, part.defects)
+    parts = report.get_payload()
+    assert parts[0].get_content_type() == "text/plain", path
+    assert "MAILER-DAEMON" in parts[0].get_content(), path
+    assert parts[1].get_content_type() == "message/delivery-status", path
+    assert report["Auto-Submitted"] == "auto-replied", path
+    print("report", len(parts), parts[2].get_content_type() if len(parts) > 2 else "")
+    for block in parts[1].get_payload():
+        print("block")
+        for name, value in block.items():
+            print(name + ": " + " ".join(str(value).split()))
+"#;
+
+/// The same, read by our own reader of fields.
+fn as_we_read_it(text: &[u8]) -> String {
+    let (_, parts) = parts(text);
+    let third = parts.get(2).map_or("", |(head, _)| {
+        let (_, kind) = head.split_once("Content-Type: ").unwrap();
+        kind.lines().next().unwrap()
+    });
+    let mut out = format!("report {} {third}\n", parts.len());
+    for block in parts[1].1.trim_end().split("\n\n") {
+        out.push_str("block\n");
+        for field in crate::rfc5322::fields(format!("{block}\n").as_bytes()) {
+            let name = String::from_utf8_lossy(field.name).into_owned();
+            out.push_str(&format!("{name}: {}\n", field.unfolded()));
+        }
+    }
+    out
+}
+
+#[test]
+fn another_reader_finds_in_every_report_what_ours_does() {
+    // RFC 3464 §2.1: a report is there for programs. Python's email package is a strict one.
+    let version = std::process::Command::new("python3")
+        .arg("--version")
+        .output();
+    if !version.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: another_reader_finds_in_every_report_what_ours_does needs python3");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let reports = reports();
+    for (name, text) in &reports {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let output = std::process::Command::new("python3")
+        .args(["-c", READER])
+        .args(reports.keys().map(|name| folder.path().join(name)))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let ours: String = reports.values().map(|text| as_we_read_it(text)).collect();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), ours);
+}
+
+#[test]
+fn a_report_of_an_older_version_says_what_it_knows() {
+    // spool-layout.md: files without remote, bounce-arrival and bounce-last-try are read.
+    let envelope = bounce(
+        "1a2b3c4d7f3e9a10",
+        "bob",
+        BounceKind::Failed,
+        Status::new(5, 1, 1),
+        "550 5.1.1 no",
+    );
+    let header = header_of_original();
+    let text = report::compose(&[envelope], Some(&header), T0, date);
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("Arrival-Date: Fri, 21 Nov 2025 19:41:59 +0000 (UTC)\n"));
+    assert!(text.contains("Last-Attempt-Date: Fri, 21 Nov 2025 19:42:07 +0000 (UTC)\n"));
+    assert!(!text.contains("Remote-MTA"));
 }
 
 #[test]

@@ -247,6 +247,9 @@ impl Asked {
         let handover = self.handover(paths)?;
         let loaded = handover.load().map_err(texts)?;
         let mut refused = files::certificates(&loaded.config, &self.file_owners());
+        if refused.is_empty() {
+            refused.extend(texts(engine::check(&loaded.config, &handover.sources)));
+        }
         if self.check {
             // A start finds out when it binds them.
             refused.extend(parent::check_listeners(&loaded.config.listeners));

@@ -285,6 +285,8 @@ pub struct Smtp {
     pub max_mails: usize,
     /// `smtp ciphers`, as written.
     pub ciphers: Option<Line>,
+    /// File and line of it.
+    pub ciphers_at: Place,
     /// `+`.
     pub sub_addr_delim: char,
 }
@@ -402,6 +404,7 @@ impl Default for Smtp {
             max_rcpt: 1000,
             max_mails: 100,
             ciphers: None,
+            ciphers_at: Place::default(),
             sub_addr_delim: '+',
         }
     }

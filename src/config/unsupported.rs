@@ -12,35 +12,22 @@ use super::lexer::Pos;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feature {
-    RelayTls,
-    RelayAuth,
     ListenTls,
     ListenAuth,
     Senders,
     ProxyV2,
     Filter,
     Proc,
-    Pki,
-    Ca,
-    Ciphers,
 }
 
 /// Every feature that is missing, with the words for it.
 const LIST: &[(Feature, &str)] = &[
-    (Feature::RelayTls, "\"tls\" on a relay action is"),
-    (Feature::RelayAuth, "\"auth\" on a relay action is"),
-    (
-        Feature::ListenTls,
-        "\"tls\" and \"smtps\" on a listener are",
-    ),
+    (Feature::ListenTls, "TLS on a listener is"),
     (Feature::ListenAuth, "\"auth\" on a listener is"),
     (Feature::Senders, "\"senders\" is"),
     (Feature::ProxyV2, "\"proxy-v2\" is"),
     (Feature::Filter, "filters are"),
     (Feature::Proc, "\"proc\" is"),
-    (Feature::Pki, "\"pki\" is"),
-    (Feature::Ca, "\"ca\" is"),
-    (Feature::Ciphers, "\"ciphers\" and \"protocols\" are"),
 ];
 
 /// Complains about every use of a missing feature.
@@ -57,11 +44,8 @@ pub fn refuse(ast: &Ast, diagnostics: &mut Diagnostics) {
 fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
     let at = statement.at;
     match &statement.body {
-        Body::Ca(..) => vec![(Feature::Ca, at)],
-        Body::Pki(..) => vec![(Feature::Pki, at)],
         Body::Proc(..) => vec![(Feature::Proc, at)],
         Body::Filter(..) => vec![(Feature::Filter, at)],
-        Body::SmtpCiphers(_) => vec![(Feature::Ciphers, at)],
         Body::Listen(_, options) | Body::ListenSocket(options) => {
             options.iter().filter_map(of_listener).collect()
         }
@@ -72,10 +56,13 @@ fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
 
 fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
     let feature = match option.kind {
-        ListenKind::Smtps(_) | ListenKind::Tls | ListenKind::TlsRequire(_) => Feature::ListenTls,
-        ListenKind::Ciphers(_) | ListenKind::Protocols(_) => Feature::Ciphers,
-        ListenKind::Pki(_) => Feature::Pki,
-        ListenKind::Ca(_) => Feature::Ca,
+        ListenKind::Smtps(_)
+        | ListenKind::Tls
+        | ListenKind::TlsRequire(_)
+        | ListenKind::Ciphers(_)
+        | ListenKind::Protocols(_)
+        | ListenKind::Pki(_)
+        | ListenKind::Ca(_) => Feature::ListenTls,
         ListenKind::Auth(_) | ListenKind::AuthOptional(_) => Feature::ListenAuth,
         ListenKind::Senders(..) => Feature::Senders,
         ListenKind::ProxyV2 => Feature::ProxyV2,
@@ -94,11 +81,6 @@ fn of_action(action: &ActionText) -> Vec<(Feature, Pos)> {
 
 fn of_relay(option: &RelayOption) -> Option<(Feature, Pos)> {
     let feature = match &option.kind {
-        RelayKind::Tls(_) => Feature::RelayTls,
-        RelayKind::Auth(_) => Feature::RelayAuth,
-        RelayKind::Pki(_) => Feature::Pki,
-        RelayKind::Ca(_) => Feature::Ca,
-        RelayKind::Ciphers(_) | RelayKind::Protocols(_) => Feature::Ciphers,
         RelayKind::Filter(_) => Feature::Filter,
         _ => return None,
     };

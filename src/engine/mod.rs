@@ -20,7 +20,9 @@ use std::thread;
 use crate::accept;
 use crate::bounce::front_door::FrontDoor;
 use crate::bounce::{self, BounceAgent};
-use crate::config::{Config, Listener, Method, Paths, QueueKey, Secret, SocketListener};
+use crate::config::{
+    Config, Diagnostic, Listener, Method, Paths, QueueKey, Secret, SocketListener, Sources,
+};
 use crate::deliver::{local, relay};
 use crate::dns;
 use crate::log;
@@ -33,6 +35,7 @@ use crate::scheduler;
 use crate::session::{HostNames, Limits, Listening, Session};
 use crate::sys::{localtime, random, user};
 use crate::table::Tables;
+use crate::tls::keys::Keys;
 use crate::util::Timestamp;
 
 pub use start::Startup;
@@ -54,6 +57,11 @@ pub fn run(startup: Startup) -> i32 {
 /// Threads that write outcomes to the disk.
 const SETTLE_THREADS: usize = 4;
 
+/// What is wrong with a configuration that only the rooms that serve it can tell.
+pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
+    relay::secure::check(config, sources)
+}
+
 fn serve(startup: Startup) -> Result<(), String> {
     let said = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let config = Arc::new(startup.config);
@@ -64,6 +72,11 @@ fn serve(startup: Startup) -> Result<(), String> {
             .collect::<Vec<_>>()
             .join("; ")
     })?);
+    let keys = startup.client.clone();
+    let keys = Keys::new(move || keys.take_keys());
+    let connectors =
+        relay::secure::Connectors::load(&config, &startup.sources, &startup.roots, &keys)
+            .map_err(|found| found.to_string())?;
     // The text of large tables; what is in it has been taken.
     drop(startup.sources);
     let coding = coding(&config, startup.queue_key.as_ref())?;
@@ -119,7 +132,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         queue: queue.clone(),
         tables,
         resolver: resolver.clone(),
-        tls: relay::no_tls(),
+        tls: connectors,
         reports: relay_reports,
         offers_max: runner::inflight_max(limits),
     })

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::config::table_text::Entries;
 use crate::config::{Config, Paths, Secret, Sources, TableSource};
+use crate::deliver::relay::secure;
 use crate::expansion;
 use crate::log::{self, Target, Writer};
 use crate::privsep::frame::Malformed;
@@ -28,6 +29,7 @@ use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::{descriptors, localtime, process, signal, title, user};
 use crate::table::db;
+use crate::tls::Trust;
 
 /// Everything an engine starts with.
 pub struct Startup {
@@ -44,6 +46,8 @@ pub struct Startup {
     pub control: UnixListener,
     /// The key of `queue encryption`, where the configuration does not hold it.
     pub queue_key: Option<Secret>,
+    /// The system's list of authorities; nobody where no action asks for it.
+    pub roots: Trust,
     /// How it was asked to run.
     pub flags: Flags,
     /// The wire to the parent. When the parent goes, the process ends by itself.
@@ -113,6 +117,7 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
         lines.join("; ")
     })?;
     check_reach(&paths, &exe)?;
+    let roots = roots(&loaded.config);
     shut_in(&paths, &handover.sources, &loaded.config)?;
     log::set_verbose(handed.verbose);
     log::start("engine", target, Writer::Thread);
@@ -134,11 +139,33 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
         listeners: handed.listeners,
         control: handed.control,
         queue_key: handed.queue_key,
+        roots,
         flags: handed.flags,
         client,
         owner_uid,
         shutdown,
     })
+}
+
+/// The system's list of authorities, read while we may. That there is none matters only where a
+/// certificate must verify.
+fn roots(config: &Config) -> Trust {
+    if !secure::wants_roots(config) {
+        return Trust::nobody();
+    }
+    let (roots, complaints) = Trust::system();
+    if secure::needs_roots(config) {
+        for complaint in complaints {
+            log::warn(format_args!("certificate authorities: {complaint}"));
+        }
+        if roots.is_empty() {
+            log::warn(format_args!(
+                "this system lists no certificate authorities: where \"tls\" is required, no host \
+                 can be verified without \"ca\""
+            ));
+        }
+    }
+    roots
 }
 
 /// What the parent has handed over.

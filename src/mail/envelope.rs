@@ -51,6 +51,20 @@ pub struct Envelope {
     pub dsn: Dsn,
     /// Status of the last outcome.
     pub status: Option<Status>,
+    /// What earlier attempts left for the reports.
+    pub past: Past,
+}
+
+/// What a report tells of the attempts and an error line alone does not say. Files of older
+/// versions have none of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// The host whose reply the error line is; none if the error is our own.
+    pub remote: Option<Line>,
+    /// Of a bounce: when the original came; 0 if that is not known.
+    pub arrived: Timestamp,
+    /// Of a bounce: when the original was last tried; 0 if that is not known.
+    pub tried: Timestamp,
 }
 
 /// Marks of an envelope that outlive a restart.

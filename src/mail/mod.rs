@@ -19,7 +19,7 @@ pub mod srs;
 pub use address::MailAddr;
 pub use destination::Destination;
 pub use dsn::{Dsn, Notify, Ret};
-pub use envelope::{BounceKind, Command, Envelope, Flags, Kind, Local};
+pub use envelope::{BounceKind, Command, Envelope, Flags, Kind, Local, Past};
 pub use facts::Facts;
 pub use ids::{EvpId, MsgId, SessionId};
 pub use outcome::{DsnOffer, Outcome, Remote, Status, Verdict};

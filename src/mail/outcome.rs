@@ -77,6 +77,9 @@ pub enum DsnOffer {
 }
 
 impl Outcome {
+    /// What is said of an envelope whose life time is over, in front of its last error.
+    pub const EXPIRED: &str = "Envelope expired";
+
     /// Success.
     pub fn delivered() -> Outcome {
         Outcome {

@@ -1,7 +1,7 @@
 //! An envelope as tests want one; they change what they are about. The tests outside the crate
 //! include this file, too.
 
-use smtpd::mail::{Dsn, Envelope, EvpId, Flags, Kind, Local, MailAddr, Peer};
+use smtpd::mail::{Dsn, Envelope, EvpId, Flags, Kind, Local, MailAddr, Past, Peer};
 use smtpd::util::{Line, Timestamp};
 
 /// `text`, which is one line.
@@ -39,5 +39,6 @@ pub(crate) fn envelope(user: &str) -> Envelope {
         flags: Flags::default(),
         dsn: Dsn::default(),
         status: None,
+        past: Past::default(),
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Every field that OpenSMTPD writes is here under its name and in its order, so its files are
 //! read as they are. Ours have more: `check`, a CRC-32 of all other lines, which makes a damaged
-//! file unreadable instead of another envelope; `suspended`, `status`, `mda-file`,
-//! `bounce-relayed`; and `NAME-quoted: "text"` for a text that is empty or begins with a blank,
+//! file unreadable instead of another envelope; `remote`, `suspended`, `status`, `mda-file`,
+//! `bounce-arrival`, `bounce-last-try`, `bounce-relayed`; and `NAME-quoted: "text"` for a text that is empty or begins with a blank,
 //! which a plain line cannot hold. A file without `check` is taken at its word: it comes from
 //! OpenSMTPD, or an administrator has edited it and deleted that line.
 //!
@@ -17,7 +17,7 @@ mod fields;
 mod tests;
 
 use crate::mail::{
-    BounceKind, Command, Dsn, Envelope, EvpId, Flags, Kind, Local, Notify, Peer, Ret, Status,
+    BounceKind, Command, Dsn, Envelope, EvpId, Flags, Kind, Local, Notify, Past, Peer, Ret, Status,
 };
 use crate::util::{Line, Timestamp};
 
@@ -87,6 +87,7 @@ pub fn decode(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
         flags: flags(&fields)?,
         dsn: dsn(&fields)?,
         status: status(&fields)?,
+        past: past(&fields)?,
     })
 }
 
@@ -100,6 +101,7 @@ fn render(envelope: &Envelope) -> String {
     out.text("hostname", &envelope.hostname);
     out.text_if("username", &envelope.username);
     out.text_if("errorline", &envelope.errorline);
+    out.text_if("remote", &envelope.past.remote);
     out.text("sockaddr", &envelope.peer.to_string());
     out.text("sender", &envelope.sender.stored());
     out.text("rcpt", &envelope.rcpt.stored());
@@ -112,6 +114,7 @@ fn render(envelope: &Envelope) -> String {
     put_flags(&mut out, envelope.flags);
     put_dsn(&mut out, &envelope.dsn);
     put_status(&mut out, envelope.status);
+    put_times(&mut out, &envelope.past);
     put_kind(&mut out, &envelope.kind);
     out.into_text()
 }
@@ -162,6 +165,17 @@ fn put_status(out: &mut Writer, status: Option<Status>) {
         out.number("esc-code", (status.subject * 10 + status.detail).into());
     } else {
         out.put("status", &status.to_string());
+    }
+}
+
+fn put_times(out: &mut Writer, past: &Past) {
+    for (name, at) in [
+        ("bounce-arrival", past.arrived),
+        ("bounce-last-try", past.tried),
+    ] {
+        if at != Timestamp(0) {
+            out.number(name, at.0);
+        }
     }
 }
 
@@ -222,6 +236,8 @@ fn kind(fields: &Fields<'_>) -> Result<Kind, String> {
             "bounce-ttl",
             "bounce-delay",
             "bounce-relayed",
+            "bounce-arrival",
+            "bounce-last-try",
             "bounce-type",
         ],
     )?;
@@ -301,6 +317,18 @@ fn dsn(fields: &Fields<'_>) -> Result<Dsn, String> {
         },
         envid: fields.line_if("dsn-envid")?,
         orcpt: fields.line_if("dsn-orcpt")?,
+    })
+}
+
+fn past(fields: &Fields<'_>) -> Result<Past, String> {
+    let time = |name| {
+        let seconds = fields.number_if(name)?;
+        Ok::<_, String>(Timestamp(seconds.unwrap_or(0)))
+    };
+    Ok(Past {
+        remote: fields.cosmetic_if("remote"),
+        arrived: time("bounce-arrival")?,
+        tried: time("bounce-last-try")?,
     })
 }
 

@@ -14,7 +14,9 @@ use std::fmt::Arguments;
 use std::io;
 
 use crate::log::{self, maillog, stat};
-use crate::mail::{BounceKind, DsnOffer, Envelope, EvpId, Kind, Notify, Outcome, Status, Verdict};
+use crate::mail::{
+    BounceKind, DsnOffer, Envelope, EvpId, Kind, Notify, Outcome, Past, Status, Verdict,
+};
 use crate::queue::{Queue, is_shortage};
 use crate::scheduler::backoff;
 use crate::util::{Line, Timestamp};
@@ -83,12 +85,12 @@ impl Settler {
                 Verdict::Delivered => self.delivered(envelope, &outcome, now),
                 Verdict::TempFail => self.failed_for_now(envelope, outcome, now),
                 Verdict::PermFail | Verdict::Loop => {
-                    let told = with_failure(&envelope, outcome.status, &outcome.text);
+                    let told = with_failure(&envelope, &outcome, now);
                     self.failed_for_good(envelope, told, Cause::Tried(outcome), now)
                 }
             },
             Cause::Expired => {
-                let told = with_failure(&envelope, Status::new(5, 4, 7), &expiry_text(&envelope));
+                let told = expired(&envelope);
                 self.failed_for_good(envelope, told, Cause::Expired, now)
             }
             Cause::Removed => self.remove(envelope, Cause::Removed, Vec::new(), now),
@@ -104,6 +106,8 @@ impl Settler {
             let told = Envelope {
                 status: Some(Status::new(2, 0, 0)),
                 errorline: None,
+                past: by(outcome),
+                last_try: now,
                 ..(*envelope).clone()
             };
             // The delivery has happened: without the report it must still not happen again.
@@ -128,6 +132,7 @@ impl Settler {
         // is in the log.
         if !matches!(envelope.kind, Kind::Bounce(_)) {
             envelope.errorline = Some(bounded(&outcome.text));
+            envelope.past = by(&outcome);
             envelope.status = Some(Status {
                 class: 4,
                 ..outcome.status
@@ -225,7 +230,8 @@ impl Settler {
         Settled::Gone { reports }
     }
 
-    /// Makes a bounce envelope durable beside the envelope that it tells of.
+    /// Makes a bounce envelope durable beside the envelope that it tells of. `told` has the last
+    /// attempt in `last_try`.
     fn add_report(
         &self,
         told: &Envelope,
@@ -239,6 +245,11 @@ impl Settler {
             last_bounce: Timestamp(0),
             ttl_s: 0,
             retry: 0,
+            past: Past {
+                arrived: told.created,
+                tried: told.last_try,
+                ..told.past.clone()
+            },
             ..told.clone()
         };
         report.flags.suspended = false;
@@ -249,19 +260,38 @@ impl Settler {
 }
 
 /// The envelope with the failure that its report tells of.
-fn with_failure(envelope: &Envelope, status: Status, text: &str) -> Envelope {
+fn with_failure(envelope: &Envelope, outcome: &Outcome, now: Timestamp) -> Envelope {
     Envelope {
-        errorline: Some(bounded(text)),
-        status: Some(Status { class: 5, ..status }),
+        errorline: Some(bounded(&outcome.text)),
+        status: Some(Status {
+            class: 5,
+            ..outcome.status
+        }),
+        past: by(outcome),
+        last_try: now,
         ..envelope.clone()
     }
 }
 
-/// OpenSMTPD forgets the last real error here; the sender wants to know it.
-fn expiry_text(envelope: &Envelope) -> String {
-    match &envelope.errorline {
-        Some(last) => format!("Envelope expired: {last}"),
-        None => "Envelope expired".to_owned(),
+/// The envelope as the report of its expiry describes it. OpenSMTPD forgets the last real error
+/// here; the sender wants to know it.
+fn expired(envelope: &Envelope) -> Envelope {
+    let text = match &envelope.errorline {
+        Some(last) => format!("{}: {last}", Outcome::EXPIRED),
+        None => Outcome::EXPIRED.to_owned(),
+    };
+    Envelope {
+        errorline: Some(bounded(&text)),
+        status: Some(Status::new(5, 4, 7)),
+        ..envelope.clone()
+    }
+}
+
+/// Whose reply decided the outcome.
+fn by(outcome: &Outcome) -> Past {
+    Past {
+        remote: outcome.remote.as_ref().map(|remote| remote.name.clone()),
+        ..Past::default()
     }
 }
 

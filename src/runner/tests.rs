@@ -10,7 +10,9 @@ use crossbeam_channel::unbounded;
 use crate::control::message::{Listed, Subsystem, Which};
 use crate::deliver::{HoldKey, Offer, Release};
 use crate::mail::samples::{self, line};
-use crate::mail::{BounceKind, EvpId, Kind, MailAddr, Notify, Outcome, Status, Verdict};
+use crate::mail::{
+    BounceKind, DsnOffer, EvpId, Kind, MailAddr, Notify, Outcome, Past, Remote, Status, Verdict,
+};
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Draft, LoadError, Store};
 use crate::scheduler::Limits;
@@ -18,6 +20,8 @@ use crate::util::dice::Dice;
 
 use super::settle::{Cause, Settled, Settler};
 use super::*;
+
+mod weeks;
 
 const T0: Timestamp = Timestamp(1_700_000_000);
 const DAY_S: u64 = 86_400;
@@ -226,6 +230,63 @@ fn the_bounce_of_what_expired_names_the_last_error() {
     assert_eq!(left[0].errorline, Some(line("Envelope expired: 451 busy")));
     assert_eq!(left[0].status, Some(Status::new(5, 4, 7)));
     assert_eq!((left[0].created, left[0].retry), (T0.plus(345_600), 0));
+}
+
+#[test]
+fn a_report_has_whose_reply_it_was_and_when() {
+    // RFC 3464 §2.2, §2.3: Arrival-Date, Remote-MTA, Last-Attempt-Date, and across an expiry.
+    let by = |outcome: Outcome| {
+        Cause::Tried(outcome.by(Remote {
+            name: line("mx.example.com"),
+            dsn: DsnOffer::NotOffered,
+        }))
+    };
+    let past = |tried| Past {
+        remote: Some(line("mx.example.com")),
+        arrived: T0,
+        tried,
+    };
+    let mut relay = envelope("bob", T0);
+    relay.kind = Kind::Relay;
+    relay.dsn.notify = Notify(Notify::SUCCESS | Notify::FAILURE);
+    for outcome in [fail(5), Outcome::delivered()] {
+        let left = settle_through(relay.clone(), by(outcome), 0, T0.plus(9));
+        assert_eq!(left[0].past, past(T0.plus(9)));
+        assert_eq!(left[0].created, T0.plus(9));
+    }
+    let tried = settle_through(relay.clone(), by(fail(4)), 0, T0.plus(9)).remove(0);
+    assert_eq!(tried.past.remote, Some(line("mx.example.com")));
+    let left = settle_through(tried.clone(), Cause::Expired, 0, T0.plus(345_600));
+    assert_eq!(left[0].past, past(T0.plus(9)));
+    let own = settle_through(tried, Cause::Tried(fail(4)), 0, T0.plus(99)).remove(0);
+    assert_eq!(own.past.remote, None, "the last error is ours");
+}
+
+#[test]
+fn only_a_host_without_dsn_leaves_the_success_to_us() {
+    // RFC 3461 §5.2: who was given NOTIFY tells the sender; LMTP into a mailbox is a delivery.
+    let offered = |dsn| Remote {
+        name: line("mx.example.com"),
+        dsn,
+    };
+    let relayed = |relayed| Some(Kind::Bounce(BounceKind::Delivered { relayed }));
+    for (relay, remote, expected) in [
+        (true, Some(offered(DsnOffer::Offered)), None),
+        (true, Some(offered(DsnOffer::NotOffered)), relayed(true)),
+        (true, None, None),
+        (false, Some(offered(DsnOffer::Offered)), relayed(false)),
+        (false, None, relayed(false)),
+    ] {
+        let mut envelope = envelope("bob", T0);
+        envelope.dsn.notify = Notify(Notify::SUCCESS);
+        if relay {
+            envelope.kind = Kind::Relay;
+        }
+        let mut outcome = Outcome::delivered();
+        outcome.remote = remote.map(Box::new);
+        let left = settle_through(envelope, Cause::Tried(outcome), 0, T0);
+        assert_eq!(left.first().map(|e| e.kind.clone()), expected);
+    }
 }
 
 #[test]

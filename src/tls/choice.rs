@@ -52,6 +52,12 @@ impl Choice {
                 "no cipher is left for the protocol versions that are asked for",
             ));
         }
+        if choice.is_legacy() && !cfg!(feature = "legacy-tls") {
+            return Err(String::from(
+                "protocols: only TLS 1.2 and 1.3 are in this build; older ones need the system's \
+                 TLS library (feature legacy-tls)",
+            ));
+        }
         Ok(choice)
     }
 

@@ -98,8 +98,7 @@ impl Connector {
         let nothing = modern.is_none();
         if nothing {
             return Err(String::from(
-                "protocols: only TLS 1.2 and 1.3 are in this build; older ones need the system's \
-                 TLS library (feature legacy-tls)",
+                "protocols: TLS before 1.2 goes with neither ciphers nor a certificate of our own",
             ));
         }
         Ok(Connector {

@@ -224,9 +224,15 @@ fn protocols_are_mapped_or_refused() {
     assert_eq!(versions("TLSv1.3"), Ok((Some((Tls13, Tls13)), 1)));
     assert_eq!(versions("all:!tlsv1.0"), Ok((Some((Tls11, Tls13)), 2)));
     assert_eq!(versions("!tlsv1.3"), Ok((Some((Tls10, Tls12)), 1)));
-    assert_eq!(versions("tlsv1.0"), Ok((Some((Tls10, Tls10)), 0)));
+    if cfg!(feature = "legacy-tls") {
+        assert_eq!(versions("tlsv1.0"), Ok((Some((Tls10, Tls10)), 0)));
+    }
     assert!(versions("sslv3").is_err() && versions("tlsv1.2,!tlsv1.2").is_err());
-    assert!(Choice::parse(Some("tlsv1.0"), None).unwrap().is_legacy());
+    let old = Choice::parse(Some("tlsv1.0"), None);
+    match cfg!(feature = "legacy-tls") {
+        true => assert!(old.unwrap().is_legacy()),
+        false => assert!(old.unwrap_err().contains("feature legacy-tls")),
+    }
 }
 
 #[test]

@@ -10,18 +10,32 @@ use rustls::pki_types::pem::PemObject;
 #[derive(Clone)]
 pub struct Trust {
     pub(super) roots: Arc<RootCertStore>,
-    /// The same for the system's library; `None` when it is to use its own list.
+    /// The same for the system's library, which would read its own list when it is too late: a
+    /// process that has shut itself in may not.
     #[cfg_attr(not(feature = "legacy-tls"), allow(dead_code))]
-    pub(super) certificates: Option<Arc<Vec<CertificateDer<'static>>>>,
+    pub(super) certificates: Arc<Vec<CertificateDer<'static>>>,
 }
 
 impl Trust {
+    /// Nobody.
+    pub fn nobody() -> Trust {
+        Trust {
+            roots: Arc::new(RootCertStore::empty()),
+            certificates: Arc::default(),
+        }
+    }
+
+    /// Whether nobody is trusted.
+    pub fn is_empty(&self) -> bool {
+        self.roots.is_empty()
+    }
+
     /// The system's roots, and what was wrong with some of them. None at all is no error here:
     /// verification then fails and says so.
     pub fn system() -> (Trust, Vec<String>) {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
-        let (_, ignored) = roots.add_parsable_certificates(found.certs);
+        let (_, ignored) = roots.add_parsable_certificates(found.certs.iter().cloned());
         let mut complaints: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
         if ignored > 0 {
             complaints.push(format!(
@@ -30,7 +44,7 @@ impl Trust {
         }
         let trust = Trust {
             roots: Arc::new(roots),
-            certificates: None,
+            certificates: Arc::new(found.certs),
         };
         (trust, complaints)
     }
@@ -51,7 +65,7 @@ impl Trust {
         }
         Ok(Trust {
             roots: Arc::new(roots),
-            certificates: Some(Arc::new(certificates)),
+            certificates: Arc::new(certificates),
         })
     }
 }

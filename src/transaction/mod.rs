@@ -12,7 +12,9 @@ mod received;
 
 use std::io;
 
-use crate::mail::{Destination, Dsn, Envelope, EvpId, Facts, Flags, MailAddr, MsgId, Notify, Ret};
+use crate::mail::{
+    Destination, Dsn, Envelope, EvpId, Facts, Flags, MailAddr, MsgId, Notify, Past, Ret,
+};
 use crate::queue::{Committed, Incoming};
 use crate::sys::localtime;
 use crate::util::{Line, Timestamp};
@@ -237,6 +239,7 @@ impl Transaction {
                 orcpt: asked.orcpt.clone(),
             },
             status: None,
+            past: Past::default(),
         })
     }
 

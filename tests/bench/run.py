@@ -15,7 +15,6 @@ import argparse
 import os
 import pwd
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -23,212 +22,10 @@ import sys
 import tempfile
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-TOP = os.path.dirname(os.path.dirname(HERE))
-USER = "benchmark"
-
-
-def run(*argv, **kw):
-    return subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, **kw)
-
-
-def wait(what, condition, seconds=120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.01)
-    raise RuntimeError(f"waited in vain for {what}")
-
-
-def serves(port):
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2) as s:
-            return s.recv(4) == b"220 "
-    except OSError:
-        return False
-
-
-def children(pid):
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as f:
-            direct = [int(p) for p in f.read().split()]
-    except OSError:
-        return []
-    return direct + [g for c in direct for g in children(c)]
-
-
-def memory_kib(pid):
-    """Proportional memory of a process and all it started."""
-    total = 0
-    for p in [pid] + children(pid):
-        try:
-            with open(f"/proc/{p}/smaps_rollup") as f:
-                total += sum(int(line.split()[1]) for line in f if line.startswith("Pss:"))
-        except OSError:
-            pass
-    return total
-
-
-class Server:
-    """One mail system: started with deliveries on or off, and stopped by pid."""
-
-    def __init__(self, top, port):
-        self.dir = os.path.join(top, self.name)
-        self.port = port
-        self.home = os.path.join(self.dir, "home")
-        self.pid = None
-
-    def fresh(self):
-        shutil.rmtree(self.dir, ignore_errors=True)
-        os.makedirs(self.home)
-        user = pwd.getpwnam(USER)
-        os.chown(self.home, user.pw_uid, user.pw_gid)
-
-    def delivered(self):
-        try:
-            return len(os.listdir(os.path.join(self.home, "Maildir", "new")))
-        except OSError:
-            return 0
-
-    def ready(self):
-        wait(f"{self.name} to serve", lambda: serves(self.port))
-
-    def stop(self):
-        if self.pid:
-            os.kill(self.pid, signal.SIGTERM)
-            wait(f"{self.name} to end", lambda: not os.path.exists(f"/proc/{self.pid}"), 60)
-            self.pid = None
-
-
-class Ours(Server):
-    name = "smtpd-rs"
-
-    def start(self, deliver):
-        self.fresh()
-        with open(f"{self.dir}/smtpd.conf", "w") as f:
-            f.write(f"smtp limit max-mails 1000000\nlisten on 127.0.0.1 port {self.port}\n"
-                    f'action "in" maildir "{self.home}/Maildir"\n'
-                    'match from any for any action "in"\n')
-        with open(f"{self.dir}/mailname", "w") as f:
-            f.write("mx.example.org\n")
-        argv = [f"{TOP}/target/release/smtpd", "-d", "-R", self.dir] + ([] if deliver else ["-P", "mda"])
-        log = open(f"{self.dir}/log", "w")
-        self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.pid = self.child.pid
-        self.ready()
-
-    def stop(self):
-        if self.pid:
-            os.kill(self.pid, signal.SIGTERM)
-            self.child.wait(60)
-            self.pid = None
-
-
-class Opensmtpd(Server):
-    name = "opensmtpd"
-
-    def __init__(self, top, port, package):
-        super().__init__(top, port)
-        self.package = package
-
-    def start(self, deliver):
-        self.fresh()
-        root = f"{self.dir}/root"
-        for d in ("etc", "var/run", "var/spool", "var/lib/opensmtpd/empty", "var/empty", "run", "tmp",
-                  "dev", "proc", "usr", "opt", "home"):
-            os.makedirs(f"{root}/{d}", exist_ok=True)
-        os.chmod(f"{root}/tmp", 0o1777)
-        for name in ("passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "services"):
-            if os.path.exists(f"/etc/{name}"):
-                shutil.copy(f"/etc/{name}", f"{root}/etc/{name}")
-        shutil.copytree(f"{self.package}/usr/libexec", f"{root}/libexec", dirs_exist_ok=True)
-        shutil.copy(f"{self.package}/usr/sbin/smtpd", f"{root}/opt/smtpd")
-        with open(f"{root}/etc/passwd", "a") as f:
-            f.write("opensmtpd:x:54331:54331::/var/lib/opensmtpd/empty:/bin/false\n"
-                    "opensmtpq:x:54332:54332::/var/lib/opensmtpd/empty:/bin/false\n")
-        with open(f"{root}/etc/group", "a") as f:
-            f.write("opensmtpd:x:54331:\nopensmtpq:x:54332:\n")
-        with open(f"{root}/etc/smtpd.conf", "w") as f:
-            f.write(f"smtp limit max-mails 1000000\nlisten on 127.0.0.1 port {self.port}\n"
-                    f'action "in" maildir "{self.home}/Maildir"\n'
-                    'match from any for any action "in"\n')
-        with open(f"{root}/etc/mailname", "w") as f:
-            f.write("mx.example.org\n")
-        os.makedirs(root + self.home, exist_ok=True)
-        script = "; ".join([
-            "set -e", f"cd {root}", "mount --bind /usr usr", "mount --bind libexec usr/libexec",
-            "mount --rbind /dev dev", "mount -t proc proc proc", f"mount --bind {self.home} .{self.home}",
-            "for d in bin lib lib64 sbin; do [ -L /$d ] && ln -s usr/$d $d; done",
-            f"exec chroot . /opt/smtpd -F -f /etc/smtpd.conf {'' if deliver else '-P mda'}"])
-        log = open(f"{self.dir}/log", "w")
-        self.child = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdin=subprocess.DEVNULL,
-                                      stdout=log, stderr=log)
-        self.pid = self.child.pid
-        self.ready()
-
-    def stop(self):
-        if self.pid:
-            os.kill(self.pid, signal.SIGTERM)
-            self.child.wait(60)
-            self.pid = None
-
-
-class Postfix(Server):
-    name = "postfix"
-
-    def start(self, deliver):
-        self.fresh()
-        etc, spool, data = (f"{self.dir}/{d}" for d in ("etc", "spool", "data"))
-        for d in (etc, spool, data):
-            os.makedirs(d)
-        user = pwd.getpwnam("postfix")
-        os.chown(data, user.pw_uid, user.pw_gid)
-        with open(f"{etc}/main.cf", "w") as f:
-            f.write(f"""compatibility_level = 3.6
-queue_directory = {spool}
-data_directory = {data}
-maillog_file = {self.dir}/log
-maillog_file_prefixes = {self.dir}
-myhostname = mx.example.org
-mydestination = mx.example.org
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-mynetworks = 127.0.0.0/8
-local_recipient_maps =
-alias_maps =
-luser_relay =
-home_mailbox = Maildir/
-mailbox_command =
-smtpd_client_connection_count_limit = 0
-smtpd_peername_lookup = no
-""" + ("" if deliver else "smtpd_sender_restrictions = static:HOLD\n"))
-        master = open("/etc/postfix/master.cf.proto" if os.path.exists("/etc/postfix/master.cf.proto")
-                      else "/usr/share/postfix/master.cf.dist").read()
-        lines = []
-        for line in master.splitlines():
-            if line.startswith("smtp ") and " inet " in line:
-                line = line.replace("smtp ", f"127.0.0.1:{self.port} ", 1)
-            parts = line.split()
-            if len(parts) > 7 and not line.startswith((" ", "#")) and parts[4] == "y":
-                parts[4] = "n"
-                line = " ".join(parts)
-            lines.append(line)
-        if not any(line.startswith("postlog") for line in lines):
-            lines.append("postlog unix-dgram n - n - 1 postlogd")
-        with open(f"{etc}/master.cf", "w") as f:
-            f.write("\n".join(lines) + "\n")
-        run("postfix", "-c", etc, "start", stderr=subprocess.DEVNULL)
-        with open(f"{spool}/pid/master.pid") as f:
-            self.pid = int(f.read())
-        self.ready()
-
-    def stop(self):
-        if self.pid:
-            subprocess.run(["postfix", "-c", f"{self.dir}/etc", "stop"], stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL)
-            wait("postfix to end", lambda: not os.path.exists(f"/proc/{self.pid}"), 60)
-            self.pid = None
+import large
+import relay
+import restart
+from servers import TOP, USER, Opensmtpd, Ours, Postfix, memory_kib, run, wait
 
 
 def smtp_source(port, messages, sessions, kept, rcpt):
@@ -263,6 +60,13 @@ def maildir(server, args):
         return args.messages / (time.monotonic() - start)
     finally:
         server.stop()
+
+
+def relayed(server, top, args, living, dead=False):
+    messages = args.messages
+    if server.name == "opensmtpd":
+        messages = min(messages, 200)
+    return relay.rate(server, top, messages, args.sessions, living, dead)
 
 
 def idle(server, args):
@@ -351,7 +155,7 @@ def opensmtpd_package(top):
 
 def report(title, unit, rows):
     ours = rows.get(Ours.name)
-    print(f"\n{title} ({unit})")
+    print(f"\n{title} ({unit}; load {os.getloadavg()[0]:.1f})")
     for name, value in rows.items():
         ratio = f"   ours / it = {ours / value:5.2f}" if ours and value and name != Ours.name else ""
         print(f"  {name:10} {value:10.1f}{ratio}", flush=True)
@@ -365,6 +169,7 @@ def main():
     parser.add_argument("--idle", type=int, default=80)
     parser.add_argument("--crowd", type=int, default=5000)
     parser.add_argument("--entries", type=int, default=1000000)
+    parser.add_argument("--envelopes", type=int, default=100000)
     parser.add_argument("--only", default="")
     args = parser.parse_args()
     if os.geteuid() != 0 or not shutil.which("smtp-source"):
@@ -409,6 +214,10 @@ def measure(servers, top, args):
         ("accept and commit, kept sessions", "messages/s", lambda s: accept(s, args, True)),
         ("accept and commit, a connection per message", "messages/s", lambda s: accept(s, args, False)),
         ("accept to delivered maildir, kept sessions", "messages/s", lambda s: maildir(s, args)),
+        ("relay to one destination", "messages/s", lambda s: relayed(s, top, args, 1)),
+        ("relay to fifty destinations", "messages/s", lambda s: relayed(s, top, args, 50)),
+        ("relay to fifty destinations with two dead ones among them", "messages/s",
+         lambda s: relayed(s, top, args, 50, dead=True)),
         ("memory per idle session", "KiB", lambda s: idle(s, args)),
     ]
     for title, unit, work in works:
@@ -428,6 +237,10 @@ def measure(servers, top, args):
         middle, worst, kib = crowd(servers[0], args)
         print(f"\n{args.crowd} idle sessions, {args.crowd // 25} of them sending single bytes: a new session's "
               f"banner comes after {middle:.1f} ms (worst of 100: {worst:.1f} ms); {kib / 1024:.1f} MiB in all")
+    if not args.only or args.only in "restart":
+        restart.measure(servers[0], top, args.envelopes)
+    if not args.only or args.only in "large":
+        large.measure(servers[0], top, args.rounds)
     if not args.only or args.only in "tables":
         tables(top, args)
 

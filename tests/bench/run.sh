@@ -1,7 +1,7 @@
 #!/bin/sh
-# make bench: builds the floor and the tables, and runs the comparison.
+# make bench: builds its helpers, and runs the comparison.
 set -eu
 cd "$(dirname "$0")/../.."
 command -v python3 >/dev/null || { echo "bench: needs python3"; exit 1; }
-${CARGO:-cargo} build --locked --release --example floor --example tables
-exec python3 tests/bench/run.py "$@"
+${CARGO:-cargo} build --locked --release --example floor --example tables --example spool
+exec python3 -B tests/bench/run.py "$@"

@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod processes;
+pub mod tls_host;
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
@@ -147,7 +148,8 @@ impl Setup {
         self.prepare_in(TempDir::new().expect("a temporary directory"))
     }
 
-    fn prepare_in(self, dir: TempDir) -> Instance {
+    /// The same, with an instance root that the test has filled.
+    pub fn prepare_in(self, dir: TempDir) -> Instance {
         let port = free_port();
         let path = dir.path();
         let config = self

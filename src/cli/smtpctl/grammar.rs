@@ -68,6 +68,8 @@ pub enum Verb {
     BlockMta,
     /// `resume mta from … for …`.
     UnblockMta,
+    /// `spf walk`.
+    SpfWalk,
     /// Known, and not in this version.
     NotYet(&'static str),
 }
@@ -75,7 +77,7 @@ pub enum Verb {
 impl Verb {
     /// Whether only root or the instance's owner may.
     pub fn privileged(self) -> bool {
-        !matches!(self, Verb::NotYet("encrypt" | "spf walk"))
+        !matches!(self, Verb::NotYet("encrypt") | Verb::SpfWalk)
     }
 }
 
@@ -206,7 +208,7 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("update table <str>", Verb::UpdateTable),
     ("encrypt", Verb::NotYet("encrypt")),
     ("encrypt <str>", Verb::NotYet("encrypt")),
-    ("spf walk", Verb::NotYet("spf walk")),
+    ("spf walk", Verb::SpfWalk),
     (EXPLAIN, Verb::Explain),
 ];
 

@@ -5,9 +5,10 @@
 
 pub mod grammar;
 pub mod monitor;
+pub mod spf;
 pub mod spool;
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use crate::config::paths::Paths;
 use crate::control::client::{Client, Error};
@@ -28,7 +29,7 @@ pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Re
     if command.verb.privileged() && !may_control(paths, uid) {
         return Err(Failure::new("need root privileges"));
     }
-    execute(&command, paths, out)
+    execute(&command, paths, uid, out)
 }
 
 /// `show queue` and mailq(8).
@@ -53,7 +54,12 @@ pub fn show_queue(only: Option<MsgId>, paths: &Paths, out: &mut dyn Write) -> Re
 /// The exit code for a command that was not understood.
 const MISUNDERSTOOD: i32 = 255;
 
-fn execute(command: &Command, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+fn execute(
+    command: &Command,
+    paths: &Paths,
+    uid: u32,
+    out: &mut dyn Write,
+) -> Result<i32, Failure> {
     let which = command.which();
     let ask =
         |ask: Ask| -> Result<Answer, Failure> { Ok(Client::connect(&paths.socket)?.ask(&ask)?) };
@@ -78,6 +84,7 @@ fn execute(command: &Command, paths: &Paths, out: &mut dyn Write) -> Result<i32,
         Verb::ResumeRoute => generic(ask(Ask::ResumeRoute(route(command)))?, out),
         Verb::BlockMta => generic(ask(block(command, true)?)?, out),
         Verb::UnblockMta => generic(ask(block(command, false)?)?, out),
+        Verb::SpfWalk => spf::run(paths, uid, io::stdin().lock(), out),
         Verb::ShowStatus => show_status(ask(Ask::Status)?, out),
         Verb::ShowStats => monitor::show_stats(ask(Ask::Stats)?, out),
         Verb::Monitor => monitor::run(&mut Client::connect(&paths.socket)?, out),

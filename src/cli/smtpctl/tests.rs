@@ -186,8 +186,8 @@ fn a_stranger_is_told_that_root_is_needed_after_the_line_was_understood() {
     );
     assert_eq!(line("show nonsense", stranger).code, 255);
     assert_eq!(
-        line("spf walk", stranger),
-        Failure::new("this version does not have \"spf walk\" yet")
+        line("encrypt", stranger),
+        Failure::new("this version does not have \"encrypt\" yet")
     );
     assert_eq!(line("show hosts", owner).code, 1);
     let queue = crate::cli::mailq::run(&root.paths, stranger, &mut Vec::new());

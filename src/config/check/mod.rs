@@ -122,7 +122,10 @@ impl Checker<'_> {
             Body::QueueTtl(delay) => self.queue_ttl(delay),
             Body::SchedulerLimit(items) => self.scheduler_limit(items),
             Body::SmtpLimit(items) => self.smtp_limit(items),
-            Body::SmtpCiphers(names) => self.config.smtp.ciphers = Some(line(names)),
+            Body::SmtpCiphers(names) => {
+                self.config.smtp.ciphers = Some(line(names));
+                self.config.smtp.ciphers_at = self.place(at);
+            }
             Body::SmtpMaxMessageSize(size) => self.max_message_size(size),
             Body::SmtpSubAddrDelim(text) => self.sub_addr_delim(text),
             Body::SrsKey(key) => self.declared.srs.key = Some(Secret::new(line(key))),

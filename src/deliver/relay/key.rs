@@ -1,9 +1,9 @@
 //! What a relay is: a destination, and how it is talked to.
 
 use crate::config::relayhost::{RelayHost, Scheme};
-use crate::config::{MailFrom, RelayAction, RelayTls, Route, Srs};
+use crate::config::{MailFrom, RelayAction, RelayTls, Route};
 use crate::mail::{Envelope, MailAddr, Status};
-use crate::util::{Line, Timestamp};
+use crate::util::Line;
 
 use super::mx::{AsHost, Failure};
 
@@ -205,27 +205,8 @@ impl Key {
     }
 }
 
-/// The sender of a transaction: what `mail-from` makes of it, and then `srs` if the message was
-/// forwarded. The envelope keeps its own, to which reports go.
-pub fn sender_out(
-    action: &RelayAction,
-    envelope: &Envelope,
-    srs: Option<&Srs>,
-    now: Timestamp,
-) -> MailAddr {
-    let sender = sender(action, envelope);
-    let forwarded = envelope.rcpt != envelope.dest;
-    match srs {
-        Some(srs) if action.srs && forwarded => srs
-            .keys()
-            .encode(&sender, envelope.rcpt.domain(), now)
-            .unwrap_or(sender),
-        _ => sender,
-    }
-}
-
-/// `mail-from` replaces what it names of a sender that is not null.
-fn sender(action: &RelayAction, envelope: &Envelope) -> MailAddr {
+/// The sender of a transaction: `mail-from` replaces what it names of a sender that is not null.
+pub fn sender(action: &RelayAction, envelope: &Envelope) -> MailAddr {
     let given = &envelope.sender;
     if given.is_null() {
         return given.clone();
@@ -240,10 +221,16 @@ fn sender(action: &RelayAction, envelope: &Envelope) -> MailAddr {
     }
 }
 
+/// With `srs`, the domain whose address leads a report back, if we forward this: the recipient was
+/// another address than the one that the mail goes to.
+pub fn forwarded_by(action: &RelayAction, envelope: &Envelope) -> Option<Line> {
+    let forwarded = action.srs && envelope.rcpt != envelope.dest;
+    forwarded.then(|| Line::sanitize(envelope.rcpt.domain().as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
     use crate::mail::samples;
 
     fn line(text: &str) -> Line {
@@ -334,46 +321,6 @@ mod tests {
             assert_eq!(warning, "TLS required for action \"local\"");
             assert_eq!(failure.text, "TLS required for relaying");
         }
-    }
-
-    // smtpd.conf(5), relay: srs is for mail that results from a forward.
-    #[test]
-    fn the_sender_of_forwarded_mail_leads_back_to_us() {
-        let srs = Srs {
-            key: Secret::new(line("secret")),
-            backup: None,
-            ttl_days: 4,
-        };
-        let now = Timestamp(86_400 * 297);
-        let addr = |user, domain| MailAddr::new(user, domain).unwrap();
-        let mut envelope = samples::envelope("bob");
-        envelope.rcpt = addr("x", "fwd.net");
-        envelope.dest = addr("y", "example.org");
-        envelope.sender = addr("bob", "Origin.org");
-        let mut action = RelayAction {
-            srs: true,
-            ..RelayAction::default()
-        };
-        let rewritten = sender_out(&action, &envelope, Some(&srs), now);
-        assert_eq!(
-            srs.keys().decode(&rewritten, now),
-            Ok(addr("bob", "Origin.org"))
-        );
-        assert_eq!(rewritten.domain(), "fwd.net");
-        action.mail_from = Some(MailFrom::Domain(line("y.org")));
-        let rewritten = sender_out(&action, &envelope, Some(&srs), now);
-        assert_eq!(srs.keys().decode(&rewritten, now), Ok(addr("bob", "y.org")));
-        action = RelayAction::default();
-        let sent = |action: &RelayAction, envelope: &Envelope| {
-            sender_out(action, envelope, Some(&srs), now).to_string()
-        };
-        assert_eq!(sent(&action, &envelope), "bob@Origin.org");
-        action.srs = true;
-        envelope.dest = envelope.rcpt.clone();
-        assert_eq!(sent(&action, &envelope), "bob@Origin.org");
-        envelope.dest = addr("y", "example.org");
-        envelope.sender = MailAddr::null();
-        assert_eq!(sent(&action, &envelope), "");
     }
 
     // smtpd.conf(5), relay: mail-from.

@@ -21,6 +21,7 @@ pub mod core;
 pub mod hoststat;
 pub mod key;
 pub mod mx;
+pub mod secure;
 pub mod session;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, unbounded};
 
+use crate::client::Credentials;
 use crate::config::{Config, TableSource};
 use crate::dns::{self, Found};
 use crate::log;
@@ -43,7 +45,8 @@ use crate::util::{Line, Timestamp};
 
 use self::core::{Action, Ask, BadSmarthost, Core, Destination, End, Limits, Listing, Smarthost};
 use self::mx::{Own, Question};
-use self::session::{MakeTls, Order, Tools};
+use self::secure::Connectors;
+use self::session::{Order, Tools};
 use super::{Offer, Release, Report};
 
 /// What the agent is made of.
@@ -52,12 +55,12 @@ pub struct Setup {
     pub config: Arc<Config>,
     /// Where messages are.
     pub queue: Queue,
-    /// Smarthosts, sources and names.
+    /// Smarthosts, sources, names and credentials.
     pub tables: Arc<Tables>,
     /// Addresses of destinations.
     pub resolver: dns::Handle,
-    /// TLS, where there is any.
-    pub tls: MakeTls,
+    /// TLS.
+    pub tls: Connectors,
     /// Where outcomes go.
     pub reports: Sender<Report>,
     /// Envelopes that may be offered and not settled: the runner's `max-inflight`.
@@ -82,6 +85,8 @@ pub enum Event {
     Smarthost(EvpId, Smarthost),
     /// A table's answer.
     Source(u64, Option<IpAddr>),
+    /// A table's answer.
+    Secret(u64, Option<Credentials>),
     /// A session is ready for mail.
     Ready(SessionId),
     /// A transaction is over: outcomes, and recipients that were not tried.
@@ -130,7 +135,7 @@ pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
         config: setup.config.clone(),
         queue: setup.queue,
         tables: setup.tables.clone(),
-        tls: setup.tls,
+        tls: Arc::new(setup.tls),
         events: events.clone(),
     };
     let answers = events.clone();
@@ -166,11 +171,6 @@ pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
         events: events.clone(),
     };
     Ok((agent, Handle(events)))
-}
-
-/// Sessions without TLS, which this version does not have.
-pub fn no_tls() -> MakeTls {
-    Arc::new(|_, _| None)
 }
 
 impl super::Agent for Agent {
@@ -219,6 +219,7 @@ impl Clock {
 enum TableAsk {
     Smarthost(EvpId, Ask),
     Source(u64, String),
+    Secret(u64, String, Line),
 }
 
 /// The relay thread.
@@ -275,6 +276,7 @@ impl Relay {
             Event::Answer(name, question, found) => self.core.answer(name, &question, found, now),
             Event::Smarthost(id, host) => self.core.smarthost(id, host, now),
             Event::Source(relay, addr) => self.core.source(relay, addr, now),
+            Event::Secret(relay, found) => self.core.secret(relay, found, now),
             Event::Ready(id) => self.core.ready(id, now),
             Event::Done(id, settled, untried) => self.core.done(id, settled, &untried, now),
             Event::Ended(id, end) => {
@@ -315,6 +317,9 @@ impl Relay {
                 }
                 Action::Source(relay, table) => {
                     let _ = self.asks.send(TableAsk::Source(relay, table));
+                }
+                Action::Secret(relay, table, label) => {
+                    let _ = self.asks.send(TableAsk::Secret(relay, table, label));
                 }
                 Action::Open(start) => self.open(*start),
                 Action::Send(id, load) => self.order(id, Order::Send(load)),
@@ -375,6 +380,9 @@ fn answer_asks(tables: &Tables, asks: &Receiver<TableAsk>, answers: &Sender<Even
                 });
                 Event::Source(relay, addr)
             }
+            TableAsk::Secret(relay, table, label) => {
+                Event::Secret(relay, secret(tables, &table, &label))
+            }
         };
         if answers.send(answer).is_err() {
             return;
@@ -391,6 +399,19 @@ fn smarthost(tables: &Tables, ask: &Ask) -> Smarthost {
         Ok(Some(host)) => Ok(host),
         Ok(None) => Err(BadSmarthost::None),
         Err(error) => Err(BadSmarthost::Url(error.text)),
+    }
+}
+
+fn secret(tables: &Tables, table: &str, label: &str) -> Option<Credentials> {
+    match tables.credentials(table, label) {
+        Ok(found) => found.map(|found| Credentials {
+            password: Line::sanitize(found.secret.reveal().as_bytes()),
+            user: found.user,
+        }),
+        Err(error) => {
+            log::warn(format_args!("{error}"));
+            None
+        }
     }
 }
 

@@ -12,13 +12,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::client::{
-    Failure, Hello, Message, Opening, Protocol, Recipient, Said, Session, Socket, Stage, Tap, Tls,
-    Upgrade,
+    Failure, Hello, Message, Opening, Protocol, Recipient, Said, Secure, Session, Socket, Stage,
+    Tap, Tls, Upgrade,
 };
 use crate::config::{Config, Method, RelayAction};
 use crate::log::maillog::{self, Bracketed, Delivery};
 use crate::log::{self, Trace};
-use crate::mail::{Envelope, EvpId, Outcome, Peer, Status};
+use crate::mail::{Envelope, EvpId, MailAddr, Outcome, Peer, Status};
 use crate::queue::Queue;
 use crate::table::Tables;
 use crate::util::{Line, Timestamp};
@@ -26,6 +26,7 @@ use crate::util::{Line, Timestamp};
 use super::Event;
 use super::core::{End, Load, Start, result_word};
 use super::key::Security;
+use super::secure::Connectors;
 
 /// What a session is told.
 pub enum Order {
@@ -34,9 +35,6 @@ pub enum Order {
     /// End.
     Quit,
 }
-
-/// Makes what a session needs for TLS; `None` where this version has none.
-pub type MakeTls = Arc<dyn Fn(&Start, &RelayAction) -> Option<Box<dyn Upgrade>> + Send + Sync>;
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -48,7 +46,7 @@ pub struct Tools {
     /// Names by source address.
     pub tables: Arc<Tables>,
     /// TLS.
-    pub tls: MakeTls,
+    pub tls: Arc<Connectors>,
     /// Where what happens is told.
     pub events: Sender<Event>,
 }
@@ -89,27 +87,58 @@ impl Worker<'_> {
             None => return Err(End::Source(text("Cannot find relay action"))),
         };
         let name = self.our_name(action)?;
-        let upgrade = (self.tools.tls)(self.start, action);
-        let tls = match (self.start.security, &upgrade) {
-            (Security::StartTls(_) | Security::Smtps(_), None) => {
-                return Err(End::Source(text("TLS is not available in this version")));
-            }
-            (Security::None, _) | (Security::Opportunistic, None) => Tls::Never,
-            (Security::Opportunistic, Some(_)) => Tls::IfOffered,
-            (Security::StartTls(_), _) => Tls::Required,
-            (Security::Smtps(_), _) => Tls::OnConnect,
+        let start = self.start;
+        let made = self
+            .tools
+            .tls
+            .secure(&start.action, start.security, &start.exchanger);
+        let secure = made.map_err(|why| self.without_tls(why))?;
+        let opened = match secure {
+            None => self.connect(start.scheme, &name, Tls::Never, None),
+            Some(secure) => self.open_secured(&name, secure),
         };
-        match self.connect(self.start.scheme, &name, tls, upgrade.as_deref()) {
-            Err(failure) if tls == Tls::IfOffered && failure.stage == Stage::Handshake => {
-                log::info(format_args!(
-                    "smtp-out: Error on session {}: opportunistic TLS failed, downgrading to plain",
-                    self.start.id
-                ));
-                self.connect("smtp+notls", &name, Tls::Never, None)
+        opened.map_err(|failure| self.failed(&failure))
+    }
+
+    /// A handshake that finds no common ground is made again with the other library. What fails
+    /// then is the end, unless TLS was only to be had if it was offered.
+    fn open_secured(&mut self, name: &Line, mut secure: Secure) -> Result<Session, Failure> {
+        let start = self.start;
+        let tls = match start.security {
+            Security::None => Tls::Never,
+            Security::Opportunistic => Tls::IfOffered,
+            Security::StartTls(_) => Tls::Required,
+            Security::Smtps(_) => Tls::OnConnect,
+        };
+        loop {
+            let failure = match self.connect(start.scheme, name, tls, Some(&secure)) {
+                Err(failure) if failure.stage == Stage::Handshake => failure,
+                result => return result,
+            };
+            match secure.next() {
+                Some(next) => {
+                    log::debug(format_args!(
+                        "smtp-out: session {}: {failure}; trying the system's TLS library",
+                        start.id
+                    ));
+                    secure = next;
+                }
+                None if tls == Tls::IfOffered => break,
+                None => return Err(failure),
             }
-            result => result,
         }
-        .map_err(|failure| self.failed(&failure))
+        log::info(format_args!(
+            "smtp-out: Error on session {}: opportunistic TLS failed, downgrading to plain",
+            start.id
+        ));
+        self.connect("smtp+notls", name, Tls::Never, None)
+    }
+
+    /// There is no TLS on our side, whoever is at the other.
+    fn without_tls(&self, why: Line) -> End {
+        log::warn(format_args!("relay: {why}"));
+        maillog::mta_tls_failure(self.start.id);
+        End::Source(why)
     }
 
     /// What we call ourselves. Only a source address of our own choosing has a name of its own.
@@ -133,7 +162,7 @@ impl Worker<'_> {
         scheme: &str,
         name: &Line,
         tls: Tls,
-        upgrade: Option<&dyn Upgrade>,
+        secure: Option<&Secure>,
     ) -> Result<Session, Failure> {
         let start = self.start;
         let ptr = start.ptr.get().and_then(Option::as_ref);
@@ -144,20 +173,28 @@ impl Worker<'_> {
         };
         let mut hello = Hello::new(protocol, name.clone());
         hello.tls = tls;
+        hello.auth = start.login.clone();
         hello.max_failures = start.max_failures;
         let socket = Socket::tcp(start.to, start.source, hello.timeouts.connect)?;
         self.local = socket.local_addr().map(|addr| addr.ip().to_canonical());
         maillog::mta_connected(start.id);
         let tap = log::tracing(Trace::Mta).then(|| tap(start.id.to_string()));
-        Session::open(
+        let session = Session::open(
             Box::new(socket),
             Opening {
                 hello,
                 name: start.exchanger.clone(),
-                upgrade,
+                upgrade: secure.map(|secure| secure as &dyn Upgrade),
                 tap,
             },
-        )
+        );
+        if let Some(facts) = secure.and_then(Secure::facts) {
+            maillog::mta_tls(start.id, &facts.ciphers);
+            let shown = facts.peer.as_ref();
+            let shown = shown.map(|peer| (peer.valid, peer.fingerprint.as_str()));
+            maillog::mta_cert_check(start.id, shown);
+        }
+        session
     }
 
     fn failed(&self, failure: &Failure) -> End {
@@ -206,10 +243,11 @@ impl Worker<'_> {
         let msgid = first.id.msgid();
         let queue = &self.tools.queue;
         let content = || queue.open_body(msgid);
+        let sender = self.sender(load);
         let (settled, untried) = match content().and_then(|body| body.size_bytes()) {
             Ok(size_bytes) => {
                 let message = Message {
-                    sender: load.sender.clone(),
+                    sender: sender.clone(),
                     size_bytes: Some(size_bytes),
                     ret: first.dsn.ret,
                     envid: first.dsn.envid.clone(),
@@ -226,12 +264,21 @@ impl Worker<'_> {
                 (load.envelopes.iter().map(failed).collect(), Vec::new())
             }
         };
-        self.tell(load, &settled);
+        self.tell(load, &sender, &settled);
         let done = Event::Done(self.start.id, settled, untried);
         let _ = self.tools.events.send(done);
     }
 
-    fn tell(&self, load: &Load, settled: &[(EvpId, Outcome)]) {
+    /// The reverse-path: rewritten if we forward the message and have to answer for it.
+    fn sender(&self, load: &Load) -> MailAddr {
+        let rewritten = match (&self.tools.config.srs, &load.srs) {
+            (Some(srs), Some(domain)) => srs.keys().encode(&load.sender, domain, Timestamp::now()),
+            _ => None,
+        };
+        rewritten.unwrap_or_else(|| load.sender.clone())
+    }
+
+    fn tell(&self, load: &Load, sender: &MailAddr, settled: &[(EvpId, Outcome)]) {
         let now = Timestamp::now();
         let address = Bracketed(self.start.to.ip());
         let relay = match self.start.ptr.get() {
@@ -245,7 +292,7 @@ impl Worker<'_> {
             let delivery = Delivery {
                 session: self.start.id,
                 envelope,
-                sender: &load.sender,
+                sender,
                 source: self.local,
                 relay: &relay,
                 result: result_word(outcome.verdict),

@@ -11,8 +11,8 @@ pub use mda::mda_delivery;
 #[cfg(test)]
 pub(crate) use mda::mda_delivery_line;
 pub use mta::{
-    Bracketed, Delivery, mta_connected, mta_connecting, mta_delivery, mta_disconnected, mta_error,
-    mta_rejects_all,
+    Bracketed, Delivery, mta_cert_check, mta_connected, mta_connecting, mta_delivery,
+    mta_disconnected, mta_error, mta_rejects_all, mta_tls, mta_tls_failure,
 };
 pub use queue::{bounce_envelope, bounce_message, queue_expired, queue_removed};
 pub use smtp::{

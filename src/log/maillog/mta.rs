@@ -31,6 +31,21 @@ pub fn mta_connected(session: SessionId) {
     info(format_args!("{session} mta connected"));
 }
 
+/// TLS is up: `version:cipher:bits`.
+pub fn mta_tls(session: SessionId, ciphers: &str) {
+    info(format_args!("{session} mta tls ciphers={ciphers}"));
+}
+
+/// The certificate of the other side: whether it holds for its name, and its fingerprint.
+pub fn mta_cert_check(session: SessionId, certificate: Option<(bool, &str)>) {
+    info(format_args!("{}", cert_check(session, certificate)));
+}
+
+/// There is no TLS on our side.
+pub fn mta_tls_failure(session: SessionId) {
+    info(format_args!("{session} mta closing reason=tls-failure"));
+}
+
 /// A session has ended by our QUIT.
 pub fn mta_disconnected(session: SessionId, messages: u32) {
     info(format_args!(
@@ -114,6 +129,17 @@ fn connecting(session: SessionId, scheme: &str, to: SocketAddr, ptr: Option<&str
     )
 }
 
+/// Without a certificate the line is that of a listener, as it always was.
+fn cert_check(session: SessionId, certificate: Option<(bool, &str)>) -> String {
+    match certificate {
+        Some((valid, fingerprint)) => {
+            let result = if valid { "valid" } else { "unverified" };
+            format!("{session} mta cert-check result=\"{result}\" fingerprint=\"{fingerprint}\"")
+        }
+        None => format!("{session} smtp cert-check result=\"no certificate presented\""),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +154,14 @@ mod tests {
             "0000000000005d0c mta connecting address=smtp://[2001:db8::1]:25 host=mx.example.com"
         );
         assert!(connecting(SessionId(1), "lmtp", to, None).ends_with(":25 host=2001:db8::1"));
+        assert_eq!(
+            cert_check(SessionId(1), Some((false, "SHA256:00ff"))),
+            "0000000000000001 mta cert-check result=\"unverified\" fingerprint=\"SHA256:00ff\""
+        );
+        assert_eq!(
+            cert_check(SessionId(1), None),
+            "0000000000000001 smtp cert-check result=\"no certificate presented\""
+        );
         let envelope = samples::envelope("bob");
         let mut delivery = Delivery {
             session: SessionId(0),

@@ -46,7 +46,7 @@ impl Writer {
 const QUOTED: &str = "-quoted";
 
 /// Fields whose values are words and numbers.
-const PLAIN: [&str; 19] = [
+const PLAIN: [&str; 21] = [
     "version",
     "type",
     "ctime",
@@ -64,12 +64,14 @@ const PLAIN: [&str; 19] = [
     "bounce-ttl",
     "bounce-delay",
     "bounce-relayed",
+    "bounce-arrival",
+    "bounce-last-try",
     "bounce-type",
     "check",
 ];
 
 /// Fields whose values are text of any kind.
-const TEXT: [&str; 17] = [
+const TEXT: [&str; 18] = [
     "dispatcher",
     "tag",
     "smtpname",
@@ -77,6 +79,7 @@ const TEXT: [&str; 17] = [
     "hostname",
     "username",
     "errorline",
+    "remote",
     "sockaddr",
     "sender",
     "rcpt",

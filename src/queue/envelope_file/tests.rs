@@ -105,13 +105,30 @@ impl Chance {
         }
     }
 
+    fn past(&mut self, kind: &Kind) -> Past {
+        let remote = self.line_if();
+        match kind {
+            Kind::Bounce(_) => Past {
+                remote,
+                arrived: Timestamp(self.below(1 << 33)),
+                tried: Timestamp(self.below(2)),
+            },
+            Kind::Local(_) | Kind::Relay => Past {
+                remote,
+                ..Past::default()
+            },
+        }
+    }
+
     fn envelope(&mut self) -> Envelope {
+        let kind = self.kind();
         let status = self.0.number().to_le_bytes();
         Envelope {
             id: id(),
             action: self.line(),
             tag: self.line_if(),
-            kind: self.kind(),
+            past: self.past(&kind),
+            kind,
             smtpname: self.line(),
             helo: self.line(),
             hostname: self.line(),
@@ -244,6 +261,23 @@ fn ours_differs_from_opensmtpds_by_the_check_line_alone() {
     assert_eq!(without, OPENSMTPD);
 }
 
+#[test]
+fn a_bounce_of_an_older_version_is_read_without_its_past() {
+    // spool-layout.md, remote, bounce-arrival, bounce-last-try: files without them are read.
+    let old = OPENSMTPD.replace("type: mta", "type: bounce") + "bounce-type: failed\n";
+    let read = decode(id(), old.as_bytes()).unwrap();
+    assert_eq!(read.kind, Kind::Bounce(BounceKind::Failed));
+    assert_eq!(read.past, Past::default());
+    let new = old + "remote: mx.example.com\nbounce-arrival: 7\nbounce-last-try: 9\n";
+    let read = decode(id(), new.as_bytes()).unwrap();
+    let past = Past {
+        remote: Some(line("mx.example.com")),
+        arrived: Timestamp(7),
+        tried: Timestamp(9),
+    };
+    assert_eq!(read.past, past);
+}
+
 fn changed(from: &str, to: &str) -> Result<Envelope, String> {
     assert!(OPENSMTPD.contains(from), "{from}");
     decode(id(), OPENSMTPD.replace(from, to).as_bytes())
@@ -282,6 +316,11 @@ fn what_is_not_understood_makes_the_file_unreadable() {
             "\"mda-exec\" in another type's envelope",
         ),
         ("dispatcher: outbound\n", "", "no field \"dispatcher\""),
+        (
+            "type: mta",
+            "type: mta\nbounce-arrival: 1",
+            "\"bounce-arrival\" in another type's envelope",
+        ),
         (
             "sender: alice@example.net",
             "sender: alice",

@@ -16,8 +16,12 @@ use crate::sys::poll::{Interest, PollFd, poll};
 
 use super::{Answer, PACKET_MAX, Question};
 
-/// How long a signature may take. A process that is being started again needs a moment.
+/// How long a signature may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often, and how far apart, a process that is not there is looked for: one that has died is
+/// started again after a second.
+const LOOKS: u32 = 60;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// The way to the process that holds the keys. Clones share it.
 #[derive(Clone)]
@@ -38,7 +42,18 @@ impl Keys {
         }))
     }
 
+    /// Asks, and waits a little for a process that is being started again.
     fn ask(&self, question: &Question<'_>) -> io::Result<Answer> {
+        for _ in 0..LOOKS {
+            match self.try_to_ask(question) {
+                Err(error) if is_gone(&error) => std::thread::sleep(BETWEEN_LOOKS),
+                answer => return answer,
+            }
+        }
+        Err(io::ErrorKind::NotConnected.into())
+    }
+
+    fn try_to_ask(&self, question: &Question<'_>) -> io::Result<Answer> {
         let mut socket = self.0.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(newer) = (self.0.newer)() {
             *socket = Some(newer);
@@ -51,6 +66,18 @@ impl Keys {
         }
         answer
     }
+}
+
+/// Whether nobody has heard the question, or will answer it.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected, UnexpectedEof,
+    };
+
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionRefused | ConnectionReset | NotConnected | UnexpectedEof
+    )
 }
 
 fn exchange(fd: &OwnedFd, question: &Question<'_>) -> io::Result<Answer> {

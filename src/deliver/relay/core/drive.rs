@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::client::Credentials;
 use crate::config::Family;
 use crate::mail::{SessionId, Status};
 use crate::util::Timestamp;
@@ -11,7 +12,7 @@ use crate::deliver::relay::key::{Security, Spoken};
 use crate::deliver::relay::mx::{Exchanger, Failure};
 
 use super::{
-    Action, Broken, Connector, Core, Phase, Session, Start, State, TURNS_MAX, Timer,
+    Action, Broken, Connector, Core, Login, Phase, Session, Start, State, TURNS_MAX, Timer,
     UNPROVEN_PER_RELAY,
 };
 
@@ -27,6 +28,8 @@ const BLOCKED: Failure = unreachable("All routes to destination blocked");
 const NO_ROUTE: Failure = unreachable("No valid route to destination");
 const NO_SOURCE: Failure =
     Failure::temporary(Status::new(4, 3, 5), "Could not retrieve source address");
+const NO_SECRET: Failure =
+    Failure::temporary(Status::new(4, 3, 5), "Could not retrieve credentials");
 
 /// Seconds after which a count of connections is looked at again.
 const COUNT_AGAIN_S: u64 = 5;
@@ -75,10 +78,15 @@ impl Core {
     }
 
     fn drive(&mut self, id: u64, now: Timestamp) {
-        let failure = match self.relays.get(&id).map(|relay| &relay.state) {
-            None | Some(State::Resolving) => return,
-            Some(State::Failed(failure)) => Some(*failure),
-            Some(State::Ready) => None,
+        let known = self
+            .relays
+            .get(&id)
+            .map(|relay| (&relay.state, &relay.login));
+        let failure = match known {
+            None | Some((State::Resolving, _) | (State::Ready, Login::Asked)) => return,
+            Some((State::Failed(failure), _)) => Some(*failure),
+            Some((State::Ready, Login::Unknown)) => Some(NO_SECRET),
+            Some((State::Ready, Login::No | Login::As(_))) => None,
         };
         match failure {
             Some(failure) => self.flush(id, &failure, now),
@@ -122,6 +130,7 @@ impl Core {
         let open = relay.sessions.len();
         !self.stopping
             && matches!(relay.state, State::Ready)
+            && matches!(relay.login, Login::No | Login::As(_))
             && ready + connecting < waiting
             && !(open > 2 && open >= waiting / 2)
     }
@@ -423,6 +432,22 @@ impl Core {
         self.work(now);
     }
 
+    /// The credentials of a relay; `None` when the table has none or cannot be asked.
+    pub fn secret(&mut self, id: u64, found: Option<Credentials>, now: Timestamp) {
+        let Some(relay) = self.relays.get_mut(&id) else {
+            return;
+        };
+        if let Some(credentials) = found {
+            relay.login = Login::As(credentials);
+        } else {
+            relay.login = Login::Unknown;
+            let line = format!("Failed to retrieve secret for {}", relay.printed);
+            self.warn(line);
+        }
+        self.wake(id);
+        self.work(now);
+    }
+
     /// No connector is of use. While a session is left, it carries on.
     fn nothing_left(&mut self, id: u64, now: Timestamp) {
         let Some(relay) = self.relays.get_mut(&id) else {
@@ -506,6 +531,10 @@ impl Core {
             scheme: relay.key.scheme.name(),
             lmtp,
             security: if lmtp { Security::None } else { relay.security },
+            login: match &relay.login {
+                Login::As(credentials) => Some(credentials.clone()),
+                Login::No | Login::Asked | Login::Unknown => None,
+            },
             source: addrs.source,
             ptr: host.map(|host| host.ptr.clone()).unwrap_or_default(),
             transaction_delay_s: relay.limits.session_transaction_delay_s,

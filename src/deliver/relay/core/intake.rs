@@ -11,7 +11,8 @@ use crate::deliver::relay::key::{self, Key, NO_SMARTHOST, Security};
 use crate::deliver::relay::mx::Failure;
 
 use super::{
-    Action, Ask, BadSmarthost, Connector, Core, Draws, Relay, Smarthost, State, Task, is_temporary,
+    Action, Ask, BadSmarthost, Connector, Core, Draws, Login, Relay, Smarthost, State, Task,
+    is_temporary,
 };
 
 /// The action is not, or no longer, one that relays. The runner does not let it come here.
@@ -92,11 +93,12 @@ impl Core {
         };
         relay.expected = relay.expected.saturating_sub(1);
         let msgid = envelope.id.msgid();
-        let sender = key::sender_out(&action, &envelope, self.config.srs.as_ref(), now);
+        let sender = key::sender(&action, &envelope);
+        let srs = key::forwarded_by(&action, &envelope);
         let waiting = relay
             .tasks
             .iter()
-            .rposition(|task| task.msgid == msgid && task.sender == sender);
+            .rposition(|task| task.msgid == msgid && task.sender == sender && task.srs == srs);
         let is_full = relay.on_hold || relay.tasks.len() >= high_water(&relay.limits);
         match waiting.and_then(|at| relay.tasks.get_mut(at)) {
             Some(task) => task.envelopes.push(envelope),
@@ -105,6 +107,7 @@ impl Core {
                 relay.tasks.push_back(Task {
                     msgid,
                     sender,
+                    srs,
                     envelopes: vec![envelope],
                     vain: 0,
                 });
@@ -170,6 +173,7 @@ impl Core {
             limits,
             src: action.src.clone(),
             state: State::Resolving,
+            login: Login::No,
             below: None,
             tasks: Default::default(),
             sessions: Default::default(),
@@ -186,6 +190,11 @@ impl Core {
         if relay.src.is_none() {
             relay.connectors.insert(None, Connector::default());
             stat::MTA_CONNECTOR.inc();
+        }
+        if let (Some(table), Some(label)) = (&action.auth, &key.label) {
+            relay.login = Login::Asked;
+            let ask = Action::Secret(id, table.clone(), label.clone());
+            self.out.push(ask);
         }
         let destination = (key.name.clone(), key.as_host);
         self.by_key.insert(key, id);

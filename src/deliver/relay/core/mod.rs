@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::client::Credentials;
 use crate::config::relayhost::RelayHost;
 use crate::config::{Config, Method, MtaLimits, RelayAction};
 use crate::deliver::{HoldKey, Report};
@@ -71,6 +72,8 @@ pub enum Action {
     Smarthost(EvpId, Ask),
     /// Fetch a source address; [`Core::source`].
     Source(u64, String),
+    /// Look up the credentials of a label in a table; [`Core::secret`].
+    Secret(u64, String, Line),
     /// Start a session; [`Core::ready`], [`Core::ended`].
     Open(Box<Start>),
     /// Send this; [`Core::done`].
@@ -114,6 +117,8 @@ pub struct Start {
     pub lmtp: bool,
     /// What to do about TLS.
     pub security: Security,
+    /// Who to log in as.
+    pub login: Option<Credentials>,
     /// The address to connect from.
     pub source: Option<IpAddr>,
     /// The reverse name of the host, once known.
@@ -129,6 +134,8 @@ pub struct Start {
 pub struct Load {
     /// The reverse-path.
     pub sender: MailAddr,
+    /// The domain that forwards the message and rewrites its sender.
+    pub srs: Option<Line>,
     /// All of one message.
     pub envelopes: Vec<Envelope>,
     /// How often it was given to a connection that took nothing of it.
@@ -193,6 +200,7 @@ struct Relay {
     limits: MtaLimits,
     src: Option<String>,
     state: State,
+    login: Login,
     /// Only exchangers preferred to this are used.
     below: Option<u16>,
     tasks: VecDeque<Task>,
@@ -208,6 +216,18 @@ struct Relay {
     timer: Option<Timestamp>,
 }
 
+/// Who the sessions of a relay log in as.
+enum Login {
+    /// Nobody.
+    No,
+    /// A table is asked.
+    Asked,
+    /// The table does not know.
+    Unknown,
+    /// Known for as long as the relay is.
+    As(Credentials),
+}
+
 enum State {
     /// Waiting for the addresses of its destination.
     Resolving,
@@ -221,6 +241,7 @@ enum State {
 struct Task {
     msgid: MsgId,
     sender: MailAddr,
+    srs: Option<Line>,
     envelopes: Vec<Envelope>,
     vain: u32,
 }

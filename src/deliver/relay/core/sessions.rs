@@ -103,6 +103,7 @@ impl Core {
             relay.tasks.push_front(Task {
                 msgid: first.id.msgid(),
                 sender: load.sender.clone(),
+                srs: load.srs.clone(),
                 envelopes,
                 vain,
             });
@@ -354,6 +355,7 @@ fn next_load(relay: &mut Relay) -> Option<Load> {
         let envelopes = std::mem::replace(&mut task.envelopes, rest);
         return Some(Load {
             sender: task.sender.clone(),
+            srs: task.srs.clone(),
             envelopes,
             vain: task.vain,
         });
@@ -362,6 +364,7 @@ fn next_load(relay: &mut Relay) -> Option<Load> {
     stat::MTA_TASK.dec();
     Some(Load {
         sender: task.sender,
+        srs: task.srs,
         envelopes: task.envelopes,
         vain: task.vain,
     })

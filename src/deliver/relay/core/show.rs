@@ -7,7 +7,7 @@ use crate::util::time::Duration;
 
 use crate::deliver::relay::books::SourceName;
 
-use super::{Broken, Core, Relay, State};
+use super::{Broken, Core, Login, Relay, State};
 
 /// One of the listings of smtpctl(8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +163,9 @@ impl Relay {
         let mut waits = Vec::new();
         if matches!(self.state, State::Resolving) {
             waits.push("MX");
+        }
+        if matches!(self.login, Login::Asked) {
+            waits.push("secret");
         }
         if self.draws.asked {
             waits.push("source");

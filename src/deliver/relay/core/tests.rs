@@ -21,6 +21,7 @@ struct World {
     zone: HashMap<(String, Kind), Found>,
     smarthosts: BTreeMap<String, Smarthost>,
     sources: Vec<Option<IpAddr>>,
+    secrets: Vec<(u64, String, Line)>,
     started: Vec<Start>,
     sent: Vec<(SessionId, Arc<Load>)>,
     quits: Vec<SessionId>,
@@ -57,6 +58,7 @@ impl World {
             zone: HashMap::new(),
             smarthosts: BTreeMap::new(),
             sources: Vec::new(),
+            secrets: Vec::new(),
             started: Vec::new(),
             sent: Vec::new(),
             quits: Vec::new(),
@@ -163,6 +165,7 @@ impl World {
                 };
                 self.core.source(relay, addr, self.now);
             }
+            Action::Secret(relay, table, label) => self.secrets.push((relay, table, label)),
             Action::Open(start) => self.started.push(*start),
             Action::Send(id, load) => self.sent.push((id, load)),
             Action::Quit(id) => self.quits.push(id),
@@ -230,6 +233,26 @@ impl World {
 
 fn plain() -> World {
     World::new("action \"out\" relay")
+}
+
+/// A relay to a smarthost that wants a login, its address known, its credentials asked for.
+fn with_login() -> World {
+    let mut world = World::new(
+        "table s { bob = \"x:y\" }\naction \"out\" relay host smtps://bob@mx.example auth <s>",
+    );
+    let host = RelayHost::parse("smtps://bob@mx.example").unwrap();
+    world.smarthosts.insert(String::new(), Ok(host));
+    world.a("mx.example", &["192.0.2.1"]);
+    world.offer("joe@d.example");
+    assert!(world.started.is_empty());
+    assert_eq!(world.secrets.len(), 1);
+    assert_eq!(
+        (world.secrets[0].1.as_str(), world.secrets[0].2.as_str()),
+        ("s", "bob")
+    );
+    let lines = world.core.list(Listing::Relays, T0);
+    assert!(lines[0].ends_with(" wait=secret"), "{lines:?}");
+    world
 }
 
 const TEMP: Verdict = Verdict::TempFail;
@@ -780,4 +803,71 @@ fn what_has_not_begun_goes_back_when_the_daemon_stops() {
     world.core.stop();
     world.obey();
     assert_eq!(world.reports, [Report::Held(id, HoldKey(1))]);
+}
+
+#[test]
+fn a_relay_with_a_label_waits_for_its_credentials_and_keeps_them() {
+    // smtpd.conf(5), relay: auth.
+    let mut world = with_login();
+    let credentials = Credentials {
+        user: line("x"),
+        password: line("y"),
+    };
+    let relay = world.secrets[0].0;
+    world.core.secret(relay, Some(credentials.clone()), T0);
+    world.obey();
+    assert_eq!(world.started[0].login, Some(credentials));
+    world.offer("joe@e.example");
+    assert_eq!(world.secrets.len(), 1, "asked again");
+}
+
+#[test]
+fn without_its_credentials_a_relay_fails() {
+    let mut world = with_login();
+    let relay = world.secrets[0].0;
+    world.core.secret(relay, None, T0);
+    world.obey();
+    assert_eq!(
+        world.lines,
+        ["Failed to retrieve secret for [relay:mx.example,port=465,smtps,auth=s:bob,mx]"]
+    );
+    let text = "Could not retrieve credentials".to_owned();
+    assert_eq!(world.only_outcome(), (TEMP, text));
+    assert!(world.core.relays.is_empty() && world.core.domains.is_empty());
+    // An answer that comes too late is nobody's.
+    world.core.secret(relay, None, T0);
+}
+
+#[test]
+fn forwarded_mail_goes_in_a_transaction_of_its_own() {
+    // smtpd.conf(5), relay: srs. Who is not forwarded to keeps the sender as it is.
+    let mut world = World::new("srs key \"secret\"\naction \"out\" relay srs");
+    world.mx("d.example", &[(10, "a.example")]);
+    world.a("a.example", &["192.0.2.1"]);
+    let direct = Envelope {
+        id: EvpId::new(MsgId::new(9).unwrap(), 1).unwrap(),
+        action: line("out"),
+        kind: EnvelopeKind::Relay,
+        dest: MailAddr::new("joe", "d.example").unwrap(),
+        rcpt: MailAddr::new("joe", "d.example").unwrap(),
+        created: T0,
+        ..samples::envelope("bob")
+    };
+    let forwarded = Envelope {
+        id: EvpId::new(MsgId::new(9).unwrap(), 2).unwrap(),
+        rcpt: MailAddr::new("list", "fwd.example").unwrap(),
+        ..direct.clone()
+    };
+    world.core.offer(direct, T0);
+    world.core.offer(forwarded, T0);
+    world.obey();
+    let id = world.started[0].id;
+    world.ready(id);
+    world.delivered(id);
+    let domains: Vec<_> = world
+        .sent
+        .iter()
+        .map(|(_, load)| load.srs.clone())
+        .collect();
+    assert_eq!(domains, [None, Some(line("fwd.example"))]);
 }

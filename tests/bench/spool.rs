@@ -1,0 +1,88 @@
+//! A spool full of deferred mail, for `make bench`.
+//!
+//! spool DIR ENVELOPES DUE: as many messages with one relayed envelope each, without syncs. All
+//! were tried and are to be tried again in some minutes, but for DUE of them, spread evenly, whose
+//! time has come.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use smtpd::mail::{Dsn, Envelope, EvpId, Flags, Kind, MailAddr, MsgId, Past, Peer};
+use smtpd::queue::envelope_file;
+use smtpd::queue::fs::{body_path, envelope_path};
+use smtpd::util::{Line, Timestamp};
+
+/// Seconds since the messages came; with two failures the next attempt is 1600 after that.
+const AGE_S: u64 = 900;
+const FAILURES: u16 = 2;
+
+fn main() -> io::Result<()> {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, dir, envelopes, due] = args.as_slice() else {
+        eprintln!("usage: spool DIR ENVELOPES DUE");
+        std::process::exit(1);
+    };
+    let (root, envelopes, due) = (
+        PathBuf::from(dir),
+        envelopes.parse::<u32>().map_err(io::Error::other)?,
+        due.parse::<u32>().map_err(io::Error::other)?,
+    );
+    let every = envelopes / due.clamp(1, envelopes.max(1));
+    for n in 0..envelopes {
+        // All over the buckets, never twice.
+        let id = MsgId::new(n.wrapping_add(1).wrapping_mul(2_654_435_761));
+        let id = id.and_then(|id| EvpId::new(id, 0x8000_0000 | n));
+        let id = id.ok_or_else(|| io::Error::other("not an id"))?;
+        let failures = if n % every == 0 { 0 } else { FAILURES };
+        put(&root, &envelope(id, n, failures).map_err(io::Error::other)?)?;
+    }
+    Ok(())
+}
+
+fn put(root: &Path, envelope: &Envelope) -> io::Result<()> {
+    let body = root.join(body_path(envelope.id.msgid()));
+    if let Some(dir) = body.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let text = envelope_file::encode(envelope).map_err(io::Error::other)?;
+    fs::write(body, format!("Subject: benchmark\n\n{}\n", "x".repeat(64)))?;
+    fs::write(root.join(envelope_path(envelope.id)), text)
+}
+
+fn envelope(id: EvpId, n: u32, failures: u16) -> Result<Envelope, String> {
+    let line = |text: &str| Line::sanitize(text.as_bytes());
+    let address = |user: &str, domain: &str| {
+        MailAddr::new(user, domain).map_err(|_| format!("{user}@{domain} is no address"))
+    };
+    let now = Timestamp::now();
+    let created = Timestamp(now.0 - AGE_S);
+    let rcpt = address(&format!("recipient{n}"), "d1.example.net")?;
+    Ok(Envelope {
+        id,
+        action: line("out"),
+        tag: None,
+        kind: Kind::Relay,
+        smtpname: line("mx.example.org"),
+        helo: line("client.example.com"),
+        hostname: line("client.example.com"),
+        username: None,
+        errorline: (failures > 0).then(|| line("451 4.3.0 Try again later")),
+        peer: Peer::parse("192.0.2.1").ok_or("no peer")?,
+        sender: address("sender", "example.com")?,
+        dest: rcpt.clone(),
+        rcpt,
+        created,
+        last_try: match failures {
+            0 => Timestamp(0),
+            _ => Timestamp(created.0 + 400),
+        },
+        last_bounce: Timestamp(0),
+        ttl_s: 345_600,
+        retry: failures,
+        flags: Flags::default(),
+        dsn: Dsn::default(),
+        status: None,
+        past: Past::default(),
+    })
+}
