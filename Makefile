@@ -2,6 +2,7 @@
 #
 #   make run       build, and start an instance of its own on loopback, as any user
 #   make test      every test that can run here; what cannot says why
+#   make interop   mail to and from other mail systems on this machine, as root
 #   make install   install under $(DESTDIR)$(PREFIX)
 #
 # Paths and names that the programs are built with. Give the same values to `all` and `install`.
@@ -124,9 +125,14 @@ fuzz:
 			-print_final_stats=1 -verbosity=0 -artifact_prefix="$$dir/$$name-" \
 			"$$dir/corpus/$$name" "tests/fuzz/seeds/$$name" || exit 1; done
 
-# Side by side with whatever of postfix and opensmtpd is installed here.
+# Side by side with whatever of postfix and opensmtpd is installed here. A part of it alone:
+# make bench BENCHFLAGS='--only relay'
 bench: build
-	sh tests/bench/run.sh
+	sh tests/bench/run.sh ${BENCHFLAGS}
+
+# Mail to and from other mail systems; those that are not here are skipped by name. Needs root.
+interop: build
+	SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" python3 tests/interop/run.py ${PEERS}
 
 install: build
 	${MAKE} install-files
@@ -187,4 +193,4 @@ clean:
 	${CARGO} clean
 	rm -rf run
 
-.PHONY: all build run test check lint-man test-poll check-bsd fuzz bench install install-files uninstall stage clean
+.PHONY: all build run test check lint-man test-poll check-bsd fuzz bench interop install install-files uninstall stage clean

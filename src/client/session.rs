@@ -240,10 +240,12 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return self.engine.unreadable("Error reading content file"),
             };
-            wire.clear();
             encoder.encode(text.get(..n).unwrap_or_default(), &mut wire);
             if n == 0 {
                 encoder.finish(&mut wire);
+            } else if wire.len() < BLOCK_BYTES / 2 {
+                // Another look costs less than another packet: a short message is one write.
+                continue;
             }
             let until = end.min(Instant::now() + times.block);
             if let Err(error) = self.write(&wire, until) {
@@ -252,6 +254,7 @@ impl Session {
             if n == 0 {
                 return self.engine.sent();
             }
+            wire.clear();
         }
     }
 

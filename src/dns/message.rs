@@ -80,8 +80,12 @@ pub(super) fn read(bytes: &[u8], id: u16, question: &Question, transport: Transp
     if !repeats(message, question) {
         return Verdict::NotOurs;
     }
-    if header.tc() && transport == Transport::Udp {
-        return Verdict::Truncated;
+    if header.tc() {
+        return match transport {
+            Transport::Udp => Verdict::Truncated,
+            // A part of the records is not to be taken for all of them.
+            Transport::Tcp => Verdict::ServerFailed,
+        };
     }
     let failure = match header.rcode() {
         Rcode::NOERROR => Failure::NoData,

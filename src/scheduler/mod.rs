@@ -9,9 +9,10 @@
 //! Nothing here fails: a call that does not fit an envelope's state says so in its answer and
 //! changes nothing.
 //!
-//! Different from the scheduler we replace, on purpose: held envelopes are released oldest first,
-//! re-timing after a relay's failure needs no line of its own, delay warnings wait for their
-//! threshold ([`backoff::warning_due`]), and scheduling what is already due is a no-op.
+//! Different from the scheduler we replace, on purpose: a hundred times as many envelopes may be
+//! held, they are released oldest first, re-timing after a relay's failure needs no line of its own,
+//! delay warnings wait for their threshold ([`backoff::warning_due`]), and scheduling what is
+//! already due is a no-op.
 
 #![forbid(unsafe_code)]
 
@@ -124,8 +125,9 @@ pub struct Counts {
     pub hold_queues: usize,
 }
 
-/// An envelope leaves a hold queue of this length no room.
-pub const HOLD_MAX: usize = 1000;
+/// An envelope leaves a hold queue of this length no room. One that is not held waits for a point of
+/// a grid that widens with its age, however idle its destination; so this is for floods only.
+pub const HOLD_MAX: usize = 100_000;
 /// Due envelopes that one batch moves into the lines.
 const RIPEN_MAX: usize = 1024;
 /// The time that does not come.

@@ -21,6 +21,7 @@ mod queue_times;
 mod quickstart;
 mod relay;
 mod relay_hostile;
+mod relay_names;
 mod relay_tls;
 mod srs;
 mod restart;

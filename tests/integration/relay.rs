@@ -1,7 +1,7 @@
 //! smtpd.conf(5), relay: mail for other hosts, to fake ones on loopback.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -122,7 +122,7 @@ fn to_host(host: &Host) -> Instance {
 }
 
 /// Hands a message over whose failure nobody is told of.
-fn submit(daemon: &Instance, rcpts: &[&str], body: &str) {
+pub fn submit(daemon: &Instance, rcpts: &[&str], body: &str) {
     let mut client = daemon.hello();
     client.say("MAIL FROM:<>", 250);
     for rcpt in rcpts {
@@ -333,126 +333,6 @@ fn a_host_that_says_nothing_keeps_no_other_waiting() {
             .any(|line| line.contains("ntask=50") && line.ends_with("ONHOLD")),
         "{relays:?}"
     );
-}
-
-/// A name server over UDP that makes an answer of each question's bytes and name.
-pub fn name_server(answer: fn(&[u8], &str) -> Option<Vec<u8>>) -> u16 {
-    let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("bind");
-    let port = socket.local_addr().expect("address").port();
-    thread::spawn(move || {
-        let mut buffer = [0; 1500];
-        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let query = &buffer[..length];
-            if let Some(answer) = answer(query, &name_of(query)) {
-                let _ = socket.send_to(&answer, from);
-            }
-        }
-    });
-    port
-}
-
-/// The name a query asks for, without its last dot.
-fn name_of(query: &[u8]) -> String {
-    let mut name = String::new();
-    let mut at = 12;
-    while let Some(length) = query.get(at).copied().filter(|n| *n > 0) {
-        let end = at + 1 + usize::from(length);
-        name.push_str(&String::from_utf8_lossy(
-            query.get(at + 1..end).unwrap_or_default(),
-        ));
-        name.push('.');
-        at = end;
-    }
-    name.trim_end_matches('.').to_string()
-}
-
-/// An answer with this code, flags and records, each with the question's name: type and data.
-pub fn reply(query: &[u8], flags: u16, records: &[(u16, Vec<u8>)]) -> Vec<u8> {
-    let end = 12 + query[12..].iter().position(|b| *b == 0).unwrap_or(0) + 5;
-    let mut answer = query[..2].to_vec();
-    answer.extend((0x8180 | flags).to_be_bytes());
-    answer.extend([0, 1]);
-    answer.extend((records.len() as u16).to_be_bytes());
-    answer.extend([0, 0, 0, 0]);
-    answer.extend(&query[12..end]);
-    for (kind, data) in records {
-        answer.extend([0xc0, 12]);
-        answer.extend(kind.to_be_bytes());
-        answer.extend([0, 1, 0, 0, 0, 60]);
-        answer.extend((data.len() as u16).to_be_bytes());
-        answer.extend(data);
-    }
-    answer
-}
-
-fn hostile(query: &[u8], name: &str) -> Option<Vec<u8>> {
-    const CNAME: u16 = 5;
-    const MX: u16 = 15;
-    match name {
-        "gone.example" => Some(reply(query, 3, &[])),
-        "broken.example" => Some(reply(query, 2, &[])),
-        "refused.example" => Some(reply(query, 5, &[])),
-        "null.example" => Some(reply(query, 0, &[(MX, vec![0, 0, 0])])),
-        // An alias of itself.
-        "loop.example" => Some(reply(query, 0, &[(CNAME, vec![0xc0, 12])])),
-        // Truncated, and nobody answers over TCP.
-        "long.example" => Some(reply(query, 0x200, &[])),
-        "wrong.example" => {
-            let mut answer = reply(query, 0, &[(MX, vec![0, 0, 0])]);
-            answer[0] ^= 0x55;
-            Some(answer)
-        }
-        "many.example" => {
-            let mx = |n: u8| (MX, vec![0, n, 1, b'a' + n % 26, 0xc0, 12]);
-            Some(reply(query, 0, &(0..50).map(mx).collect::<Vec<_>>()))
-        }
-        "silent.example" => None,
-        _ => Some(reply(query, 3, &[])),
-    }
-}
-
-#[test]
-fn whatever_a_name_server_says_has_the_outcome_that_the_manual_names() {
-    let port = name_server(hostile);
-    let dir = tempfile::TempDir::new().expect("a temporary directory");
-    let conf = format!("nameserver [127.0.0.1]:{port}\noptions timeout:1 attempts:1\n");
-    std::fs::write(dir.path().join("resolv.conf"), conf).expect("resolv.conf");
-    let daemon = Setup::new(
-        "listen on 127.0.0.1 port $port\naction \"out\" relay\n\
-         match from any for any action \"out\"\n",
-    )
-    .start_in(dir);
-    let cases = [
-        ("gone", "PermFail", "Domain does not exist"),
-        ("null", "PermFail", "Domain does not accept mail"),
-        ("broken", "TempFail", "Temporary failure in MX lookup"),
-        ("refused", "TempFail", "Temporary failure in MX lookup"),
-        ("loop", "TempFail", "Temporary failure in MX lookup"),
-        ("long", "TempFail", "Temporary failure in MX lookup"),
-        ("wrong", "TempFail", "Temporary failure in MX lookup"),
-        ("silent", "TempFail", "Temporary failure in MX lookup"),
-        ("many", "TempFail", "No MX found for domain"),
-    ];
-    for (name, _, _) in cases {
-        submit(
-            &daemon,
-            &[&format!("bob@{name}.example")],
-            "Subject: x\r\n\r\nhi",
-        );
-    }
-    for (name, result, text) in cases {
-        daemon.wait_log(&format!(
-            "smtp-out: Failed to resolve MX for [relay:{name}.example,smtp]: {text}"
-        ));
-        wait_for("the delivery line", || {
-            daemon.log().lines().any(|line| {
-                line.contains(&format!(
-                    " to=<bob@{name}.example> rcpt=<-> source=\"-\" relay=\"{name}.example\" "
-                )) && line.ends_with(&format!("result=\"{result}\" stat=\"{text}\""))
-            })
-        });
-    }
-    wait_for("what passes to wait", || daemon.queue().len() == 7);
 }
 
 #[test]

@@ -229,6 +229,25 @@ fn a_handshake_that_fails_is_followed_by_plain_text_only_where_nothing_asked_for
 }
 
 #[test]
+fn a_host_that_wants_a_certificate_of_ours_gets_plain_text_if_nothing_asked_for_tls() {
+    // In TLS 1.3 the host says so when our half of the handshake is over.
+    let authority = Authority::new();
+    let host = || TlsHost::start(Manner::with(authority.certify(NAME)).asking(&authority));
+    let (any, strict) = (host(), host());
+    let daemon = relay(&authority, &format!("host {}", url("smtp", &any)));
+    submit(&daemon, "bob@a.example");
+    any.wait("plain: message");
+    daemon.wait_log(": opportunistic TLS failed, downgrading to plain");
+    let daemon = relay(
+        &authority,
+        &format!("host {} tls no-verify", url("smtp", &strict)),
+    );
+    submit(&daemon, "bob@a.example");
+    daemon.wait_log("stat=\"Network error on destination MXs\"");
+    assert!(!strict.has("plain: MAIL") && !strict.has("tls: MAIL"));
+}
+
+#[test]
 fn what_was_said_before_the_handshake_is_not_taken_for_an_answer_within_it() {
     // RFC 3207 §4.2, CVE-2011-0411: bytes behind the 220 end the session.
     let authority = Authority::new();

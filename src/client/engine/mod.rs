@@ -341,8 +341,13 @@ impl Engine {
         if let Some(transaction) = &mut self.transaction {
             transaction.lost(loss, self.counts.begun > 1);
         }
+        let stage = match (last, self.privacy) {
+            // RFC 8446 §4.4: our half of a handshake may be over before the server has judged it.
+            (Some(Expect::Ehlo), Privacy::Secured) => Stage::Handshake,
+            (last, _) => stage(last),
+        };
         self.failure
-            .get_or_insert_with(|| Failure::new(stage(last), loss.text()));
+            .get_or_insert_with(|| Failure::new(stage, loss.text()));
     }
 
     fn fail(&mut self, failure: Failure) {

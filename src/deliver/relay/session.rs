@@ -201,6 +201,7 @@ impl Worker<'_> {
         maillog::mta_error(self.start.id, 0, &failure.text);
         match failure.stage {
             Stage::Source => End::Source(failure.text.clone()),
+            Stage::StartTls | Stage::Handshake | Stage::Auth => End::Unfit(failure.text.clone()),
             _ => End::Failed(failure.text.clone()),
         }
     }

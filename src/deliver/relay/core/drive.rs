@@ -256,6 +256,7 @@ impl Core {
         if exchangers.is_empty() {
             return Way::Error(Broken::Mx);
         }
+        let connector = relay.connectors.get(&source);
         let (mut level, mut wait, mut disabled) = (None, None::<Timestamp>, false);
         let mut best: Option<(u32, SocketAddr, &Exchanger)> = None;
         for (exchanger, to) in exchangers {
@@ -270,7 +271,8 @@ impl Core {
             }
             let route = self.route_ids.get(&(source, *to));
             let route = route.and_then(|id| self.routes.get(id));
-            if route.is_some_and(|route| route.disabled_until.is_some()) {
+            let unfit = connector.is_some_and(|connector| connector.unfit.contains(to));
+            if unfit || route.is_some_and(|route| route.disabled_until.is_some()) {
                 disabled = true;
                 continue;
             }

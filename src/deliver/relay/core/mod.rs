@@ -149,6 +149,9 @@ pub enum End {
     Quit,
     /// It failed, or never came to be.
     Failed(Line),
+    /// The host has not what this relay demands: TLS, a certificate that holds, a login. Another
+    /// relay may be content with it.
+    Unfit(Line),
     /// Our own end cannot be had: the address, or the name that goes with it.
     Source(Line),
     /// This host had no socket, no thread, no memory: that says nothing of the destination.
@@ -251,6 +254,8 @@ struct Task {
 struct Connector {
     book: Book,
     error: Option<Broken>,
+    /// Addresses that serve other relays and are of no use to this one.
+    unfit: BTreeSet<SocketAddr>,
 }
 
 /// Why a connector is of no use any more; the first one that some connector has names the failure

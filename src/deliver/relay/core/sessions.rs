@@ -255,7 +255,9 @@ impl Core {
             End::Quit => {}
             // A host that takes no more connections than it has is not one that fails.
             End::Failed(_) if session.ready || self.is_served(session.route) => {}
-            End::Failed(_) => self.penalise(session.route, now),
+            End::Unfit(_) if self.serves(session.route, relay) => {}
+            End::Unfit(_) if self.is_served(session.route) => self.avoid(&session),
+            End::Failed(_) | End::Unfit(_) => self.penalise(session.route, now),
             End::Source(text) => self.bad_source(&session, text),
             End::Shortage(_) => self.set_relay_timer(relay, now.plus(SHORTAGE_S)),
         }
@@ -270,6 +272,27 @@ impl Core {
         self.sessions
             .values()
             .any(|session| session.route == route && session.ready)
+    }
+
+    /// Whether one of those is a relay's own.
+    fn serves(&self, route: u64, relay: u64) -> bool {
+        self.sessions
+            .values()
+            .any(|session| session.route == route && session.ready && session.relay == relay)
+    }
+
+    /// The relay of a session does not go that way again; others do.
+    fn avoid(&mut self, session: &Session) {
+        let Some(route) = self.routes.get(&session.route) else {
+            return;
+        };
+        let connector = self
+            .relays
+            .get_mut(&session.relay)
+            .and_then(|relay| relay.connectors.get_mut(&session.source));
+        if let Some(connector) = connector {
+            connector.unfit.insert(route.to);
+        }
     }
 
     fn close_books(&mut self, session: &Session, id: SessionId, end: &End, now: Timestamp) {

@@ -629,7 +629,8 @@ fn a_connection_that_died_idle_costs_a_message_nothing_but_another_one() {
     assert_eq!(world.sent.len(), 2);
     world.ended(first, End::Failed(line("Connection closed unexpectedly")));
     world.pass(3);
-    assert_eq!(world.started.len(), 2);
+    let relays = world.core.list(Listing::Relays, world.now);
+    assert_eq!(world.started.len(), 2, "{relays:?} {:?}", world.lines);
     let second = world.started[1].id;
     world.ready(second);
     assert_eq!(world.sent[2].1.envelopes[0].dest.user(), "carol");
@@ -870,4 +871,37 @@ fn forwarded_mail_goes_in_a_transaction_of_its_own() {
         .map(|(_, load)| load.srs.clone())
         .collect();
     assert_eq!(domains, [None, Some(line("fwd.example"))]);
+}
+
+#[test]
+fn a_host_that_one_relay_cannot_use_goes_on_serving_the_others() {
+    // Two URLs of one host; the certificate is not good enough for the second.
+    let mut world = World::new("table t { d = x }\naction \"out\" relay domain <t>");
+    for (domain, url) in [
+        ("d.example", "smtp://mx.example"),
+        ("e.example", "smtp+tls://mx.example"),
+    ] {
+        let host = RelayHost::parse(url).unwrap();
+        world.smarthosts.insert(domain.to_owned(), Ok(host));
+    }
+    world.a("mx.example", &["192.0.2.1"]);
+    world.offer("joe@d.example");
+    let first = world.started[0].id;
+    world.ready(first);
+    world.delivered(first);
+    world.offer("joe@e.example");
+    world.pass(3);
+    assert_eq!(world.started.len(), 2);
+    let second = world.started[1].id;
+    world.ended(second, End::Unfit(line("IO Error: certificate")));
+    world.pass(3);
+    let outcome = world.outcomes().pop().unwrap();
+    assert_eq!(
+        outcome,
+        (TEMP, "Network error on destination MXs".to_owned())
+    );
+    assert_eq!(world.started.len(), 2, "it was tried again and again");
+    assert!(world.core.routes.values().all(|route| route.penalty == 0));
+    world.offer("joe@d.example");
+    assert_eq!(world.sent.len(), 2);
 }
