@@ -327,51 +327,6 @@ fn recipients_of_one_message_share_a_transaction() {
     assert_eq!(host.wait(2).len(), 2);
 }
 
-#[test]
-fn the_sender_of_forwarded_mail_is_rewritten_and_leads_back() {
-    // smtpd.conf(5), srs: when relaying a mail resulting from a forward; srs key.
-    let host = Host::start(|_| None);
-    let daemon = Setup::new(&format!(
-        "srs key \"secret\"\nlisten on 127.0.0.1 port $port\n\
-         action \"in\" maildir virtual {{ \"x@fwd.net\" = \"y@far.org\" }}\n\
-         action \"out\" relay host smtp://127.0.0.1:{} srs\n\
-         match from any for rcpt-to \"x@fwd.net\" action \"in\"\n\
-         match from any for any action \"out\"\n",
-        host.port
-    ))
-    .start();
-    let mut client = daemon.hello();
-    client.mail("bob@Origin.org", &["x@fwd.net", "z@far.org"], b"\nx\n");
-    let taken = host.wait(2);
-    let senders: Vec<String> = taken
-        .iter()
-        .flat_map(|taken| &taken.commands)
-        .filter_map(|command| command.strip_prefix("MAIL FROM:<"))
-        .filter_map(|rest| rest.split('>').next().map(str::to_owned))
-        .collect();
-    assert!(
-        senders.contains(&"bob@Origin.org".to_owned()),
-        "{senders:?}"
-    );
-    let rewritten = senders
-        .iter()
-        .find(|sender| sender.starts_with("SRS0="))
-        .unwrap();
-    assert!(
-        rewritten.ends_with("=Origin.org=bob@fwd.net"),
-        "{rewritten}"
-    );
-    client.mail("", &[rewritten], b"\nreport\n");
-    let rcpts = host.wait(3).pop().unwrap().commands;
-    assert!(
-        rcpts
-            .iter()
-            .any(|command| command.starts_with("RCPT TO:<bob@Origin.org>")),
-        "{rcpts:?}"
-    );
-}
-
-#[test]
 fn a_host_that_says_nothing_keeps_no_other_waiting() {
     let silent = TcpListener::bind(("127.0.0.1", 0)).expect("bind");
     let good = Host::start(|_| None);

@@ -6,12 +6,15 @@ config
 	table domains db:$dir/domains.db
 	table friends db:$dir/friends.db
 	table users db:$dir/users.db
+	table lost db:$dir/lost.db
 	action "l" maildir alias <aliases>
 	action "v" maildir virtual <vt>
 	action "u" mda "$show %{user.directory}" userbase <users>
+	action "lost" maildir userbase <lost>
 	match from any for domain <domains> action "l"
 	match from any for domain "v.org" action "v"
 	match from any for domain "users.org" action "u"
+	match from any for domain "lost.org" action "lost"
 	match from any mail-from <friends> for domain "friends.org" action "l"
 
 file aliases
@@ -30,6 +33,9 @@ map domains set
 file users
 	vbob: 61001:61002:$dir/home/vbob
 map users mapping
+file lost
+	vbob: 61001:61002:$dir/home/vbob
+map lost mapping
 dir home/vbob owner=61001
 file home/vfwd/.forward owner=61003
 	vbob
@@ -55,9 +61,9 @@ story a user who came later, with a .forward
 	ran 61001 [$dir/home/vbob] | USER=vbob
 
 story a database of users that is lost
-	remove users.db
-	rcpt vbob@users.org
-	reply 451 Temporary failure: <vbob@users.org>
+	remove lost.db
+	rcpt vbob@lost.org
+	reply 451 Temporary failure: <vbob@lost.org>
 
 story an alias
 	rcpt INFO@example.com
