@@ -1,7 +1,7 @@
 //! rustls, with the *ring* provider.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -119,6 +119,14 @@ fn io_failure(error: io::Error) -> Failure {
         .and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
         Some(inner) => failure(inner.clone()),
+        // Some old peers say nothing when they have nothing in common with us, and go.
+        None if matches!(
+            error.kind(),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+        ) =>
+        {
+            Failure::NoCommonGround(String::from("the peer hung up during the handshake"))
+        }
         None => Failure::Io(error),
     }
 }

@@ -327,6 +327,7 @@ fn recipients_of_one_message_share_a_transaction() {
     assert_eq!(host.wait(2).len(), 2);
 }
 
+#[test]
 fn a_host_that_says_nothing_keeps_no_other_waiting() {
     let silent = TcpListener::bind(("127.0.0.1", 0)).expect("bind");
     let good = Host::start(|_| None);

@@ -110,7 +110,7 @@ impl Worker<'_> {
             Security::StartTls(_) => Tls::Required,
             Security::Smtps(_) => Tls::OnConnect,
         };
-        loop {
+        let failure = loop {
             let failure = match self.connect(start.scheme, name, tls, Some(&secure)) {
                 Err(failure) if failure.stage == Stage::Handshake => failure,
                 result => return result,
@@ -123,12 +123,12 @@ impl Worker<'_> {
                     ));
                     secure = next;
                 }
-                None if tls == Tls::IfOffered => break,
+                None if tls == Tls::IfOffered => break failure,
                 None => return Err(failure),
             }
-        }
+        };
         log::info(format_args!(
-            "smtp-out: Error on session {}: opportunistic TLS failed, downgrading to plain",
+            "smtp-out: Error on session {}: opportunistic TLS failed, downgrading to plain: {failure}",
             start.id
         ));
         self.connect("smtp+notls", name, Tls::Never, None)
