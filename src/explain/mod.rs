@@ -2,7 +2,7 @@
 //!
 //! Nothing is judged here. The recipient goes through the very code that a session's would go
 //! through, which tells what it does ([`crate::expansion::watch`]); what is heard is put on a
-//! [`page`]. Nothing is queued, delivered or asked of another host. The page is bounded, whatever
+//! `page`. Nothing is queued, delivered or asked of another host. The page is bounded, whatever
 //! the configuration; every line of it is printable.
 
 #![forbid(unsafe_code)]

@@ -2,7 +2,7 @@
 //!
 //! It has no thread, no lock, no disk and no clock: the runner owns it and every call that needs
 //! the time takes `now`. Every envelope is in exactly one [`State`]; the two functions `detach`
-//! and `place` are the only ones that move an envelope between the indexes, and [`Scheduler::check`]
+//! and `place` are the only ones that move an envelope between the indexes, and `Scheduler::check`
 //! recounts all of it for the tests. Memory is about a hundred bytes per envelope; texts and
 //! addresses stay on the disk.
 //!

@@ -4,7 +4,7 @@
 //! connection. Envelopes of one message travel in one transaction. A connection is kept a little
 //! for the next message; one that turns out to have been closed meanwhile is replaced, once, before
 //! anything is called a failure. To a host the engine connects itself. To a unix socket a child
-//! connects that has become the recipient ([`connect`]), for it may be open to the recipient only.
+//! connects that has become the recipient (`connect`), for it may be open to the recipient only.
 //!
 //! What cannot be done so is not done here: with a wrapper, or a destination that differs from
 //! user to user, mail.lmtp(8) is run.

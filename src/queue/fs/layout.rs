@@ -1,6 +1,6 @@
 //! Where everything lies in the spool, and whose it is. No other file knows a path.
 //!
-//! `spool-layout.md` is the contract. The parent makes the rooms; [`verify`] looks at them.
+//! `spool-layout.md` is the contract. The parent makes the rooms; `verify` looks at them.
 
 use std::ffi::OsStr;
 use std::fs::File;
