@@ -33,13 +33,18 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What the system's files say, and where they are. Files that are missing or cannot be read
-    /// leave the defaults of the C library: the name server of this host.
-    pub fn system() -> Settings {
-        Settings::read(Path::new("/etc/resolv.conf"), Path::new("/etc/hosts"))
+    /// What the system's files say, or an instance's own where its root has them.
+    pub fn of_instance(root: Option<&Path>) -> Settings {
+        let file = |name: &str| {
+            let own = root.map(|root| root.join(name));
+            own.filter(|path| path.exists())
+                .unwrap_or_else(|| Path::new("/etc").join(name))
+        };
+        Settings::read(&file("resolv.conf"), &file("hosts"))
     }
 
-    /// The same, with other files.
+    /// What these files say, and where they are. Files that are missing or cannot be read leave
+    /// the defaults of the C library: the name server of this host.
     pub fn read(resolv_conf: &Path, hosts: &Path) -> Settings {
         let mut settings = Settings {
             hosts: Some(hosts.to_owned()),

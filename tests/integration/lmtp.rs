@@ -236,6 +236,30 @@ fn each_recipient_has_its_own_outcome_over_one_connection() {
 }
 
 #[test]
+fn one_resolver_serves_lmtp_and_relaying() {
+    // smtpd(8), -R: hosts and resolv.conf in the instance's root are read in place of the system's.
+    let (port, seen) = on_tcp();
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("hosts"), "127.0.0.1 store.example\n").unwrap();
+    let daemon = Setup::new(&format!(
+        "listen on 127.0.0.1 port $port\n\
+         action \"in\" lmtp \"store.example:{port}\" rcpt-to virtual $all\n\
+         action \"out\" relay host \"lmtp://store.example:{port}\"\n\
+         match from any for domain \"in.example\" action \"in\"\n\
+         match from any for any action \"out\"\n"
+    ))
+    .start_in(dir);
+    let mut client = daemon.hello();
+    client.mail(
+        "",
+        &["a@in.example", "b@out.example"],
+        b"Subject: x\n\nhi\n",
+    );
+    wait_for("both to arrive", || seen.messages().len() == 2);
+    daemon.wait_empty();
+}
+
+#[test]
 fn a_socket_is_connected_to_as_the_recipient_and_gets_the_users_name() {
     // smtpd.conf(5), lmtp: without rcpt-to the recipient is the user.
     let dir = TempDir::new().unwrap();

@@ -11,7 +11,6 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{BufRead, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -46,8 +45,11 @@ pub fn run(
     if uid == 0 {
         drop_root()?;
     }
-    let resolver = dns::start(resolver_settings(paths), random::number_u32)
-        .map_err(|e| Failure::io("resolver", &e))?;
+    let resolver = dns::start(
+        dns::Settings::of_instance(paths.root.as_deref()),
+        random::number_u32,
+    )
+    .map_err(|e| Failure::io("resolver", &e))?;
     walk(
         names,
         &|name, kind, reply| resolver.lookup(name, kind, reply),
@@ -62,15 +64,6 @@ fn drop_root() -> Result<(), Failure> {
         .ok_or_else(|| Failure::new(format!("unknown user {}", paths::USER)))?;
     creds::become_for_good(&Identity::alone(user.uid, user.gid))
         .map_err(|e| Failure::io("setresuid", &e))
-}
-
-fn resolver_settings(paths: &Paths) -> dns::Settings {
-    let file = |name: &str| {
-        let own = paths.root.as_ref().map(|root| root.join(name));
-        own.filter(|path| path.exists())
-            .unwrap_or_else(|| Path::new("/etc").join(name))
-    };
-    dns::Settings::read(&file("resolv.conf"), &file("hosts"))
 }
 
 /// Walks the records of all `names`.

@@ -1,0 +1,60 @@
+//! The queue of an engine, opened as the configuration says.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use crate::config::{Config, QueueKey, Secret};
+use crate::log;
+use crate::queue::Queue;
+use crate::queue::coding::{Coding, Key};
+use crate::queue::fs::{self, Fs};
+
+/// Opens the spool under `root`, and starts the thread that deletes what was never promised.
+pub fn open(root: &Path, config: &Config, key: Option<&Secret>) -> Result<Queue, String> {
+    let options = fs::Options {
+        coding: coding(config, key)?,
+        max_message_bytes: config.smtp.max_message_size,
+        ..fs::Options::default()
+    };
+    let store =
+        Fs::open(root, options).map_err(|error| format!("spool {}: {error}", root.display()))?;
+    purge_in_the_background(store.clone()).map_err(|error| format!("purge: {error}"))?;
+    Ok(Queue::new(Arc::new(store)))
+}
+
+/// How queue files are written. A key that is asked for has come from the parent.
+fn coding(config: &Config, handed: Option<&Secret>) -> Result<Coding, String> {
+    let key = match &config.queue.encryption {
+        None => None,
+        Some(QueueKey::Text(key)) => Some(key),
+        Some(QueueKey::Stdin | QueueKey::Terminal) => {
+            Some(handed.ok_or("there is no key for queue encryption")?)
+        }
+    };
+    let key = key
+        .map(|key| Key::new(key.reveal()).ok_or("crypto_setup: invalid key for queue encryption"));
+    let coding = Coding {
+        compress: config.queue.compression,
+        key: key.transpose()?,
+    };
+    if coding.compress {
+        log::info(format_args!("queue: queue compression enabled"));
+    }
+    if coding.key.is_some() {
+        log::info(format_args!("queue: queue encryption enabled"));
+    }
+    Ok(coding)
+}
+
+fn purge_in_the_background(store: Fs) -> io::Result<()> {
+    thread::Builder::new()
+        .name("purge".to_owned())
+        .spawn(move || {
+            if let Err(error) = store.purge() {
+                log::warn(format_args!("purge: {error}"));
+            }
+        })?;
+    Ok(())
+}
