@@ -132,7 +132,7 @@ impl Core {
         let ids: Vec<EvpId> = self.scheduler.all().collect();
         self.once = Some(finish);
         for id in ids {
-            self.hurry(id, now);
+            self.scheduler.schedule(id, now);
         }
     }
 
@@ -225,7 +225,7 @@ impl Core {
             }
             Report::Hurry(ids) => {
                 for id in ids {
-                    self.hurry(id, now);
+                    self.scheduler.schedule(id, now);
                 }
             }
         }
@@ -283,15 +283,9 @@ impl Core {
         };
         let new = self.scheduler.insert(envelope.id, &facts);
         if new && self.once.is_some() {
-            self.hurry(envelope.id, now);
+            self.scheduler.schedule(envelope.id, now);
         }
         new
-    }
-
-    fn hurry(&mut self, id: EvpId, now: Timestamp) {
-        if !self.scheduler.is_suspended(id) {
-            self.scheduler.schedule(id, now);
-        }
     }
 
     // ---- work out ----
@@ -516,7 +510,7 @@ impl Core {
         }
         let from = self.overflow.len().saturating_sub(OVERFLOW_LOW);
         for id in self.overflow.split_off(from) {
-            self.hurry(id, now);
+            self.scheduler.schedule(id, now);
         }
         true
     }

@@ -10,12 +10,13 @@ use super::entry::{Marks, Spot};
 use super::{Class, Scheduler, State};
 
 impl Scheduler {
-    /// `schedule`: due now, whatever its time. Refused in flight; a no-op for what is due already.
+    /// `schedule`: due now, whatever its time. Refused in flight, and for what is paused, which
+    /// only [`Scheduler::resume`] lets go; a no-op for what is due already.
     pub fn schedule(&mut self, id: EvpId, now: Timestamp) -> bool {
         let Some(mut entry) = self.entries.get(&id).copied() else {
             return false;
         };
-        if entry.is_leaving() {
+        if entry.is_leaving() || entry.is_suspended() {
             return false;
         }
         match entry.state() {

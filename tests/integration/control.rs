@@ -77,6 +77,50 @@ fn the_queue_is_listed_scheduled_and_removed() {
 }
 
 #[test]
+fn a_paused_envelope_stays_whoever_flushes_the_queue() {
+    // smtpctl(8), pause envelope: until they are resumed, whoever flushes the queue, and also after
+    // the daemon is started anew. The usual cron job is one who flushes.
+    let mut daemon = Setup::maildir().arg("-Pmda").start();
+    let mut client = daemon.hello();
+    client.mail("a@example.net", &["b@example.org"], b"\nheld\n");
+    assert_eq!(
+        text(&daemon.ctl(["pause", "envelope", "all"])),
+        "1 envelope paused\n"
+    );
+    assert!(daemon.ctl(["resume", "mda"]).status.success());
+    client.mail("a@example.net", &["b@example.org"], b"\nfree\n");
+    daemon.wait_mail(1);
+    wait_for("the other to go", || daemon.queue().len() == 1);
+    let held = daemon.queue().remove(0);
+    let id = held.split('|').next().unwrap().to_string();
+    assert!(held.contains("|suspend|"), "{held}");
+    let run_queue = |daemon: &crate::support::Instance| {
+        let mut run = daemon.program("smtpd");
+        let output = run.arg("-q").arg("-R").arg(daemon.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    };
+    for which in ["all", &id[..8], &id] {
+        assert_eq!(
+            text(&daemon.ctl(["schedule", which])),
+            "0 envelope scheduled\n"
+        );
+    }
+    assert!(daemon.sendmail(["-q"], b"").status.success());
+    run_queue(&daemon);
+    daemon.stop();
+    run_queue(&daemon);
+    assert_eq!(daemon.queue().len(), 1, "it is read from the spool");
+    assert_eq!(daemon.maildir("mail").len(), 1);
+    daemon.set_args(&[]);
+    daemon.start();
+    assert_eq!(
+        text(&daemon.ctl(["resume", "envelope", &id])),
+        "1 envelope resumed\n"
+    );
+    daemon.wait_mail(2);
+}
+
+#[test]
 fn a_paused_smtp_side_takes_nothing_new() {
     // smtpctl(8), pause smtp: stop accepting; sessions that are there go on.
     let daemon = Setup::maildir().start();
