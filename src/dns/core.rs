@@ -128,11 +128,20 @@ impl Core {
 
     /// Finds the records of a name; names without a last dot follow the search rules.
     pub(super) fn lookup(&mut self, text: &str, kind: Kind, reply: Reply<Found>, now: Instant) {
-        let names = self.settings.candidates(text).into();
+        let in_hosts = name::parse(text).filter(|name| self.hosts.addresses(name).is_some());
+        let mut names: VecDeque<Wire> = match (in_hosts, kind.other_family()) {
+            (Some(itself), Some(_)) => [itself].into(),
+            _ => self.settings.candidates(text).into(),
+        };
+        let Some(name) = names.pop_front() else {
+            return reply(Err(Failure::NoName));
+        };
         self.begin(
             Job::Lookup(Lookup {
+                name,
                 names,
                 kind,
+                has_other_family: OtherFamily::NotAsked,
                 worst: Failure::NoName,
                 reply,
             }),
@@ -218,7 +227,7 @@ impl Core {
 
     // Jobs.
 
-    fn begin(&mut self, mut job: Job, now: Instant) {
+    fn begin(&mut self, job: Job, now: Instant) {
         if self.jobs.len() >= limits::JOBS {
             return job.finish(Err(Failure::TempFail));
         }
@@ -251,7 +260,7 @@ impl Core {
 
     fn ask(&mut self, job: u64, question: Question, now: Instant) {
         if let Some(answer) = self.hosts.answer(&question.name, question.kind) {
-            self.settled.push_back((job, Ok(answer)));
+            self.settled.push_back((job, answer));
         } else if let Some(found) = self.cache.get(&question, now) {
             self.settled.push_back((job, found.clone()));
         } else if let Some(fetch) = self.by_question.get(&question) {
@@ -426,12 +435,24 @@ enum Job {
 }
 
 struct Lookup {
-    /// Names that are not asked for yet.
+    /// The name that is asked for.
+    name: Wire,
+    /// Names that are asked for next, if that one has no address of either family.
     names: VecDeque<Wire>,
     kind: Kind,
+    has_other_family: OtherFamily,
     /// The failure that says most of those so far.
     worst: Failure,
     reply: Reply<Found>,
+}
+
+/// Whether a name without addresses of one family has some of the other. The two lookups of a host
+/// must end at the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OtherFamily {
+    NotAsked,
+    Asked,
+    Exists,
 }
 
 struct Backward {
@@ -442,9 +463,9 @@ struct Backward {
 }
 
 impl Job {
-    fn first(&mut self) -> Option<Question> {
+    fn first(&self) -> Option<Question> {
         match self {
-            Job::Lookup(lookup) => lookup.next_name(),
+            Job::Lookup(lookup) => Some(lookup.question(lookup.kind)),
             Job::Reverse(backward) => Some(Question {
                 name: name::parse(&super::reverse_name(backward.addr))?,
                 kind: Kind::Ptr,
@@ -455,11 +476,7 @@ impl Job {
     /// The next question, when `found` is not the end.
     fn next(&mut self, found: &Found) -> Option<Question> {
         match self {
-            Job::Lookup(lookup) => {
-                let failure = found.as_ref().err()?;
-                lookup.worst = worse(lookup.worst, *failure);
-                lookup.next_name()
-            }
+            Job::Lookup(lookup) => lookup.next(found),
             Job::Reverse(backward) => {
                 let Ok(Answer::Ptr(names)) = found else {
                     return None;
@@ -482,6 +499,10 @@ impl Job {
         match self {
             Job::Lookup(lookup) => {
                 let worst = lookup.worst;
+                let found = match lookup.has_other_family {
+                    OtherFamily::Exists => Err(Failure::NoData),
+                    OtherFamily::NotAsked | OtherFamily::Asked => found,
+                };
                 (lookup.reply)(found.map_err(|failure| worse(worst, failure)));
             }
             Job::Reverse(backward) => {
@@ -496,11 +517,35 @@ impl Job {
 }
 
 impl Lookup {
-    fn next_name(&mut self) -> Option<Question> {
-        Some(Question {
-            name: self.names.pop_front()?,
-            kind: self.kind,
-        })
+    /// The search goes on only from a name that has no address of either family. One of which
+    /// nobody can say that ends it: another host must not get the mail because of that.
+    fn next(&mut self, found: &Found) -> Option<Question> {
+        let asked = std::mem::replace(&mut self.has_other_family, OtherFamily::NotAsked);
+        let failure = match (asked, found) {
+            (OtherFamily::NotAsked, found) => *found.as_ref().err()?,
+            (_, Err(Failure::NoName | Failure::NoData)) => Failure::NoName,
+            (_, Ok(_) | Err(Failure::TempFail)) => {
+                self.has_other_family = OtherFamily::Exists;
+                return None;
+            }
+        };
+        self.worst = worse(self.worst, failure);
+        if failure == Failure::TempFail || self.names.is_empty() {
+            return None;
+        }
+        if let (OtherFamily::NotAsked, Some(other)) = (asked, self.kind.other_family()) {
+            self.has_other_family = OtherFamily::Asked;
+            return Some(self.question(other));
+        }
+        self.name = self.names.pop_front()?;
+        Some(self.question(self.kind))
+    }
+
+    fn question(&self, kind: Kind) -> Question {
+        Question {
+            name: self.name.clone(),
+            kind,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::util::Line;
 
 use super::name::{self, Wire};
-use super::{Answer, Kind, limits};
+use super::{Answer, Failure, Found, Kind, limits};
 
 /// What /etc/hosts says.
 #[derive(Clone, Debug, Default)]
@@ -48,12 +48,13 @@ impl Hosts {
         }
     }
 
-    /// The records that the file has for a question.
-    pub(super) fn answer(&self, name: &Wire, kind: Kind) -> Option<Answer> {
-        match kind {
+    /// What the file says to a question. A name with addresses of one family has none of the other.
+    pub(super) fn answer(&self, name: &Wire, kind: Kind) -> Option<Found> {
+        let answer = match kind {
             Kind::A => {
                 let addrs: Vec<Ipv4Addr> = self
-                    .addresses(name)
+                    .addresses(name)?
+                    .iter()
                     .filter_map(|addr| match addr {
                         IpAddr::V4(addr) => Some(*addr),
                         IpAddr::V6(_) => None,
@@ -63,7 +64,8 @@ impl Hosts {
             }
             Kind::Aaaa => {
                 let addrs: Vec<Ipv6Addr> = self
-                    .addresses(name)
+                    .addresses(name)?
+                    .iter()
                     .filter_map(|addr| match addr {
                         IpAddr::V6(addr) => Some(*addr),
                         IpAddr::V4(_) => None,
@@ -72,12 +74,14 @@ impl Hosts {
                 (!addrs.is_empty()).then_some(Answer::Aaaa(addrs))
             }
             Kind::Ptr => Some(Answer::Ptr(vec![self.by_addr.get(name)?.clone()])),
-            Kind::Mx | Kind::Txt => None,
-        }
+            Kind::Mx | Kind::Txt => return None,
+        };
+        Some(answer.ok_or(Failure::NoData))
     }
 
-    fn addresses(&self, name: &Wire) -> impl Iterator<Item = &IpAddr> {
-        self.by_name.get(name).into_iter().flatten()
+    /// The addresses of a name that the file has.
+    pub(super) fn addresses(&self, name: &Wire) -> Option<&[IpAddr]> {
+        self.by_name.get(name).map(Vec::as_slice)
     }
 }
 
@@ -96,11 +100,11 @@ mod tests {
         let ask = |name: &str, kind| hosts.answer(&name::parse(name).unwrap(), kind);
         assert_eq!(
             ask("LOCALHOST", Kind::A),
-            Some(Answer::A(vec![Ipv4Addr::LOCALHOST]))
+            Some(Ok(Answer::A(vec![Ipv4Addr::LOCALHOST])))
         );
         assert_eq!(
             ask("localhost", Kind::Aaaa),
-            Some(Answer::Aaaa(vec![Ipv6Addr::LOCALHOST]))
+            Some(Ok(Answer::Aaaa(vec![Ipv6Addr::LOCALHOST])))
         );
         let reverse = |addr: &str| {
             ask(
@@ -108,13 +112,14 @@ mod tests {
                 Kind::Ptr,
             )
         };
-        let names = |name: &str| Some(Answer::Ptr(vec![Line::new(name).unwrap()]));
+        let names = |name: &str| Some(Ok(Answer::Ptr(vec![Line::new(name).unwrap()])));
         assert_eq!(reverse("127.0.0.1"), names("localhost"));
         assert_eq!(reverse("::1"), names("localhost"));
         assert_eq!(reverse("192.0.2.1"), names("mail.example.org"));
         assert_eq!(reverse("192.0.2.9"), None);
         assert_eq!(reverse("1.2.3.4"), None);
-        assert_eq!(ask("mail", Kind::Aaaa), None);
+        assert_eq!(ask("mail", Kind::Aaaa), Some(Err(Failure::NoData)));
+        assert_eq!(ask("nail", Kind::Aaaa), None);
         assert_eq!(ask("mail", Kind::Mx), None);
     }
 }

@@ -57,6 +57,17 @@ pub enum Kind {
     Txt,
 }
 
+impl Kind {
+    /// The other of the two kinds of address.
+    fn other_family(self) -> Option<Kind> {
+        match self {
+            Kind::A => Some(Kind::Aaaa),
+            Kind::Aaaa => Some(Kind::A),
+            Kind::Mx | Kind::Ptr | Kind::Txt => None,
+        }
+    }
+}
+
 /// Records of the kind that was asked for: at least one, in the order of the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {

@@ -464,19 +464,117 @@ fn questions_beyond_the_bound_wait_and_then_fail() {
     assert!(inboxes.iter().all(|inbox| inbox.lock().unwrap().len() == 1));
 }
 
+fn with_search() -> Bench {
+    Bench::with(Settings {
+        search: vec!["a.example".into(), "b.example".into()],
+        ..Settings::default()
+    })
+}
+
 #[test]
 fn short_names_go_through_the_search_list() {
     // resolv.conf(5), search and ndots.
-    let mut bench = Bench::with(Settings {
-        search: vec!["a.example".into(), "b.example".into()],
-        ..Settings::default()
-    });
+    let mut bench = with_search();
     let found = bench.lookup("mx", Kind::A);
-    bench.say(Rcode::NOERROR, &[]);
+    for rcode in [Rcode::NOERROR, Rcode::NOERROR, Rcode::NXDOMAIN] {
+        bench.say(rcode, &[]);
+    }
     bench.say(Rcode::NXDOMAIN, &[]);
     bench.say(Rcode::NXDOMAIN, &[]);
-    assert_eq!(bench.names_asked(), ["mx.a.example", "mx.b.example", "mx"]);
+    assert_eq!(
+        bench.names_asked(),
+        [
+            "mx.a.example",
+            "mx.a.example",
+            "mx.b.example",
+            "mx.b.example",
+            "mx"
+        ]
+    );
     assert_eq!(only(&found), Err(Failure::NoData), "one of them exists");
+    // Other records have no families.
+    let mut bench = with_search();
+    bench.lookup("mx", Kind::Txt);
+    (0..3).for_each(|_| bench.say(Rcode::NXDOMAIN, &[]));
+    assert_eq!(bench.names_asked(), ["mx.a.example", "mx.b.example", "mx"]);
+}
+
+#[test]
+fn a_name_with_addresses_of_one_family_is_not_searched_for_in_the_other() {
+    // OpenSMTPD issue 384: a host with an A record only, and an AAAA record of the same name below
+    // the search domain, got its mail delivered to the latter.
+    let mut bench = with_search();
+    let (v6, v4) = (
+        bench.lookup("relay.example.net", Kind::Aaaa),
+        bench.lookup("relay.example.net", Kind::A),
+    );
+    let [first, second] = [bench.asks[0].clone(), bench.asks[1].clone()];
+    bench.receive(first.fetch, &answer(&first.wire, Rcode::NOERROR, &[]));
+    let a = [("relay.example.net", Data::A(ADDR))];
+    bench.receive(second.fetch, &answer(&second.wire, Rcode::NOERROR, &a));
+    assert_eq!(only(&v4), Ok(Answer::A(vec![ADDR])));
+    assert_eq!(only(&v6), Err(Failure::NoData));
+    assert_eq!(bench.names_asked(), ["relay.example.net"; 2]);
+    // Where neither exists, both families go on to the same name.
+    let (v6, v4) = (bench.lookup("b", Kind::Aaaa), bench.lookup("b", Kind::A));
+    let mut done = 2;
+    while let Some(asked) = bench.asks.get(done).cloned() {
+        done += 1;
+        let message = domain::base::Message::from_slice(&asked.wire).unwrap();
+        let question = message.first_question().unwrap();
+        let is_a = question.qtype() == domain::base::iana::Rtype::A;
+        let records: &[_] = match question.qname().to_string().as_str() {
+            "b.b.example" if is_a => &[("b.b.example", Data::A(ADDR))],
+            "b.a.example" | "b.b.example" => &[],
+            other => panic!("{other} was asked for"),
+        };
+        bench.receive(asked.fetch, &answer(&asked.wire, Rcode::NOERROR, records));
+    }
+    assert_eq!(only(&v4), Ok(Answer::A(vec![ADDR])));
+    assert_eq!(only(&v6), Err(Failure::NoData));
+}
+
+#[test]
+fn a_name_that_nobody_can_tell_about_is_not_searched_for_elsewhere() {
+    // Else a name server's bad hour would send the mail to another host.
+    let mut bench = with_search();
+    let found = bench.lookup("relay.example.net", Kind::A);
+    while bench.core.next_deadline().is_some() {
+        bench.pass(Duration::from_secs(5));
+    }
+    assert_eq!(only(&found), Err(Failure::TempFail));
+    assert!(
+        bench
+            .names_asked()
+            .iter()
+            .all(|name| name == "relay.example.net")
+    );
+    // Nor is one of which only one family is known to be missing.
+    let mut bench = with_search();
+    let found = bench.lookup("relay.example.net", Kind::Aaaa);
+    bench.say(Rcode::NOERROR, &[]);
+    while bench.core.next_deadline().is_some() {
+        bench.pass(Duration::from_secs(5));
+    }
+    assert_eq!(only(&found), Err(Failure::NoData));
+    assert!(
+        bench
+            .names_asked()
+            .iter()
+            .all(|name| name == "relay.example.net")
+    );
+}
+
+#[test]
+fn a_name_of_the_hosts_file_is_asked_of_nobody_in_any_family() {
+    // hosts(5): a name that is there has the addresses that are there, before the search list too.
+    let mut bench = with_search();
+    assert!(only(&bench.lookup("localhost", Kind::A)).is_ok());
+    assert_eq!(
+        only(&bench.lookup("localhost", Kind::Aaaa)),
+        Err(Failure::NoData)
+    );
+    assert!(bench.asks.is_empty());
 }
 
 #[test]
