@@ -23,13 +23,20 @@ pub fn start(queue: Queue, handle: Handle) -> io::Result<JoinHandle<()>> {
 /// Walks the spool in the caller's thread.
 pub fn walk(queue: &Queue, handle: &Handle) {
     let mut count = 0u64;
+    let mut closed = 0u64;
     for msgid in queue.messages() {
         let envelopes = match read(queue, msgid) {
             Ok(envelopes) => envelopes,
             // It was delivered and removed since its name was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
-                log::warn(format_args!("queue: cannot read message {msgid}: {error}"));
+                // Whole trees of them are told in one line.
+                let is_first = closed == 0;
+                let is_closed = error.kind() == io::ErrorKind::PermissionDenied;
+                closed += u64::from(is_closed);
+                if is_first || !is_closed {
+                    log::warn(format_args!("queue: cannot read message {msgid}: {error}"));
+                }
                 continue;
             }
         };
@@ -37,6 +44,12 @@ pub fn walk(queue: &Queue, handle: &Handle) {
         if !handle.found(msgid, envelopes) {
             return;
         }
+    }
+    if closed > 0 {
+        log::warn(format_args!(
+            "queue: {closed} messages belong to another user and are not delivered: stop smtpd and \
+             give them to the owner of the directory queue with chown -R"
+        ));
     }
     log::debug(format_args!(
         "queue: done loading queue into scheduler ({count} envelopes)"

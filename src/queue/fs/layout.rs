@@ -2,11 +2,12 @@
 //!
 //! `spool-layout.md` is the contract. The parent makes the rooms; `verify` looks at them.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::log;
 use crate::mail::{EvpId, MsgId};
 use crate::sys;
 
@@ -60,6 +61,65 @@ pub(super) fn verify(root: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         synced => synced.map_err(|error| about(root, &error.to_string())),
     }
+}
+
+/// Buckets of another user, such as those of an OpenSMTPD that ran here as somebody else, would
+/// take no mail: they are given another name, and said at every start. Whoever owns `queue` may
+/// rename what is in it.
+pub(super) fn set_aside_foreign(root: &Path) -> io::Result<()> {
+    let uid = sys::user::effective_uid();
+    let queue = root.join(QUEUE);
+    let mut foreign = Vec::new();
+    for entry in std::fs::read_dir(&queue)? {
+        let name = entry?.file_name();
+        if bucket_from(&name).is_none() {
+            if is_foreign(&name) {
+                foreign.push(name);
+            }
+            continue;
+        }
+        match sys::fs::dir_facts(&queue.join(&name)) {
+            Ok(facts) if facts.uid != uid => {
+                let aside = free_name(&queue, &name, facts.uid)?;
+                std::fs::rename(queue.join(&name), queue.join(&aside))
+                    .map_err(|error| about(&queue.join(&name), &error.to_string()))?;
+                foreign.push(aside);
+            }
+            _ => {}
+        }
+    }
+    if let Some(one) = foreign.iter().min() {
+        let (queue, one) = (queue.display(), one.display());
+        log::warn(format_args!(
+            "queue: {queue} has mail of another user's mail system in {} directories ({one} and so \
+             on). It is not delivered. To have it delivered, stop smtpd, give them to the owner of \
+             {queue} with chown -R, and move what is in {queue}/XX{FOREIGN}* to {queue}/XX",
+            foreign.len(),
+        ));
+    }
+    Ok(())
+}
+
+/// What follows the bucket in the names of those set aside; the owner's uid comes next.
+const FOREIGN: &str = ".uid";
+
+fn is_foreign(name: &OsStr) -> bool {
+    let parts = name.to_str().and_then(|name| name.split_once(FOREIGN));
+    parts.is_some_and(|(bucket, _)| bucket_from(OsStr::new(bucket)).is_some())
+}
+
+fn free_name(queue: &Path, bucket: &OsStr, uid: u32) -> io::Result<OsString> {
+    for n in 0..1000 {
+        let mut name = bucket.to_owned();
+        name.push(format!("{FOREIGN}{uid}"));
+        if n > 0 {
+            name.push(format!(".{n}"));
+        }
+        if std::fs::symlink_metadata(queue.join(&name)).is_err() {
+            return Ok(name);
+        }
+    }
+    Err(about(&queue.join(bucket), "belongs to another user"))
 }
 
 /// Takes the spool for this process, or says who has it.

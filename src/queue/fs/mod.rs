@@ -119,6 +119,7 @@ impl Fs {
     pub fn open(root: &Path, options: Options) -> io::Result<Fs> {
         layout::verify(root)?;
         let lock = layout::lock(root)?;
+        layout::set_aside_foreign(root)?;
         Fs::over(Arc::new(RealDisk::new(root)), options, Some(lock))
     }
 

@@ -68,6 +68,40 @@ fn two_engines_never_share_a_spool() {
 }
 
 #[test]
+fn buckets_of_another_user_are_set_aside_and_block_no_mail() {
+    // spool-layout.md, Directories: nothing old may block new mail.
+    if crate::sys::user::effective_uid() != 0 {
+        return eprintln!("NOT RUN: buckets_of_another_user_…: only root gives directories away");
+    }
+    let spool = Spool::new();
+    commit(&spool.queue, &["ann"], b"ours\n");
+    let ours = spool.names("queue");
+    for bucket in 0..=255u8 {
+        let dir = spool.at(layout::bucket_dir(bucket));
+        if fs::create_dir(&dir).is_ok() {
+            fs::create_dir(dir.join("old")).unwrap();
+            std::os::unix::fs::chown(&dir, Some(12345), None).unwrap();
+        }
+    }
+    let mut spool = spool;
+    for _ in 0..2 {
+        spool = spool.reopened();
+        assert_eq!(spool.queue.messages().count(), 1);
+        let names = spool.names("queue");
+        let aside = names.iter().filter(|name| name.ends_with(".uid12345"));
+        assert_eq!(aside.count(), 257 - ours.len());
+    }
+    assert!(
+        spool
+            .at("queue")
+            .join(format!("{:02x}.uid12345/old", 0xfe))
+            .exists()
+            || ours.contains(&"fe".to_owned())
+    );
+    commit(&spool.queue, &["bob"], b"new\n");
+}
+
+#[test]
 fn a_transaction_that_is_reset_touches_no_directory() {
     let spool = Spool::new();
     let before = fs::metadata(spool.at("incoming"))
