@@ -260,13 +260,21 @@ fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
             return Err(Failure::new(CONFIG, text));
         }
     };
-    let script = shell::script(&pieces, wrapper.as_deref())?;
+    let script = match wrapper {
+        None => shell::script(&pieces)?,
+        Some(wrapper) => {
+            let mail_mda = job.helper("mail.mda").display().to_string();
+            shell::wrapped(&wrapper, &pieces, &mail_mda)?
+        }
+    };
+    let mut env = environment(job, home);
+    env.extend(script.wrapped.map(|text| (shell::WRAPPED, text)));
     let mut args: Vec<OsString> = vec!["-c".into(), script.text.into(), SHELL.into()];
     args.extend(script.values.into_iter().map(OsString::from));
     Ok(Plan::Program(Program {
         path: PathBuf::from(SHELL),
         args,
-        env: environment(job, home),
+        env,
     }))
 }
 
@@ -478,9 +486,15 @@ mod tests {
         job.job.command = Some(mail::Command::File(line("/a b")));
         job.wrapper = Some(line("echo %{mda}"));
         assert_eq!(output(&job), "/bin/echo #/mail.mboxfile -f al@e.org /a b\n");
-        job.job.command = Some(mail::Command::Pipe(line("echo \"%{dest.user}\"")));
+        job.job.command = Some(mail::Command::Pipe(line("/bin/echo \"%{dest.user}\"")));
         job.wrapper = Some(line("%{mda}; %{mda}"));
         assert_eq!(output(&job), "bob\nbob\n");
+        job.job.command = Some(mail::Command::Pipe(line("true; echo \"%{dest.user}\"")));
+        job.wrapper = Some(line("echo %{mda} \"%{mda}\""));
+        assert_eq!(
+            output(&job),
+            "/bin/echo #/mail.mda smtpd_1='bob';true; echo \"${smtpd_1}\"\n"
+        );
         job.job.command = None;
         job.delivery = Delivery::Mbox;
         assert_eq!(plan(&job, "/").unwrap_err().code, 78);

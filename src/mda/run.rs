@@ -6,6 +6,7 @@ use std::process::Command;
 use crate::util::sysexits::TEMPFAIL;
 
 use super::Failure;
+pub use super::shell::WRAPPED;
 
 /// Runs `command` with our standard input and output; its exit code, or a temporary failure
 /// when a signal ended it or there is no shell.
@@ -13,6 +14,7 @@ pub fn run(command: &OsStr) -> Result<i32, Failure> {
     let status = Command::new("/bin/sh")
         .arg("-c")
         .arg(command)
+        .env_remove(WRAPPED)
         .status()
         .map_err(|error| Failure::new(TEMPFAIL, format!("/bin/sh: {error}")))?;
     match status.code() {

@@ -8,6 +8,11 @@
 //! through quotes, comments and substitutions. Where that goes wrong (an exotic here-document,
 //! say) the command gets an odd word; a value is still never read as shell.
 //!
+//! A wrapper gets the command whole, however many commands of sh(1) it consists of. Outside quotes
+//! its `%{mda}` is the command's words where that is the path of a program with arguments, and else
+//! one word: the path of mail.mda(8), which runs the text that it finds in the environment. Inside
+//! quotes it is the text.
+//!
 //! What a command itself hands to another shell (`eval`, `sh -c '… %{rcpt} …'`) is beyond us;
 //! sanitized values are harmless there, raw ones are not.
 
@@ -21,16 +26,85 @@ pub struct Script {
     pub text: String,
     /// `$1` and so on.
     pub values: Vec<String>,
+    /// What [`WRAPPED`] is in the environment.
+    pub wrapped: Option<String>,
 }
 
-/// Makes a script of `command`; with a wrapper, of the wrapper with the command in its `%{mda}`.
-pub fn script(command: &[Piece], wrapper: Option<&[Piece]>) -> Result<Script, Failure> {
+/// The variable in which mail.mda(8) finds the command that a wrapper wraps.
+pub const WRAPPED: &str = "SMTPD_MDA";
+
+/// Makes a script of `command`.
+pub fn script(command: &[Piece]) -> Result<Script, Failure> {
     let mut writer = Writer::default();
-    match wrapper {
-        None => writer.pieces(command, None)?,
-        Some(wrapper) => writer.pieces(wrapper, Some(command))?,
+    writer.pieces(command, None)?;
+    let script = writer.finish();
+    bounded(script)
+}
+
+/// Makes a script of `wrapper` with the command in its `%{mda}`; `mail_mda` is the path of
+/// mail.mda(8).
+pub fn wrapped(wrapper: &[Piece], command: &[Piece], mail_mda: &str) -> Result<Script, Failure> {
+    let mut inner = Writer::default();
+    inner.pieces(command, None)?;
+    let inner = Wrapped {
+        command,
+        is_plain: is_plain(command),
+        text: inner.standing_alone(),
+        mail_mda,
+    };
+    let mut writer = Writer::default();
+    writer.pieces(wrapper, Some(&inner))?;
+    let mut script = writer.finish();
+    if !inner.is_plain {
+        script.wrapped = Some(inner.text);
     }
-    writer.finish()
+    bounded(script)
+}
+
+/// What a wrapper's `%{mda}` stands for.
+struct Wrapped<'a> {
+    command: &'a [Piece],
+    /// Its words can stand among the wrapper's.
+    is_plain: bool,
+    text: String,
+    mail_mda: &'a str,
+}
+
+/// Whether a command is the path of a program with arguments, and nothing that a shell would have
+/// to run by itself.
+fn is_plain(command: &[Piece]) -> bool {
+    let is_path = match command.first() {
+        Some(Piece::Home(_)) => true,
+        Some(Piece::Text(text)) => text.starts_with('/'),
+        Some(Piece::Value(_) | Piece::Mda) | None => false,
+    };
+    let mut quote = None;
+    for piece in command {
+        let Piece::Text(text) = piece else { continue };
+        for c in text.chars() {
+            match (quote, c) {
+                (Some(open), c) if c == open => quote = None,
+                (Some('\''), _) => {}
+                (_, '\\' | '`' | '$') => return false,
+                (Some(_), _) => {}
+                (None, '\'' | '"') => quote = Some(c),
+                (None, ';' | '&' | '|' | '<' | '>' | '(' | ')' | '\n' | '#' | '{' | '}') => {
+                    return false;
+                }
+                (None, _) => {}
+            }
+        }
+    }
+    is_path && quote.is_none()
+}
+
+fn bounded(script: Script) -> Result<Script, Failure> {
+    let values: usize = script.values.iter().map(String::len).sum();
+    let wrapped = script.wrapped.as_ref().map_or(0, String::len);
+    if values + wrapped + script.text.len() >= 4 * TEXT_MAX {
+        return Err(too_long());
+    }
+    Ok(script)
 }
 
 #[derive(Default)]
@@ -59,12 +133,18 @@ enum Open {
 }
 
 impl Writer {
-    fn pieces(&mut self, pieces: &[Piece], wrapped: Option<&[Piece]>) -> Result<(), Failure> {
+    fn pieces(&mut self, pieces: &[Piece], mda: Option<&Wrapped<'_>>) -> Result<(), Failure> {
         for piece in pieces {
-            match (piece, wrapped) {
+            match (piece, mda) {
                 (Piece::Text(text), _) => text.chars().for_each(|c| self.char(c)),
                 (Piece::Value(value) | Piece::Home(value), _) => self.value(value),
-                (Piece::Mda, Some(command)) => self.pieces(command, None)?,
+                (Piece::Mda, Some(inner)) if self.single || self.double() => {
+                    self.value(&inner.text);
+                }
+                (Piece::Mda, Some(inner)) if inner.is_plain => {
+                    self.pieces(inner.command, None)?;
+                }
+                (Piece::Mda, Some(inner)) => self.value(inner.mail_mda),
                 (Piece::Mda, None) => return Err(not_expanded()),
             }
         }
@@ -148,31 +228,43 @@ impl Writer {
         self.previous = Some('"');
     }
 
-    fn finish(mut self) -> Result<Script, Failure> {
-        if self.escape {
-            self.text.push('\\');
-        }
-        let length: usize = self.values.iter().map(String::len).sum();
-        if length + self.text.len() >= 2 * TEXT_MAX {
-            return Err(too_long());
-        }
-        if self.values.is_empty() {
-            return Ok(Script {
-                text: self.text,
-                values: self.values,
-            });
-        }
+    fn finish(mut self) -> Script {
+        self.close();
         let mut text = String::new();
-        for number in 1..=self.values.len() {
-            text.push_str(&format!("{}=${{{number}}};", variable(number)));
+        if !self.values.is_empty() {
+            for number in 1..=self.values.len() {
+                text.push_str(&format!("{}=${{{number}}};", variable(number)));
+            }
+            text.push_str(&format!("shift {};", self.values.len()));
         }
-        text.push_str(&format!("shift {};", self.values.len()));
         text.push_str(&self.text);
-        Ok(Script {
+        Script {
             text,
             values: self.values,
-        })
+            wrapped: None,
+        }
     }
+
+    /// A text that brings its values itself, for a shell that gets no parameters.
+    fn standing_alone(mut self) -> String {
+        self.close();
+        let mut text = String::new();
+        for (number, value) in (1..).zip(&self.values) {
+            text.push_str(&format!("{}={};", variable(number), quoted(value)));
+        }
+        text + &self.text
+    }
+
+    fn close(&mut self) {
+        if std::mem::take(&mut self.escape) {
+            self.text.push('\\');
+        }
+    }
+}
+
+/// A word that sh(1) reads as `value`.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "'\\''"))
 }
 
 fn variable(number: usize) -> String {
@@ -181,6 +273,8 @@ fn variable(number: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
 
     use super::*;
@@ -198,17 +292,26 @@ mod tests {
         };
         let command = expand(command, &values).unwrap();
         let wrapper = wrapper.map(|wrapper| expand(wrapper, &values).unwrap());
-        script(&command, wrapper.as_deref()).unwrap()
+        match wrapper {
+            None => script(&command).unwrap(),
+            Some(wrapper) => wrapped(&wrapper, &command, "./mail.mda").unwrap(),
+        }
     }
 
     fn run(script: &Script) -> String {
         let dir = tempfile::tempdir().unwrap();
+        let mail_mda = dir.path().join("mail.mda");
+        let text = "#!/bin/sh\ncommand=$SMTPD_MDA\nunset SMTPD_MDA\nexec /bin/sh -c \"$command\"\n";
+        std::fs::write(&mail_mda, text).unwrap();
+        std::fs::set_permissions(&mail_mda, Permissions::from_mode(0o700)).unwrap();
         let output = Command::new("/bin/sh")
             .args(["-c", &script.text, "/bin/sh"])
             .args(&script.values)
+            .envs(script.wrapped.iter().map(|text| (WRAPPED, text)))
             .current_dir(dir.path())
             .output()
             .unwrap();
+        std::fs::remove_file(&mail_mda).unwrap();
         let left = std::fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(left, 0, "something was run or written by {script:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -288,11 +391,57 @@ mod tests {
             );
             assert_eq!(run(&script), format!("[e.org]<{local}>"));
             let nested = compile(
-                "printf '<%%s>' %{dest.user}",
-                Some("sh -c '%{mda}'; sh -c \"%{mda}\""),
+                "printf '<%%s>' %{dest.user:raw}; printf '[%%s]' \"%{rcpt.domain}\"",
+                Some("sh -c '%{mda}'; sh -c \"%{mda}\"; eval \"%{mda}\""),
                 &addr,
             );
-            run(&nested);
+            assert_eq!(run(&nested), format!("<{local}>[e.org]").repeat(3));
+            for plain in ["", " | cat"] {
+                let words = compile(
+                    &format!("/usr/bin/printf '<%%s>' %{{dest.user:raw}}{plain}"),
+                    Some("f() { \"$@\"; }; f %{mda}; env -u x %{mda}"),
+                    &addr,
+                );
+                assert_eq!(run(&words), format!("<{local}>").repeat(2));
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrapper_covers_the_whole_command() {
+        // smtpd.conf(5), mda wrapper: it cannot be got around with a second command. Whichever way
+        // it runs what it gets, all of it runs inside.
+        let addr = MailAddr::new("bob", "e.org").unwrap();
+        for command in [
+            "true; printf %%s $IN",
+            "true && printf %%s $IN",
+            "false || printf %%s $IN",
+            "true & wait; printf %%s $IN",
+            "true\nprintf %%s $IN",
+            "printf %%s $IN # x",
+            "(printf %%s $IN)",
+            "{ printf %%s $IN; }",
+            "true | printf %%s $IN",
+            "printf %%s $(printf %%s $IN)",
+            "printf %%s `printf %%s $IN`",
+            "if true; then printf %%s $IN; fi",
+            "/usr/bin/printf %%s \"$(printf %%s $IN)\"",
+            "/usr/bin/env printf %%s $IN",
+            "exec printf %%s $IN",
+            "X=y printf %%s $IN",
+        ] {
+            for wrapper in [
+                "w() { IN=in \"$@\"; }; w %{mda}",
+                "w() { IN=in sh -c \"$1\"; }; w %{mda}",
+                "w() { IN=in sh -c \"$*\"; }; w %{mda}",
+                "w() { IN=in sh -c \"$1\"; }; w \"%{mda}\"",
+                "w() { IN=in sh -c \"$1\"; }; w '%{mda}'",
+                "env IN=in %{mda}",
+                "printf '' | env IN=in %{mda} && true",
+            ] {
+                let script = compile(command, Some(wrapper), &addr);
+                assert_eq!(run(&script), "in", "{wrapper} with {command}");
+            }
         }
     }
 
@@ -340,7 +489,7 @@ mod tests {
             delimiter: '+',
         };
         let command = expand("x %{mda}", &values).unwrap();
-        assert!(script(&command, None).is_err());
-        assert!(script(&command, Some(&command)).is_err());
+        assert!(script(&command).is_err());
+        assert!(wrapped(&command, &command, "mail.mda").is_err());
     }
 }

@@ -137,6 +137,11 @@ impl Checker<'_> {
             return self.error(name.at, text);
         }
         self.declared.wrappers.insert(name.value.clone(), name.at);
+        let folded = command.value.to_ascii_lowercase();
+        if folded.contains("%{mda:") || folded.contains("%{mda[") {
+            let text = "%{mda} is a command and takes no range or modifier: write %{mda}";
+            return self.error(command.at, text);
+        }
         self.config
             .mda_wrappers
             .insert(name.value.clone(), line(command));
