@@ -3,7 +3,8 @@
 #   make run       build, and start an instance of its own on loopback, as any user
 #   make test      every test that can run here; what cannot says why
 #   make interop   mail to and from other mail systems on this machine, as root
-#   make install   install under $(DESTDIR)$(PREFIX)
+#   make install   install under $(DESTDIR)$(PREFIX) what make has built
+#   make users     make the users and groups that the installed daemon needs, as root
 #
 # Paths and names that the programs are built with. Give the same values to `all` and `install`.
 
@@ -12,13 +13,15 @@ SYSCONFDIR?=		/etc/mail
 LOCALSTATEDIR?=		/var
 LIBEXECDIR?=		${PREFIX}/libexec/smtpd
 MANDIR?=		${PREFIX}/share/man
+EXAMPLESDIR?=		${PREFIX}/share/examples/smtpd
 # Where rc(8) scripts go: ${PREFIX}/etc/rc.d on FreeBSD, /etc/rc.d on OpenBSD.
 RCDIR?=
 # A mail.local(8) to use in place of ours; empty for the system's where it needs its own (OpenBSD).
 MAIL_LOCAL?=
-# The user that the engine runs as and that owns the queue, and the group of sendmail(8). Ports may
-# set SMTPD_QUEUE_USER as they are used to: the queue has no user of its own.
+# The user of commands of aliases and of the process with the private keys; the user that the engine
+# runs as and that owns the queue; the group of sendmail(8), which neither should be in.
 SMTPD_USER?=		_smtpd
+SMTPD_QUEUE_USER?=	_smtpq
 SMTPD_QUEUE_GROUP?=	_smtpq
 DESTDIR?=
 
@@ -41,10 +44,11 @@ SETTINGS=	SMTPD_SYSCONFDIR="${SYSCONFDIR}" SMTPD_SPOOL="${LOCALSTATEDIR}/spool/s
 		SMTPD_SOCKET="${LOCALSTATEDIR}/run/smtpd.sock" SMTPD_PID="${LOCALSTATEDIR}/run/smtpd.pid" \
 		SMTPD_MAILDIR="${LOCALSTATEDIR}/mail" SMTPD_LIBEXEC="${LIBEXECDIR}" \
 		SMTPD_SBIN="${PREFIX}/sbin" SMTPD_MAIL_LOCAL="${MAIL_LOCAL}" \
-		SMTPD_USER="${SMTPD_USER}" SMTPD_QUEUE_GROUP="${SMTPD_QUEUE_GROUP}"
+		SMTPD_USER="${SMTPD_USER}" SMTPD_QUEUE_USER="${SMTPD_QUEUE_USER}" \
+		SMTPD_QUEUE_GROUP="${SMTPD_QUEUE_GROUP}"
 
 # Texts name other files where they are at run time; the names of the front ends lead to smtpctl.
-SUBST=		sed -e "s,/etc/mail,${SYSCONFDIR},g" -e "s,/usr/local/sbin,${PREFIX}/sbin,g" \
+SUBST=		sed -e "s,/etc/mail\\([^a-z]\\),${SYSCONFDIR}\\1,g" -e "s,/etc/mail$$,${SYSCONFDIR}," -e "s,/usr/local/sbin,${PREFIX}/sbin,g" \
 		-e "s,/usr/local/libexec/smtpd,${LIBEXECDIR},g" \
 		-e "s,/var/spool/smtpd,${LOCALSTATEDIR}/spool/smtpd,g" \
 		-e "s,/var/run/smtpd,${LOCALSTATEDIR}/run/smtpd,g"
@@ -59,9 +63,13 @@ MAN8=		smtpd smtpctl sendmail mailq newaliases makemap mail.lmtp mail.local mail
 
 all: build
 
+# What root builds in the tree of another user stays that user's.
 build:
 	${SETTINGS} ${CARGO} build ${CARGOFLAGS} ${FEATURES} --release --bins
 	@for name in ${NAMES}; do ln -sf smtpctl ${TARGETDIR}/release/$$name || exit 1; done
+	@printf '%s\n' '${SETTINGS}' >${TARGETDIR}/release/settings
+	@owner=$$(ls -nd . | awk '{ print $$3 }'); if [ "$$(id -u)" = 0 ] && [ "$$owner" != 0 ]; then \
+		find ${TARGETDIR} -user 0 -exec chown -h "$$owner" {} +; fi
 
 # An instance below ./run: its own configuration, spool and socket; nothing of the system's.
 run: build
@@ -134,20 +142,47 @@ bench: build
 interop: build
 	SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" python3 tests/interop/run.py ${PEERS}
 
-install: build
+# Whoever installs needs no Rust toolchain, but what is installed must know the paths it lies at.
+install:
+	@[ -f ${TARGETDIR}/release/settings ] || ${MAKE} build
+	@printf '%s\n' '${SETTINGS}' | cmp -s - ${TARGETDIR}/release/settings || { \
+		echo "install: this is built with other values of the variables; run make with these first:" >&2; \
+		printf '%s\n' '${SETTINGS}' >&2; exit 1; }
 	${MAKE} install-files
+	@if [ "$$(id -u)" != 0 ] || [ -n "${DESTDIR}" ]; then exit 0; fi; \
+	for user in ${SMTPD_USER} ${SMTPD_QUEUE_USER}; do id "$$user" >/dev/null 2>&1 || \
+		echo "there is no user $$user yet: make users makes what is missing, then make install again"; done; \
+	chgrp "${SMTPD_QUEUE_GROUP}" "${PREFIX}/sbin/smtpctl" 2>/dev/null && \
+		chmod 2555 "${PREFIX}/sbin/smtpctl" && spool="${LOCALSTATEDIR}/spool/smtpd" && \
+		mkdir -p "$$spool/offline" && chown 0 "$$spool" "$$spool/offline" && chmod 711 "$$spool" && \
+		chgrp "${SMTPD_QUEUE_GROUP}" "$$spool/offline" && chmod 770 "$$spool/offline" || \
+		echo "smtpctl is not set-group-id: the group ${SMTPD_QUEUE_GROUP} does not exist yet"
+
+# System users without password, shell and home, each with a group of its name; and the group of
+# sendmail(8). What exists is left as it is.
+users:
+	@set -e; add_group() { case "$$(uname -s)" in \
+		FreeBSD) pw groupshow "$$1" >/dev/null 2>&1 || pw groupadd "$$1";; \
+		*) grep -q "^$$1:" /etc/group || groupadd $$(system) "$$1";; esac; }; \
+	system() { case "$$(uname -s)" in Linux) echo -r;; esac; }; \
+	add_user() { id "$$1" >/dev/null 2>&1 && return; add_group "$$1"; case "$$(uname -s)" in \
+		FreeBSD) pw useradd "$$1" -g "$$1" -d /var/empty -s /usr/sbin/nologin -c "smtpd(8)";; \
+		Linux) useradd -r -M -g "$$1" -d /nonexistent -s /usr/sbin/nologin -c "smtpd(8)" "$$1";; \
+		*) useradd -g "$$1" -d /var/empty -s /sbin/nologin -L daemon -c "smtpd(8)" "$$1";; esac; }; \
+	add_group "${SMTPD_QUEUE_GROUP}"; add_user "${SMTPD_USER}"; add_user "${SMTPD_QUEUE_USER}"; \
+	id "${SMTPD_USER}"; id "${SMTPD_QUEUE_USER}"
 
 install-files:
+	@rm -f ${TARGETDIR}/text
 	mkdir -p "${DESTDIR}${PREFIX}/bin" "${DESTDIR}${PREFIX}/sbin" "${DESTDIR}${LIBEXECDIR}" \
 		"${DESTDIR}${SYSCONFDIR}" "${DESTDIR}${MANDIR}/man1" "${DESTDIR}${MANDIR}/man5" \
-		"${DESTDIR}${MANDIR}/man8"
+		"${DESTDIR}${MANDIR}/man8" "${DESTDIR}${EXAMPLESDIR}"
+	@for dir in spool run mail; do [ -e "${DESTDIR}${LOCALSTATEDIR}/$$dir" ] || \
+		mkdir -p "${DESTDIR}${LOCALSTATEDIR}/$$dir" || exit 1; done
 	install -m 555 ${TARGETDIR}/release/smtp "${DESTDIR}${PREFIX}/bin/smtp"
 	install -m 555 ${TARGETDIR}/release/smtpd "${DESTDIR}${PREFIX}/sbin/smtpd"
 	install -m 555 ${TARGETDIR}/release/smtpctl "${DESTDIR}${PREFIX}/sbin/smtpctl"
-	@if [ "$$(id -u)" = 0 ] && [ -z "${DESTDIR}" ]; then \
-		chgrp "${SMTPD_QUEUE_GROUP}" "${PREFIX}/sbin/smtpctl" && chmod 2555 "${PREFIX}/sbin/smtpctl" || \
-		echo "smtpctl is not set-group-id: the group ${SMTPD_QUEUE_GROUP} does not exist yet"; \
-	else echo "smtpctl wants group ${SMTPD_QUEUE_GROUP} and mode 2555 when it is packaged"; fi
+	@[ -z "${DESTDIR}" ] || echo "smtpctl wants group ${SMTPD_QUEUE_GROUP} and mode 2555 when it is packaged"
 	for helper in ${HELPERS}; do \
 		install -m 555 ${TARGETDIR}/release/mail_$$helper "${DESTDIR}${LIBEXECDIR}/mail.$$helper" || exit 1; done
 	for name in ${NAMES}; do ln -sf "${SMTPCTL}" "${DESTDIR}${LIBEXECDIR}/$$name" || exit 1; done
@@ -157,14 +192,21 @@ install-files:
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man5/$$page.5" || exit 1; done
 	for page in ${MAN8}; do ${SUBST} man/$$page.8 >${TARGETDIR}/text && \
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man8/$$page.8" || exit 1; done
-	for file in smtpd.conf aliases mailer.conf; do \
-		[ -e "${DESTDIR}${SYSCONFDIR}/$$file" ] || { ${SUBST} etc/$$file >${TARGETDIR}/text && \
-		install -m 644 ${TARGETDIR}/text "${DESTDIR}${SYSCONFDIR}/$$file"; } || exit 1; done
+	for file in smtpd.conf aliases mailer.conf crontab; do ${SUBST} etc/$$file >${TARGETDIR}/text && \
+		install -m 444 ${TARGETDIR}/text "${DESTDIR}${EXAMPLESDIR}/$$file" || exit 1; done
+	@for file in smtpd.conf aliases mailer.conf; do new="${DESTDIR}${EXAMPLESDIR}/$$file"; \
+		old="${DESTDIR}${SYSCONFDIR}/$$file"; if [ ! -e "$$old" ]; then \
+		install -m 644 "$$new" "$$old" || exit 1; elif ! cmp -s "$$new" "$$old"; then \
+		echo "kept: $$old; ours is $$new"; \
+		case "$$file" in mailer.conf) grep -q "${PREFIX}/sbin/smtpctl" "$$old" || \
+		echo "mailwrapper(8) goes on running another mail system until the lines of $$new stand there";; esac; \
+		fi; done
 	@case "$$(uname -s)" in \
 	OpenBSD) script=smtpd.openbsd dir="${RCDIR}" name=smtpd_rs; : $${dir:=/etc/rc.d};; \
 	FreeBSD) script=smtpd.freebsd dir="${RCDIR}" name=smtpd; : $${dir:=${PREFIX}/etc/rc.d};; \
-	*) exit 0;; esac; mkdir -p "${DESTDIR}$$dir" && ${SUBST} rc.d/$$script >${TARGETDIR}/text && \
+	*) rm -f ${TARGETDIR}/text; exit 0;; esac; mkdir -p "${DESTDIR}$$dir" && ${SUBST} rc.d/$$script >${TARGETDIR}/text && \
 		install -m 555 ${TARGETDIR}/text "${DESTDIR}$$dir/$$name"
+	@rm -f ${TARGETDIR}/text
 
 # What install has put there; configuration, spool and users stay.
 uninstall:
@@ -174,7 +216,8 @@ uninstall:
 	for page in ${MAN1}; do rm -f "${DESTDIR}${MANDIR}/man1/$$page.1"; done
 	for page in ${MAN5}; do rm -f "${DESTDIR}${MANDIR}/man5/$$page.5"; done
 	for page in ${MAN8}; do rm -f "${DESTDIR}${MANDIR}/man8/$$page.8"; done
-	rmdir "${DESTDIR}${LIBEXECDIR}" 2>/dev/null || true
+	for file in smtpd.conf aliases mailer.conf crontab; do rm -f "${DESTDIR}${EXAMPLESDIR}/$$file"; done
+	rmdir "${DESTDIR}${LIBEXECDIR}" "${DESTDIR}${EXAMPLESDIR}" 2>/dev/null || true
 	@case "$$(uname -s)" in \
 	OpenBSD) dir="${RCDIR}"; rm -f "${DESTDIR}$${dir:-/etc/rc.d}/smtpd_rs";; \
 	FreeBSD) dir="${RCDIR}"; rm -f "${DESTDIR}$${dir:-${PREFIX}/etc/rc.d}/smtpd";; \
@@ -183,7 +226,7 @@ uninstall:
 # A tree under target/stage that runs in place and touches nothing of the system's.
 stage: build
 	${MAKE} install-files DESTDIR="$$(pwd)/${TARGETDIR}/stage" PREFIX= LIBEXECDIR=/libexec/smtpd \
-		SYSCONFDIR=/etc/mail MANDIR=/share/man RCDIR=/etc/rc.d SMTPCTL=../../sbin/smtpctl \
+		SYSCONFDIR=/etc/mail MANDIR=/share/man EXAMPLESDIR=/share/examples/smtpd RCDIR=/etc/rc.d SMTPCTL=../../sbin/smtpctl \
 		SUBST="sed -e 's,/etc/mail,$$(pwd)/${TARGETDIR}/stage/etc/mail,g' \
 		-e 's,/usr/local,$$(pwd)/${TARGETDIR}/stage,g'"
 	@echo "staged in ${TARGETDIR}/stage; while make run runs, try"
@@ -193,4 +236,4 @@ clean:
 	${CARGO} clean
 	rm -rf run
 
-.PHONY: all build run test check lint-man test-poll check-bsd fuzz bench interop install install-files uninstall stage clean
+.PHONY: all build run test check lint-man test-poll check-bsd fuzz bench interop install install-files users uninstall stage clean

@@ -349,7 +349,11 @@ fn daemon(asked: Asked) -> i32 {
         }
     };
     let open = files::open_to_others(loaded.files.iter().map(Path::new));
-    for warning in open.into_iter().chain(texts(loaded.warnings)) {
+    let name = match built_in::is(&handover.sources) {
+        true => None,
+        false => config::name_warning(&paths.mailname),
+    };
+    for warning in open.into_iter().chain(texts(loaded.warnings)).chain(name) {
         say(&format!("warn: {warning}"));
     }
     if let Some(supposed) = &asked.supposed {

@@ -38,7 +38,7 @@ use crate::util::Line;
 pub use diagnostic::Diagnostic;
 pub use lmtp_dest::{LmtpDest, NoDest};
 pub use model::*;
-pub use name::{NoServerName, server_name};
+pub use name::{NoServerName, name_warning, server_name};
 pub use paths::Paths;
 pub use sources::Sources;
 

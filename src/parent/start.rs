@@ -22,7 +22,7 @@ use crate::sys::fs::sync_dir;
 use crate::sys::net::{self, InterfaceAddr};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signal::Signals;
-use crate::sys::{lock, open, process, random, unix_connect};
+use crate::sys::{lock, open, process, random, unix_connect, user};
 
 use super::keys::Keeper;
 use super::serve::Parent;
@@ -218,6 +218,9 @@ fn prepare_spool(paths: &Paths, rights: &Rights) -> Result<(), String> {
         Rights::Root { engine, queue_gid } => ((0, 0), (engine.uid, 0), (0, *queue_gid)),
         Rights::User { uid, gid } => ((*uid, *gid), (*uid, *gid), (*uid, *gid)),
     };
+    if rights.is_root() {
+        leave_to_owner(&paths.spool)?;
+    }
     make_room(&paths.spool, top, layout::ROOT_MODE)?;
     make_room(
         &paths.spool.join(layout::OFFLINE),
@@ -237,6 +240,24 @@ fn prepare_spool(paths: &Paths, rights: &Rights) -> Result<(), String> {
     Ok(())
 }
 
+/// The spool of an ordinary user's instance stays that user's: were it given to root's, neither
+/// could go on.
+fn leave_to_owner(spool: &Path) -> Result<(), String> {
+    let uid = match fs::symlink_metadata(spool) {
+        Ok(found) if found.uid() != 0 => found.uid(),
+        _ => return Ok(()),
+    };
+    let owner = match user::by_uid(uid) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {uid}"),
+    };
+    Err(format!(
+        "{} belongs to {owner}: start smtpd as that user, or choose another directory with -R \
+         (make run RUNDIR=DIR)",
+        spool.display()
+    ))
+}
+
 /// A directory with this owner, group and mode: made if it is missing, set right if it is not so.
 fn make_room(path: &Path, (uid, gid): (u32, u32), mode: u32) -> Result<(), String> {
     let failed = |error: io::Error| format!("{}: {}", path.display(), strerror(&error));
@@ -245,13 +266,11 @@ fn make_room(path: &Path, (uid, gid): (u32, u32), mode: u32) -> Result<(), Strin
         _ => {}
     }
     // From here on by descriptor: what is checked is what is changed.
-    let dir = open::dir(path).map_err(|error| {
-        format!(
-            "{} is not a directory: {}",
-            path.display(),
-            strerror(&error)
-        )
-    })?;
+    let dir = match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_dir() => Err(format!("{} is not a directory", path.display())),
+        _ => open::dir(path).map_err(failed),
+    };
+    let dir = dir.map_err(|text| hint_of_owner(path, text, uid))?;
     let found = dir.metadata().map_err(failed)?;
     if found.uid() != uid {
         fchown(&dir, Some(uid), Some(gid)).map_err(|error| {
@@ -271,6 +290,18 @@ fn make_room(path: &Path, (uid, gid): (u32, u32), mode: u32) -> Result<(), Strin
             .map_err(failed)?;
     }
     Ok(())
+}
+
+/// Adds whose it is, where that is why it cannot be had.
+fn hint_of_owner(path: &Path, text: String, uid: u32) -> String {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.uid() != uid => format!(
+            "{text}: it belongs to uid {}: start smtpd as that user, or choose another directory \
+             with -R (make run RUNDIR=DIR)",
+            found.uid()
+        ),
+        _ => text,
+    }
 }
 
 /// How many connections may wait to be accepted; the system may allow fewer.

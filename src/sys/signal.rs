@@ -27,7 +27,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches all of [`Signal`] and ignores SIGPIPE from here on. They are let through whatever
+    /// Catches all of [`Signal`] and ignores those that mean nothing to us from here on. They are let through whatever
     /// whoever started us has blocked.
     pub fn catch() -> io::Result<Signals> {
         let mut fds = [-1; 2];
@@ -39,7 +39,7 @@ impl Signals {
         for (number, _) in NUMBERS {
             handle(number, on_signal as *const () as libc::sighandler_t)?;
         }
-        handle(libc::SIGPIPE, libc::SIG_IGN)?;
+        ignore(&MEANINGLESS)?;
         unblock()?;
         Ok(Signals {
             pipe: read.into(),
@@ -75,14 +75,21 @@ impl Drop for Signals {
     }
 }
 
-/// Ignores the signals that are meant for the daemon's first process, and SIGPIPE: its children
-/// hear from it over their socket.
+/// Ignores the signals that are meant for the daemon's first process, and those that mean nothing:
+/// its children hear from it over their socket.
 pub fn ignore_all() -> io::Result<()> {
-    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
-        handle(number, libc::SIG_IGN)?;
-    }
-    Ok(())
+    ignore(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    ignore(&MEANINGLESS)
 }
+
+fn ignore(numbers: &[libc::c_int]) -> io::Result<()> {
+    numbers
+        .iter()
+        .try_for_each(|number| handle(*number, libc::SIG_IGN))
+}
+
+/// What would end a process that does not expect it, and nobody means to.
+const MEANINGLESS: [libc::c_int; 4] = [libc::SIGPIPE, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
 
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 

@@ -10,6 +10,7 @@ mod control;
 mod explain;
 mod forward;
 mod hostile;
+mod install;
 mod limits;
 mod listen;
 mod lmtp;

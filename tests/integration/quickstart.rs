@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use crate::support::{Setup, body, field, on_the_wire, root_only};
+use crate::support::{Setup, body, field, give, on_the_wire, root_only};
 
 fn numbered(lines: usize) -> Vec<u8> {
     (0..lines)
@@ -62,6 +62,43 @@ fn a_root_that_the_engine_cannot_reach_is_named() {
     let log = daemon.log();
     assert!(log.contains("has to reach it; -R chooses"), "{log}");
     assert!(!log.contains("swaks"), "{log}");
+}
+
+#[test]
+fn the_instance_of_a_user_stays_that_users() {
+    // README: make run as root after an ordinary user leaves that user's tree alone.
+    if !root_only("the_instance_of_a_user_stays_that_users") {
+        return;
+    }
+    let mut daemon = Setup::built_in().with_root().prepare();
+    let spool = daemon.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    give(&spool, 65534);
+    daemon.spawn();
+    assert_eq!(daemon.wait_end().code(), Some(1));
+    let log = daemon.log();
+    assert!(
+        log.contains("/spool belongs to nobody: start smtpd as that user"),
+        "{log}"
+    );
+    assert_eq!(fs::metadata(&spool).unwrap().uid(), 65534);
+}
+
+#[test]
+fn signals_that_mean_nothing_end_no_process() {
+    // smtpd(8), SIGNALS.
+    let daemon = Setup::maildir().start();
+    let engine = daemon.engine_pid();
+    for name in ["USR1", "USR2", "ALRM", "PIPE"] {
+        for pid in [daemon.pid(), engine] {
+            daemon.signal(pid, name);
+        }
+    }
+    daemon
+        .hello()
+        .mail("a@example.net", &["bob@example.org"], b"\nHi.\n");
+    daemon.wait_mail(1);
+    assert_eq!(daemon.engine_pid(), engine);
 }
 
 #[test]

@@ -1,0 +1,189 @@
+//! The Makefile's `install`, and the script for FreeBSD's rc(8).
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::not_run;
+
+/// A tree as `make` leaves it, with programs that are none, and `make` over it without Cargo.
+struct Built {
+    dir: tempfile::TempDir,
+}
+
+const VARIABLES: [&str; 3] = [
+    "PREFIX=/opt/mail",
+    "SYSCONFDIR=/opt/mail/etc",
+    "LOCALSTATEDIR=/opt/mail/state",
+];
+
+impl Built {
+    fn new(test: &str) -> Option<Built> {
+        if Command::new("make").arg("--version").output().is_err() {
+            not_run(test, "there is no make");
+            return None;
+        }
+        let built = Built {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        let release = built.dir.path().join("target/release");
+        fs::create_dir_all(&release).unwrap();
+        for name in [
+            "smtp",
+            "smtpd",
+            "smtpctl",
+            "mail_local",
+            "mail_lmtp",
+            "mail_maildir",
+            "mail_mboxfile",
+            "mail_mda",
+        ] {
+            fs::write(release.join(name), "").unwrap();
+        }
+        // What `build` notes down, without building.
+        let done = built.make(&["-n", "build"], &[]);
+        let script = String::from_utf8_lossy(&done.stdout).into_owned();
+        let note = script
+            .lines()
+            .find(|line| line.contains("release/settings"))
+            .unwrap_or_else(|| panic!("{done:?}"));
+        assert!(
+            Command::new("sh")
+                .args(["-c", note])
+                .status()
+                .unwrap()
+                .success()
+        );
+        Some(built)
+    }
+
+    fn make(&self, words: &[&str], more: &[&str]) -> Output {
+        let dir = self.dir.path().display();
+        Command::new("make")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_remove("MAKEFLAGS")
+            .args(words)
+            .args(VARIABLES)
+            .args(more)
+            .arg(format!("TARGETDIR={dir}/target"))
+            .arg(format!("DESTDIR={dir}/dest"))
+            .arg("CARGO=/nonexistent/cargo")
+            .output()
+            .unwrap()
+    }
+
+    fn dest(&self, path: &str) -> std::path::PathBuf {
+        self.dir.path().join("dest/opt/mail").join(path)
+    }
+}
+
+#[test]
+fn what_is_built_is_installed_without_cargo_and_with_its_directories() {
+    // README, Installing it: make as anybody, then make install as root, who may have no Rust.
+    let Some(built) = Built::new("what_is_built_is_installed_without_cargo") else {
+        return;
+    };
+    let done = built.make(&["install"], &[]);
+    assert!(done.status.success(), "{done:?}");
+    assert!(built.dest("sbin/smtpd").exists());
+    for dir in ["state/spool", "state/run", "state/mail"] {
+        assert!(built.dest(dir).is_dir(), "{dir}");
+    }
+    // Texts name the files where they are, and are not cut by a name that begins alike.
+    let page = fs::read_to_string(built.dest("share/man/man5/smtpd.conf.5")).unwrap();
+    assert!(page.contains("/opt/mail/etc/mailname") && !page.contains("/etc/mail/"));
+    let lines = fs::read_to_string(built.dest("etc/mailer.conf")).unwrap();
+    assert!(lines.contains("sendmail\t/opt/mail/sbin/smtpctl"));
+    assert!(!lines.contains("etcer.conf"), "{lines}");
+}
+
+#[test]
+fn a_file_that_is_there_is_kept_and_named() {
+    // README, Installing it: an existing mailer.conf is another mail system's.
+    let Some(built) = Built::new("a_file_that_is_there_is_kept_and_named") else {
+        return;
+    };
+    fs::create_dir_all(built.dest("etc")).unwrap();
+    fs::write(built.dest("etc/mailer.conf"), "sendmail /usr/libexec/dma\n").unwrap();
+    let done = built.make(&["install"], &[]);
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        said.contains("kept: ") && said.contains("/etc/mailer.conf"),
+        "{said}"
+    );
+    assert!(
+        said.contains("goes on running another mail system"),
+        "{said}"
+    );
+    let kept = fs::read_to_string(built.dest("etc/mailer.conf")).unwrap();
+    assert_eq!(kept, "sendmail /usr/libexec/dma\n");
+    assert!(built.dest("share/examples/smtpd/mailer.conf").exists());
+    assert!(!said.contains("etc/aliases; ours"), "{said}");
+}
+
+#[test]
+fn what_is_built_for_other_paths_is_not_installed() {
+    // README, Installing it: the same variables for both.
+    let Some(built) = Built::new("what_is_built_for_other_paths_is_not_installed") else {
+        return;
+    };
+    let done = built.make(&["install"], &["SYSCONFDIR=/elsewhere"]);
+    assert!(!done.status.success());
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(said.contains("built with other values"), "{said}");
+    assert!(!built.dir.path().join("dest").exists());
+}
+
+/// A stand-in for rc.subr(8) of FreeBSD: what its run_rc_command does with the hooks.
+const RC_SUBR: &str = r#"
+load_rc_config() { :; }
+run_rc_command() {
+	for file in $required_files; do [ -r "$file" ] || { echo "no $file"; exit 1; }; done
+	eval "hook=\$${1}_precmd"
+	[ -z "$hook" ] || $hook || exit 1
+	echo "$1: $command $smtpd_flags"
+}
+"#;
+
+#[test]
+fn freebsds_script_restarts_only_with_a_good_file() {
+    // rc(8): a restart with a bad file must not stop the service that runs.
+    let dir = tempfile::tempdir().unwrap();
+    let script =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("rc.d/smtpd.freebsd"));
+    let at = dir.path().display();
+    let script = script
+        .unwrap()
+        .replace(". /etc/rc.subr", RC_SUBR)
+        .replace("/usr/local/sbin/smtpd", &format!("{at}/smtpd"))
+        .replace("/etc/mail/smtpd.conf", &format!("{at}/smtpd.conf"));
+    fs::write(dir.path().join("rc"), script).unwrap();
+    let judge = |code: u8| {
+        fs::write(
+            dir.path().join("smtpd"),
+            format!("#!/bin/sh\nexit {code}\n"),
+        )
+        .unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(dir.path().join("smtpd"), mode).unwrap();
+    };
+    let run = |word: &str| {
+        let done = Command::new("sh")
+            .arg(dir.path().join("rc"))
+            .arg(word)
+            .output();
+        let done = done.unwrap();
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        (done.status.success(), text)
+    };
+    judge(0);
+    assert_eq!(run("start"), (false, format!("no {at}/smtpd.conf\n")));
+    fs::write(dir.path().join("smtpd.conf"), "").unwrap();
+    let (ok, text) = run("restart");
+    assert!(
+        ok && text.starts_with(&format!("restart: {at}/smtpd -f {at}/smtpd.conf")),
+        "{text}"
+    );
+    judge(1);
+    assert_eq!(run("restart"), (false, String::new()));
+}
