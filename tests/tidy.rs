@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("runner", "deliver scheduler control queue"),
     // An agent whose deliveries come in by our own front door, the services of a session.
     ("bounce", "deliver session transaction queue smtp rfc5322"),
-    ("session", "transaction queue smtp"),
+    ("session", "transaction queue dns smtp"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
     (

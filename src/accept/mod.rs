@@ -36,8 +36,7 @@ use std::sync::Arc;
 use crate::control::{Answer, Ask};
 use crate::dns;
 use crate::mail::{Peer, SessionId};
-use crate::session::{Disconnect, Listening, Next, Services, Session};
-use crate::util::Line;
+use crate::session::{self, Disconnect, Listening, Next, Services, Session};
 
 mod conn;
 mod control;
@@ -68,8 +67,16 @@ pub trait Conversation: Send + Sized + 'static {
     fn new(id: SessionId, listening: Arc<Self::Listening>, peer: Peer) -> Self;
     /// The peer has connected to this address of ours.
     fn reached(&mut self, ours: Peer);
-    /// Greets the peer, whose name is `rdns` if it has one.
-    fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, world: &dyn Services) -> Next;
+    /// Begins; the banner comes when the peer's name has been asked for.
+    fn open(&mut self, out: &mut Vec<u8>) -> Next;
+    /// Goes on after an answer.
+    fn answered(
+        &mut self,
+        answer: session::Answer,
+        input: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) -> Next;
     /// Digests what has arrived.
     fn receive(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>, world: &dyn Services) -> Next;
     /// Which workers it needs for what comes next.
@@ -103,8 +110,18 @@ impl Conversation for Session {
         Session::reached(self, ours);
     }
 
-    fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, world: &dyn Services) -> Next {
-        Session::open(self, rdns, out, world)
+    fn open(&mut self, out: &mut Vec<u8>) -> Next {
+        Session::open(self, out)
+    }
+
+    fn answered(
+        &mut self,
+        answer: session::Answer,
+        input: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) -> Next {
+        Session::answered(self, answer, input, out, world)
     }
 
     fn receive(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>, world: &dyn Services) -> Next {
@@ -147,8 +164,6 @@ pub struct Setup<T: Conversation> {
     pub control: UnixListener,
     /// What sessions that come over the control socket know of it.
     pub socket: Arc<T::Listening>,
-    /// Name of this server, which is also the name of its local clients.
-    pub server_name: Line,
     /// What sessions call.
     pub services: Arc<dyn Services>,
     /// Who answers smtpctl(8).

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::message::{decode_answer, encode_ask, frame_length};
 use crate::control::{Answer, Ask, Which};
+use crate::mail::samples::line;
 use crate::mail::{Destination, Facts, MailAddr, Refusal};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::sys::random;
@@ -84,8 +85,23 @@ impl Conversation for Toy {
 
     fn reached(&mut self, _: Peer) {}
 
-    fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, _: &dyn Services) -> Next {
-        let name = rdns.as_deref().unwrap_or("<unknown>").to_owned();
+    fn open(&mut self, _: &mut Vec<u8>) -> Next {
+        Next::Ask(session::Question::Name([127, 0, 0, 1].into()))
+    }
+
+    fn answered(
+        &mut self,
+        answer: session::Answer,
+        _: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+        _: &dyn Services,
+    ) -> Next {
+        let name = match (&self.peer, answer) {
+            (Peer::Local, _) => Some(line("mx.example.org")),
+            (_, session::Answer::Name(found)) => found.name,
+            _ => None,
+        };
+        let name = name.as_deref().unwrap_or("<unknown>").to_owned();
         out.extend_from_slice(format!("220 {name} {}\r\n", self.id).as_bytes());
         Next::Read
     }
@@ -217,7 +233,6 @@ impl Server {
             listeners: vec![(listener, book.clone())],
             control: UnixListener::bind(&control).unwrap(),
             socket: book.clone(),
-            server_name: Line::new("mx.example.org").unwrap(),
             services: Arc::new(World),
             host: Box::new(Desk(open_asks.clone())),
             resolver: dns::start(settings, random::number_u32).unwrap(),
@@ -834,7 +849,7 @@ fn the_loop_carries_real_sessions() {
     let dir = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let name = Line::new("mx.example.org").unwrap();
+    let name = line("mx.example.org");
     let listening = Arc::new(Listening {
         server_name: name.clone(),
         hostname: name.clone(),
@@ -849,6 +864,7 @@ fn the_loop_carries_real_sessions() {
             max_rcpt: 10,
             max_mails: 10,
         },
+        observers: Vec::new(),
     });
     let nobody = dns::Settings {
         servers: Vec::new(),
@@ -859,7 +875,6 @@ fn the_loop_carries_real_sessions() {
         listeners: vec![(listener, listening.clone())],
         control: UnixListener::bind(dir.path().join("sock")).unwrap(),
         socket: listening,
-        server_name: name,
         services: Arc::new(World),
         host: Box::new(Desk(Arc::default())),
         resolver: dns::start(nobody, random::number_u32).unwrap(),

@@ -9,10 +9,9 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::dns::Bell;
-use crate::session::{Disconnect, Next, Services};
+use crate::dns::{Bell, Reverse};
+use crate::session::{Answer, Disconnect, Next, Question, Services};
 use crate::sys::errno::strerror;
-use crate::util::Line;
 
 use super::conn::{Conn, would_block};
 use super::limits::Limits;
@@ -28,7 +27,7 @@ pub(super) struct Job<T> {
 /// Why it goes there.
 pub(super) enum Work {
     /// It is new, and its peer has this name.
-    Open(Option<Line>),
+    Open(Option<Reverse>),
     /// Its socket is ready, or it has not finished.
     Ready,
     /// Its peer has been silent for too long.
@@ -113,7 +112,8 @@ impl<T: Conversation> Worker<T> {
         };
         match work {
             Work::Open(name) => {
-                conn.next = session.open(name, &mut buffers.output, &*self.services);
+                let next = session.open(&mut buffers.output);
+                conn.next = self.answer(session, next, name, buffers);
                 conn.progress.replied = true;
             }
             Work::Ready => {}
@@ -145,7 +145,7 @@ impl<T: Conversation> Worker<T> {
                     linger(conn, buffers);
                     return Ok(close(conn, buffers, Disconnect::Quit));
                 }
-                Next::Flush => {}
+                Next::Flush | Next::Ask(_) | Next::Wait => {}
                 // What it says next may keep a worker for long: one of those that may be kept.
                 Next::Read if self.lane == Lane::Talk && lane(conn) == Lane::Mail => {
                     return Ok(Wait::Readable);
@@ -166,13 +166,34 @@ impl<T: Conversation> Worker<T> {
             return;
         };
         let before = buffers.input.len();
-        conn.next = session.receive(&mut buffers.input, &mut buffers.output, &*self.services);
+        let next = session.receive(&mut buffers.input, &mut buffers.output, &*self.services);
+        conn.next = self.answer(session, next, None, buffers);
         conn.progress.replied |= !buffers.output.is_empty();
         let idle = buffers.output.is_empty() && buffers.input.len() == before;
-        if conn.next == Next::Flush && idle {
+        if matches!(conn.next, Next::Flush) && idle {
             // It has nothing to flush and took nothing: only more bytes can change that.
             conn.next = Next::Read;
         }
+    }
+
+    /// Finds what the session asks.
+    fn answer(
+        &self,
+        session: &mut T,
+        mut next: Next,
+        mut name: Option<Reverse>,
+        buffers: &mut Buffers,
+    ) -> Next {
+        while let Next::Ask(question) = next {
+            let answer = match question {
+                Question::Name(_) => name.take().map_or(Answer::TooLate, Answer::Name),
+                Question::Lookup(lookup) => lookup.answer(&*self.services),
+                Question::Store(store) => store.answer(&*self.services),
+            };
+            let (input, output) = (&mut buffers.input, &mut buffers.output);
+            next = session.answered(answer, input, output, &*self.services);
+        }
+        next
     }
 
     fn read(&self, conn: &mut Conn<T>, buffers: &mut Buffers) -> Result<Io, Disconnect> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Listener, SocketListener};
 use crate::mail::Peer;
-use crate::session::{HostNames, Limits, Listening};
+use crate::session::{HostNames, Limits, Listening, Maillog};
 
 /// The listening sockets, each with what its sessions are told.
 pub fn listeners(
@@ -40,6 +40,7 @@ fn tcp_listening(config: &Config, listener: &Listener, bound: Option<IpAddr>) ->
         local: bound.is_some_and(|addr| addr.is_loopback()),
         submission: SUBMISSION.contains(&listener.port),
         limits: session_limits(config),
+        observers: vec![Arc::new(Maillog)],
     }
 }
 
@@ -55,6 +56,7 @@ pub fn socket_listening(config: &Config, socket: &SocketListener) -> Listening {
         local: true,
         submission: true,
         limits: session_limits(config),
+        observers: vec![Arc::new(Maillog)],
     }
 }
 

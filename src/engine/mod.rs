@@ -112,7 +112,6 @@ fn serve(startup: Startup) -> Result<(), String> {
             listeners: listening::listeners(startup.listeners, &config),
             control: startup.control,
             socket: Arc::new(listening::socket_listening(&config, &config.socket)),
-            server_name: config.server_name.clone(),
             services,
             host: Box::new(host),
             resolver,

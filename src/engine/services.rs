@@ -54,6 +54,10 @@ impl session::Services for Services {
         expansion::expand(&self.world(), facts, rcpt)
     }
 
+    fn announce(&self, message: Committed) -> Result<(), Committed> {
+        self.runner.try_committed(message)
+    }
+
     fn committed(&self, message: Committed) {
         self.runner.committed(message);
     }

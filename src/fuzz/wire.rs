@@ -9,7 +9,9 @@ use crate::privsep::batch::{Answer, Chunk, Head};
 use crate::privsep::{ChildJob, Handover, Reply, Request};
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
-use crate::session::{Disconnect, Limits, Listening, Next, Services, Session};
+use crate::session::{
+    self, Disconnect, Limits, Listening, Maillog, Next, Question, Services, Session,
+};
 use crate::smtp::command::Command;
 use crate::smtp::dot::{Decoder, Progress};
 use crate::smtp::params::{self, DsnSupport};
@@ -67,21 +69,42 @@ fn dialogue(bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
     let peer = Peer::parse("127.0.0.1").unwrap_or(Peer::Local);
     let mut session = Session::new(SessionId(1), Arc::new(listening()), peer);
     let (mut input, mut out, mut codes) = (Vec::new(), Vec::new(), Vec::new());
-    session.open(None, &mut out, &world);
+    let next = session.open(&mut out);
+    answer(next, &mut session, &mut input, &mut out, &world);
     'all: for piece in bytes.chunks(piece) {
         input.extend_from_slice(piece);
         loop {
             let next = session.receive(&mut input, &mut out, &world);
+            let next = answer(next, &mut session, &mut input, &mut out, &world);
             take_codes(&mut out, &mut codes);
             match next {
                 Next::Read => break,
                 Next::Close => break 'all,
-                Next::Flush => {}
+                Next::Flush | Next::Ask(_) | Next::Wait => {}
             }
         }
     }
     session.close(Disconnect::Hangup);
     codes
+}
+
+/// Answers at once whatever the session asks.
+fn answer(
+    mut next: Next,
+    session: &mut Session,
+    input: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+    world: &World,
+) -> Next {
+    while let Next::Ask(question) = next {
+        let answer = match question {
+            Question::Name(_) => session::Answer::TooLate,
+            Question::Lookup(lookup) => lookup.answer(world),
+            Question::Store(store) => store.answer(world),
+        };
+        next = session.answered(answer, input, out, world);
+    }
+    next
 }
 
 fn take_codes(out: &mut Vec<u8>, codes: &mut Vec<Vec<u8>>) {
@@ -114,6 +137,7 @@ fn listening() -> Listening {
             max_rcpt: 5,
             max_mails: 3,
         },
+        observers: vec![Arc::new(Maillog)],
     }
 }
 

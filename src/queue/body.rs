@@ -1,7 +1,8 @@
 //! How a message's bytes are kept: as they are, through a buffer, never whole in memory.
 //!
 //! Nothing touches the disk until the buffer is full or the body is finished, so a small message
-//! that is refused at its end costs no file. The first error is kept and told again at every later
+//! that is refused at its end costs no file. Who must not wait for the disk looks at
+//! [`BodyWriter::is_full`] after each write, and lets somebody else call [`BodyWriter::spill`]. The first error is kept and told again at every later
 //! call. Compression and encryption are another [`DiskFile`] around the one of the disk
 //! ([`super::coding`]).
 
@@ -10,8 +11,11 @@ use std::io;
 use super::failure::Failure;
 use super::fs::DiskFile;
 
-/// Size of the buffer.
-const BUFFER_BYTES: usize = 64 * 1024;
+/// So many bytes in memory are enough for a write to the disk.
+const FULL_BYTES: usize = 64 * 1024;
+/// So many are never exceeded: one more write of what a session takes in one go fits in above
+/// [`FULL_BYTES`].
+const BUFFER_BYTES: usize = 256 * 1024;
 
 /// A body being written.
 #[derive(Default)]
@@ -33,7 +37,22 @@ impl BodyWriter {
             self.buffer.extend_from_slice(bytes);
             return Ok(());
         }
-        let result = self.spill(bytes, create);
+        let result = self.write_through(bytes, create);
+        self.keep(result)
+    }
+
+    /// Whether [`BodyWriter::spill`] is due.
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() >= FULL_BYTES
+    }
+
+    /// Writes out what is in memory.
+    pub(super) fn spill(
+        &mut self,
+        create: impl FnOnce() -> io::Result<Box<dyn DiskFile>>,
+    ) -> io::Result<()> {
+        self.healthy()?;
+        let result = self.write_through(&[], create);
         self.keep(result)
     }
 
@@ -54,14 +73,14 @@ impl BodyWriter {
         &mut self,
         create: impl FnOnce() -> io::Result<Box<dyn DiskFile>>,
     ) -> io::Result<()> {
-        self.spill(&[], create)?;
+        self.write_through(&[], create)?;
         if let Some(file) = &mut self.file {
             file.finish()?;
         }
         Ok(())
     }
 
-    fn spill(
+    fn write_through(
         &mut self,
         bytes: &[u8],
         create: impl FnOnce() -> io::Result<Box<dyn DiskFile>>,
@@ -74,7 +93,7 @@ impl BodyWriter {
             file.write(&self.buffer)?;
             self.buffer.clear();
         }
-        if bytes.len() < BUFFER_BYTES {
+        if bytes.len() < FULL_BYTES {
             self.buffer.extend_from_slice(bytes);
             return Ok(());
         }

@@ -57,8 +57,17 @@ pub trait Draft: Send {
     fn msgid(&self) -> MsgId;
     /// Adds an envelope and names it; the `id` in `envelope` is ignored.
     fn add(&mut self, envelope: Envelope) -> io::Result<EvpId>;
-    /// Appends body bytes: LF line ends, header first.
+    /// Appends body bytes: LF line ends, header first. Does not touch the disk unless
+    /// [`Draft::is_full`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Whether the next write may have to wait for the disk, unless [`Draft::spill`] comes first.
+    fn is_full(&self) -> bool {
+        false
+    }
+    /// Writes to the disk what is in memory.
+    fn spill(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes the message durable and visible, all of it or nothing.
     fn commit(self: Box<Self>) -> io::Result<Vec<Envelope>>;
 }
@@ -167,6 +176,16 @@ impl Incoming {
         self.draft.write(bytes)?;
         self.size_bytes += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Whether so much is in memory that the next write may have to wait for the disk.
+    pub fn is_full(&self) -> bool {
+        self.draft.is_full()
+    }
+
+    /// Writes what is in memory to the disk.
+    pub fn spill(&mut self) -> io::Result<()> {
+        self.draft.spill()
     }
 
     /// Makes the message durable. On an error nothing of it is left.

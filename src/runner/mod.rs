@@ -27,7 +27,7 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, never};
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError, bounded, never};
 
 use crate::control::message::{Answer, Ask};
 use crate::deliver::{Agent, Report};
@@ -146,6 +146,18 @@ impl Handle {
             log::debug(format_args!(
                 "runner: message {msgid} waits in the spool for the next start"
             ));
+        }
+    }
+
+    /// The same without waiting: gives the message back while the runner is behind.
+    pub fn try_committed(&self, message: Committed) -> Result<(), Committed> {
+        match self.0.try_send(Message::Committed(message)) {
+            Err(TrySendError::Full(Message::Committed(message))) => Err(message),
+            Err(TrySendError::Disconnected(Message::Committed(message))) => {
+                self.committed(message);
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 

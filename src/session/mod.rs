@@ -1,58 +1,72 @@
-//! One SMTP server conversation as a state machine: no sockets, no clock.
+//! One SMTP server conversation as a state machine: no sockets, no clock, no waiting.
 //!
-//! The worker that owns the connection gives the session bytes and facts; the session appends
-//! replies and says what it waits for. A session is a value; nothing of it is shared. An idle one
-//! holds no buffers: what a transaction or a message needs is allocated for it and freed with it.
+//! The worker that owns the connection gives the session bytes and answers; the session appends
+//! replies and says what it waits for. What it has to know from elsewhere (a name, where a
+//! recipient leads, whether a message is durable) it asks with a [`Question`] and is parked until
+//! [`Session::answered`]. A session is a value; nothing of it is shared. An idle one holds no
+//! buffers: what a transaction or a message needs is allocated for it and freed with it.
 //!
 //! Commands may come many at a time (PIPELINING, RFC 2920): they are done in order, each with all
-//! its effects before the next one is looked at, and replies keep that order. Message data is read
-//! by [`crate::smtp::dot`]. After a reply with code 421 the session is over.
+//! its effects before the next one is looked at, and replies keep that order. A command has two
+//! halves, `check_…` (is it legal now?) and `proceed_…` (do it). Message data is read by
+//! [`crate::smtp::dot`]. After a reply with code 421 the session is over.
 //!
-//! Not here yet, but with a place: STARTTLS adds a way to end [`Session::receive`] after its 220
-//! (the caller then drops what is left of `input`, which a stranger may have put there), AUTH a
-//! state and [`Facts::username`], filters a question between a command's tests and its effect.
+//! What happens is told to the listener's [`Observer`]s: the log, for one.
 
 #![forbid(unsafe_code)]
 
 mod command;
 mod data;
+mod event;
 pub mod limits;
+mod opening;
+mod question;
 mod state;
 
 use std::sync::Arc;
 
-use crate::log::maillog;
+use crate::dns::Confirmed;
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
-use crate::smtp::{Reply, domain_name};
-use crate::transaction::Completion;
+use crate::smtp::Reply;
+use crate::transaction::{Completion, Protocol};
 use crate::util::{Line, Timestamp};
 
 pub use command::{bad_recipient, bad_sender, recipient_reply};
+pub use event::{Event, Maillog, Observer};
+pub use question::{Answer, Lookup, Question, Store};
 
 use limits::{LINE_TOO_LONG, MAX_BAD_COMMANDS, MAX_COMMAND, MAX_IDLE_COMMANDS, OUT_HIGH_WATER};
+use question::Waits;
 use state::{Greeting, State};
 
-/// What a session needs of the world. Calls may block on the disk or a table, never on the peer.
+/// What a session needs of the world.
 pub trait Services: Send + Sync {
-    /// Starts a message in the queue.
+    /// Starts a message in the queue. Called by the session.
     fn begin(&self) -> Result<Incoming, BeginError>;
-    /// Judges and expands a recipient (ruleset, aliases, users). The refusal's text comes without
-    /// the recipient, which is put behind it.
-    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal>;
-    /// Tells the runner of a durable message.
-    fn committed(&self, message: Committed);
-    /// The name that a table of `hostnames` gives to an address of ours; `None` without one, or
-    /// when the table cannot say.
-    fn name_of(&self, _table: &str, _address: &Peer) -> Option<Line> {
-        None
+    /// Tells the runner of a durable message without waiting. Gives the message back when the
+    /// runner is behind. Called by the session.
+    fn announce(&self, message: Committed) -> Result<(), Committed> {
+        self.committed(message);
+        Ok(())
     }
     /// The clock.
     fn now(&self) -> Timestamp;
+
+    /// Judges and expands a recipient (ruleset, aliases, users). The refusal's text comes without
+    /// the recipient, which is put behind it. May wait for tables and the parent.
+    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal>;
+    /// The name that a table of `hostnames` gives to an address of ours; `None` without one, or
+    /// when the table cannot say. May wait for the table.
+    fn name_of(&self, _table: &str, _address: &Peer) -> Option<Line> {
+        None
+    }
+    /// Tells the runner of a durable message. Waits while the runner is behind.
+    fn committed(&self, message: Committed);
 }
 
 /// What sessions of one listener have in common.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Listening {
     /// The name in the banner, in Received, and behind addresses without a domain.
     pub server_name: Line,
@@ -72,6 +86,8 @@ pub struct Listening {
     pub submission: bool,
     /// Limits of smtpd.conf(5).
     pub limits: Limits,
+    /// Who hears what happens, in this order.
+    pub observers: Vec<Arc<dyn Observer>>,
 }
 
 /// `hostnames <table>` of a listener.
@@ -96,15 +112,28 @@ pub struct Limits {
 }
 
 /// What the session waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Next {
     /// Input.
     Read,
     /// Replies must be sent first; then [`Session::receive`] is called again, with or without new
     /// input.
     Flush,
+    /// An answer to this, by [`Session::answered`]. Replies may be sent meanwhile.
+    Ask(Question),
+    /// An answer to what it has asked already.
+    Wait,
     /// Nothing: send what there is, then close ([`Disconnect::Quit`]).
     Close,
+}
+
+/// How the connection is protected, and who is known to be at its other end.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    /// Version and cipher of TLS, as logs show them; `None` in clear text.
+    pub tls: Option<Line>,
+    /// Who has proven by AUTH to be this user.
+    pub user: Option<Line>,
 }
 
 /// How a connection ended.
@@ -128,10 +157,15 @@ pub struct Session {
     /// The address of ours that the client has connected to.
     ours: Option<Peer>,
     rdns: Option<Line>,
+    /// Whether `rdns` leads back to the client's address.
+    fcrdns: Confirmed,
+    security: Security,
     /// What `hostnames` says in place of the listener's name.
     name: Option<Line>,
     greeting: Option<Greeting>,
     state: State,
+    /// What it has asked and not been told yet.
+    waits: Option<Box<Waits>>,
     /// Bytes at the start of the input that hold no LF.
     scanned: usize,
     messages: usize,
@@ -148,9 +182,12 @@ impl Session {
             peer,
             ours: None,
             rdns: None,
+            fcrdns: Confirmed::Error,
+            security: Security::default(),
             name: None,
             greeting: None,
             state: State::New,
+            waits: None,
             scanned: 0,
             messages: 0,
             bad_commands: 0,
@@ -163,22 +200,24 @@ impl Session {
         self.ours = Some(ours);
     }
 
-    /// The client's name by reverse DNS is known, or it has none: greets. A name that is no host
-    /// name counts as none, for it goes into headers and logs. A local client bears our own name.
-    pub fn open(&mut self, rdns: Option<Line>, out: &mut Vec<u8>, world: &dyn Services) -> Next {
-        self.rdns = match self.peer {
-            Peer::Local => Some(self.listening.server_name.clone()),
-            Peer::Inet { .. } => rdns.filter(|name| domain_name::is_host_name(name)),
-        };
-        maillog::smtp_connected(self.id, &self.peer, self.rdns.as_deref());
-        self.name = match &self.listening.hostnames {
-            Some(names) => world.name_of(&names.table, self.ours.as_ref().unwrap_or(&names.bound)),
-            None => None,
-        };
-        let banner = format!("{} ESMTP OpenSMTPD", self.server_name());
-        Reply::echo(220, &banner).write_to(out);
-        self.state = State::Greeted;
-        Next::Read
+    /// Its number in the log.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Where the client is.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// The client's name by reverse DNS.
+    pub fn rdns(&self) -> Option<&str> {
+        self.rdns.as_deref()
+    }
+
+    /// Whether the client's name leads back to its address.
+    pub fn fcrdns(&self) -> Confirmed {
+        self.fcrdns
     }
 
     /// Whether the client's next bytes are a message's, which may end in its commit.
@@ -187,8 +226,8 @@ impl Session {
     }
 
     /// Uses as much of `input` as it can and removes that, appends replies to `out`. It stops
-    /// early when `out` holds more than [`limits::OUT_HIGH_WATER`] bytes. Before
-    /// [`Session::open`] nothing is used.
+    /// early when `out` holds more than [`limits::OUT_HIGH_WATER`] bytes, and when it asks. Before
+    /// the banner, and while it waits for an answer, nothing is used.
     pub fn receive(
         &mut self,
         input: &mut Vec<u8>,
@@ -198,16 +237,21 @@ impl Session {
         let mut used = 0;
         let next = loop {
             let rest = input.get(used..).unwrap_or_default();
-            let step = match self.state {
-                State::New => None,
+            let taken = match self.state {
+                _ if self.waits.is_some() => break Next::Wait,
+                State::New => break Next::Read,
                 State::Closing => break Next::Close,
                 _ if out.len() > OUT_HIGH_WATER => break Next::Flush,
-                State::Data(_) => self.take_data(rest, out, world),
+                State::Data(_) => self.take_data(rest, out),
                 _ => self.take_line(rest, out, world),
             };
-            match step {
-                Some(bytes) => used += bytes,
-                None => break Next::Read,
+            match taken {
+                Taken::Nothing => break Next::Read,
+                Taken::Bytes(bytes) => used += bytes,
+                Taken::Asking(bytes, question) => {
+                    used += bytes;
+                    break Next::Ask(question);
+                }
             }
         };
         match next {
@@ -217,8 +261,67 @@ impl Session {
         next
     }
 
+    /// What it has asked is answered: goes on with that, and then with `input`. An answer that it
+    /// does not wait for changes nothing.
+    pub fn answered(
+        &mut self,
+        answer: Answer,
+        input: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) -> Next {
+        let Some(waits) = self.waits.take() else {
+            return self.receive(input, out, world);
+        };
+        let next = match (*waits, answer) {
+            (Waits::Name, answer) => {
+                let found = match answer {
+                    Answer::Name(found) => Some(found),
+                    _ => None,
+                };
+                let stage = self.resolved(found);
+                self.enter(stage, out)
+            }
+            (Waits::ServerName, answer) => {
+                if let Answer::ServerName(name) = answer {
+                    self.name = name;
+                }
+                self.enter(opening::Stage::Banner, out)
+            }
+            (Waits::Expansion { line, rcpt, asked }, answer) => {
+                let expanded = match answer {
+                    Answer::Expanded(expanded) => expanded,
+                    _ => Err(command::too_late()),
+                };
+                self.expanded(&line, &rcpt, &asked, expanded, out, world);
+                Next::Flush
+            }
+            (Waits::Write, Answer::Written(writing)) => {
+                self.written(writing);
+                Next::Flush
+            }
+            (Waits::Write, _) => {
+                self.lost(out);
+                Next::Flush
+            }
+            (Waits::Commit, Answer::Committed(result)) => self.committed(result, out, world),
+            (Waits::Commit, _) => {
+                self.commit_is_late(out);
+                Next::Flush
+            }
+            (Waits::HandOver, _) => Next::Flush,
+        };
+        match next {
+            Next::Ask(question) => Next::Ask(question),
+            _ => self.receive(input, out, world),
+        }
+    }
+
     /// The client was silent for too long: says so. The connection is then closed.
     pub fn timeout(&mut self, out: &mut Vec<u8>) {
+        if !matches!(self.state, State::New | State::Closing) {
+            self.tell(&Event::Timeout);
+        }
         self.give_up(Reply::new(421, "4.4.2 Timeout, closing connection"), out);
     }
 
@@ -228,72 +331,105 @@ impl Session {
     }
 
     /// The connection is over. An open transaction is rolled back.
-    pub fn close(self, why: Disconnect) {
+    pub fn close(mut self, why: Disconnect) {
         if let State::New = self.state {
             return;
         }
-        match why {
-            Disconnect::Quit => maillog::smtp_disconnected(self.id, "quit"),
-            Disconnect::Hangup => maillog::smtp_disconnected(self.id, "disconnect"),
-            Disconnect::Timeout => maillog::smtp_disconnected(self.id, "timeout"),
-            Disconnect::IoError(error) => maillog::smtp_io_error(self.id, &error),
-        }
+        self.end_transaction();
+        self.tell(&Event::Disconnected(&why));
     }
 
-    /// Takes one command line off the front of `rest`; `None` if there is no whole one.
-    fn take_line(&mut self, rest: &[u8], out: &mut Vec<u8>, world: &dyn Services) -> Option<usize> {
+    /// Takes one command line off the front of `rest`, if there is a whole one.
+    fn take_line(&mut self, rest: &[u8], out: &mut Vec<u8>, world: &dyn Services) -> Taken {
         let known = self.scanned.min(rest.len());
-        let lf = crate::smtp::find(b'\n', rest.get(known..)?).map(|at| known + at);
+        let (_, unknown) = rest.split_at(known);
+        let lf = crate::smtp::find(b'\n', unknown).map(|at| known + at);
         let (line, used) = match lf {
-            Some(lf) => (rest.get(..lf)?, lf + 1),
+            Some(lf) => (&rest[..lf], lf + 1),
             None => (rest, rest.len()),
         };
         if line.len() >= LINE_TOO_LONG {
             self.bad_input(Reply::new(500, "5.0.0 Line too long"), out);
-            return Some(used);
+            return Taken::Bytes(used);
         }
         if lf.is_none() {
             self.scanned = rest.len();
-            return None;
+            return Taken::Nothing;
         }
         self.scanned = 0;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        match line.len() <= MAX_COMMAND {
-            true => self.take_command(line, out, world),
-            false => self.bad_input(Reply::new(500, "5.0.0 Command line too long"), out),
+        if line.len() > MAX_COMMAND {
+            self.bad_input(Reply::new(500, "5.0.0 Command line too long"), out);
+            return Taken::Bytes(used);
         }
-        Some(used)
+        match self.take_command(line, out, world) {
+            Some(question) => Taken::Asking(used, question),
+            None => Taken::Bytes(used),
+        }
     }
 
-    /// Appends a reply to `command` and logs a failing one.
-    fn say(&mut self, command: &[u8], reply: &Reply, out: &mut Vec<u8>) {
+    /// Asks, and keeps what it needs when it is answered.
+    fn ask(&mut self, waits: Waits, question: Question) -> Next {
+        self.waits = Some(Box::new(waits));
+        Next::Ask(question)
+    }
+
+    /// Appends a reply to this command line, or to none. With 221 or 421 the session is over.
+    fn say(&mut self, command: Option<&[u8]>, reply: &Reply, out: &mut Vec<u8>) {
         reply.write_to(out);
-        if reply.is_failure() {
-            maillog::smtp_failed_command(self.id, &self.peer, command, &reply.to_string());
-        }
+        self.tell(&Event::Reply(command, reply));
         if matches!(reply.code(), 221 | 421) {
+            self.end_transaction();
             self.state = State::Closing;
         }
     }
 
     fn bad_input(&mut self, reply: Reply, out: &mut Vec<u8>) {
-        maillog::smtp_bad_input(self.id, &reply.to_string());
+        self.tell(&Event::BadInput(&reply));
         self.give_up(reply, out);
     }
 
     fn give_up(&mut self, reply: Reply, out: &mut Vec<u8>) {
-        if !matches!(self.state, State::Closing) {
-            reply.write_to(out);
-        }
-        // A session that was never opened stays out of the log when it closes.
-        if !matches!(self.state, State::New) {
-            self.state = State::Closing;
+        self.waits = None;
+        match self.state {
+            State::Closing => {}
+            // It has heard nothing yet, and nobody has heard of it.
+            State::New => reply.write_to(out),
+            _ => {
+                self.say(None, &reply, out);
+                self.end_transaction();
+                self.state = State::Closing;
+            }
         }
     }
 
-    /// Whether the client counts as authenticated. AUTH will add a second way.
+    /// Leaves a transaction that may be open, which rolls it back.
+    fn end_transaction(&mut self) {
+        let msgid = match &self.state {
+            State::Mail(transaction) => transaction.msgid(),
+            State::Data(data) => data.msgid,
+            _ => return,
+        };
+        self.state = State::Identified;
+        self.tell(&Event::Rollback(msgid));
+    }
+
+    fn tell(&self, event: &Event<'_>) {
+        for observer in &self.listening.observers {
+            observer.hear(self, event);
+        }
+    }
+
+    /// Whether the client counts as authenticated: by AUTH, or because it is a user of this host.
     fn is_authenticated(&self) -> bool {
-        self.peer == Peer::Local
+        self.peer == Peer::Local || self.security.user.is_some()
+    }
+
+    /// HELO or EHLO.
+    fn protocol(&self) -> Protocol {
+        self.greeting
+            .as_ref()
+            .map_or(Protocol::Smtp, |greeting| greeting.protocol)
     }
 
     /// The name we go by in this session.
@@ -315,6 +451,16 @@ impl Session {
     fn over_budget(&self) -> bool {
         self.bad_commands >= MAX_BAD_COMMANDS || self.idle_commands >= MAX_IDLE_COMMANDS
     }
+}
+
+/// What became of input.
+enum Taken {
+    /// Nothing: it is not complete.
+    Nothing,
+    /// So many bytes are used.
+    Bytes(usize),
+    /// The same, and this has to be known before anything else is used.
+    Asking(usize, Question),
 }
 
 #[cfg(test)]

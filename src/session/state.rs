@@ -1,13 +1,14 @@
 //! Where a conversation is. Work in progress lives in the state it belongs to, so that leaving the
 //! state drops it, and dropping it rolls back.
 
+use crate::mail::MsgId;
 use crate::smtp::dot::Decoder;
 use crate::transaction::{Protocol, Transaction, Writing};
 use crate::util::Line;
 
-/// The state of a session. STARTTLS and AUTH add theirs between `Identified` and `Mail`.
+/// The state of a session. What it has asked meanwhile is in `Session::waits`.
 pub enum State {
-    /// The client's name is being looked up; it has heard nothing yet.
+    /// In its opening: the client has heard nothing yet.
     New,
     /// Banner sent.
     Greeted,
@@ -23,10 +24,12 @@ pub enum State {
 
 /// A message on its way in.
 pub struct Data {
+    /// Its id.
+    pub msgid: MsgId,
     /// Finds the end, and the text.
     pub decoder: Decoder,
-    /// Where the text goes.
-    pub writing: Writing,
+    /// Where the text goes; `None` while it is with a question.
+    pub writing: Option<Box<Writing>>,
     /// Bytes thrown away since the message was found faulty.
     pub discarded_bytes: u64,
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use crate::dns::Reverse;
 use crate::mail::samples::line;
 use crate::mail::{Envelope, EvpId, Kind, Local, MsgId};
 use crate::queue::ram::Ram;
@@ -171,6 +172,7 @@ fn listening() -> Listening {
             max_rcpt: 1000,
             max_mails: 100,
         },
+        observers: vec![Arc::new(Maillog)],
     }
 }
 
@@ -195,14 +197,16 @@ impl Talk {
 
     fn open(mut session: Session, world: World) -> Talk {
         let mut out = Vec::new();
-        let next = session.open(None, &mut out, &world);
-        Talk {
+        let next = session.open(&mut out);
+        let mut talk = Talk {
             world,
             session,
             input: Vec::new(),
             out,
-            next,
-        }
+            next: Next::Wait,
+        };
+        talk.go_on(next);
+        talk
     }
 
     /// Behind the banner.
@@ -222,17 +226,52 @@ impl Talk {
     }
 
     fn send(&mut self, bytes: &[u8]) {
-        if self.next == Next::Close {
+        if matches!(self.next, Next::Close) {
             return;
         }
         self.input.extend_from_slice(bytes);
-        self.next = self
+        let next = self
             .session
             .receive(&mut self.input, &mut self.out, &self.world);
+        self.go_on(next);
         assert!(
             self.input.len() <= LINE_TOO_LONG,
             "input is used up to a partial line"
         );
+    }
+
+    /// Answers at once whatever the session asks; the client has no name.
+    fn go_on(&mut self, mut next: Next) {
+        while let Next::Ask(question) = next {
+            let answer = match question {
+                Question::Name(_) => Answer::Name(Reverse {
+                    name: None,
+                    confirmed: Confirmed::Fail,
+                }),
+                Question::Lookup(lookup) => lookup.answer(&self.world),
+                Question::Store(store) => store.answer(&self.world),
+            };
+            let (input, out) = (&mut self.input, &mut self.out);
+            next = self.session.answered(answer, input, out, &self.world);
+        }
+        self.next = next;
+    }
+
+    /// What is said when the first question that `bytes` lead to is not answered in time.
+    fn unanswered(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.input.extend_from_slice(bytes);
+        let (input, out) = (&mut self.input, &mut self.out);
+        let next = self.session.receive(input, out, &self.world);
+        assert!(matches!(next, Next::Ask(_)), "{next:?}");
+        let next = self
+            .session
+            .answered(Answer::TooLate, input, out, &self.world);
+        self.go_on(next);
+        self.replies()
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.next, Next::Close)
     }
 
     fn replies(&mut self) -> Vec<String> {
@@ -329,7 +368,7 @@ fn run_dialog(script: &str, name: &str, feed: Feed) {
                 let got = replies.next().unwrap_or_else(|| panic!("{at}: no reply"));
                 assert!(same_line(rest, &got), "{at}:\nwant {rest}\n got {got}");
             }
-            "X" => assert_eq!(talk.next, Next::Close, "{at}: still open"),
+            "X" => assert!(talk.is_over(), "{at}: still open"),
             _ if step.starts_with("= ") => {
                 assert_eq!(talk.messages().to_string(), step[2..], "{at}: messages");
             }
@@ -490,7 +529,7 @@ fn a_group_of_commands_is_answered_in_order() {
         for (got, want) in got.iter().zip(want) {
             assert!(got.starts_with(want), "{got} for {want}");
         }
-        assert_eq!((talk.next, talk.messages()), (Next::Close, 2));
+        assert_eq!((talk.is_over(), talk.messages()), (true, 2));
     }
 }
 
@@ -500,11 +539,12 @@ fn a_client_that_does_not_read_stops_being_read() {
     talk.input = b"HELP\r\n".repeat(4000);
     let mut rounds = 0;
     loop {
-        talk.next = talk
+        let next = talk
             .session
             .receive(&mut talk.input, &mut talk.out, &talk.world);
+        talk.go_on(next);
         assert!(talk.out.len() <= OUT_HIGH_WATER + 4096);
-        if talk.next != Next::Flush {
+        if !matches!(talk.next, Next::Flush) {
             break;
         }
         talk.out.clear();
@@ -589,18 +629,18 @@ fn lines_without_end_and_messages_without_end_are_cut_off() {
     let mut talk = Talk::at_data();
     talk.send(&vec![b'x'; 2 * LINE_TOO_LONG]);
     assert_eq!(talk.replies(), ["500 5.0.0 Line too long"]);
-    assert_eq!((talk.next, talk.messages()), (Next::Close, 0));
+    assert_eq!((talk.is_over(), talk.messages()), (true, 0));
 
     let mut talk = Talk::at_data();
     talk.send(b"no colon\r\n");
     let State::Data(data) = &mut talk.session.state else {
         panic!("not in a message")
     };
-    assert!(!data.writing.is_sound());
+    assert!(!data.writing.as_ref().unwrap().is_sound());
     data.discarded_bytes = limits::MAX_DISCARDED;
     talk.send(b"more\r\n");
     assert!(talk.replies()[0].starts_with("554 5.3.4 "));
-    assert_eq!(talk.next, Next::Close);
+    assert!(talk.is_over());
 }
 
 // ---- Hostile input ----
@@ -619,7 +659,7 @@ fn arguments_of_64_kib_are_refused_and_end_the_session() {
                 .for_each(|piece| talk.send(piece));
             let replies = talk.replies();
             assert_eq!(replies, [format!("500 5.0.0 {text}")], "{word}");
-            assert_eq!(talk.next, Next::Close);
+            assert!(talk.is_over());
         }
     }
     let mut talk = Talk::plain();
@@ -757,12 +797,12 @@ fn errors_in_a_row_and_endless_idling_end_the_session() {
         assert!(talk.ask("FOO")[0].starts_with("500 5.5.1 "));
     }
     assert!(talk.ask("FOO")[0].starts_with("421 4.7.0 "));
-    assert_eq!(talk.next, Next::Close);
+    assert!(talk.is_over());
 
     let mut talk = Talk::plain();
     talk.ask("EHLO localhost");
     let mut asked = 1;
-    while talk.next == Next::Read {
+    while matches!(talk.next, Next::Read) {
         talk.ask("RSET");
         asked += 1;
     }
@@ -782,6 +822,40 @@ fn a_refused_mail_does_not_cost_a_pipelining_client_its_session() {
     assert_eq!(replies[102], "250 2.0.0 Reset state");
 }
 
+// ---- Questions ----
+
+#[test]
+fn a_question_that_nobody_answers_ends_in_a_temporary_refusal() {
+    // RFC 5321 §4.5.3.2: the client's patience ends some time, and it must hear that it may come
+    // again. Without a name it is greeted all the same.
+    let mut talk = Talk::plain();
+    talk.ask("EHLO localhost");
+    talk.ask("MAIL FROM:<a@b.example>");
+    let rcpt = b"RCPT TO:<bob@example.org>\r\n";
+    assert_eq!(
+        talk.unanswered(&[rcpt.as_slice(), b"NOOP\r\n"].concat()),
+        [
+            "451 4.3.0 Temporary failure: <bob@example.org>",
+            "250 2.0.0 Ok"
+        ]
+    );
+    talk.send(&[rcpt.as_slice(), b"DATA\r\n"].concat());
+    talk.replies();
+    let dot = [b"\r\n.\r\n".as_slice(), b"MAIL FROM:<>\r\n"].concat();
+    assert_eq!(
+        talk.unanswered(&dot),
+        ["451 4.3.0 Temporary failure", "250 2.0.0 Ok"]
+    );
+    assert_eq!((talk.is_over(), talk.messages()), (false, 0));
+
+    let mut session = Session::new(SessionId(7), Arc::new(listening()), loopback());
+    let (world, mut input, mut out) = (World::new(None), Vec::new(), Vec::new());
+    session.open(&mut out);
+    session.answered(Answer::TooLate, &mut input, &mut out, &world);
+    assert_eq!(out, b"220 mx.example.org ESMTP OpenSMTPD\r\n");
+    assert_eq!(session.fcrdns(), Confirmed::Error);
+}
+
 // ---- The ends of a session ----
 
 #[test]
@@ -795,15 +869,29 @@ fn names_from_reverse_dns_are_checked_before_they_are_printed() {
         let world = World::new(None);
         let mut session = Session::new(SessionId(1), Arc::new(listening()), loopback());
         let (mut input, mut out) = (b"EHLO x\r\n".to_vec(), Vec::new());
-        assert_eq!(session.receive(&mut input, &mut out, &world), Next::Read);
+        let asked = session.open(&mut out);
+        assert!(matches!(asked, Next::Ask(Question::Name(_))));
+        let next = session.receive(&mut input, &mut out, &world);
         assert!(
-            out.is_empty() && !input.is_empty(),
+            matches!(next, Next::Wait) && out.is_empty() && !input.is_empty(),
             "nothing is read before the banner"
         );
-        session.open(Some(line(name)), &mut out, &world);
-        input.extend_from_slice(b"MAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n.\r\n");
-        session.receive(&mut input, &mut out, &world);
-        let body = String::from_utf8(world.last_body()).unwrap();
+        let answer = Answer::Name(Reverse {
+            name: Some(line(name)),
+            confirmed: Confirmed::Pass,
+        });
+        let next = session.answered(answer, &mut input, &mut out, &world);
+        let is_confirmed = session.fcrdns() == Confirmed::Pass;
+        assert_eq!(is_confirmed, printed != "<unknown>");
+        let mut talk = Talk {
+            world,
+            session,
+            input,
+            out,
+            next,
+        };
+        talk.send(b"MAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n.\r\n");
+        let body = String::from_utf8(talk.world.last_body()).unwrap();
         assert!(
             body.starts_with(&format!("Received: from x ({printed} [127.0.0.1])\n")),
             "{body}"
@@ -820,7 +908,7 @@ fn a_silent_client_is_told_once_and_its_transaction_is_gone() {
     talk.session.timeout(&mut talk.out);
     assert_eq!(talk.replies(), ["421 4.4.2 Timeout, closing connection"]);
     talk.send(b"age\r\n.\r\n");
-    assert_eq!((talk.next, talk.messages()), (Next::Close, 0));
+    assert_eq!((talk.is_over(), talk.messages()), (true, 0));
     assert_eq!(talk.world.queue.messages().count(), 0);
 }
 

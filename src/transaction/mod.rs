@@ -10,7 +10,8 @@
 mod message;
 mod received;
 
-use std::io;
+use std::sync::Arc;
+use std::{fmt, io};
 
 use crate::mail::{
     Destination, Dsn, Envelope, EvpId, Facts, Flags, MailAddr, MsgId, Notify, Past, Ret,
@@ -25,7 +26,7 @@ use received::Received;
 /// An open transaction: a sender, and the recipients so far.
 pub struct Transaction {
     incoming: Incoming,
-    facts: Facts,
+    facts: Arc<Facts>,
     smtpname: Line,
     ret: Option<Ret>,
     envid: Option<Line>,
@@ -144,7 +145,7 @@ impl Transaction {
     ) -> Transaction {
         Transaction {
             incoming,
-            facts,
+            facts: Arc::new(facts),
             smtpname,
             ret,
             envid,
@@ -162,7 +163,7 @@ impl Transaction {
     }
 
     /// What rules may look at.
-    pub fn facts(&self) -> &Facts {
+    pub fn facts(&self) -> &Arc<Facts> {
         &self.facts
     }
 
@@ -176,23 +177,25 @@ impl Transaction {
         self.recipients.len()
     }
 
-    /// Adds a recipient with its destinations, of which there is at least one. After an error the
-    /// transaction holds part of them and must be dropped.
+    /// Adds a recipient with its destinations, of which there is at least one; names their
+    /// envelopes. After an error the transaction holds part of them and must be dropped.
     pub fn add(
         &mut self,
         rcpt: &MailAddr,
         asked: &Asked,
         destinations: Vec<Destination>,
         now: Timestamp,
-    ) -> io::Result<()> {
-        let mut last = None;
+    ) -> io::Result<Vec<EvpId>> {
+        let mut ids = Vec::with_capacity(destinations.len());
         for destination in destinations {
             let envelope = self.envelope(rcpt, asked, destination, now)?;
-            last = Some(self.incoming.add(envelope)?);
+            ids.push(self.incoming.add(envelope)?);
         }
-        let id = last.ok_or_else(|| io::Error::other("a recipient without destinations"))?;
-        self.recipients.push((id, rcpt.clone()));
-        Ok(())
+        let last = *ids
+            .last()
+            .ok_or_else(|| io::Error::other("a recipient without destinations"))?;
+        self.recipients.push((last, rcpt.clone()));
+        Ok(ids)
     }
 
     fn envelope(
@@ -263,12 +266,18 @@ impl Transaction {
         self.incoming.write(received.as_bytes())?;
         Ok(Writing {
             incoming: self.incoming,
-            sender: self.facts.sender,
+            sender: self.facts.sender.clone(),
             recipients: self.recipients,
             message,
             limit_bytes: terms.limit_bytes,
             fault: None,
         })
+    }
+}
+
+impl fmt::Debug for Writing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "message {}", self.incoming.msgid())
     }
 }
 
@@ -284,6 +293,19 @@ impl Writing {
     /// Whether text is still kept; if not, [`Writing::finish`] will say why.
     pub fn is_sound(&self) -> bool {
         self.fault.is_none()
+    }
+
+    /// Whether so much text is in memory that some should leave it: until [`Writing::spill`] has
+    /// been called, [`Writing::write`] may have to wait for the disk.
+    pub fn is_full(&self) -> bool {
+        self.is_sound() && self.incoming.is_full()
+    }
+
+    /// Writes what is in memory. This blocks on the disk.
+    pub fn spill(&mut self) {
+        if self.fault.is_none() {
+            self.fault = self.incoming.spill().map_err(Fault::Write).err();
+        }
     }
 
     /// The final dot: makes the message durable. This blocks on the disk.

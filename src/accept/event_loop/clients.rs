@@ -197,7 +197,7 @@ impl<T: Conversation> EventLoop<T> {
             let mut conn = Conn::new(Stream::Unix(stream), session, source);
             conn.input = input;
             let id = self.sit(conn);
-            self.put_in_line(id.index(), Work::Open(Some(self.server_name.clone())));
+            self.put_in_line(id.index(), Work::Open(None));
         } else {
             self.sources.leave(source);
         }

@@ -28,7 +28,6 @@ use crate::accept::{Conversation, Host, Lane, Limits, Setup};
 use crate::dns::{self, Bell};
 use crate::log::stat;
 use crate::sys::errno::strerror;
-use crate::util::Line;
 
 mod admission;
 mod clients;
@@ -80,7 +79,6 @@ struct EventLoop<T: Conversation> {
     listening: Vec<Arc<T::Listening>>,
     control: Gate<UnixListener>,
     socket: Arc<T::Listening>,
-    server_name: Line,
     own_uid: u32,
     host: Box<dyn Host>,
     resolver: dns::Handle,
@@ -171,7 +169,6 @@ impl<T: Conversation> EventLoop<T> {
             control: Gate::new(vec![UnixListener::from_std(setup.control)], CONTROL.0),
             listening,
             socket: setup.socket,
-            server_name: setup.server_name,
             own_uid: setup.own_uid,
             host: setup.host,
             resolver: setup.resolver,
@@ -291,7 +288,7 @@ impl<T: Conversation> EventLoop<T> {
         if let Some(Row::Session(seat)) = self.rows.find(id)
             && seat.place == Place::Resolving
         {
-            self.put_in_line(id.index(), Work::Open(found.name));
+            self.put_in_line(id.index(), Work::Open(Some(found)));
         }
     }
 

@@ -173,6 +173,17 @@ impl Draft for FsDraft {
             .inspect_err(|error| shared.note(error))
     }
 
+    fn is_full(&self) -> bool {
+        self.body.is_full()
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        let (shared, msgid, place) = (&self.shared, self.msgid, &mut self.place);
+        self.body
+            .spill(|| create_body(shared, msgid, place))
+            .inspect_err(|error| shared.note(error))
+    }
+
     fn commit(mut self: Box<Self>) -> io::Result<Vec<Envelope>> {
         let stored = self.store();
         self.shared.noted(stored)?;

@@ -125,6 +125,9 @@ fn a_dropped_large_message_leaves_no_file() {
     let spool = Spool::new();
     let mut incoming = spool.queue.begin().unwrap();
     incoming.write(&vec![b'x'; 100_000]).unwrap();
+    assert!(incoming.is_full() && spool.names("incoming").is_empty());
+    incoming.spill().unwrap();
+    assert!(!incoming.is_full());
     assert_eq!(spool.names("incoming"), [incoming.msgid().to_string()]);
     drop(incoming);
     assert!(spool.names("incoming").is_empty());

@@ -1,38 +1,43 @@
 //! DATA (RFC 5321 §4.1.1.4), up to its 354.
 
 use crate::log;
+use crate::session::event::Event;
 use crate::session::state::{Data, State};
 use crate::session::{Services, Session};
 use crate::smtp::Reply;
 use crate::smtp::dot::Decoder;
-use crate::transaction::{Protocol, Source, Terms};
+use crate::transaction::{Source, Terms};
 
 use super::{not_allowed, refuse_argument};
 
 impl Session {
-    pub(super) fn data(&mut self, argument: Option<&[u8]>, world: &dyn Services) -> Reply {
-        if let Err(refusal) = refuse_argument(argument) {
-            return refusal;
+    pub(super) fn check_data(&self, argument: Option<&[u8]>) -> Result<(), Reply> {
+        refuse_argument(argument)?;
+        match &self.state {
+            State::Mail(transaction) if transaction.recipients() > 0 => Ok(()),
+            State::Mail(_) => Err(Reply::new(
+                503,
+                "5.5.4 Invalid command arguments: No recipient specified",
+            )),
+            _ => Err(not_allowed()),
         }
+    }
+
+    pub(super) fn proceed_data(&mut self, line: &[u8], out: &mut Vec<u8>, world: &dyn Services) {
         let transaction = match std::mem::replace(&mut self.state, State::Identified) {
             State::Mail(transaction) => transaction,
             other => {
                 self.state = other;
-                return not_allowed();
+                return;
             }
         };
-        if transaction.recipients() == 0 {
-            self.state = State::Mail(transaction);
-            return Reply::new(
-                503,
-                "5.5.4 Invalid command arguments: No recipient specified",
-            );
-        }
-        match transaction.write(self.terms(), world.now()) {
+        let msgid = transaction.msgid();
+        let reply = match transaction.write(self.terms(), world.now()) {
             Ok(writing) => {
                 self.state = State::Data(Box::new(Data {
+                    msgid,
                     decoder: Decoder::new(),
-                    writing,
+                    writing: Some(Box::new(writing)),
                     discarded_bytes: 0,
                 }));
                 Reply::new(354, "Enter mail, end with \".\" on a line by itself")
@@ -44,6 +49,12 @@ impl Session {
                 ));
                 Reply::new(421, "4.3.0 Temporary Error")
             }
+        };
+        let is_refused = reply.is_failure();
+        self.conclude(line, reply.clone(), out);
+        self.tell(&Event::Data(msgid, &reply));
+        if is_refused {
+            self.tell(&Event::Rollback(msgid));
         }
     }
 
@@ -57,11 +68,5 @@ impl Session {
             completion: self.completion(),
             limit_bytes: self.listening.limits.max_message_size,
         }
-    }
-
-    pub(in crate::session) fn protocol(&self) -> Protocol {
-        self.greeting
-            .as_ref()
-            .map_or(Protocol::Smtp, |greeting| greeting.protocol)
     }
 }

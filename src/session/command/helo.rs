@@ -2,6 +2,7 @@
 
 use crate::mail::Peer;
 use crate::session::Session;
+use crate::session::event::Event;
 use crate::session::state::{Greeting, State};
 use crate::smtp::{Reply, domain_name};
 use crate::transaction::Protocol;
@@ -10,38 +11,50 @@ use crate::util::Line;
 use super::not_allowed;
 
 impl Session {
-    pub(super) fn helo(&mut self, argument: Option<&[u8]>) -> Reply {
-        match self.greet(Protocol::Smtp, argument) {
-            Ok(hello) => Reply::echo(250, &hello),
-            Err(refusal) => refusal,
-        }
+    pub(super) fn check_helo(&self, argument: Option<&[u8]>) -> Result<(), Reply> {
+        let missing = "5.5.1 Invalid command: HELO requires domain name";
+        let argument = argument.ok_or_else(|| Reply::new(501, missing))?;
+        name(argument).map(drop)
     }
 
-    pub(super) fn ehlo(&mut self, argument: Option<&[u8]>) -> Reply {
-        match self.greet(Protocol::Esmtp, argument) {
-            Ok(hello) => {
-                let mut lines = vec![hello];
-                lines.extend(self.extensions());
-                Reply::lines(250, lines)
-            }
-            Err(refusal) => refusal,
+    pub(super) fn check_ehlo(&self, argument: Option<&[u8]>) -> Result<(), Reply> {
+        let missing = "5.5.1 Invalid command: EHLO requires domain name";
+        let argument = argument.ok_or_else(|| Reply::new(501, missing))?;
+        name(argument).map(drop)
+    }
+
+    pub(super) fn proceed_helo(&mut self, line: &[u8], argument: Option<&[u8]>, out: &mut Vec<u8>) {
+        let greeted = self.greet(Protocol::Smtp, argument);
+        let reply = greeted.map(|hello| Reply::echo(250, &hello));
+        self.answer_greeting(line, reply, out);
+    }
+
+    pub(super) fn proceed_ehlo(&mut self, line: &[u8], argument: Option<&[u8]>, out: &mut Vec<u8>) {
+        let greeted = self.greet(Protocol::Esmtp, argument);
+        let reply = greeted.map(|hello| {
+            let mut lines = vec![hello];
+            lines.extend(self.extensions());
+            Reply::lines(250, lines)
+        });
+        self.answer_greeting(line, reply, out);
+    }
+
+    fn answer_greeting(&mut self, line: &[u8], reply: Result<Reply, Reply>, out: &mut Vec<u8>) {
+        if reply.is_ok() {
+            self.tell(&Event::Identified);
         }
+        self.conclude(line, reply.unwrap_or_else(|refusal| refusal), out);
     }
 
     /// RFC 5321 §4.1.4: a later greeting has the effect of RSET, if it is a good one.
     fn greet(&mut self, protocol: Protocol, argument: Option<&[u8]>) -> Result<String, Reply> {
-        let argument = argument.ok_or_else(|| match protocol {
-            Protocol::Smtp => Reply::new(501, "5.5.1 Invalid command: HELO requires domain name"),
-            Protocol::Esmtp => Reply::new(501, "5.5.1 Invalid command: EHLO requires domain name"),
-        })?;
-        let name = domain_name::parse(argument).and_then(|name| Line::new(name).ok());
-        let text = "5.5.4 Invalid command arguments: Invalid domain name";
-        let name = name.ok_or_else(|| Reply::new(501, text))?;
+        let name = name(argument.unwrap_or_default())?;
         let hello = format!(
             "{} Hello {name} {}, pleased to meet you",
             self.server_name(),
             bracketed(&self.peer),
         );
+        self.end_transaction();
         self.greeting = Some(Greeting { protocol, name });
         self.state = State::Identified;
         Ok(hello)
@@ -60,23 +73,32 @@ impl Session {
     }
 
     /// No listener has TLS yet.
-    pub(super) fn starttls(&self) -> Reply {
+    pub(super) fn check_starttls(&self) -> Result<(), Reply> {
         match self.is_between_transactions() {
-            true => Reply::new(503, "5.5.1 Invalid command: Command not supported"),
-            false => not_allowed(),
+            true => Err(Reply::new(
+                503,
+                "5.5.1 Invalid command: Command not supported",
+            )),
+            false => Err(not_allowed()),
         }
     }
 
     /// No listener has AUTH yet; who comes over the socket needs none.
-    pub(super) fn auth(&self) -> Reply {
-        if !self.is_between_transactions() {
-            return not_allowed();
-        }
-        match self.is_authenticated() {
-            true => Reply::new(503, "5.5.1 Invalid command: Already authenticated"),
-            false => Reply::new(503, "5.5.1 Invalid command: Command not supported"),
-        }
+    pub(super) fn check_auth(&self) -> Result<(), Reply> {
+        let text = match self.is_authenticated() {
+            _ if !self.is_between_transactions() => return Err(not_allowed()),
+            true => "5.5.1 Invalid command: Already authenticated",
+            false => "5.5.1 Invalid command: Command not supported",
+        };
+        Err(Reply::new(503, text))
     }
+}
+
+fn name(argument: &[u8]) -> Result<Line, Reply> {
+    let text = "5.5.4 Invalid command arguments: Invalid domain name";
+    domain_name::parse(argument)
+        .and_then(|name| Line::new(name).ok())
+        .ok_or_else(|| Reply::new(501, text))
 }
 
 /// `[192.0.2.1]`, `[2001:db8::1]`, `[local]`.

@@ -3,6 +3,7 @@
 use crate::log;
 use crate::mail::{Facts, MailAddr};
 use crate::queue::BeginError;
+use crate::session::event::Event;
 use crate::session::state::State;
 use crate::session::{Services, Session};
 use crate::smtp::params::{self, BadParam, DsnSupport, MailParams};
@@ -13,38 +14,53 @@ use crate::util::Line;
 use super::not_allowed;
 
 impl Session {
-    pub(super) fn mail(&mut self, argument: &[u8], world: &dyn Services) -> Reply {
-        match self.try_mail(argument, world) {
-            Ok(transaction) => {
-                self.state = State::Mail(Box::new(transaction));
-                Reply::new(250, "2.0.0 Ok")
-            }
-            Err(refusal) => refusal,
-        }
-    }
-
-    fn try_mail(&self, argument: &[u8], world: &dyn Services) -> Result<Transaction, Reply> {
-        let limits = &self.listening.limits;
+    pub(super) fn check_mail(&self, argument: &[u8]) -> Result<(), Reply> {
         if !self.is_between_transactions() {
             return Err(not_allowed());
         }
-        if self.messages >= limits.max_mails {
+        if self.messages >= self.listening.limits.max_mails {
             return Err(Reply::new(
                 452,
                 "4.5.3 Too many recipients: Too many messages sent",
             ));
         }
+        self.sender_and_params(argument).map(drop)
+    }
+
+    pub(super) fn proceed_mail(
+        &mut self,
+        line: &[u8],
+        argument: &[u8],
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) {
+        let begun = self
+            .sender_and_params(argument)
+            .and_then(|(sender, params)| self.begin(sender, params, world));
+        let transaction = match begun {
+            Ok(transaction) => transaction,
+            Err(refusal) => return self.conclude(line, refusal, out),
+        };
+        let (msgid, facts) = (transaction.msgid(), transaction.facts().clone());
+        let reply = Reply::new(250, "2.0.0 Ok");
+        self.state = State::Mail(Box::new(transaction));
+        self.conclude(line, reply.clone(), out);
+        self.tell(&Event::Begin(msgid));
+        self.tell(&Event::Mail(msgid, &facts.sender, &reply));
+    }
+
+    fn sender_and_params(&self, argument: &[u8]) -> Result<(MailAddr, MailParams), Reply> {
         let (sender, rest) =
             path::reverse(argument, self.server_name()).map_err(|_| bad_sender())?;
         let params = params::mail(rest, self.dsn_support()).map_err(refuse_param)?;
         // RFC 1870 §6.1: said before the client sends it all.
-        if params.size_bytes > Some(limits.max_message_size) {
+        if params.size_bytes > Some(self.listening.limits.max_message_size) {
             return Err(Reply::new(
                 552,
                 "5.3.4 Message too big for system: Size limit exceeded",
             ));
         }
-        self.begin(sender, params, world)
+        Ok((sender, params))
     }
 
     fn begin(
@@ -80,8 +96,8 @@ impl Session {
             rdns: self.rdns.clone(),
             helo: self.greeting.as_ref()?.name.clone(),
             authenticated: self.is_authenticated(),
-            username: None,
-            tls: false,
+            username: self.security.user.clone(),
+            tls: self.security.tls.is_some(),
             tag: self.listening.tag.clone(),
             sender,
         })

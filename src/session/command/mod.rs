@@ -1,7 +1,9 @@
 //! Commands: which is legal now, and what each one does.
 //!
-//! Every command is first tested against the state, then its argument is read, then it is done.
-//! The order of the tests is part of what clients see. Filters will be asked behind the tests.
+//! Every command is first tested against the state and its argument read (`check_…`), then it is
+//! done (`proceed_…`). The order of the tests is part of what clients see. The place between the
+//! halves is the filters': what they are asked, they are asked about a command that is legal, and
+//! an answer of theirs enters `proceed` with the line as it is then.
 
 mod data;
 mod helo;
@@ -9,51 +11,101 @@ mod mail;
 mod misc;
 mod rcpt;
 
+use std::borrow::Cow;
+
+use crate::mail::Refusal;
 use crate::smtp::{Command, Reply, find};
 
 pub use mail::bad_sender;
 pub use rcpt::{bad_recipient, recipient_reply};
 
+use super::event::Event;
+use super::question::Question;
 use super::state::State;
 use super::{Services, Session};
 
 impl Session {
-    /// Answers one command line without its line end.
-    pub(super) fn take_command(&mut self, line: &[u8], out: &mut Vec<u8>, world: &dyn Services) {
-        let command = Command::parse(line);
-        let reply = match find(0, line) {
+    /// Takes one command line without its line end. Gives what must be known before it can be
+    /// answered.
+    pub(super) fn take_command(
+        &mut self,
+        line: &[u8],
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) -> Option<Question> {
+        self.tell(&Event::Command(&shown(line)));
+        match self.check(line) {
+            Ok(()) => self.proceed(line, out, world),
+            Err(refusal) => {
+                self.conclude(line, refusal, out);
+                None
+            }
+        }
+    }
+
+    /// Whether the command is legal now; the reply otherwise.
+    fn check(&self, line: &[u8]) -> Result<(), Reply> {
+        if find(0, line).is_some() {
             // What is behind a NUL must never be cut off: someone else may have judged it.
-            Some(_) => Reply::new(500, "5.5.2 Syntax error: NUL in command line"),
-            None => self.answer(command, world),
-        };
-        self.account(command, &reply);
+            return Err(Reply::new(500, "5.5.2 Syntax error: NUL in command line"));
+        }
+        match Command::parse(line) {
+            Command::Helo(argument) => self.check_helo(argument),
+            Command::Ehlo(argument) => self.check_ehlo(argument),
+            Command::StartTls(_) => self.check_starttls(),
+            Command::Auth(_) => self.check_auth(),
+            Command::Mail(argument) => self.check_mail(argument),
+            Command::Rcpt(argument) => self.check_rcpt(argument),
+            Command::Data(argument) => self.check_data(argument),
+            Command::Rset(argument) => self.check_rset(argument),
+            Command::Quit(argument) | Command::Help(argument) => refuse_argument(argument),
+            Command::Wiz(argument) => refuse_argument(argument).and(Err(Reply::new(
+                500,
+                "5.5.1 Invalid command: this feature is not supported yet ;-)",
+            ))),
+            Command::Noop | Command::Vrfy => Ok(()),
+            Command::Unknown => Err(Reply::new(
+                500,
+                "5.5.1 Invalid command: Command unrecognized",
+            )),
+        }
+    }
+
+    /// Does what a legal command says.
+    fn proceed(
+        &mut self,
+        line: &[u8],
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) -> Option<Question> {
+        match Command::parse(line) {
+            Command::Helo(argument) => self.proceed_helo(line, argument, out),
+            Command::Ehlo(argument) => self.proceed_ehlo(line, argument, out),
+            Command::Mail(argument) => self.proceed_mail(line, argument, out, world),
+            Command::Rcpt(argument) => return self.proceed_rcpt(line, argument, out),
+            Command::Data(_) => self.proceed_data(line, out, world),
+            Command::Rset(_) => self.proceed_rset(line, out),
+            Command::Quit(_) => self.conclude(line, Reply::new(221, "2.0.0 Bye"), out),
+            Command::Help(_) => self.conclude(line, misc::help(), out),
+            Command::Vrfy => {
+                let text = "2.0.0 Cannot verify, send the message and see";
+                self.conclude(line, Reply::new(252, text), out);
+            }
+            Command::Noop => self.conclude(line, Reply::new(250, "2.0.0 Ok"), out),
+            // No listener has these; `check` has refused them.
+            Command::StartTls(_) | Command::Auth(_) | Command::Wiz(_) | Command::Unknown => {}
+        }
+        None
+    }
+
+    /// Answers a command. Who has used up a budget of `limits` hears another reply, and goes.
+    pub(super) fn conclude(&mut self, line: &[u8], reply: Reply, out: &mut Vec<u8>) {
+        self.account(Command::parse(line), &reply);
         let reply = match self.over_budget() && reply.code() != 221 {
             true => Reply::new(421, "4.7.0 Too many errors or idle commands"),
             false => reply,
         };
-        match command {
-            Command::Auth(_) => self.say(&masked(line), &reply, out),
-            _ => self.say(line, &reply, out),
-        }
-    }
-
-    fn answer(&mut self, command: Command<'_>, world: &dyn Services) -> Reply {
-        match command {
-            Command::Helo(argument) => self.helo(argument),
-            Command::Ehlo(argument) => self.ehlo(argument),
-            Command::StartTls(_) => self.starttls(),
-            Command::Auth(_) => self.auth(),
-            Command::Mail(argument) => self.mail(argument, world),
-            Command::Rcpt(argument) => self.rcpt(argument, world),
-            Command::Data(argument) => self.data(argument, world),
-            Command::Rset(argument) => self.rset(argument),
-            Command::Quit(argument) => self.quit(argument),
-            Command::Help(argument) => self.help(argument),
-            Command::Wiz(argument) => self.wiz(argument),
-            Command::Noop => Reply::new(250, "2.0.0 Ok"),
-            Command::Vrfy => Reply::new(252, "2.0.0 Cannot verify, send the message and see"),
-            Command::Unknown => Reply::new(500, "5.5.1 Invalid command: Command unrecognized"),
-        }
+        self.say(Some(&shown(line)), &reply, out);
     }
 
     /// Counts what the budgets of `limits` are about. RCPT and DATA never count as bad: they may
@@ -88,6 +140,19 @@ fn not_allowed() -> Reply {
 fn refuse_argument(argument: Option<&[u8]>) -> Result<(), Reply> {
     let text = "5.5.4 Invalid command arguments: command does not accept arguments.";
     argument.map_or(Ok(()), |_| Err(Reply::new(500, text)))
+}
+
+/// A refusal when rules and users could not be asked in time.
+pub(super) fn too_late() -> Refusal {
+    Refusal::new(451, "4.3.0 Temporary failure").because("the answer took too long")
+}
+
+/// A line as observers may see it.
+fn shown(line: &[u8]) -> Cow<'_, [u8]> {
+    match Command::parse(line) {
+        Command::Auth(_) => Cow::Owned(masked(line)),
+        _ => Cow::Borrowed(line),
+    }
 }
 
 /// An AUTH line as it may be logged: the mechanism, and no credentials.

@@ -1,7 +1,9 @@
 //! RCPT (RFC 5321 §4.1.1.3): judged, expanded and put into the queue while the client waits.
 
-use crate::log::{self, maillog};
-use crate::mail::{MailAddr, Refusal};
+use crate::log;
+use crate::mail::{Destination, MailAddr, Refusal};
+use crate::session::event::Event;
+use crate::session::question::{Lookup, Question, Waits};
 use crate::session::state::State;
 use crate::session::{Services, Session};
 use crate::smtp::params::{self, BadParam};
@@ -12,38 +14,91 @@ use crate::util::Line;
 use super::not_allowed;
 
 impl Session {
-    pub(super) fn rcpt(&mut self, argument: &[u8], world: &dyn Services) -> Reply {
-        let (server_name, dsn) = (self.server_name().clone(), self.dsn_support());
-        let State::Mail(transaction) = &mut self.state else {
-            return not_allowed();
+    pub(super) fn check_rcpt(&self, argument: &[u8]) -> Result<(), Reply> {
+        let State::Mail(transaction) = &self.state else {
+            return Err(not_allowed());
         };
         if transaction.recipients() >= self.listening.limits.max_rcpt {
-            return Reply::new(451, "4.5.3 Too many recipients: Too many recipients");
+            return Err(Reply::new(
+                451,
+                "4.5.3 Too many recipients: Too many recipients",
+            ));
         }
-        let Ok((rcpt, rest)) = path::forward(argument, &server_name) else {
-            return bad_recipient();
+        self.recipient_and_params(argument).map(drop)
+    }
+
+    pub(super) fn proceed_rcpt(
+        &mut self,
+        line: &[u8],
+        argument: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Option<Question> {
+        let facts = match &self.state {
+            State::Mail(transaction) => transaction.facts().clone(),
+            _ => return None,
         };
-        let asked = match params::rcpt(rest, dsn) {
-            Ok(params) => Asked {
-                notify: params.notify,
-                orcpt: params.orcpt,
-            },
-            Err(bad) => return refuse_param(bad),
-        };
-        let destinations = match world.expand(transaction.facts(), &rcpt) {
-            Ok(destinations) => destinations,
+        let (rcpt, asked) = match self.recipient_and_params(argument) {
+            Ok(found) => found,
             Err(refusal) => {
-                maillog::smtp_reject(self.id, &rcpt, &refusal);
-                return recipient_reply(&rcpt, Err(&refusal));
+                self.conclude(line, refusal, out);
+                return None;
             }
         };
-        // What was added in part cannot be taken back, so a failure ends the transaction.
-        if let Err(error) = transaction.add(&rcpt, &asked, destinations, world.now()) {
-            let text = what_failed(transaction, &error);
-            log::warn(format_args!("smtp-in: session {}: {text}", self.id));
-            return Reply::new(421, "4.3.0 Temporary failure");
-        }
-        recipient_reply(&rcpt, Ok(()))
+        self.waits = Some(Box::new(Waits::Expansion {
+            line: line.to_vec(),
+            rcpt: rcpt.clone(),
+            asked,
+        }));
+        Some(Question::Lookup(Lookup::Expand(facts, rcpt)))
+    }
+
+    /// It is known where the recipient leads.
+    pub(in crate::session) fn expanded(
+        &mut self,
+        line: &[u8],
+        rcpt: &MailAddr,
+        asked: &Asked,
+        expanded: Result<Vec<Destination>, Refusal>,
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) {
+        let State::Mail(transaction) = &mut self.state else {
+            return;
+        };
+        let msgid = transaction.msgid();
+        let added =
+            expanded.map(|destinations| transaction.add(rcpt, asked, destinations, world.now()));
+        let reply = match added {
+            Ok(Ok(envelopes)) => {
+                for id in envelopes {
+                    self.tell(&Event::Envelope(id));
+                }
+                recipient_reply(rcpt, Ok(()))
+            }
+            Err(refusal) => {
+                self.tell(&Event::Rejected(rcpt, &refusal));
+                recipient_reply(rcpt, Err(&refusal))
+            }
+            // What was added in part cannot be taken back, so a failure ends the transaction.
+            Ok(Err(error)) => {
+                let text = what_failed(transaction, &error);
+                log::warn(format_args!("smtp-in: session {}: {text}", self.id));
+                Reply::new(421, "4.3.0 Temporary failure")
+            }
+        };
+        self.conclude(line, reply.clone(), out);
+        self.tell(&Event::Rcpt(msgid, rcpt, &reply));
+    }
+
+    fn recipient_and_params(&self, argument: &[u8]) -> Result<(MailAddr, Asked), Reply> {
+        let (rcpt, rest) =
+            path::forward(argument, self.server_name()).map_err(|_| bad_recipient())?;
+        let params = params::rcpt(rest, self.dsn_support()).map_err(refuse_param)?;
+        let asked = Asked {
+            notify: params.notify,
+            orcpt: params.orcpt,
+        };
+        Ok((rcpt, asked))
     }
 }
 
