@@ -15,10 +15,11 @@ const ARROWS: &[(&str, &str)] = &[
         "fuzz",
         "cli session client mda expansion privsep control queue dns table config smtp rfc5322",
     ),
-    // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths.
+    // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths, and
+    // sendmail's replay writes the report that the daemon would have written.
     (
         "cli",
-        "engine parent explain expansion table control mda client tls privsep config queue dns sys",
+        "engine bounce parent explain expansion table control mda client tls privsep config queue dns sys",
     ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
     // it asks who a user is, in the words in which the engine asks it, and never the engine.

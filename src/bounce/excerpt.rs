@@ -47,7 +47,8 @@ pub(super) fn read(queue: &Queue, envelope: &Envelope) -> io::Result<Option<Exce
     excerpt(BufReader::new(file), whole).map(Some)
 }
 
-fn excerpt(mut body: impl BufRead, whole: bool) -> io::Result<Excerpt> {
+/// Its header, or all of a message that is not too long.
+pub fn excerpt(mut body: impl BufRead, whole: bool) -> io::Result<Excerpt> {
     let mut bytes = Vec::new();
     let complete = header(&mut body, &mut bytes)?;
     if !whole || !complete {

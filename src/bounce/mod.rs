@@ -31,6 +31,8 @@ use crate::mail::{Envelope, EvpId, MailAddr, MsgId, Outcome, Refusal, Status};
 use crate::queue::Queue;
 use crate::util::{Line, Timestamp};
 
+pub use excerpt::excerpt;
+
 use collect::{Collector, Group};
 use report::DateText;
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use crate::config::paths::Paths;
+use crate::control::client::Client;
 use crate::control::message::{decode_ask, encode_answer, frame_length};
 use crate::control::{Answer, Ask};
 
@@ -56,10 +57,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Answers asks with `answer`; replies 550 or 421 to any SMTP line that contains `refuse`.
+    /// Answers asks with `answer`; to an SMTP line that contains the first of one of these pairs,
+    /// replies with the second.
     pub fn start(
         socket: &Path,
-        refuse: Option<(&'static str, &'static str)>,
+        refuse: &'static [(&'static str, &'static str)],
         answer: impl Fn(&Ask) -> Answer + Send + 'static,
     ) -> Daemon {
         let _ = std::fs::remove_file(socket);
@@ -101,9 +103,17 @@ impl Daemon {
         }
     }
 
+    /// What has been said in the sessions since this was last asked.
+    pub fn heard(&self) -> Vec<Said> {
+        // They are served one after the other, so those before this one are over.
+        let answer = Client::connect(&self.socket).unwrap().ask(&Ask::Status);
+        assert!(answer.is_ok());
+        self.sessions.try_iter().collect()
+    }
+
     /// A daemon that takes every message.
     pub fn accepting(socket: &Path) -> Daemon {
-        Daemon::start(socket, None, |_| Answer::Ok)
+        Daemon::start(socket, &[], |_| Answer::Ok)
     }
 }
 
@@ -126,11 +136,11 @@ fn read_ask(stream: &mut UnixStream) -> Option<Ask> {
     Some(decode_ask(&body).unwrap())
 }
 
-fn serve_smtp(stream: &UnixStream, refuse: Option<(&str, &str)>) -> Said {
+fn serve_smtp(stream: &UnixStream, refuse: &[(&str, &str)]) -> Said {
     let mut said = Said::default();
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
-    let refused = |text: &str| refuse.filter(|(what, _)| text.contains(what));
+    let refused = |text: &str| refuse.iter().find(|(what, _)| text.contains(what));
     let banner = refused("BANNER").map_or("220 mx.example.org ESMTP", |(_, reply)| reply);
     let _ = write!(writer, "{banner}\r\n");
     loop {

@@ -101,7 +101,7 @@ mod tests {
         let file = fs::File::open(makemap::with_db(&path)).unwrap();
         let value = cdb::Reader::open(file).unwrap().get(b"staff").unwrap();
         assert_eq!(value.as_deref(), Some(&b"bob,\"|cmd a, b\""[..]));
-        let daemon = Daemon::start(&root.paths.socket, None, |_| {
+        let daemon = Daemon::start(&root.paths.socket, &[], |_| {
             crate::control::Answer::Fail(String::new())
         });
         let conf = root.paths.conf.display().to_string();

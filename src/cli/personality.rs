@@ -6,7 +6,9 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -115,7 +117,9 @@ fn start(program: &str, words: Vec<Vec<u8>>, output: &mut dyn Write) -> Result<i
         output,
     };
     if replay {
-        return sendmail::replay(&mut world);
+        let stdin = io::stdin().as_fd().try_clone_to_owned();
+        let file = File::from(stdin.map_err(|e| Failure::io("standard input", &e))?);
+        return sendmail::replay::run(&mut world, &file);
     }
     run(program, words, &mut world)
 }

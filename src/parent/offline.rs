@@ -1,17 +1,21 @@
-//! Messages that sendmail(8) stored while no daemon ran: found, checked, and replayed as their
-//! owners.
+//! Messages that sendmail(8) stored while the daemon did not take them: found, checked, and replayed
+//! as their owners.
 //!
 //! The directory belongs to root and the set-group-id front end writes there, so a file's owner is
 //! who submitted it. Whatever else lies there (a link, a FIFO, a file with a second name, one that
 //! changes between look and open) is left alone with a warning. A name that starts with a dot is a
-//! file still being written, or after two days one whose writer was killed. A file that fails is
-//! tried again, ever more rarely; one that is refused for good stays where it is until the next
-//! start.
+//! file still being written, or after two days one whose writer was killed.
+//!
+//! Each owner has a line, and the lines take turns: however many files one has, and however slow or
+//! stuck his replays are, another's message goes at the next turn. A file that fails is tried again,
+//! ever more rarely, each time with what the replay says in the log; it never goes untold. While the
+//! daemon takes nothing from an owner, his line waits and no file's failure is counted.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::{self, File, Metadata};
-use std::io;
+use std::fs::{self, File, Metadata, ReadDir};
+use std::io::{self, PipeReader, Read};
+use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -24,10 +28,11 @@ use crate::log;
 use crate::privsep::identity::Rights;
 use crate::queue::fs::layout;
 use crate::sys::creds::Identity;
+use crate::sys::descriptors::set_nonblocking;
 use crate::sys::errno::strerror;
 use crate::sys::process::{self, Ended, Pid, Spawn};
 use crate::sys::{open, user};
-use crate::util::sysexits;
+use crate::util::{Line, sysexits};
 
 use super::children;
 
@@ -37,10 +42,41 @@ pub struct Offline {
     dir: PathBuf,
     next_scan: Instant,
     next_batch: Instant,
+    scan: Option<Scan>,
     scanned: bool,
-    waiting: VecDeque<Candidate>,
+    lines: BTreeMap<u32, OwnersLine>,
+    /// Whose turn was the last.
+    turn: u32,
+    waiting: usize,
     running: BTreeMap<Pid, Replay>,
+    /// What waits or runs.
+    known: BTreeSet<OsString>,
     failed: BTreeMap<OsString, Failure>,
+}
+
+/// A reading of the directory that is under way.
+#[derive(Debug)]
+struct Scan {
+    entries: ReadDir,
+    group: u32,
+    /// The failed that are still there.
+    failed: BTreeSet<OsString>,
+}
+
+/// What waits of one owner.
+#[derive(Debug, Default)]
+struct OwnersLine {
+    waiting: VecDeque<Candidate>,
+    running: usize,
+    not_before: Option<Instant>,
+}
+
+impl OwnersLine {
+    fn may_start(&self, now: Instant) -> bool {
+        !self.waiting.is_empty()
+            && self.running < AT_A_TIME_PER_OWNER
+            && self.not_before.is_none_or(|at| at <= now)
+    }
 }
 
 /// A file as the scan saw it.
@@ -53,37 +89,42 @@ struct Candidate {
 
 #[derive(Debug)]
 struct Replay {
-    name: OsString,
+    candidate: Candidate,
     deadline: Instant,
+    /// What it says.
+    words: PipeReader,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Failure {
-    /// When to try again; `None` for not before the next start.
-    again: Option<Instant>,
+    again: Instant,
     wait: Duration,
-}
-
-impl Failure {
-    fn is_due(&self, now: Instant) -> bool {
-        self.again.is_some_and(|again| again <= now)
-    }
 }
 
 const BETWEEN_SCANS: Duration = Duration::from_secs(10);
 const BETWEEN_BATCHES: Duration = Duration::from_millis(100);
-const BATCH: usize = 21;
-const AT_A_TIME: usize = 5;
-const MOST_WAITING: usize = 1000;
+/// Names looked at before the parent does something else.
+const LOOKED_AT_ONCE: usize = 500;
+/// Processes started before the parent does something else.
+const BATCH: usize = 20;
+const AT_A_TIME: usize = 40;
+const AT_A_TIME_PER_OWNER: usize = 5;
+const MOST_WAITING: usize = 20_000;
+const MOST_WAITING_PER_OWNER: usize = 200;
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 const LAST_RETRY: Duration = Duration::from_secs(3600);
+/// The daemon took nothing; that may be over soon.
+const NOT_TAKEN_RETRY: Duration = Duration::from_secs(5);
+/// What cannot be understood is looked at again for the sake of the log.
+const NO_MESSAGE_RETRY: Duration = Duration::from_secs(86_400);
 /// An empty file may be one whose writer has just made it.
 const EMPTY_FOR: Duration = Duration::from_secs(3600);
-/// Exit codes that say what more attempts would only say again: the daemon refuses the message, or
-/// the file holds none.
-const REFUSED: [i32; 3] = [sysexits::SOFTWARE, sysexits::USAGE, sysexits::DATAERR];
+/// Exit codes that say that the file holds no message.
+const NO_MESSAGE: [i32; 2] = [sysexits::USAGE, sysexits::DATAERR];
 /// A file that is written for longer has lost its writer.
 const WRITTEN_FOR: Duration = Duration::from_secs(2 * 86400);
+/// Most of a replay's words that are logged, in bytes.
+const MOST_WORDS: u64 = 1024;
 
 impl Offline {
     /// The offline queue of this spool.
@@ -92,22 +133,27 @@ impl Offline {
             dir: paths.spool.join(layout::OFFLINE),
             next_scan: now,
             next_batch: now,
+            scan: None,
             scanned: false,
-            waiting: VecDeque::new(),
+            lines: BTreeMap::new(),
+            turn: 0,
+            waiting: 0,
             running: BTreeMap::new(),
+            known: BTreeSet::new(),
             failed: BTreeMap::new(),
         }
     }
 
-    /// Scans if it is time, and starts what may be started.
+    /// Goes on with a scan if it is time, and starts what may be started.
     pub fn step(&mut self, paths: &Paths, rights: &Rights, now: Instant) {
-        if now >= self.next_scan {
+        if now >= self.next_scan
+            && let Err(error) = self.look(now)
+        {
+            self.scan = None;
             self.next_scan = now + BETWEEN_SCANS;
             self.scanned = true;
-            if let Err(error) = self.scan(now) {
-                let text = strerror(&error);
-                log::warn(format_args!("smtpd: {}: {text}", self.dir.display()));
-            }
+            let text = strerror(&error);
+            log::warn(format_args!("smtpd: {}: {text}", self.dir.display()));
         }
         if now >= self.next_batch {
             self.start_batch(paths, rights, now);
@@ -123,16 +169,27 @@ impl Offline {
     /// When there is something to do next.
     pub fn deadline(&self) -> Instant {
         let mut next = self.next_scan;
-        if !self.waiting.is_empty() && self.running.len() < AT_A_TIME {
-            next = next.min(self.next_batch);
+        if self.running.len() < AT_A_TIME {
+            let lines = self.lines.values();
+            let ready =
+                lines.filter(|line| !line.waiting.is_empty() && line.running < AT_A_TIME_PER_OWNER);
+            let start = ready.map(|line| {
+                line.not_before
+                    .map_or(self.next_batch, |at| at.max(self.next_batch))
+            });
+            next = start.fold(next, Instant::min);
         }
         let replays = self.running.values().map(|replay| replay.deadline);
         replays.fold(next, Instant::min)
     }
 
-    /// Whether all that the last scan found has been tried.
+    /// Whether all that the last scan found has been tried, but for owners from whom the daemon takes
+    /// nothing.
     pub fn is_done(&self) -> bool {
-        self.scanned && self.waiting.is_empty() && self.running.is_empty()
+        let mut lines = self.lines.values();
+        self.scanned
+            && self.running.is_empty()
+            && lines.all(|line| line.waiting.is_empty() || line.not_before.is_some())
     }
 
     /// The replays that run.
@@ -140,24 +197,36 @@ impl Offline {
         self.running.keys().copied().collect()
     }
 
-    /// A replay has ended: what was accepted goes, what was not is tried again later.
+    /// A replay has ended: what is settled goes, what is not is tried again later.
     pub fn ended(&mut self, pid: Pid, how: Ended, now: Instant) {
-        let Some(Replay { name, .. }) = self.running.remove(&pid) else {
+        let Some(replay) = self.running.remove(&pid) else {
             return;
         };
+        let Replay {
+            candidate, words, ..
+        } = replay;
+        let name = candidate.name.clone();
+        self.known.remove(&name);
+        if let Some(line) = self.lines.get_mut(&candidate.uid) {
+            line.running -= 1;
+            line.not_before = None;
+        }
         let path = self.dir.join(&name);
+        let words = last_words(words);
         let cause = match how {
-            Ended::Exited(0) => match fs::remove_file(&path) {
+            Ended::Exited(sysexits::OK) => match fs::remove_file(&path) {
                 Ok(()) => {
                     self.failed.remove(&name);
+                    if !words.is_empty() {
+                        let path = path.display();
+                        log::warn(format_args!("smtpd: offline message {path}: {words}"));
+                    }
                     return;
                 }
                 Err(error) => format!("accepted, but not removed: {}", strerror(&error)),
             },
-            Ended::Exited(code) if REFUSED.contains(&code) => {
-                "was refused for good: it stays there until smtpd is started anew".to_owned()
-            }
-            Ended::Exited(_) => "exited abnormally".to_owned(),
+            Ended::Exited(_) if words.is_empty() => "exited abnormally".to_owned(),
+            Ended::Exited(_) => words,
             Ended::Signaled(signal) => format!("terminated; signal {signal}"),
         };
         let path = path.display();
@@ -165,54 +234,63 @@ impl Offline {
             "smtpd: couldn't enqueue offline message {path}; smtpctl {cause}"
         ));
         match how {
-            Ended::Exited(code) if REFUSED.contains(&code) => self.park(name),
-            _ => self.postpone(name, now),
+            Ended::Exited(sysexits::UNAVAILABLE) => self.wait_again(candidate, now),
+            Ended::Exited(code) if NO_MESSAGE.contains(&code) => {
+                self.postpone(name, now, NO_MESSAGE_RETRY);
+            }
+            _ => self.put_off(name, now),
         }
     }
 
-    fn park(&mut self, name: OsString) {
-        let wait = LAST_RETRY;
-        self.failed.insert(name, Failure { again: None, wait });
-    }
-
-    fn postpone(&mut self, name: OsString, now: Instant) {
+    /// Tried again after twice the time of the last failure.
+    fn put_off(&mut self, name: OsString, now: Instant) {
         let wait = match self.failed.get(&name) {
-            Some(failure) => (failure.wait * 2).min(LAST_RETRY),
+            Some(failure) => (failure.wait * 2).clamp(FIRST_RETRY, LAST_RETRY),
             None => FIRST_RETRY,
         };
-        let again = Some(now + wait);
+        self.postpone(name, now, wait);
+    }
+
+    fn postpone(&mut self, name: OsString, now: Instant, wait: Duration) {
+        let again = now + wait;
         self.failed.insert(name, Failure { again, wait });
     }
 
-    fn scan(&mut self, now: Instant) -> io::Result<()> {
-        let group = fs::metadata(&self.dir)?.gid();
-        let known: BTreeSet<OsString> = self
-            .waiting
-            .iter()
-            .map(|candidate| candidate.name.clone())
-            .chain(self.running.values().map(|replay| replay.name.clone()))
-            .collect();
-        let mut seen = BTreeSet::new();
-        for entry in fs::read_dir(&self.dir)? {
+    /// Looks at some names of the directory; the scan begins when there is none under way.
+    fn look(&mut self, now: Instant) -> io::Result<()> {
+        let mut scan = match self.scan.take() {
+            Some(scan) => scan,
+            None => Scan {
+                entries: fs::read_dir(&self.dir)?,
+                group: fs::metadata(&self.dir)?.gid(),
+                failed: BTreeSet::new(),
+            },
+        };
+        for _ in 0..LOOKED_AT_ONCE {
+            let Some(entry) = scan.entries.next() else {
+                // What is gone needs no memory; what has just failed is not to be forgotten.
+                self.failed
+                    .retain(|name, failure| scan.failed.contains(name) || failure.again > now);
+                self.next_scan = now + BETWEEN_SCANS;
+                self.scanned = true;
+                return Ok(());
+            };
             let name = entry?.file_name();
-            let failure = self.failed.get(&name).copied();
-            if failure.is_some() {
-                seen.insert(name.clone());
-            }
             if name.as_bytes().starts_with(b".") {
                 self.sweep(&name);
                 continue;
             }
+            let failure = self.failed.get(&name).copied();
+            if failure.is_some() {
+                scan.failed.insert(name.clone());
+            }
             let wanted =
-                !known.contains(&name) && failure.is_none_or(|failure| failure.is_due(now));
-            if wanted && self.waiting.len() < MOST_WAITING {
-                self.consider(name, group, now);
+                !self.known.contains(&name) && failure.is_none_or(|failure| failure.again <= now);
+            if wanted && self.waiting < MOST_WAITING {
+                self.consider(name, scan.group, now);
             }
         }
-        // What is gone needs no memory; what has just failed is not to be forgotten.
-        self.failed.retain(|name, failure| {
-            seen.contains(name) || failure.again.is_some_and(|again| again > now)
-        });
+        self.scan = Some(scan);
         Ok(())
     }
 
@@ -233,7 +311,7 @@ impl Offline {
             return;
         };
         match judge(&found, group) {
-            Ok(()) if found.len() > 0 => self.waiting.push_back(Candidate {
+            Ok(()) if found.len() > 0 => self.wait(Candidate {
                 name,
                 uid: found.uid(),
                 gid: found.gid(),
@@ -242,33 +320,89 @@ impl Offline {
             Err(why) => {
                 let (path, uid) = (path.display(), found.uid());
                 log::warn(format_args!("smtpd: file {path} (uid {uid}) {why}"));
-                self.postpone(name, now);
+                self.put_off(name, now);
             }
         }
     }
 
+    /// What finds its line full is found again by a later scan.
+    fn wait(&mut self, candidate: Candidate) {
+        let line = self.lines.entry(candidate.uid).or_default();
+        if line.waiting.len() < MOST_WAITING_PER_OWNER {
+            self.known.insert(candidate.name.clone());
+            line.waiting.push_back(candidate);
+            self.waiting += 1;
+        }
+    }
+
+    /// The daemon took nothing: it is no failure of this file, and the others of its owner wait, too.
+    fn wait_again(&mut self, candidate: Candidate, now: Instant) {
+        if let Some(line) = self.lines.get_mut(&candidate.uid) {
+            line.not_before = Some(now + NOT_TAKEN_RETRY);
+            self.known.insert(candidate.name.clone());
+            line.waiting.push_front(candidate);
+            self.waiting += 1;
+        }
+    }
+
     fn start_batch(&mut self, paths: &Paths, rights: &Rights, now: Instant) {
+        self.lines
+            .retain(|_, line| line.running > 0 || !line.waiting.is_empty());
         for _ in 0..BATCH {
             if self.running.len() >= AT_A_TIME {
                 break;
             }
-            let Some(candidate) = self.waiting.pop_front() else {
+            let Some(candidate) = self.next_in_turn(now) else {
                 break;
             };
             self.next_batch = now + BETWEEN_BATCHES;
-            let name = candidate.name.clone();
             match replay(&self.dir, &candidate, paths, rights) {
-                Ok(pid) => {
+                Ok((pid, words)) => {
+                    if let Some(line) = self.lines.get_mut(&candidate.uid) {
+                        line.running += 1;
+                    }
                     let deadline = now + children::DELIVERY_TIME;
-                    self.running.insert(pid, Replay { name, deadline });
+                    let replay = Replay {
+                        candidate,
+                        deadline,
+                        words,
+                    };
+                    self.running.insert(pid, replay);
                 }
                 Err(why) => {
                     log::warn(format_args!("smtpd: {why}"));
-                    self.postpone(name, now);
+                    self.known.remove(&candidate.name);
+                    self.put_off(candidate.name, now);
                 }
             }
         }
     }
+
+    /// The first of the next line that may start one.
+    fn next_in_turn(&mut self, now: Instant) -> Option<Candidate> {
+        let after = (Bound::Excluded(self.turn), Bound::Unbounded);
+        let up_to = (Bound::Unbounded, Bound::Included(self.turn));
+        let mut lines = self.lines.range(after).chain(self.lines.range(up_to));
+        let (uid, _) = lines.find(|(_, line)| line.may_start(now))?;
+        self.turn = *uid;
+        let line = self.lines.get_mut(&self.turn)?;
+        let candidate = line.waiting.pop_front()?;
+        self.waiting -= 1;
+        Some(candidate)
+    }
+}
+
+/// What a replay has said, on one line: whoever wrote the message may have had a hand in it. Nobody
+/// is waited for.
+fn last_words(mut words: PipeReader) -> String {
+    let mut bytes = Vec::new();
+    if set_nonblocking(words.as_fd()).is_ok() {
+        // What was read before an error is worth as much as without one.
+        let _ = words.by_ref().take(MOST_WORDS).read_to_end(&mut bytes);
+    }
+    let text = Line::sanitize(bytes.trim_ascii()).to_string();
+    text.strip_prefix("sendmail: ")
+        .map_or(text.clone(), str::to_owned)
 }
 
 /// Whether a file may be a message.
@@ -295,13 +429,14 @@ fn delete_if_old(path: &Path, found: &Metadata, at_least: Duration) {
     }
 }
 
-/// Starts the front end as the file's owner, the file as its standard input.
+/// Starts the front end as the file's owner, the file, in which it marks whom it has settled, as its
+/// standard input, and a pipe as its standard error.
 fn replay(
     dir: &Path,
     candidate: &Candidate,
     paths: &Paths,
     rights: &Rights,
-) -> Result<Pid, String> {
+) -> Result<(Pid, PipeReader), String> {
     let path = dir.join(&candidate.name);
     let file = open_checked(&path, candidate)?;
     let owner = user::by_uid(candidate.uid)
@@ -322,14 +457,19 @@ fn replay(
     })
 }
 
-fn launch(file: &File, identity: Option<Identity>, home: &Path, paths: &Paths) -> io::Result<Pid> {
+fn launch(
+    file: &File,
+    identity: Option<Identity>,
+    home: &Path,
+    paths: &Paths,
+) -> io::Result<(Pid, PipeReader)> {
     let null = fs::OpenOptions::new().write(true).open("/dev/null")?;
-    let stderr = io::stderr();
+    let (words, stderr) = io::pipe()?;
     let mut env = vec![CString::from(c"PATH=/usr/bin:/bin")];
     if let Some(root) = &paths.root {
         env.push(variable(ROOT_VARIABLE, root.as_os_str())?);
     }
-    process::spawn(&Spawn {
+    let pid = process::spawn(&Spawn {
         program: CString::new(paths.smtpctl.as_os_str().as_bytes())?,
         argv: vec![c"sendmail".into(), c"--replay".into()],
         env,
@@ -337,7 +477,8 @@ fn launch(file: &File, identity: Option<Identity>, home: &Path, paths: &Paths) -
         identity,
         dirs: vec![CString::new(home.as_os_str().as_bytes())?, c"/".into()],
         umask: 0o077,
-    })
+    })?;
+    Ok((pid, words))
 }
 
 fn variable(name: &str, value: &OsStr) -> io::Result<CString> {
@@ -348,7 +489,7 @@ fn variable(name: &str, value: &OsStr) -> io::Result<CString> {
 /// Opens what the scan saw, or nothing: the file may have been changed for another in between.
 fn open_checked(path: &Path, candidate: &Candidate) -> Result<File, String> {
     let shown = path.display();
-    let opened = open::foreign(path).and_then(|file| {
+    let opened = open::foreign_to_mark(path).and_then(|file| {
         let found = file.metadata()?;
         Ok((file, found))
     });

@@ -31,10 +31,32 @@ pub fn own_or_new(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Opens a plain file of a directory that is ours, for reading and appending, creating it with mode
+/// 0600 if it is missing.
+pub fn own_appended(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    plain_only(file)
+}
+
 /// Opens what a user may have put there, for reading.
 pub fn foreign(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+/// The same, for reading and writing.
+pub fn foreign_to_mark(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
 }
@@ -73,6 +95,10 @@ pub fn plain(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)?;
+    plain_only(file)
+}
+
+fn plain_only(file: File) -> io::Result<File> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -115,10 +141,26 @@ mod tests {
             io::ErrorKind::AlreadyExists
         );
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        for open in [own_or_new, foreign, mailbox, append, plain] {
+        for open in [
+            own_or_new,
+            own_appended,
+            foreign,
+            foreign_to_mark,
+            mailbox,
+            append,
+            plain,
+        ] {
             assert!(open(&file).is_ok());
         }
-        for open in [create_new, own_or_new, foreign, mailbox, dir] {
+        for open in [
+            create_new,
+            own_or_new,
+            own_appended,
+            foreign,
+            foreign_to_mark,
+            mailbox,
+            dir,
+        ] {
             assert!(open(&link).is_err());
         }
         assert!(append(&link).is_ok() && plain(&link).is_ok());

@@ -67,15 +67,82 @@ fn a_message_waits_while_the_daemon_is_down() {
 }
 
 #[test]
+fn stored_recipients_are_judged_one_by_one_and_the_writer_hears_of_those_refused() {
+    // sendmail(8), When the daemon cannot take it.
+    let mut daemon = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"in\" maildir \"$dir/mail\" virtual $all\n\
+         match from any for domain \"example.org\" action \"in\"\n",
+    )
+    .start();
+    daemon.stop();
+    let line = [
+        "-f",
+        "alice@example.org",
+        "x@elsewhere.example",
+        "b@example.org",
+    ];
+    let output = daemon.sendmail(line, b"Subject: x\n\nmine\n");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    daemon.start();
+    let mut found = daemon.wait_mail(2);
+    found.sort_by_key(|mail| field(mail, "Delivered-To"));
+    assert_eq!(field(&found[1], "Delivered-To").unwrap(), "b@example.org");
+    assert_eq!(body(&found[1]), b"mine\n");
+    let report = String::from_utf8_lossy(&found[0]).into_owned();
+    for part in [
+        "Delivered-To: alice@example.org\n",
+        "x@elsewhere.example: 550 Invalid recipient: <x@elsewhere.example>\n",
+        "Final-Recipient: rfc822; x@elsewhere.example\n",
+        "Content-Type: message/rfc822\n",
+        "\nmine\n",
+    ] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    assert!(!report.contains("b@example.org"), "{report}");
+    daemon
+        .wait_log("550 Invalid recipient: <x@elsewhere.example>; reported to <alice@example.org>");
+    crate::support::wait_for("the offline file to go", || {
+        files(&daemon.path().join("spool/offline")).is_empty()
+    });
+}
+
+#[test]
+fn a_burst_of_one_user_loses_nothing() {
+    // sendmail(8), When the daemon cannot take it: what is too much now comes in later.
+    const BURST: usize = 200;
+    let daemon = Setup::maildir().start();
+    let codes: Vec<Option<i32>> = std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..BURST)
+            .map(|n| {
+                let daemon = &daemon;
+                scope.spawn(move || {
+                    let message = format!("Subject: {n}\n\nx\n");
+                    let output = daemon.sendmail(["b@example.org"], message.as_bytes());
+                    output.status.code()
+                })
+            })
+            .collect();
+        senders.into_iter().map(|s| s.join().unwrap()).collect()
+    });
+    assert!(codes.iter().all(|code| *code == Some(0)), "{codes:?}");
+    let found = daemon.wait_mail(BURST);
+    let subjects: std::collections::BTreeSet<_> = found
+        .iter()
+        .filter_map(|mail| field(mail, "Subject"))
+        .collect();
+    assert_eq!(subjects.len(), BURST);
+}
+
+#[test]
 fn what_is_refused_is_kept_for_its_author() {
-    // sendmail(8): a refused message goes to dead.letter, exit 70.
+    // sendmail(8): a refused message goes to dead.letter, exit 70; 75 where there is no home for it.
     let daemon = Setup::new(
         "listen on 127.0.0.1 port $port\naction \"in\" maildir \"$dir/mail\" virtual $all\n\
          match from any for domain \"example.org\" action \"in\"\n",
     )
     .start();
     let output = daemon.sendmail(["nobody@elsewhere.example"], b"Subject: x\n\nmine\n");
-    assert_eq!(output.status.code(), Some(70), "{output:?}");
+    assert!(matches!(output.status.code(), Some(70 | 75)), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         said.contains("command failed: 550 Invalid recipient"),

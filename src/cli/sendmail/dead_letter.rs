@@ -1,55 +1,104 @@
 //! `dead.letter`: where a refused message stays with the one who wrote it.
 //!
-//! It is written under another name and renamed into place, so that a link left at
-//! `dead.letter` is replaced and never followed.
+//! A mailbox in mbox format, so that mail(1) and its like read it. Each letter is appended behind
+//! the older ones, under lock and whole or not at all; a link, or anything else that is no plain
+//! file, is left alone.
 
-use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::time::Duration;
 
-use crate::sys::open::create_new;
-use crate::sys::random;
+use crate::mda::mbox::{self, Codes, Quote};
+use crate::sys::errno::strerror;
+use crate::sys::open;
+use crate::util::Timestamp;
+use crate::util::sysexits::TEMPFAIL;
 
-/// Writes the message into `home`, in place of an older one.
-pub fn write(
+/// How long another writer may have it locked.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+const CODES: Codes = Codes {
+    locked: TEMPFAIL,
+    failed: TEMPFAIL,
+};
+
+/// Appends the message to `dead.letter` in `home`.
+pub fn append(
     home: &Path,
-    body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
-    let temporary = home.join(format!(".dead.letter.{:016x}", random::number_u64()));
-    let mut out = BufWriter::new(create_new(&temporary)?);
-    let written = body(&mut out)
-        .and_then(|()| out.flush())
-        .and_then(|()| fs::rename(&temporary, home.join("dead.letter")));
-    if written.is_err() {
-        // The error that matters is the first one.
-        let _ = fs::remove_file(&temporary);
+    from: &str,
+    now: Timestamp,
+    message: &mut dyn Read,
+) -> Result<(), String> {
+    let path = home.join("dead.letter");
+    let failed = |error: std::io::Error| format!("{}: {}", path.display(), strerror(&error));
+    let mut file = open::own_appended(&path).map_err(failed)?;
+    let gap = gap(&mut file).map_err(failed)?;
+    let from_line = format!("{gap}{}", mbox::from_line(from, now.0));
+    let mut stored =
+        mbox::store(message, &from_line, Quote::Every, TEMPFAIL).map_err(|f| f.text)?;
+    mbox::append(&mut file, &path, CODES, LOCK_WAIT, &mut stored)
+        .map(drop)
+        .map_err(|failure| failure.text)
+}
+
+/// What is missing between an older letter, which may be no mailbox, and the next.
+fn gap(file: &mut File) -> std::io::Result<&'static str> {
+    let mut end = [0; 2];
+    if file.metadata()?.len() < end.len() as u64 {
+        return Ok("");
     }
-    written
+    file.seek(SeekFrom::End(-(end.len() as i64)))?;
+    file.read_exact(&mut end)?;
+    Ok(match end {
+        [b'\n', b'\n'] => "",
+        [_, b'\n'] => "\n",
+        _ => "\n\n",
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
 
+    fn put(home: &Path, text: &str) -> Result<(), String> {
+        append(home, "bob@x", Timestamp(0), &mut text.as_bytes())
+    }
+
     #[test]
-    fn an_older_letter_is_replaced_and_a_link_is_not_followed() {
-        // sendmail(8): a refused message is written to dead.letter in the home directory.
+    fn letters_are_appended_and_no_older_one_is_lost() {
+        // sendmail(8), When the daemon refuses: behind older ones, in mbox format.
         let home = tempfile::tempdir().unwrap();
-        let victim = home.path().join("victim");
+        let letter = home.path().join("dead.letter");
+        fs::write(&letter, "an old letter").unwrap();
+        put(home.path(), "one\nFrom here\n").unwrap();
+        put(home.path(), "two").unwrap();
+        let stamp = mbox::from_line("bob@x", 0);
+        let expected = format!("an old letter\n\n{stamp}one\n>From here\n\n{stamp}two\n\n");
+        assert_eq!(fs::read_to_string(&letter).unwrap(), expected);
+        fs::remove_file(&letter).unwrap();
+        put(home.path(), "one\n").unwrap();
+        assert_eq!(
+            fs::read_to_string(&letter).unwrap(),
+            format!("{stamp}one\n\n")
+        );
+        assert_eq!(fs::metadata(&letter).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_link_is_not_followed_and_a_fifo_does_not_hold_us_up() {
+        let home = tempfile::tempdir().unwrap();
+        let (victim, letter) = (home.path().join("victim"), home.path().join("dead.letter"));
         fs::write(&victim, "precious").unwrap();
-        symlink(&victim, home.path().join("dead.letter")).unwrap();
-        for text in ["one", "two"] {
-            write(home.path(), &mut |out| out.write_all(text.as_bytes())).unwrap();
-            let letter = home.path().join("dead.letter");
-            assert_eq!(fs::read_to_string(&letter).unwrap(), text);
-            let found = fs::symlink_metadata(&letter).unwrap();
-            assert_eq!((found.is_file(), found.mode() & 0o777), (true, 0o600));
-        }
+        symlink(&victim, &letter).unwrap();
+        assert!(put(home.path(), "x").is_err());
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
-        let failed = write(home.path(), &mut |_| Err(io::Error::other("no")));
-        assert!(failed.is_err());
-        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
+        fs::remove_file(&letter).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&letter).status();
+        assert!(made.unwrap().success());
+        assert!(put(home.path(), "x").is_err());
+        assert!(put(&home.path().join("nowhere"), "x").is_err());
     }
 }

@@ -1,9 +1,11 @@
 //! The first pass: the message as it comes in, kept in an unlinked file, and what its header says.
 //!
 //! Promises: CRLF becomes LF, a last line without an end gets one, and every other byte of the
-//! body is kept. `Bcc`, `Return-Path` and mbox `From ` lines are not kept. Memory does not grow
-//! with the message.
+//! body is kept. `Bcc`, `Resent-Bcc`, `Return-Path` and mbox `From ` lines are not kept. A header that
+//! cannot be understood is no reason to lose the message: it is read to its end, and then the trouble
+//! is told. Memory does not grow with the message.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
@@ -25,10 +27,12 @@ pub struct Message {
     pub separated: bool,
     /// Which fields the header has.
     pub seen: Seen,
-    /// The last address of From.
+    /// The last address of From, or of Resent-From; none where it cannot be understood.
     pub from: Option<Vec<u8>>,
-    /// The addresses of To, Cc and Bcc, if they were wanted.
+    /// The addresses of To, Cc and Bcc, or of their Resent- fields, if they were wanted.
     pub recipients: Vec<Vec<u8>>,
+    /// Why not all of these are known.
+    pub trouble: Option<Failure>,
     /// A line of the body is longer than SMTP allows.
     pub long_lines: bool,
     /// Content-Type is one that holds other parts and must not be encoded (RFC 2045 §6.4).
@@ -55,7 +59,7 @@ pub struct Seen {
 /// Whether the header names recipients (`-t`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recipients {
-    /// To, Cc and Bcc are read for addresses.
+    /// To, Cc and Bcc, or their Resent- fields where there are any, are read for addresses.
     FromHeader,
     /// They are not.
     #[default]
@@ -65,9 +69,10 @@ pub enum Recipients {
 impl Message {
     /// Reads a message up to the end of `input`.
     pub fn read(input: &mut dyn Read, recipients: Recipients) -> Result<Message, Failure> {
-        let mut pass = Pass::new(recipients, scratch_file()?);
+        let file = nameless_file().map_err(|e| unkept("tmpfile", &e))?;
+        let mut pass = Pass::new(recipients, file);
         let mut lines = Lines::new(input);
-        while let Some(piece) = lines.next().map_err(|e| unavailable("read", &e))? {
+        while let Some(piece) = lines.next().map_err(|e| unkept("read", &e))? {
             pass.piece(&piece)?;
         }
         pass.finish()
@@ -103,24 +108,19 @@ const PIECE_BYTES: u64 = 64 * 1024;
 /// RFC 5322 §2.1.1: no line is longer, so no field's name is.
 const LONGEST_NAME: usize = 998;
 
-fn unavailable(what: &str, error: &io::Error) -> Failure {
-    Failure::with(
-        sysexits::UNAVAILABLE,
-        format!("{what}: {}", strerror(error)),
-    )
+fn unkept(what: &str, error: &io::Error) -> Failure {
+    Failure::with(sysexits::TEMPFAIL, format!("{what}: {}", strerror(error)))
 }
 
 /// A file that has no name any more.
-fn scratch_file() -> Result<File, Failure> {
+pub fn nameless_file() -> io::Result<File> {
     let name = format!("sendmail.{:016x}", random::number_u64());
     let path = std::env::temp_dir().join(name);
     let mut options = File::options();
     options.read(true).write(true).create_new(true);
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options
-        .open(&path)
-        .map_err(|e| unavailable("tmpfile", &e))?;
-    fs::remove_file(&path).map_err(|e| unavailable("tmpfile", &e))?;
+    let file = options.open(&path)?;
+    fs::remove_file(&path)?;
     Ok(file)
 }
 
@@ -198,12 +198,12 @@ struct Pass {
     recipients: Recipients,
     out: io::BufWriter<File>,
     place: Place,
-    /// The parser of the field at hand, and whether it is From.
-    list: Option<(ListParser, bool)>,
+    /// The parser of the field at hand, and whose addresses these are.
+    list: Option<(ListParser, Whose)>,
     /// The beginning of Content-Type's body, while it is at hand.
     content_type: Option<Vec<u8>>,
-    /// A first line `From …`: an mbox separator if a header follows, text otherwise.
-    separator: Option<Vec<u8>>,
+    /// First lines `From …`: mbox separators if a header follows, text otherwise.
+    separators: Vec<Vec<u8>>,
     line_bytes: u64,
     unended: bool,
     message: Found,
@@ -216,9 +216,27 @@ struct Found {
     separated: bool,
     seen: Seen,
     from: Option<Vec<u8>>,
+    resent_from: Option<Vec<u8>>,
     recipients: Vec<Vec<u8>>,
+    /// `None` where no field of this kind is.
+    resent_to: Option<Vec<Vec<u8>>>,
+    /// RFC 5322 §3.6.6: whoever resends a message puts a set of Resent- fields in front of older
+    /// ones. These are the first set's that each set has once.
+    resent_once: BTreeSet<Vec<u8>>,
+    /// One of them has come again: what follows is of an older set.
+    resent_before: bool,
+    trouble: Option<Failure>,
     long_lines: bool,
     composite: bool,
+}
+
+/// What the addresses of a field are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    From,
+    Recipients,
+    ResentFrom,
+    ResentTo,
 }
 
 impl Pass {
@@ -229,7 +247,7 @@ impl Pass {
             place: Place::Header,
             list: None,
             content_type: None,
-            separator: None,
+            separators: Vec::new(),
             line_bytes: 0,
             unended: false,
             message: Found::default(),
@@ -248,53 +266,78 @@ impl Pass {
 
     /// The start of a line that may begin a field.
     fn line_of_header(&mut self, piece: &Piece<'_>) -> Result<(), Failure> {
-        self.end_of_field()?;
-        if piece.bytes.is_empty() && piece.ends && self.separator.is_none() {
+        self.end_of_field();
+        if piece.bytes.is_empty() && piece.ends && self.separators.is_empty() {
             self.message.separated = true;
             self.place = Place::Body;
             return Ok(());
         }
         if let Some((name, body)) = split_field(piece.bytes) {
-            self.separator = None;
+            self.separators.clear();
             let keep = self.start_of_field(name);
             self.place = Place::Field { keep };
             return self.field(piece, keep, body);
         }
         if is_separator(piece.bytes) && piece.ends {
-            if self.message.header_bytes == 0 && self.separator.is_none() {
-                self.separator = Some(piece.bytes.to_vec());
-                return Ok(());
-            }
             if self.message.header_bytes > 0 {
                 self.place = Place::Field { keep: false };
                 return Ok(());
             }
+            if self.separators.len() < MOST_SEPARATORS {
+                self.separators.push(piece.bytes.to_vec());
+                return Ok(());
+            }
         }
+        self.no_separators()?;
+        self.body(piece)
+    }
+
+    /// The body begins here, with what looked like separators in front of a header.
+    fn no_separators(&mut self) -> Result<(), Failure> {
         self.place = Place::Body;
-        if let Some(line) = self.separator.take() {
+        for line in std::mem::take(&mut self.separators) {
             self.body(&Piece {
                 bytes: &line,
                 starts: true,
                 ends: true,
             })?;
         }
-        self.body(piece)
+        Ok(())
     }
 
     /// Notes that a field is there; says whether its lines are kept.
     fn start_of_field(&mut self, name: &[u8]) -> bool {
-        let seen = &mut self.message.seen;
+        let message = &mut self.message;
+        let seen = &mut message.seen;
         let wanted = self.recipients == Recipients::FromHeader;
         let mut keep = true;
-        match name.to_ascii_lowercase().as_slice() {
+        let mut whose = None;
+        let name = name.to_ascii_lowercase();
+        if [
+            &b"resent-from"[..],
+            b"resent-sender",
+            b"resent-date",
+            b"resent-message-id",
+        ]
+        .contains(&name.as_slice())
+        {
+            message.resent_before |= !message.resent_once.insert(name.clone());
+        }
+        match name.as_slice() {
             b"from" => {
                 seen.from = true;
-                self.list = Some((ListParser::default(), true));
+                whose = Some(Whose::From);
             }
-            b"to" | b"cc" if wanted => self.list = Some((ListParser::default(), false)),
+            b"to" | b"cc" => whose = wanted.then_some(Whose::Recipients),
             b"bcc" => {
                 keep = false;
-                self.list = wanted.then(|| (ListParser::default(), false));
+                whose = wanted.then_some(Whose::Recipients);
+            }
+            b"resent-from" => whose = Some(Whose::ResentFrom),
+            b"resent-to" | b"resent-cc" => whose = wanted.then_some(Whose::ResentTo),
+            b"resent-bcc" => {
+                keep = false;
+                whose = wanted.then_some(Whose::ResentTo);
             }
             b"return-path" => keep = false,
             b"date" => seen.date = true,
@@ -307,13 +350,23 @@ impl Pass {
             b"content-transfer-encoding" => seen.content_transfer_encoding = true,
             _ => {}
         }
+        match whose {
+            Some(Whose::ResentFrom | Whose::ResentTo) if message.resent_before => whose = None,
+            Some(Whose::ResentTo) => drop(message.resent_to.get_or_insert_default()),
+            _ => {}
+        }
+        self.list = whose.map(|whose| (ListParser::default(), whose));
         keep
     }
 
     /// A piece of a field; `body` is the part behind the colon.
     fn field(&mut self, piece: &Piece<'_>, keep: bool, body: &[u8]) -> Result<(), Failure> {
-        if let Some((parser, _)) = &mut self.list {
-            parser.feed(body)?;
+        if let Some((parser, whose)) = &mut self.list
+            && let Err(failure) = parser.feed(body)
+        {
+            let whose = *whose;
+            self.list = None;
+            self.misunderstood(whose, failure);
         }
         if let Some(start) = &mut self.content_type {
             let printing = body.iter().filter(|byte| byte.is_ascii_graphic());
@@ -326,25 +379,43 @@ impl Pass {
         Ok(())
     }
 
-    fn end_of_field(&mut self) -> Result<(), Failure> {
+    /// Without its sender a message has its caller's; without its recipients it is not sent.
+    fn misunderstood(&mut self, whose: Whose, failure: Failure) {
+        if matches!(whose, Whose::Recipients | Whose::ResentTo) {
+            self.message.trouble.get_or_insert(failure);
+        }
+    }
+
+    fn end_of_field(&mut self) {
         if let Some(start) = self.content_type.take() {
             let start = start.to_ascii_lowercase();
             self.message.composite |=
                 start.starts_with(b"multipart/") || start.starts_with(b"message/");
         }
-        let Some((parser, is_from)) = self.list.take() else {
-            return Ok(());
+        let Some((parser, whose)) = self.list.take() else {
+            return;
         };
-        let mut found = parser.finish()?;
-        if is_from {
-            self.message.from = found.pop().or(self.message.from.take());
-            return Ok(());
+        let mut found = match parser.finish() {
+            Ok(found) => found,
+            Err(failure) => return self.misunderstood(whose, failure),
+        };
+        let message = &mut self.message;
+        let list = match whose {
+            Whose::From => {
+                message.from = found.pop().or(message.from.take());
+                return;
+            }
+            Whose::ResentFrom => {
+                message.resent_from = found.pop();
+                return;
+            }
+            Whose::Recipients => &mut message.recipients,
+            Whose::ResentTo => message.resent_to.get_or_insert_default(),
+        };
+        if list.len() + found.len() > MOST_ADDRESSES {
+            return self.misunderstood(whose, too_many());
         }
-        if self.message.recipients.len() + found.len() > MOST_ADDRESSES {
-            return Err(too_many());
-        }
-        self.message.recipients.append(&mut found);
-        Ok(())
+        list.append(&mut found);
     }
 
     fn body(&mut self, piece: &Piece<'_>) -> Result<(), Failure> {
@@ -363,24 +434,19 @@ impl Pass {
         self.out
             .write_all(piece.bytes)
             .and_then(|()| self.out.write_all(end))
-            .map_err(|e| unavailable("write", &e))?;
+            .map_err(|e| unkept("write", &e))?;
         Ok((piece.bytes.len() + end.len()) as u64)
     }
 
     fn finish(mut self) -> Result<Message, Failure> {
-        self.end_of_field()?;
+        self.end_of_field();
         let end = Piece {
             bytes: b"",
             starts: false,
             ends: true,
         };
-        if let Some(line) = self.separator.take() {
-            self.place = Place::Body;
-            self.body(&Piece {
-                bytes: &line,
-                starts: true,
-                ends: true,
-            })?;
+        if !self.separators.is_empty() {
+            self.no_separators()?;
         } else if self.unended {
             match self.place {
                 Place::Body => self.message.body_bytes += self.write(&end)?,
@@ -390,7 +456,7 @@ impl Pass {
         let file = self
             .out
             .into_inner()
-            .map_err(|e| unavailable("write", e.error()))?;
+            .map_err(|e| unkept("write", e.error()))?;
         let found = self.message;
         Ok(Message {
             file,
@@ -398,14 +464,17 @@ impl Pass {
             body_bytes: found.body_bytes,
             separated: found.separated,
             seen: found.seen,
-            from: found.from,
-            recipients: found.recipients,
+            from: found.resent_from.or(found.from),
+            recipients: found.resent_to.unwrap_or(found.recipients),
+            trouble: found.trouble,
             long_lines: found.long_lines,
             composite: found.composite,
         })
     }
 }
 
+/// Lines `From ` in front of one header; each relay of old has put one there.
+const MOST_SEPARATORS: usize = 32;
 /// How much of Content-Type is looked at.
 const CONTENT_TYPE_BYTES: usize = 16;
 
@@ -414,6 +483,7 @@ fn is_folded(line: &[u8]) -> bool {
 }
 
 fn is_separator(line: &[u8]) -> bool {
+    let line = line.strip_prefix(b">").unwrap_or(line);
     line.get(..5)
         .is_some_and(|start| start.eq_ignore_ascii_case(b"From "))
 }

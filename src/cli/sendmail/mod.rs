@@ -1,7 +1,7 @@
 //! sendmail(8): takes a message from a program or a person and gives it to the daemon.
 //!
-//! Promises: exit 0 means that the message is the daemon's, or safely stored for it; anything
-//! else means that it is not, and that a refused one lies in `dead.letter`. Arguments and
+//! Promises: exit 0 means that the message is the daemon's, or safely stored for it; 75 that the
+//! caller must keep it; anything else that it is refused, and lies in `dead.letter`. Arguments and
 //! environment are any caller's: none of them reaches a shell, a path or a second line.
 
 pub mod address;
@@ -11,10 +11,13 @@ pub mod intake;
 pub mod offline;
 pub mod options;
 pub mod relay;
+pub mod replay;
+mod report;
 pub mod submit;
 
 use std::ffi::OsStr;
-use std::io::{self, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -33,9 +36,8 @@ use super::personality::{Group, World};
 use super::{mailq, newaliases};
 use compose::Author;
 use intake::Message;
-use offline::Stored;
 use options::{Mode, Options};
-use submit::{Letter, Undelivered, disallowed};
+use submit::Letter;
 
 /// The command line of sendmail(8), without the program's name.
 pub fn run(words: Vec<Vec<u8>>, world: &mut World<'_>) -> Result<i32, Failure> {
@@ -46,6 +48,7 @@ pub fn run(words: Vec<Vec<u8>>, world: &mut World<'_>) -> Result<i32, Failure> {
     give_up(world)?;
     match &options.mode {
         Mode::Smtp => relay::run(world),
+        Mode::Verify => verify(&options, world),
         Mode::PrintQueue => mailq::run(&world.paths, world.uid, world.output),
         Mode::InitAliases { source } => {
             let source = source.as_deref().map(OsStr::from_bytes).map(Path::new);
@@ -55,83 +58,44 @@ pub fn run(words: Vec<Vec<u8>>, world: &mut World<'_>) -> Result<i32, Failure> {
     }
 }
 
-/// `--replay`: a stored message on standard input, by the daemon in its writer's name.
-pub fn replay(world: &mut World<'_>) -> Result<i32, Failure> {
-    give_up(world)?;
-    let mut input = BufReader::new(take_input(world));
-    let sent = match offline::read(&mut input)? {
-        Stored::Letter(letter) => {
-            let client = Client::connect(&world.paths.socket).map_err(later)?;
-            let stream = client.submit().map_err(disallowed)?;
-            let body = |out: &mut dyn Write| io::copy(&mut input, out).map(drop);
-            submit::submit(&stream, &letter, body, None)
-        }
-        Stored::Arguments(words) => {
-            let options = Options {
-                login: Login::Ignored,
-                ..options::parse(words)?
-            };
-            if options.mode != Mode::Submit {
-                return Err(Failure::with(
-                    sysexits::USAGE,
-                    "offline file asks for no mail",
-                ));
-            }
-            let mut draft = Draft::new(&options, world, &mut input)?;
-            let client = Client::connect(&world.paths.socket).map_err(later)?;
-            let stream = client.submit().map_err(disallowed)?;
-            let letter = draft.letter.clone();
-            submit::submit(&stream, &letter, |out| draft.write(out), None)
-        }
-    };
-    match sent {
-        Ok(()) => Ok(0),
-        // Later the daemon may say otherwise.
-        Err(Undelivered::Refused(reply)) if reply.starts_with('4') => Err(Failure {
-            code: sysexits::TEMPFAIL,
-            ..refusal(&reply)
-        }),
-        Err(Undelivered::Refused(reply)) => Err(refusal(&reply)),
-        Err(Undelivered::Failed(failure)) => Err(failure),
-    }
-}
-
+/// The daemon has it, or it is stored for the daemon, or its writer has it in `dead.letter`, or the
+/// exit code tells the caller to keep it.
 fn send(options: &Options, world: &mut World<'_>) -> Result<i32, Failure> {
     let mut input = take_input(world);
-    let mut draft = Draft::new(options, world, &mut *input)?;
-    match Client::connect(&world.paths.socket) {
-        Ok(client) => {
-            give_up(world)?;
-            deliver(client, &mut draft, options.verbose, world.output)
-        }
-        Err(Error::Down) => {
-            store(&mut draft, &world.paths, std::mem::take(&mut world.group))?;
-            Ok(0)
-        }
-        Err(error) => Err(later(error)),
+    let mut draft = Draft::read(options, world, &mut *input)?;
+    if let Err(failure) = draft.address(options, world) {
+        give_up(world)?;
+        return Err(draft.bury(failure));
     }
-}
-
-fn deliver(
-    client: Client,
-    draft: &mut Draft,
-    verbose: bool,
-    output: &mut dyn Write,
-) -> Result<i32, Failure> {
-    let stream = client.submit().map_err(disallowed)?;
-    let letter = draft.letter.clone();
-    let dialogue = verbose.then_some(output);
-    match submit::submit(&stream, &letter, |out| draft.write(out), dialogue) {
-        Ok(()) => Ok(0),
-        Err(Undelivered::Failed(failure)) => Err(failure),
-        Err(Undelivered::Refused(reply)) => {
-            let mut failure = refusal(&reply);
-            if let Err(why) = draft.bury() {
-                failure.text.push_str(&format!("; dead.letter: {why}"));
+    let why = match submit::session(&world.paths.socket) {
+        Ok(stream) => {
+            let letter = draft.letter.clone();
+            let dialogue = watched(options, &mut *world.output);
+            match submit::submit(&stream, &letter, |out| draft.write(out), dialogue) {
+                Ok(()) => {
+                    give_up(world)?;
+                    return Ok(0);
+                }
+                Err(undelivered) if undelivered.is_final() => {
+                    give_up(world)?;
+                    let text = undelivered.to_string();
+                    return Err(draft.bury(Failure::with(sysexits::SOFTWARE, text)));
+                }
+                Err(undelivered) => undelivered.to_string(),
             }
-            Err(failure)
         }
+        Err(why) => why,
+    };
+    let group = std::mem::take(&mut world.group);
+    store(&mut draft, &world.paths, group).map_err(|failure| Failure {
+        text: format!("{why}; {}", failure.text),
+        ..failure
+    })?;
+    if options.verbose {
+        // Nobody watching is no reason to fail.
+        let _ = writeln!(world.output, "stored for later: {why}");
     }
+    Ok(0)
 }
 
 fn store(draft: &mut Draft, paths: &Paths, group: Group) -> Result<(), Failure> {
@@ -140,7 +104,51 @@ fn store(draft: &mut Draft, paths: &Paths, group: Group) -> Result<(), Failure> 
     let now = Timestamp::now();
     group
         .spend(|| offline::store(&dir, &letter, now, &mut |out| draft.write(out)))
-        .map_err(|e| Failure::io("setresgid", &e))?
+        .map_err(|e| Failure::with(sysexits::TEMPFAIL, format!("setresgid: {}", strerror(&e))))?
+}
+
+/// `-bv`: what the daemon would say to each recipient. There is no message.
+fn verify(options: &Options, world: &mut World<'_>) -> Result<i32, Failure> {
+    let nothing = Options {
+        recipients: intake::Recipients::Ignored,
+        ..options.clone()
+    };
+    let mut draft = Draft::read(&nothing, world, &mut io::empty())?;
+    draft.address(&nothing, world)?;
+    let later = |why: String| Failure::with(sysexits::TEMPFAIL, why);
+    let stream = submit::session(&world.paths.socket).map_err(later)?;
+    let dialogue = watched(options, &mut *world.output);
+    let replies = match submit::verify(&stream, &draft.letter, dialogue) {
+        Ok(replies) => replies,
+        Err(undelivered) => {
+            let code = match undelivered.is_final() {
+                true => sysexits::SOFTWARE,
+                false => sysexits::TEMPFAIL,
+            };
+            return Err(Failure::with(code, undelivered.to_string()));
+        }
+    };
+    let mut code = sysexits::OK;
+    for (recipient, reply) in draft.letter.recipients.iter().zip(replies) {
+        let verdict = match reply.as_bytes().first() {
+            Some(b'2') => "deliverable",
+            Some(b'5') => {
+                code = sysexits::NOUSER;
+                &reply
+            }
+            _ => {
+                code = if code == sysexits::OK {
+                    sysexits::TEMPFAIL
+                } else {
+                    code
+                };
+                &reply
+            }
+        };
+        let recipient = String::from_utf8_lossy(recipient);
+        writeln!(world.output, "{recipient}... {verdict}").map_err(|e| Failure::output(&e))?;
+    }
+    Ok(code)
 }
 
 /// `-q`: the daemon tries everything now.
@@ -164,8 +172,12 @@ fn later(error: Error) -> Failure {
     }
 }
 
-fn refusal(reply: &str) -> Failure {
-    Failure::with(sysexits::SOFTWARE, format!("command failed: {reply}"))
+/// `-v`.
+fn watched<'a>(options: &Options, output: &'a mut dyn Write) -> Option<&'a mut dyn Write> {
+    match options.verbose {
+        true => Some(output),
+        false => None,
+    }
 }
 
 fn give_up(world: &mut World<'_>) -> Result<(), Failure> {
@@ -178,17 +190,35 @@ fn take_input(world: &mut World<'_>) -> Box<dyn Read + Send> {
     std::mem::replace(&mut world.input, Box::new(io::empty()))
 }
 
-/// A message that is ready to go, with its envelope.
+/// A message, its writer, and when it is addressed, its envelope.
 struct Draft {
     letter: Letter,
     message: Message,
     author: Author,
+    login: String,
     home: Option<PathBuf>,
 }
 
 impl Draft {
-    /// Puts the command line, the caller and the message together.
-    fn new(options: &Options, world: &World<'_>, input: &mut dyn Read) -> Result<Draft, Failure> {
+    /// Reads the message: from here on it can be left with its writer.
+    fn read(options: &Options, world: &World<'_>, input: &mut dyn Read) -> Result<Draft, Failure> {
+        let message = Message::read(input, options.recipients)?;
+        let caller = (world.caller)(options.login);
+        Ok(Draft {
+            letter: Letter::default(),
+            message,
+            author: Author {
+                name: author_name(options, &caller),
+                address: caller.login.clone().into_bytes(),
+                date: rfc5322_date(Timestamp::now().0),
+            },
+            login: caller.login,
+            home: caller.home,
+        })
+    }
+
+    /// Makes the envelope of the command line and the header.
+    fn address(&mut self, options: &Options, world: &World<'_>) -> Result<(), Failure> {
         let server = server_name(&world.paths)
             .ok_or_else(|| Failure::with(sysexits::NOHOST, "no server name"))?;
         let given = options.sender.as_deref().map(address::sender).transpose()?;
@@ -203,50 +233,67 @@ impl Draft {
         for word in &options.operands {
             recipients.append(&mut address::operand(word)?);
         }
-        let mut message = Message::read(input, options.recipients)?;
-        recipients.append(&mut message.recipients);
+        if let Some(trouble) = self.message.trouble.take() {
+            return Err(trouble);
+        }
+        recipients.append(&mut self.message.recipients);
         match recipients.len() {
             0 => return Err(Failure::with(sysexits::SOFTWARE, "no recipients")),
             1..=address::MOST_ADDRESSES => {}
             _ => return Err(address::too_many()),
         }
-        let caller = (world.caller)(options.login);
-        let name = author_name(options, &caller);
         let sender = given
-            .or(message.from.take())
-            .unwrap_or_else(|| caller.login.clone().into_bytes());
+            .or(self.message.from.take())
+            .unwrap_or_else(|| self.login.clone().into_bytes());
         let qualify = |address| address::qualify(address, &server);
         let sender = qualify(sender);
-        let author = match sender.is_empty() {
+        self.author.address = match sender.is_empty() {
             true => qualify(b"MAILER-DAEMON".to_vec()),
             false => sender.clone(),
         };
-        Ok(Draft {
-            letter: Letter {
-                sender,
-                recipients: recipients.into_iter().map(qualify).collect(),
-                ret: options.ret.clone(),
-                envid: options.envid.clone(),
-                notify: options.notify.clone(),
-            },
-            message,
-            author: Author {
-                name,
-                address: author,
-                date: rfc5322_date(Timestamp::now().0),
-            },
-            home: caller.home,
-        })
+        self.letter = Letter {
+            sender,
+            recipients: recipients.into_iter().map(qualify).collect(),
+            ret: options.ret.clone(),
+            envid: options.envid.clone(),
+            notify: options.notify.clone(),
+        };
+        Ok(())
     }
 
     fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
         compose::write(&mut self.message, &self.author, out)
     }
 
-    /// Leaves the message with its writer.
-    fn bury(&mut self) -> Result<(), String> {
+    /// The message as it leaves, in a file without a name.
+    fn composed(&mut self) -> io::Result<File> {
+        let mut out = io::BufWriter::new(intake::nameless_file()?);
+        self.write(&mut out)?;
+        let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    /// Leaves the message with its writer. Where that fails, the caller must keep it.
+    fn bury(&mut self, failure: Failure) -> Failure {
+        if self.message.has_no_header() && self.message.has_no_body() {
+            return failure;
+        }
+        let Err(why) = self.leave_letter() else {
+            return failure;
+        };
+        Failure {
+            code: sysexits::TEMPFAIL,
+            text: format!("{}; dead.letter: {why}", failure.text),
+            ..failure
+        }
+    }
+
+    fn leave_letter(&mut self) -> Result<(), String> {
         let home = self.home.clone().ok_or("no home directory")?;
-        dead_letter::write(&home, &mut |out| self.write(out)).map_err(|e| strerror(&e))
+        let from = String::from_utf8_lossy(&self.author.address).into_owned();
+        let mut message = self.composed().map_err(|e| strerror(&e))?;
+        dead_letter::append(&home, &from, Timestamp::now(), &mut message)
     }
 }
 

@@ -8,6 +8,7 @@
 //! date: 1136214245
 //! sender: bob@example.org
 //! rcpt: alice@example.org
+//! done: carol@example.org      (a recipient who is settled)
 //! ret: HDRS          (perhaps; as are the next two)
 //! envid: xyz
 //! notify: SUCCESS
@@ -16,12 +17,13 @@
 //! ```
 //!
 //! Promises: it is written under a name that starts with a dot, synced, renamed, and the
-//! directory synced, so that what has a name without a dot is whole and stays. The older format
-//! (one line of arguments joined by `|`, then the message) is still read.
+//! directory synced, so that what has a name without a dot is whole and stays. A recipient is marked
+//! as settled in place, by a key of the same length. The older format (one line of arguments joined
+//! by `|`, then the message) is still read.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufWriter, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use crate::cli::failure::Failure;
@@ -39,9 +41,27 @@ use super::submit::Letter;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stored {
     /// An envelope; the message follows.
-    Letter(Letter),
+    Letter(Opened),
     /// The older format: arguments of sendmail(8); what standard input held follows.
     Arguments(Vec<Vec<u8>>),
+}
+
+/// The envelope of a stored message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The envelope, with the recipients that are not settled.
+    pub letter: Letter,
+    /// When it was stored.
+    pub date: Timestamp,
+    /// Where the file names each recipient, in bytes from its start.
+    pub places: Vec<u64>,
+    /// Where the message starts.
+    pub message_at: u64,
+}
+
+/// Marks a recipient as settled.
+pub fn settle(file: &File, place: u64) -> io::Result<()> {
+    file.write_all_at(DONE, place)
 }
 
 /// Stores a message in the directory.
@@ -59,7 +79,7 @@ pub fn store(
             hidden.display(),
             strerror(&error)
         );
-        Failure::with(sysexits::UNAVAILABLE, text)
+        Failure::with(sysexits::TEMPFAIL, text)
     })?;
     let stored = fill(file, letter, now, body)
         .and_then(|()| fs::rename(&hidden, dir.join(&name)))
@@ -68,7 +88,7 @@ pub fn store(
         // The error that matters is the first one.
         let _ = fs::remove_file(&hidden);
         let text = format!("{}: {}", dir.join(&name).display(), strerror(&error));
-        Failure::with(sysexits::UNAVAILABLE, text)
+        Failure::with(sysexits::TEMPFAIL, text)
     })
 }
 
@@ -76,7 +96,7 @@ pub fn store(
 pub fn read(input: &mut dyn BufRead) -> Result<Stored, Failure> {
     let first = line(input)?.ok_or_else(|| bad("file is empty"))?;
     match first.strip_prefix(MAGIC) {
-        Some(VERSION) => letter(input).map(Stored::Letter),
+        Some(VERSION) => letter(input, first.len() as u64 + 1).map(Stored::Letter),
         Some(_) => Err(bad("file has an unknown version")),
         None => {
             let arguments = first.split(|byte| *byte == b'|');
@@ -87,6 +107,8 @@ pub fn read(input: &mut dyn BufRead) -> Result<Stored, Failure> {
 
 const MAGIC: &[u8] = b"smtpd-offline ";
 const VERSION: &[u8] = b"1";
+const RCPT: &[u8] = b"rcpt";
+const DONE: &[u8] = b"done";
 /// Longest line before the message, in bytes: the older format keeps all recipients in one.
 const LONGEST_LINE: u64 = 4 << 20;
 
@@ -158,11 +180,14 @@ fn fill(
         .sync_all()
 }
 
-fn letter(input: &mut dyn BufRead) -> Result<Letter, Failure> {
+fn letter(input: &mut dyn BufRead, mut at: u64) -> Result<Opened, Failure> {
     let mut letter = Letter::default();
-    let mut sender = None;
+    let (mut sender, mut date) = (None, Timestamp(0));
+    let (mut places, mut settled) = (Vec::new(), false);
     loop {
         let line = line(input)?.ok_or_else(|| bad("file ends in its envelope"))?;
+        let place = at;
+        at += line.len() as u64 + 1;
         if line.is_empty() {
             break;
         }
@@ -172,11 +197,16 @@ fn letter(input: &mut dyn BufRead) -> Result<Letter, Failure> {
             .ok_or_else(|| bad("file has a bad line in its envelope"))?;
         check(value, "offline file")?;
         match key {
-            b"date" => {}
-            b"sender" => sender = Some(value.to_vec()),
-            b"rcpt" if letter.recipients.len() < MOST_ADDRESSES => {
-                letter.recipients.push(value.to_vec());
+            b"date" => {
+                let seconds = std::str::from_utf8(value).ok().and_then(|s| s.parse().ok());
+                date = Timestamp(seconds.ok_or_else(|| bad("file has no date"))?);
             }
+            b"sender" => sender = Some(value.to_vec()),
+            RCPT if letter.recipients.len() < MOST_ADDRESSES => {
+                letter.recipients.push(value.to_vec());
+                places.push(place);
+            }
+            DONE => settled = true,
             b"ret" => letter.ret = Some(value.to_vec()),
             b"envid" => letter.envid = Some(value.to_vec()),
             b"notify" => letter.notify = Some(value.to_vec()),
@@ -184,10 +214,15 @@ fn letter(input: &mut dyn BufRead) -> Result<Letter, Failure> {
         }
     }
     letter.sender = sender.ok_or_else(|| bad("file names no sender"))?;
-    if letter.recipients.is_empty() {
+    if letter.recipients.is_empty() && !settled {
         return Err(bad("file names no recipients"));
     }
-    Ok(letter)
+    Ok(Opened {
+        letter,
+        date,
+        places,
+        message_at: at,
+    })
 }
 
 fn line(input: &mut dyn BufRead) -> Result<Option<Vec<u8>>, Failure> {
@@ -195,7 +230,7 @@ fn line(input: &mut dyn BufRead) -> Result<Option<Vec<u8>>, Failure> {
     let count = input
         .take(LONGEST_LINE)
         .read_until(b'\n', &mut line)
-        .map_err(|e| Failure::with(sysexits::UNAVAILABLE, format!("read: {}", strerror(&e))))?;
+        .map_err(|e| Failure::with(sysexits::TEMPFAIL, format!("read: {}", strerror(&e))))?;
     if count == 0 {
         return Ok(None);
     }
@@ -239,8 +274,26 @@ mod tests {
 
         let file = fs::read(entry.path()).unwrap();
         let mut input = &file[..];
-        assert_eq!(read(&mut input), Ok(Stored::Letter(sample())));
+        let Ok(Stored::Letter(opened)) = read(&mut input) else {
+            panic!("not an envelope");
+        };
+        assert_eq!(opened.letter, sample());
+        assert_eq!(opened.date, Timestamp(1_136_214_245));
         assert_eq!(input, b"Subject: x\n\n.\nhi\n");
+        let message_at = usize::try_from(opened.message_at).unwrap();
+        assert_eq!(&file[message_at..], input);
+
+        // Each recipient is settled alone, and the file keeps its length.
+        let writable = File::options().write(true).open(entry.path()).unwrap();
+        for (at, place) in opened.places.iter().enumerate() {
+            settle(&writable, *place).unwrap();
+            let file = fs::read(entry.path()).unwrap();
+            let Ok(Stored::Letter(rest)) = read(&mut &file[..]) else {
+                panic!("not an envelope");
+            };
+            assert_eq!(rest.letter.recipients, sample().recipients[at + 1..]);
+            assert_eq!(rest.message_at, opened.message_at);
+        }
     }
 
     #[test]
@@ -248,7 +301,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut body = |_: &mut dyn Write| Err(io::Error::from(io::ErrorKind::StorageFull));
         let failure = store(dir.path(), &sample(), Timestamp(1), &mut body).unwrap_err();
-        assert_eq!(failure.code, sysexits::UNAVAILABLE);
+        assert_eq!(failure.code, sysexits::TEMPFAIL);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let gone = dir.path().join("gone");
         let failure = store(&gone, &sample(), Timestamp(1), &mut body).unwrap_err();
@@ -279,6 +332,7 @@ mod tests {
         for text in [
             &b"smtpd-offline 2\nsender: a\nrcpt: b\n\n"[..],
             b"smtpd-offline 1\nsender: a\n\n",
+            b"smtpd-offline 1\ndate: x\nsender: a\nrcpt: b\n\n",
             b"smtpd-offline 1\nrcpt: a\n\n",
             b"smtpd-offline 1\nsender: a\nrcpt: b\nshell: c\n\n",
             b"smtpd-offline 1\nsender: a\nrcpt: b\rRCPT TO:<c>\n\n",

@@ -39,6 +39,8 @@ pub enum Mode {
     Submit,
     /// `-bs`: SMTP on standard input and output.
     Smtp,
+    /// `-bv`: say what would become of each recipient.
+    Verify,
     /// `-bp`: mailq(8).
     PrintQueue,
     /// `-bi`: newaliases(8), perhaps with `-O AliasFile=PATH`.
@@ -94,6 +96,7 @@ const LETTERS: &str = "A:B:b:C:d:E::e:F:f:Gh:IiJ::L:mN:nO:o:p:q::R:r:StUV:vX:x";
 fn mode(argument: Option<&[u8]>, current: Mode) -> Mode {
     match argument.and_then(<[u8]>::first) {
         Some(b's') => Mode::Smtp,
+        Some(b'v') => Mode::Verify,
         Some(b'p') => Mode::PrintQueue,
         Some(b'i') => Mode::InitAliases { source: None },
         _ => current,
@@ -199,6 +202,7 @@ mod tests {
         assert_eq!(read(&["-bs"]).unwrap().mode, Mode::Smtp);
         assert_eq!(read(&["-bs", "-bm"]).unwrap().mode, Mode::Smtp);
         assert_eq!(read(&["-bp"]).unwrap().mode, Mode::PrintQueue);
+        assert_eq!(read(&["-bv", "bob"]).unwrap().mode, Mode::Verify);
         for line in [&["-q"][..], &["-q30m"], &["-qf"], &["-q", "-v"]] {
             assert_eq!(read(line).unwrap().mode, Mode::Flush);
         }

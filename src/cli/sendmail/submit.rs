@@ -4,14 +4,15 @@
 //! dot; every wait has an end; a reply is bounded. What the daemon does about QUIT changes
 //! nothing any more.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::cli::failure::Failure;
-use crate::control::client::Error;
+use crate::control::client::{Client, Error};
 use crate::sys::errno::strerror;
-use crate::util::sysexits;
 
 /// The envelope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,21 +35,32 @@ pub enum Undelivered {
     /// The daemon refused: its reply.
     Refused(String),
     /// Anything else.
-    Failed(Failure),
+    Failed(String),
 }
 
-impl From<Failure> for Undelivered {
-    fn from(failure: Failure) -> Undelivered {
-        Undelivered::Failed(failure)
+impl Undelivered {
+    /// Whether the daemon has said that it will never take this.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Undelivered::Refused(reply) if reply.starts_with('5'))
     }
 }
 
-/// Says what asking the daemon for a session came to.
-pub fn disallowed(error: Error) -> Failure {
-    match error {
-        Error::Refused(_) => Failure::new("server disallowed submission request"),
-        other => other.into(),
+impl fmt::Display for Undelivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Undelivered::Refused(reply) => write!(f, "command failed: {reply}"),
+            Undelivered::Failed(why) => f.write_str(why),
+        }
     }
+}
+
+/// A session with the daemon, or why there is none now.
+pub fn session(socket: &Path) -> Result<UnixStream, String> {
+    let client = Client::connect(socket).map_err(|error| error.to_string())?;
+    client.submit().map_err(|error| match error {
+        Error::Refused(why) => format!("server disallowed submission request: {why}"),
+        other => other.to_string(),
+    })
 }
 
 /// Sends a message whose lines end in LF, written by `body`. `dialogue` hears both sides (`-v`).
@@ -58,31 +70,108 @@ pub fn submit(
     mut body: impl FnMut(&mut dyn Write) -> io::Result<()>,
     dialogue: Option<&mut dyn Write>,
 ) -> Result<(), Undelivered> {
-    stream
-        .set_read_timeout(Some(REPLY_TIMEOUT))
-        .and_then(|()| stream.set_write_timeout(Some(REPLY_TIMEOUT)))
-        .map_err(|e| broken("write error", &e))?;
-    let mut session = Session {
-        reader: BufReader::new(stream),
-        stream,
-        dialogue,
-    };
-    let banner = session.reply()?;
-    if banner.starts_with("421") {
-        let text = format!("server too busy: {banner}");
-        return Err(Failure::with(sysexits::UNAVAILABLE, text).into());
-    }
-    accepted(banner)?;
-    session.command(b"EHLO localhost")?;
+    let mut session = Session::open(stream, dialogue)?;
     session.command(&mail(letter))?;
     for recipient in &letter.recipients {
         session.command(&rcpt(letter, recipient))?;
     }
-    session.command(b"DATA")?;
-    session.message(&mut body)?;
-    accepted(session.reply()?)?;
-    // The message is the daemon's now; whatever becomes of QUIT is no failure.
-    let _ = session.command(b"QUIT");
+    session.content(&mut body)
+}
+
+/// Asks what the daemon would say to each recipient: its replies, in their order. Nothing is sent.
+pub fn verify(
+    stream: &UnixStream,
+    letter: &Letter,
+    dialogue: Option<&mut dyn Write>,
+) -> Result<Vec<String>, Undelivered> {
+    let mut session = Session::open(stream, dialogue)?;
+    session.command(&mail(letter))?;
+    let ask = |recipient: &Vec<u8>| session.ask(&rcpt(letter, recipient));
+    let replies = letter.recipients.iter().map(ask).collect();
+    session.quit();
+    replies
+}
+
+/// What became of recipients, by their places in the letter, with the daemon's words.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// The message is the daemon's for these.
+    pub accepted: Vec<usize>,
+    /// Never.
+    pub refused: Vec<(usize, String)>,
+    /// Not now.
+    pub put_off: Vec<(usize, String)>,
+}
+
+/// Whether some get the message where others are put off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// They do.
+    Some,
+    /// Nobody gets it then.
+    AllOrNone,
+}
+
+/// Sends a message to those of the `wanted` recipients that the daemon takes: each is judged alone.
+pub fn submit_each(
+    stream: &UnixStream,
+    letter: &Letter,
+    wanted: &[usize],
+    share: Share,
+    mut body: impl FnMut(&mut dyn Write) -> io::Result<()>,
+) -> Pass {
+    let mut pass = Pass::default();
+    if let Err(end) = judge_each(stream, letter, wanted, share, &mut pass, &mut body) {
+        pass.accepted.clear();
+        let settled: BTreeSet<usize> = pass
+            .refused
+            .iter()
+            .chain(&pass.put_off)
+            .map(|(at, _)| *at)
+            .collect();
+        let rest = wanted.iter().filter(|at| !settled.contains(at));
+        let rest = rest.map(|at| (*at, end.to_string()));
+        match end.is_final() {
+            true => pass.refused.extend(rest),
+            false => pass.put_off.extend(rest),
+        }
+    }
+    pass
+}
+
+fn judge_each(
+    stream: &UnixStream,
+    letter: &Letter,
+    wanted: &[usize],
+    share: Share,
+    pass: &mut Pass,
+    body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Undelivered> {
+    let mut session = Session::open(stream, None)?;
+    session.command(&mail(letter))?;
+    for at in wanted {
+        let Some(recipient) = letter.recipients.get(*at) else {
+            continue;
+        };
+        let reply = session.ask(&rcpt(letter, recipient))?;
+        match reply.as_bytes() {
+            [b'2', ..] => pass.accepted.push(*at),
+            [b'5', ..] => pass.refused.push((*at, reply)),
+            // The session is over, and with it what it has accepted.
+            [b'4', b'2', b'1', ..] => return Err(Undelivered::Refused(reply)),
+            _ => pass.put_off.push((*at, reply)),
+        }
+    }
+    if share == Share::AllOrNone
+        && let Some((_, reply)) = pass.put_off.first().cloned()
+    {
+        let with_them = pass.accepted.drain(..).map(|at| (at, reply.clone()));
+        pass.put_off.extend(with_them);
+    }
+    match pass.accepted.is_empty() {
+        true => session.quit(),
+        false => session.content(body)?,
+    }
     Ok(())
 }
 
@@ -120,8 +209,7 @@ fn accepted(reply: String) -> Result<(), Undelivered> {
 }
 
 fn broken(what: &str, error: &io::Error) -> Undelivered {
-    let text = format!("{what}: {}", strerror(error));
-    Failure::with(sysexits::UNAVAILABLE, text).into()
+    Undelivered::Failed(format!("{what}: {}", strerror(error)))
 }
 
 struct Session<'a, 'd> {
@@ -130,13 +218,53 @@ struct Session<'a, 'd> {
     dialogue: Option<&'a mut (dyn Write + 'd)>,
 }
 
-impl Session<'_, '_> {
+impl<'a, 'd> Session<'a, 'd> {
+    /// Greets the daemon.
+    fn open(
+        stream: &'a UnixStream,
+        dialogue: Option<&'a mut (dyn Write + 'd)>,
+    ) -> Result<Session<'a, 'd>, Undelivered> {
+        stream
+            .set_read_timeout(Some(REPLY_TIMEOUT))
+            .and_then(|()| stream.set_write_timeout(Some(REPLY_TIMEOUT)))
+            .map_err(|e| broken("write error", &e))?;
+        let mut session = Session {
+            reader: BufReader::new(stream),
+            stream,
+            dialogue,
+        };
+        accepted(session.reply()?)?;
+        session.command(b"EHLO localhost")?;
+        Ok(session)
+    }
+
     fn command(&mut self, line: &[u8]) -> Result<(), Undelivered> {
+        accepted(self.ask(line)?)
+    }
+
+    fn ask(&mut self, line: &[u8]) -> Result<String, Undelivered> {
         self.tell(">>> ", line);
         if let Err(error) = self.stream.write_all(&[line, b"\r\n"].concat()) {
             return Err(self.last_words("write error", &error));
         }
-        accepted(self.reply()?)
+        self.reply()
+    }
+
+    /// DATA, the message, and the end.
+    fn content(
+        &mut self,
+        body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Undelivered> {
+        self.command(b"DATA")?;
+        self.message(body)?;
+        accepted(self.reply()?)?;
+        self.quit();
+        Ok(())
+    }
+
+    /// What was to be said has been said; whatever becomes of QUIT is no failure.
+    fn quit(&mut self) {
+        let _ = self.command(b"QUIT");
     }
 
     fn message(
@@ -173,8 +301,8 @@ impl Session<'_, '_> {
                 .read_until(b'\n', &mut line)
                 .map_err(|e| broken("read error", &e))?;
             let Some(line) = line.strip_suffix(b"\n") else {
-                let text = "smtpd closed the connection";
-                return Err(Failure::with(sysexits::UNAVAILABLE, text).into());
+                let text = "smtpd closed the connection".to_owned();
+                return Err(Undelivered::Failed(text));
             };
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             self.tell("<<< ", line);
@@ -183,7 +311,7 @@ impl Session<'_, '_> {
             };
             debug_assert!(code.len() <= 3);
         }
-        Err(Failure::with(sysexits::UNAVAILABLE, "reply is too long").into())
+        Err(Undelivered::Failed("reply is too long".to_owned()))
     }
 
     fn tell(&mut self, arrow: &str, line: &[u8]) {

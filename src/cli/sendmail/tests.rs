@@ -5,7 +5,11 @@ use std::io::Cursor;
 
 use crate::cli::fake_daemon::{Daemon, Root, Said};
 
+use std::io::Seek;
+
 use super::*;
+
+type Refusals = &'static [(&'static str, &'static str)];
 
 /// What a run of sendmail came to.
 struct Ran {
@@ -40,7 +44,18 @@ fn sendmail(root: &Root, line: &[&str], input: &[u8]) -> Ran {
 }
 
 fn replayed(root: &Root, input: &[u8]) -> Result<i32, Failure> {
-    replay(&mut world(root, input, &mut Vec::new()))
+    replayed_file(root, &stored_file(input))
+}
+
+fn stored_file(input: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(input).unwrap();
+    file
+}
+
+fn replayed_file(root: &Root, mut file: &File) -> Result<i32, Failure> {
+    file.rewind().unwrap();
+    replay::run(&mut world(root, b"", &mut Vec::new()), file)
 }
 
 /// What the daemon heard of an accepted message.
@@ -171,54 +186,106 @@ fn bodies_of_every_kind_arrive_byte_for_byte() {
 #[test]
 fn a_refusal_is_told_and_the_message_is_left_in_dead_letter() {
     // sendmail(8): a refused message is written to dead.letter, exit 70.
-    for what in ["EHLO", "MAIL", "RCPT TO:<bad@x>", "DATA", "<dot>"] {
+    const NO: &str = "550-5.1.1 No\r\n550 5.1.1 such \x1buser";
+    let refusals: [Refusals; 5] = [
+        &[("EHLO", NO)],
+        &[("MAIL", NO)],
+        &[("RCPT TO:<bad@x>", NO)],
+        &[("DATA", NO)],
+        &[("<dot>", NO)],
+    ];
+    for what in refusals {
         let root = Root::new();
-        let refuse = Some((what, "550-5.1.1 No\r\n550 5.1.1 such \x1buser"));
-        let _daemon = Daemon::start(&root.paths.socket, refuse, |_| Answer::Ok);
+        let _daemon = Daemon::start(&root.paths.socket, what, |_| Answer::Ok);
         let ran = sendmail(&root, &["-t", "bad@x"], b"Date: now\nBcc: s@x\n\n.hi");
         let text = "command failed: 550 5.1.1 such ?user";
-        assert_eq!(ran.result, Err(Failure::with(70, text)), "{what}");
+        assert_eq!(ran.result, Err(Failure::with(70, text)), "{what:?}");
+        let letter = dead_letter(&root).unwrap();
+        let (stamp, letter) = letter.split_once('\n').unwrap();
+        assert!(stamp.starts_with("From bob@mx.example.org "), "{stamp}");
         assert_eq!(
-            dead_letter(&root).unwrap(),
-            "From: Bob Builder <bob@mx.example.org>\nDate: now\n\n.hi\n"
+            letter,
+            "From: Bob Builder <bob@mx.example.org>\nDate: now\n\n.hi\n\n"
         );
         assert!(root.offline_files().is_empty());
     }
 }
 
 #[test]
-fn what_happens_to_quit_is_no_failure() {
-    for reply in ["550 no", ""] {
+fn what_cannot_be_sent_is_kept_or_left_to_the_caller() {
+    // sendmail(8), EXIT STATUS: 75 is the caller's; every other failure leaves a dead.letter.
+    let bury = |line: &[&str], input: &[u8]| {
         let root = Root::new();
-        let _daemon = Daemon::start(&root.paths.socket, Some(("QUIT", reply)), |_| Answer::Ok);
+        let refuse = &[("RCPT TO:<bad@x>", "550 no")];
+        let _daemon = Daemon::start(&root.paths.socket, refuse, |_| Answer::Ok);
+        fs::write(root.dir.path().join("dead.letter"), "an older one\n\n").unwrap();
+        let ran = sendmail(&root, line, input);
+        let letters = dead_letter(&root).unwrap();
+        assert!(letters.starts_with("an older one\n\nFrom "), "{letters}");
+        assert!(letters.ends_with("\nhi\n\n"), "{letters}");
+        ran.result.unwrap_err()
+    };
+    assert_eq!(bury(&["bad@x"], b"\nhi\n").code, 70);
+    assert_eq!(bury(&[], b"\nhi\n"), Failure::with(70, "no recipients"));
+    assert_eq!(
+        bury(&["-t"], b"To: (a\n\nhi\n"),
+        Failure::new("syntax error in address")
+    );
+    assert_eq!(bury(&["-f", "<a", "b"], b"\nhi\n").code, 1);
+    assert_eq!(bury(&["a\nb"], b"\nhi\n").code, 1);
+
+    // Where no letter can be left, the caller must keep it.
+    let root = Root::new();
+    fs::create_dir(root.dir.path().join("dead.letter")).unwrap();
+    for line in [&[][..], &["-f", "<a", "b"]] {
+        let failure = sendmail(&root, line, b"hi\n").result.unwrap_err();
+        assert_eq!(failure.code, 75, "{failure:?}");
+    }
+}
+
+#[test]
+fn what_happens_to_quit_is_no_failure() {
+    let replies: [Refusals; 2] = [&[("QUIT", "550 no")], &[("QUIT", "")]];
+    for reply in replies {
+        let root = Root::new();
+        let _daemon = Daemon::start(&root.paths.socket, reply, |_| Answer::Ok);
         assert_eq!(sendmail(&root, &["al"], b"hi\n").result, Ok(0));
         assert_eq!(dead_letter(&root), None);
     }
 }
 
 #[test]
-fn a_daemon_that_will_not_or_goes_away_has_its_exit_codes() {
-    // sendmail(8), EXIT STATUS: 1 disallowed, 69 too busy or gone.
-    let ran = |refuse, answer: Answer| {
+fn a_daemon_that_will_not_now_or_goes_away_costs_no_mail() {
+    // sendmail(8), When the daemon cannot take it: stored, whatever the daemon cannot do now.
+    let paused = || Answer::Fail("smtp is paused".to_owned());
+    let cases: [(Refusals, Answer); 7] = [
+        (&[], paused()),
+        (&[], Answer::Count(1)),
+        (&[("BANNER", "421 4.3.0 busy")], Answer::Ok),
+        (&[("RCPT", "451 4.3.0 later")], Answer::Ok),
+        (&[("RCPT", "421 4.3.0 Temporary failure")], Answer::Ok),
+        (&[("RCPT", "")], Answer::Ok),
+        (&[("<dot>", "452 4.3.1 full")], Answer::Ok),
+    ];
+    for (refuse, answer) in cases {
         let root = Root::new();
         let _daemon = Daemon::start(&root.paths.socket, refuse, move |_| answer.clone());
-        let ran = sendmail(&root, &["al"], b"hi\n");
+        let ran = sendmail(&root, &["al", "b@x"], b"hi\n");
+        assert_eq!((ran.result, ran.output.as_str()), (Ok(0), ""), "{refuse:?}");
         assert_eq!(dead_letter(&root), None);
-        assert!(root.offline_files().is_empty());
-        ran.result.unwrap_err()
-    };
-    let failure = ran(None, Answer::Fail("paused".to_owned()));
-    assert_eq!(
-        failure,
-        Failure::new("server disallowed submission request")
-    );
-    let failure = ran(Some(("BANNER", "421 4.3.0 busy")), Answer::Ok);
-    assert_eq!(
-        failure,
-        Failure::with(69, "server too busy: 421 4.3.0 busy")
-    );
-    let failure = ran(Some(("RCPT", "")), Answer::Ok);
-    assert_eq!(failure.code, 69, "{failure:?}");
+        assert_eq!(root.offline_files().len(), 1, "{refuse:?}");
+        // Where it cannot be stored, the caller must keep it.
+        fs::remove_dir_all(offline_dir(&root.paths)).unwrap();
+        let failure = sendmail(&root, &["al"], b"hi\n").result.unwrap_err();
+        assert_eq!(failure.code, 75);
+        let both = failure.text.contains("; cannot create temporary file ");
+        assert!(both, "{failure:?}");
+    }
+    let root = Root::new();
+    let _daemon = Daemon::start(&root.paths.socket, &[], move |_| paused());
+    let ran = sendmail(&root, &["-v", "al"], b"hi\n");
+    let text = "stored for later: server disallowed submission request: smtp is paused\n";
+    assert_eq!(ran.output, text);
 }
 
 #[test]
@@ -252,9 +319,9 @@ fn without_a_daemon_the_message_is_stored_whole_and_replayed_later() {
         "{text}"
     );
 
-    // Still down: try later, and leave no dead.letter.
+    // Still down: the daemon tries later, and there is no dead.letter.
     let failure = replayed(&root, &stored).unwrap_err();
-    assert_eq!(failure.code, sysexits::TEMPFAIL);
+    assert_eq!(failure.code, sysexits::UNAVAILABLE);
 
     let daemon = Daemon::accepting(&root.paths.socket);
     assert_eq!(replayed(&root, &stored), Ok(0));
@@ -282,32 +349,159 @@ fn without_a_daemon_the_message_is_stored_whole_and_replayed_later() {
     assert_eq!(dead_letter(&root), None);
 }
 
-#[test]
-fn a_replay_that_is_put_off_can_be_told_from_one_that_is_refused() {
-    let root = Root::new();
-    let refuse = Some(("RCPT", "451 4.3.0 later"));
-    let _daemon = Daemon::start(&root.paths.socket, refuse, |_| Answer::Ok);
-    let stored = b"smtpd-offline 1\nsender: a@x\nrcpt: b@x\n\nhi\n";
-    let failure = replayed(&root, stored).unwrap_err();
-    assert_eq!(
-        failure,
-        Failure::with(75, "command failed: 451 4.3.0 later")
-    );
+const RECIPIENTS: &str = "rcpt: good@x\nrcpt: bad@x\nrcpt: later@x\nrcpt: fine@x\n";
+const JUDGED: &[(&str, &str)] = &[
+    ("RCPT TO:<bad@x>", "550 5.1.1 no"),
+    ("RCPT TO:<later@x>", "451 4.3.0 later"),
+];
+
+/// A message that is stored for these recipients, `age_s` ago.
+fn stored(sender: &str, rest: &str, age_s: u64) -> String {
+    let date = Timestamp::now().0 - age_s;
+    format!("smtpd-offline 1\ndate: {date}\nsender: {sender}\n{rest}\nFrom: w@x\n\nhi\n")
+}
+
+/// Who got the message in each session, and the message.
+fn sessions(daemon: &Daemon) -> Vec<(Vec<String>, String)> {
+    let said = daemon.heard().into_iter();
+    said.map(|said| {
+        let rcpt = |line: String| Some(line.strip_prefix("RCPT TO:<")?.replace('>', ""));
+        let rcpts = said.commands.into_iter().filter_map(rcpt).collect();
+        (rcpts, String::from_utf8(said.message).unwrap())
+    })
+    .collect()
 }
 
 #[test]
-fn a_refused_replay_says_so_and_writes_no_dead_letter() {
+fn a_replay_judges_each_recipient_alone_and_reports_those_who_are_refused() {
+    // sendmail(8), When the daemon cannot take it: the others get it, and the writer a report.
     let root = Root::new();
-    let refuse = Some(("RCPT", "550 5.1.1 no"));
-    let _daemon = Daemon::start(&root.paths.socket, refuse, |_| Answer::Ok);
-    let stored = b"smtpd-offline 1\nsender: a@x\nrcpt: b@x\n\nhi\n";
-    for text in [&stored[..], b"-fa@x|b@x\nhi\n"] {
-        let failure = replayed(&root, text).unwrap_err();
-        assert_eq!(failure, Failure::with(70, "command failed: 550 5.1.1 no"));
+    let daemon = Daemon::start(&root.paths.socket, JUDGED, |_| Answer::Ok);
+    let file = stored_file(stored("w@x", RECIPIENTS, 0).as_bytes());
+    let failure = replayed_file(&root, &file).unwrap_err();
+    assert_eq!(failure, Failure::with(75, "451 4.3.0 later"));
+    let found = sessions(&daemon);
+    let all = ["good@x", "bad@x", "later@x", "fine@x"];
+    assert_eq!(found[0].0, all);
+    assert!(found[0].1.ends_with("\r\nhi\r\n"));
+    assert_eq!(
+        (&found[1].0[..], found[1].1.as_str()),
+        (&["later@x".to_owned()][..], "")
+    );
+    assert_eq!(found[2].0, ["w@x"]);
+    let report = &found[2].1;
+    for part in [
+        "bad@x: 550 5.1.1 no",
+        "Status: 5.1.1\r\n",
+        "From: w@x\r\n\r\nhi\r\n",
+    ] {
+        assert!(report.contains(part), "{part}: {report}");
     }
+    assert!(
+        !report.contains("later@x") && !report.contains("good@x"),
+        "{report}"
+    );
+
+    // What is settled is settled: nobody gets it twice.
+    let failure = replayed_file(&root, &file).unwrap_err();
+    assert_eq!(failure.code, 75);
+    assert_eq!(sessions(&daemon).concat_rcpts(), ["later@x"]);
+    drop(daemon);
+    let daemon = Daemon::accepting(&root.paths.socket);
+    assert_eq!(replayed_file(&root, &file), Ok(0));
+    assert_eq!(sessions(&daemon).concat_rcpts(), ["later@x"]);
+    assert_eq!(replayed_file(&root, &file), Ok(0));
+    assert!(sessions(&daemon).is_empty());
     assert_eq!(dead_letter(&root), None);
+}
+
+trait Rcpts {
+    fn concat_rcpts(&self) -> Vec<String>;
+}
+
+impl Rcpts for Vec<(Vec<String>, String)> {
+    fn concat_rcpts(&self) -> Vec<String> {
+        self.iter().flat_map(|(rcpts, _)| rcpts.clone()).collect()
+    }
+}
+
+#[test]
+fn what_the_daemon_puts_off_for_four_days_is_reported_too() {
+    let root = Root::new();
+    let daemon = Daemon::start(&root.paths.socket, JUDGED, |_| Answer::Ok);
+    let told = replayed(&root, stored("w@x", RECIPIENTS, 4 * 86_400).as_bytes()).unwrap_err();
+    assert_eq!(told.code, 0);
+    assert_eq!(
+        told.text,
+        "<bad@x> (and 1 more): 550 5.1.1 no; reported to <w@x>"
+    );
+    let report = sessions(&daemon).pop().unwrap().1;
+    assert!(
+        report.contains("later@x: Envelope expired: 451 4.3.0 later"),
+        "{report}"
+    );
+    // A daemon that takes nothing at all says nothing of the message.
+    drop(daemon);
+    let failure = replayed(&root, stored("w@x", RECIPIENTS, 9 * 86_400).as_bytes());
+    assert_eq!(failure.unwrap_err().code, sysexits::UNAVAILABLE);
+}
+
+#[test]
+fn a_refused_message_that_nobody_can_be_told_of_is_left_in_dead_letter() {
+    let refused: [(&str, &str, Refusals); 3] = [
+        // RFC 5321 §4.5.5: no report about what has no sender.
+        ("", "", &[("RCPT", "550 5.1.1 no")]),
+        // The report is refused, too.
+        ("w@x", "", &[("RCPT", "550 5.1.1 no")]),
+        ("w@x", "", &[("MAIL", "550 5.7.1 no")]),
+    ];
+    for (sender, rest, refuse) in refused {
+        let root = Root::new();
+        let _daemon = Daemon::start(&root.paths.socket, refuse, |_| Answer::Ok);
+        let text = stored(sender, &format!("rcpt: b@x\n{rest}"), 0);
+        let told = replayed(&root, text.as_bytes()).unwrap_err();
+        assert_eq!(told.code, 0, "{told:?}");
+        assert!(told.text.ends_with("; left in dead.letter"), "{told:?}");
+        assert!(dead_letter(&root).unwrap().ends_with("From: w@x\n\nhi\n\n"));
+        // Where that cannot be, the file stays.
+        fs::remove_file(root.dir.path().join("dead.letter")).unwrap();
+        fs::create_dir(root.dir.path().join("dead.letter")).unwrap();
+        assert_eq!(replayed(&root, text.as_bytes()).unwrap_err().code, 75);
+    }
+    // RFC 3461 §4.1: who does not want to hear of failures does not.
+    let root = Root::new();
+    let daemon = Daemon::start(&root.paths.socket, &[("RCPT", "550 no")], |_| Answer::Ok);
+    let text = stored("w@x", "rcpt: b@x\nnotify: NEVER\n", 0);
+    let told = replayed(&root, text.as_bytes()).unwrap_err();
+    assert_eq!((told.code, sessions(&daemon).len()), (0, 1));
+    assert_eq!(dead_letter(&root), None);
+}
+
+#[test]
+fn a_session_that_ends_among_many_recipients_goes_on_in_the_next() {
+    // The daemon ends a session after so many refusals; each brings the end nearer.
+    let root = Root::new();
+    const REFUSE: &[(&str, &str)] = &[
+        ("RCPT TO:<bad@x>", "550 no"),
+        ("RCPT TO:<enough@x>", "421 4.7.0 too many errors"),
+    ];
+    let daemon = Daemon::start(&root.paths.socket, REFUSE, |_| Answer::Ok);
+    let text = stored("w@x", "rcpt: bad@x\nrcpt: good@x\nrcpt: enough@x\n", 0);
+    assert_eq!(replayed(&root, text.as_bytes()).unwrap_err().code, 75);
+    let found = sessions(&daemon);
+    assert_eq!(found[0].0, ["bad@x", "good@x", "enough@x"]);
+    assert_eq!(found[1].0, ["good@x", "enough@x"]);
+}
+
+#[test]
+fn a_file_that_is_no_message_is_told() {
+    let root = Root::new();
     assert_eq!(replayed(&root, b"").unwrap_err().code, sysexits::DATAERR);
     assert_eq!(replayed(&root, b"-bs\n").unwrap_err().code, sysexits::USAGE);
+    // OpenSMTPD stores `-f '<bob@x>'` as this, and could never read it back.
+    let told = replayed(&root, b"-f|<bob@x|al\nhi\n").unwrap_err();
+    assert_eq!(told, Failure::with(0, "leading < but no trailing >"));
+    assert!(dead_letter(&root).unwrap().ends_with("\nhi\n\n"));
 }
 
 #[test]
@@ -326,6 +520,19 @@ fn files_of_the_older_format_are_replayed() {
         ]
     );
     assert!(said.message.ends_with(b"To: a@x\r\n\r\nhi|there\r\n"));
+    drop(daemon);
+    // Nobody can be marked in it: while one is put off, nobody gets it, and then nobody twice.
+    let daemon = Daemon::start(&root.paths.socket, JUDGED, |_| Answer::Ok);
+    let file = stored_file(b"-f|w@x|good@x|later@x\nhi\n");
+    assert_eq!(replayed_file(&root, &file).unwrap_err().code, 75);
+    assert!(
+        sessions(&daemon)
+            .iter()
+            .all(|(_, message)| message.is_empty())
+    );
+    let file = stored_file(b"-f|w@x|good@x|bad@x\nhi\n");
+    assert_eq!(replayed_file(&root, &file).unwrap_err().code, 0);
+    assert_eq!(sessions(&daemon).concat_rcpts(), ["good@x", "bad@x", "w@x"]);
 }
 
 #[test]
@@ -350,10 +557,6 @@ fn bad_arguments_are_refused_before_anything_is_sent_or_stored() {
         let ran = sendmail(&root, line, b"hi\n");
         assert_eq!(ran.result.unwrap_err().code, *code);
     }
-    let failure = sendmail(&root, &["-t"], b"To: (a\n\nhi\n")
-        .result
-        .unwrap_err();
-    assert_eq!(failure, Failure::new("syntax error in address"));
     assert!(root.offline_files().is_empty());
     // A full name may hold anything; it stays one line.
     let said = accepted(&["-F", "x\r\nBcc: y@z", "al"], b"hi\n");
@@ -379,14 +582,63 @@ fn bs_passes_smtp_both_ways() {
     assert!(ran.output.starts_with("220 ") && ran.output.ends_with("221 2.0.0 Bye\r\n"));
     assert_eq!(daemon.sessions.recv().unwrap().message, b"hi\r\n");
     drop(daemon);
-    assert_eq!(sendmail(&root, &["-bs"], b"").result.unwrap_err().code, 75);
+    let ran = sendmail(&root, &["-bs"], b"");
+    assert_eq!(ran.result.unwrap_err().code, 75);
+    assert_eq!(ran.output, "421 4.3.2 Service not available\r\n");
+}
+
+#[test]
+fn bs_understands_lines_that_end_in_lf_and_tells_of_a_message_without_end() {
+    // sendmail(8), -bs: lines that end in LF, too.
+    let root = Root::new();
+    let daemon = Daemon::accepting(&root.paths.socket);
+    let input = b"EHLO x\nMAIL FROM:<>\nRCPT TO:<a@x>\nDATA\nhi\n.\nQUIT\n";
+    let ran = sendmail(&root, &["-bs"], input);
+    assert_eq!(ran.result, Ok(0));
+    assert!(ran.output.ends_with("221 2.0.0 Bye\r\n"));
+    assert_eq!(daemon.sessions.recv().unwrap().message, b"hi\r\n");
+    let input = b"EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@x>\r\nDATA\r\nhi\n.\nQUIT\n";
+    assert_eq!(
+        sendmail(&root, &["-bs"], input).result.unwrap_err().code,
+        75
+    );
+}
+
+#[test]
+fn bv_says_what_would_become_of_each_recipient_and_sends_nothing() {
+    // sendmail(8), -bv.
+    let root = Root::new();
+    let daemon = Daemon::start(&root.paths.socket, JUDGED, |_| Answer::Ok);
+    let mut ran = sendmail(&root, &["-bv", "al", "bad@x,later@x"], b"");
+    let text = "al@mx.example.org... deliverable\nbad@x... 550 5.1.1 no\n\
+                later@x... 451 4.3.0 later\n";
+    assert_eq!((ran.result, ran.output.as_str()), (Ok(67), text));
+    let said = daemon.sessions.recv().unwrap();
+    assert!(said.message.is_empty() && !said.commands.contains(&"DATA".to_owned()));
+    ran = sendmail(&root, &["-bv", "later@x"], b"");
+    assert_eq!(ran.result, Ok(75));
+    ran = sendmail(&root, &["-bv", "al"], b"");
+    assert_eq!(ran.result, Ok(0));
+    assert_eq!(
+        sendmail(&root, &["-bv"], b"hi\n").result.unwrap_err().code,
+        70
+    );
+    drop(daemon);
+    assert_eq!(
+        sendmail(&root, &["-bv", "al"], b"")
+            .result
+            .unwrap_err()
+            .code,
+        75
+    );
+    assert!(root.offline_files().is_empty() && dead_letter(&root).is_none());
 }
 
 #[test]
 fn q_asks_the_daemon_to_try_everything() {
     // sendmail(8), -q: flushes the queue through the daemon.
     let root = Root::new();
-    let daemon = Daemon::start(&root.paths.socket, None, |_| Answer::Count(3));
+    let daemon = Daemon::start(&root.paths.socket, &[], |_| Answer::Count(3));
     for flag in ["-q", "-q30m"] {
         let ran = sendmail(&root, &[flag], b"");
         assert_eq!((ran.result, ran.output.as_str()), (Ok(0), ""));
@@ -408,6 +660,7 @@ fn an_offline_directory_that_cannot_be_used_is_a_failure() {
     let root = Root::new();
     fs::remove_dir(offline_dir(&root.paths)).unwrap();
     let failure = sendmail(&root, &["al"], b"hi\n").result.unwrap_err();
-    assert_eq!(failure.code, sysexits::UNAVAILABLE);
-    assert!(failure.text.starts_with("cannot create temporary file "));
+    assert_eq!(failure.code, sysexits::TEMPFAIL);
+    let both = "smtpd doesn't seem to be running; cannot create temporary file ";
+    assert!(failure.text.starts_with(both), "{failure:?}");
 }

@@ -16,7 +16,7 @@ fn smtpctl(root: &Root, line: &str) -> (Result<i32, Failure>, String) {
 fn answered(line: &str, answer: &Answer) -> (Result<i32, Failure>, String, Vec<Ask>) {
     let root = Root::new();
     let answer = answer.clone();
-    let daemon = Daemon::start(&root.paths.socket, None, move |_| answer.clone());
+    let daemon = Daemon::start(&root.paths.socket, &[], move |_| answer.clone());
     let (result, out) = smtpctl(&root, line);
     let asked = daemon.asked.lock().unwrap().clone();
     (result, out, asked)
@@ -129,7 +129,7 @@ fn the_queue_is_listed_line_by_line() {
     // smtpctl(8), show queue: the evpid, then thirteen more fields, without a header.
     let root = Root::new();
     let id = "1a2b3c4d7f3e9a10".parse().unwrap();
-    let _daemon = Daemon::start(&root.paths.socket, None, move |ask| match ask {
+    let _daemon = Daemon::start(&root.paths.socket, &[], move |ask| match ask {
         Ask::List { after: None, .. } => Answer::Envelopes(vec![Listed {
             id,
             text: "local|mda||a@b|c@d|c@d|1|1|0|0|pending|5|".to_owned(),
@@ -210,7 +210,7 @@ impl Write for ClosedPipe {
 #[test]
 fn a_closed_standard_output_ends_monitor_and_others_quietly() {
     let root = Root::new();
-    let _daemon = Daemon::start(&root.paths.socket, None, |ask| match ask {
+    let _daemon = Daemon::start(&root.paths.socket, &[], |ask| match ask {
         Ask::Stats => Answer::Stats(Vec::new()),
         _ => Answer::Ok,
     });

@@ -112,20 +112,116 @@ fn what_fails_stays_and_is_tried_ever_more_rarely() {
 }
 
 #[test]
-fn what_is_refused_for_good_stays_until_the_next_start() {
-    // sendmail(8), When the daemon is not running.
-    let mut fixture = Fixture::new("exit 70");
+fn what_is_no_message_is_told_again_every_day() {
+    // sendmail(8), When the daemon cannot take it: nothing stays there untold.
+    let mut fixture = Fixture::new("echo sendmail: no message >&2; exit 65");
     let file = fixture.put("1.abc", "stored\n");
     fixture.step();
     fixture.settle();
     assert!(fixture.offline.is_done());
-    fixture.pass(LAST_RETRY * 50);
+    fixture.pass(LAST_RETRY);
     assert!(fixture.offline.pids().is_empty());
-    assert!(file.exists());
-    fixture.offline = Offline::new(&fixture.paths, fixture.now);
-    fixture.step();
+    fixture.pass(NO_MESSAGE_RETRY);
     assert_eq!(fixture.offline.pids().len(), 1);
     fixture.settle();
+    assert!(file.exists());
+}
+
+#[test]
+fn while_the_daemon_takes_nothing_no_failure_is_counted() {
+    // smtpctl(8), pause smtp: what is stored meanwhile comes in soon after it is resumed.
+    let mut fixture = Fixture::new("exit 69");
+    for n in 0..12 {
+        fixture.put(&format!("{n}.x"), "stored\n");
+    }
+    for _ in 0..20 {
+        fixture.step();
+        let running = fixture.offline.pids().len();
+        assert_eq!(running, AT_A_TIME_PER_OWNER, "the others wait");
+        fixture.settle();
+        assert!(fixture.offline.is_done(), "smtpd -q does not wait for it");
+        fixture.step();
+        assert!(fixture.offline.pids().is_empty());
+        fixture.now += NOT_TAKEN_RETRY;
+    }
+    assert!(fixture.offline.failed.is_empty());
+    assert_eq!(fs::read_dir(fixture.path("")).unwrap().count(), 12);
+}
+
+#[test]
+fn a_replay_marks_its_file_and_its_words_are_one_line() {
+    let mut fixture = Fixture::new("printf done 1<>/dev/fd/0 >&0; exit 75");
+    let file = fixture.put("1.abc", "rcpt: a@x\n");
+    fixture.step();
+    fixture.settle();
+    assert_eq!(fs::read(&file).unwrap(), b"done: a@x\n");
+
+    let said = |script: &str| {
+        let (read, write) = io::pipe().unwrap();
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", script]).stderr(write);
+        assert!(shell.status().unwrap().success());
+        drop(shell);
+        last_words(read)
+    };
+    assert_eq!(said("echo sendmail: no >&2"), "no");
+    assert_eq!(said("exec 2>&-"), "");
+    assert!(!said("printf 'a\\nwarn: b\\033[2J' >&2").contains(['\n', '\x1b']));
+    assert_eq!(said("head -c 60000 /dev/zero | tr '\\0' x >&2").len(), 1024);
+    // A child of the child may hold the pipe for as long as it likes.
+    let (read, write) = io::pipe().unwrap();
+    assert_eq!(last_words(read), "");
+    drop(write);
+}
+
+#[test]
+fn one_owner_never_holds_up_another() {
+    // sendmail(8), When the daemon cannot take it: the owners take turns.
+    let mut fixture = Fixture::new("exit 0");
+    let candidate = |uid: u32, n: usize| Candidate {
+        name: format!("{uid}.{n}").into(),
+        uid,
+        gid: 0,
+    };
+    let offline = &mut fixture.offline;
+    for n in 0..5000 {
+        offline.wait(candidate(1, n));
+    }
+    assert_eq!(
+        offline.waiting, MOST_WAITING_PER_OWNER,
+        "later scans find the others"
+    );
+    offline.wait(candidate(3, 0));
+    offline.wait(candidate(2, 0));
+    offline.wait(candidate(2, 1));
+    let mut turns = Vec::new();
+    while let Some(next) = offline.next_in_turn(fixture.now) {
+        let line = offline.lines.get_mut(&next.uid).unwrap();
+        // None of the first owner's ends.
+        line.running += usize::from(next.uid == 1);
+        turns.push(next.uid);
+    }
+    assert_eq!(turns, [1, 2, 3, 1, 2, 1, 1, 1]);
+    assert_eq!(
+        offline.lines[&1].waiting.len(),
+        MOST_WAITING_PER_OWNER - AT_A_TIME_PER_OWNER
+    );
+}
+
+#[test]
+fn a_large_directory_is_looked_at_a_part_at_a_time() {
+    let mut fixture = Fixture::new("exit 0");
+    for n in 0..LOOKED_AT_ONCE + 10 {
+        fixture.put(&format!(".{n}"), "");
+    }
+    fixture.put("1.abc", "stored\n");
+    fixture.step();
+    assert!(!fixture.offline.scanned && fixture.offline.deadline() <= fixture.now);
+    fixture.step();
+    assert!(fixture.offline.scanned);
+    fixture.pass(BETWEEN_BATCHES);
+    fixture.settle();
+    assert!(!fixture.path("1.abc").exists());
 }
 
 #[test]
@@ -147,7 +243,7 @@ fn links_fifos_and_files_being_written_are_left_alone() {
     fixture.put("empty", "");
     fixture.step();
     assert!(fixture.offline.pids().is_empty());
-    assert!(fixture.offline.waiting.is_empty());
+    assert!(fixture.offline.waiting == 0);
     for name in [
         "symlink",
         "hardlink",
@@ -213,7 +309,7 @@ fn a_file_changed_between_look_and_open_is_not_replayed() {
 }
 
 #[test]
-fn five_run_at_a_time() {
+fn five_of_one_owner_run_at_a_time() {
     let mut fixture = Fixture::new("cat > /dev/null");
     for n in 0..12 {
         fixture.put(&format!("{n}.x"), "stored\n");
@@ -222,7 +318,7 @@ fn five_run_at_a_time() {
     let mut left = 12;
     while left > 0 {
         let running = fixture.offline.pids().len();
-        assert_eq!(running, left.min(AT_A_TIME));
+        assert_eq!(running, left.min(AT_A_TIME_PER_OWNER));
         fixture.settle();
         left -= running;
         fixture.pass(BETWEEN_BATCHES);

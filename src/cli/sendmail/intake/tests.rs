@@ -66,6 +66,15 @@ fn headers_are_kept_completed_and_relieved_of_what_must_not_leave() {
             "From: al\nFrom al Mon\n\tfolded\nTo: x\n\n",
             "From: al\nTo: x\n\n",
         ),
+        (">From al Mon\nFrom: al\n\nhi\n", "From: al\n\nhi\n"),
+        (
+            "From al Mon Jan  2\n>From bo 1:2 remote\nFrom: al\n>From x y\nTo: x\n\nhi\n",
+            "From: al\nTo: x\n\nhi\n",
+        ),
+        (
+            ">From now\nFrom then\n\nbye\n",
+            "From: Bob <bob@mx>\n\n>From now\nFrom then\n\nbye\n",
+        ),
         (
             "From now on\n\nbye\n",
             "From: Bob <bob@mx>\n\nFrom now on\n\nbye\n",
@@ -99,9 +108,40 @@ fn recipients_and_the_sender_come_out_of_the_header() {
     let message = Message::read(&mut &input[..], Recipients::Ignored).unwrap();
     assert!(message.recipients.is_empty());
     assert_eq!(message.from.as_deref(), Some(&b"g@x"[..]));
-    let bad = Message::read(&mut &b"To: (a\n\n"[..], Recipients::FromHeader).unwrap_err();
-    assert_eq!(bad, Failure::new("syntax error in address"));
-    assert!(Message::read(&mut &b"To: (a\n\n"[..], Recipients::Ignored).is_ok());
+    let bad = b"To: (a\nCc: b\n\nhi\n";
+    let message = read(bad);
+    let trouble = Failure::new("syntax error in address");
+    assert_eq!(message.trouble, Some(trouble));
+    assert_eq!(message.body_bytes, 3, "it is read to its end");
+    let message = Message::read(&mut &bad[..], Recipients::Ignored).unwrap();
+    assert_eq!(message.trouble, None);
+    // From is not what decides whether a message is sent.
+    for from in ["(a", "<a", "\"a", &"x".repeat(2000)] {
+        let message = read(format!("From: {from}\nTo: b\n\n").as_bytes());
+        assert_eq!((message.from, message.trouble), (None, None), "{from}");
+        assert_eq!(message.recipients, [b"b"]);
+    }
+}
+
+#[test]
+fn a_message_that_is_resent_goes_to_whom_its_first_resent_fields_name() {
+    // RFC 5322 §3.6.6: a set of Resent- fields is put in front of older ones; Resent-Bcc is not shown.
+    let first =
+        "Resent-From: r@x, R <s@x>\nResent-To: a@x\nResent-bcc: b@x,\n c@x\nResent-To: d@x\n";
+    let older = "Resent-From: o@x\nResent-To: p@x\nResent-Bcc: q@x\n";
+    let rest = "From: f@x\nTo: t@x\nBcc: u@x\nSubject: x\n\nhi\n";
+    let message = read(format!("{first}{older}{rest}").as_bytes());
+    let expected: [&[u8]; 4] = [b"a@x", b"b@x", b"c@x", b"d@x"];
+    assert_eq!(message.recipients, expected);
+    assert_eq!(message.from.as_deref(), Some(&b"s@x"[..]));
+    let sent = text(&format!("{first}{older}{rest}"));
+    assert!(!sent.to_ascii_lowercase().contains("bcc"), "{sent}");
+    assert!(!sent.contains("c@x") && sent.contains("Resent-To: p@x\nFrom: f@x\n"));
+    // Without -t, too.
+    let mut ignored = Message::read(&mut first.as_bytes(), Recipients::Ignored).unwrap();
+    let mut bytes = Vec::new();
+    compose::write(&mut ignored, &author(), &mut bytes).unwrap();
+    assert!(!String::from_utf8(bytes).unwrap().contains("bcc"));
 }
 
 #[test]

@@ -1,0 +1,254 @@
+//! `--replay`: a message that was stored while the daemon could not take it, by the daemon in its
+//! writer's name.
+//!
+//! Promises: each recipient is judged alone. Those whom the daemon takes get the message, and are
+//! marked in the file, so that they get it once; of those whom it refuses for good the writer gets a
+//! report, or finds the message in `dead.letter` where that cannot be; the others are tried again, for
+//! four days at most. Exit 0 means that the file has done its duty.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+
+use crate::cli::failure::Failure;
+use crate::cli::instance::server_name;
+use crate::cli::personality::World;
+use crate::mail::Outcome;
+use crate::util::{Timestamp, sysexits};
+
+use super::offline::{self, Opened, Stored};
+use super::options::{self, Mode, Options};
+use super::report;
+use super::submit::{self, Letter, Share};
+use super::{Draft, Login, dead_letter, give_up};
+
+/// Brings in the message that is stored in `file`.
+pub fn run(world: &mut World<'_>, file: &File) -> Result<i32, Failure> {
+    give_up(world)?;
+    let now = Timestamp::now();
+    let mut input = BufReader::new(file);
+    match offline::read(&mut input)? {
+        Stored::Letter(opened) => {
+            let Opened {
+                letter,
+                date,
+                places,
+                message_at,
+            } = opened;
+            let caller = (world.caller)(Login::Ignored);
+            let mut replay = Replay {
+                world,
+                letter,
+                home: caller.home,
+                marks: Some((file, places)),
+                share: Share::Some,
+                expired: is_expired(date, now),
+                message: Box::new(move || {
+                    let mut file = file;
+                    file.seek(SeekFrom::Start(message_at))?;
+                    Ok(Box::new(file))
+                }),
+            };
+            replay.run(now)
+        }
+        Stored::Arguments(words) => {
+            let options = Options {
+                login: Login::Ignored,
+                ..options::parse(words)?
+            };
+            if options.mode != Mode::Submit {
+                return Err(Failure::with(
+                    sysexits::USAGE,
+                    "offline file asks for no mail",
+                ));
+            }
+            let mut draft = Draft::read(&options, world, &mut input)?;
+            if let Err(failure) = draft.address(&options, world) {
+                return kept(draft.bury(failure));
+            }
+            let written = file.metadata().map_or(0, |found| found.mtime());
+            let written = u64::try_from(written).unwrap_or_default();
+            let expired = is_expired(Timestamp(written), now);
+            // Nothing can be marked in such a file.
+            let share = if expired {
+                Share::Some
+            } else {
+                Share::AllOrNone
+            };
+            let mut replay = Replay {
+                world,
+                letter: draft.letter.clone(),
+                home: draft.home.clone(),
+                marks: None,
+                share,
+                expired,
+                message: Box::new(move || Ok(Box::new(draft.composed()?))),
+            };
+            replay.run(now)
+        }
+    }
+}
+
+/// A refused message that its writer has is no matter of the offline queue any more.
+fn kept(failure: Failure) -> Result<i32, Failure> {
+    let code = match failure.code {
+        sysexits::TEMPFAIL => sysexits::TEMPFAIL,
+        _ => sysexits::OK,
+    };
+    Err(Failure { code, ..failure })
+}
+
+/// How long the daemon may put a recipient off: as long as its queue tries by default.
+const LIFE_S: u64 = 4 * 86_400;
+
+fn is_expired(written: Timestamp, now: Timestamp) -> bool {
+    now.0.saturating_sub(written.0) >= LIFE_S
+}
+
+/// Opens the message.
+type Message<'f> = Box<dyn FnMut() -> io::Result<Box<dyn Read + 'f>> + 'f>;
+
+struct Replay<'a, 'w, 'f> {
+    world: &'a World<'w>,
+    letter: Letter,
+    home: Option<std::path::PathBuf>,
+    /// The file, and where it names each recipient.
+    marks: Option<(&'f File, Vec<u64>)>,
+    share: Share,
+    expired: bool,
+    message: Message<'f>,
+}
+
+impl Replay<'_, '_, '_> {
+    fn run(&mut self, now: Timestamp) -> Result<i32, Failure> {
+        let mut open: Vec<usize> = (0..self.letter.recipients.len()).collect();
+        let mut refused = Vec::new();
+        let mut put_off = None;
+        while !open.is_empty() {
+            let pass = self.pass(&open)?;
+            self.settle(&pass.accepted)?;
+            let progress = !pass.accepted.is_empty() || !pass.refused.is_empty();
+            refused.extend(pass.refused);
+            open = pass.put_off.iter().map(|(at, _)| *at).collect();
+            if open.is_empty() || progress {
+                continue;
+            }
+            if self.expired {
+                let late = |(at, why)| (at, format!("{}: {why}", Outcome::EXPIRED));
+                refused.extend(pass.put_off.into_iter().map(late));
+            } else {
+                put_off = pass.put_off.into_iter().next();
+            }
+            break;
+        }
+        let told = match refused.is_empty() {
+            true => None,
+            false => Some(self.tell_writer(&refused, now)?),
+        };
+        self.settle(&refused.iter().map(|(at, _)| *at).collect::<Vec<_>>())?;
+        match (put_off, told) {
+            (Some((_, why)), _) => Err(Failure::with(sysexits::TEMPFAIL, why)),
+            (None, Some(told)) => Err(Failure::with(sysexits::OK, told)),
+            (None, None) => Ok(0),
+        }
+    }
+
+    fn pass(&mut self, open: &[usize]) -> Result<submit::Pass, Failure> {
+        let stream = submit::session(&self.world.paths.socket).map_err(not_now)?;
+        let message = &mut self.message;
+        let body = |out: &mut dyn Write| io::copy(&mut message()?, out).map(drop);
+        Ok(submit::submit_each(
+            &stream,
+            &self.letter,
+            open,
+            self.share,
+            body,
+        ))
+    }
+
+    /// Marks recipients; where nothing can be marked, the file goes as a whole.
+    fn settle(&self, recipients: &[usize]) -> Result<(), Failure> {
+        let Some((file, places)) = &self.marks else {
+            return Ok(());
+        };
+        let marked = recipients
+            .iter()
+            .filter_map(|at| places.get(*at))
+            .try_for_each(|place| offline::settle(file, *place))
+            .and_then(|()| {
+                if recipients.is_empty() {
+                    Ok(())
+                } else {
+                    file.sync_data()
+                }
+            });
+        marked.map_err(|e| Failure::io("offline file", &e))
+    }
+
+    /// Sees to it that the writer hears of it; says how.
+    fn tell_writer(
+        &mut self,
+        refused: &[(usize, String)],
+        now: Timestamp,
+    ) -> Result<String, Failure> {
+        let what = self.sum_up(refused);
+        let broken = |e: io::Error| Failure::with(sysexits::TEMPFAIL, e.to_string());
+        if !report::is_wanted(&self.letter) {
+            return Ok(format!("{what}; no report was asked for"));
+        }
+        if !self.letter.sender.is_empty() {
+            let server = server_name(&self.world.paths).unwrap_or_default();
+            let message = BufReader::new((self.message)().map_err(broken)?);
+            let text = report::compose(&self.letter, refused, message, (&server, now));
+            let letter = Letter {
+                recipients: vec![self.letter.sender.clone()],
+                ..Letter::default()
+            };
+            let stream = submit::session(&self.world.paths.socket).map_err(not_now)?;
+            let body = |out: &mut dyn Write| out.write_all(&text);
+            let pass = submit::submit_each(&stream, &letter, &[0], Share::Some, body);
+            let writer = String::from_utf8_lossy(&self.letter.sender).into_owned();
+            if !pass.accepted.is_empty() {
+                return Ok(format!("{what}; reported to <{writer}>"));
+            }
+            if let Some((_, why)) = pass.put_off.first() {
+                let text = format!("{what}; not yet reported to <{writer}>: {why}");
+                return Err(Failure::with(sysexits::TEMPFAIL, text));
+            }
+        }
+        let sender = String::from_utf8_lossy(&self.letter.sender).into_owned();
+        let mut message = (self.message)().map_err(broken)?;
+        let kept = match &self.home {
+            Some(home) => dead_letter::append(home, &sender, now, &mut message),
+            None => Err("no home directory".to_owned()),
+        };
+        match kept {
+            Ok(()) => Ok(format!("{what}; left in dead.letter")),
+            Err(why) => {
+                let text = format!("{what}; dead.letter: {why}");
+                Err(Failure::with(sysexits::TEMPFAIL, text))
+            }
+        }
+    }
+
+    fn sum_up(&self, refused: &[(usize, String)]) -> String {
+        let Some((at, reply)) = refused.first() else {
+            return String::new();
+        };
+        let rcpt = self
+            .letter
+            .recipients
+            .get(*at)
+            .map(|rcpt| String::from_utf8_lossy(rcpt));
+        let others = match refused.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        format!("<{}>{others}: {reply}", rcpt.unwrap_or_default())
+    }
+}
+
+/// The daemon takes nothing: it is no fault of this message.
+fn not_now(why: String) -> Failure {
+    Failure::with(sysexits::UNAVAILABLE, why)
+}
