@@ -4,7 +4,8 @@ use std::io::{self, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::tls::{Connector, Facts, Failure, Library};
+use crate::tls::Facts;
+use crate::tls::client::{self as tls, Connector, Failure, Library};
 use crate::util::Line;
 
 use super::stream::{Secured, Stream, Upgrade};
@@ -88,7 +89,7 @@ impl Upgrade for Secure {
 }
 
 /// TLS over a connection, with the connection's deadlines.
-struct Wrapped(crate::tls::Stream<Box<dyn Stream>>);
+struct Wrapped(tls::Stream<Box<dyn Stream>>);
 
 impl Read for Wrapped {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use rustls::{
-    CipherSuite, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion, version,
-};
+use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion, version};
 
 use super::Version;
-use super::modern::all_suites;
+use super::suites::{all_suites, has, is_known};
 
 /// Protocol versions and ciphers for one action or listener.
 #[derive(Clone, Debug)]
@@ -212,226 +210,48 @@ fn is_tls13_name(word: &str) -> bool {
     word.starts_with("TLS_") || word.starts_with("AEAD-")
 }
 
-/// Classes of ciphers that rustls has none of: taking them away is no more than thorough, and
-/// asking for them adds nothing.
-const ABSENT: &[&str] = &[
-    "aNULL",
-    "eNULL",
-    "NULL",
-    "MD5",
-    "RC4",
-    "DES",
-    "3DES",
-    "EXP",
-    "EXPORT",
-    "EXPORT40",
-    "EXPORT56",
-    "LOW",
-    "MEDIUM",
-    "SSLv2",
-    "SSLv3",
-    "PSK",
-    "SRP",
-    "DSS",
-    "aDSS",
-    "DH",
-    "kDHE",
-    "kEDH",
-    "DHE",
-    "EDH",
-    "ADH",
-    "AECDH",
-    "kRSA",
-    "CAMELLIA",
-    "CAMELLIA128",
-    "CAMELLIA256",
-    "SEED",
-    "IDEA",
-    "ARIA",
-    "SHA",
-    "SHA1",
-    "CBC",
-    "aECDH",
-    "kECDH",
-    "kDH",
-    "CCM",
-    "CCM8",
-    "AESCCM",
-    "AESCCM8",
-    "GOST",
-];
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Classes that some of rustls's ciphers have.
-const PRESENT: &[&str] = &[
-    "HIGH",
-    "ALL",
-    "DEFAULT",
-    "default",
-    "secure",
-    "compat",
-    "legacy",
-    "all",
-    "COMPLEMENTOFDEFAULT",
-    "ECDHE",
-    "EECDH",
-    "kECDHE",
-    "kEECDH",
-    "ECDSA",
-    "aECDSA",
-    "RSA",
-    "aRSA",
-    "AES",
-    "AES128",
-    "AES256",
-    "AESGCM",
-    "CHACHA20",
-    "AEAD",
-    "SHA256",
-    "SHA384",
-    "TLSv1.2",
-    "TLSv1.3",
-    "TLSv1",
-    "FIPS",
-];
-
-fn is_known(word: &str) -> bool {
-    ABSENT.contains(&word)
-        || PRESENT.contains(&word)
-        || NAMES.iter().any(|(_, names, _)| names.contains(&word))
-        || OLD_NAMES.contains(&word)
-}
-
-/// Suites that OpenSSL knows and rustls does not have: in a list among others they go without.
-const OLD_NAMES: &[&str] = &[
-    "ECDHE-ECDSA-AES256-SHA384",
-    "ECDHE-RSA-AES256-SHA384",
-    "ECDHE-ECDSA-AES128-SHA256",
-    "ECDHE-RSA-AES128-SHA256",
-    "ECDHE-ECDSA-AES256-SHA",
-    "ECDHE-RSA-AES256-SHA",
-    "ECDHE-ECDSA-AES128-SHA",
-    "ECDHE-RSA-AES128-SHA",
-    "DHE-RSA-AES256-GCM-SHA384",
-    "DHE-RSA-AES128-GCM-SHA256",
-    "DHE-RSA-CHACHA20-POLY1305",
-    "DHE-RSA-AES256-SHA256",
-    "DHE-RSA-AES128-SHA256",
-    "DHE-RSA-AES256-SHA",
-    "DHE-RSA-AES128-SHA",
-    "AES256-GCM-SHA384",
-    "AES128-GCM-SHA256",
-    "AES256-SHA256",
-    "AES128-SHA256",
-    "AES256-SHA",
-    "AES128-SHA",
-    "DES-CBC3-SHA",
-];
-
-/// Every suite: names in the standards and in OpenSSL, the latter first, and bits.
-const NAMES: &[(CipherSuite, &[&str], u32)] = &[
-    (
-        CipherSuite::TLS13_AES_256_GCM_SHA384,
-        &["TLS_AES_256_GCM_SHA384", "AEAD-AES256-GCM-SHA384"],
-        256,
-    ),
-    (
-        CipherSuite::TLS13_AES_128_GCM_SHA256,
-        &["TLS_AES_128_GCM_SHA256", "AEAD-AES128-GCM-SHA256"],
-        128,
-    ),
-    (
-        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
-        &[
-            "TLS_CHACHA20_POLY1305_SHA256",
-            "AEAD-CHACHA20-POLY1305-SHA256",
-        ],
-        256,
-    ),
-    (
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-        &[
-            "ECDHE-ECDSA-AES256-GCM-SHA384",
-            "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
-        ],
-        256,
-    ),
-    (
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        &[
-            "ECDHE-ECDSA-AES128-GCM-SHA256",
-            "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
-        ],
-        128,
-    ),
-    (
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-        &[
-            "ECDHE-ECDSA-CHACHA20-POLY1305",
-            "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
-        ],
-        256,
-    ),
-    (
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-        &[
-            "ECDHE-RSA-AES256-GCM-SHA384",
-            "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
-        ],
-        256,
-    ),
-    (
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-        &[
-            "ECDHE-RSA-AES128-GCM-SHA256",
-            "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
-        ],
-        128,
-    ),
-    (
-        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-        &[
-            "ECDHE-RSA-CHACHA20-POLY1305",
-            "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
-        ],
-        256,
-    ),
-];
-
-fn has(suite: SupportedCipherSuite, word: &str) -> bool {
-    let Some((_, names, bits)) = NAMES.iter().find(|(id, ..)| *id == suite.suite()) else {
-        return false;
-    };
-    let openssl = names.first().copied().unwrap_or_default();
-    let tls13 = suite.tls13().is_some();
-    match word {
-        "HIGH" | "ALL" | "DEFAULT" | "default" | "secure" | "compat" | "legacy" | "all"
-        | "AEAD" | "FIPS" => true,
-        "COMPLEMENTOFDEFAULT" => false,
-        "ECDHE" | "EECDH" | "kECDHE" | "kEECDH" => true,
-        "ECDSA" | "aECDSA" => tls13 || openssl.contains("ECDSA"),
-        "RSA" | "aRSA" => tls13 || openssl.contains("-RSA-"),
-        "AES" | "AESGCM" => openssl.contains("GCM"),
-        "AES128" => openssl.contains("GCM") && *bits == 128,
-        "AES256" => openssl.contains("GCM") && *bits == 256,
-        "CHACHA20" => openssl.contains("CHACHA20"),
-        "SHA256" => openssl.ends_with("SHA256"),
-        "SHA384" => openssl.ends_with("SHA384"),
-        "TLSv1.2" => !tls13,
-        "TLSv1.3" => tls13,
-        "TLSv1" => false,
-        _ => names.contains(&word),
+    #[test]
+    fn protocols_are_mapped_or_refused() {
+        // tls_config_parse_protocols(3).
+        let versions =
+            |text: &str| Choice::parse(Some(text), None).map(|c| (c.range, c.versions.len()));
+        use Version::{Tls10, Tls11, Tls12, Tls13};
+        assert_eq!(versions("secure"), Ok((Some((Tls12, Tls13)), 2)));
+        assert_eq!(versions("tlsv1.2,tlsv1.3"), Ok((Some((Tls12, Tls13)), 2)));
+        assert_eq!(versions("TLSv1.3"), Ok((Some((Tls13, Tls13)), 1)));
+        assert_eq!(versions("all:!tlsv1.0"), Ok((Some((Tls11, Tls13)), 2)));
+        assert_eq!(versions("!tlsv1.3"), Ok((Some((Tls10, Tls12)), 1)));
+        if cfg!(feature = "legacy-tls") {
+            assert_eq!(versions("tlsv1.0"), Ok((Some((Tls10, Tls10)), 0)));
+        }
+        assert!(versions("sslv3").is_err() && versions("tlsv1.2,!tlsv1.2").is_err());
+        let old = Choice::parse(Some("tlsv1.0"), None);
+        match cfg!(feature = "legacy-tls") {
+            true => assert!(old.unwrap().is_legacy()),
+            false => assert!(old.unwrap_err().contains("feature legacy-tls")),
+        }
     }
-}
 
-/// `version:cipher:bits`, with OpenSSL's name of the cipher.
-pub fn described(suite: SupportedCipherSuite) -> String {
-    let version = match suite.version().version {
-        ProtocolVersion::TLSv1_3 => "TLSv1.3",
-        _ => "TLSv1.2",
-    };
-    let known = NAMES.iter().find(|(id, ..)| *id == suite.suite());
-    match known.and_then(|(_, names, bits)| Some((names.first()?, bits))) {
-        Some((name, bits)) => format!("{version}:{name}:{bits}"),
-        None => format!("{version}:{:?}", suite.suite()),
+    #[test]
+    fn ciphers_are_mapped_or_refused() {
+        // ciphers(1), as far as there is anything to choose from.
+        let count = |text: &str| Choice::parse(None, Some(text)).map(|c| c.suites.len());
+        assert_eq!(count("HIGH:!aNULL:!MD5"), Ok(9));
+        assert_eq!(count("ECDHE-RSA-AES256-GCM-SHA384"), Ok(4));
+        assert_eq!(count("ECDHE+AESGCM:@STRENGTH"), Ok(7));
+        assert_eq!(count("HIGH:!CHACHA20"), Ok(7));
+        assert_eq!(count("TLS_AES_128_GCM_SHA256"), Ok(1));
+        assert_eq!(count("ECDHE-RSA-AES256-GCM-SHA384:AES128-SHA"), Ok(4));
+        assert!(
+            count("AES128-SHA")
+                .unwrap_err()
+                .contains("no cipher that is safe")
+        );
+        assert!(count("HIGH:NONSENSE").unwrap_err().contains("NONSENSE"));
+        assert!(count("!ALL").is_err() && count("").is_err());
     }
 }

@@ -20,7 +20,8 @@ use crate::client::{
 use crate::mail::{EvpId, MsgId, Notify, Verdict};
 use crate::sys::errno::strerror;
 use crate::sys::{open, process, random};
-use crate::tls::{Choice, Connector, Settings, Trust, Verify, Version};
+use crate::tls::client::{Connector, Settings, Verify};
+use crate::tls::{Choice, Trust, Version};
 use crate::util::Line;
 
 use options::Asked;

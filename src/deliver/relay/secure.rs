@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::client::Secure;
 use crate::config::{Config, Diagnostic, Method, Place, RelayAction, RelayTls, Route, Sources};
+use crate::tls::client::{self as tls, Connector, Settings};
 use crate::tls::keys::{Holder, Keys};
-use crate::tls::{self, Choice, Connector, Identity, Settings, Trust, Version};
+use crate::tls::{Choice, Identity, Trust, Version};
 use crate::util::Line;
 
 use super::key::{Security, Verify};

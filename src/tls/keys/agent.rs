@@ -25,18 +25,7 @@ use super::{Answer, PACKET_MAX, Question};
 /// Engines at a time: one, and one that is going.
 const ENGINES_MAX: usize = 4;
 
-/// Reads a key as the process would, to complain of it early.
-pub fn check(pem: &[u8]) -> Result<(), String> {
-    read(pem).map(drop)
-}
-
 fn read(pem: &[u8]) -> Result<Arc<dyn SigningKey>, String> {
-    let text = String::from_utf8_lossy(pem);
-    if text.contains("ENCRYPTED") {
-        return Err(String::from(
-            "the key is protected by a passphrase; a key that a daemon uses cannot be",
-        ));
-    }
     let der = PrivateKeyDer::from_pem_slice(pem).map_err(|error| error.to_string())?;
     rustls::crypto::ring::sign::any_supported_type(&der).map_err(|error| error.to_string())
 }
@@ -166,28 +155,53 @@ fn schemes(key: &dyn SigningKey) -> Vec<rustls::SignatureScheme> {
         .collect()
 }
 
+/// Keys for tests, held by a thread instead of a process.
 #[cfg(test)]
-mod tests {
+pub(in crate::tls) mod testing {
     use std::sync::Mutex;
 
-    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
-
     use crate::privsep::keys::key_packet;
+    use crate::tls::keys::Keys;
+
+    use super::*;
+
+    /// The thread ends when `parent` is dropped.
+    pub struct Served {
+        pub parent: OwnedFd,
+        pub thread: std::thread::JoinHandle<()>,
+        pub keys: Keys,
+    }
+
+    pub fn served(pairs: &[(&str, &str)]) -> Served {
+        let (parent, wire) = fdpass::pair().unwrap();
+        let (engine, theirs) = fdpass::pair().unwrap();
+        let thread = std::thread::spawn(move || serve(wire).unwrap());
+        for (name, pem) in pairs {
+            let packet = key_packet(name, pem.as_bytes());
+            fdpass::send(parent.as_fd(), &packet, &[], Wait::Yes).unwrap();
+        }
+        fdpass::send(parent.as_fd(), b"", &[theirs.as_fd()], Wait::Yes).unwrap();
+        drop(theirs);
+        let newer = Mutex::new(Some(engine));
+        let keys = Keys::new(move || newer.lock().unwrap().take());
+        Served {
+            parent,
+            thread,
+            keys,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 
     use super::super::{Holder, Keys};
     use super::*;
 
     fn held(pem: &str) -> (OwnedFd, std::thread::JoinHandle<()>, Keys) {
-        let (parent, wire) = fdpass::pair().unwrap();
-        let (engine, theirs) = fdpass::pair().unwrap();
-        let thread = std::thread::spawn(move || serve(wire).unwrap());
-        let packet = key_packet("mx", pem.as_bytes());
-        fdpass::send(parent.as_fd(), &packet, &[], Wait::Yes).unwrap();
-        fdpass::send(parent.as_fd(), b"", &[theirs.as_fd()], Wait::Yes).unwrap();
-        drop(theirs);
-        let newer = Mutex::new(Some(engine));
-        let keys = Keys::new(move || newer.lock().unwrap().take());
-        (parent, thread, keys)
+        let served = testing::served(&[("mx", pem)]);
+        (served.parent, served.thread, served.keys)
     }
 
     #[test]
@@ -223,14 +237,5 @@ mod tests {
         assert!(!thread.is_finished());
         drop(parent);
         thread.join().unwrap();
-    }
-
-    #[test]
-    fn a_key_that_cannot_be_used_is_explained() {
-        assert!(check(b"").is_err());
-        let text =
-            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-        assert!(check(text.as_bytes()).unwrap_err().contains("passphrase"));
-        assert!(check(KeyPair::generate().unwrap().serialize_pem().as_bytes()).is_ok());
     }
 }

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 
 use crate::sys::fdpass::{self, Lost, Wait};
 use crate::sys::poll::{Interest, PollFd, poll};
+
+use crate::tls::certificate;
 
 use super::{Answer, PACKET_MAX, Question};
 
@@ -122,13 +122,7 @@ impl Holder {
 
     /// A certificate with its chain, in PEM, and this key.
     pub fn certified(self, pem: &[u8]) -> Result<CertifiedKey, String> {
-        let wrong = |error: &dyn fmt::Display| format!("failed to load certificate file: {error}");
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
-            .collect::<Result<_, _>>()
-            .map_err(|error| wrong(&error))?;
-        if chain.is_empty() {
-            return Err(wrong(&"no certificate in it"));
-        }
+        let chain = certificate::chain(pem)?;
         Ok(CertifiedKey::new(chain, Arc::new(self)))
     }
 }

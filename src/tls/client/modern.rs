@@ -10,12 +10,12 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct,
-    Error, PeerIncompatible, SignatureScheme, SupportedCipherSuite,
+    Error, PeerIncompatible, SignatureScheme,
 };
 
-use super::{
-    Facts, Failure, Inner, Peer, Settings, Stream, Verify, choice, fingerprint, server_name,
-};
+use crate::tls::{Facts, Peer, fingerprint, suites};
+
+use super::{Failure, Inner, Settings, Stream, Verify, server_name};
 
 /// Shakes hands with rustls.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ impl Connector {
 
 fn ciphers(session: &ClientConnection) -> String {
     match session.negotiated_cipher_suite() {
-        Some(suite) => choice::described(suite),
+        Some(suite) => suites::described(suite),
         None => String::from("unknown"),
     }
 }
@@ -192,9 +192,4 @@ impl ServerCertVerifier for Anybody {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// Every suite that rustls has here, best first.
-pub fn all_suites() -> Vec<SupportedCipherSuite> {
-    rustls::crypto::ring::ALL_CIPHER_SUITES.to_vec()
 }

@@ -7,7 +7,9 @@ use std::io::{Read, Write};
 
 use native_tls::{Certificate, HandshakeError, Protocol, TlsConnector};
 
-use super::{Facts, Failure, Inner, Peer, Settings, Stream, Verify, Version, fingerprint};
+use crate::tls::{Facts, Peer, Version, fingerprint};
+
+use super::{Failure, Inner, Settings, Stream, Verify};
 
 /// Shakes hands with the system's library.
 #[derive(Clone)]
