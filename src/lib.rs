@@ -81,6 +81,7 @@ pub mod deliver;
 pub mod bounce;
 
 // ROOMS BESIDE THE ROAD
+pub mod auth;
 pub mod client;
 pub mod config;
 pub mod control;

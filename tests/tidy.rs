@@ -37,6 +37,8 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     // The control socket is one of the sockets of the event loop: frames in, answers out.
     ("accept", "session dns control sys"),
+    // Checks passwords, with threads of its own: a table first, else the parent.
+    ("auth", "table privsep sys"),
     // What smtpctl asks of the queue is answered by the one that owns the scheduler.
     ("runner", "deliver scheduler control queue"),
     // An agent whose deliveries come in by our own front door, the services of a session.
@@ -78,6 +80,7 @@ const COMMON: [&str; 3] = ["log", "mail", "util"];
 /// Where each crate may be named.
 const DOORS: &[(&str, &str)] = &[
     ("libc", "sys"),
+    ("base64", "smtp"),
     ("mio", "accept dns"),
     ("domain", "dns"),
     ("resolv_conf", "dns"),
@@ -91,7 +94,7 @@ const DOORS: &[(&str, &str)] = &[
     ("native_tls", "tls"),
     (
         "crossbeam_channel",
-        "accept runner deliver bounce privsep dns log engine",
+        "accept auth runner deliver bounce privsep dns log engine",
     ),
 ];
 
@@ -101,6 +104,7 @@ const CLOCKS: &[&str] = &[
     "engine/",
     "runner/",
     "accept/",
+    "auth/mod.rs",
     "parent/",
     "cli/",
     "mda/",

@@ -3,11 +3,12 @@
 
 use std::io::{self, BufRead};
 
-use crate::config::{QueueKey, Secret};
+use crate::config::QueueKey;
 use crate::queue::coding::Key;
 use crate::sys::errno::strerror;
 use crate::sys::terminal;
 use crate::util::Line;
+use crate::util::Secret;
 
 /// Longest first line of the standard input, in bytes.
 const MAX_LINE: u64 = 1024;

@@ -59,6 +59,7 @@ pub fn main() -> i32 {
             engine::start::main(asked.paths(), asked.log())
         }
         Role::Keys => keys(&asked),
+        Role::Auth => parent::auth::run(),
         Role::Mda => deliver(),
         Role::Purge => purge(&asked.paths()),
     }
@@ -90,6 +91,7 @@ enum Role {
     Daemon,
     Engine,
     Keys,
+    Auth,
     Mda,
     Purge,
 }
@@ -301,6 +303,7 @@ fn role(found: &Matches) -> Result<Role, Stop> {
         None => Ok(Role::Daemon),
         Some("engine") => Ok(Role::Engine),
         Some("keys") => Ok(Role::Keys),
+        Some("auth") => Ok(Role::Auth),
         Some("mda") => Ok(Role::Mda),
         Some("purge") => Ok(Role::Purge),
         Some(other) => Err(Stop::new(format!("smtpd: bad rexec: {other}"))),

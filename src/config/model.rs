@@ -14,7 +14,7 @@ use crate::util::Line;
 pub use filter::{BuiltIn, Condition, Decision, Filter, FilterName, Phase, Proc};
 pub use listen::{AuthNeed, ClientCertificate, ListenAuth, ListenTls, TlsMode};
 pub use relay::{MailFrom, RelayAction, RelayTls, Route};
-pub use secrets::{Dhe, Pki, QueueKey, Secret, Srs};
+pub use secrets::{Dhe, Pki, QueueKey, Srs};
 
 /// A whole configuration.
 #[derive(Clone, Debug)]

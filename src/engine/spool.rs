@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use crate::config::{Config, QueueKey, Secret};
+use crate::config::{Config, QueueKey};
 use crate::log;
 use crate::queue::Queue;
 use crate::queue::coding::{Coding, Key};
 use crate::queue::fs::{self, Fs};
+use crate::util::Secret;
 
 /// Opens the spool under `root`, and starts the thread that deletes what was never promised.
 pub fn open(root: &Path, config: &Config, key: Option<&Secret>) -> Result<Queue, String> {

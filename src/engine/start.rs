@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::config::table_text::Entries;
-use crate::config::{Config, Paths, Secret, Sources, TableSource};
+use crate::config::{Config, Paths, Sources, TableSource};
 use crate::deliver::relay::secure;
 use crate::expansion;
 use crate::log::{self, Target, Writer};
@@ -30,6 +30,7 @@ use crate::sys::sandbox::{self, Role};
 use crate::sys::{descriptors, localtime, process, signal, title, user};
 use crate::table::db;
 use crate::tls::Trust;
+use crate::util::Secret;
 
 /// Everything an engine starts with.
 pub struct Startup {

@@ -9,10 +9,12 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Config, Paths, Secret};
+use crate::config::{Config, Paths};
 use crate::log::Target;
 use crate::privsep::Handover;
+use crate::util::Secret;
 
+pub mod auth;
 mod backoff;
 pub mod built_in;
 mod children;

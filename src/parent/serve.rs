@@ -14,9 +14,9 @@ use crate::sys::errno::strerror;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::process::{self, Ended, Pid};
 use crate::sys::signal::{Signal, Signals};
-use crate::util::Line;
-use crate::util::sysexits;
+use crate::util::{Line, Secret, sysexits};
 
+use super::auth::{Asked, Checks};
 use super::backoff::Backoff;
 use super::children::{Children, Delivery};
 use super::forward::{self, Opened};
@@ -41,6 +41,7 @@ pub struct Parent {
     ever_ready: bool,
     backoff: Backoff,
     children: Children,
+    checks: Checks,
     offline: Offline,
     purge: Option<Pid>,
     next_purge: Instant,
@@ -124,6 +125,7 @@ impl Parent {
             ever_ready: false,
             backoff: Backoff::new(),
             children: Children::default(),
+            checks: Checks::default(),
             purge: None,
             next_purge: now,
             stop: Stop::No,
@@ -162,7 +164,8 @@ impl Parent {
 
     /// Does what is due.
     fn keep_time(&mut self, now: Instant) {
-        for pid in self.children.overdue(now) {
+        let late = self.checks.overdue(now);
+        for pid in self.children.overdue(now).into_iter().chain(late) {
             process::kill(pid);
         }
         match self.stop {
@@ -218,9 +221,10 @@ impl Parent {
                 }
             }
         };
-        self.children
-            .deadline()
-            .map_or(of_stop, |deadline| deadline.min(of_stop))
+        [self.children.deadline(), self.checks.deadline()]
+            .into_iter()
+            .flatten()
+            .fold(of_stop, Instant::min)
     }
 
     fn hear_signals(&mut self) {
@@ -271,6 +275,9 @@ impl Parent {
                 }
             }
             Request::OpenForward { id, action, user } => self.open_forward(id, &action, &user),
+            Request::CheckPassword { id, user, password } => {
+                self.check_password(id, &user, &password);
+            }
             Request::UpdateTable { table } => self.users.update(&self.config, &table),
             Request::Fed { id } => self.children.fed(self.delivery(id)),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
@@ -353,6 +360,20 @@ impl Parent {
         self.hand_over(&Reply::Forward { id, found }, fds);
     }
 
+    fn check_password(&mut self, id: u32, user: &Line, password: &Secret) {
+        let asked = Asked {
+            engine: self.engine_number,
+            id,
+        };
+        let world = (&self.options, &self.rights);
+        let started = self
+            .checks
+            .start(world, asked, (user, password), Instant::now());
+        if let Some(verdict) = started {
+            self.tell(&Reply::Password { id, verdict });
+        }
+    }
+
     fn tell(&mut self, reply: &Reply) {
         self.hand_over(reply, Vec::new());
     }
@@ -381,6 +402,18 @@ impl Parent {
                 self.tell(&Reply::MdaDone {
                     id: delivery.id,
                     end,
+                });
+            }
+        }
+        for pid in self.checks.pids() {
+            let Some(how) = ended(pid) else { continue };
+            let Some((asked, verdict)) = self.checks.ended(pid, how) else {
+                continue;
+            };
+            if asked.engine == self.engine_number {
+                self.tell(&Reply::Password {
+                    id: asked.id,
+                    verdict,
                 });
             }
         }
@@ -423,7 +456,8 @@ impl Parent {
         if let Engine::Runs(running) = &self.engine {
             process::kill(running.pid);
         }
-        for pid in self.children.pids().into_iter().chain(self.offline.pids()) {
+        let own = self.children.pids().into_iter().chain(self.checks.pids());
+        for pid in own.chain(self.offline.pids()) {
             process::kill(pid);
         }
         if !matches!(self.stop, Stop::AtOnce(_)) {

@@ -14,10 +14,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::log;
 use crate::sys::fdpass::Wait;
-use crate::util::Line;
+use crate::util::{Line, Secret};
 
 use super::channel::{Channel, Packet};
-use super::{Calls, Forward, Forwards, Found, MdaJob, MdaResult, Reply, Request};
+use super::{
+    Calls, Forward, Forwards, Found, MdaJob, MdaResult, PasswordVerdict, Passwords, Reply, Request,
+};
 
 /// The engine's end; clones share it.
 #[derive(Clone)]
@@ -130,25 +132,28 @@ impl Forwards for Client {
             action: action.clone(),
             user: user.clone(),
         };
-        let sent = self.0.send(&request, &[]);
-        let answer = sent.and_then(|()| {
-            answer
-                .recv_timeout(FORWARD_WAIT)
-                .map_err(|error| match error {
-                    RecvTimeoutError::Timeout => io::ErrorKind::TimedOut.into(),
-                    RecvTimeoutError::Disconnected => io::ErrorKind::BrokenPipe.into(),
-                })
-        });
-        if answer.is_err() {
-            self.0.waiting().promises.remove(&id);
-        }
-        answer
+        self.0.ask(id, &request, &answer, FORWARD_WAIT)
+    }
+}
+
+impl Passwords for Client {
+    fn check_password(&self, user: &Line, password: &Secret) -> io::Result<PasswordVerdict> {
+        let (promise, answer) = bounded(1);
+        let id = self.0.register(Promise::Password(promise))?;
+        let request = Request::CheckPassword {
+            id,
+            user: user.clone(),
+            password: password.clone(),
+        };
+        self.0.ask(id, &request, &answer, PASSWORD_WAIT)
     }
 }
 
 /// How long a session may wait for the parent: a file is opened in no time, but not on a file
 /// system that does not answer.
 const FORWARD_WAIT: Duration = Duration::from_secs(10);
+/// How long a password may take to be checked: longer than the parent gives its child.
+const PASSWORD_WAIT: Duration = Duration::from_secs(40);
 
 impl Pending {
     /// A delivery whose end comes through `result`, and which `kill` ends. Nobody but the caller
@@ -200,6 +205,7 @@ struct Waiting {
 enum Promise {
     Mda(Sender<MdaResult>),
     Forward(Sender<Forward>),
+    Password(Sender<PasswordVerdict>),
 }
 
 impl Wire {
@@ -222,6 +228,27 @@ impl Wire {
         waiting.last_id = id;
         waiting.promises.insert(id, promise);
         Ok(id)
+    }
+
+    /// Sends a request without descriptors and waits for its answer.
+    fn ask<T>(
+        &self,
+        id: u32,
+        request: &Request,
+        answer: &Receiver<T>,
+        patience: Duration,
+    ) -> io::Result<T> {
+        let sent = self.send(request, &[]);
+        let answer = sent.and_then(|()| {
+            answer.recv_timeout(patience).map_err(|error| match error {
+                RecvTimeoutError::Timeout => io::ErrorKind::TimedOut.into(),
+                RecvTimeoutError::Disconnected => io::ErrorKind::BrokenPipe.into(),
+            })
+        });
+        if answer.is_err() {
+            self.waiting().promises.remove(&id);
+        }
+        answer
     }
 
     fn send(&self, request: &Request, fds: &[OwnedFd]) -> io::Result<()> {
@@ -308,6 +335,11 @@ impl Wire {
                 }
                 None => return None,
             },
+            Reply::Password { id, verdict } => match self.waiting().promises.remove(id) {
+                Some(Promise::Password(promise)) => drop(promise.send(verdict.clone())),
+                Some(_) => return None,
+                None => {}
+            },
             Reply::Shutdown => {}
             _ => return None,
         }
@@ -318,7 +350,7 @@ impl Wire {
         match self.waiting().promises.remove(&id) {
             // Whoever asked may have stopped waiting.
             Some(Promise::Mda(promise)) => drop(promise.send(result)),
-            Some(Promise::Forward(_)) => return None,
+            Some(_) => return None,
             None => {}
         }
         Some(())
@@ -327,7 +359,7 @@ impl Wire {
     fn hand_over(&self, id: u32, forward: Forward) -> Option<()> {
         match self.waiting().promises.remove(&id) {
             Some(Promise::Forward(promise)) => drop(promise.send(forward)),
-            Some(Promise::Mda(_)) => return None,
+            Some(_) => return None,
             None => {}
         }
         Some(())

@@ -6,11 +6,11 @@
 
 use std::fmt;
 
-use crate::config::Secret;
 use crate::mail::{Command, MailAddr};
+use crate::util::Secret;
 use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 
-use super::{Found, MdaEnd, MdaJob, Reply, Request};
+use super::{Found, MdaEnd, MdaJob, PasswordVerdict, Reply, Request};
 
 /// Longest frame between parent and engine, in bytes.
 pub const MAX_FRAME: usize = 32 * 1024;
@@ -57,6 +57,12 @@ impl Request {
                 w.u8(8);
                 w.line(table);
             }
+            Request::CheckPassword { id, user, password } => {
+                w.u8(9);
+                w.u32(*id);
+                w.line(user);
+                w.text(password.reveal());
+            }
         }
         finish(w, MAX_FRAME)
     }
@@ -80,6 +86,11 @@ impl Request {
                 user: r.line()?,
             },
             8 => Request::UpdateTable { table: r.line()? },
+            9 => Request::CheckPassword {
+                id: r.u32()?,
+                user: r.line()?,
+                password: Secret::new(r.line()?),
+            },
             _ => return Err(Malformed),
         };
         r.end()?;
@@ -150,6 +161,18 @@ impl Reply {
                 }
             }
             Reply::Keys => w.u8(10),
+            Reply::Password { id, verdict } => {
+                w.u8(11);
+                w.u32(*id);
+                match verdict {
+                    PasswordVerdict::Right => w.u8(1),
+                    PasswordVerdict::Wrong => w.u8(2),
+                    PasswordVerdict::Unknown { text } => {
+                        w.u8(3);
+                        w.line(text);
+                    }
+                }
+            }
             Reply::QueueKey(key) => {
                 w.u8(9);
                 w.text(key.reveal());
@@ -197,6 +220,15 @@ impl Reply {
                 },
             },
             10 => Reply::Keys,
+            11 => Reply::Password {
+                id: r.u32()?,
+                verdict: match r.u8()? {
+                    1 => PasswordVerdict::Right,
+                    2 => PasswordVerdict::Wrong,
+                    3 => PasswordVerdict::Unknown { text: r.line()? },
+                    _ => return Err(Malformed),
+                },
+            },
             9 => Reply::QueueKey(Secret::new(r.line()?)),
             _ => return Err(Malformed),
         };

@@ -16,6 +16,7 @@ pub mod handover;
 pub mod identity;
 pub mod keys;
 pub mod job;
+pub mod password;
 pub mod reply;
 pub mod request;
 
@@ -23,10 +24,10 @@ pub use channel::Channel;
 pub use client::{Client, Event, Pending};
 pub use handover::Handover;
 pub use job::ChildJob;
-pub use reply::{Found, MdaEnd, Reply};
+pub use reply::{Found, MdaEnd, PasswordVerdict, Reply};
 pub use request::{MdaJob, Request};
 
-use crate::util::Line;
+use crate::util::{Line, Secret};
 
 /// What the engine's rooms ask of the parent.
 pub trait Calls: Send + Sync {
@@ -50,6 +51,13 @@ pub trait Forwards: Send + Sync {
     /// Opens the .forward of `user`, a key of the userbase of `action`, and waits for it a bounded
     /// time. An error means that the parent is gone or does not answer.
     fn open_forward(&self, action: &Line, user: &Line) -> io::Result<Forward>;
+}
+
+/// What AUTH asks of the parent.
+pub trait Passwords: Send + Sync {
+    /// Checks the password of a user of the system, and waits for it a bounded time. An error
+    /// means that the parent is gone or does not answer.
+    fn check_password(&self, user: &Line, password: &Secret) -> io::Result<PasswordVerdict>;
 }
 
 /// A user's .forward.

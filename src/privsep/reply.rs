@@ -1,7 +1,7 @@
 //! What the parent answers, and what it tells the engine at its start.
 
-use crate::config::Secret;
 use crate::util::Line;
+use crate::util::Secret;
 
 /// From the parent to the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,13 @@ pub enum Reply {
         /// What became of it.
         found: Found,
     },
+    /// Whether a password is that of a user of the system.
+    Password {
+        /// Of the request.
+        id: u32,
+        /// What the system says.
+        verdict: PasswordVerdict,
+    },
     /// One descriptor comes with it: a socket to the process that holds private keys, the first or
     /// a new one.
     Keys,
@@ -82,6 +89,20 @@ pub enum Found {
     Opened,
     /// There is one that cannot be used, or nobody can say now.
     Unusable {
+        /// Why.
+        text: Line,
+    },
+}
+
+/// What the system says of a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PasswordVerdict {
+    /// It is the user's, who may log in.
+    Right,
+    /// It is not, or there is no such user.
+    Wrong,
+    /// Nobody can say now.
+    Unknown {
         /// Why.
         text: Line,
     },

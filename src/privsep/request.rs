@@ -1,7 +1,7 @@
 //! What the engine may ask of the parent. This list is closed.
 
 use crate::mail::{Command, MailAddr};
-use crate::util::Line;
+use crate::util::{Line, Secret};
 
 /// A request; its answer carries the same `id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,16 @@ pub enum Request {
         action: Line,
         /// The user, a key of the action's userbase.
         user: Line,
+    },
+    /// Check the password of a user of the system. Both come from a stranger; the parent hands them
+    /// to a child of its own unread. Answered by `Password`.
+    CheckPassword {
+        /// Returned in the answer.
+        id: u32,
+        /// The user.
+        user: Line,
+        /// The password.
+        password: Secret,
     },
     /// `smtpctl update table`: if users are in it, the parent reads its copy again.
     UpdateTable {

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod command;
 pub mod domain_name;
 pub mod dot;

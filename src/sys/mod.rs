@@ -4,6 +4,7 @@
 
 pub mod base;
 pub mod creds;
+pub mod crypt;
 pub mod descriptors;
 pub mod errno;
 pub mod exe;
@@ -12,6 +13,7 @@ pub mod fs;
 pub mod hostname;
 pub mod localtime;
 pub mod lock;
+pub mod login;
 pub mod net;
 pub mod open;
 pub mod poll;

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::config::Secret;
 use crate::sys::user::User;
 use crate::util::Line;
+use crate::util::Secret;
 
 /// A user and what proves it: a password for relaying, the hash of one for listeners.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! From the greeting to a session that mail can be sent in: EHLO, STARTTLS, AUTH.
 
+use crate::smtp::auth;
 use crate::util::Line;
-use crate::util::base64;
 
 use super::super::extensions::Extensions;
 use super::super::failure::{Failure, Stage};
@@ -126,7 +126,7 @@ impl Engine {
     /// RFC 4616: no authorisation identity, the user, the password.
     fn auth_plain(&mut self, credentials: &Credentials) {
         let text = format!("\0{}\0{}", credentials.user, credentials.password);
-        let line = format!("AUTH PLAIN {}", base64::encode(text.as_bytes()));
+        let line = format!("AUTH PLAIN {}", auth::encode(text.as_bytes()));
         let shown = format!("AUTH PLAIN {HIDDEN}");
         self.say_credentials(&line, &shown, AuthStep::Done);
     }
@@ -139,11 +139,11 @@ impl Engine {
         match (step, reply.class(), secret) {
             (AuthStep::Done, Class::Done, _) => {}
             (AuthStep::User, Class::GoOn, Some(user)) => {
-                let line = base64::encode(user.as_bytes());
+                let line = auth::encode(user.as_bytes());
                 self.say_credentials(&line, HIDDEN, AuthStep::Password);
             }
             (AuthStep::Password, Class::GoOn, Some(password)) => {
-                let line = base64::encode(password.as_bytes());
+                let line = auth::encode(password.as_bytes());
                 self.say_credentials(&line, HIDDEN, AuthStep::Done);
             }
             _ => self.fail(Failure::rejected(Stage::Auth, "AUTH", reply)),

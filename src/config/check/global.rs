@@ -1,8 +1,9 @@
 //! Directives that set something for the whole daemon.
 
 use crate::config::ast::{Limit, MtaLimit, Number, Size, Text};
-use crate::config::model::{Family, MtaLimits, QueueKey, Secret};
+use crate::config::model::{Family, MtaLimits, QueueKey};
 use crate::config::values;
+use crate::util::Secret;
 
 use super::{Checker, did_you_mean, limits, line};
 

@@ -15,14 +15,13 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::util::Line;
+use crate::util::{Line, Secret};
 
 use super::ast::{Ast, Body, Text};
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;
 use super::model::{
-    Config, MdaLimits, MtaOptions, Place, QueueOptions, SchedulerLimits, Secret, Smtp,
-    SocketListener,
+    Config, MdaLimits, MtaOptions, Place, QueueOptions, SchedulerLimits, Smtp, SocketListener,
 };
 use super::sources::Sources;
 use super::words::nearest;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::config::ast::{PkiOption, ProcOption, ProcOptionKind, Text};
 use crate::config::lexer::Pos;
-use crate::config::model::{Dhe, Proc, Secret, Srs};
+use crate::config::model::{Dhe, Proc, Srs};
+use crate::util::Secret;
 
 use super::{Checker, limits, line};
 

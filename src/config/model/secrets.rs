@@ -1,10 +1,9 @@
 //! Certificates, and keys that are no certificate's.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use crate::mail::srs::Keys;
-use crate::util::Line;
+use crate::util::Secret;
 
 /// `pki NAME …`.
 #[derive(Clone, Debug, Default)]
@@ -60,26 +59,4 @@ pub enum QueueKey {
     Stdin,
     /// Nothing: it is asked for on the terminal.
     Terminal,
-}
-
-/// A text that no log, dump or message shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Line);
-
-impl Secret {
-    /// Takes care of `text`.
-    pub fn new(text: Line) -> Secret {
-        Secret(text)
-    }
-
-    /// The text, for those who need it.
-    pub fn reveal(&self) -> &str {
-        self.0.as_str()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("********")
-    }
 }

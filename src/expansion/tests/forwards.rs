@@ -1,6 +1,7 @@
 //! Stories with .forward files, rewritten senders, and the examples of the manuals.
 
-use crate::config::{Secret, Srs};
+use crate::config::Srs;
+use crate::util::Secret;
 
 use super::*;
 

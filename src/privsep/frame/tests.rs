@@ -1,5 +1,5 @@
-use crate::config::Secret;
 use crate::util::Line;
+use crate::util::Secret;
 use crate::util::dice::Dice;
 
 use super::*;
@@ -46,7 +46,7 @@ impl Chance {
     }
 
     fn request(&mut self) -> Request {
-        match self.below(8) {
+        match self.below(9) {
             0 => Request::StartMda {
                 id: self.next() as u32,
                 job: self.job(),
@@ -65,12 +65,17 @@ impl Chance {
                 user: self.line(),
             },
             6 => Request::UpdateTable { table: self.line() },
+            7 => Request::CheckPassword {
+                id: self.next() as u32,
+                user: self.line(),
+                password: Secret::new(self.line()),
+            },
             _ => Request::Finished,
         }
     }
 
     fn reply(&mut self) -> Reply {
-        match self.below(10) {
+        match self.below(11) {
             0 => Reply::Config,
             1 => Reply::Listener {
                 index: self.next() as u32,
@@ -106,6 +111,14 @@ impl Chance {
             },
             7 => Reply::QueueKey(Secret::new(self.line())),
             8 => Reply::Keys,
+            9 => Reply::Password {
+                id: self.next() as u32,
+                verdict: match self.below(3) {
+                    0 => PasswordVerdict::Right,
+                    1 => PasswordVerdict::Wrong,
+                    _ => PasswordVerdict::Unknown { text: self.line() },
+                },
+            },
             _ => Reply::Shutdown,
         }
     }

@@ -1,0 +1,418 @@
+//! AUTH: whether somebody is who he says.
+//!
+//! A password is compared with the hash that a credentials table has, or handed to the parent, whose
+//! child asks the system. Both take their time on purpose, so they run on threads of their own:
+//! hashes on half of the processors, so that a storm of log-ins leaves the other half to everybody
+//! else, questions to the parent on threads that only wait. Whoever asks goes on meanwhile.
+//!
+//! What a refusal tells: nothing. A user that does not exist costs a hash like one that does, and
+//! refusals come on the full second. Failures count ([`Budget`]), and when there have been too many
+//! nobody looks at the password any more.
+
+#![forbid(unsafe_code)]
+
+mod budget;
+
+use std::collections::{BinaryHeap, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::log;
+use crate::mail::Peer;
+use crate::privsep::{PasswordVerdict, Passwords};
+use crate::sys::crypt;
+use crate::sys::errno::strerror;
+use crate::table::Tables;
+use crate::util::{Line, Secret, Timestamp};
+
+pub use budget::Exhausted;
+
+use budget::Budget;
+
+/// One attempt to log in.
+pub struct Attempt {
+    /// Where it comes from.
+    pub peer: Peer,
+    /// As whom.
+    pub user: Line,
+    /// What is to prove it.
+    pub password: Secret,
+    /// Who knows the user: a credentials table, or without one the system.
+    pub table: Option<(Arc<Tables>, String)>,
+    /// How many failures are borne; `None` where they do not count.
+    pub budget: Option<u32>,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the user.
+    Accepted,
+    /// It is not.
+    Refused,
+    /// There have been too many failures; the password was not looked at.
+    Exhausted(Exhausted),
+    /// Nobody can say now. The log knows why.
+    Unavailable,
+}
+
+/// Where a verdict goes.
+type Answer = Box<dyn FnOnce(Verdict) + Send>;
+
+/// Takes attempts from any thread. Clones share it; when the last one goes, its threads end.
+#[derive(Clone)]
+pub struct Checker {
+    shared: Arc<Shared>,
+    hashes: Sender<Job>,
+    system: Sender<Job>,
+}
+
+struct Shared {
+    budget: Mutex<Budget>,
+    parent: Box<dyn Passwords>,
+    /// A hash of each table, to compare with where it does not know the user.
+    samples: Mutex<HashMap<String, Secret>>,
+    refusals: Sender<Refusal>,
+}
+
+struct Job {
+    attempt: Attempt,
+    answer: Answer,
+    since: Instant,
+}
+
+/// A refusal that is due at a time.
+struct Refusal {
+    due: Instant,
+    answer: Answer,
+}
+
+/// Attempts that may wait for a thread. A client that comes when there are as many is told to try
+/// again later.
+const WAITING_MAX: usize = 1024;
+/// Threads that wait for the parent.
+const SYSTEM_THREADS: usize = 8;
+/// Refusals come at multiples of this.
+const BEAT: Duration = Duration::from_secs(1);
+
+impl Checker {
+    /// Starts the threads. `limit` is how many failures a network, or a user, may have.
+    pub fn start(limit: u32, parent: impl Passwords + 'static) -> io::Result<Checker> {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let (hashes, hash_jobs) = bounded(WAITING_MAX);
+        let (system, system_jobs) = bounded(WAITING_MAX);
+        let (refusals, due) = bounded(WAITING_MAX);
+        let shared = Arc::new(Shared {
+            budget: Mutex::new(Budget::new(limit)),
+            parent: Box::new(parent),
+            samples: Mutex::new(HashMap::new()),
+            refusals,
+        });
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(work)
+                .map(drop)
+        };
+        for _ in 0..(processors / 2).max(1) {
+            let (shared, jobs) = (shared.clone(), hash_jobs.clone());
+            spawn("auth hash", Box::new(move || shared.serve(&jobs)))?;
+        }
+        for _ in 0..SYSTEM_THREADS {
+            let (shared, jobs) = (shared.clone(), system_jobs.clone());
+            spawn("auth system", Box::new(move || shared.serve(&jobs)))?;
+        }
+        spawn("auth refusals", Box::new(move || give_in_time(&due)))?;
+        Ok(Checker {
+            shared,
+            hashes,
+            system,
+        })
+    }
+
+    /// Has an attempt looked at. `answer` is called once, from another thread or at once; it must
+    /// not block.
+    pub fn check(&self, attempt: Attempt, answer: Answer, now: Timestamp) {
+        if attempt.budget.is_some() {
+            let budget = lock(&self.shared.budget);
+            if let Err(exhausted) = budget.check(&attempt.peer, &attempt.user, now) {
+                drop(budget);
+                return answer(Verdict::Exhausted(exhausted));
+            }
+        }
+        let jobs = match attempt.table {
+            Some(_) => &self.hashes,
+            None => &self.system,
+        };
+        let job = Job {
+            attempt,
+            answer,
+            since: Instant::now(),
+        };
+        if let Err(error) = jobs.try_send(job) {
+            log::warn(format_args!("warn: auth: too many log-ins at a time"));
+            (error.into_inner().answer)(Verdict::Unavailable);
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self, jobs: &Receiver<Job>) {
+        while let Ok(Job {
+            attempt,
+            answer,
+            since,
+        }) = jobs.recv()
+        {
+            let verdict = self.judge(&attempt);
+            let now = Timestamp::now();
+            if attempt.budget.is_some() {
+                let mut budget = lock(&self.budget);
+                match verdict {
+                    Verdict::Accepted => budget.succeeded(&attempt.peer, &attempt.user, now),
+                    Verdict::Refused => budget.failed(&attempt.peer, &attempt.user, now),
+                    Verdict::Exhausted(_) | Verdict::Unavailable => {}
+                }
+            }
+            drop(attempt);
+            match verdict {
+                Verdict::Refused => self.refuse(answer, since),
+                verdict => answer(verdict),
+            }
+        }
+    }
+
+    fn judge(&self, attempt: &Attempt) -> Verdict {
+        let unavailable = |text: String| {
+            log::warn(format_args!("warn: auth: {text}"));
+            Verdict::Unavailable
+        };
+        let judged = match &attempt.table {
+            Some((tables, name)) => self.by_table(tables, name, attempt),
+            None => self.by_system(attempt),
+        };
+        match judged {
+            Ok(true) => Verdict::Accepted,
+            Ok(false) => Verdict::Refused,
+            Err(text) => unavailable(text),
+        }
+    }
+
+    fn by_table(&self, tables: &Tables, name: &str, attempt: &Attempt) -> Result<bool, String> {
+        let user = &attempt.user;
+        let found = tables
+            .credentials(name, user)
+            .map_err(|error| format!("user credentials lookup fail for {name}:{user}: {error}"))?;
+        let password = attempt.password.reveal();
+        let Some(found) = found else {
+            let sample = lock(&self.samples).get(name).cloned();
+            let sample = sample.as_ref().map_or(crypt::NOBODYS, |hash| hash.reveal());
+            // Only the time that it takes is wanted.
+            let _ = crypt::verify(password, sample);
+            return Ok(false);
+        };
+        let hash = found.secret;
+        let fits = crypt::verify(password, hash.reveal()).map_err(|error| {
+            let why = match error.kind() {
+                io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {
+                    "is no hash that crypt(3) knows; \"smtpctl encrypt\" makes one".to_owned()
+                }
+                _ => strerror(&error),
+            };
+            format!("table {name}: the secret of {user} {why}")
+        })?;
+        lock(&self.samples).insert(name.to_owned(), hash);
+        Ok(fits)
+    }
+
+    fn by_system(&self, attempt: &Attempt) -> Result<bool, String> {
+        let asked = self.parent.check_password(&attempt.user, &attempt.password);
+        match asked {
+            Ok(PasswordVerdict::Right) => Ok(true),
+            Ok(PasswordVerdict::Wrong) => Ok(false),
+            Ok(PasswordVerdict::Unknown { text }) => Err(text.to_string()),
+            Err(error) => Err(format!("parent: {}", strerror(&error))),
+        }
+    }
+
+    fn refuse(&self, answer: Answer, since: Instant) {
+        let beats = since.elapsed().as_millis() / BEAT.as_millis() + 1;
+        let due = since + BEAT * u32::try_from(beats).unwrap_or(1);
+        if let Err(error) = self.refusals.send(Refusal { due, answer }) {
+            (error.into_inner().answer)(Verdict::Refused);
+        }
+    }
+}
+
+/// Gives refusals when they are due. They are as many as there are sessions at most.
+fn give_in_time(coming: &Receiver<Refusal>) {
+    let mut waiting: BinaryHeap<Refusal> = BinaryHeap::new();
+    loop {
+        let now = Instant::now();
+        while waiting.peek().is_some_and(|first| first.due <= now) {
+            if let Some(first) = waiting.pop() {
+                (first.answer)(Verdict::Refused);
+            }
+        }
+        let came = match waiting.peek() {
+            Some(first) => coming.recv_deadline(first.due),
+            None => coming.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match came {
+            Ok(refusal) => waiting.push(refusal),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// The one that is due first is the greatest.
+impl Ord for Refusal {
+    fn cmp(&self, other: &Refusal) -> std::cmp::Ordering {
+        other.due.cmp(&self.due)
+    }
+}
+
+impl PartialOrd for Refusal {
+    fn partial_cmp(&self, other: &Refusal) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Refusal {
+    fn eq(&self, other: &Refusal) -> bool {
+        self.due == other.due
+    }
+}
+
+impl Eq for Refusal {}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    use crate::config::{self, Defaults, Sources};
+
+    use super::*;
+
+    /// A system where one user exists.
+    struct OneUser;
+
+    impl Passwords for OneUser {
+        fn check_password(&self, user: &Line, password: &Secret) -> io::Result<PasswordVerdict> {
+            Ok(match (user.as_str(), password.reveal()) {
+                ("ann", "right") => PasswordVerdict::Right,
+                ("broken", _) => PasswordVerdict::Unknown {
+                    text: Line::sanitize(b"the directory is down"),
+                },
+                _ => PasswordVerdict::Wrong,
+            })
+        }
+    }
+
+    fn tables(contents: &str) -> Arc<Tables> {
+        let text = "table creds file:/creds\nlisten on lo port 25 hostname x\nmatch reject\n";
+        let mut sources = Sources::from_text("t", text, &[]);
+        sources.insert(Path::new("/creds"), contents.as_bytes().to_vec());
+        let defaults = Defaults {
+            server_name: Line::new("mx.example.org").unwrap(),
+            addresses: Vec::new(),
+        };
+        let loaded = config::load(&sources, &defaults).unwrap();
+        Arc::new(Tables::load(&loaded.config, &sources).unwrap())
+    }
+
+    struct World {
+        checker: Checker,
+        tables: Option<Arc<Tables>>,
+    }
+
+    impl World {
+        fn new(tables: Option<Arc<Tables>>) -> World {
+            World {
+                checker: Checker::start(50, OneUser).unwrap(),
+                tables,
+            }
+        }
+
+        fn asked(&self, user: &str, password: &str) -> mpsc::Receiver<Verdict> {
+            let (sender, receiver) = mpsc::channel();
+            let attempt = Attempt {
+                peer: Peer::parse("192.0.2.1").unwrap(),
+                user: Line::new(user).unwrap(),
+                password: Secret::new(Line::new(password).unwrap()),
+                table: self
+                    .tables
+                    .clone()
+                    .map(|tables| (tables, "creds".to_owned())),
+                budget: Some(50),
+            };
+            let answer = Box::new(move |verdict| sender.send(verdict).unwrap());
+            self.checker.check(attempt, answer, Timestamp::now());
+            receiver
+        }
+
+        fn ask(&self, user: &str, password: &str) -> Verdict {
+            self.asked(user, password).recv().unwrap()
+        }
+    }
+
+    // table(5), credentials tables; smtpd.conf(5), auth.
+    #[test]
+    fn a_table_knows_users_by_their_hashes() {
+        let hash = crypt::hash("right").unwrap();
+        let text = format!("ann {hash}\nbob bob:{hash}\nodd clear-text\nshut !{hash}\n");
+        let world = World::new(Some(tables(&text)));
+        assert_eq!(world.ask("ann", "right"), Verdict::Accepted);
+        assert_eq!(world.ask("ANN", "right"), Verdict::Accepted);
+        assert_eq!(world.ask("bob", "right"), Verdict::Accepted);
+        assert_eq!(world.ask("odd", "clear-text"), Verdict::Unavailable);
+        let refused = [
+            ("ann", "Right"),
+            ("ann", ""),
+            ("nobody", "right"),
+            ("", "x"),
+            ("shut", "right"),
+        ];
+        let waiting: Vec<_> = refused
+            .map(|(user, password)| world.asked(user, password))
+            .into();
+        for answer in waiting {
+            assert_eq!(answer.recv().unwrap(), Verdict::Refused);
+        }
+    }
+
+    #[test]
+    fn a_system_is_asked_and_what_it_does_not_know_is_no_refusal() {
+        let world = World::new(None);
+        assert_eq!(world.ask("ann", "right"), Verdict::Accepted);
+        assert_eq!(world.ask("broken", "x"), Verdict::Unavailable);
+        let start = Instant::now();
+        assert_eq!(world.ask("ann", "wrong"), Verdict::Refused);
+        assert!(start.elapsed() >= BEAT, "refusals come on the full second");
+    }
+
+    #[test]
+    fn too_many_failures_end_the_looking() {
+        let world = World::new(None);
+        let failures: Vec<_> = (0..50)
+            .map(|n| world.asked(&format!("u{n}"), "x"))
+            .collect();
+        for failure in failures {
+            assert_eq!(failure.recv().unwrap(), Verdict::Refused);
+        }
+        assert_eq!(
+            world.ask("ann", "right"),
+            Verdict::Exhausted(Exhausted::Network)
+        );
+    }
+}
