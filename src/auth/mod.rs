@@ -6,7 +6,7 @@
 //! else, questions to the parent on threads that only wait. Whoever asks goes on meanwhile.
 //!
 //! What a refusal tells: nothing. A user that does not exist costs a hash like one that does, and
-//! refusals come on the full second. Failures count ([`Budget`]), and when there have been too many
+//! refusals come on the full second. Failures count, and when there have been too many
 //! nobody looks at the password any more.
 
 #![forbid(unsafe_code)]
