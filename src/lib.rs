@@ -20,12 +20,27 @@
 //! ```text
 //! smtpd            root, one thread: binds, starts, forks and execs deliveries,
 //!  │               opens ~/.forward as its owner                                 [parent]
-//!  ├─ engine       _smtpd, many threads: everything else                         [engine]
+//!  ├─ engine       _smtpq, the queue's owner, many threads: everything else      [engine]
+//!  ├─ keys         _smtpd: holds private keys and signs                          [tls]
 //!  └─ deliveries   the recipient: maildirs, mail.local, commands                 [mda]
+//!                  _smtpd: commands and files of aliases
 //! ```
 //!
 //! Children are started by fork and exec of the same binary, so that their address spaces differ.
 //! Between parent and engine lies a closed list of requests that name things ([`privsep`]).
+//!
+//! # What a compromised engine can still do
+//!
+//! It has all mail that passes and the queue, the passwords that relaying needs, the key of queue
+//! encryption and that of SRS; it can have anything signed, but learns no private key. It can
+//! read any user's .forward that its owner alone can write. It can have
+//! any message delivered to any user in the ways that the configuration and that user's .forward
+//! name, with addresses of its choice in the values of format specifiers. As `_smtpd` it can run
+//! commands and append to files, for what an alias says is known to it alone. It runs no other
+//! user's command: the parent takes an action's from the configuration, and the delivery, which
+//! has become the user, looks for the command in that user's own .forward (`mda::exec`
+//! `a_users_command_runs_only_if_the_users_own_forward_names_it`). It is not root, and reads no
+//! file but those of the system and those of the configuration.
 //!
 //! # Threads of the engine
 //!
@@ -53,7 +68,8 @@
 //!    start was never promised.
 //! 3. A failure is on disk as a bounce envelope before the envelope that failed is deleted, or
 //!    nothing is deleted.
-//! 4. The parent parses nothing a stranger wrote; requests name actions and users.
+//! 4. The parent parses nothing a stranger wrote; requests name actions and users. The command of
+//!    a .forward travels to be compared with the file, not to be believed.
 //! 5. The parent never has a second thread; fork happens nowhere else.
 //! 6. Malformed input from outside costs the peer its connection, never the process.
 //! 7. Every envelope is in exactly one scheduler state; only the runner moves it out of inflight.

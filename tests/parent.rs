@@ -264,6 +264,7 @@ fn a_delivery_child_becomes_the_recipient_and_delivers() {
             path: None,
             junk: false,
         },
+        own_forward: false,
         wrapper: None,
         user: line(&recipient.name),
         home: home.to_str().unwrap().to_owned(),

@@ -52,12 +52,13 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
     ("client", "tls smtp sys"),
+    // Runs what the parent hands over: a job, and batches of messages to a kept child. A user's
+    // command it looks for in that user's .forward.
+    ("mda", "expansion privsep config sys"),
     // Who is a user is the system's to say, and the parent opens users' files.
     ("expansion", "ruleset table privsep config sys"),
     ("ruleset", "table config"),
     ("table", "config sys"),
-    // Runs what the parent hands over: a job, and batches of messages to a kept child.
-    ("mda", "privsep config sys"),
     // The process that holds the keys is shut in; it is told of them by the parent.
     ("tls", "privsep sys"),
     ("privsep", "config sys"),

@@ -458,7 +458,7 @@ fn flush_through_daemon(paths: &Paths) -> i32 {
 /// `-x mda`: we have become the recipient; what is to be done is on descriptor 3.
 fn keys(asked: &Asked) -> i32 {
     let identity = match Rights::find(&asked.paths()) {
-        Ok(Rights::Root { engine, .. }) => Some(engine),
+        Ok(Rights::Root { daemon, .. }) => Some(daemon),
         Ok(Rights::User { .. }) => None,
         Err(why) => {
             say(&format!("smtpd: keys: {why}"));

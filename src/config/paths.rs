@@ -5,10 +5,16 @@ use std::path::{Path, PathBuf};
 
 use crate::sys;
 
-/// The unprivileged user that the engine runs as, and that owns the queue.
+/// The user of commands of aliases, and of the process with the private keys.
 pub const USER: &str = match option_env!("SMTPD_USER") {
     Some(name) => name,
     None => "_smtpd",
+};
+
+/// The unprivileged user that the engine runs as, and that owns the queue.
+pub const QUEUE_USER: &str = match option_env!("SMTPD_QUEUE_USER") {
+    Some(user) => user,
+    None => "_smtpq",
 };
 
 /// The group that may put messages into the offline queue: sendmail's set-group-id.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 
 use crate::log;
-use crate::mail::Refusal;
+use crate::mail::{Command, Refusal};
 use crate::privsep::{Forward, Forwards};
 use crate::sys::errno::strerror;
 use crate::sys::open;
@@ -47,7 +47,7 @@ pub fn lookup(
             log::info(format_args!("info: forward file is empty: of {user}"));
             Ok(None)
         }
-        Ok(Contents::Items(items)) => Ok(Some(items).filter(|items| !items.is_empty())),
+        Ok(Contents::Items(items)) => Ok(Some(without_includes(items)).filter(|i| !i.is_empty())),
         Err(why) => {
             log::info(format_args!("info: {why}: of {user}"));
             let reason = format!(".forward of {user}: {why}");
@@ -75,10 +75,18 @@ fn items_of(file: File) -> Result<Contents, String> {
     if bytes.is_empty() {
         return Ok(Contents::Nothing);
     }
-    let mut items = parse(&bytes).map_err(|(line, bad)| {
+    let items = parse(&bytes).map_err(|(line, bad)| {
         // Operators know the first words.
         format!("parse error in forward file: line {line}: {bad}")
     })?;
+    let included = |item: &&Item| matches!(item, Item::Include(_));
+    match items.len() - items.iter().filter(included).count() > ITEMS {
+        true => Err("forward file expanded too many nodes".to_owned()),
+        false => Ok(Contents::Items(items)),
+    }
+}
+
+fn without_includes(mut items: Vec<Item>) -> Vec<Item> {
     items.retain(|item| {
         let included = matches!(item, Item::Include(_));
         if included {
@@ -86,10 +94,19 @@ fn items_of(file: File) -> Result<Contents, String> {
         }
         !included
     });
-    match items.len() > ITEMS {
-        true => Err("forward file expanded too many nodes".to_owned()),
-        false => Ok(Contents::Items(items)),
-    }
+    items
+}
+
+/// Whether a .forward names this command or file.
+pub fn names(file: File, command: &Command) -> Result<bool, String> {
+    let Contents::Items(items) = items_of(file)? else {
+        return Ok(false);
+    };
+    Ok(items.iter().any(|item| match (item, command) {
+        (Item::Pipe(named), Command::Pipe(wanted)) => named == wanted,
+        (Item::File(named), Command::File(wanted)) => named == wanted,
+        _ => false,
+    }))
 }
 
 /// The items of a file in their order, or the number of a line and what is wrong with it.

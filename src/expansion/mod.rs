@@ -17,6 +17,8 @@ pub mod trace;
 mod tree;
 pub mod watch;
 
+pub use self::forward::names as forward_names;
+
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 

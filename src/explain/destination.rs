@@ -81,6 +81,7 @@ impl Deliveries<'_> {
                 dest: dest.clone(),
             },
             delivery: local.delivery.clone(),
+            own_forward: false,
             wrapper: wrapper.cloned(),
             user: Line::sanitize(runs_as.name.as_bytes()),
             home: recipient.home.to_string_lossy().into_owned(),

@@ -165,6 +165,7 @@ mod tests {
                 path: Line::new(path).ok(),
                 junk: false,
             },
+            own_forward: false,
             wrapper: None,
             user: Line::new("bob").unwrap(),
             home: "/".into(),

@@ -11,11 +11,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::config::{Delivery, paths};
+use crate::expansion::forward_names;
 use crate::mail;
+use crate::privsep::forward_file::{self, Verdict};
 use crate::privsep::job::ChildJob;
 use crate::sys;
 use crate::util::Timestamp;
@@ -103,6 +105,7 @@ pub fn run(job: &ChildJob) -> i32 {
 
 fn ready(job: &ChildJob) -> Result<(String, File), Failure> {
     may_run(job)?;
+    is_wanted(job)?;
     Ok((home(job)?, standard_input()?))
 }
 
@@ -131,6 +134,26 @@ fn may_run(job: &ChildJob) -> Result<(), Failure> {
         return Err(Failure::new(OSERR, text));
     }
     no_root(job)
+}
+
+/// A user's command runs because it stands in that user's own .forward, and for no other reason:
+/// whoever asks for the delivery may be wrong about it.
+fn is_wanted(job: &ChildJob) -> Result<(), Failure> {
+    let (Some(command), true) = (&job.job.command, job.own_forward) else {
+        return Ok(());
+    };
+    let temporary = |text: String| Failure::new(TEMPFAIL, text);
+    let named = match forward_file::open(Path::new(&job.home), job.uid).map_err(temporary)? {
+        Verdict::File(file) => forward_names(file, command).map_err(temporary)?,
+        Verdict::None | Verdict::NoHome(_) => false,
+    };
+    match named {
+        true => Ok(()),
+        false => Err(temporary(format!(
+            "the .forward of {} does not name this command or file now",
+            job.job.user
+        ))),
+    }
 }
 
 /// Only a mailbox is opened with root's rights.
@@ -397,6 +420,7 @@ mod tests {
                 dest: MailAddr::new("bob", "host.e.net").unwrap(),
             },
             delivery,
+            own_forward: false,
             wrapper: None,
             user: line("bob"),
             home: "/users/bob".into(),
@@ -542,6 +566,44 @@ mod tests {
         job.user = line("no-such-user");
         assert_eq!(home(&job).unwrap_err().code, TEMPFAIL);
         assert_eq!(values(&job).directory, "/users/bob");
+    }
+
+    #[test]
+    fn a_users_command_runs_only_if_the_users_own_forward_names_it() {
+        // smtpd(8): neither a forged envelope nor a compromised engine runs a command as a user.
+        let dir = tempfile::tempdir().unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode;
+        std::fs::set_permissions(dir.path(), mode(0o700)).unwrap();
+        let mut job = job(Delivery::Mbox);
+        job.home = dir.path().display().to_string();
+        job.own_forward = true;
+        let forward = |text: &str| {
+            let path = dir.path().join(".forward");
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, mode(0o600)).unwrap();
+        };
+        let pipe = |text: &str| Some(mail::Command::Pipe(line(text)));
+        let file = |text: &str| Some(mail::Command::File(line(text)));
+        job.job.command = pipe("touch canary");
+        assert_eq!(is_wanted(&job).unwrap_err().code, TEMPFAIL);
+        forward("bob, \"|cat >x\"\n/home/bob/box\n|touch canary2\n:include:/x\n");
+        for (command, wanted) in [
+            (pipe("cat >x"), true),
+            (file("/home/bob/box"), true),
+            (pipe("touch canary2"), true),
+            (pipe("touch canary"), false),
+            (pipe("/home/bob/box"), false),
+            (file("cat >x"), false),
+            (file("/home/bob/.ssh/authorized_keys"), false),
+            (None, true),
+        ] {
+            job.job.command = command;
+            assert_eq!(is_wanted(&job).is_ok(), wanted, "{:?}", job.job.command);
+        }
+        // One that others may have written says nothing.
+        job.job.command = pipe("cat >x");
+        std::fs::set_permissions(dir.path().join(".forward"), mode(0o666)).unwrap();
+        assert!(is_wanted(&job).is_err());
     }
 
     #[test]

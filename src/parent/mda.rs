@@ -78,9 +78,10 @@ struct Plan {
 fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, Refused> {
     let action = local_action(world.config, &job)?;
     let recipient = recipient(world, action, &job)?;
-    let user = match &action.user {
-        Some(name) => delivery_user(world, name)?,
-        None => recipient.clone(),
+    let origin = origin(world.rights, action, &job)?;
+    let user = match (&action.user, origin) {
+        (Some(name), Origin::Action) => delivery_user(world, name)?,
+        _ => recipient.clone(),
     };
     let plain_mbox = action.delivery == Delivery::Mbox && job.command.is_none();
     may_deliver(world.rights, &job, &user, plain_mbox)?;
@@ -95,6 +96,7 @@ fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, Refused> {
     let child = ChildJob {
         job,
         delivery: action.delivery.clone(),
+        own_forward: origin == Origin::Forward,
         wrapper,
         user: Line::sanitize(user.name.as_bytes()),
         home,
@@ -131,14 +133,48 @@ fn local_action<'a>(config: &'a Config, job: &MdaJob) -> Result<&'a LocalAction,
     Ok(local)
 }
 
+/// Who says what is done with the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The action: its text is in the configuration.
+    Action,
+    /// An alias: nobody can see which one. It runs as the daemon's user, whatever the action says.
+    Alias,
+    /// The recipient's .forward, where the child has to find it.
+    Forward,
+}
+
+fn origin(rights: &Rights, action: &LocalAction, job: &MdaJob) -> Result<Origin, Refused> {
+    match (&job.command, rights) {
+        (None, _) => Ok(Origin::Action),
+        (Some(_), Rights::Root { .. }) if *job.user == *paths::USER => Ok(Origin::Alias),
+        // All of them are one user's.
+        (Some(_), Rights::User { .. }) => Ok(Origin::Alias),
+        (Some(_), Rights::Root { .. }) => match &action.user {
+            Some(name) if *name != job.user => {
+                let text = format!("action '{}' does not deliver as {}", job.action, job.user);
+                Err(refuse(sysexits::TEMPFAIL, text))
+            }
+            _ => Ok(Origin::Forward),
+        },
+    }
+}
+
 /// Commands and files of aliases are the daemon's own user's, whom a userbase need not have.
 fn recipient(world: &World<'_>, action: &LocalAction, job: &MdaJob) -> Result<User, Refused> {
-    let found = match world.users.recipient(action, &job.user) {
-        Ok(None) if job.command.is_some() => world
-            .users
-            .system(&job.user)
-            .map(|user| user.filter(|user| world.rights.is_daemon(user.uid))),
-        found => found,
+    let found = match world.rights {
+        Rights::Root { daemon, .. } if job.command.is_some() && *job.user == *paths::USER => {
+            let home = world.users.system(&job.user);
+            home.map(|user| Some(daemon_user(daemon, user)))
+        }
+        Rights::User { uid, .. } => match world.users.recipient(action, &job.user) {
+            Ok(None) if job.command.is_some() => world
+                .users
+                .system(&job.user)
+                .map(|user| user.filter(|user| user.uid == *uid)),
+            found => found,
+        },
+        Rights::Root { .. } => world.users.recipient(action, &job.user),
     };
     match found {
         Ok(Some(user)) => Ok(user),
@@ -147,6 +183,17 @@ fn recipient(world: &World<'_>, action: &LocalAction, job: &MdaJob) -> Result<Us
             log::warn(format_args!("{text}"));
             Err(refuse(sysexits::TEMPFAIL, TEMPORARY_LOOKUP.to_owned()))
         }
+    }
+}
+
+/// The daemon's user, whom a trial on a bare machine has only by number.
+fn daemon_user(daemon: &Identity, found: Option<User>) -> User {
+    User {
+        name: paths::USER.to_owned(),
+        uid: daemon.uid,
+        gid: daemon.gid,
+        gecos: String::new(),
+        home: found.map_or_else(|| PathBuf::from("/"), |user| user.home),
     }
 }
 

@@ -215,7 +215,9 @@ fn prepare_spool(paths: &Paths, rights: &Rights) -> Result<(), String> {
             .map_err(|error| format!("cannot make {}: {}", root.display(), strerror(&error)))?;
     }
     let (top, inner, drop_box) = match rights {
-        Rights::Root { engine, queue_gid } => ((0, 0), (engine.uid, 0), (0, *queue_gid)),
+        Rights::Root {
+            engine, queue_gid, ..
+        } => ((0, 0), (engine.uid, 0), (0, *queue_gid)),
         Rights::User { uid, gid } => ((*uid, *gid), (*uid, *gid), (*uid, *gid)),
     };
     if rights.is_root() {

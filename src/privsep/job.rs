@@ -23,6 +23,8 @@ pub struct ChildJob {
     pub job: MdaJob,
     /// The action's method.
     pub delivery: Delivery,
+    /// Whether the command, or file, must stand in the user's own .forward.
+    pub own_forward: bool,
     /// The text of the action's wrapper.
     pub wrapper: Option<Line>,
     /// Who the child runs as, by name: the action's `user`, else the recipient user.
@@ -53,6 +55,7 @@ impl ChildJob {
         let mut w = Writer::frame(VERSION);
         self.job.write(&mut w);
         write_delivery(&self.delivery, &mut w);
+        w.flag(self.own_forward);
         w.option(self.wrapper.as_ref(), Writer::line);
         w.line(&self.user);
         w.text(&self.home);
@@ -68,6 +71,7 @@ impl ChildJob {
         let job = ChildJob {
             job: MdaJob::read(&mut r)?,
             delivery: read_delivery(&mut r)?,
+            own_forward: r.flag()?,
             wrapper: r.option(Reader::line)?,
             user: r.line()?,
             home: r.text()?.to_owned(),
@@ -171,6 +175,7 @@ mod tests {
             let job = ChildJob {
                 job: chance.job(),
                 delivery,
+                own_forward: chance.below(2) == 0,
                 wrapper: (chance.below(2) == 0).then(|| line.clone()),
                 user: Line::new("bob").unwrap(),
                 home: "/home/bob".into(),

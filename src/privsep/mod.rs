@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 pub mod batch;
 pub mod channel;
 pub mod client;
+pub mod forward_file;
 pub mod frame;
 pub mod handover;
 pub mod identity;

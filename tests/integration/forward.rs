@@ -199,3 +199,82 @@ fn users_of_a_file_are_read_again_by_both_processes() {
     client.say("RCPT TO:<virt@example.org>", 424);
     client.say("RCPT TO:<root@example.org>", 550);
 }
+
+/// The user id of a process.
+fn uid_of(pid: u32) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{pid}")).unwrap())
+}
+
+#[test]
+fn a_forged_envelope_runs_no_command_and_writes_no_file_of_a_user() {
+    // smtpd(8), Processes and privileges: the engine is not the user of commands of aliases, and
+    // what an envelope says of a user's command counts only if the user's .forward says it too.
+    let test = "a_forged_envelope_runs_no_command_and_writes_no_file_of_a_user";
+    let setup = Setup::new(
+        "listen on 127.0.0.1 port $port\n\
+         action \"l\" maildir alias { who = \"\\\"|(id -u; kill -0 $(cat $dir/engine) && echo could) >$dir/who 2>/dev/null; cat >/dev/null\\\"\" }\n\
+         match from any for any action \"l\"\n",
+    );
+    let Some(mut daemon) = start_with_users(test, setup) else {
+        return;
+    };
+    let dir = daemon.path().to_owned();
+    let engine = daemon.engine_pid();
+    assert_eq!(uid_of(engine), 54321);
+    let queue = fs::metadata(dir.join("spool/queue")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&queue), 54321);
+    // An alias' command runs as _smtpd and reaches no process of the engine's.
+    fs::write(dir.join("engine"), engine.to_string()).unwrap();
+    fs::write(dir.join("who"), "").unwrap();
+    chown(dir.join("who"), Some(54320), Some(54320)).unwrap();
+    let mut client = daemon.hello();
+    client.mail("s@example.net", &["who@example.org"], b"\nx\n");
+    wait_for("the command of the alias", || {
+        fs::read_to_string(dir.join("who")).is_ok_and(|text| text == "54320\n")
+    });
+    daemon.wait_empty();
+    // A command that is there runs.
+    let home = dir.join("home/alice");
+    write_forward(&home, 54322, "\"|cat >$HOME/ran\"\n");
+    client.mail("s@example.net", &["alice@example.org"], b"\nx\n");
+    wait_for("the command of the .forward", || home.join("ran").exists());
+    daemon.wait_empty();
+    // Envelopes that whoever owns the queue has planted.
+    assert!(daemon.ctl(["pause", "mda"]).status.success());
+    for _ in 0..3 {
+        client.mail("s@example.net", &["bob@example.org"], b"\nx\n");
+    }
+    daemon.stop();
+    let forged = [
+        ("alice", "|touch $HOME/canary"),
+        ("bob", "/home/x/../canary"),
+        ("alice", "|cat >$HOME/ran #"),
+    ];
+    let envelopes: Vec<_> = daemon
+        .spooled()
+        .into_iter()
+        .filter(|path| path.file_name().is_some_and(|name| name.len() == 16))
+        .collect();
+    assert_eq!(envelopes.len(), forged.len());
+    for (path, (user, command)) in envelopes.iter().zip(forged) {
+        let text = fs::read_to_string(path).unwrap();
+        let mut lines: Vec<_> = text
+            .lines()
+            .filter(|line| !line.starts_with("check:") && !line.starts_with("mda-user:"))
+            .map(str::to_owned)
+            .collect();
+        lines.push(format!("mda-exec: {command}"));
+        lines.push(format!("mda-user: {user}"));
+        fs::write(path, lines.join("\n") + "\n").unwrap();
+    }
+    daemon.start();
+    for (user, _) in forged {
+        daemon.wait_log(&format!(
+            "the .forward of {user} does not name this command or file now"
+        ));
+    }
+    wait_for("three refusals", || {
+        daemon.log().matches("does not name this command").count() >= forged.len()
+    });
+    assert!(!home.join("canary").exists() && !dir.join("home/canary").exists());
+}

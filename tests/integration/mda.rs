@@ -236,7 +236,7 @@ fn deliveries_run_as_the_recipient() {
     client.say("RCPT TO:<nobody-here@mx.example.org>", 550);
     // Nothing of ours runs as root but the parent.
     let engine = processes::find(daemon.engine_pid()).unwrap();
-    assert_eq!(engine.uid, 54320);
+    assert_eq!(engine.uid, 54321);
 }
 
 #[test]

@@ -1,7 +1,8 @@
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -13,6 +14,13 @@ use crate::privsep::Handover;
 use crate::sys::user;
 
 use super::*;
+
+/// The file's name in a home directory.
+const NAME: &str = ".forward";
+
+fn look_for(owner: &User) -> Result<Verdict, String> {
+    forward_file::open(&owner.home, owner.uid)
+}
 
 /// A home directory of ours with a .forward, and what is found in it.
 struct Home(TempDir);
@@ -45,7 +53,7 @@ impl Home {
     }
 
     fn look(&self) -> String {
-        said(look(&self.owner()), self.0.path())
+        said(look_for(&self.owner()), self.0.path())
     }
 }
 
@@ -100,7 +108,7 @@ fn what_others_can_write_is_not_used() {
     home.mode("", 0o755);
     let mut stranger = home.owner();
     stranger.uid += 1;
-    assert_eq!(said(look(&stranger), home.0.path()), INSECURE);
+    assert_eq!(said(look_for(&stranger), home.0.path()), INSECURE);
 }
 
 // OpenSMTPD 5.7.3: a link, a FIFO, or somebody else's file in the place of a .forward.
@@ -148,13 +156,16 @@ fn no_home_is_no_forward() {
         ("/nonexistent/x", "No such file or directory"),
     ] {
         owner.home = place.into();
-        assert_eq!(said(look(&owner), home.0.path()), format!("no home: {why}"));
+        assert_eq!(
+            said(look_for(&owner), home.0.path()),
+            format!("no home: {why}")
+        );
     }
     // A home behind a link is a home.
     let link = home.path("link");
     symlink(home.0.path(), &link).unwrap();
     owner.home = link;
-    assert_eq!(said(look(&owner), home.0.path()), "alice\n");
+    assert_eq!(said(look_for(&owner), home.0.path()), "alice\n");
 }
 
 fn opened(rights: &Rights, action: &str, name: &str, home: &Path) -> Opened {

@@ -104,7 +104,8 @@ fn job(user: &str) -> MdaJob {
 
 fn root() -> Rights {
     Rights::Root {
-        engine: Identity::alone(500, 500),
+        engine: Identity::alone(499, 500),
+        daemon: Identity::alone(500, 500),
         queue_gid: 501,
     }
 }
@@ -243,6 +244,28 @@ fn users_of_a_userbase_are_whom_the_table_makes_them() {
 }
 
 #[test]
+fn a_command_is_the_daemons_or_has_to_be_in_the_users_own_forward() {
+    // smtpd(8): what the engine says of a command is believed of no other user.
+    let command = |user: &str| MdaJob {
+        command: Some(Command::Pipe(line("id"))),
+        ..job(user)
+    };
+    let mut fixture = Fixture::new(MAILDIR);
+    let plan = fixture.plan(&root(), command("bob")).unwrap();
+    assert!(plan.child.own_forward);
+    let plan = fixture.plan(&root(), command("_smtpd")).unwrap();
+    assert!(!plan.child.own_forward);
+    assert!(!fixture.plan(&root(), job("bob")).unwrap().child.own_forward);
+    // Of an action's user it runs nothing but what the action says.
+    fixture.local().user = Some(line("vmail"));
+    let plan = fixture.plan(&root(), command("_smtpd")).unwrap();
+    assert_eq!(plan.identity, Some(Identity::alone(500, 500)));
+    assert_eq!(refused(fixture.plan(&root(), command("bob"))).0, 75);
+    let plan = fixture.plan(&root(), command("vmail")).unwrap();
+    assert!(plan.child.own_forward);
+}
+
+#[test]
 fn commands_of_aliases_are_the_daemons_whatever_the_userbase() {
     // aliases(5): commands run as _smtpd.
     let mut fixture = Fixture::new(MAILDIR);
@@ -250,7 +273,7 @@ fn commands_of_aliases_are_the_daemons_whatever_the_userbase() {
     let mut command = job("_smtpd");
     command.command = Some(Command::Pipe(line("id")));
     let plan = fixture.plan(&root(), command.clone()).unwrap();
-    assert_eq!(plan.identity, Some(Identity::alone(500, 1500)));
+    assert_eq!(plan.identity, Some(Identity::alone(500, 500)));
     // Only commands, and only that user.
     assert_eq!(refused(fixture.plan(&root(), job("_smtpd"))).0, 67);
     command.user = line("vmail");
