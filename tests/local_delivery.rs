@@ -48,6 +48,7 @@ impl Calls for Parent {
             user: job.user.clone(),
             job,
             delivery: self.delivery.clone(),
+            own_forward: false,
             wrapper: None,
             home: self.home.clone(),
             uid: 0,

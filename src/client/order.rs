@@ -145,10 +145,26 @@ impl Timeouts {
 }
 
 /// Where the bytes of a message come from: its text as the queue keeps it, with LF line ends. It
-/// is opened once for each transaction and never held whole in memory.
+/// is opened once or twice for each transaction and never held whole in memory.
 pub trait Content {
     /// Opens it at its first byte.
     fn open(&self) -> io::Result<Box<dyn Read + '_>>;
+
+    /// Whether a byte of it is no ASCII. One that cannot be read to its end may have some.
+    fn is_eight_bit(&self) -> bool {
+        let mut buffer = vec![0; 64 * 1024];
+        let Ok(mut content) = self.open() else {
+            return true;
+        };
+        loop {
+            match content.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(n) if buffer.get(..n).is_some_and(<[u8]>::is_ascii) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
 }
 
 impl<F, R> Content for F

@@ -123,8 +123,28 @@ fn current() -> MutexGuard<'static, Current> {
 }
 
 fn write(level: Level, line: Arguments<'_>) {
-    let line = one_line(line.to_string());
+    let line = without_numbers(one_line(line.to_string()));
     current().output.line(level, line);
+}
+
+/// What the standard library puts behind the system's own words for an error says nothing to an
+/// administrator, and differs from one system to the next.
+fn without_numbers(mut line: String) -> String {
+    const MARK: &str = " (os error ";
+    let mut from = 0;
+    while let Some(at) = line.get(from..).and_then(|rest| rest.find(MARK)) {
+        let at = from + at;
+        let number = line.get(at + MARK.len()..).unwrap_or_default();
+        let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+        from = match number.as_bytes().get(digits) {
+            Some(b')') if digits > 0 => {
+                line.replace_range(at..at + MARK.len() + digits + 1, "");
+                at
+            }
+            _ => at + MARK.len(),
+        };
+    }
+    line
 }
 
 /// Whatever a stranger put into it, it stays one line and moves no cursor.
@@ -151,5 +171,19 @@ mod tests {
         let hostile = "helo=\x1b[2J\r\nwarn: fake\0\u{85}".to_owned();
         assert_eq!(one_line(hostile), "helo=?[2J??warn: fake??");
         assert_eq!(one_line("plain ü".into()), "plain ü");
+    }
+
+    #[test]
+    fn errors_are_said_in_the_systems_words_alone() {
+        // As strerror(3) has them.
+        let error = std::io::Error::from_raw_os_error(2);
+        let line = format!("open x: {error}: read y: {error}");
+        let words = crate::sys::errno::strerror(&error);
+        assert_eq!(
+            without_numbers(line),
+            format!("open x: {words}: read y: {words}")
+        );
+        let other = "said (os error x) (os error ) (os error";
+        assert_eq!(without_numbers(other.into()), other);
     }
 }

@@ -188,14 +188,21 @@ fn standard_input() -> Result<File, Failure> {
         .as_fd()
         .try_clone_to_owned()
         .map(File::from)
-        .map_err(|error| Failure::new(OSERR, format!("standard input: {error}")))
+        .map_err(|error| {
+            Failure::new(
+                OSERR,
+                format!("standard input: {}", sys::errno::strerror(&error)),
+            )
+        })
 }
 
 fn run_batch(job: &ChildJob, home: &str, input: File) -> Result<(), Failure> {
-    let output = io::stdout()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|error| Failure::new(OSERR, format!("standard output: {error}")))?;
+    let output = io::stdout().as_fd().try_clone_to_owned().map_err(|error| {
+        Failure::new(
+            OSERR,
+            format!("standard output: {}", sys::errno::strerror(&error)),
+        )
+    })?;
     batch::serve(job, home, input, File::from(output))
 }
 

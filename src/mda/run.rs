@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::process::Command;
 
+use crate::sys::errno::strerror;
 use crate::util::sysexits::TEMPFAIL;
 
 use super::Failure;
@@ -16,7 +17,7 @@ pub fn run(command: &OsStr) -> Result<i32, Failure> {
         .arg(command)
         .env_remove(WRAPPED)
         .status()
-        .map_err(|error| Failure::new(TEMPFAIL, format!("/bin/sh: {error}")))?;
+        .map_err(|error| Failure::new(TEMPFAIL, format!("/bin/sh: {}", strerror(&error))))?;
     match status.code() {
         Some(code) => Ok(code),
         None => Err(Failure::new(TEMPFAIL, "command was ended by a signal")),

@@ -448,7 +448,9 @@ fn parameters_are_for_servers_that_offer_them() {
         talk.write();
         talk.written.pop_front().unwrap() + "|" + &talk.written.pop_front().unwrap()
     };
+    let eight_bit = || Ok(&b"Subject: x\n\ncaf\xc3\xa9\n"[..]);
     let full = Message {
+        content: &eight_bit,
         ret: Some(Ret::Full),
         envid: Some(line("id+20x")),
         ..message()
@@ -467,6 +469,13 @@ fn parameters_are_for_servers_that_offer_them() {
         "MAIL FROM:<al@e.org> SIZE=1000 BODY=8BITMIME RET=FULL ENVID=id+20x|\
          RCPT TO:<b@e.net> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b@e.net"
     );
+    // RFC 6152 §2: content of ASCII alone needs no declaration.
+    let seven_bit = || Ok(&b"Subject: x\n\ncafe\n"[..]);
+    let ascii = Message {
+        content: &seven_bit,
+        ..message()
+    };
+    assert_eq!(send(&["8BITMIME"], &ascii, recipients(&["b@e.net"])), plain);
     let odd = Message {
         envid: Some(line("a b")),
         ..message()

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::privsep::{MdaEnd, MdaResult, Pending};
 use crate::sys::descriptors::set_nonblocking;
+use crate::sys::errno::strerror;
 use crate::sys::poll::{Interest, PollFd, poll};
 
 use super::exit::{Settled, Tail};
@@ -42,7 +43,7 @@ pub fn run(delivery: Delivery, message: &mut dyn Read, timeout: Duration) -> Set
     let deadline = Instant::now() + timeout;
     match Feed::new(delivery) {
         Ok(feed) => feed.run(message, deadline),
-        Err(error) => Settled::not_started(&format!("pipe: {error}")),
+        Err(error) => Settled::not_started(&format!("pipe: {}", strerror(&error))),
     }
 }
 

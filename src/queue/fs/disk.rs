@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use crate::sys;
+use crate::sys::errno::strerror;
 use crate::sys::fs::Room;
 
 /// A file system under the spool's root.
@@ -220,7 +221,7 @@ impl DiskFile for RealFile {
 fn told(attempt: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(
         sys::fs::kind(error),
-        format!("{attempt} {}: {error}", path.display()),
+        format!("{attempt} {}: {}", path.display(), strerror(error)),
     )
 }
 

@@ -4,10 +4,11 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct,
     Error, PeerIncompatible, SignatureScheme,
@@ -22,7 +23,7 @@ use super::{Failure, Inner, Settings, Stream, Verify, server_name};
 pub struct Connector {
     config: Arc<ClientConfig>,
     /// For the log's `valid`, where nothing depends on it. `None` without any root.
-    verifier: Option<Arc<WebPkiServerVerifier>>,
+    verifier: Option<Arc<Trusted>>,
 }
 
 impl Connector {
@@ -42,7 +43,10 @@ impl Connector {
             false => {
                 let roots = settings.trust.roots.clone();
                 let built = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
-                Some(built.build().map_err(|error| wrong(&error))?)
+                Some(Arc::new(Trusted {
+                    chains: built.build().map_err(|error| wrong(&error))?,
+                    certificates: settings.trust.certificates.clone(),
+                }))
             }
         };
         let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -150,6 +154,72 @@ fn failure(error: Error) -> Failure {
             Failure::Certificate(text)
         }
         _ => Failure::Protocol(text),
+    }
+}
+
+/// Takes what a trusted root vouches for, and a peer's own certificate that is itself among the
+/// trusted: made by openssl(1) as it comes, that one says of itself that it is an authority's.
+#[derive(Debug)]
+struct Trusted {
+    chains: Arc<WebPkiServerVerifier>,
+    certificates: Arc<Vec<CertificateDer<'static>>>,
+}
+
+impl ServerCertVerifier for Trusted {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain = self
+            .chains
+            .verify_server_cert(leaf, others, name, ocsp, now);
+        match chain {
+            // Its dates have been looked at before.
+            Err(error) if is_an_authoritys(&error) && self.certificates.contains(leaf) => {
+                verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            chain => chain,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chains
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chains
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
+}
+
+/// The one complaint of rustls about a good certificate that stands for itself; it has no value of
+/// its own.
+fn is_an_authoritys(error: &Error) -> bool {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(why)) => {
+            format!("{:?}", why.0) == "CaUsedAsEndEntity"
+        }
+        _ => false,
     }
 }
 

@@ -145,6 +145,51 @@ fn a_peer_that_cannot_prove_its_name_is_not() {
     }
 }
 
+/// A certificate that its owner has signed, as openssl(1) makes it: one of an authority.
+fn own(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Ca {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    change(&mut params);
+    let certificate = params.self_signed(&key).unwrap();
+    Ca {
+        pem: certificate.pem(),
+        chain: vec![certificate.der().clone()],
+        key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+    }
+}
+
+#[test]
+fn a_certificate_that_is_itself_trusted_is_good_for_its_name_and_time() {
+    // smtpd.conf(5), relay ca: the file holds the peer's own certificate.
+    let pinned = own("mx.example.org", |_| ());
+    let other = own("mx.example.org", |_| ());
+    let expired = own("mx.example.org", |params| {
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    });
+    let plain = own("mx.example.org", |params| params.is_ca = IsCa::NoCa);
+    for (shown, trusted, name, good) in [
+        (&pinned, &pinned, "mx.example.org", true),
+        (&plain, &plain, "mx.example.org", true),
+        (&pinned, &pinned, "mx.example.com", false),
+        (&other, &pinned, "mx.example.org", false),
+        (&expired, &expired, "mx.example.org", false),
+    ] {
+        for versions in [BOTH, &BOTH[1..]] {
+            let (client, thread) = server(shown, versions);
+            match shake(&settings(Verify::Always, trusted), client, name) {
+                Ok(mut stream) => {
+                    assert!(good && stream.facts().peer.as_ref().unwrap().valid);
+                    speaks(&mut stream);
+                }
+                Err(_) => assert!(!good, "{name}"),
+            }
+            thread.join().unwrap();
+        }
+    }
+}
+
 #[test]
 fn an_opportunistic_stream_says_when_the_certificate_is_good() {
     let ca = ca("mx.example.org", |_| ());
