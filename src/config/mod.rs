@@ -23,6 +23,7 @@ mod print;
 pub mod relayhost;
 mod services;
 mod sources;
+pub mod specifier;
 pub mod table_text;
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use crate::cli::sendmail::offline as stored;
+use crate::config::specifier::{self, Values};
 use crate::config::table_text::{Entries, Shape};
 use crate::config::{self, Defaults, Sources};
 use crate::mail::{EvpId, MailAddr};
-use crate::mda::specifier::{self, Values};
 use crate::queue::coding::{Coding, Key, Name};
 use crate::queue::envelope_file;
 use crate::rfc5322::{address_list, fields};

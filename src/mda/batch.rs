@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::config::Delivery;
+use crate::config::specifier::Values;
 use crate::privsep::batch::{Answer, CHUNK_MAX, Chunk, Head};
 use crate::privsep::job::ChildJob;
 use crate::sys::descriptors;
@@ -21,7 +22,6 @@ use crate::util::sysexits::{CONFIG, DATAERR, OK, TEMPFAIL};
 use super::Failure;
 use super::exec::maildir_root;
 use super::maildir::{self, Draft, Junk, Target, Written};
-use super::specifier::Values;
 
 /// The name in front of failures: that of the program that delivers a single message.
 pub const NAME: &str = "mail.maildir";

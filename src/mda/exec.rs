@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::config::specifier::{Piece, Values, expand, expand_path, mbox_from};
 use crate::config::{Delivery, paths};
 use crate::expansion::forward_names;
 use crate::mail;
@@ -24,7 +25,6 @@ use crate::util::Timestamp;
 use crate::util::sysexits::{CONFIG, DATAERR, NOPERM, OSERR, TEMPFAIL};
 
 use super::maildir::{self, Draft, Junk, Target};
-use super::specifier::{Piece, Values, expand, expand_path, mbox_from};
 use super::{Failure, batch, conclude, copy, lmtp, local, mbox, mboxfile, shell};
 
 /// What a job comes to.
@@ -332,7 +332,7 @@ pub(super) fn maildir_root(
     home: &str,
 ) -> Result<PathBuf, Failure> {
     match path {
-        Some(template) => expand_path(template, values),
+        Some(template) => Ok(expand_path(template, values)?),
         None if home.is_empty() => Err(Failure::new(DATAERR, "the user has no home")),
         None => Ok(PathBuf::from(home).join("Maildir")),
     }

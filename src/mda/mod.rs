@@ -16,11 +16,11 @@ pub mod mbox;
 pub mod mboxfile;
 pub mod run;
 pub mod shell;
-pub mod specifier;
 
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::config::specifier::Unexpanded;
 use crate::sys;
 use crate::util::sysexits;
 
@@ -48,6 +48,12 @@ impl Failure {
             code,
             format!("{}: {}", path.display(), sys::errno::strerror(error)),
         )
+    }
+}
+
+impl From<Unexpanded> for Failure {
+    fn from(why: Unexpanded) -> Failure {
+        Failure::new(sysexits::FAILURE, why.to_string())
     }
 }
 

@@ -16,8 +16,9 @@
 //! What a command itself hands to another shell (`eval`, `sh -c '… %{rcpt} …'`) is beyond us;
 //! sanitized values are harmless there, raw ones are not.
 
+use crate::config::specifier::{Piece, TEXT_MAX, Unexpanded};
+
 use super::Failure;
-use super::specifier::{Piece, TEXT_MAX, not_expanded, too_long};
 
 /// A text for `sh -c` and the parameters that follow `$0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ fn bounded(script: Script) -> Result<Script, Failure> {
     let values: usize = script.values.iter().map(String::len).sum();
     let wrapped = script.wrapped.as_ref().map_or(0, String::len);
     if values + wrapped + script.text.len() >= 4 * TEXT_MAX {
-        return Err(too_long());
+        return Err(Unexpanded::TooLong.into());
     }
     Ok(script)
 }
@@ -145,7 +146,7 @@ impl Writer {
                     self.pieces(inner.command, None)?;
                 }
                 (Piece::Mda, Some(inner)) => self.value(inner.mail_mda),
-                (Piece::Mda, None) => return Err(not_expanded()),
+                (Piece::Mda, None) => return Err(Unexpanded::NoValue.into()),
             }
         }
         Ok(())
@@ -278,8 +279,8 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::config::specifier::{Values, expand};
     use crate::mail::MailAddr;
-    use crate::mda::specifier::{Values, expand};
 
     fn compile(command: &str, wrapper: Option<&str>, addr: &MailAddr) -> Script {
         let values = Values {

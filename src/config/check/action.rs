@@ -9,6 +9,7 @@ use crate::config::lexer::Pos;
 use crate::config::model::{
     Action, Delivery, LocalAction, MailFrom, Method, RelayAction, RelayTls, Route, TableName,
 };
+use crate::config::specifier::{self, Fault, Use};
 use crate::mail::MailAddr;
 use crate::util::Line;
 
@@ -48,7 +49,17 @@ impl Checker<'_> {
         self.config.actions.insert(name.value.clone(), action);
     }
 
+    /// Refuses a text with format specifiers that can only fail, and warns of an odd one.
+    pub(super) fn template(&mut self, text: &Text, place: Use) {
+        match specifier::check(&text.value, place) {
+            Ok(()) => {}
+            Err(Fault::Fatal(why)) => self.error(text.at, why),
+            Err(Fault::Odd(why)) => self.diagnostics.warning(text.at, why),
+        }
+    }
+
     fn lmtp(&mut self, dest: &Text, rcpt_to: bool) -> Delivery {
+        self.template(dest, Use::Path);
         if let Err(why) = LmtpDest::parse(&dest.value)
             && !LmtpDest::varies(&dest.value)
         {
@@ -62,6 +73,11 @@ impl Checker<'_> {
     }
 
     fn local(&mut self, method: &LocalMethod, options: &[LocalOption]) -> LocalAction {
+        match method {
+            LocalMethod::Maildir(Some(path), _) => self.template(path, Use::Path),
+            LocalMethod::Mda(command) => self.template(command, Use::Command),
+            _ => {}
+        }
         let mut action = LocalAction {
             delivery: match method {
                 LocalMethod::Mbox => Delivery::Mbox,

@@ -2,6 +2,7 @@
 
 use crate::config::ast::{Limit, MtaLimit, Number, Size, Text};
 use crate::config::model::{Family, MtaLimits, QueueKey};
+use crate::config::specifier::Use;
 use crate::config::values;
 use crate::util::Secret;
 
@@ -137,12 +138,8 @@ impl Checker<'_> {
             );
             return self.error(name.at, text);
         }
+        self.template(command, Use::Wrapper);
         self.declared.wrappers.insert(name.value.clone(), name.at);
-        let folded = command.value.to_ascii_lowercase();
-        if folded.contains("%{mda:") || folded.contains("%{mda[") {
-            let text = "%{mda} is a command and takes no range or modifier: write %{mda}";
-            return self.error(command.at, text);
-        }
         self.config
             .mda_wrappers
             .insert(name.value.clone(), line(command));
