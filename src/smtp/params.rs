@@ -80,7 +80,9 @@ pub fn rcpt(rest: &[u8], dsn: DsnSupport) -> Result<RcptParams, BadParam<'_>> {
     let mut params = RcptParams::default();
     for option in options(rest) {
         match (keyword(option), dsn) {
-            (Some(("NOTIFY", value)), DsnSupport::Offered) => params.notify = notify(value)?,
+            (Some(("NOTIFY", value)), DsnSupport::Offered) => {
+                params.notify = notify(params.notify, value)?;
+            }
             (Some(("ORCPT", value)), DsnSupport::Offered) => params.orcpt = Some(orcpt(value)?),
             _ => return Err(BadParam::Unsupported(option)),
         }
@@ -135,8 +137,9 @@ fn envid(value: &[u8]) -> Result<Option<Line>, BadParam<'_>> {
     printable(value).map(Some).ok_or(BadParam::EnvidSyntax)
 }
 
-fn notify(value: &[u8]) -> Result<Notify, BadParam<'_>> {
-    let mut bits = 0;
+/// What is asked for in `value` and was asked for `before`: several of them are as good as one.
+fn notify(before: Notify, value: &[u8]) -> Result<Notify, BadParam<'_>> {
+    let mut bits = before.0;
     for word in value.split(|&byte| byte == b',') {
         let known: [(&[u8], u8); 4] = [
             (b"SUCCESS", Notify::SUCCESS),
@@ -236,7 +239,19 @@ mod tests {
         let params = rcpt(b" NOTIFY=success,Delay ORCPT=rfc822;b+2Bc@example.org", DSN).unwrap();
         assert_eq!(params.notify, Notify(Notify::SUCCESS | Notify::DELAY));
         assert_eq!(params.orcpt.unwrap().as_str(), "rfc822;b+2Bc@example.org");
-        assert_eq!(rcpt(b"NOTIFY=NEVER,DELAY", DSN), Err(BadParam::NotifyNever));
+        for bad in [
+            "NOTIFY=NEVER,DELAY",
+            "NOTIFY=SUCCESS NOTIFY=NEVER",
+            "NOTIFY=NEVER NOTIFY=SUCCESS",
+        ] {
+            assert_eq!(
+                rcpt(bad.as_bytes(), DSN),
+                Err(BadParam::NotifyNever),
+                "{bad}"
+            );
+        }
+        let twice = rcpt(b"NOTIFY=SUCCESS NOTIFY=DELAY", DSN).unwrap();
+        assert_eq!(twice.notify, params.notify);
         let long = format!("ORCPT=rfc822;{}", "x".repeat(494));
         for bad in [
             "ORCPT=bob",

@@ -348,6 +348,7 @@ fn credentials_are_looked_up_by_label_and_go_over_tls_only() {
     submit(&daemon, "bob@none.example");
     daemon.wait_log(" mta error reason=AUTH not advertised");
     submit(&daemon, "bob@nolabel.example");
+    daemon.wait_log("warn: credentials not found for secrets:nobody");
     daemon.wait_log("warn: Failed to retrieve secret for [relay:mx.example.com,port=");
     daemon.wait_log(",smtp+tls,auth=secrets:nobody,mx]");
     daemon.wait_log("result=\"TempFail\" stat=\"Could not retrieve credentials\"");

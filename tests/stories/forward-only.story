@@ -54,7 +54,7 @@ story a file
 
 story an error
 	rcpt e@fo.org
-	reply 451 Temporary failure: <e@fo.org>
+	reply 550 5.1.6 gone: <e@fo.org>
 
 story an address of another action
 	rcpt inner@fo.org

@@ -420,10 +420,14 @@ fn smarthost(tables: &Tables, ask: &Ask) -> Smarthost {
 
 fn secret(tables: &Tables, table: &str, label: &str) -> Option<Credentials> {
     match tables.credentials(table, label) {
-        Ok(found) => found.map(|found| Credentials {
+        Ok(Some(found)) => Some(Credentials {
             password: Line::sanitize(found.secret.reveal().as_bytes()),
             user: found.user,
         }),
+        Ok(None) => {
+            log::warn(format_args!("credentials not found for {table}:{label}"));
+            None
+        }
         Err(error) => {
             log::warn(format_args!("{error}"));
             None
