@@ -592,6 +592,7 @@ fn destination() -> Destination {
             command: None,
         }),
         internal: false,
+        sameness: "alice".to_owned(),
     }
 }
 

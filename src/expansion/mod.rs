@@ -1,7 +1,7 @@
 //! From a recipient to its destinations, while the client waits.
 //!
 //! All or nothing: one branch that fails refuses the whole recipient. Every destination comes out
-//! once, however many entries lead to it. Depth and number of nodes are bounded, so every loop
+//! once, however many entries lead to it ([`sameness`] tells which are one). Depth and number of nodes are bounded, so every loop
 //! ends. Nothing is expanded again at delivery.
 
 #![forbid(unsafe_code)]
@@ -10,6 +10,7 @@ mod aliases;
 mod forward;
 mod item;
 mod replies;
+mod sameness;
 mod subaddress;
 #[cfg(test)]
 mod tests;
@@ -103,6 +104,7 @@ pub fn expand(
     let mut expansion = Expansion {
         world,
         facts,
+        rcpt: rcpt.clone(),
         tree: Tree::new(&rcpt),
         found: Vec::new(),
         known: HashSet::new(),
@@ -136,9 +138,10 @@ fn with_domain(world: &World<'_>, rcpt: &MailAddr) -> MailAddr {
 struct Expansion<'e, 'w> {
     world: &'e World<'w>,
     facts: &'e Facts,
+    rcpt: MailAddr,
     tree: Tree<'e>,
     found: Vec<Destination>,
-    known: HashSet<(Line, String)>,
+    known: HashSet<String>,
     /// What .forward files say, by action and user: each is opened once.
     forwards: HashMap<(Line, Line), Option<Vec<Item>>>,
 }
@@ -160,7 +163,7 @@ impl<'e> Expansion<'e, '_> {
             Item::User(name) => self.user(at, &name),
             Item::File(path) => self.command(at, Command::File(path)),
             Item::Pipe(command) => self.command(at, Command::Pipe(command)),
-            Item::Error(code, text) => self.error(at, code, &text),
+            Item::Error(code, text) => Err(Item::refusal(code, &text).because("an error entry")),
             // Their items took their place when the value was read.
             Item::Include(_) => Ok(()),
         }
@@ -363,15 +366,6 @@ impl<'e> Expansion<'e, '_> {
         self.destination(at, Kind::Local(local))
     }
 
-    fn error(&self, at: usize, code: u16, text: &Line) -> Result<(), Refusal> {
-        match self.local(at) {
-            Some((local, _)) if local.delivery != Delivery::ForwardOnly => {
-                Err(Item::refusal(code, text).because("an error entry"))
-            }
-            _ => Err(replies::temporary().because("an error entry where none is allowed")),
-        }
-    }
-
     fn children(&mut self, at: usize, items: Vec<Item>) -> Result<(), Refusal> {
         for item in items {
             let told = self.world.watch.map(|watch| (watch, item.clone()));
@@ -401,17 +395,21 @@ impl<'e> Expansion<'e, '_> {
         else {
             return Err(replies::temporary());
         };
-        let place = match &kind {
-            Kind::Local(local) => format!("{local:?}"),
-            _ => dest.stored(),
+        let addresses = sameness::Addresses {
+            sender: &self.facts.sender,
+            rcpt: &self.rcpt,
+            dest,
+            delimiter: self.world.config.smtp.sub_addr_delim,
         };
-        let new = self.known.insert((action.name.clone(), place));
+        let sameness = sameness::of(action, &kind, &addresses);
+        let new = self.known.insert(sameness.clone());
         if new {
             self.found.push(Destination {
                 action: action.name.clone(),
                 dest: dest.clone(),
                 kind,
                 internal: *origin == Origin::Internal,
+                sameness,
             });
         }
         self.tell(match new {

@@ -345,6 +345,100 @@ fn every_story_ends_as_told() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+const STORES: &str = r#"
+table users { vmail = "2000:2000:/srv", bob = "1000:1000:/home/bob", _smtpd = "3:3:/" }
+table v {
+    team = "alice@$D, bob@$D", pipes = "sup@$D, sales@$D", files = "one@$D, two@$D"
+    sup = "\"|/bin/ticket\"", sales = "\"|/bin/ticket\"", one = "/var/log/m", two = "/var/log/m"
+    twice = "vmail, vmail", "@" = vmail
+}
+mda wrapper w "/bin/w %{mda}"
+action x $M virtual <v> userbase <users>
+match from any for any action x
+"#;
+
+// smtpd.conf(5), COPIES: two destinations are one only if nothing that the delivery sees tells
+// them apart.
+#[test]
+fn a_delivery_that_sees_the_address_is_made_for_each() {
+    let destinations = |method: &str, rcpt: &str| {
+        let text = STORES.replace("$D", "a.example").replace("$M", method);
+        let found = Bench::new(&text).expand(&format!("{rcpt}@a.example"));
+        found.unwrap().len()
+    };
+    for (method, team) in [
+        ("mbox", 1),
+        ("maildir", 1),
+        ("maildir \"/v/%{user.username}/%{dest.domain}\"", 1),
+        ("maildir \"/v/%{rcpt.user}\"", 1),
+        ("maildir \"/v/%{dest.user}\"", 2),
+        ("maildir \"/v/%{dest.user[0:1]}\"", 2),
+        ("maildir \"/v/%{dest.user[99]}\"", 2),
+        ("maildir wrapper w", 2),
+        ("mda \"/bin/cat\"", 2),
+        ("lmtp \"localhost:24\"", 1),
+        ("lmtp \"localhost:24\" rcpt-to", 2),
+        ("lmtp \"/run/%{dest.user}\"", 2),
+    ] {
+        assert_eq!(destinations(method, "team"), team, "{method}");
+        assert_eq!(destinations(method, "twice"), 1, "{method}");
+        // A command finds the address in its environment, a file does not.
+        assert_eq!(destinations(method, "pipes"), 2, "{method}");
+        let wrapped = method.contains("wrapper");
+        assert_eq!(
+            destinations(method, "files"),
+            1 + usize::from(wrapped),
+            "{method}"
+        );
+    }
+}
+
+// smtpd.conf(5), COPIES: recipients of one message whose mail goes to one mailbox are told by
+// their destinations.
+#[test]
+fn recipients_of_one_mailbox_are_one_where_the_delivery_sees_no_difference() {
+    let sameness = |method: &str, rcpt: &str| {
+        let text = format!(
+            "table users {{ bob = \"1000:1000:/home/bob\", eve = \"1001:1001:/\" }}\n\
+             action x {method} alias {{ tk = bob }} userbase <users>\n\
+             action y {method} userbase <users>\n\
+             match from any for domain a.example action x\n\
+             match from any for any action y\n"
+        );
+        Bench::new(&text).expand(rcpt).unwrap().remove(0).sameness
+    };
+    let names = [
+        "Bob@A.Example",
+        "tk@a.example",
+        "bob@other.example",
+        "bob+tag@a.example",
+    ];
+    for (method, same) in [
+        ("mbox", [true, true, true, true]),
+        ("maildir", [true, true, true, false]),
+        (
+            "maildir \"/v/%{dest.domain:lowercase}\"",
+            [true, true, false, false],
+        ),
+        (
+            "maildir \"/v/%{rcpt.user:lowercase|strip}\"",
+            [true, false, true, false],
+        ),
+        ("lmtp \"localhost:24\"", [true, true, true, true]),
+        (
+            "lmtp \"localhost:24\" rcpt-to",
+            [false, false, false, false],
+        ),
+        ("mda \"/bin/cat\"", [false, false, false, false]),
+    ] {
+        let bob = sameness(method, "bob@a.example");
+        assert_eq!(bob, sameness(method, "bob@a.example"), "{method}");
+        assert_ne!(bob, sameness(method, "eve@a.example"), "{method}");
+        let found = names.map(|name| sameness(method, name) == bob);
+        assert_eq!(found, same, "{method}");
+    }
+}
+
 // smtpd(8): a refusal says which rule has led to it, and why.
 #[test]
 fn a_refusal_knows_its_rule_and_its_reason() {

@@ -164,6 +164,7 @@ impl Services for World {
                 command: None,
             }),
             internal: false,
+            sameness: rcpt.user().to_owned(),
         }])
     }
 

@@ -15,4 +15,7 @@ pub struct Destination {
     pub kind: Kind,
     /// Whether it is the product of forwarding.
     pub internal: bool,
+    /// The same for destinations of one message that are one: nothing that the delivery sees tells
+    /// them apart.
+    pub sameness: String,
 }

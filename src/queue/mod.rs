@@ -20,7 +20,7 @@ mod contract;
 use std::io;
 use std::sync::Arc;
 
-use crate::mail::{Envelope, EvpId, MsgId};
+use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 use crate::util::Timestamp;
 
 pub use coding::Body;
@@ -57,6 +57,8 @@ pub trait Draft: Send {
     fn msgid(&self) -> MsgId;
     /// Adds an envelope and names it; the `id` in `envelope` is ignored.
     fn add(&mut self, envelope: Envelope) -> io::Result<EvpId>;
+    /// Gives an envelope that was added another recipient, and other wishes of the sender.
+    fn readdress(&mut self, id: EvpId, rcpt: MailAddr, dsn: Dsn) -> io::Result<()>;
     /// Appends body bytes: LF line ends, header first. Does not touch the disk unless
     /// [`Draft::is_full`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
@@ -169,6 +171,11 @@ impl Incoming {
     /// Adds an envelope; its id is given to it here.
     pub fn add(&mut self, envelope: Envelope) -> io::Result<EvpId> {
         self.draft.add(envelope)
+    }
+
+    /// Gives an envelope that was added another recipient, and other wishes of the sender.
+    pub fn readdress(&mut self, id: EvpId, rcpt: MailAddr, dsn: Dsn) -> io::Result<()> {
+        self.draft.readdress(id, rcpt, dsn)
     }
 
     /// Appends body bytes: LF line ends, header first.

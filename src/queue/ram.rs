@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::mail::{Envelope, EvpId, MsgId};
+use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 
 use super::{BeginError, Body, Draft, LoadError, Store};
 
@@ -157,6 +157,12 @@ impl Draft for RamDraft {
             .envelopes
             .insert(id, Envelope { id, ..envelope });
         Ok(id)
+    }
+
+    fn readdress(&mut self, id: EvpId, rcpt: MailAddr, dsn: Dsn) -> io::Result<()> {
+        let envelope = self.message.envelopes.get_mut(&id).ok_or_else(gone)?;
+        (envelope.rcpt, envelope.dsn) = (rcpt, dsn);
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

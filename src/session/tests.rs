@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::dns::Reverse;
 use crate::mail::samples::line;
-use crate::mail::{Envelope, EvpId, Kind, Local, MsgId};
+use crate::mail::{Dsn, Envelope, EvpId, Kind, Local, MsgId};
 use crate::queue::ram::Ram;
 use crate::queue::{Draft, LoadError, Queue, Store};
 use crate::util::dice::Dice;
@@ -81,6 +81,9 @@ impl Draft for FailingDraft {
         fail(self.1, "add")?;
         self.0.add(envelope)
     }
+    fn readdress(&mut self, id: EvpId, rcpt: MailAddr, dsn: Dsn) -> io::Result<()> {
+        self.0.readdress(id, rcpt, dsn)
+    }
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let received = bytes.starts_with(b"Received: from localhost");
         fail(self.1, if received { "open" } else { "write" })?;
@@ -127,7 +130,7 @@ impl Services for World {
             ("gone", _) => return Err(Refusal::new(550, "5.7.1 go away")),
             _ => 1,
         };
-        let destination = Destination {
+        let destination = |copy: usize| Destination {
             action: Line::new("local").unwrap(),
             dest: rcpt.clone(),
             kind: Kind::Local(Local {
@@ -136,10 +139,11 @@ impl Services for World {
                 command: None,
             }),
             internal: false,
+            sameness: format!("{rcpt} {copy}"),
         };
         match copies {
             0 => Err(Refusal::new(550, "Invalid recipient")),
-            copies => Ok(vec![destination; copies]),
+            copies => Ok((0..copies).map(destination).collect()),
         }
     }
 

@@ -7,9 +7,11 @@
 
 #![forbid(unsafe_code)]
 
+mod merge;
 mod message;
 mod received;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::{fmt, io};
 
@@ -33,10 +35,19 @@ pub struct Transaction {
     /// Whether it is a report of ours.
     bounce: bool,
     recipients: Vec<(EvpId, MailAddr)>,
+    /// The latest envelope for each destination, and for which recipient it is.
+    known: HashMap<String, Addressed>,
+}
+
+/// An envelope of this transaction, and for whom it is.
+struct Addressed {
+    id: EvpId,
+    rcpt: MailAddr,
+    asked: Asked,
 }
 
 /// What the sender asked to be told about one recipient.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     /// NOTIFY.
     pub notify: Notify,
@@ -151,6 +162,7 @@ impl Transaction {
             envid,
             bounce: false,
             recipients: Vec::new(),
+            known: HashMap::new(),
         }
     }
 
@@ -177,8 +189,10 @@ impl Transaction {
         self.recipients.len()
     }
 
-    /// Adds a recipient with its destinations, of which there is at least one; names their
-    /// envelopes. After an error the transaction holds part of them and must be dropped.
+    /// Adds a recipient with its destinations, of which there is at least one; names the envelopes
+    /// that are new. A destination that an earlier recipient has led to as well gets no second
+    /// envelope, unless the sender is owed a report on each ([`merge`]). After an error the
+    /// transaction holds part of them and must be dropped.
     pub fn add(
         &mut self,
         rcpt: &MailAddr,
@@ -187,15 +201,65 @@ impl Transaction {
         now: Timestamp,
     ) -> io::Result<Vec<EvpId>> {
         let mut ids = Vec::with_capacity(destinations.len());
+        let mut last = None;
         for destination in destinations {
-            let envelope = self.envelope(rcpt, asked, destination, now)?;
-            ids.push(self.incoming.add(envelope)?);
+            last = match self.merged(rcpt, asked, &destination.sameness)? {
+                Some(id) => Some(id),
+                None => {
+                    let id = self.added(rcpt, asked, destination, now)?;
+                    ids.push(id);
+                    Some(id)
+                }
+            };
         }
-        let last = *ids
-            .last()
-            .ok_or_else(|| io::Error::other("a recipient without destinations"))?;
+        let last = last.ok_or_else(|| io::Error::other("a recipient without destinations"))?;
         self.recipients.push((last, rcpt.clone()));
         Ok(ids)
+    }
+
+    fn added(
+        &mut self,
+        rcpt: &MailAddr,
+        asked: &Asked,
+        destination: Destination,
+        now: Timestamp,
+    ) -> io::Result<EvpId> {
+        let sameness = destination.sameness.clone();
+        let envelope = self.envelope(rcpt, asked, destination, now)?;
+        let id = self.incoming.add(envelope)?;
+        let addressed = Addressed {
+            id,
+            rcpt: rcpt.clone(),
+            asked: asked.clone(),
+        };
+        self.known.insert(sameness, addressed);
+        Ok(id)
+    }
+
+    /// The envelope that serves this recipient as well, if there is one.
+    fn merged(
+        &mut self,
+        rcpt: &MailAddr,
+        asked: &Asked,
+        sameness: &str,
+    ) -> io::Result<Option<EvpId>> {
+        let Some(known) = self.known.get_mut(sameness) else {
+            return Ok(None);
+        };
+        let Some((name, asked)) = merge::merge((&known.rcpt, &known.asked), (rcpt, asked)) else {
+            return Ok(None);
+        };
+        if (&known.rcpt, &known.asked) != (&name, &asked) {
+            let dsn = Dsn {
+                notify: asked.notify,
+                ret: self.ret,
+                envid: self.envid.clone(),
+                orcpt: asked.orcpt.clone(),
+            };
+            self.incoming.readdress(known.id, name.clone(), dsn)?;
+            (known.rcpt, known.asked) = (name, asked);
+        }
+        Ok(Some(known.id))
     }
 
     fn envelope(

@@ -39,6 +39,7 @@ fn destination(dest: &str) -> Destination {
             command: None,
         }),
         internal: dest.starts_with("forwarded"),
+        sameness: dest.to_owned(),
     }
 }
 
@@ -117,7 +118,7 @@ fn an_envelope_carries_what_was_known_at_rcpt() {
     };
     let list = address("list@example.com");
     let destinations = vec![
-        destination("bob@example.com"),
+        destination("ann@example.com"),
         destination("forwarded@example.net"),
     ];
     transaction.add(&list, &asked, destinations, NOW).unwrap();
@@ -144,6 +145,66 @@ fn an_envelope_carries_what_was_known_at_rcpt() {
     assert_eq!(
         accepted.recipients,
         [(second.id, list), (bob.id, bob.rcpt.clone())]
+    );
+}
+
+/// The recipients of the envelopes that `rcpts` lead to; all of them lead to bob, and the list to
+/// ann as well.
+fn addressed(rcpts: &[(&str, u8)]) -> Vec<(String, u8)> {
+    let spool = Spool::new();
+    let mut transaction = spool.begin(facts());
+    for (rcpt, notify) in rcpts {
+        let asked = Asked {
+            notify: Notify(*notify),
+            orcpt: None,
+        };
+        let mut destinations = vec![destination("bob@example.com")];
+        if rcpt.starts_with("list") {
+            destinations.push(destination("ann@example.com"));
+        }
+        let rcpt = address(rcpt);
+        transaction.add(&rcpt, &asked, destinations, NOW).unwrap();
+    }
+    assert_eq!(transaction.recipients(), rcpts.len());
+    let writing = transaction.write(terms(Completion::None), NOW).unwrap();
+    let accepted = writing.finish(NOW).unwrap();
+    assert_eq!(accepted.recipients.len(), rcpts.len());
+    let envelopes = accepted.committed.envelopes().iter();
+    envelopes
+        .map(|envelope| (envelope.rcpt.to_string(), envelope.dsn.notify.0))
+        .collect()
+}
+
+// smtpd.conf(5), COPIES: a mailbox that several recipients of a message lead to gets one copy;
+// RFC 3461 §4.1: what was asked for each of them is still told.
+#[test]
+fn one_mailbox_gets_one_envelope_and_no_report_is_lost() {
+    let (bob, tk, list) = ("bob@example.com", "tk@example.com", "list@example.com");
+    let own = |found: &[(&str, u8)]| -> Vec<(String, u8)> {
+        let all = found.iter();
+        all.map(|(rcpt, notify)| ((*rcpt).to_owned(), *notify))
+            .collect()
+    };
+    let upper = "bob@EXAMPLE.com";
+    assert_eq!(
+        addressed(&[(bob, 0), (bob, 0), (upper, 0)]),
+        own(&[(bob, 0)])
+    );
+    assert_eq!(addressed(&[(bob, 0), (tk, 0)]), own(&[(bob, 0)]));
+    assert_eq!(
+        addressed(&[(bob, 0), (list, 0), (list, 0)]),
+        own(&[(bob, 0), (list, 0)])
+    );
+    let all = Notify::SUCCESS | Notify::FAILURE | Notify::DELAY;
+    assert_eq!(
+        addressed(&[(bob, 0), (tk, Notify::SUCCESS)]),
+        own(&[(tk, all)])
+    );
+    // A report names one recipient, so each of these has an envelope.
+    let success = Notify::SUCCESS;
+    assert_eq!(
+        addressed(&[(bob, success), (tk, success), (tk, success)]),
+        own(&[(bob, success), (tk, success)])
     );
 }
 

@@ -149,7 +149,7 @@ const STORIES: &[(&str, &str, &str)] = &[
     ),
     ("|cmd", "first@o.org", TEMPORARY),
     ("/f", "first@o.org", TEMPORARY),
-    ("error:550 no", "first@o.org", TEMPORARY),
+    ("error:550 no", "first@o.org", "550 no"),
     ("bob", "first@o.org", INVALID),
     // expand-only.
     ("-", "bob@x.org", LIST_PERMANENT),

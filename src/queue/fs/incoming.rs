@@ -9,12 +9,12 @@
 //! time, and then synced: the file system's journal then takes the first sync's write for all of
 //! them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
 use crate::log;
-use crate::mail::{Envelope, EvpId, MsgId};
+use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 use crate::queue::body::BodyWriter;
 use crate::queue::coding::Name;
 use crate::queue::{Draft, envelope_file};
@@ -32,7 +32,8 @@ pub(super) struct FsDraft {
     shared: Arc<Shared>,
     msgid: MsgId,
     envelopes: Vec<Envelope>,
-    ids: HashSet<EvpId>,
+    /// Where each is among the envelopes.
+    places: HashMap<EvpId, usize>,
     envelope_bytes: usize,
     body: BodyWriter,
     place: Place,
@@ -55,7 +56,7 @@ impl FsDraft {
             shared,
             msgid,
             envelopes: Vec::new(),
-            ids: HashSet::new(),
+            places: HashMap::new(),
             envelope_bytes: 0,
             body: BodyWriter::default(),
             place: Place::Nowhere,
@@ -116,14 +117,22 @@ impl FsDraft {
         Ok(())
     }
 
-    fn new_id(&mut self) -> io::Result<EvpId> {
-        for _ in 0..ID_ATTEMPTS {
-            match EvpId::new(self.msgid, sys::random::number_u32()) {
-                Some(id) if self.ids.insert(id) => return Ok(id),
-                _ => {}
-            }
+    fn new_id(&self) -> io::Result<EvpId> {
+        let id = || EvpId::new(self.msgid, sys::random::number_u32());
+        let new = |id: &EvpId| !self.places.contains_key(id);
+        (0..ID_ATTEMPTS)
+            .find_map(|_| id().filter(new))
+            .ok_or_else(|| io::Error::other("could not allocate evpid"))
+    }
+
+    /// Counts the bytes of an envelope's file.
+    fn weigh(&mut self, envelope: &Envelope) -> io::Result<()> {
+        let text = envelope_file::encode(envelope).map_err(|why| invalid(&why))?;
+        self.envelope_bytes += text.len();
+        if self.envelope_bytes > self.shared.options.max_envelope_bytes {
+            return Err(invalid("too many bytes of envelopes in one message"));
         }
-        Err(io::Error::other("could not allocate evpid"))
+        Ok(())
     }
 
     fn roll_back(&mut self) {
@@ -155,14 +164,23 @@ impl Draft for FsDraft {
         }
         let id = self.new_id()?;
         let envelope = Envelope { id, ..envelope };
-        let text = envelope_file::encode(&envelope).map_err(|why| invalid(&why))?;
-        self.envelope_bytes += text.len();
-        if self.envelope_bytes > self.shared.options.max_envelope_bytes {
-            return Err(invalid("too many bytes of envelopes in one message"));
-        }
+        self.weigh(&envelope)?;
         self.shared.space.spend(FILE_BYTES, 1);
+        self.places.insert(id, self.envelopes.len());
         self.envelopes.push(envelope);
         Ok(id)
+    }
+
+    fn readdress(&mut self, id: EvpId, rcpt: MailAddr, dsn: Dsn) -> io::Result<()> {
+        let place = self.places.get(&id).copied().unwrap_or(usize::MAX);
+        let old = self.envelopes.get(place).cloned();
+        let old = old.ok_or_else(|| invalid("no such envelope in this message"))?;
+        let envelope = Envelope { rcpt, dsn, ..old };
+        self.weigh(&envelope)?;
+        if let Some(place) = self.envelopes.get_mut(place) {
+            *place = envelope;
+        }
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
