@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &str)] = &[
     // What tests and the fuzzer try on any bytes.
     (
         "fuzz",
-        "cli session client mda expansion privsep control queue dns table config smtp rfc5322",
+        "cli session client expansion privsep control queue dns table config smtp rfc5322",
     ),
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths, and
     // sendmail's replay writes the report that the daemon would have written.
