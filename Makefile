@@ -58,6 +58,7 @@ HELPERS=	local lmtp maildir mboxfile mda
 MAN1=		smtp
 MAN5=		smtpd.conf table aliases forward
 NAMES=		sendmail send-mail mailq newaliases makemap
+MAN7=		smtpd-tables
 MAN8=		smtpd smtpctl sendmail mailq newaliases makemap mail.lmtp mail.local mail.maildir mail.mboxfile \
 		mail.mda
 
@@ -87,7 +88,7 @@ check: lint-man
 
 lint-man:
 	@if command -v mandoc >/dev/null 2>&1; then \
-		mandoc -Tlint -W warning man/*.[158] && echo "manuals are clean"; \
+		mandoc -Tlint -W warning man/*.[1578] && echo "manuals are clean"; \
 	else echo "mandoc is not installed: manuals are not checked"; fi
 
 # The tests once more over mio's poll(2) selector, in place of epoll(7) or kqueue(2).
@@ -176,7 +177,7 @@ install-files:
 	@rm -f ${TARGETDIR}/text
 	mkdir -p "${DESTDIR}${PREFIX}/bin" "${DESTDIR}${PREFIX}/sbin" "${DESTDIR}${LIBEXECDIR}" \
 		"${DESTDIR}${SYSCONFDIR}" "${DESTDIR}${MANDIR}/man1" "${DESTDIR}${MANDIR}/man5" \
-		"${DESTDIR}${MANDIR}/man8" "${DESTDIR}${EXAMPLESDIR}"
+		"${DESTDIR}${MANDIR}/man7" "${DESTDIR}${MANDIR}/man8" "${DESTDIR}${EXAMPLESDIR}"
 	@for dir in spool run mail; do [ -e "${DESTDIR}${LOCALSTATEDIR}/$$dir" ] || \
 		mkdir -p "${DESTDIR}${LOCALSTATEDIR}/$$dir" || exit 1; done
 	install -m 555 ${TARGETDIR}/release/smtp "${DESTDIR}${PREFIX}/bin/smtp"
@@ -190,6 +191,8 @@ install-files:
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man1/$$page.1" || exit 1; done
 	for page in ${MAN5}; do ${SUBST} man/$$page.5 >${TARGETDIR}/text && \
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man5/$$page.5" || exit 1; done
+	for page in ${MAN7}; do ${SUBST} man/$$page.7 >${TARGETDIR}/text && \
+		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man7/$$page.7" || exit 1; done
 	for page in ${MAN8}; do ${SUBST} man/$$page.8 >${TARGETDIR}/text && \
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man8/$$page.8" || exit 1; done
 	for file in smtpd.conf aliases mailer.conf crontab; do ${SUBST} etc/$$file >${TARGETDIR}/text && \
@@ -215,6 +218,7 @@ uninstall:
 	for name in ${NAMES}; do rm -f "${DESTDIR}${LIBEXECDIR}/$$name"; done
 	for page in ${MAN1}; do rm -f "${DESTDIR}${MANDIR}/man1/$$page.1"; done
 	for page in ${MAN5}; do rm -f "${DESTDIR}${MANDIR}/man5/$$page.5"; done
+	for page in ${MAN7}; do rm -f "${DESTDIR}${MANDIR}/man7/$$page.7"; done
 	for page in ${MAN8}; do rm -f "${DESTDIR}${MANDIR}/man8/$$page.8"; done
 	for file in smtpd.conf aliases mailer.conf crontab; do rm -f "${DESTDIR}${EXAMPLESDIR}/$$file"; done
 	rmdir "${DESTDIR}${LIBEXECDIR}" "${DESTDIR}${EXAMPLESDIR}" 2>/dev/null || true

@@ -22,6 +22,7 @@
 //!  │               opens ~/.forward as its owner                                 [parent]
 //!  ├─ engine       _smtpq, the queue's owner, many threads: everything else      [engine]
 //!  ├─ keys         _smtpd: holds private keys and signs                          [tls]
+//!  ├─ programs     _smtpd, or the user of smtpd.conf: behind tables               [proc]
 //!  └─ deliveries   the recipient: maildirs, mail.local, commands                 [mda]
 //!                  _smtpd: commands and files of aliases
 //! ```
@@ -54,6 +55,7 @@
 //! | scan | the walk over the spool at start | the disk |
 //! | local delivery | one delivery each | the delivery, with a time-out |
 //! | bounce | reports being composed | the disk |
+//! | proc NAME | one program behind a table, and what waits for it | the program |
 //! | privsep | answers of the parent | nothing |
 //! | log | the sink | syslog |
 //!
@@ -104,6 +106,7 @@ pub mod control;
 pub mod dns;
 pub mod explain;
 pub mod log;
+pub mod proc;
 pub mod table;
 pub mod tls;
 

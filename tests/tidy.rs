@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &str)] = &[
     (
         "engine",
         "accept runner bounce deliver explain session expansion dns scheduler control tls privsep \
-         queue table config sys",
+         queue table proc config sys",
     ),
     // Hears what an expansion does, and asks the delivery's own code what it would come to.
     (
@@ -58,7 +58,9 @@ const ARROWS: &[(&str, &str)] = &[
     // Who is a user is the system's to say, and the parent opens users' files.
     ("expansion", "ruleset table privsep config sys"),
     ("ruleset", "table config"),
-    ("table", "config sys"),
+    ("table", "proc config sys"),
+    // A program that speaks lines; whoever makes it start says how.
+    ("proc", "sys"),
     // The process that holds the keys is shut in; it is told of them by the parent.
     ("tls", "privsep sys"),
     ("privsep", "config sys"),
@@ -95,7 +97,7 @@ const DOORS: &[(&str, &str)] = &[
     ("native_tls", "tls"),
     (
         "crossbeam_channel",
-        "accept auth runner deliver bounce privsep dns log engine",
+        "accept auth runner deliver bounce privsep dns log engine table",
     ),
 ];
 
@@ -103,6 +105,8 @@ const DOORS: &[(&str, &str)] = &[
 const CLOCKS: &[&str] = &[
     "util/time.rs",
     "engine/",
+    "proc.rs",
+    "table/",
     "runner/",
     "accept/",
     "auth/mod.rs",

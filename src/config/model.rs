@@ -7,7 +7,7 @@ mod relay;
 mod secrets;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::util::Line;
 
@@ -141,6 +141,62 @@ pub enum TableSource {
     Db(PathBuf),
     /// The system's users.
     Passwd,
+    /// What a program answers, see smtpd-tables(7).
+    Program(TableProgram),
+}
+
+/// The program behind a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableProgram {
+    /// Where it is.
+    pub program: ProgramPath,
+    /// Its only argument.
+    pub argument: Option<Line>,
+}
+
+/// Where a program is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProgramPath {
+    /// `table-NAME` among the helpers.
+    Named(String),
+    /// Here.
+    At(PathBuf),
+}
+
+impl TableProgram {
+    /// What `table` says of a program: `NAME`, `NAME:/argument`, `proc:/program` or
+    /// `proc:/program:argument`. Whether there is such a program is not asked.
+    pub fn parse(text: &str) -> Option<TableProgram> {
+        let line = |text: &str| Line::new(text).ok();
+        if let Some(rest) = text.strip_prefix("proc:") {
+            let (path, argument) = match rest.split_once(':') {
+                Some((path, argument)) => (path, Some(line(argument)?)),
+                None => (rest, None),
+            };
+            let program = ProgramPath::At(PathBuf::from(path));
+            return path
+                .starts_with('/')
+                .then_some(TableProgram { program, argument });
+        }
+        let (name, argument) = match text.split_once(':') {
+            Some((name, argument)) if argument.starts_with('/') => (name, Some(line(argument)?)),
+            Some(_) => return None,
+            None => (text, None),
+        };
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let built_in = ["file", "static", "db", "getpwnam", "proc"].contains(&name);
+        let valid = !name.is_empty() && name.bytes().all(known) && !built_in;
+        let program = ProgramPath::Named(name.to_owned());
+        valid.then_some(TableProgram { program, argument })
+    }
+
+    /// The file of the program; `libexec` holds the helpers.
+    pub fn file(&self, libexec: &Path) -> PathBuf {
+        match &self.program {
+            ProgramPath::Named(name) => libexec.join(format!("table-{name}")),
+            ProgramPath::At(path) => path.clone(),
+        }
+    }
 }
 
 /// What `action` says.

@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys::errno::strerror;
@@ -19,7 +20,7 @@ use crate::util::frame::{Bad, Reader, Writer};
 
 use super::ast::{Ast, Body, ListenKind, PkiOption, TableValue};
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::{limits, parse, services};
+use super::{Paths, TableProgram, limits, parse, services};
 
 /// The main file, every file it leads to, and the macros of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +93,15 @@ impl Sources {
     /// sources: whoever answers from it opens it.
     pub fn database(&self, path: &Path) -> Result<(), &str> {
         match self.unreadable.get(&database_name(path)) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the program of a table was there at the start, or why not. `table` is what the
+    /// configuration says of it.
+    pub fn program(&self, table: &str) -> Result<(), &str> {
+        match self.unreadable.get(&program_name(table)) {
             Some(reason) => Err(reason),
             None => Ok(()),
         }
@@ -170,6 +180,9 @@ impl Sources {
         for path in databases_named(&ast) {
             sources.try_database(&path);
         }
+        for table in programs_named(&ast) {
+            sources.try_program(&table);
+        }
         sources.files.insert(main, text);
         sources
     }
@@ -186,6 +199,21 @@ impl Sources {
                 self.unreadable.insert(path.to_owned(), strerror(&error));
             }
         }
+    }
+
+    fn try_program(&mut self, table: &str) {
+        let Some(program) = TableProgram::parse(table) else {
+            return;
+        };
+        let file = program.file(&Paths::system().libexec);
+        let found = std::fs::metadata(&file).map_err(|error| strerror(&error));
+        let runs = |found: &std::fs::Metadata| found.is_file() && found.mode() & 0o111 != 0;
+        let reason = match found {
+            Ok(found) if runs(&found) => return,
+            Ok(_) => "it is no program".to_owned(),
+            Err(reason) => reason,
+        };
+        self.unreadable.insert(program_name(table), reason);
     }
 
     fn try_database(&mut self, path: &Path) {
@@ -205,6 +233,11 @@ fn database_name(path: &Path) -> PathBuf {
     let mut name = OsString::from(DATABASE);
     name.push(path);
     PathBuf::from(name)
+}
+
+/// The same for what a table says of its program.
+fn program_name(table: &str) -> PathBuf {
+    PathBuf::from(format!("program:{table}"))
 }
 
 /// The main file may be a pipe: `-f /dev/stdin` checks what a script has generated.
@@ -249,6 +282,18 @@ fn databases_named(ast: &Ast) -> Vec<PathBuf> {
         .iter()
         .filter_map(|found| path(&found.body))
         .collect()
+}
+
+/// What tables say that are neither files nor databases, nor built in.
+fn programs_named(ast: &Ast) -> Vec<String> {
+    let text = |body: &Body| match body {
+        Body::Table(_, TableValue::One(text)) if !text.value.starts_with('/') => {
+            Some(text.value.clone())
+        }
+        _ => None,
+    };
+    let texts = ast.statements.iter().filter_map(|found| text(&found.body));
+    texts.collect()
 }
 
 /// The path in `db:/path`.

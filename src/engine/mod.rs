@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod agents;
+mod helpers;
 mod host;
 mod listening;
 mod names;
@@ -67,6 +68,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         ..
     } = startup;
     let tables = tables(&config, &sources)?;
+    helpers::start_tables(&tables, &client).map_err(said("tables"))?;
     let tls = connectors(&config, &sources, &startup.roots, &client)?;
     // The text of large tables; what is in it has been taken.
     drop(sources);

@@ -64,6 +64,11 @@ pub fn warn(line: Arguments<'_>) {
     write(Level::Err, format_args!("warn: {line}"));
 }
 
+/// A line at level err as it is, for what a helper says.
+pub fn said(line: Arguments<'_>) {
+    write(Level::Err, line);
+}
+
 /// A line at level debug, only when verbose; `debug: ` is put in front.
 pub fn debug(line: Arguments<'_>) {
     if is_verbose() {

@@ -19,7 +19,7 @@ use crate::sys::open;
 use crate::sys::process::{self, Ended, Pid, Spawn};
 
 use super::Options;
-use super::backoff::Backoff;
+use crate::util::backoff::Backoff;
 
 /// The keys, and the process that has them too.
 pub struct Keeper {
@@ -54,7 +54,7 @@ impl Keeper {
         Ok(Keeper {
             keys,
             state: State::Starts(Instant::now()),
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
         })
     }
 
@@ -148,6 +148,7 @@ impl Keeper {
             argv,
             env: Vec::new(),
             fds: vec![null.as_fd(), null.as_fd(), stderr.as_fd(), theirs.as_fd()],
+            root: None,
             identity: None,
             dirs: vec![c"/".into()],
             umask: 0o077,

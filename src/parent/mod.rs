@@ -15,10 +15,10 @@ use crate::privsep::Handover;
 use crate::util::Secret;
 
 pub mod auth;
-mod backoff;
 pub mod built_in;
 mod children;
 mod forward;
+mod helpers;
 mod keys;
 mod link;
 mod mda;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::log::{self, Trace};
 use crate::privsep::identity::Rights;
-use crate::privsep::{Found, MdaJob, Reply, Request};
+use crate::privsep::{Found, Helper, MdaJob, Reply, Request};
 use crate::sys::errno::strerror;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::process::{self, Ended, Pid};
@@ -17,14 +17,15 @@ use crate::sys::signal::{Signal, Signals};
 use crate::util::{Line, Secret, sysexits};
 
 use super::auth::{Asked, Checks};
-use super::backoff::Backoff;
 use super::children::{Children, Delivery};
 use super::forward::{self, Opened};
+use super::helpers::{self, Helpers};
 use super::link::{Heard, Link};
 use super::offline::Offline;
 use super::start::Held;
 use super::userbase::Userbases;
 use super::{Options, mda, purge};
+use crate::util::backoff::Backoff;
 
 /// The running parent.
 pub struct Parent {
@@ -42,6 +43,7 @@ pub struct Parent {
     backoff: Backoff,
     children: Children,
     checks: Checks,
+    helpers: Helpers,
     offline: Offline,
     purge: Option<Pid>,
     next_purge: Instant,
@@ -123,9 +125,10 @@ impl Parent {
             engine: Engine::Starts(now),
             engine_number: 0,
             ever_ready: false,
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
             children: Children::default(),
             checks: Checks::default(),
+            helpers: Helpers::default(),
             purge: None,
             next_purge: now,
             stop: Stop::No,
@@ -153,6 +156,7 @@ impl Parent {
     fn ended(&self) -> Option<i32> {
         let nobody = matches!(self.engine, Engine::Starts(_))
             && self.children.is_empty()
+            && self.helpers.is_empty()
             && self.offline.pids().is_empty();
         match self.stop {
             Stop::Failed => Some(1),
@@ -164,10 +168,10 @@ impl Parent {
 
     /// Does what is due.
     fn keep_time(&mut self, now: Instant) {
-        let late = self.checks.overdue(now);
-        for pid in self.children.overdue(now).into_iter().chain(late) {
-            process::kill(pid);
-        }
+        let mut overdue = self.children.overdue(now);
+        overdue.extend(self.checks.overdue(now));
+        overdue.extend(self.helpers.overdue(now));
+        overdue.into_iter().for_each(process::kill);
         match self.stop {
             Stop::No => {
                 self.offline.step(&self.options.paths, &self.rights, now);
@@ -221,7 +225,8 @@ impl Parent {
                 }
             }
         };
-        [self.children.deadline(), self.checks.deadline()]
+        let checks = self.checks.deadline();
+        [self.children.deadline(), checks, self.helpers.deadline()]
             .into_iter()
             .flatten()
             .fold(of_stop, Instant::min)
@@ -277,6 +282,12 @@ impl Parent {
             Request::OpenForward { id, action, user } => self.open_forward(id, &action, &user),
             Request::CheckPassword { id, user, password } => {
                 self.check_password(id, &user, &password);
+            }
+            Request::StartHelper { id, helper } => self.start_helper(id, helper, fds),
+            Request::KillHelper { id } => {
+                if let Some(pid) = self.helpers.find(self.delivery(id)) {
+                    process::kill(pid);
+                }
             }
             Request::UpdateTable { table } => self.users.update(&self.config, &table),
             Request::Fed { id } => self.children.fed(self.delivery(id)),
@@ -342,6 +353,40 @@ impl Parent {
             rights: &self.rights,
         };
         mda::start(&world, job, stdin, output)
+    }
+
+    /// A helper whose descriptors were lost came when we had no room for them.
+    fn start_helper(&mut self, id: u32, helper: Helper, fds: Vec<OwnedFd>) {
+        let request = self.delivery(id);
+        let twice = self.helpers.find(request).is_some();
+        if twice || self.helpers.runs(self.engine_number, &helper) {
+            return self.kill_engine(Some("helper asked for twice"));
+        }
+        let refused = |text: &str| Err(text.to_owned());
+        let started = match &fds[..] {
+            _ if self.stop != Stop::No => refused("smtpd is stopping"),
+            [stream, errors] => helpers::start(
+                &self.config,
+                &self.rights,
+                &self.options.paths.libexec,
+                &helper,
+                stream,
+                errors,
+            ),
+            _ => refused("too many open files"),
+        };
+        let reply = match started {
+            Ok(pid) => {
+                self.helpers.started(pid, request, helper);
+                let pid = pid.number();
+                Reply::HelperStarted { id, pid }
+            }
+            Err(text) => {
+                let text = Line::sanitize(text.as_bytes());
+                Reply::HelperRefused { id, text }
+            }
+        };
+        self.tell(&reply);
     }
 
     fn open_forward(&mut self, id: u32, action: &str, user: &str) {
@@ -417,6 +462,16 @@ impl Parent {
                 });
             }
         }
+        for pid in self.helpers.pids() {
+            let Some(how) = ended(pid) else { continue };
+            let Some((request, end)) = self.helpers.ended(pid, how) else {
+                continue;
+            };
+            if request.engine == self.engine_number {
+                let id = request.id;
+                self.tell(&Reply::HelperEnded { id, end });
+            }
+        }
         for pid in self.offline.pids() {
             if let Some(how) = ended(pid) {
                 self.offline.ended(pid, how, now);
@@ -457,7 +512,8 @@ impl Parent {
             process::kill(running.pid);
         }
         let own = self.children.pids().into_iter().chain(self.checks.pids());
-        for pid in own.chain(self.offline.pids()) {
+        let others = self.offline.pids().into_iter().chain(self.helpers.pids());
+        for pid in own.chain(others) {
             process::kill(pid);
         }
         if !matches!(self.stop, Stop::AtOnce(_)) {

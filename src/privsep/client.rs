@@ -18,7 +18,8 @@ use crate::util::{Line, Secret};
 
 use super::channel::{Channel, Packet};
 use super::{
-    Calls, Forward, Forwards, Found, MdaJob, MdaResult, PasswordVerdict, Passwords, Reply, Request,
+    Calls, Forward, Forwards, Found, Helper, MdaEnd, MdaJob, MdaResult, PasswordVerdict, Passwords,
+    Reply, Request,
 };
 
 /// The engine's end; clones share it.
@@ -93,6 +94,101 @@ impl Client {
     pub fn set_verbose(&self, verbose: bool) -> io::Result<()> {
         *lock(&self.0.verbose) = Some(verbose);
         self.0.tell_verbose()
+    }
+}
+
+/// A helper that was asked for.
+pub struct PendingHelper {
+    id: u32,
+    client: Client,
+    news: Receiver<HelperNews>,
+    told: Mutex<Told>,
+}
+
+enum HelperNews {
+    Started(u32),
+    Refused(Line),
+    Ended(MdaEnd),
+}
+
+impl Client {
+    /// Asks for a helper, with its standard input and output and its standard error.
+    pub fn start_helper(
+        &self,
+        helper: Helper,
+        stream: OwnedFd,
+        errors: OwnedFd,
+    ) -> io::Result<PendingHelper> {
+        // Room for all that is ever said of it.
+        let (promise, news) = bounded(2);
+        let id = self.0.register(Promise::Helper(promise))?;
+        let request = Request::StartHelper { id, helper };
+        if let Err(error) = self.0.send(&request, &[stream, errors]) {
+            self.0.waiting().promises.remove(&id);
+            return Err(error);
+        }
+        Ok(PendingHelper {
+            id,
+            client: self.clone(),
+            news,
+            told: Mutex::default(),
+        })
+    }
+}
+
+impl PendingHelper {
+    /// Its process, once the parent has told.
+    pub fn pid(&self) -> Option<u32> {
+        let mut told = lock(&self.told);
+        while let Ok(news) = self.news.try_recv() {
+            told.take(news);
+        }
+        told.pid
+    }
+
+    /// Asks for it to be killed. Its end still has to be waited for.
+    pub fn kill(&self) {
+        // A parent that cannot be reached is gone, which the reader tells.
+        let _ = self
+            .client
+            .0
+            .send(&Request::KillHelper { id: self.id }, &[]);
+    }
+
+    /// How it ended; waits for each piece of news no longer than `timeout`.
+    pub fn ended(&self, timeout: Duration) -> Option<String> {
+        let mut told = lock(&self.told);
+        while told.end.is_none() {
+            match self.news.recv_timeout(timeout) {
+                Ok(news) => told.take(news),
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => return Some("not known".to_owned()),
+            }
+        }
+        told.end.clone()
+    }
+}
+
+/// What the parent has told of a helper.
+#[derive(Default)]
+struct Told {
+    pid: Option<u32>,
+    end: Option<String>,
+}
+
+impl Told {
+    fn take(&mut self, news: HelperNews) {
+        match news {
+            HelperNews::Started(pid) => self.pid = Some(pid),
+            HelperNews::Refused(text) => self.end = Some(format!("not started: {text}")),
+            HelperNews::Ended(MdaEnd::Exited(code)) => {
+                self.end = Some(format!("exited with status {code}"));
+            }
+            HelperNews::Ended(MdaEnd::Signaled(signal)) => {
+                self.end = Some(format!("terminated; signal {signal}"));
+            }
+            HelperNews::Ended(MdaEnd::TimedOut) => self.end = Some("timed out".to_owned()),
+        }
     }
 }
 
@@ -206,6 +302,7 @@ enum Promise {
     Mda(Sender<MdaResult>),
     Forward(Sender<Forward>),
     Password(Sender<PasswordVerdict>),
+    Helper(Sender<HelperNews>),
 }
 
 impl Wire {
@@ -327,6 +424,11 @@ impl Wire {
                 };
                 self.hand_over(*id, forward)?;
             }
+            Reply::HelperStarted { id, pid } => self.tell(*id, HelperNews::Started(*pid))?,
+            Reply::HelperRefused { id, text } => {
+                self.tell(*id, HelperNews::Refused(text.clone()))?;
+            }
+            Reply::HelperEnded { id, end } => self.tell(*id, HelperNews::Ended(*end))?,
             Reply::Keys => match fds.next() {
                 Some(socket) => *lock(&self.keys) = Some(socket),
                 // It came when we had no room for it; the parent sends no other.
@@ -350,6 +452,24 @@ impl Wire {
         match self.waiting().promises.remove(&id) {
             // Whoever asked may have stopped waiting.
             Some(Promise::Mda(promise)) => drop(promise.send(result)),
+            Some(_) => return None,
+            None => {}
+        }
+        Some(())
+    }
+
+    /// News of a helper, which stays known until it has ended.
+    fn tell(&self, id: u32, news: HelperNews) -> Option<()> {
+        let mut waiting = self.waiting();
+        match waiting.promises.get(&id) {
+            Some(Promise::Helper(promise)) => {
+                let last = !matches!(news, HelperNews::Started(_));
+                // Whoever asked may have stopped waiting.
+                let _ = promise.try_send(news);
+                if last {
+                    waiting.promises.remove(&id);
+                }
+            }
             Some(_) => return None,
             None => {}
         }

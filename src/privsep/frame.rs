@@ -10,7 +10,7 @@ use crate::mail::{Command, MailAddr};
 use crate::util::Secret;
 use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 
-use super::{Found, MdaEnd, MdaJob, PasswordVerdict, Reply, Request};
+use super::{Found, Helper, MdaEnd, MdaJob, PasswordVerdict, Reply, Request};
 
 /// Longest frame between parent and engine, in bytes.
 pub const MAX_FRAME: usize = 32 * 1024;
@@ -63,6 +63,20 @@ impl Request {
                 w.line(user);
                 w.text(password.reveal());
             }
+            Request::StartHelper { id, helper } => {
+                w.u8(10);
+                w.u32(*id);
+                let (kind, name) = match helper {
+                    Helper::Table(name) => (1, name),
+                    Helper::Proc(name) => (2, name),
+                };
+                w.u8(kind);
+                w.line(name);
+            }
+            Request::KillHelper { id } => {
+                w.u8(11);
+                w.u32(*id);
+            }
         }
         finish(w, MAX_FRAME)
     }
@@ -91,6 +105,15 @@ impl Request {
                 user: r.line()?,
                 password: Secret::new(r.line()?),
             },
+            10 => Request::StartHelper {
+                id: r.u32()?,
+                helper: match (r.u8()?, r.line()?) {
+                    (1, name) => Helper::Table(name),
+                    (2, name) => Helper::Proc(name),
+                    _ => return Err(Malformed),
+                },
+            },
+            11 => Request::KillHelper { id: r.u32()? },
             _ => return Err(Malformed),
         };
         r.end()?;
@@ -102,7 +125,29 @@ impl Request {
         match self {
             Request::StartMda { job, .. } if job.is_batch() => 2,
             Request::StartMda { .. } => 3,
+            Request::StartHelper { .. } => 2,
             _ => 0,
+        }
+    }
+}
+
+impl MdaEnd {
+    fn write(self, w: &mut Writer) {
+        let (how, number) = match self {
+            MdaEnd::Exited(code) => (1, code),
+            MdaEnd::Signaled(signal) => (2, signal),
+            MdaEnd::TimedOut => (3, 0),
+        };
+        w.u8(how);
+        w.i32(number);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<MdaEnd, Malformed> {
+        match (r.u8()?, r.i32()?) {
+            (1, code) => Ok(MdaEnd::Exited(code)),
+            (2, signal) => Ok(MdaEnd::Signaled(signal)),
+            (3, 0) => Ok(MdaEnd::TimedOut),
+            _ => Err(Malformed),
         }
     }
 }
@@ -139,13 +184,22 @@ impl Reply {
             Reply::MdaDone { id, end } => {
                 w.u8(6);
                 w.u32(*id);
-                let (how, number) = match end {
-                    MdaEnd::Exited(code) => (1, *code),
-                    MdaEnd::Signaled(signal) => (2, *signal),
-                    MdaEnd::TimedOut => (3, 0),
-                };
-                w.u8(how);
-                w.i32(number);
+                end.write(&mut w);
+            }
+            Reply::HelperStarted { id, pid } => {
+                w.u8(12);
+                w.u32(*id);
+                w.u32(*pid);
+            }
+            Reply::HelperRefused { id, text } => {
+                w.u8(13);
+                w.u32(*id);
+                w.line(text);
+            }
+            Reply::HelperEnded { id, end } => {
+                w.u8(14);
+                w.u32(*id);
+                end.write(&mut w);
             }
             Reply::Shutdown => w.u8(7),
             Reply::Forward { id, found } => {
@@ -202,12 +256,19 @@ impl Reply {
             },
             6 => Reply::MdaDone {
                 id: r.u32()?,
-                end: match (r.u8()?, r.i32()?) {
-                    (1, code) => MdaEnd::Exited(code),
-                    (2, signal) => MdaEnd::Signaled(signal),
-                    (3, 0) => MdaEnd::TimedOut,
-                    _ => return Err(Malformed),
-                },
+                end: MdaEnd::read(&mut r)?,
+            },
+            12 => Reply::HelperStarted {
+                id: r.u32()?,
+                pid: r.u32()?,
+            },
+            13 => Reply::HelperRefused {
+                id: r.u32()?,
+                text: r.line()?,
+            },
+            14 => Reply::HelperEnded {
+                id: r.u32()?,
+                end: MdaEnd::read(&mut r)?,
             },
             7 => Reply::Shutdown,
             8 => Reply::Forward {

@@ -83,6 +83,14 @@ impl Rights {
         }
     }
 
+    /// As whom programs of tables and filters run; `None` where that is ourselves.
+    pub fn of_helpers(&self) -> Option<Identity> {
+        match self {
+            Rights::Root { daemon, .. } => Some(daemon.clone()),
+            Rights::User { .. } => None,
+        }
+    }
+
     /// Whether we are root.
     pub fn is_root(&self) -> bool {
         matches!(self, Rights::Root { .. })

@@ -22,11 +22,11 @@ pub mod reply;
 pub mod request;
 
 pub use channel::Channel;
-pub use client::{Client, Event, Pending};
+pub use client::{Client, Event, Pending, PendingHelper};
 pub use handover::Handover;
 pub use job::ChildJob;
 pub use reply::{Found, MdaEnd, PasswordVerdict, Reply};
-pub use request::{MdaJob, Request};
+pub use request::{Helper, MdaJob, Request};
 
 use crate::util::{Line, Secret};
 

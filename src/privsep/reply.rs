@@ -48,6 +48,27 @@ pub enum Reply {
         /// How.
         end: MdaEnd,
     },
+    /// A helper runs.
+    HelperStarted {
+        /// Of the request.
+        id: u32,
+        /// Its process.
+        pid: u32,
+    },
+    /// A helper was not started.
+    HelperRefused {
+        /// Of the request.
+        id: u32,
+        /// Why.
+        text: Line,
+    },
+    /// A helper has ended.
+    HelperEnded {
+        /// Of the request.
+        id: u32,
+        /// How.
+        end: MdaEnd,
+    },
     /// A user's .forward.
     Forward {
         /// Of the request.
@@ -69,7 +90,7 @@ pub enum Reply {
     Shutdown,
 }
 
-/// How a delivery child ended.
+/// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MdaEnd {
     /// With this exit code.

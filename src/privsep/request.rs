@@ -27,6 +27,20 @@ pub enum Request {
         /// The delivery.
         id: u32,
     },
+    /// Start the program behind a table or a filter of the configuration. Two descriptors come with
+    /// it: its standard input and output, and its standard error. Answered by `HelperStarted` and
+    /// then `HelperEnded`, or by `HelperRefused`. The parent ends it when the engine has ended.
+    StartHelper {
+        /// Names it in the answers and in `KillHelper`.
+        id: u32,
+        /// Which one.
+        helper: Helper,
+    },
+    /// End a helper; its `HelperEnded` follows.
+    KillHelper {
+        /// The helper.
+        id: u32,
+    },
     /// Open a user's .forward. No path is told: the parent finds the user in the action's userbase
     /// and looks only where the user's home is. Answered by `Forward`.
     OpenForward {
@@ -58,6 +72,15 @@ pub enum Request {
     Ready,
     /// `smtpd -q`: the queue has been run; end the service.
     Finished,
+}
+
+/// A program that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Helper {
+    /// The one behind this table.
+    Table(Line),
+    /// The one of this `proc`, or of the `proc-exec` of this filter.
+    Proc(Line),
 }
 
 /// A local delivery, described by names. The parent finds the action in its own configuration,

@@ -17,6 +17,7 @@ mod entry;
 pub mod include;
 mod mailaddr;
 mod network;
+pub mod program;
 pub mod service;
 mod shape;
 mod source;
@@ -28,17 +29,21 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use crate::config::relayhost::RelayHost;
 use crate::config::{Config, Criterion, Diagnostic, Place, Sources, Test, limits};
 use crate::log;
 use crate::mail::{MailAddr, Peer};
+use crate::proc::Launcher;
 use crate::sys::user::{self, User};
 use crate::util::Line;
 
 pub use entry::Service;
+use program::Program;
 
 use source::{Source, Table};
 use state::State;
@@ -120,6 +125,7 @@ impl Tables {
         match &table.source {
             Source::Inline | Source::Passwd => Ok(()),
             Source::Db(_) => table.now(self.delimiter).map(drop).map_err(failed),
+            Source::Program(program) => running(program).and_then(Program::update).map_err(failed),
             Source::File(path, shape) => {
                 let named = |reason: String| failed(format!("{}: {reason}", path.display()));
                 let fresh = source::read(path, *shape).map_err(named)?;
@@ -135,11 +141,17 @@ impl Tables {
     /// Whether a domain or host name is in a table, wildcards included.
     pub fn domain(&self, table: &str, name: &str) -> Result<bool, TableError> {
         let key = self.key(table, name)?;
+        if let Some(program) = self.program(table)? {
+            return told(table, program.check("domain", &key));
+        }
         self.ask(table, |state| state.domain(&key))
     }
 
     /// Whether an address is in a table, networks included.
     pub fn netaddr(&self, table: &str, peer: &Peer) -> Result<bool, TableError> {
+        if let Some(program) = self.program(table)? {
+            return told(table, program.check("netaddr", &peer.to_string()));
+        }
         self.ask(table, |state| state.netaddr(peer))
     }
 
@@ -147,6 +159,14 @@ impl Tables {
     pub fn mailaddr(&self, table: &str, address: &MailAddr) -> Result<bool, TableError> {
         let user = self.key(table, address.user())?;
         let domain = self.key(table, address.domain())?;
+        if let Some(program) = self.program(table)? {
+            let key = match (user.is_empty(), domain.is_empty()) {
+                (true, true) => String::new(),
+                (_, true) => user,
+                _ => format!("{user}@{domain}"),
+            };
+            return told(table, program.check("mailaddr", &key));
+        }
         self.ask(table, |state| {
             state.mailaddr(&user, &domain, self.delimiter)
         })
@@ -155,18 +175,24 @@ impl Tables {
     /// Whether a string is in a table.
     pub fn string(&self, table: &str, text: &str) -> Result<bool, TableError> {
         let key = self.key(table, text)?;
+        if let Some(program) = self.program(table)? {
+            return told(table, program.check("string", &key));
+        }
         self.ask(table, |state| state.store.has(&key))
     }
 
     /// Whether a regular expression of a table is found in a text.
     pub fn regex(&self, table: &str, text: &str) -> Result<bool, TableError> {
         let key = self.key(table, text)?;
+        if let Some(program) = self.program(table)? {
+            return told(table, program.check("regex", &key));
+        }
         self.ask(table, |state| state.regex(&key))
     }
 
     /// The value of an alias or virtual entry, unread.
     pub fn alias(&self, table: &str, key: &str) -> Result<Option<String>, TableError> {
-        self.value(table, &self.key(table, key)?)
+        self.value(table, "alias", &self.key(table, key)?)
     }
 
     /// The user of this name.
@@ -176,7 +202,7 @@ impl Tables {
             return user::by_name(&key)
                 .map_err(|error| TableError::new(&format!("user {key}: {error}")));
         }
-        self.read(table, &key, "bad userinfo for", |value| {
+        self.read(table, "userinfo", &key, "bad userinfo for", |value| {
             service::userinfo(&key, value)
         })
     }
@@ -184,7 +210,7 @@ impl Tables {
     /// The name given to an address: `192.0.2.1` or `[2001:db8::1]`.
     pub fn addrname(&self, table: &str, peer: &Peer) -> Result<Option<Line>, TableError> {
         let key = self.key(table, &peer.to_string())?;
-        self.read(table, &key, "bad name for", |value| {
+        self.read(table, "addrname", &key, "bad name for", |value| {
             service::addrname(value).and_then(|name| Line::new(name).ok())
         })
     }
@@ -197,7 +223,7 @@ impl Tables {
         sender: &MailAddr,
     ) -> Result<Option<bool>, TableError> {
         let key = self.key(table, user)?;
-        let Some(value) = self.value(table, &key)? else {
+        let Some(value) = self.value(table, "mailaddrmap", &key)? else {
             return Ok(None);
         };
         let user = self.key(table, sender.user())?;
@@ -209,7 +235,7 @@ impl Tables {
 
     /// The next address to relay from, each in its turn; `Ok(None)` for an empty table.
     pub fn source_fetch(&self, table: &str) -> Result<Option<IpAddr>, TableError> {
-        let Some(key) = self.ask(table, State::next_key)? else {
+        let Some(key) = self.next(table, "source")? else {
             return Ok(None);
         };
         let malformed = || TableError::new(&format!("table {table}: bad address {key}"));
@@ -218,7 +244,7 @@ impl Tables {
 
     /// The next host to relay to, each in its turn; `Ok(None)` for an empty table.
     pub fn relayhost_fetch(&self, table: &str) -> Result<Option<RelayHost>, TableError> {
-        let Some(url) = self.ask(table, State::next_key)? else {
+        let Some(url) = self.next(table, "relayhost")? else {
             return Ok(None);
         };
         relayhost(table, &url).map(Some)
@@ -230,7 +256,7 @@ impl Tables {
         table: &str,
         domain: &str,
     ) -> Result<Option<RelayHost>, TableError> {
-        let Some(url) = self.value(table, &self.key(table, domain)?)? else {
+        let Some(url) = self.value(table, "relayhost", &self.key(table, domain)?)? else {
             return Ok(None);
         };
         relayhost(table, &url).map(Some)
@@ -239,7 +265,7 @@ impl Tables {
     /// The credentials of a label (for relaying) or of a user (for a listener).
     pub fn credentials(&self, table: &str, label: &str) -> Result<Option<Credentials>, TableError> {
         let key = self.key(table, label)?;
-        let Some(value) = self.value(table, &key)? else {
+        let Some(value) = self.value(table, "credentials", &key)? else {
             return Ok(None);
         };
         let malformed = || TableError::new(&format!("credentials parse error for {table}:{label}"));
@@ -248,8 +274,65 @@ impl Tables {
             .ok_or_else(malformed)
     }
 
+    /// Whether the program of a table judges passwords itself (its service `auth`).
+    pub fn judges_passwords(&self, table: &str) -> bool {
+        matches!(self.program(table), Ok(Some(program)) if program.serves("auth"))
+    }
+
+    /// Lets the program of a table judge a password. The user's name is compared in lower case,
+    /// the password is not changed.
+    pub fn password(&self, table: &str, user: &str, password: &str) -> Result<bool, TableError> {
+        let key = format!("{}:{password}", self.key(table, user)?);
+        match self.program(table)? {
+            Some(program) => told(table, program.check("auth", &key)),
+            None => Err(TableError::new(&format!(
+                "table {table}: it judges no passwords"
+            ))),
+        }
+    }
+
+    /// Starts the programs of all tables; `launcher` says who starts the one of this name. Until
+    /// then, and where nobody does, their lookups fail for now.
+    pub fn start_programs(
+        &self,
+        launcher: &dyn Fn(&Line) -> Arc<dyn Launcher>,
+        deadline: Instant,
+    ) -> io::Result<()> {
+        let mut started = Vec::new();
+        for (name, table) in &self.by_name {
+            if let Source::Program(place) = &table.source {
+                let name = Line::sanitize(name.as_bytes());
+                let program = Program::start(&name, launcher(&name))?;
+                started.push(place.get_or_init(|| program));
+            }
+        }
+        for program in started {
+            program.wait_until_ready(deadline);
+        }
+        Ok(())
+    }
+
+    /// The program behind a table, if there is one.
+    fn program(&self, name: &str) -> Result<Option<&Program>, TableError> {
+        match &self.table(name)?.source {
+            Source::Program(program) => told(name, running(program).map(Some)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Keys in their turn.
+    fn next(&self, table: &str, service: &str) -> Result<Option<String>, TableError> {
+        match self.program(table)? {
+            Some(program) => told(table, program.fetch(service)),
+            None => self.ask(table, State::next_key),
+        }
+    }
+
     /// The value of a key.
-    fn value(&self, table: &str, key: &str) -> Result<Option<String>, TableError> {
+    fn value(&self, table: &str, service: &str, key: &str) -> Result<Option<String>, TableError> {
+        if let Some(program) = self.program(table)? {
+            return told(table, program.lookup(service, key));
+        }
         self.ask(table, |state| {
             Ok(state.store.get(key)?.map(Cow::into_owned))
         })
@@ -259,11 +342,12 @@ impl Tables {
     fn read<T>(
         &self,
         table: &str,
+        service: &str,
         key: &str,
         complaint: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, TableError> {
-        let Some(value) = self.value(table, key)? else {
+        let Some(value) = self.value(table, service, key)? else {
             return Ok(None);
         };
         let malformed = || TableError::new(&format!("table {table}: {complaint} {key}"));
@@ -340,6 +424,9 @@ impl Tables {
             Test::Tag(p) => (p, |t, name| t.string(name, "")),
             _ => return Ok(true),
         };
+        if self.is_program(&pattern.table) {
+            return Ok(false);
+        }
         let answer = match pattern.regex {
             true => self.regex(&pattern.table, ""),
             false => ask(self, &pattern.table),
@@ -353,11 +440,26 @@ impl Tables {
         }
     }
 
+    fn is_program(&self, table: &str) -> bool {
+        let source = self.by_name.get(table).map(|table| &table.source);
+        matches!(source, Some(Source::Program(_)))
+    }
+
     /// Whether what is wrong with a table may be right with the next file of its name.
     fn may_come_back(&self, table: &str) -> bool {
         let source = self.by_name.get(table).map(|table| &table.source);
         matches!(source, Some(Source::Db(_)))
     }
+}
+
+fn running(program: &OnceLock<Program>) -> Result<&Program, String> {
+    program
+        .get()
+        .ok_or_else(|| "its program does not run".to_owned())
+}
+
+fn told<T>(table: &str, answer: Result<T, String>) -> Result<T, TableError> {
+    answer.map_err(|reason| TableError::new(&format!("table {table}: {reason}")))
 }
 
 fn relayhost(table: &str, url: &str) -> Result<RelayHost, TableError> {

@@ -3,7 +3,7 @@
 //! Who asks holds on to the entries of that moment; nobody waits for a file that is read again.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::config::table_text::Shape;
 use crate::config::{Sources, TableSource, limits};
@@ -13,6 +13,7 @@ use crate::sys::open;
 
 use super::contents::{BadContents, Contents};
 use super::db::Db;
+use super::program::Program;
 use super::state::State;
 use super::store::Store;
 
@@ -36,6 +37,8 @@ pub enum Source {
     Db(PathBuf),
     /// The system's users.
     Passwd,
+    /// A program, once it has been started.
+    Program(OnceLock<Program>),
 }
 
 impl Table {
@@ -104,7 +107,7 @@ impl Table {
     pub fn named(&self, reason: String) -> String {
         match &self.source {
             Source::File(path, _) | Source::Db(path) => format!("{}: {reason}", path.display()),
-            Source::Inline | Source::Passwd => reason,
+            Source::Inline | Source::Passwd | Source::Program(_) => reason,
         }
     }
 }
@@ -146,6 +149,7 @@ pub fn build(
             }
             Ok(table)
         }
+        TableSource::Program(_) => Ok(Table::new(Source::Program(OnceLock::new()), None)),
         TableSource::Passwd => Ok(Table::new(Source::Passwd, memory(Contents::default()))),
     }
 }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 pub mod cdb;
 #[cfg(test)]
 pub(crate) mod dice;

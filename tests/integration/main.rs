@@ -31,4 +31,5 @@ mod smtp_client;
 mod smuggling;
 mod spf;
 mod stories;
+mod table_programs;
 mod tables;

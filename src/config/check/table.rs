@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::ast::{TableRef, TableValue, Text};
 use crate::config::lexer::Pos;
-use crate::config::model::{TableName, TableSource};
+use crate::config::model::{ProgramPath, TableName, TableProgram, TableSource};
 use crate::config::sources::file_of_table;
 use crate::config::table_text::{Entries, Shape};
 use crate::config::{Defaults, limits};
@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Either,
     /// Whatever is asked for: the contents are not known beforehand.
     Dynamic,
+    /// Whatever a program answers; but whom a user makes is the parent's to find out.
+    Program,
     /// The system's users: userinfo and nothing else.
     Users,
     /// Declared wrongly; that has been said already.
@@ -62,6 +64,7 @@ impl Kind {
             Kind::List => takes != Takes::Map,
             Kind::Map => takes != Takes::List,
             Kind::Users => takes != Takes::List && service == Service::Userinfo,
+            Kind::Program => service != Service::Userinfo,
             Kind::Either | Kind::Dynamic | Kind::Wrong => true,
         }
     }
@@ -167,6 +170,10 @@ impl Checker<'_> {
         };
         let invalid = format!("invalid backend parameter for table: {}", name.value);
         match (backend, parameter) {
+            ("proc", None) => {
+                let text = format!("{invalid}; expected \"proc:/program\"");
+                self.error(config.at, text);
+            }
             ("getpwnam", None) => return (TableSource::Passwd, Kind::Users),
             ("getpwnam", Some(_)) => {
                 self.error(config.at, format!("{invalid}; getpwnam takes none"));
@@ -183,17 +190,41 @@ impl Checker<'_> {
                 let kind = self.database(name, config.at, path);
                 return (TableSource::Db(PathBuf::from(path)), kind);
             }
-            _ => {
-                let known = ["file", "static", "db", "getpwnam"];
-                let hint = did_you_mean(backend, known.into_iter());
-                let text = format!(
-                    "table backend \"{backend}\" does not exist \
-                     (external tables are not available in this version){hint}"
-                );
-                self.error(config.at, text);
-            }
+            _ => match self.program(name, config) {
+                Some(program) => return (TableSource::Program(program), Kind::Program),
+                None => return nothing,
+            },
         }
         nothing
+    }
+
+    /// A program of smtpd-tables(7). What it knows is seen when it is asked.
+    fn program(&mut self, name: &Text, config: &Text) -> Option<TableProgram> {
+        let backend = config.value.split(':').next().unwrap_or_default();
+        let Some(program) = TableProgram::parse(&config.value) else {
+            let text = format!("table backend \"{backend}\" does not exist");
+            self.error(config.at, text);
+            return None;
+        };
+        let Err(reason) = self.sources.program(&config.value) else {
+            return Some(program);
+        };
+        let text = match &program.program {
+            ProgramPath::At(path) => {
+                let (name, path) = (&name.value, path.display());
+                format!("invalid backend parameter for table: {name}; {path}: {reason}")
+            }
+            ProgramPath::Named(program) => {
+                let known = ["file", "static", "db", "getpwnam", "proc"];
+                let hint = did_you_mean(backend, known.into_iter());
+                format!(
+                    "table backend \"{backend}\" does not exist (program table-{program}: \
+                     {reason}){hint}"
+                )
+            }
+        };
+        self.error(config.at, text);
+        None
     }
 
     /// What is in a database is seen when it is asked.
@@ -276,6 +307,7 @@ impl Checker<'_> {
         let is = match kind {
             Kind::Map => "it is a mapping",
             Kind::Users => "it is the system's users",
+            Kind::Program => "it is served by a program",
             _ => "it is a list",
         };
         let text = format!("{}; {is}", refused(&name));

@@ -56,6 +56,7 @@ impl Parent {
             argv,
             env,
             fds: vec![null.as_fd(), null.as_fd(), stderr.as_fd(), theirs.as_fd()],
+            root: None,
             identity: None,
             dirs: vec![c"/".into()],
             umask: 0o077,
@@ -160,6 +161,7 @@ impl Parent {
         for pid in self.children.unfed(self.engine_number) {
             process::kill(pid);
         }
+        self.helpers.orphan(self.engine_number, now);
         if self.run == Run::Once && running.run == Run::Offline && how == Ended::Exited(0) {
             self.engine = Engine::Starts(now);
             return;

@@ -46,7 +46,7 @@ impl Chance {
     }
 
     fn request(&mut self) -> Request {
-        match self.below(9) {
+        match self.below(11) {
             0 => Request::StartMda {
                 id: self.next() as u32,
                 job: self.job(),
@@ -70,12 +70,30 @@ impl Chance {
                 user: self.line(),
                 password: Secret::new(self.line()),
             },
+            8 => Request::StartHelper {
+                id: self.next() as u32,
+                helper: match self.below(2) {
+                    0 => Helper::Table(self.line()),
+                    _ => Helper::Proc(self.line()),
+                },
+            },
+            9 => Request::KillHelper {
+                id: self.next() as u32,
+            },
             _ => Request::Finished,
         }
     }
 
+    fn end(&mut self) -> MdaEnd {
+        match self.below(3) {
+            0 => MdaEnd::Exited(self.next() as i32),
+            1 => MdaEnd::Signaled(self.next() as i32),
+            _ => MdaEnd::TimedOut,
+        }
+    }
+
     fn reply(&mut self) -> Reply {
-        match self.below(11) {
+        match self.below(14) {
             0 => Reply::Config,
             1 => Reply::Listener {
                 index: self.next() as u32,
@@ -95,11 +113,7 @@ impl Chance {
             },
             5 => Reply::MdaDone {
                 id: self.next() as u32,
-                end: match self.below(3) {
-                    0 => MdaEnd::Exited(self.next() as i32),
-                    1 => MdaEnd::Signaled(self.next() as i32),
-                    _ => MdaEnd::TimedOut,
-                },
+                end: self.end(),
             },
             6 => Reply::Forward {
                 id: self.next() as u32,
@@ -118,6 +132,18 @@ impl Chance {
                     1 => PasswordVerdict::Wrong,
                     _ => PasswordVerdict::Unknown { text: self.line() },
                 },
+            },
+            10 => Reply::HelperStarted {
+                id: self.next() as u32,
+                pid: self.next() as u32,
+            },
+            11 => Reply::HelperRefused {
+                id: self.next() as u32,
+                text: self.line(),
+            },
+            12 => Reply::HelperEnded {
+                id: self.next() as u32,
+                end: self.end(),
             },
             _ => Reply::Shutdown,
         }

@@ -8,12 +8,14 @@ pub struct Backoff {
     next: Duration,
 }
 
-impl Backoff {
-    /// For a process that has not died yet.
-    pub fn new() -> Backoff {
+/// For a process that has not died yet.
+impl Default for Backoff {
+    fn default() -> Backoff {
         Backoff { next: FIRST }
     }
+}
 
+impl Backoff {
     /// It died after `lived`; says how long to wait.
     pub fn died(&mut self, lived: Duration) -> Duration {
         if lived >= LONG_LIFE {
@@ -35,7 +37,7 @@ mod tests {
 
     #[test]
     fn it_doubles_up_to_a_minute_and_a_minute_of_life_starts_over() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::default();
         let short = Duration::from_millis(10);
         let waits: Vec<u64> = (0..8).map(|_| backoff.died(short).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);

@@ -1,0 +1,54 @@
+//! How programs of tables and filters come to be: the parent starts them, and we hold the other end.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::privsep::{Client, Helper, PendingHelper};
+use crate::proc::{Child, Launcher};
+use crate::table::Tables;
+use crate::util::Line;
+
+/// How long the start waits for programs to be ready.
+const READY: Duration = Duration::from_secs(10);
+
+/// Starts the programs of tables.
+pub fn start_tables(tables: &Tables, parent: &Client) -> io::Result<()> {
+    let launcher = |table: &Line| -> Arc<dyn Launcher> {
+        Arc::new(ByParent {
+            client: parent.clone(),
+            helper: Helper::Table(table.clone()),
+        })
+    };
+    tables.start_programs(&launcher, Instant::now() + READY)
+}
+
+/// Has one helper started by the parent.
+struct ByParent {
+    /// The wire.
+    client: Client,
+    /// Which one.
+    helper: Helper,
+}
+
+impl Launcher for ByParent {
+    fn launch(&self, stream: OwnedFd, errors: OwnedFd) -> io::Result<Box<dyn Child>> {
+        let helper = self.helper.clone();
+        Ok(Box::new(self.client.start_helper(helper, stream, errors)?))
+    }
+}
+
+impl Child for PendingHelper {
+    fn pid(&self) -> Option<u32> {
+        self.pid()
+    }
+
+    fn kill(&self) {
+        self.kill();
+    }
+
+    fn ended(&self, timeout: Duration) -> Option<String> {
+        self.ended(timeout)
+    }
+}

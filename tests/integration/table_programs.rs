@@ -1,0 +1,139 @@
+//! smtpd-tables(7): programs that answer for tables.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{Instance, Setup, wait_for};
+
+/// One table program for all services. It answers out of the file `answers` beside it, lines of
+/// `service|key|answer`, and notes every request in `asked`.
+const PROGRAM: &str = r#"#!/bin/sh
+dir=$(dirname "$1")
+while read -r line; do
+	echo "$line" >>"$dir/asked"
+	[ "$line" = "config|ready" ] && break
+done
+for service in alias domain netaddr mailaddr userinfo credentials source; do
+	echo "register|$service"
+done
+echo "register|ready"
+echo "up" >&2
+while IFS='|' read -r t version stamp name op service id key; do
+	echo "$op|$service|$key" >>"$dir/asked"
+	if [ "$op" = update ]; then
+		echo "update-result|$service|ok"
+		continue
+	fi
+	[ -e "$dir/die" ] && exit 7
+	[ -e "$dir/nonsense" ] && echo "what?"
+	answer=not-found
+	while IFS='|' read -r s k a; do
+		[ "$s|$k" = "$service|$key" ] && answer=$a
+	done <"$dir/answers"
+	echo "$op-result|$id|$answer"
+done
+"#;
+
+const CONFIG: &str = "listen on 127.0.0.1 port $port\n\
+    table people proc:$dir/table:$dir/answers\n\
+    action \"in\" maildir \"$dir/mail\" virtual <people>\n\
+    match from any for domain <people> action \"in\"\n\
+    match from any mail-from <people> for any reject\n";
+
+/// Writes the program, and answers in which `$user` is whom the daemon delivers to.
+fn write(dir: &Path, answers: &str) {
+    let uid = fs::metadata(dir).unwrap().uid().to_string();
+    let named = Command::new("id").args(["-un", &uid]).output().unwrap();
+    let user = String::from_utf8_lossy(&named.stdout).trim().to_owned();
+    let answers = answers.replace("$user", &user);
+    let program = dir.join("table");
+    if !program.exists() {
+        fs::write(&program, PROGRAM).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(dir.join("answers"), answers).unwrap();
+}
+
+/// A daemon that has been given its table program before it starts.
+fn start(answers: &str) -> Instance {
+    let mut daemon = Setup::new("").prepare();
+    write(daemon.path(), answers);
+    daemon.configure(CONFIG);
+    daemon.start();
+    daemon
+}
+
+fn asked(daemon: &Instance) -> String {
+    fs::read_to_string(daemon.path().join("asked")).unwrap_or_default()
+}
+
+#[test]
+fn a_program_is_asked_by_service_and_answers_for_rules_and_addresses() {
+    let daemon =
+        start("domain|e.org|found\nalias|bob@e.org|found|$user\nalias|al@e.org|found|bob@e.org\n");
+    let mut client = daemon.hello();
+    client.mail("a@b.net", &["Bob@E.org"], b"\none\n");
+    client.mail("a@b.net", &["al@e.org"], b"\ntwo\n");
+    daemon.wait_mail(2);
+    client.say("MAIL FROM:<a@b.net>", 250);
+    client.say("RCPT TO:<nobody@e.org>", 524);
+    client.say("RCPT TO:<x@elsewhere.org>", 550);
+    let asked = asked(&daemon);
+    assert!(asked.starts_with("config|smtpd-version|"), "{asked}");
+    for line in [
+        "config|protocol|0.1",
+        "config|tablename|people",
+        "check|domain|e.org",
+        "lookup|alias|bob@e.org",
+        "check|mailaddr|a@b.net",
+    ] {
+        assert!(asked.lines().any(|asked| asked == line), "{line}\n{asked}");
+    }
+    // What it says on standard error bears its name.
+    daemon.wait_log("people: up");
+    let updated = daemon.ctl(["update", "table", "people"]);
+    assert!(updated.status.success());
+}
+
+#[test]
+fn a_program_that_fails_makes_lookups_fail_for_now_and_is_started_again() {
+    let daemon =
+        start("domain|e.org|found\nalias|bob@e.org|found|$user\ndomain|sick.org|error|no route\n");
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<a@b.net>", 250);
+    client.say("RCPT TO:<bob@e.org>", 250);
+    client.say("RCPT TO:<bob@sick.org>", 451);
+    daemon.wait_log("table-proc: people check failed: no route");
+    for way in ["die", "nonsense"] {
+        fs::write(daemon.path().join(way), "").unwrap();
+        client.say("RCPT TO:<bob@e.org>", 451);
+        fs::remove_file(daemon.path().join(way)).unwrap();
+        wait_for("the program to be back", || {
+            std::thread::sleep(Duration::from_millis(20));
+            client.ask("RCPT TO:<bob@e.org>").starts_with("250")
+        });
+    }
+    daemon.wait_log("lost processor: people exited abnormally: exited with status 7");
+    daemon.wait_log("lost processor: people was ended: failed to parse reply: what?");
+}
+
+#[test]
+fn it_ends_with_the_daemon() {
+    let mut daemon = start("domain|e.org|found\n");
+    let pid = {
+        let engine = daemon.engine_pid();
+        assert!(engine > 0);
+        let out = Command::new("pgrep")
+            .args(["-f", daemon.path().join("table").to_str().unwrap()])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let first = text.split_whitespace().next().expect("a program");
+        first.parse::<u32>().unwrap()
+    };
+    assert!(daemon.stop().success());
+    assert!(!crate::support::alive(pid));
+}
