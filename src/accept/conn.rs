@@ -1,7 +1,9 @@
 //! One SMTP connection as a value: its socket, its session, and what neither has digested.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 
 use mio::event::Source as EventSource;
 use mio::net::{TcpStream, UnixStream};
@@ -90,6 +92,17 @@ impl Stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
         };
+    }
+}
+
+/// Its descriptor, for the log.
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fd = match self {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+        };
+        write!(f, "fd {fd}")
     }
 }
 

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::dns::{Bell, Reverse};
+use crate::log::{self, Trace};
 use crate::session::{Answer, Disconnect, Next, Question, Services};
 use crate::sys::errno::strerror;
 
@@ -203,6 +204,10 @@ impl<T: Conversation> Worker<T> {
                 buffers.input.extend_from_slice(&buffers.chunk[..count]);
                 conn.progress.moved = true;
                 conn.progress.received_bytes += count;
+                log::trace(
+                    Trace::Io,
+                    format_args!("io: {}: read {count} bytes", conn.stream),
+                );
                 Ok(Io::Done)
             }
             Err(error) if would_block(&error) => Ok(Io::WouldBlock),
@@ -261,6 +266,10 @@ fn write_all<T>(conn: &mut Conn<T>, buffers: &mut Buffers) -> Result<Io, Disconn
             Ok(0) => return Err(Disconnect::Hangup),
             Ok(count) => {
                 buffers.written += count;
+                log::trace(
+                    Trace::Io,
+                    format_args!("io: {}: wrote {count} bytes", conn.stream),
+                );
                 conn.progress.moved = true;
             }
             Err(error) if would_block(&error) => return Ok(Io::WouldBlock),

@@ -29,10 +29,15 @@ pub struct FrontDoor {
 impl Inject for FrontDoor {
     fn inject(&self, dsn: &Dsn, now: Timestamp) -> Result<MsgId, Refusal> {
         let facts = self.facts(dsn);
-        let destinations = self.services.expand(&facts, &dsn.to)?;
+        // As a client would hear it, with the recipient.
+        let unwanted = |refusal: Refusal| {
+            let text = format!("{}: <{}>", refusal.text, dsn.to);
+            Refusal::new(refusal.code, &text)
+        };
+        let destinations = self.services.expand(&facts, &dsn.to).map_err(unwanted)?;
         if destinations.is_empty() {
             let text = "5.1.1 Invalid recipient: it leads nowhere";
-            return Err(Refusal::new(550, text));
+            return Err(unwanted(Refusal::new(550, text)));
         }
         let incoming = self.services.begin().map_err(cannot_begin)?;
         let smtpname = self.server_name.clone();

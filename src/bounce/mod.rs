@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::deliver::{Agent, HoldKey, Offer, Release, Report};
-use crate::log::{self, stat};
+use crate::log::{self, Trace, stat};
 use crate::mail::{Envelope, EvpId, MailAddr, MsgId, Outcome, Refusal, Status};
 use crate::queue::Queue;
 use crate::util::{Line, Timestamp};
@@ -183,8 +183,26 @@ fn settle(setup: &Setup, group: &Group, now: Timestamp) -> Outcome {
         about: first.id,
         text: report::compose(&group.envelopes, original.as_ref(), now, setup.date),
     };
-    match setup.inject.inject(&dsn, now) {
-        Ok(_) => Outcome::delivered(),
+    log::trace(
+        Trace::Bounce,
+        format_args!(
+            "bounce: message {}: reporting {} envelopes to <{}>",
+            first.id.msgid(),
+            group.envelopes.len(),
+            first.sender
+        ),
+    );
+    stat::BOUNCE_SESSION.inc();
+    let injected = setup.inject.inject(&dsn, now);
+    stat::BOUNCE_SESSION.dec();
+    match injected {
+        Ok(msgid) => {
+            log::trace(
+                Trace::Bounce,
+                format_args!("bounce: message {}: reported as {msgid}", first.id.msgid()),
+            );
+            Outcome::delivered()
+        }
         Err(refusal) => undone(group, first, &refusal),
     }
 }

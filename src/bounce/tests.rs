@@ -639,7 +639,8 @@ fn a_report_enters_under_the_rules_for_local_mail() {
     *house.answer.lock().unwrap() = Err(Refusal::new(550, "Invalid recipient"));
     assert_eq!(
         door.inject(&dsn, T0),
-        Err(Refusal::new(550, "Invalid recipient"))
+        Err(Refusal::new(550, "Invalid recipient: <alice@example.net>")),
+        "the whole reply"
     );
     *house.answer.lock().unwrap() = Ok(Vec::new());
     assert!(!door.inject(&dsn, T0).unwrap_err().is_temporary());

@@ -13,7 +13,7 @@ use crate::control::{Answer, Ask, Which};
 use crate::engine;
 use crate::expansion::World;
 use crate::explain;
-use crate::log::{self, Target};
+use crate::log::{self, Target, Writer};
 use crate::mail::Supposed;
 use crate::mda;
 use crate::parent::{self, Ground, Options, OwnForwards, built_in};
@@ -190,8 +190,7 @@ impl Asked {
     }
 
     fn log(&self) -> Target {
-        // A queue run is watched by whoever started it.
-        match self.debug || (self.run_once && !self.foreground) {
+        match self.debug {
             true => Target::Stderr,
             false => Target::Syslog,
         }
@@ -356,8 +355,16 @@ fn daemon(asked: Asked) -> i32 {
         true => None,
         false => config::name_warning(&paths.mailname),
     };
+    // cron(8) mails what a queue run prints, and that mail would be in the next one.
+    let quiet = asked.run_once && !asked.debug && !asked.check && asked.supposed.is_none();
+    if quiet {
+        log::start("smtpd", asked.log(), Writer::Caller);
+    }
     for warning in open.into_iter().chain(texts(loaded.warnings)).chain(name) {
-        say(&format!("warn: {warning}"));
+        match quiet {
+            true => log::warn(format_args!("{warning}")),
+            false => say(&format!("warn: {warning}")),
+        }
     }
     if let Some(supposed) = &asked.supposed {
         return explain(&paths, &handover, &loaded.config, supposed);
@@ -574,7 +581,8 @@ mod tests {
             (&[][..], Ground::Back, Target::Syslog),
             (&["-F"], Ground::Fore, Target::Syslog),
             (&["-d"], Ground::Fore, Target::Stderr),
-            (&["-q"], Ground::Fore, Target::Stderr),
+            (&["-q"], Ground::Fore, Target::Syslog),
+            (&["-qd"], Ground::Fore, Target::Stderr),
             (&["-qF"], Ground::Fore, Target::Syslog),
         ] {
             let asked = parse(words).unwrap();

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
+use super::{Trace, trace};
+
 /// One key.
 pub struct Stat {
     key: &'static str,
     value: AtomicI64,
-    touched: std::sync::atomic::AtomicBool,
 }
 
 impl Stat {
@@ -14,14 +15,13 @@ impl Stat {
         Stat {
             key,
             value: AtomicI64::new(0),
-            touched: std::sync::atomic::AtomicBool::new(false),
         }
     }
 
     /// Adds `n`, which may be negative.
     pub fn add(&self, n: i64) {
-        self.touched.store(true, Relaxed);
-        self.value.fetch_add(n, Relaxed);
+        let before = self.value.fetch_add(n, Relaxed);
+        self.trace(before, before + n);
     }
 
     /// Adds one.
@@ -36,8 +36,14 @@ impl Stat {
 
     /// Sets a gauge.
     pub fn set(&self, value: i64) {
-        self.touched.store(true, Relaxed);
-        self.value.store(value, Relaxed);
+        let before = self.value.swap(value, Relaxed);
+        self.trace(before, value);
+    }
+
+    fn trace(&self, before: i64, now: i64) {
+        if before != now {
+            trace(Trace::Stat, format_args!("stat: {}: {now}", self.key));
+        }
     }
 
     /// The value now.
@@ -46,12 +52,9 @@ impl Stat {
     }
 }
 
-/// Every key touched since start with its value, in byte order of the keys.
+/// Every key with its value, in byte order of the keys.
 pub fn snapshot() -> Vec<(&'static str, i64)> {
-    ALL.iter()
-        .filter(|s| s.touched.load(Relaxed))
-        .map(|s| (s.key, s.get()))
-        .collect()
+    ALL.iter().map(|s| (s.key, s.get())).collect()
 }
 
 macro_rules! stats {
@@ -64,6 +67,7 @@ macro_rules! stats {
 stats! {
     BOUNCE_ENVELOPE "bounce.envelope" "Bounce envelopes being worked on.";
     BOUNCE_MESSAGE "bounce.message" "Groups of bounces waiting.";
+    BOUNCE_SESSION "bounce.session" "Reports on their way into the queue.";
     CONTROL_SESSION "control.session" "Control connections.";
     MDA_ENVELOPE "mda.envelope" "Local envelopes taken from the scheduler.";
     MDA_PENDING "mda.pending" "Local envelopes waiting for their user's turn.";
@@ -80,6 +84,11 @@ stats! {
     MTA_TASK "mta.task" "Messages waiting for a session.";
     MTA_TASK_RUNNING "mta.task.running" "Messages being sent.";
     QUEUE_BOUNCE "queue.bounce" "Bounce envelopes made.";
+    QUEUE_CACHE_LOAD_HIT "queue.evpcache.load.hit" "Envelopes wanted and at hand.";
+    QUEUE_CACHE_LOAD_MISSED "queue.evpcache.load.missed" "Envelopes wanted and read from the disk.";
+    QUEUE_CACHE_SIZE "queue.evpcache.size" "Envelopes at hand.";
+    QUEUE_CACHE_UPDATE_HIT "queue.evpcache.update.hit" "Envelopes changed while at hand; none is.";
+    QUEUE_CACHE_UPDATE_MISSED "queue.evpcache.update.missed" "Envelopes changed on the disk.";
     SCHEDULER_DELIVERY_LOOP "scheduler.delivery.loop" "Outcomes: loop.";
     SCHEDULER_DELIVERY_OK "scheduler.delivery.ok" "Outcomes: delivered.";
     SCHEDULER_DELIVERY_PERMFAIL "scheduler.delivery.permfail" "Outcomes: permanent failure.";
@@ -90,11 +99,44 @@ stats! {
     SCHEDULER_ENVELOPE_INFLIGHT "scheduler.envelope.inflight" "Envelopes handed out.";
     SCHEDULER_ENVELOPE_REMOVED "scheduler.envelope.removed" "Envelopes removed by the administrator.";
     SCHEDULER_ENVELOPE_UPDATED "scheduler.envelope.updated" "Envelopes re-timed.";
+    SCHEDULER_RAM_ENVELOPE "scheduler.ramqueue.envelope" "Envelopes known.";
     SCHEDULER_HOLD "scheduler.ramqueue.hold" "Envelopes held.";
-    SCHEDULER_HOLDQ "scheduler.ramqueue.holdq" "Hold queues.";
     SCHEDULER_HOLD_OVERFLOW "scheduler.ramqueue.hold-overflow" "Envelopes a full hold queue turned away.";
+    SCHEDULER_HOLDQ "scheduler.ramqueue.holdq" "Hold queues.";
+    SCHEDULER_RAM_MESSAGE "scheduler.ramqueue.message" "Messages known.";
+    SCHEDULER_RAM_UPDATE "scheduler.ramqueue.update" "Envelopes waiting for their commit; none is seen before.";
     SMTP_SESSION "smtp.session" "Open SMTP sessions.";
     SMTP_SESSION_INET4 "smtp.session.inet4" "IPv4 sessions accepted.";
     SMTP_SESSION_INET6 "smtp.session.inet6" "IPv6 sessions accepted.";
     SMTP_SESSION_LOCAL "smtp.session.local" "Local sessions accepted.";
+    SMTP_SMTPS "smtp.smtps" "Sessions in TLS from their first byte on.";
+    SMTP_TLS "smtp.tls" "Sessions in TLS by STARTTLS.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_opensmtpd_is_there_in_byte_order() {
+        // smtpctl(8), show stats: the keys of OpenSMTPD 7.8 with its usual back ends.
+        let keys: Vec<&str> = snapshot().into_iter().map(|(key, _)| key).collect();
+        assert!(keys.is_sorted(), "{keys:?}");
+        let all = "bounce.envelope bounce.message bounce.session control.session mda.envelope \
+                   mda.pending mda.running mda.user mta.connector mta.domain mta.envelope mta.host \
+                   mta.relay mta.route mta.session mta.source mta.task mta.task.running \
+                   queue.bounce queue.evpcache.load.hit queue.evpcache.load.missed \
+                   queue.evpcache.size queue.evpcache.update.hit queue.evpcache.update.missed \
+                   scheduler.delivery.loop scheduler.delivery.ok scheduler.delivery.permfail \
+                   scheduler.delivery.tempfail scheduler.envelope scheduler.envelope.expired \
+                   scheduler.envelope.incoming scheduler.envelope.inflight \
+                   scheduler.envelope.removed scheduler.envelope.updated \
+                   scheduler.ramqueue.envelope scheduler.ramqueue.hold \
+                   scheduler.ramqueue.hold-overflow scheduler.ramqueue.holdq \
+                   scheduler.ramqueue.message scheduler.ramqueue.update smtp.session \
+                   smtp.session.inet4 smtp.session.inet6 smtp.session.local smtp.smtps smtp.tls";
+        for key in all.split_whitespace() {
+            assert!(keys.contains(&key), "{key}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::log;
+use crate::log::{self, Trace};
 use crate::sys::fdpass::Wait;
 use crate::util::{Line, Secret};
 
@@ -291,6 +291,20 @@ struct Wire {
     waiting: Mutex<Waiting>,
 }
 
+/// `trace imsg` and `trace mproc`: what is asked and answered, but none of what goes with it.
+fn traced(who: &str, message: &dyn std::fmt::Debug) {
+    let about_a_process = |name: &str| name.contains("Mda") || name == "Fed";
+    if log::tracing(Trace::Imsg) || log::tracing(Trace::Mproc) {
+        let text = format!("{message:?}");
+        let name = text.split(|c: char| !c.is_ascii_alphanumeric()).next();
+        let name = name.unwrap_or_default();
+        log::trace(Trace::Imsg, format_args!("imsg: {who}: {name}"));
+        if about_a_process(name) {
+            log::trace(Trace::Mproc, format_args!("mproc: {who}: {name}"));
+        }
+    }
+}
+
 struct Waiting {
     last_id: u32,
     promises: HashMap<u32, Promise>,
@@ -378,6 +392,7 @@ impl Wire {
     }
 
     fn put(&self, request: &Request, fds: &[OwnedFd], wait: Wait) -> io::Result<()> {
+        traced("engine", request);
         let frame = request
             .encode()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
@@ -404,6 +419,7 @@ impl Wire {
     /// Hands an answer to the one who asked; `None` when it makes no sense.
     fn hear(&self, packet: Packet) -> Option<Reply> {
         let reply = Reply::decode(&packet.frame).ok()?;
+        traced("parent", &reply);
         let mut fds = packet.fds.into_iter();
         match &reply {
             Reply::MdaRefused { id, code, text } => {

@@ -20,6 +20,7 @@ mod contract;
 use std::io;
 use std::sync::Arc;
 
+use crate::log::{self, Trace, stat};
 use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 use crate::util::Timestamp;
 
@@ -78,6 +79,26 @@ pub trait Draft: Send {
 pub struct Incoming {
     draft: Box<dyn Draft>,
     size_bytes: u64,
+    counted: Counted,
+}
+
+/// Envelopes of a message that is not in the queue yet, as `show stats` counts them.
+#[derive(Default)]
+struct Counted(i64);
+
+impl Counted {
+    fn one_more(&mut self) {
+        self.0 += 1;
+        stat::SCHEDULER_ENVELOPE_INCOMING.inc();
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.0 != 0 {
+            stat::SCHEDULER_ENVELOPE_INCOMING.add(-self.0);
+        }
+    }
 }
 
 /// Proof that a message is durable: only [`Incoming::commit`] makes one.
@@ -118,31 +139,40 @@ impl Queue {
         Ok(Incoming {
             draft: self.0.begin()?,
             size_bytes: 0,
+            counted: Counted::default(),
         })
     }
 
     /// Reads an envelope.
     pub fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        log::trace(Trace::Queue, format_args!("queue: load {id}"));
         self.0.load(id)
     }
 
     /// Opens a message's body.
     pub fn open_body(&self, id: MsgId) -> io::Result<Body> {
+        log::trace(Trace::Queue, format_args!("queue: body of {id}"));
         self.0.open_body(id)
     }
 
     /// Replaces an envelope on disk.
     pub fn update(&self, envelope: &Envelope) -> io::Result<()> {
+        log::trace(Trace::Queue, format_args!("queue: update {}", envelope.id));
         self.0.update(envelope)
     }
 
     /// Adds an envelope to a committed message and returns its id.
     pub fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
-        self.0.add(envelope)
+        let added = self.0.add(envelope);
+        if let Ok(id) = &added {
+            log::trace(Trace::Queue, format_args!("queue: add {id}"));
+        }
+        added
     }
 
     /// Removes an envelope, and with the last one the message.
     pub fn remove(&self, id: EvpId) -> io::Result<()> {
+        log::trace(Trace::Queue, format_args!("queue: remove {id}"));
         self.0.remove(id)
     }
 
@@ -153,6 +183,7 @@ impl Queue {
 
     /// The envelopes of one message.
     pub fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
+        log::trace(Trace::Queue, format_args!("queue: envelopes of {id}"));
         self.0.envelopes(id)
     }
 }
@@ -170,7 +201,9 @@ impl Incoming {
 
     /// Adds an envelope; its id is given to it here.
     pub fn add(&mut self, envelope: Envelope) -> io::Result<EvpId> {
-        self.draft.add(envelope)
+        let added = self.draft.add(envelope)?;
+        self.counted.one_more();
+        Ok(added)
     }
 
     /// Gives an envelope that was added another recipient, and other wishes of the sender.
@@ -198,10 +231,12 @@ impl Incoming {
     /// Makes the message durable. On an error nothing of it is left.
     pub fn commit(self, _now: Timestamp) -> io::Result<Committed> {
         let msgid = self.msgid();
-        Ok(Committed {
-            msgid,
-            envelopes: self.draft.commit()?,
-        })
+        let envelopes = self.draft.commit()?;
+        log::trace(
+            Trace::Queue,
+            format_args!("queue: commit {msgid} of {} envelopes", envelopes.len()),
+        );
+        Ok(Committed { msgid, envelopes })
     }
 }
 

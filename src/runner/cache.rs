@@ -27,6 +27,11 @@ impl Cache {
         self.0.remove(&id)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// An envelope, if it is here.
     pub fn get(&self, id: EvpId) -> Option<&Envelope> {
         self.0.get(&id)

@@ -11,7 +11,7 @@ use std::io;
 
 use crate::control::message::Answer;
 use crate::deliver::{Agent, HoldKey, Offer, Report};
-use crate::log::{self, stat};
+use crate::log::{self, Trace, stat};
 use crate::mail::{Envelope, EvpId, Outcome, Verdict};
 use crate::queue::{Committed, LoadError, Queue};
 use crate::scheduler::{Class, Facts, Hold, Scheduler, Work};
@@ -299,6 +299,7 @@ impl Core {
             Work::Remove(id) => (id, "removed"),
         };
         log::debug(format_args!("scheduler: evp:{id} {what}"));
+        log::trace(Trace::Scheduler, format_args!("scheduler: evp:{id} {what}"));
         match work {
             Work::Deliver(_, class) => self.deliver(id, class, now),
             Work::Expire(_) => self.end(id, Cause::Expired, now),
@@ -380,8 +381,14 @@ impl Core {
 
     fn load(&mut self, id: EvpId) -> Result<Envelope, LoadError> {
         match self.cache.take(id) {
-            Some(envelope) => Ok(envelope),
-            None => self.queue.load(id),
+            Some(envelope) => {
+                stat::QUEUE_CACHE_LOAD_HIT.inc();
+                Ok(envelope)
+            }
+            None => {
+                stat::QUEUE_CACHE_LOAD_MISSED.inc();
+                self.queue.load(id)
+            }
         }
     }
 
@@ -459,11 +466,17 @@ impl Core {
                 reports
             }
             Settled::Again { envelope, reports } => {
+                stat::QUEUE_CACHE_UPDATE_MISSED.inc();
+                stat::SCHEDULER_ENVELOPE_UPDATED.inc();
                 // The administrator may have paused it while it was being written.
                 if envelope.flags.suspended != self.scheduler.is_suspended(id) {
                     self.marks.insert(id);
                 }
-                let _ = self.scheduler.tempfail(id, now);
+                let after = self.scheduler.tempfail(id, now);
+                log::trace(
+                    Trace::Scheduler,
+                    format_args!("scheduler: evp:{id} {after:?}"),
+                );
                 reports
             }
             Settled::Stuck {
@@ -522,6 +535,9 @@ impl Core {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         stat::SCHEDULER_ENVELOPE.set(gauge(counts.envelopes));
         stat::SCHEDULER_ENVELOPE_INFLIGHT.set(gauge(counts.inflight));
+        stat::SCHEDULER_RAM_ENVELOPE.set(gauge(counts.envelopes));
+        stat::SCHEDULER_RAM_MESSAGE.set(gauge(counts.messages));
+        stat::QUEUE_CACHE_SIZE.set(gauge(self.cache.len()));
         stat::SCHEDULER_HOLD.set(gauge(counts.held));
         stat::SCHEDULER_HOLDQ.set(gauge(counts.hold_queues));
     }

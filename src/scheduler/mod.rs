@@ -117,6 +117,8 @@ pub struct NotInflight;
 pub struct Counts {
     /// All that are known.
     pub envelopes: usize,
+    /// The messages that these are of.
+    pub messages: usize,
     /// Handed out.
     pub inflight: usize,
     /// On hold queues.
@@ -141,6 +143,7 @@ pub struct Scheduler {
     due: [BTreeSet<(u64, EvpId)>; Lane::ALL.len()],
     held: BTreeMap<(Class, u64), BTreeSet<(u64, EvpId)>>,
     held_count: usize,
+    messages: usize,
     inflight: usize,
     tickets: u64,
     paused_mda: bool,
@@ -157,6 +160,7 @@ impl Scheduler {
             due: Default::default(),
             held: BTreeMap::new(),
             held_count: 0,
+            messages: 0,
             inflight: 0,
             tickets: 0,
             paused_mda: false,
@@ -169,6 +173,8 @@ impl Scheduler {
         if self.entries.contains_key(&id) {
             return false;
         }
+        let first = self.of_message(id.msgid()).next().is_none();
+        self.messages += usize::from(first);
         let mut marks = Marks::default();
         if facts.suspended {
             marks.set(Marks::SUSPENDED);
@@ -237,6 +243,8 @@ impl Scheduler {
         let entry = self.inflight(id)?;
         self.detach(id, &entry);
         self.entries.remove(&id);
+        let last = self.of_message(id.msgid()).next().is_none();
+        self.messages -= usize::from(last);
         Ok(())
     }
 
@@ -333,6 +341,7 @@ impl Scheduler {
     pub fn counts(&self) -> Counts {
         Counts {
             envelopes: self.entries.len(),
+            messages: self.messages,
             inflight: self.inflight,
             held: self.held_count,
             hold_queues: self.held.len(),
@@ -361,6 +370,8 @@ impl Scheduler {
         }
         let due: usize = self.due.iter().map(BTreeSet::len).sum();
         let held: usize = self.held.values().map(BTreeSet::len).sum();
+        let messages: BTreeSet<_> = self.entries.keys().map(|id| id.msgid()).collect();
+        assert_eq!(messages.len(), self.messages, "messages miscounted");
         assert_eq!(counts[1], self.pending.len(), "strangers in pending");
         assert_eq!(counts[2], due, "strangers among the due");
         assert_eq!(counts[3], self.inflight, "inflight miscounted");

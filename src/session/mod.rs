@@ -26,6 +26,7 @@ mod state;
 use std::sync::Arc;
 
 use crate::dns::Confirmed;
+use crate::log::{self, Trace};
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::smtp::Reply;
@@ -378,6 +379,11 @@ impl Session {
     fn say(&mut self, command: Option<&[u8]>, reply: &Reply, out: &mut Vec<u8>) {
         reply.write_to(out);
         self.tell(&Event::Reply(command, reply));
+        if log::tracing(Trace::Smtp) {
+            let (id, command) = (self.id, Line::sanitize(command.unwrap_or_default()));
+            log::trace(Trace::Smtp, format_args!("smtp: {id}: <<< {command}"));
+            log::trace(Trace::Smtp, format_args!("smtp: {id}: >>> {reply}"));
+        }
         if matches!(reply.code(), 221 | 421) {
             self.end_transaction();
             self.state = State::Closing;

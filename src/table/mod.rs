@@ -36,7 +36,7 @@ use std::time::Instant;
 
 use crate::config::relayhost::RelayHost;
 use crate::config::{Config, Criterion, Diagnostic, Place, Sources, Test, limits};
-use crate::log;
+use crate::log::{self, Trace};
 use crate::mail::{MailAddr, Peer};
 use crate::proc::Launcher;
 use crate::sys::user::{self, User};
@@ -133,6 +133,7 @@ impl Tables {
                     fresh.rebuild_like(&old, self.delimiter).map_err(failed)?;
                 }
                 table.set(Arc::new(fresh));
+                log::trace(Trace::Tables, format_args!("tables: {name} is read anew"));
                 Ok(())
             }
         }
@@ -368,6 +369,12 @@ impl Tables {
             let state = table.now(self.delimiter).map_err(failed)?;
             let answer = question(&state);
             if state.store.is_unchanged() {
+                let how = if answer.is_ok() {
+                    "has answered"
+                } else {
+                    "has failed"
+                };
+                log::trace(Trace::Tables, format_args!("tables: {name} {how}"));
                 return answer.map_err(|reason| failed(table.named(reason)));
             }
         }

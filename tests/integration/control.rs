@@ -1,10 +1,11 @@
 //! smtpctl(8): what an administrator asks and what strangers may not.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use crate::dice::Dice;
-use crate::support::{Setup, wait_for};
+use crate::support::{Setup, root_only, wait_for};
 
 fn text(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -55,9 +56,10 @@ fn the_queue_is_listed_scheduled_and_removed() {
         text(&daemon.ctl(["resume", "envelope", &evpid])),
         "1 envelope resumed\n"
     );
+    let third = client.mail("", &["b@example.org"], b"\nz\n");
     assert_eq!(
-        text(&daemon.ctl(["remove", &evpid])),
-        "1 envelope removed\n"
+        text(&daemon.ctl(["remove", &evpid, &third])),
+        "2 envelopes removed\n"
     );
     wait_for("the removal", || daemon.queue().len() == 2);
     daemon.wait_log("stat=Removed by administrator");
@@ -98,6 +100,11 @@ fn a_paused_envelope_stays_whoever_flushes_the_queue() {
         let mut run = daemon.program("smtpd");
         let output = run.arg("-q").arg("-R").arg(daemon.path()).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
+        // cron(8) mails what is printed, and that mail would be in the next run.
+        assert!(
+            output.stdout.is_empty() && output.stderr.is_empty(),
+            "{output:?}"
+        );
     };
     for which in ["all", &id[..8], &id] {
         assert_eq!(
@@ -118,6 +125,110 @@ fn a_paused_envelope_stays_whoever_flushes_the_queue() {
         "1 envelope resumed\n"
     );
     daemon.wait_mail(2);
+}
+
+#[test]
+fn every_trace_says_something() {
+    // smtpctl(8), trace.
+    let daemon = Setup::new(
+        "table known { \"example.org\", \"mx.example.org\" }\nlisten on 127.0.0.1 port $port\n\
+         action \"in\" maildir \"$dir/mail\" virtual $all\n\
+         action \"gone\" mda \"exit 67\" virtual $all\n\
+         match from any for domain \"gone.example.org\" action \"gone\"\n\
+         match from any for domain <known> action \"in\"\n",
+    )
+    .start();
+    for word in [
+        "io",
+        "smtp",
+        "bounce",
+        "scheduler",
+        "lookup",
+        "stat",
+        "rules",
+        "mproc",
+        "expand",
+        "imsg",
+        "queue",
+        "tables",
+    ] {
+        assert!(daemon.ctl(["trace", word]).status.success(), "{word}");
+    }
+    let refused = daemon.ctl(["trace", "nonsense"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(daemon.ctl(["update", "table", "known"]).status.success());
+    let mut client = daemon.hello();
+    client.mail("a@example.org", &["b@gone.example.org"], b"\nx\n");
+    daemon.wait_mail(1);
+    daemon.wait_empty();
+    for part in [
+        "\nio: fd ",
+        " read ",
+        " wrote ",
+        ": <<< RCPT TO:<b@gone.example.org>",
+        ": >>> 250 2.1.5 Destination address valid: Recipient ok",
+        "\nbounce: message ",
+        "\nscheduler: evp:",
+        "\nlookup: ",
+        "\nstat: smtp.session: ",
+        "\nrules: ",
+        "\nmproc: engine: StartMda",
+        "\nmproc: parent: MdaDone",
+        "\nexpand: ",
+        "\nimsg: engine: StartMda",
+        "\nqueue: commit ",
+        "\ntables: known has answered",
+    ] {
+        assert!(daemon.log().contains(part), "{part}\n{}", daemon.log());
+    }
+}
+
+#[test]
+fn a_report_that_is_refused_is_logged_with_the_whole_reply() {
+    // smtpd(8), DIFFERENCES: the whole reply, recipient included.
+    let daemon = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"gone\" mda \"exit 67\" virtual $all\n\
+         match from any for domain \"example.org\" action \"gone\"\n",
+    )
+    .start();
+    let msgid = daemon
+        .hello()
+        .mail("a@elsewhere.example", &["b@example.org"], b"\nx\n");
+    daemon.wait_log(&format!(
+        "warn: PermFail injecting failure report on message {msgid} to <a@elsewhere.example> \
+         for 1 envelope: 550 Invalid recipient: <a@elsewhere.example>\n"
+    ));
+}
+
+#[test]
+fn root_reads_the_spool_as_its_owner() {
+    // smtpctl(8), DIFFERENCES: what the engine may have put in the place of a file is not read as root.
+    if !root_only("control::root_reads_the_spool_as_its_owner") {
+        return;
+    }
+    let mut daemon = Setup::maildir().arg("-Pmda").start();
+    let mut client = daemon.hello();
+    let id = client.mail("a@example.net", &["b@example.org"], b"\nx\n");
+    daemon.stop();
+    let show = |what: &str| {
+        let mut show = std::process::Command::new(env!("CARGO_BIN_EXE_smtpctl"));
+        let show = show.arg("-R").arg(daemon.path()).args(["show", what]);
+        let output = show
+            .args((what == "message").then_some(&id))
+            .output()
+            .unwrap();
+        (text(&output), output.status.code())
+    };
+    assert!(show("message").0.ends_with("\n\nx\n"));
+    assert_eq!(show("queue").0.lines().count(), 1);
+    let message = daemon.path().join("spool/queue").join(&id[..2]).join(&id);
+    let secrets = daemon.path().join("secrets");
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::write(secrets.join("message"), "secret").unwrap();
+    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::rename(&message, daemon.path().join("away")).unwrap();
+    std::os::unix::fs::symlink(&secrets, &message).unwrap();
+    assert_eq!(show("message"), (String::new(), Some(1)));
 }
 
 #[test]

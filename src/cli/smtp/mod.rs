@@ -120,14 +120,20 @@ fn connector(asked: &Asked) -> Result<Connector, String> {
     })
 }
 
-fn addresses(asked: &Asked) -> Result<Vec<SocketAddr>, String> {
-    let host = asked.server.host.as_str();
-    let bare = host
+/// A host's name, or the address of a literal: RFC 5321 §4.1.3, where the tag is no matter of case.
+fn bare(host: &str) -> &str {
+    let literal = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
-    let bare = bare.unwrap_or(host);
-    let bare = bare.strip_prefix("IPv6:").unwrap_or(bare);
-    let found = (bare, asked.server.port).to_socket_addrs();
+    literal.map_or(host, |literal| match literal.split_at_checked(5) {
+        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address,
+        _ => literal,
+    })
+}
+
+fn addresses(asked: &Asked) -> Result<Vec<SocketAddr>, String> {
+    let host = asked.server.host.as_str();
+    let found = (bare(host), asked.server.port).to_socket_addrs();
     let found: Vec<SocketAddr> = found.map_err(|error| format!("{host}: {error}"))?.collect();
     match found.is_empty() {
         true => Err(format!("{host}: no address")),
@@ -312,4 +318,19 @@ fn failed(failure: &Failure) -> String {
 fn say(text: &str) {
     // Standard error may be closed; then there is nobody to tell.
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_is_an_address_however_its_tag_is_written() {
+        // smtp(1), -s: a host may be an address in brackets.
+        for host in ["[::1]", "[IPv6:::1]", "[ipv6:::1]", "::1"] {
+            assert_eq!(bare(host), "::1", "{host}");
+        }
+        assert_eq!(bare("[127.0.0.1]"), "127.0.0.1");
+        assert_eq!(bare("ipv6:x"), "ipv6:x");
+    }
 }

@@ -105,6 +105,22 @@ impl Command {
     }
 }
 
+impl Command {
+    /// The same, where several may be named.
+    pub fn each(&self) -> Vec<Which> {
+        let ids = self.args.iter().filter_map(|arg| match arg {
+            Arg::Envelope(id) => Some(Which::Envelope(*id)),
+            Arg::Message(id) => Some(Which::Message(*id)),
+            _ => None,
+        });
+        let ids: Vec<Which> = ids.collect();
+        match ids.is_empty() {
+            true => vec![Which::All],
+            false => ids,
+        }
+    }
+}
+
 /// What to say about a command line that was not understood: standard error's lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misunderstood(pub String);
@@ -115,6 +131,11 @@ pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
     let mut said: Vec<&str> = Vec::new();
     let mut args = Vec::new();
     for (at, word) in words.iter().enumerate() {
+        if let Some(arg) = one_more(&candidates, &args, word) {
+            said.push(word);
+            args.push(arg);
+            continue;
+        }
         let Some((token, arg)) = choose(&following(&candidates), word) else {
             return Err(possibilities(&said, &candidates));
         };
@@ -139,6 +160,23 @@ pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
             args,
         }),
         None => Err(possibilities(&said, &candidates)),
+    }
+}
+
+/// Another id behind those of a complete command that takes several.
+fn one_more(candidates: &[Candidate], args: &[Arg], word: &str) -> Option<Arg> {
+    let done = candidates
+        .iter()
+        .find(|candidate| candidate.left.is_empty())?;
+    let several = matches!(
+        done.verb,
+        Verb::Discover | Verb::Remove | Verb::Schedule | Verb::PauseEnvelope | Verb::ResumeEnvelope
+    );
+    match args.last() {
+        Some(Arg::Envelope(_) | Arg::Message(_)) if several => {
+            argument("<evpid>", word).or_else(|| argument("<msgid>", word))
+        }
+        _ => None,
     }
 }
 
@@ -407,6 +445,23 @@ mod tests {
             }
         }
         assert_eq!(read("remove all").unwrap().which(), Which::All);
+        // smtpctl(8): several may be named.
+        for line in ["remove", "sched", "pa env", "resume envelope", "discover"] {
+            let command = read(&format!("{line} 1a2b3c4d 1a2b3c4d7f3e9a10 1a2b3c4d")).unwrap();
+            let ids = [
+                Which::Message(msgid),
+                Which::Envelope(evpid),
+                Which::Message(msgid),
+            ];
+            assert_eq!(command.each(), ids);
+            for bad in ["all", "x", "00000000"] {
+                let line = format!("{line} 1a2b3c4d {bad}");
+                assert_eq!(complaint(&line), "invalid command\n", "{line}");
+            }
+        }
+        assert!(read("remove all 1a2b3c4d").is_err());
+        assert!(read("show message 1a2b3c4d 1a2b3c4d").is_err());
+        assert_eq!(read("remove all").unwrap().each(), [Which::All]);
         let command = read("update table a|b;c").unwrap();
         assert_eq!(command.args, [Arg::Text("a|b;c".to_owned())]);
         for good in ["192.0.2.1", "2001:db8::1", "fe80::1%em0"] {

@@ -5,10 +5,11 @@
 
 pub mod grammar;
 pub mod monitor;
+mod shown;
 pub mod spf;
 pub mod spool;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use crate::config::paths::Paths;
 use crate::control::client::{Client, Error};
@@ -20,6 +21,7 @@ use super::failure::Failure;
 use super::instance::{configured_key, configured_ttl_s, decode_envelope, may_control};
 use super::queue_key;
 use grammar::{Arg, Command, Misunderstood, Verb};
+use shown::{Shown, Watched};
 use spool::Keys;
 
 /// Does what `words` (without the program's name and options) ask.
@@ -46,7 +48,9 @@ pub fn show_queue(only: Option<MsgId>, paths: &Paths, out: &mut dyn Write) -> Re
     };
     for listed in client.list(only) {
         let listed = listed?;
-        writeln!(out, "{}|{}", listed.id, listed.text).map_err(|e| Failure::output(&e))?;
+        // None of what the daemon says may steer a terminal.
+        let text = printable(&listed.text);
+        writeln!(out, "{}|{text}", listed.id).map_err(|e| Failure::output(&e))?;
     }
     Ok(0)
 }
@@ -63,15 +67,16 @@ fn execute(
     let which = command.which();
     let ask =
         |ask: Ask| -> Result<Answer, Failure> { Ok(Client::connect(&paths.socket)?.ask(&ask)?) };
+    let each = |what: fn(Which) -> Ask| ask_each(&command.each(), what, paths);
     match command.verb {
         Verb::NotYet(name) => Err(Failure::new(format!(
             "this version does not have \"{name}\" yet"
         ))),
-        Verb::Discover => count(ask(Ask::Discover(which))?, discovered, out),
-        Verb::Schedule => count(ask(Ask::Schedule(which))?, |n| plural(n, "scheduled"), out),
-        Verb::Remove => count(ask(Ask::Remove(which))?, |n| plural(n, "removed"), out),
-        Verb::PauseEnvelope => count(ask(Ask::Suspend(which))?, |n| plural(n, "paused"), out),
-        Verb::ResumeEnvelope => count(ask(Ask::Resume(which))?, |n| plural(n, "resumed"), out),
+        Verb::Discover => count(each(Ask::Discover)?, discovered, out),
+        Verb::Schedule => count(each(Ask::Schedule)?, |n| plural(n, "scheduled"), out),
+        Verb::Remove => count(each(Ask::Remove)?, |n| plural(n, "removed"), out),
+        Verb::PauseEnvelope => count(each(Ask::Suspend)?, |n| plural(n, "paused"), out),
+        Verb::ResumeEnvelope => count(each(Ask::Resume)?, |n| plural(n, "resumed"), out),
         Verb::Pause(subsystem) => generic(ask(Ask::Pause(subsystem, true))?, out),
         Verb::Resume(subsystem) => generic(ask(Ask::Pause(subsystem, false))?, out),
         Verb::LogBrief => generic(ask(Ask::Verbose(false))?, out),
@@ -90,12 +95,27 @@ fn execute(
         Verb::Monitor => monitor::run(&mut Client::connect(&paths.socket)?, out),
         Verb::ShowQueue => show_queue(message(which), paths, out),
         Verb::ShowEnvelope => with_keys(paths, |keys| {
-            spool::show_envelope(&paths.spool, which, keys, out)
+            let mut out = Shown::new(out, is_watched());
+            spool::show_envelope(&paths.spool, which, keys, &mut out)
         }),
         Verb::ShowMessage => with_keys(paths, |keys| {
-            spool::show_message(&paths.spool, which, keys, out)
+            let mut out = Shown::new(out, is_watched());
+            spool::show_message(&paths.spool, which, keys, &mut out)
         }),
     }
+}
+
+/// One question for each of these; the counts are added up.
+fn ask_each(ids: &[Which], what: fn(Which) -> Ask, paths: &Paths) -> Result<Answer, Failure> {
+    let mut client = Client::connect(&paths.socket)?;
+    let mut sum: u32 = 0;
+    for which in ids {
+        match client.ask(&what(*which))? {
+            Answer::Count(count) => sum = sum.saturating_add(count),
+            other => return Ok(other),
+        }
+    }
+    Ok(Answer::Count(sum))
 }
 
 /// An encrypted spool needs a key: the configured one, else what is typed.
@@ -104,6 +124,14 @@ fn with_keys<T>(paths: &Paths, show: impl FnOnce(&Keys<'_>) -> T) -> T {
         configured: &|| configured_key(paths),
         ask: &|| queue_key::ask("key> "),
     })
+}
+
+/// Whether what is printed goes to a terminal.
+fn is_watched() -> Watched {
+    match io::stdout().is_terminal() {
+        true => Watched::ByTerminal,
+        false => Watched::No,
+    }
 }
 
 fn text(command: &Command) -> String {
@@ -166,7 +194,7 @@ fn explain(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
     Ok(0)
 }
 
-/// What can be traced in a running daemon. `smtpd -T` knows a few more words.
+/// What can be traced in a running daemon. `smtpd -T` knows a few more words for the same.
 const TRACES: &[&str] = &[
     "imsg",
     "io",
@@ -180,6 +208,8 @@ const TRACES: &[&str] = &[
     "rules",
     "mproc",
     "expand",
+    "tables",
+    "queue",
     "all",
 ];
 

@@ -15,7 +15,7 @@ pub fn show_stats(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
     let uptime_s = stats.remove(UPTIME).unwrap_or(0);
     let print = |out: &mut dyn Write| {
         for (key, value) in &stats {
-            writeln!(out, "{key}={value}")?;
+            writeln!(out, "{}={value}", super::printable(key))?;
         }
         writeln!(out, "{UPTIME}={uptime_s}")?;
         let human = Duration(u64::try_from(uptime_s).unwrap_or(0));

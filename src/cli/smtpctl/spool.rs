@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::Failure;
@@ -17,7 +18,9 @@ use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::Body;
 use crate::queue::coding::{Coding, Key, Name, Unreadable};
 use crate::queue::fs::{body_path, envelope_path, layout};
+use crate::sys::creds::{Identity, acting_as};
 use crate::sys::errno::strerror;
+use crate::sys::{open, user};
 
 /// Makes an envelope of a file's bytes.
 pub type Decode = fn(EvpId, &[u8]) -> Result<Envelope, String>;
@@ -31,13 +34,16 @@ pub fn show_queue(
     keys: &Keys<'_>,
     out: &mut dyn Write,
 ) -> Result<i32, Failure> {
+    // One that is not there is no empty one: a mistyped root, or an instance that never ran.
+    fs::metadata(spool).map_err(|e| Failure::io(spool.display(), &e))?;
     let coding = Coding {
         key: (keys.configured)(),
         ..Coding::default()
     };
     for dir in messages(spool, only)? {
         for id in envelopes(&dir) {
-            match offline_line(&dir, id, (decode, ttl_s), &coding) {
+            let path = dir.join(id.to_string());
+            match offline_line((spool, &path), id, (decode, ttl_s), &coding) {
                 Ok(Some(line)) => {
                     writeln!(out, "{id}|{line}").map_err(|e| Failure::output(&e))?;
                 }
@@ -59,8 +65,7 @@ pub fn show_envelope(
     let Which::Envelope(id) = which else {
         return Err(Failure::new("bad message type"));
     };
-    let path = spool.join(envelope_path(id));
-    copy(&path, Name::envelope(id), keys, out)
+    copy(spool, &envelope_path(id), Name::envelope(id), keys, out)
 }
 
 /// Prints a message's body.
@@ -75,7 +80,7 @@ pub fn show_message(
         Which::Envelope(id) => id.msgid(),
         Which::All => return Err(Failure::new("bad message type")),
     };
-    copy(&spool.join(body_path(msgid)), Name::body(msgid), keys, out)
+    copy(spool, &body_path(msgid), Name::body(msgid), keys, out)
 }
 
 /// Envelope files are a few lines; what is longer is none.
@@ -124,16 +129,15 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
 
 /// Fields 2 to 14 of an envelope that lies in the spool; `None` when it has just gone.
 fn offline_line(
-    dir: &Path,
+    (spool, path): (&Path, &Path),
     id: EvpId,
     (decode, ttl_s): (Decode, u32),
     coding: &Coding,
 ) -> Result<Option<String>, String> {
-    let path = dir.join(id.to_string());
     let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let mut bytes = Vec::new();
     let read =
-        File::open(&path).and_then(|file| file.take(LONGEST_ENVELOPE).read_to_end(&mut bytes));
+        open_file(spool, path).and_then(|file| file.take(LONGEST_ENVELOPE).read_to_end(&mut bytes));
     match read {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -160,8 +164,32 @@ fn eprintln_quietly(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn copy(path: &Path, name: Name, keys: &Keys<'_>, out: &mut dyn Write) -> Result<i32, Failure> {
-    let mut text = keys.open(path, name)?;
+/// Opens a plain file of the spool. Root does so as the owner of the queue: a link there leads to
+/// nothing that he could not read himself.
+fn open_file(spool: &Path, path: &Path) -> io::Result<File> {
+    let owner = fs::symlink_metadata(spool.join(layout::QUEUE))?;
+    let owner = Identity::alone(owner.uid(), owner.gid());
+    let file = match user::effective_uid() == 0 && owner.uid != 0 {
+        true => acting_as(&owner, || open::foreign(path))??,
+        false => open::foreign(path)?,
+    };
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a plain file",
+        )),
+    }
+}
+
+fn copy(
+    spool: &Path,
+    path: &Path,
+    name: Name,
+    keys: &Keys<'_>,
+    out: &mut dyn Write,
+) -> Result<i32, Failure> {
+    let mut text = keys.open(spool, path, name)?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = match text.read(&mut buffer) {
@@ -189,9 +217,9 @@ const TRIES: usize = 3;
 impl Keys<'_> {
     /// Opens a file of the spool. The daemon is not asked: it need not run, and need not know the
     /// key.
-    fn open(&self, path: &Path, name: Name) -> Result<Body, Failure> {
+    fn open(&self, spool: &Path, path: &Path, name: Name) -> Result<Body, Failure> {
         let open = |key: Option<Key>| {
-            let file = File::open(path).map_err(|e| Failure::io("fopen", &e))?;
+            let file = open_file(spool, &spool.join(path)).map_err(|e| Failure::io("fopen", &e))?;
             let coding = Coding {
                 key,
                 ..Coding::default()
@@ -225,6 +253,8 @@ impl Keys<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::control::listing::tests::envelope;
 
@@ -337,6 +367,43 @@ mod tests {
             show_message(dir.path(), gone, &NO_KEYS, &mut Vec::new()),
             Err(Failure::new("fopen: No such file or directory"))
         );
+    }
+
+    #[test]
+    fn what_the_engine_put_in_the_place_of_a_file_is_not_read_as_root() {
+        // smtpctl(8), show message: a link or a FIFO in the spool is no message.
+        let dir = spool_with(&["1a2b3c4d00000001", "1a2b3c4d00000002"]);
+        let secret = dir.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let message = message_dir(dir.path(), "1a2b3c4d");
+        let body = message.join("message");
+        let which = Which::Message("1a2b3c4d".parse().unwrap());
+        let show = || {
+            let mut out = Vec::new();
+            let shown = show_message(dir.path(), which, &NO_KEYS, &mut out);
+            (shown.is_err(), out.len())
+        };
+        fs::remove_file(&body).unwrap();
+        std::os::unix::fs::symlink(&secret, &body).unwrap();
+        assert_eq!(show(), (true, 0));
+        fs::remove_file(&body).unwrap();
+        for fifo in [&body, &message.join("1a2b3c4d00000002")] {
+            let _ = fs::remove_file(fifo);
+            let made = std::process::Command::new("mkfifo").arg(fifo).status();
+            assert!(made.unwrap().success());
+        }
+        assert_eq!(show(), (true, 0));
+        assert_eq!(shown(dir.path(), None).1.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_spool_that_is_not_there_is_no_empty_one() {
+        // smtpctl(8), show queue.
+        let missing = Path::new("/no/such/spool");
+        let failure = show_queue(missing, None, (decode, 60), &NO_KEYS, &mut Vec::new());
+        let text = "/no/such/spool: No such file or directory";
+        assert_eq!(failure, Err(Failure::new(text)));
     }
 
     #[test]
