@@ -29,8 +29,13 @@ impl fmt::Display for NoDest {
 
 impl LmtpDest {
     /// Reads a path, `host`, `host:port`, `[address]` or `[address]:port`; `[IPv6:address]` is the
-    /// same as `[address]`.
+    /// same as `[address]`. In front of a path may stand `unix:`, in front of a host `lmtp://`.
     pub fn parse(text: &str) -> Result<LmtpDest, NoDest> {
+        let text = match (after(text, "unix:"), after(text, "lmtp://")) {
+            (Some(path), _) if path.starts_with('/') => path,
+            (_, Some(host)) if !host.starts_with('/') => host,
+            _ => text,
+        };
         if text.starts_with('/') {
             return Ok(LmtpDest::Socket(PathBuf::from(text)));
         }
@@ -68,6 +73,11 @@ impl LmtpDest {
     }
 }
 
+fn after<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    let (head, rest) = text.split_at_checked(prefix.len())?;
+    head.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
 /// As mail.lmtp(8) has always had it.
 const DEFAULT_PORT: u16 = 25;
 
@@ -93,6 +103,12 @@ mod tests {
                 "/var/run/lmtp",
                 Ok(LmtpDest::Socket("/var/run/lmtp".into())),
             ),
+            (
+                "unix:/var/run/lmtp",
+                Ok(LmtpDest::Socket("/var/run/lmtp".into())),
+            ),
+            ("lmtp://localhost:24", host("localhost", 24)),
+            ("LMTP://[::1]:24", host("::1", 24)),
             ("localhost:24", host("localhost", 24)),
             ("mail.example.org", host("mail.example.org", 25)),
             ("127.0.0.1:2424", host("127.0.0.1", 2424)),
@@ -111,7 +127,8 @@ mod tests {
             "host:65536",
             "host:+1",
             "host:lmtp",
-            "unix:/path",
+            "unix:path",
+            "lmtp:///path",
             "run/lmtp",
             "::1",
             "[::1",

@@ -9,6 +9,7 @@
 mod ast;
 mod check;
 mod diagnostic;
+pub mod entries;
 pub mod ere;
 pub mod files;
 mod lexer;
@@ -21,6 +22,7 @@ mod parse;
 pub mod paths;
 mod print;
 pub mod relayhost;
+pub mod service;
 mod services;
 mod sources;
 pub mod specifier;

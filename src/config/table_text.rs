@@ -1,7 +1,9 @@
 //! The text of a file table, as table(5) describes it: one entry per line, a list or a mapping.
 //!
-//! Nothing is copied: entries borrow from the text. The reader is lazy, so that a table of a
-//! million lines costs one pass.
+//! Entries borrow from the text; only a value that goes on over several lines is put together. The
+//! reader is lazy, so that a table of a million lines costs one pass.
+
+use std::borrow::Cow;
 
 /// What the entries of a table are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,14 +15,16 @@ pub enum Shape {
 }
 
 /// One entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry<'t> {
     /// The key, as written.
     pub key: &'t str,
     /// The value of a mapping; empty in a list.
-    pub value: &'t str,
+    pub value: Cow<'t, str>,
     /// Its line, from 1.
     pub line: u32,
+    /// Whether a blank stands in front of the colon behind the key, as in `name : value`.
+    pub spaced_colon: bool,
 }
 
 /// A line that is no entry of this table.
@@ -55,41 +59,99 @@ impl<'t> Entries<'t> {
     }
 
     fn next_line(&mut self) -> Option<&'t [u8]> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let end = self.rest.iter().position(|byte| *byte == b'\n');
-        let (line, rest) = match end {
-            Some(end) => (self.rest.get(..end)?, self.rest.get(end + 1..)?),
-            None => (self.rest, &[][..]),
-        };
+        let (line, rest) = self.peek_line()?;
         self.rest = rest;
         self.line = self.line.saturating_add(1);
         Some(line)
     }
 
-    fn entry(&mut self, line: &'t [u8]) -> Result<Entry<'t>, BadEntry> {
-        let number = self.line;
-        let bad = |text| BadEntry { line: number, text };
+    /// The next line, and what follows it.
+    fn peek_line(&self) -> Option<(&'t [u8], &'t [u8])> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let end = self.rest.iter().position(|byte| *byte == b'\n');
+        match end {
+            Some(end) => Some((self.rest.get(..end)?, self.rest.get(end + 1..)?)),
+            None => Some((self.rest, &[])),
+        }
+    }
+
+    /// The text of a trimmed line, without its comment.
+    fn text(&self, line: &'t [u8]) -> Result<&'t str, BadEntry> {
+        let bad = |text| BadEntry {
+            line: self.line,
+            text,
+        };
         let text = std::str::from_utf8(line)
             .map_err(|_| bad("invalid map entry: not UTF-8 text"))
             .map(without_comment)?;
         if text.contains('\0') || text.contains('\r') {
             return Err(bad("invalid map entry: control characters"));
         }
+        Ok(text)
+    }
+
+    /// What an entry's value goes on with: lines that start with a blank, behind a comma, behind
+    /// the colon of a key, or with a comma in front. The entry itself starts its line, so that in
+    /// a text that is indented as a whole every line stays an entry.
+    fn continuation(&mut self, first: &'t str) -> Result<String, BadEntry> {
+        let mut more = String::new();
+        let key = first.strip_suffix(':').unwrap_or(" ");
+        let mut open = first.ends_with(',') || !key.contains([' ', '\t', ':']);
+        while let Some((line, _)) = self.peek_line() {
+            let piece = line.trim_ascii();
+            let indented = line
+                .first()
+                .is_some_and(|byte| matches!(byte, b' ' | b'\t'));
+            if !indented || piece.is_empty() || !(open || piece.starts_with(b",")) {
+                break;
+            }
+            self.next_line();
+            if piece.starts_with(b"#") {
+                continue;
+            }
+            let piece = self.text(piece)?;
+            more.push(' ');
+            more.push_str(piece);
+            open = piece.ends_with(',');
+        }
+        Ok(more)
+    }
+
+    fn entry(&mut self, line: &'t [u8], starts_line: bool) -> Result<Entry<'t>, BadEntry> {
+        let number = self.line;
+        let bad = |text| BadEntry { line: number, text };
+        let text = self.text(line)?;
         if text.is_empty() {
             return Err(bad("invalid map entry: no key"));
         }
         let (key, value) = first_field(text).ok_or_else(|| bad("invalid map entry: no \"]\""))?;
-        let shape = *self.shape.get_or_insert(match value {
+        let more = match starts_line && self.shape != Some(Shape::List) {
+            true => self.continuation(text)?,
+            false => String::new(),
+        };
+        // A value never starts with a colon and a blank: the key had a blank behind it.
+        let (value, spaced_colon) = match value.strip_prefix([':']) {
+            Some(rest) if rest.starts_with([' ', '\t']) => {
+                (rest.trim_start_matches([' ', '\t']), true)
+            }
+            _ => (value, false),
+        };
+        let value = match more.as_str() {
+            "" => Cow::Borrowed(value),
+            more => Cow::Owned(format!("{value}{more}").trim_start().to_owned()),
+        };
+        let shape = *self.shape.get_or_insert(match value.as_ref() {
             "" => Shape::List,
             _ => Shape::Map,
         });
         match shape {
             Shape::List => Ok(Entry {
                 key: text,
-                value: "",
+                value: Cow::Borrowed(""),
                 line: number,
+                spaced_colon: false,
             }),
             Shape::Map if key.is_empty() => Err(bad("invalid map entry: no key")),
             Shape::Map if value.is_empty() => Err(bad(
@@ -100,6 +162,7 @@ impl<'t> Entries<'t> {
                 key,
                 value,
                 line: number,
+                spaced_colon,
             }),
         }
     }
@@ -110,7 +173,8 @@ impl<'t> Iterator for Entries<'t> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let line = self.next_line()?.trim_ascii();
+            let whole = self.next_line()?;
+            let line = whole.trim_ascii();
             match line.first() {
                 None => continue,
                 Some(b'#') => {
@@ -119,7 +183,7 @@ impl<'t> Iterator for Entries<'t> {
                         self.shape = Some(Shape::List);
                     }
                 }
-                Some(_) => return Some(self.entry(line)),
+                Some(first) => return Some(self.entry(line, whole.first() == Some(first))),
             }
         }
     }
@@ -176,9 +240,38 @@ mod tests {
     use super::*;
     use crate::util::dice::Dice;
 
-    fn one(text: &str, shape: Option<Shape>) -> Result<(&str, &str), BadEntry> {
+    fn one(text: &str, shape: Option<Shape>) -> Result<(&str, String), BadEntry> {
         let entry = Entries::new(text.as_bytes(), shape).next().unwrap()?;
-        Ok((entry.key, entry.value))
+        Ok((entry.key, entry.value.into_owned()))
+    }
+
+    fn pair<'t>(key: &'t str, value: &str) -> Result<(&'t str, String), BadEntry> {
+        Ok((key, value.to_owned()))
+    }
+
+    // table(5): a value goes on in the next line, as aliases of sendmail and Postfix do.
+    #[test]
+    fn a_value_goes_on_in_indented_lines_behind_a_comma() {
+        let all = |text: &str| -> String {
+            let entries = Entries::new(text.as_bytes(), None).map(|entry| match entry {
+                Ok(entry) => format!("{}:{}={}", entry.line, entry.key, entry.value),
+                Err(bad) => format!("{}:bad", bad.line),
+            });
+            entries.collect::<Vec<_>>().join("; ")
+        };
+        for (text, expected) in [
+            ("a: b,\n\tc\nd: e\n", "1:a=b, c; 3:d=e"),
+            ("a: b, # x\n # y\n c,\n\n d\n", "1:a=b, c,; 5:bad"),
+            ("a: b\n , c\n", "1:a=b , c"),
+            ("a:\n  b,\n  c # x\n", "1:a=b, c"),
+            ("a: b\n c d\n", "1:a=b; 2:c=d"),
+            ("a: b,\nc: d\n", "1:a=b,; 2:c=d"),
+            // Indented as a whole: every line is an entry.
+            ("  a: b,\n  c: d,\n", "1:a=b,; 2:c=d,"),
+        ] {
+            assert_eq!(all(text), expected, "{text:?}");
+        }
+        assert_eq!(all("# @list\na,\n b\n"), "2:a,=; 3:b=");
     }
 
     // table(5): "key: value" and "key value" are the same.
@@ -189,14 +282,16 @@ mod tests {
             ("key value", "key", "value"),
             ("key\tvalue", "key", "value"),
             ("  key:value \r\n", "key", "value"),
-            ("key : value", "key", ": value"),
-            ("key:: value", "key", ": value"),
+            ("key : value", "key", "value"),
+            ("key\t:\tvalue", "key", "value"),
+            ("key :value", "key", ":value"),
+            ("key :: value", "key", ":: value"),
             ("joe:1000:100:/home/joe", "joe", "1000:100:/home/joe"),
             ("user :include:/x", "user", ":include:/x"),
             ("[::1] name", "[::1]", "name"),
             ("2001:db8::/32", "2001", "db8::/32"),
         ] {
-            assert_eq!(one(line, None), Ok((key, value)), "{line}");
+            assert_eq!(one(line, None), pair(key, value), "{line}");
         }
         assert_eq!(one("key", Some(Shape::Map)).unwrap_err().line, 1);
         assert_eq!(one(": x", None).unwrap_err().line, 1);
@@ -218,9 +313,9 @@ mod tests {
             ("k error:550 no \\# 4", "error:550 no \\# 4"),
             ("k say \"a # b", "say \"a"),
         ] {
-            assert_eq!(one(line, None), Ok(("k", value)), "{line}");
+            assert_eq!(one(line, None), pair("k", value), "{line}");
         }
-        assert_eq!(one("# c\n\n  # d\nk v", None), Ok(("k", "v")));
+        assert_eq!(one("# c\n\n  # d\nk v", None), pair("k", "v"));
     }
 
     // table(5): a list has one value on a line; "# @list" says so where it cannot be seen.
@@ -234,7 +329,7 @@ mod tests {
         assert_eq!((second.key, second.line), ("foo bar", 3));
         assert!(entries.next().unwrap().is_err());
         assert!(entries.next().is_none());
-        assert_eq!(one("a.org # x", None), Ok(("a.org", "")));
+        assert_eq!(one("a.org # x", None), pair("a.org", ""));
     }
 
     #[test]

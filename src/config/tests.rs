@@ -396,6 +396,6 @@ fn the_default_configuration_is_good() {
     assert!(
         entries
             .iter()
-            .any(|e| (e.key, e.value) == ("abuse", "postmaster"))
+            .any(|e| (e.key, e.value.as_ref()) == ("abuse", "postmaster"))
     );
 }

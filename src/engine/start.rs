@@ -329,7 +329,7 @@ fn values<'s>(
         TableSource::Map(pairs) => Box::new(pairs.iter().map(|(_, value)| value.into())),
         TableSource::File(path) => {
             let entries = Entries::new(sources.file(path).unwrap_or_default(), None);
-            Box::new(entries.flatten().map(|entry| entry.value.into()))
+            Box::new(entries.flatten().map(|entry| entry.value))
         }
         TableSource::Db(path) => Box::new(db::including_values(path).into_iter().map(Cow::Owned)),
         _ => Box::new(std::iter::empty()),

@@ -4,12 +4,12 @@ use std::fmt;
 use std::path::Path;
 
 use crate::log;
+use crate::mail::item::{self, Item};
 use crate::mail::{MailAddr, Refusal};
 use crate::ruleset::watch::{Answer, Lookup};
 use crate::table::include::{Author, Included, Includes};
 use crate::table::{Service, TableError, Tables};
 
-use super::item::Item;
 use super::watch::{Event, Watch};
 use super::{replies, subaddress};
 
@@ -129,7 +129,7 @@ impl Aliases<'_> {
             let number = number + 1;
             let text = String::from_utf8_lossy(line);
             let text = without_comment(&text);
-            let listed = match super::item::split(text) {
+            let listed = match item::split(text) {
                 Ok(listed) => listed,
                 Err(bad) => {
                     self.warn(format_args!("{name}:{number}: {bad}"));

@@ -7,13 +7,13 @@ use std::fs::File;
 use std::io;
 
 use crate::log;
+use crate::mail::item::{BadItem, Item};
 use crate::mail::{Command, Refusal};
 use crate::privsep::{Forward, Forwards};
 use crate::sys::errno::strerror;
 use crate::sys::open;
 use crate::util::Line;
 
-use super::item::{BadItem, Item};
 use super::replies;
 
 /// A file has fewer bytes than this.
@@ -216,9 +216,9 @@ mod tests {
     #[test]
     fn what_is_no_item_names_its_line() {
         for (text, line) in [
-            ("bob\n\n<x>\n", 3),
+            ("bob\n\nx=y\n", 3),
             ("bob,\\\ncarol\n\"|x\n", 3),
-            ("bob,\\\n<x>", 1),
+            ("bob,\\\nx=y", 1),
             ("\"|cmd # never closed\n", 1),
             ("o\0o", 1),
         ] {

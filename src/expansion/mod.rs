@@ -8,7 +8,6 @@
 
 mod aliases;
 mod forward;
-mod item;
 mod replies;
 mod sameness;
 mod subaddress;
@@ -25,6 +24,7 @@ use std::path::PathBuf;
 
 use crate::config::{Action, Config, Delivery, LocalAction, Method, Place};
 use crate::log;
+use crate::mail::item::{self, Item};
 use crate::mail::srs;
 use crate::mail::{Command, Destination, Facts, Kind, Local, MailAddr, Refusal};
 use crate::privsep::Forwards;
@@ -35,7 +35,6 @@ use crate::table::{Service, Tables};
 use crate::util::{Line, Timestamp};
 
 use aliases::Aliases;
-use item::Item;
 use tree::{DEPTH, Node, Resolved, Tree};
 use watch::{Event, Watch};
 

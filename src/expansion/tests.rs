@@ -43,7 +43,7 @@ table aliases {
     gone = "error:551 5.1.6 moved"
     later = ":Error:451 try again\, later"
     commented = "bob@example.com # note"
-    bad = "bob, <x@y>"
+    bad = "bob, <x@y"
     empty = ""
     nowhere = "bob, nobody@nowhere.test"
     unknown = nosuchuser
@@ -154,7 +154,7 @@ impl Bench {
         let files = BTreeMap::from([
             (
                 "/lists/members",
-                "# members\nbob\ncarol@ext.net # away\n\n<bad>\n\"|cmd # x\", dave\n:include:/lists/members\n",
+                "# members\nbob\ncarol@ext.net # away\n\n<bad\n\"|cmd # x\", dave\n:include:/lists/members\n",
             ),
             ("/lists/empty", "# nobody\n"),
             ("/lists/theirs", "bob\n|cmd\n/etc/passwd\n"),

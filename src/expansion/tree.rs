@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use crate::config::{Action, Place};
+use crate::mail::item::Item;
 use crate::mail::{MailAddr, Refusal};
 use crate::ruleset::Origin;
 use crate::util::Line;
 
-use super::item::Item;
 use super::replies;
 
 /// A chain of nodes ends before this depth.

@@ -8,6 +8,7 @@ pub mod dsn;
 pub mod envelope;
 pub mod facts;
 pub mod ids;
+pub mod item;
 pub mod outcome;
 pub mod peer;
 pub mod refusal;

@@ -402,7 +402,11 @@ impl<'a> Names<'a> {
         let mut seen = BTreeSet::new();
         found.retain(|addr| is_of(listener.family, addr) && seen.insert(*addr));
         if found.is_empty() {
-            return Err(format!("invalid virtual ip or interface: {on}"));
+            let hint = match on {
+                "all" | "any" => "; for every address, listen on 0.0.0.0 and on ::",
+                _ => "",
+            };
+            return Err(format!("invalid virtual ip or interface: {on}{hint}"));
         }
         for addr in &mut found {
             addr.set_port(listener.port);
@@ -498,13 +502,17 @@ mod tests {
 
     #[test]
     fn what_is_none_of_these_stops_the_start() {
-        for (on, family) in [
-            ("all", None),
-            ("*", None),
-            ("127.0.0.1", Some(Family::Inet6)),
+        let every = "; for every address, listen on 0.0.0.0 and on ::";
+        for (on, family, hint) in [
+            ("all", None, every),
+            ("*", None, ""),
+            ("127.0.0.1", Some(Family::Inet6), ""),
         ] {
             let error = resolve(on, family).unwrap_err();
-            assert_eq!(error, format!("invalid virtual ip or interface: {on}"));
+            assert_eq!(
+                error,
+                format!("invalid virtual ip or interface: {on}{hint}")
+            );
         }
     }
 

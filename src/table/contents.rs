@@ -57,7 +57,7 @@ impl Contents {
         contents.text.reserve(text.len());
         for entry in &mut entries {
             let entry = entry.map_err(BadContents::Entry)?;
-            contents.push(entry.key, entry.value)?;
+            contents.push(entry.key, &entry.value)?;
         }
         contents.settle();
         Ok((contents, entries.shape()))

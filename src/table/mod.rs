@@ -18,7 +18,6 @@ pub mod include;
 mod mailaddr;
 mod network;
 pub mod program;
-pub mod service;
 mod shape;
 mod source;
 mod state;
@@ -35,20 +34,21 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::config::relayhost::RelayHost;
-use crate::config::{Config, Criterion, Diagnostic, Place, Sources, Test, limits};
+use crate::config::{
+    Config, Criterion, Diagnostic, Place, Sources, Test, entries, limits, service,
+};
 use crate::log::{self, Trace};
 use crate::mail::{MailAddr, Peer};
 use crate::proc::Launcher;
 use crate::sys::user::{self, User};
 use crate::util::Line;
 
+pub use crate::config::service::Credentials;
 pub use entry::Service;
 use program::Program;
 
 use source::{Source, Table};
 use state::State;
-
-pub use service::Credentials;
 
 /// Nobody can say now; the text is for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,8 @@ impl Tables {
         let mut errors = Vec::new();
         for (name, source) in &config.tables {
             match source::build(source, sources, shape::of(config, name)) {
-                Ok(table) => {
+                Ok(mut table) => {
+                    table.uses = entries::uses(config, name);
                     tables.by_name.insert(name.clone(), table);
                 }
                 Err(text) => {
@@ -128,9 +129,15 @@ impl Tables {
             Source::Program(program) => running(program).and_then(Program::update).map_err(failed),
             Source::File(path, shape) => {
                 let named = |reason: String| failed(format!("{}: {reason}", path.display()));
-                let fresh = source::read(path, *shape).map_err(named)?;
+                let (fresh, complaints) = source::read(path, *shape, &table.uses).map_err(named)?;
                 if let Some(old) = table.state() {
                     fresh.rebuild_like(&old, self.delimiter).map_err(failed)?;
+                }
+                for (line, why) in complaints {
+                    log::warn(format_args!(
+                        "table {name}: {}:{line}: {why}",
+                        path.display()
+                    ));
                 }
                 table.set(Arc::new(fresh));
                 log::trace(Trace::Tables, format_args!("tables: {name} is read anew"));

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+use crate::config::entries::{self, Use};
 use crate::config::table_text::Shape;
 use crate::config::{Sources, TableSource, limits};
 use crate::log;
@@ -25,6 +26,8 @@ pub struct Table {
     state: RwLock<Option<Arc<State>>>,
     /// Held by who opens a database that was replaced.
     reopening: Mutex<()>,
+    /// What it is for.
+    pub uses: Vec<Use>,
 }
 
 /// Where the entries of a table come from.
@@ -47,6 +50,7 @@ impl Table {
             source,
             state: RwLock::new(state.map(Arc::new)),
             reopening: Mutex::new(()),
+            uses: Vec::new(),
         }
     }
 
@@ -154,9 +158,14 @@ pub fn build(
     }
 }
 
-/// Reads a file table.
-pub fn read(path: &Path, shape: Option<Shape>) -> Result<State, String> {
+/// Reads a file table; says as well, line by line, which entries are no good for these uses.
+pub fn read(
+    path: &Path,
+    shape: Option<Shape>,
+    uses: &[Use],
+) -> Result<(State, Vec<(u32, String)>), String> {
     let bytes = open::read_plain(path, limits::TABLE_BYTES).map_err(|e| strerror(&e))?;
     let (contents, _) = Contents::parse(&bytes, shape).map_err(|e| e.to_string())?;
-    Ok(State::new(Store::Memory(contents)))
+    let complaints = entries::complaints(uses, &bytes);
+    Ok((State::new(Store::Memory(contents)), complaints))
 }

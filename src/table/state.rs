@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use regex::RegexSet;
 
 use crate::config::ere;
+use crate::log;
 use crate::mail::Peer;
 
 use super::domain::DomainPatterns;
@@ -123,19 +124,15 @@ impl State {
     /// The inner error is the text's, and stays.
     fn regexes(&self) -> Result<&Result<RegexSet, String>, String> {
         self.regexes.get(|| {
-            let mut patterns = Ok(Vec::new());
-            self.store.each_key(&mut |key| {
-                if let Ok(list) = &mut patterns {
-                    match ere::translate(key) {
-                        Ok(pattern) => list.push(pattern),
-                        Err(reason) => {
-                            let text = format!("invalid regular expression \"{key}\": {reason}");
-                            patterns = Err(text);
-                        }
-                    }
-                }
+            let mut patterns = Vec::new();
+            self.store.each_key(&mut |key| match ere::translate(key) {
+                Ok(pattern) => patterns.push(pattern),
+                // The configuration's check has warned of it.
+                Err(reason) => log::debug(format_args!(
+                    "regular expression \"{key}\" never matches: {reason}"
+                )),
             })?;
-            Ok(patterns.and_then(compile))
+            Ok(compile(patterns))
         })
     }
 }

@@ -124,7 +124,7 @@ fn check(name: &str, entry: &Entry<'_>, kind: Kind) -> Result<(), Failure> {
     }
     match kind {
         Kind::Aliases => {
-            expansion::check_value(entry.value).map_err(|why| invalid(name, entry.line, &why))
+            expansion::check_value(&entry.value).map_err(|why| invalid(name, entry.line, &why))
         }
         Kind::Map | Kind::Set => Ok(()),
     }
@@ -132,9 +132,9 @@ fn check(name: &str, entry: &Entry<'_>, kind: Kind) -> Result<(), Failure> {
 
 /// The value of a list's entry says that it is one. A regular expression whose meaning is lost in
 /// lower case (`\S` is not `\s`) stands there as it was written.
-fn value<'e>(entry: &Entry<'e>, kind: Kind) -> &'e str {
+fn value<'e>(entry: &'e Entry<'_>, kind: Kind) -> &'e str {
     if kind != Kind::Set {
-        return entry.value;
+        return &entry.value;
     }
     let escapes = entry.key.as_bytes().windows(2);
     let mut upper = escapes.filter(|pair| matches!(pair, [b'\\', b'A'..=b'Z']));

@@ -79,10 +79,10 @@ fn aliases_must_be_what_the_daemon_can_read() {
     let place = Place::new("staff: bob, \"|prog a, b\", :include:/x\n");
     let made = place.made(&["-t", "aliases"]).unwrap();
     assert_eq!(made, "staff\tbob, \"|prog a, b\", :include:/x\n");
-    let place = Place::new("root: bob\nstaff: bob, <al@x.org>\n");
+    let place = Place::new("root: bob\nstaff: bob, <al@x.org\n");
     let text = place.complaint(&["-t", "aliases"]);
     assert!(
-        text.starts_with("F:2: invalid entry: \"<al@x.org>\""),
+        text.starts_with("F:2: invalid entry: \"<al@x.org\""),
         "{text}"
     );
 }

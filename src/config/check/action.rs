@@ -1,14 +1,18 @@
 //! `action`.
 
+use std::collections::BTreeSet;
+
 use crate::config::LmtpDest;
 use crate::config::ast::{
     ActionText, LocalKind, LocalMethod, LocalOption, MethodText, RelayKind, RelayOption, TableRef,
     Text, Verify,
 };
+use crate::config::entries;
 use crate::config::lexer::Pos;
 use crate::config::model::{
     Action, Delivery, LocalAction, MailFrom, Method, RelayAction, RelayTls, Route, TableName,
 };
+use crate::config::relayhost::RelayHost;
 use crate::config::specifier::{self, Fault, Use};
 use crate::mail::MailAddr;
 use crate::util::Line;
@@ -103,18 +107,18 @@ impl Checker<'_> {
                 LocalKind::Alias(table) => {
                     self.mapping_once(alias, virtuals, option.at);
                     alias = true;
-                    action.alias = self.mapping(table, Service::Text, "alias").or(action.alias);
+                    action.alias = self.mapping(table, entries::Use::Alias).or(action.alias);
                 }
                 LocalKind::Virtual(table) => {
                     self.mapping_once(alias, virtuals, option.at);
                     virtuals = true;
-                    let table = self.mapping(table, Service::Text, "virtual");
+                    let table = self.mapping(table, entries::Use::Virtual);
                     action.virtuals = table.or(action.virtuals);
                 }
                 LocalKind::Userbase(table) => {
                     self.already(userbase, "userbase mapping", option.at);
                     userbase = true;
-                    let table = self.mapping(table, Service::Userinfo, "userbase");
+                    let table = self.mapping(table, entries::Use::Userbase);
                     action.userbase = table.or(action.userbase);
                 }
                 LocalKind::Wrapper(name) => self.wrapper(&mut action, name, option.at),
@@ -164,9 +168,16 @@ impl Checker<'_> {
         action.wrapper = Some(name.value.clone());
     }
 
-    fn mapping(&mut self, table: &TableRef, service: Service, what: &str) -> Option<TableName> {
-        let refused = |name: &str| format!("table \"{name}\" may not be used for {what} lookups");
-        self.table_for(table, Takes::Map, service, refused)
+    fn mapping(&mut self, table: &TableRef, what: entries::Use) -> Option<TableName> {
+        let (service, word) = match what {
+            entries::Use::Userbase => (Service::Userinfo, "userbase"),
+            entries::Use::Virtual => (Service::Text, "virtual"),
+            _ => (Service::Text, "alias"),
+        };
+        let refused = |name: &str| format!("table \"{name}\" may not be used for {word} lookups");
+        let name = self.table_for(table, Takes::Map, service, refused)?;
+        self.entries_of(&name, what, table.at);
+        Some(name)
     }
 
     fn relay(&mut self, options: &[RelayOption], method_at: Pos) -> RelayAction {
@@ -193,11 +204,81 @@ impl Checker<'_> {
             self.relay_option(&mut action, option, &seen);
             seen.push(word);
         }
+        self.relay_entries(&action, options);
         if action.srs && self.declared.srs.key.is_none() {
             let text = "an srs key is required for srs to be specified in an action";
             self.error(method_at, text);
         }
         action
+    }
+
+    /// What is wrong with the entries of the tables of a relay, and with their labels.
+    fn relay_entries(&mut self, action: &RelayAction, options: &[RelayOption]) {
+        for option in options {
+            let (table, what, at) = match (&option.kind, &action.route) {
+                (RelayKind::Auth(at), _) => (&action.auth, entries::Use::Credentials, at.at),
+                (RelayKind::Src(at), _) => (&action.src, entries::Use::Source, at.at),
+                (RelayKind::HeloSrc(at), _) => (&action.helo_src, entries::Use::Names, at.at),
+                (RelayKind::Domain(at), Route::Domain(table)) => {
+                    (&Some(table.clone()), entries::Use::Routes, at.at)
+                }
+                _ => continue,
+            };
+            if let Some(table) = table {
+                self.entries_of(table, what, at);
+            }
+        }
+        self.labels(action, options);
+    }
+
+    /// A login takes a label in the URL of the host, and an entry for it among the credentials.
+    fn labels(&mut self, action: &RelayAction, options: &[RelayOption]) {
+        let (hosts, is_map) = match &action.route {
+            Route::Host(table) => (table, false),
+            Route::Domain(table) => (table, true),
+            _ => return,
+        };
+        let mut labels = BTreeSet::new();
+        let mut others = false;
+        let known = self.each_entry(hosts, &mut |key, value| {
+            let url = RelayHost::parse(if is_map { value } else { key });
+            match url.map(|url| url.label) {
+                Ok(Some(label)) => drop(labels.insert(label.to_ascii_lowercase())),
+                Ok(None) => others = true,
+                Err(_) => {}
+            }
+        });
+        let at = |wanted: fn(&RelayKind) -> bool| {
+            let option = options.iter().find(|option| wanted(&option.kind));
+            option.map_or(Pos::default(), |option| option.at)
+        };
+        let host_at = at(|kind| matches!(kind, RelayKind::Host(_) | RelayKind::Domain(_)));
+        let auth_at = at(|kind| matches!(kind, RelayKind::Auth(_)));
+        let Some(credentials) = &action.auth else {
+            if let Some(label) = labels.first() {
+                let text = format!(
+                    "the label \"{label}\" needs auth and a table of credentials; without, mail \
+                     for its host is not sent"
+                );
+                self.diagnostics.warning(host_at, text);
+            }
+            return;
+        };
+        if known && labels.is_empty() && others {
+            let text = "auth has no effect: no host has a label; write smtp+tls://label@host or \
+                        smtps://label@host";
+            self.diagnostics.warning(auth_at, text);
+        }
+        let name = credentials.clone();
+        if self.each_entry(&name, &mut |key, _| {
+            labels.remove(&key.to_ascii_lowercase());
+        }) && let Some(label) = labels.first()
+        {
+            let text = format!(
+                "the label \"{label}\" is not in table \"{name}\"; mail for its host is not sent"
+            );
+            self.diagnostics.warning(auth_at, text);
+        }
     }
 
     fn relay_option(

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::config::ast::{self, ConditionKind, FilterRef, FilterValue, PatternText, Text};
 use crate::config::lexer::Pos;
 use crate::config::model::{BuiltIn, Condition, Decision, Filter, FilterName, Pattern, Phase};
+use crate::util::Line;
 
 use super::table::Service;
 use super::{Checker, did_you_mean, line};
@@ -119,25 +120,30 @@ impl Checker<'_> {
         let negated = condition.negated;
         let condition = self.condition(&condition.kind);
         let decision = match decision {
-            ast::Decision::Reject(text) => self.reply(text, "reject").map(Decision::Reject),
-            ast::Decision::Disconnect(text) => {
-                self.reply(text, "disconnect").map(Decision::Disconnect)
-            }
-            ast::Decision::Rewrite(text) => Some(Decision::Rewrite(line(text))),
-            ast::Decision::Report(text) => Some(Decision::Report(line(text))),
-            ast::Decision::Junk => Some(Decision::Junk),
-            ast::Decision::Bypass => Some(Decision::Bypass),
+            ast::Decision::Reject(text) => match self.reply(text, "reject") {
+                Some(reply) => Decision::Reject(reply),
+                None => no_reply(),
+            },
+            ast::Decision::Disconnect(text) => match self.reply(text, "disconnect") {
+                Some(reply) => Decision::Disconnect(reply),
+                None => no_reply(),
+            },
+            ast::Decision::Rewrite(text) => Decision::Rewrite(line(text)),
+            ast::Decision::Report(text) => Decision::Report(line(text)),
+            ast::Decision::Junk => Decision::Junk,
+            ast::Decision::Bypass => Decision::Bypass,
         };
         Some(BuiltIn {
             phase,
             negated,
             condition: condition?,
-            decision: decision?,
+            decision,
         })
     }
 
-    /// smtpd.conf(5): a message must start with a 4xx or 5xx status code (RFC 5321 §4.2).
-    fn reply(&mut self, text: &Text, word: &str) -> Option<crate::util::Line> {
+    /// smtpd.conf(5): a message must start with a 4xx or 5xx status code (RFC 5321 §4.2). `None`
+    /// for one that does not; what is said instead is OpenSMTPD's.
+    fn reply(&mut self, text: &Text, word: &str) -> Option<Line> {
         let bytes = text.value.as_bytes();
         let valid = matches!(bytes, [b'4' | b'5', b'0'..=b'9', b'0'..=b'9', b' ', ..]);
         if valid && bytes.len() > 4 {
@@ -147,12 +153,13 @@ impl Checker<'_> {
             "reject" => "550 no",
             _ => "421 bye",
         };
-        let text_of = format!(
-            "invalid message of {word}: \"{}\"; it starts with a code from 400 to 599 and a \
+        let warning = format!(
+            "unusable message of {word}: \"{}\"; whoever meets this filter will be told \
+             \"{NO_REPLY}\" and disconnected; a message starts with a code from 400 to 599 and a \
              blank, as in \"{example}\"",
             text.value
         );
-        self.error(text.at, text_of);
+        self.diagnostics.warning(text.at, warning);
         None
     }
 
@@ -180,4 +187,11 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// What a client is told in place of a message that is no reply.
+const NO_REPLY: &str = "421 Internal server error";
+
+fn no_reply() -> Decision {
+    Decision::Disconnect(Line::sanitize(NO_REPLY.as_bytes()))
 }

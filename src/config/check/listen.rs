@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::config::ast::{ListenKind, ListenOption, Number, TableRef, Text, Verify};
+use crate::config::ast::{ListenKind, ListenOption, Number, TableRef, TableValue, Text, Verify};
 use crate::config::lexer::Pos;
 use crate::config::model::{
     AuthNeed, ClientCertificate, Family, ListenAuth, ListenTls, Listener, Senders, SocketListener,
@@ -115,7 +115,16 @@ impl Checker<'_> {
     }
 
     fn listen_auth(&mut self, need: AuthNeed, table: Option<&TableRef>) -> ListenAuth {
-        let refused = |name: &str| format!("invalid use of table \"{name}\" as AUTH parameter");
+        // A word that is no option is taken for the only entry of a list.
+        let hint = match table.map(|table| &table.value) {
+            Some(TableValue::One(word)) if word.value == "mask-source" => {
+                "; did you mean \"mask-src\"?"
+            }
+            Some(TableValue::One(_)) => "; a table is named in <>",
+            _ => "",
+        };
+        let refused =
+            |name: &str| format!("invalid use of table \"{name}\" as AUTH parameter{hint}");
         let found = |table| self.table_for(table, Takes::Map, Service::Text, refused);
         ListenAuth {
             need,

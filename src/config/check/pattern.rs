@@ -2,7 +2,7 @@
 //! never match.
 
 use crate::config::ast::PatternText;
-use crate::config::ere;
+use crate::config::entries;
 use crate::config::lexer::Pos;
 use crate::config::model::{Pattern, TableSource};
 use crate::config::netaddr::Network;
@@ -12,8 +12,16 @@ use crate::config::table_text::Entries;
 use super::Checker;
 use super::table::{Service, Takes};
 
+/// What is wrong with an entry: its key and its value.
+trait Complaint: Fn(&str, &str) -> Option<String> {}
+
+impl<F: Fn(&str, &str) -> Option<String>> Complaint for F {}
+
 /// An entry with a complaint: file and line where it has one.
 type Found = (Option<String>, u32, String);
+
+/// Is shown an entry: its file and line if it has them, key and value.
+type Show<'s> = &'s mut dyn FnMut(Option<&str>, u32, &str, &str);
 
 impl Checker<'_> {
     /// The table of a criterion; `what` is the criterion's word in messages.
@@ -31,7 +39,7 @@ impl Checker<'_> {
         let table = self.table_for(&pattern.table, takes, service, refused)?;
         let at = pattern.table.at;
         match service {
-            _ if pattern.regex => self.expressions_of(&table, at),
+            _ if pattern.regex => self.entries_of(&table, entries::Use::Expressions, at),
             Service::Netaddr => self.warn_of(&table, at, never_an_address),
             Service::Domain => self.warn_of(&table, at, never_a_domain),
             Service::Mailaddr if what != "auth" => self.warn_of(&table, at, never_a_mailaddr),
@@ -43,29 +51,20 @@ impl Checker<'_> {
         })
     }
 
-    /// Says which entries of a table are not extended regular expressions.
-    fn expressions_of(&mut self, table: &str, at: Pos) {
-        let complaint = |key: &str| {
-            let reason = ere::translate(key).err()?;
-            Some(format!("invalid regular expression \"{key}\": {reason}"))
-        };
-        for (file, line, text) in self.entries_that(table, complaint) {
-            match file {
-                Some(file) => self.diagnostics.error_in(at, &file, line, text),
-                None => self.error(at, text),
-            }
-        }
-    }
-
     /// Warns of entries that are no relay hosts: mail for them would be refused when it is sent.
     pub(super) fn relay_hosts_of(&mut self, table: &str, at: Pos) {
-        self.warn_of(table, at, |key| {
+        self.warn_of(table, at, |key: &str, _: &str| {
             let why = RelayHost::parse(key).err()?;
             Some(format!("\"{key}\" is no relay host: {why}"))
         });
     }
 
-    fn warn_of(&mut self, table: &str, at: Pos, complaint: fn(&str) -> Option<String>) {
+    /// Warns of entries that are no good for what the table is used for.
+    pub(super) fn entries_of(&mut self, table: &str, what: entries::Use, at: Pos) {
+        self.warn_of(table, at, |key, value| entries::complaint(what, key, value));
+    }
+
+    fn warn_of(&mut self, table: &str, at: Pos, complaint: impl Complaint) {
         for (file, line, text) in self.entries_that(table, complaint) {
             let text = file.map_or(text.clone(), |file| format!("{file}:{line}: {text}"));
             self.diagnostics.warning(at, text);
@@ -73,39 +72,53 @@ impl Checker<'_> {
     }
 
     /// Entries with a complaint, the first few of them.
-    fn entries_that(&self, table: &str, complaint: impl Fn(&str) -> Option<String>) -> Vec<Found> {
+    fn entries_that(&self, table: &str, complaint: impl Complaint) -> Vec<Found> {
         const FEW: usize = 20;
-        let inline = |text| (None, 0, text);
+        let mut found: Vec<Found> = Vec::new();
+        self.each_placed_entry(table, &mut |file, line, key, value| {
+            if found.len() < FEW
+                && let Some(text) = complaint(key, value)
+            {
+                found.push((file.map(str::to_owned), line, text));
+            }
+        });
+        found
+    }
+
+    /// Shows every entry of a table; false if they are not known before it is asked.
+    pub(super) fn each_entry(&self, table: &str, show: &mut dyn FnMut(&str, &str)) -> bool {
+        self.each_placed_entry(table, &mut |_, _, key, value| show(key, value))
+    }
+
+    fn each_placed_entry(&self, table: &str, show: Show<'_>) -> bool {
         match self.config.tables.get(table) {
             Some(TableSource::List(keys)) => {
-                let texts = keys.iter().filter_map(|key| complaint(key));
-                texts.map(inline).take(FEW).collect()
+                keys.iter().for_each(|key| show(None, 0, key, ""));
             }
             Some(TableSource::Map(pairs)) => {
-                let texts = pairs.iter().filter_map(|(key, _)| complaint(key));
-                texts.map(inline).take(FEW).collect()
+                pairs
+                    .iter()
+                    .for_each(|(key, value)| show(None, 0, key, value));
             }
             Some(TableSource::File(path)) => {
-                let bytes = self.sources.file(path).unwrap_or_default();
-                let entries = Entries::new(bytes, None).filter_map(Result::ok);
                 let name = path.display().to_string();
-                let found = entries.filter_map(|entry| {
-                    let text = complaint(entry.key)?;
-                    Some((Some(name.clone()), entry.line, text))
-                });
-                found.take(FEW).collect()
+                let bytes = self.sources.file(path).unwrap_or_default();
+                for entry in Entries::new(bytes, None).filter_map(Result::ok) {
+                    show(Some(&name), entry.line, entry.key, &entry.value);
+                }
             }
-            _ => Vec::new(),
+            _ => return false,
         }
+        true
     }
 }
 
-fn never_an_address(key: &str) -> Option<String> {
+fn never_an_address(key: &str, _: &str) -> Option<String> {
     let valid = key == "local" || key.contains('%') || Network::parse(key).is_some();
     (!valid).then(|| format!("\"{key}\" is not an address or network, it never matches"))
 }
 
-fn never_a_domain(key: &str) -> Option<String> {
+fn never_a_domain(key: &str, _: &str) -> Option<String> {
     let why = if let Some((_, domain)) = key.rsplit_once('@') {
         let hint = match domain {
             "" => String::new(),
@@ -124,7 +137,7 @@ fn never_a_domain(key: &str) -> Option<String> {
     Some(format!("\"{key}\" never matches; {why}"))
 }
 
-fn never_a_mailaddr(key: &str) -> Option<String> {
+fn never_a_mailaddr(key: &str, _: &str) -> Option<String> {
     let (user, domain) = match key.rsplit_once('@') {
         Some((user, domain)) => (user, Some(domain)),
         None => (key, None),

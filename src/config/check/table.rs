@@ -70,6 +70,15 @@ impl Kind {
     }
 }
 
+/// What to write if a value stands where a table has to be, and no program.
+fn as_list(config: &Text) -> String {
+    let backend = config.value.split(':').next().unwrap_or_default();
+    match backend.contains(['@', '.', '*', '[']) {
+        true => format!("; a table of values is written {{ \"{}\" }}", config.value),
+        false => String::new(),
+    }
+}
+
 impl Checker<'_> {
     pub(super) fn builtin_tables(&mut self, defaults: &Defaults) {
         let list = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
@@ -202,7 +211,10 @@ impl Checker<'_> {
     fn program(&mut self, name: &Text, config: &Text) -> Option<TableProgram> {
         let backend = config.value.split(':').next().unwrap_or_default();
         let Some(program) = TableProgram::parse(&config.value) else {
-            let text = format!("table backend \"{backend}\" does not exist");
+            let text = format!(
+                "table backend \"{backend}\" does not exist{}",
+                as_list(config)
+            );
             self.error(config.at, text);
             return None;
         };
@@ -216,7 +228,10 @@ impl Checker<'_> {
             }
             ProgramPath::Named(program) => {
                 let known = ["file", "static", "db", "getpwnam", "proc"];
-                let hint = did_you_mean(backend, known.into_iter());
+                let hint = match as_list(config) {
+                    hint if hint.is_empty() => did_you_mean(backend, known.into_iter()),
+                    hint => hint,
+                };
                 format!(
                     "table backend \"{backend}\" does not exist (program table-{program}: \
                      {reason}){hint}"
@@ -252,12 +267,26 @@ impl Checker<'_> {
             }
         };
         let mut entries = Entries::new(bytes, None);
+        let mut spaced = None;
         for entry in &mut entries {
-            if let Err(bad) = entry {
-                self.diagnostics.error_in(at, path, bad.line, bad.text);
-                self.error(at, failed);
-                return Kind::Wrong;
+            match entry {
+                Ok(entry) if entry.spaced_colon => {
+                    spaced.get_or_insert((entry.line, entry.key));
+                }
+                Ok(_) => {}
+                Err(bad) => {
+                    self.diagnostics.error_in(at, path, bad.line, bad.text);
+                    self.error(at, failed);
+                    return Kind::Wrong;
+                }
             }
+        }
+        if let Some((line, key)) = spaced {
+            let text = format!(
+                "{path}:{line}: \"{key} : ...\" is read as \"{key}: ...\"; OpenSMTPD takes the colon \
+                 for a part of the value"
+            );
+            self.diagnostics.warning(at, text);
         }
         match entries.shape() {
             Some(Shape::List) => Kind::List,

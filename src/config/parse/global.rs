@@ -3,7 +3,7 @@
 use crate::config::ast::{Body, Limit, MtaLimit, Size, Text};
 use crate::config::lexer::Token;
 
-use super::{Parsed, Parser};
+use super::{Abort, Parsed, Parser};
 
 impl Parser<'_> {
     pub(super) fn bounce(&mut self) -> Parsed<Body> {
@@ -52,7 +52,15 @@ impl Parser<'_> {
     pub(super) fn queue(&mut self) -> Parsed<Body> {
         match self.one_of(&["compression", "encryption", "ttl"])?.0 {
             "compression" => Ok(Body::QueueCompression),
-            "encryption" => Ok(Body::QueueEncryption(self.optional_string())),
+            "encryption" => {
+                let at = self.peek().1;
+                if self.accept("key") {
+                    let text = "syntax error: write the key without \"key\" in front of it";
+                    self.diagnostics.error(at, text);
+                    return Err(Abort);
+                }
+                Ok(Body::QueueEncryption(self.optional_string()))
+            }
             _ => Ok(Body::QueueTtl(self.delay()?)),
         }
     }

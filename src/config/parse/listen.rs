@@ -3,7 +3,7 @@
 use crate::config::ast::{Body, FilterRef, ListenKind, ListenOption, Text, Verify};
 use crate::config::lexer::{Pos, Token};
 
-use super::{Parsed, Parser};
+use super::{Abort, Parsed, Parser};
 
 const SOCKET_OPTIONS: &[&str] = &["filter", "mask-src", "no-dsn", "tag"];
 
@@ -36,6 +36,13 @@ impl Parser<'_> {
         self.expect("on")?;
         if self.accept("socket") {
             return Ok(Body::ListenSocket(self.listen_options(SOCKET_OPTIONS)?));
+        }
+        let (token, at) = self.peek();
+        if matches!(token, Token::Punct(b'*') | Token::Keyword("any")) {
+            let text = "syntax error: expected an interface, an address, a host name or \
+                        \"socket\"; for every address, listen on 0.0.0.0 and on ::";
+            self.diagnostics.error(at, text);
+            return Err(Abort);
         }
         let on = self.string("an interface, an address, a host name or \"socket\"")?;
         Ok(Body::Listen(on, self.listen_options(OPTIONS)?))

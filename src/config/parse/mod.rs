@@ -437,7 +437,10 @@ fn hint(token: &Token, expected: &str, words: &[&str]) -> String {
             "; quote a number to use it as a string".to_owned()
         }
         Token::Punct(b'$') => "; a macro is not expanded inside the value of a macro".to_owned(),
-        Token::Punct(b',') => "; a list has no empty entries".to_owned(),
+        Token::Punct(b',') if !words.is_empty() => {
+            "; remove the comma, options are separated by blanks".to_owned()
+        }
+        Token::Punct(b',') => "; remove the comma, a list has no empty entries".to_owned(),
         Token::Punct(b'~' | b'/' | b'*' | b'@' | b'+' | b'|' | b'.')
             if expected != "a directive" =>
         {
@@ -471,6 +474,10 @@ fn old_grammar(word: &str) -> Option<&'static str> {
         "source" => "write \"src\"",
         "authenticated" => "write \"auth\"",
         "tagged" => "write \"tag\"",
+        "via" => "write \"host\"",
+        "as" => "write \"mail-from\"",
+        "map" => "write \"table\"",
+        "mask-source" => "write \"mask-src\"",
         _ => return None,
     })
 }

@@ -114,6 +114,13 @@ impl Parser<'_> {
     fn separated(&mut self) -> Parsed<bool> {
         if self.accept_punct(b',') {
             self.skip_newlines();
+            let (token, at) = self.peek();
+            if token == Token::Punct(b'}') {
+                let text = "syntax error: found \"}\", expected another entry; remove the comma in \
+                            front of it";
+                self.diagnostics.error(at, text);
+                return Err(Abort);
+            }
             return Ok(true);
         }
         self.skip_newlines();

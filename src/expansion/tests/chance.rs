@@ -1,8 +1,8 @@
 //! Whatever tables and .forward files hold: an answer, in bounded time, without a panic.
 
 use crate::config::Srs;
-use crate::expansion::item::ITEM_BYTES;
 use crate::expansion::tree::NODES;
+use crate::mail::item::ITEM_BYTES;
 use crate::util::Secret;
 use crate::util::dice::Dice;
 

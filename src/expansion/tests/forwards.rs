@@ -135,7 +135,7 @@ const STORIES: &[(&str, &str, &str)] = &[
         "550 5.1.6 moved",
     ),
     ("bob, error:421 later", "bob@example.com", "421 later"),
-    ("bob\n<bob@ext.net>\n", "bob@example.com", LIST_TEMPORARY),
+    ("bob\n<bob@ext.net\n", "bob@example.com", LIST_TEMPORARY),
     ("\"|never closed\n", "bob@example.com", LIST_TEMPORARY),
     // Somebody else's mail is not followed.
     ("|cmd", "bob@w.org", "vmail vmail <bob@w.org>"),

@@ -6,8 +6,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::mail::{MailAddr, Refusal};
 use crate::util::Line;
+
+use super::{MailAddr, Refusal};
 
 /// One item. The order is the one in which the items of a value are worked on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,9 +85,17 @@ impl Item {
             }
             return Ok(Item::Pipe(line(command)?));
         }
+        if text.starts_with('/') && text.ends_with('/') {
+            return Err(bad("a directory; only an action delivers to a maildir"));
+        }
         if text.starts_with('/') {
             return Ok(Item::File(line(text)?));
         }
+        // RFC 5321 §4.1.2: a path is an address in angle brackets.
+        let text = match text.strip_prefix('<').and_then(|t| t.strip_suffix('>')) {
+            Some(inside) if !inside.starts_with('<') => inside,
+            _ => text,
+        };
         if let Some((user, domain)) = text.rsplit_once('@') {
             return address(user, domain).ok_or_else(|| bad("no address"));
         }
@@ -94,7 +103,10 @@ impl Item {
         if is_user {
             return Ok(Item::User(text.to_ascii_lowercase()));
         }
-        Err(bad("no user, address, file, pipe, include or error"))
+        Err(bad(&format!(
+            "no user, address, file, pipe, include or error{}",
+            meant(text)
+        )))
     }
 
     /// The items of one line, in its order.
@@ -107,7 +119,7 @@ impl Item {
 }
 
 /// A line of this many bytes or more is refused.
-pub const LINE_BYTES: usize = 2048;
+pub const LINE_BYTES: usize = 64 * 1024;
 /// An item of this many bytes or more is refused.
 pub const ITEM_BYTES: usize = 1024;
 /// A user name or local part of this many bytes or more is refused.
@@ -176,6 +188,23 @@ fn after_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     head.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
+/// What to write instead of what other mailers know.
+fn meant(text: &str) -> &'static str {
+    let lower = text.to_ascii_lowercase();
+    let text = lower.trim_start_matches(['"', ':']);
+    if text.starts_with("error:") {
+        "; an error is written error:550 text"
+    } else if text.starts_with("include:") {
+        "; the path of an include is absolute"
+    } else if text.starts_with("maildir:") || text.starts_with("~/") {
+        "; only an action delivers to a maildir"
+    } else if text.starts_with('/') {
+        "; a path stands without quotes"
+    } else {
+        ""
+    }
+}
+
 fn address(user: &str, domain: &str) -> Option<Item> {
     let user_ok = !user.is_empty() && user.len() < USER_BYTES && user.bytes().all(local_part_byte);
     let domain_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
@@ -224,6 +253,8 @@ mod tests {
             ("\"|cmd a, b\"", "pipe cmd a, b"),
             ("|\"cmd\"", "pipe \"cmd\""),
             ("/var/mail x", "file /var/mail x"),
+            ("<bob@x.org>", "address bob@x.org"),
+            ("<bob>", "user bob"),
             ("include:/x", "include /x"),
             (":INCLUDE:/x y", "include /x y"),
             ("error:550 gone", "error 550 gone"),
@@ -233,7 +264,13 @@ mod tests {
         }
         for bad in [
             "\"bob smith\"@x.org",
-            "<bob@x.org>",
+            "<bob@x.org",
+            "<<bob@x.org>>",
+            "Bob <bob@x.org>",
+            "<>",
+            "<|cmd>",
+            "/home/bob/Maildir/",
+            "/",
             "bob/x",
             "bob=x",
             "~/f",
