@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 
-use smtpd::config::{self, Config, Defaults, Delivery, Sources};
+use smtpd::config::{self, Defaults, Delivery, Sources};
 use smtpd::deliver::local::Agent;
 use smtpd::deliver::{Agent as _, Offer, Report};
 use smtpd::mail::{Envelope, EvpId, MailAddr, Outcome, Verdict};
@@ -21,7 +21,8 @@ use smtpd::privsep::job::ChildJob;
 use smtpd::privsep::{Calls, MdaEnd, MdaJob, MdaResult, Pending};
 use smtpd::queue::Queue;
 use smtpd::queue::ram::Ram;
-use smtpd::util::Timestamp;
+use smtpd::table::Snapshot;
+use smtpd::util::{Live, Timestamp};
 
 #[path = "../src/mail/samples.rs"]
 mod samples;
@@ -83,8 +84,7 @@ impl Rig {
         let queue = Queue::new(Arc::new(Ram::default()));
         let (sender, reports) = unbounded();
         let parent = Parent { delivery, home };
-        let config = Arc::new(config(path));
-        let agent = Agent::new(config, queue.clone(), Arc::new(parent), sender).unwrap();
+        let agent = Agent::new(live(path), queue.clone(), Arc::new(parent), sender).unwrap();
         Rig {
             dir,
             queue,
@@ -124,14 +124,15 @@ impl Rig {
     }
 }
 
-fn config(path: &str) -> Config {
+fn live(path: &str) -> Live<Snapshot> {
     let text = format!("action \"local\" maildir \"{path}\"\nmatch for any action \"local\"\n");
     let defaults = Defaults {
         server_name: line("e.net"),
         addresses: Vec::new(),
     };
     let sources = Sources::from_text("smtpd.conf", &text, &[]);
-    config::load(&sources, &defaults).unwrap().config
+    let config = config::load(&sources, &defaults).unwrap().config;
+    Live::new(Snapshot::load(1, config, &sources).unwrap())
 }
 
 /// From nobody to `local`, who is another name of bob.

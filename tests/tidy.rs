@@ -117,6 +117,7 @@ const CLOCKS: &[&str] = &[
     "client/stream.rs",
     "deliver/local/",
     "deliver/lmtp/",
+    "deliver/pool.rs",
     "deliver/relay/mod.rs",
     "deliver/relay/session.rs",
     "bounce/",

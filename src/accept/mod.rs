@@ -37,6 +37,7 @@ use crate::control::{Answer, Ask};
 use crate::dns;
 use crate::mail::{Peer, SessionId};
 use crate::session::{self, Disconnect, Listening, Next, Services, Session};
+use crate::util::Live;
 
 mod conn;
 mod control;
@@ -159,11 +160,11 @@ pub trait Host: Send {
 /// What the event loop runs with.
 pub struct Setup<T: Conversation> {
     /// Bound and listening TCP sockets, and what their sessions know of them.
-    pub listeners: Vec<(TcpListener, Arc<T::Listening>)>,
+    pub listeners: Vec<(TcpListener, Live<T::Listening>)>,
     /// The control socket, bound and listening.
     pub control: UnixListener,
     /// What sessions that come over the control socket know of it.
-    pub socket: Arc<T::Listening>,
+    pub socket: Live<T::Listening>,
     /// What sessions call.
     pub services: Arc<dyn Services>,
     /// Who answers smtpctl(8).

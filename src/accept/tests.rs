@@ -16,8 +16,8 @@ use crate::mail::samples::line;
 use crate::mail::{Destination, Facts, MailAddr, Refusal};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::sys::random;
-use crate::util::Timestamp;
 use crate::util::dice::Dice;
+use crate::util::{Live, Timestamp};
 
 use super::*;
 
@@ -230,9 +230,9 @@ impl Server {
         let (acceptor, mailbox) = new().unwrap();
         let address = listener.local_addr().unwrap();
         let setup = Setup::<Toy> {
-            listeners: vec![(listener, book.clone())],
+            listeners: vec![(listener, book.clone().into())],
             control: UnixListener::bind(&control).unwrap(),
-            socket: book.clone(),
+            socket: book.clone().into(),
             services: Arc::new(World),
             host: Box::new(Desk(open_asks.clone())),
             resolver: dns::start(settings, random::number_u32).unwrap(),
@@ -850,7 +850,7 @@ fn the_loop_carries_real_sessions() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let name = line("mx.example.org");
-    let listening = Arc::new(Listening {
+    let listening = Live::new(Listening {
         server_name: name.clone(),
         hostname: name.clone(),
         hostnames: None,

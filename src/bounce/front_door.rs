@@ -10,9 +10,9 @@ use std::sync::Arc;
 use crate::log::maillog;
 use crate::mail::{Facts, MailAddr, MsgId, Peer, Refusal, SessionId};
 use crate::queue::BeginError;
-use crate::session::Services;
+use crate::session::{Listening, Services};
 use crate::transaction::{Asked, Completion, Fault, Protocol, Source, Terms, Transaction};
-use crate::util::{Line, Timestamp};
+use crate::util::{Live, Timestamp};
 
 use super::{Dsn, Inject};
 
@@ -20,15 +20,15 @@ use super::{Dsn, Inject};
 pub struct FrontDoor {
     /// Rules, expansion, queue and runner.
     pub services: Arc<dyn Services>,
-    /// Our name, in the Received field and as the name of the client.
-    pub server_name: Line,
-    /// The tag of `listen on socket`.
-    pub tag: Option<Line>,
+    /// `listen on socket`: our name, in the Received field and as the name of the client, and
+    /// the tag.
+    pub socket: Live<Listening>,
 }
 
 impl Inject for FrontDoor {
     fn inject(&self, dsn: &Dsn, now: Timestamp) -> Result<MsgId, Refusal> {
-        let facts = self.facts(dsn);
+        let socket = self.socket.get();
+        let facts = facts(&socket, dsn);
         // As a client would hear it, with the recipient.
         let unwanted = |refusal: Refusal| {
             let text = format!("{}: <{}>", refusal.text, dsn.to);
@@ -40,7 +40,7 @@ impl Inject for FrontDoor {
             return Err(unwanted(Refusal::new(550, text)));
         }
         let incoming = self.services.begin().map_err(cannot_begin)?;
-        let smtpname = self.server_name.clone();
+        let smtpname = socket.server_name.clone();
         let mut transaction = Transaction::begin(incoming, facts, smtpname, None, None).report();
         transaction
             .add(&dsn.to, &Asked::default(), destinations, now)
@@ -59,18 +59,16 @@ impl Inject for FrontDoor {
     }
 }
 
-impl FrontDoor {
-    fn facts(&self, dsn: &Dsn) -> Facts {
-        Facts {
-            peer: Peer::Local,
-            rdns: Some(self.server_name.clone()),
-            helo: dsn.smtpname.clone(),
-            authenticated: true,
-            username: None,
-            tls: false,
-            tag: self.tag.clone(),
-            sender: MailAddr::null(),
-        }
+fn facts(socket: &Listening, dsn: &Dsn) -> Facts {
+    Facts {
+        peer: Peer::Local,
+        rdns: Some(socket.server_name.clone()),
+        helo: dsn.smtpname.clone(),
+        authenticated: true,
+        username: None,
+        tls: false,
+        tag: socket.tag.clone(),
+        sender: MailAddr::null(),
     }
 }
 

@@ -13,8 +13,9 @@ use crate::mail::{
 };
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Committed, Incoming, Store};
-use crate::session::Services;
+use crate::session::{Limits, Listening, Services};
 use crate::sys::localtime;
+use crate::util::Live;
 
 use super::excerpt::{Excerpt, Extent};
 use super::front_door::FrontDoor;
@@ -608,8 +609,22 @@ fn a_report_enters_under_the_rules_for_local_mail() {
     });
     let door = FrontDoor {
         services: house.clone(),
-        server_name: line("server.example.org"),
-        tag: None,
+        socket: Live::new(Listening {
+            server_name: line("server.example.org"),
+            hostname: line("server.example.org"),
+            hostnames: None,
+            tag: None,
+            mask_src: false,
+            no_dsn: false,
+            local: true,
+            submission: true,
+            limits: Limits {
+                max_message_size: 1000,
+                max_rcpt: 10,
+                max_mails: 10,
+            },
+            observers: Vec::new(),
+        }),
     };
     let dsn = Dsn {
         smtpname: line("mx.example.org"),

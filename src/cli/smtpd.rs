@@ -403,11 +403,15 @@ fn daemon(asked: Asked) -> i32 {
         pause_mda: asked.pause.contains("mda"),
         pause_mta: asked.pause.contains("mta"),
         pause_smtp: asked.pause.contains("smtp"),
-        traces: asked.traces,
+        traces: asked.traces.clone(),
         run_once: asked.run_once,
         paths,
     };
-    parent::run(options, &handover, loaded.config)
+    let reread = Box::new(move || {
+        let (handover, loaded) = asked.load(&asked.paths())?;
+        Ok((handover, loaded.config))
+    });
+    parent::run(options, &handover, loaded.config, reread)
 }
 
 /// `-E`: nothing is started; the one who asks reads what he may.

@@ -22,6 +22,7 @@ mod parse;
 pub mod paths;
 mod print;
 pub mod relayhost;
+mod restart;
 pub mod service;
 mod services;
 mod sources;
@@ -43,6 +44,7 @@ pub use lmtp_dest::{LmtpDest, NoDest};
 pub use model::*;
 pub use name::{NoServerName, name_warning, server_name};
 pub use paths::Paths;
+pub use restart::needs_restart;
 pub use sources::Sources;
 
 use ast::Ast;

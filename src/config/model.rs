@@ -129,7 +129,7 @@ pub enum Family {
 pub type TableName = String;
 
 /// Where a table's contents come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableSource {
     /// Values written in the file, or built in.
     List(Vec<String>),
@@ -359,7 +359,7 @@ pub struct QueueOptions {
 }
 
 /// `mda limit …`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MdaLimits {
     /// Local deliveries at a time; 16.
     pub max_session: usize,
@@ -374,7 +374,7 @@ pub struct MdaLimits {
 }
 
 /// `scheduler limit …`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerLimits {
     /// Envelopes handed out at a time; 5000.
     pub max_inflight: usize,

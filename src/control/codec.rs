@@ -49,6 +49,7 @@ pub fn decode_ask(body: &[u8]) -> Result<Ask, BadFrame> {
         ASK_STATS => Ask::Stats,
         ASK_STATUS => Ask::Status,
         ASK_UPDATE_TABLE => Ask::UpdateTable(name(&mut fields)?),
+        ASK_RELOAD => Ask::Reload,
         ASK_RELAYING => Ask::Relaying(listing(&mut fields)?, fields.u32()?),
         ASK_RESUME_ROUTE => Ask::ResumeRoute(fields.u64()?),
         ASK_BLOCK => Ask::Block(Block {
@@ -98,6 +99,7 @@ pub fn encode_ask(ask: &Ask) -> Vec<u8> {
             frame.u8(ASK_UPDATE_TABLE);
             frame.text(cut(name, MAX_NAME));
         }
+        Ask::Reload => frame.u8(ASK_RELOAD),
         Ask::Relaying(listing, seen) => {
             frame.u8(ASK_RELAYING);
             frame.u8(match listing {
@@ -234,8 +236,8 @@ pub fn frame_length(head: [u8; 4]) -> Result<usize, BadFrame> {
 
 /// Longest name (of a table, of a counter) in bytes.
 const MAX_NAME: usize = 1024;
-/// Longest explanation of a failure in bytes.
-const MAX_FAIL: usize = 1024;
+/// Longest explanation of a failure in bytes: some lines about a configuration.
+const MAX_FAIL: usize = 16 * 1024;
 /// Longest line of a listing in bytes: addresses are bounded by SMTP, error lines by 2047.
 const MAX_LISTED: usize = 32 * 1024;
 
@@ -261,6 +263,7 @@ const ASK_TRACE: u8 = 14;
 const ASK_RELAYING: u8 = 15;
 const ASK_RESUME_ROUTE: u8 = 16;
 const ASK_BLOCK: u8 = 17;
+const ASK_RELOAD: u8 = 18;
 
 // Answers start elsewhere, so that an echo of a request is no answer.
 const ANSWER_OK: u8 = 129;

@@ -61,6 +61,8 @@ pub enum Ask {
     Status,
     /// `update table`. Answered by `Ok` or `Fail`.
     UpdateTable(String),
+    /// `reload`. Answered by `Ok`, or by `Fail` with lines that say why.
+    Reload,
     /// `explain`. Answered by `Text`.
     Explain(Box<Supposed>),
     /// `trace` (true) or `untrace`. Answered by `Ok` or `Fail`.

@@ -47,6 +47,7 @@ mod tests {
             Ask::UpdateTable("aliases".to_owned()),
             Ask::Relaying(Listing::Routes, 0),
             Ask::ResumeRoute(1),
+            Ask::Reload,
             Ask::Explain(Box::default()),
             Ask::Trace("rules".to_owned(), true),
         ];

@@ -7,6 +7,7 @@
 
 pub mod lmtp;
 pub mod local;
+mod pool;
 pub mod relay;
 
 use crate::mail::{Envelope, EvpId, Outcome};

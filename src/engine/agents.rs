@@ -6,14 +6,14 @@ use std::thread::JoinHandle;
 
 use crate::bounce::front_door::FrontDoor;
 use crate::bounce::{self, BounceAgent};
-use crate::config::{Config, Method};
 use crate::deliver::{local, relay};
 use crate::dns;
-use crate::runner::{self, ActionFacts, Agents, Inbox, Policy, Way};
+use crate::runner::{self, Agents, Inbox};
 use crate::scheduler;
 use crate::sys::localtime;
 use crate::util::Timestamp;
 
+use super::configuration::Configuration;
 use super::names;
 use super::services::Services;
 use super::start::Flags;
@@ -25,19 +25,20 @@ const SETTLE_THREADS: usize = 4;
 pub fn start(
     services: &Arc<Services>,
     resolver: &dns::Handle,
-    tls: relay::secure::Connectors,
+    configuration: &Configuration,
     inbox: Inbox,
     flags: &Flags,
 ) -> Result<(JoinHandle<()>, relay::Handle), String> {
     let said = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-    let Services { config, queue, .. } = &**services;
+    let Services { live, queue, .. } = &**services;
+    let config = &live.get().config;
     let limits = scheduler::Limits {
         max_inflight: config.scheduler.max_inflight,
         max_schedule: config.scheduler.max_schedule,
     };
     let (reports, outcomes) = runner::reports(limits);
     let local = local::Agent::with_options(
-        config.clone(),
+        live.clone(),
         queue.clone(),
         Arc::new(services.parent.clone()),
         reports.clone(),
@@ -48,11 +49,9 @@ pub fn start(
     )
     .map_err(said("local delivery"))?;
     let (relay, relaying) = relay::start(relay::Setup {
-        config: config.clone(),
+        live: configuration.relaying.clone(),
         queue: queue.clone(),
-        tables: services.tables.clone(),
         resolver: resolver.clone(),
-        tls,
         reports: reports.clone(),
         offers_max: runner::inflight_max(limits),
     })
@@ -61,8 +60,7 @@ pub fn start(
         queue: queue.clone(),
         inject: Box::new(FrontDoor {
             services: services.clone(),
-            server_name: config.server_name.clone(),
-            tag: config.socket.tag.clone(),
+            socket: configuration.socket.clone(),
         }),
         reports,
         date,
@@ -79,7 +77,7 @@ pub fn start(
             },
             reports: outcomes,
             limits,
-            policy: policy(config),
+            policy: configuration.policy.clone(),
             pause_mda: flags.pause_mda,
             pause_mta: flags.pause_mta,
             settle_threads: SETTLE_THREADS,
@@ -92,23 +90,4 @@ pub fn start(
 
 fn date(at: Timestamp) -> String {
     localtime::rfc5322_date(at.0)
-}
-
-fn policy(config: &Arc<Config>) -> Policy {
-    let actions = config.clone();
-    Policy {
-        queue_ttl_s: config.queue.ttl_s,
-        bounce_warn_s: config.bounce_warn_s.clone(),
-        action: Arc::new(move |name| {
-            let action = actions.actions.get(name)?;
-            let way = match action.method {
-                Method::Local(_) => Way::Local,
-                Method::Relay(_) => Way::Relay,
-            };
-            Some(ActionFacts {
-                way,
-                ttl_s: action.ttl_s,
-            })
-        }),
-    }
 }

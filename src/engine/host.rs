@@ -2,11 +2,10 @@
 //!
 //! What reads tables may take its time, and a thread of its own does it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, never, select};
 
 use crate::accept::{self, ConnId, Mailbox};
 use crate::control::message::{Answer, Ask, Block, Listing, Subsystem};
@@ -19,6 +18,7 @@ use crate::privsep::Client;
 use crate::runner;
 use crate::table::Tables;
 
+use super::reload::Reloader;
 use super::services::Services;
 
 /// The daemon behind the control socket.
@@ -39,35 +39,72 @@ enum Work {
     Update(String),
     /// A recipient is explained.
     Explain(Box<Supposed>),
+    /// The configuration is read again.
+    Reload,
+}
+
+/// Does what takes its time.
+struct TablesThread {
+    services: Arc<Services>,
+    reloader: Reloader,
+    mailbox: Mailbox,
+}
+
+impl TablesThread {
+    fn run(&self, wanted: &Receiver<(ConnId, Work)>, mut hangups: Receiver<()>) {
+        loop {
+            select! {
+                recv(wanted) -> wanted => match wanted {
+                    Ok((conn, work)) => self.mailbox.answer(conn, self.carry_out(work)),
+                    Err(_) => return,
+                },
+                recv(hangups) -> hangup => match hangup {
+                    // What came of it is in the log.
+                    Ok(()) => drop(self.reloader.reload()),
+                    Err(_) => hangups = never(),
+                },
+            }
+        }
+    }
+
+    fn carry_out(&self, work: Work) -> Answer {
+        let now = self.services.live.get();
+        match work {
+            Work::Update(name) => update(&now.tables, &self.reloader.client, &name),
+            Work::Explain(supposed) => {
+                let libexec = &self.reloader.paths.libexec;
+                Answer::Text(explain(&self.services.world(&now), libexec, &supposed))
+            }
+            Work::Reload => match self.reloader.reload() {
+                Ok(()) => Answer::Ok,
+                Err(why) => Answer::Fail(why),
+            },
+        }
+    }
 }
 
 impl Host {
-    /// A host for the instance of `owner_uid`, with its thread for tables. The mail.* helpers are
-    /// in `libexec`.
+    /// A host for the instance of `owner_uid`, with its thread for tables, which also reloads the
+    /// configuration after each of `hangups`.
     pub fn start(
         services: Arc<Services>,
         relaying: relay::Handle,
         mailbox: Mailbox,
-        client: Client,
-        libexec: PathBuf,
+        reloader: Reloader,
+        hangups: Receiver<()>,
         owner_uid: u32,
     ) -> std::io::Result<Host> {
         let (work, wanted) = bounded::<(ConnId, Work)>(WORK_MAX);
-        let (answers, parent) = (mailbox.clone(), client.clone());
+        let client = reloader.client.clone();
         let runner = services.runner.clone();
+        let tables = TablesThread {
+            services,
+            reloader,
+            mailbox: mailbox.clone(),
+        };
         std::thread::Builder::new()
             .name("tables".to_owned())
-            .spawn(move || {
-                for (conn, work) in wanted {
-                    let answer = match work {
-                        Work::Update(name) => update(&services.tables, &parent, &name),
-                        Work::Explain(supposed) => {
-                            Answer::Text(explain(&services.world(), &libexec, &supposed))
-                        }
-                    };
-                    answers.answer(conn, answer);
-                }
-            })?;
+            .spawn(move || tables.run(&wanted, hangups))?;
         Ok(Host {
             runner,
             relaying,
@@ -179,6 +216,7 @@ impl accept::Host for Host {
             Ask::Verbose(verbose) => Some(self.verbose(verbose)),
             Ask::Stats => Some(self.stats()),
             Ask::UpdateTable(name) => self.later(conn, Work::Update(name)),
+            Ask::Reload => self.later(conn, Work::Reload),
             Ask::Explain(supposed) => self.later(conn, Work::Explain(supposed)),
             Ask::Trace(word, on) => Some(trace(&word, on)),
             Ask::Relaying(listing, seen) => self.relaying(conn, listing, seen),

@@ -1,28 +1,14 @@
 //! What sessions know of the listener they came in on.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::{Config, Listener, SocketListener};
 use crate::mail::Peer;
 use crate::session::{HostNames, Limits, Listening, Maillog};
 
-/// The listening sockets, each with what its sessions are told.
-pub fn listeners(
-    sockets: Vec<(u32, TcpListener)>,
-    config: &Config,
-) -> Vec<(TcpListener, Arc<Listening>)> {
-    sockets
-        .into_iter()
-        .filter_map(|(index, socket)| {
-            let listener = config.listeners.get(index as usize)?;
-            let bound = socket.local_addr().ok().map(|addr| addr.ip());
-            Some((socket, Arc::new(tcp_listening(config, listener, bound))))
-        })
-        .collect()
-}
-
-fn tcp_listening(config: &Config, listener: &Listener, bound: Option<IpAddr>) -> Listening {
+/// A TCP listener, and the address that it is bound to.
+pub fn tcp_listening(config: &Config, listener: &Listener, bound: Option<IpAddr>) -> Listening {
     const SUBMISSION: [u16; 2] = [587, 465];
     let names = |table: &String| {
         Some(HostNames {

@@ -8,10 +8,12 @@
 #![forbid(unsafe_code)]
 
 mod agents;
+mod configuration;
 mod helpers;
 mod host;
 mod listening;
 mod names;
+mod reload;
 mod services;
 mod spool;
 pub mod start;
@@ -27,17 +29,15 @@ use crate::config::{Config, Diagnostic, Sources};
 use crate::deliver::relay;
 use crate::dns;
 use crate::log;
-use crate::privsep::Client;
 use crate::runner;
 use crate::session::Session;
 use crate::sys::{random, user};
-use crate::table::Tables;
-use crate::tls::Trust;
-use crate::tls::keys::Keys;
 
 pub use start::Startup;
 
+use configuration::{Configuration, Prepared};
 use host::Host;
+use reload::{KeyRing, Reloader};
 use services::Services;
 
 /// Serves until the parent says to stop; says what to exit with.
@@ -67,9 +67,9 @@ fn serve(startup: Startup) -> Result<(), String> {
         owner_uid,
         ..
     } = startup;
-    let tables = tables(&config, &sources)?;
-    helpers::start_tables(&tables, &client).map_err(said("tables"))?;
-    let tls = connectors(&config, &sources, &startup.roots, &client)?;
+    let keys = KeyRing::new(&client);
+    let prepared = Prepared::new(1, config, &sources, &startup.roots, &keys.current().1)?;
+    helpers::start_tables(prepared.tables(), &client).map_err(said("tables"))?;
     // The text of large tables; what is in it has been taken.
     drop(sources);
     let resolver = dns::start(
@@ -77,26 +77,34 @@ fn serve(startup: Startup) -> Result<(), String> {
         random::number_u32,
     )
     .map_err(said("resolver"))?;
-    let queue = spool::open(&paths.spool, &config, startup.queue_key.as_ref())?;
+    let queue = spool::open(&paths.spool, prepared.config(), startup.queue_key.as_ref())?;
+    let mut configuration = Configuration::new(prepared);
+    let listeners = configuration.listeners(startup.listeners);
     let (runner_handle, inbox) = runner::channel();
     let services = Arc::new(Services {
-        config: Arc::new(config),
-        tables: Arc::new(tables),
+        live: configuration.snapshot.clone(),
         queue,
         runner: runner_handle.clone(),
         parent: client.clone(),
         daemon_user: daemon_user(owner_uid),
     });
-    let (runner, relaying) = agents::start(&services, &resolver, tls, inbox, &flags)?;
+    let (runner, relaying) = agents::start(&services, &resolver, &configuration, inbox, &flags)?;
 
     let (acceptor, mailbox) = accept::new().map_err(said("event loop"))?;
     mailbox.pause(flags.pause_smtp);
+    let socket = configuration.socket.clone();
     let host = Host::start(
         services.clone(),
         relaying,
         mailbox.clone(),
-        client.clone(),
-        paths.libexec,
+        Reloader {
+            configuration,
+            client: client.clone(),
+            paths,
+            reach: startup.reach,
+            keys,
+        },
+        startup.hangups,
         owner_uid,
     )
     .map_err(said("tables"))?;
@@ -108,12 +116,11 @@ fn serve(startup: Startup) -> Result<(), String> {
         }));
     }
     client.ready().map_err(said("parent"))?;
-    let config = services.config.clone();
     acceptor
         .run::<Session>(accept::Setup {
-            listeners: listening::listeners(startup.listeners, &config),
+            listeners,
             control: startup.control,
-            socket: Arc::new(listening::socket_listening(&config, &config.socket)),
+            socket,
             services,
             host: Box::new(host),
             resolver,
@@ -125,26 +132,6 @@ fn serve(startup: Startup) -> Result<(), String> {
     runner_handle.shutdown();
     let _ = runner.join();
     Ok(())
-}
-
-fn tables(config: &Config, sources: &Sources) -> Result<Tables, String> {
-    Tables::load(config, sources).map_err(|found| {
-        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
-        lines.join("; ")
-    })
-}
-
-/// What relaying needs of TLS. Private keys stay in the process that holds them.
-fn connectors(
-    config: &Config,
-    sources: &Sources,
-    roots: &Trust,
-    client: &Client,
-) -> Result<relay::secure::Connectors, String> {
-    let client = client.clone();
-    let keys = Keys::new(move || client.take_keys());
-    relay::secure::Connectors::load(config, sources, roots, &keys)
-        .map_err(|found| found.to_string())
 }
 
 /// The parent's word, or its end, ends the event loop.

@@ -1,8 +1,5 @@
 //! What sessions and reports call: the rules, the queue and the runner behind one face.
 
-use std::sync::Arc;
-
-use crate::config::Config;
 use crate::expansion::{self, World};
 use crate::log;
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
@@ -10,16 +7,14 @@ use crate::privsep::Client;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::runner;
 use crate::session;
-use crate::table::Tables;
+use crate::table::Snapshot;
 use crate::table::include::Disk;
-use crate::util::{Line, Timestamp};
+use crate::util::{Line, Live, Timestamp};
 
 /// The world of a session in the engine.
 pub struct Services {
-    /// Rules and actions.
-    pub config: Arc<Config>,
-    /// Tables.
-    pub tables: Arc<Tables>,
+    /// Rules, actions and tables.
+    pub live: Live<Snapshot>,
     /// Where messages go.
     pub queue: Queue,
     /// Who carries them on.
@@ -31,11 +26,11 @@ pub struct Services {
 }
 
 impl Services {
-    /// What expansion looks at.
-    pub fn world(&self) -> World<'_> {
+    /// What expansion looks at, with the rules and tables of `now`.
+    pub fn world<'w>(&'w self, now: &'w Snapshot) -> World<'w> {
         World {
-            config: &self.config,
-            tables: &self.tables,
+            config: &now.config,
+            tables: &now.tables,
             includes: &Disk,
             forwards: &self.parent,
             daemon_user: &self.daemon_user,
@@ -51,7 +46,7 @@ impl session::Services for Services {
     }
 
     fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
-        expansion::expand(&self.world(), facts, rcpt)
+        expansion::expand(&self.world(&self.live.get()), facts, rcpt)
     }
 
     fn announce(&self, message: Committed) -> Result<(), Committed> {
@@ -64,7 +59,9 @@ impl session::Services for Services {
 
     /// smtpd.conf(5), hostnames: an address that is not in the table keeps the listener's name.
     fn name_of(&self, table: &str, address: &Peer) -> Option<Line> {
-        self.tables
+        self.live
+            .get()
+            .tables
             .addrname(table, address)
             .unwrap_or_else(|error| {
                 log::warn(format_args!("hostnames: {error}"));

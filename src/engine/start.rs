@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use crate::deliver::relay::secure;
 use crate::expansion;
 use crate::log::{self, Target, Writer};
 use crate::privsep::frame::Malformed;
-use crate::privsep::handover::MAX_HANDOVER;
+use crate::privsep::handover;
 use crate::privsep::identity::Rights;
 use crate::privsep::{Channel, Client, Event, Handover, Reply};
 use crate::queue::fs::layout;
@@ -55,6 +54,10 @@ pub struct Startup {
     pub client: Client,
     /// Who started the instance: 0 for the system's, whatever the engine runs as.
     pub owner_uid: u32,
+    /// The directories that it can read, if it is shut in.
+    pub reach: Option<BTreeSet<PathBuf>>,
+    /// SIGHUP: read the configuration anew.
+    pub hangups: Receiver<()>,
     /// A message, or its end, means: finish what is being answered, record outcomes, and return.
     pub shutdown: Receiver<()>,
 }
@@ -119,14 +122,17 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
     })?;
     check_reach(&paths, &exe)?;
     let roots = roots(&loaded.config);
-    shut_in(&paths, &handover.sources, &loaded.config)?;
+    let reach = shut_in(&paths, &handover.sources, &loaded.config)?;
     log::set_verbose(handed.verbose);
     log::start("engine", target, Writer::Thread);
     let (stop, shutdown) = bounded(1);
+    // One that waits stands for all that come meanwhile.
+    let (hangup, hangups) = bounded(1);
     let client = Client::start(channel, move |event| match event {
         Event::Shutdown => {
             let _ = stop.try_send(());
         }
+        Event::Hangup => drop(hangup.try_send(())),
         Event::ParentGone => {
             log::fatal(format_args!("parent is gone"));
             std::process::exit(1);
@@ -144,13 +150,15 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
         flags: handed.flags,
         client,
         owner_uid,
+        reach,
+        hangups,
         shutdown,
     })
 }
 
 /// The system's list of authorities, read while we may. That there is none matters only where a
 /// certificate must verify.
-fn roots(config: &Config) -> Trust {
+pub fn roots(config: &Config) -> Trust {
     if !secure::wants_roots(config) {
         return Trust::nobody();
     }
@@ -187,7 +195,7 @@ fn take_over(channel: &Channel) -> io::Result<Handed> {
     loop {
         let (reply, fd) = next(channel, deadline)?;
         match (reply, fd) {
-            (Reply::Config, Some(fd)) => config = Some(read_all(&File::from(fd))?),
+            (Reply::Config, Some(fd)) => config = Some(handover::read(&File::from(fd))?),
             (Reply::Listener { index }, Some(fd)) => {
                 let listener = TcpListener::from(fd);
                 listener.set_nonblocking(true)?;
@@ -249,17 +257,6 @@ fn next(channel: &Channel, deadline: Instant) -> io::Result<(Reply, Option<Owned
     Ok((reply, packet.fds.into_iter().next()))
 }
 
-/// By offset: other engines read the same open file.
-fn read_all(file: &File) -> io::Result<Vec<u8>> {
-    let length = file.metadata()?.len();
-    if length > MAX_HANDOVER as u64 {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    let mut bytes = vec![0; length as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
-}
-
 /// Better said now, with the path, than at the first message: recipients reach no more than we do.
 fn check_reach(paths: &Paths, exe: &Path) -> Result<(), String> {
     let queue = paths.spool.join(layout::QUEUE);
@@ -286,24 +283,28 @@ fn who_we_are() -> String {
     }
 }
 
-fn shut_in(paths: &Paths, sources: &Sources, config: &Config) -> Result<(), String> {
+fn shut_in(
+    paths: &Paths,
+    sources: &Sources,
+    config: &Config,
+) -> Result<Option<BTreeSet<PathBuf>>, String> {
     let read = readable(paths, sources, config);
     let active = sandbox::enter(Role::Engine {
         read: &read,
         write: std::slice::from_ref(&paths.spool),
     })
     .map_err(|error| format!("sandbox: {error}"))?;
-    let active = match active.is_empty() {
-        true => "none".to_owned(),
-        false => active.join(", "),
+    let (reach, active) = match active.is_empty() {
+        true => (None, "none".to_owned()),
+        false => (Some(read.into_iter().collect()), active.join(", ")),
     };
     log::info(format_args!("info: engine sandbox: {active}"));
-    Ok(())
+    Ok(reach)
 }
 
 /// What the engine reads besides the system's files: the configuration, its tables, and what they
 /// include. A table is replaced by renaming a new file over it, so it is the directories that count.
-fn readable(paths: &Paths, sources: &Sources, config: &Config) -> Vec<PathBuf> {
+pub fn readable(paths: &Paths, sources: &Sources, config: &Config) -> Vec<PathBuf> {
     let mut dirs: BTreeSet<PathBuf> = [paths.conf.parent(), paths.root.as_deref()]
         .into_iter()
         .flatten()

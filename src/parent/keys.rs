@@ -21,11 +21,23 @@ use crate::sys::process::{self, Ended, Pid, Spawn};
 use super::Options;
 use crate::util::backoff::Backoff;
 
+/// How long the process of an old configuration stays.
+const HANDSHAKES: Duration = Duration::from_secs(60);
+
 /// The keys, and the process that has them too.
 pub struct Keeper {
     keys: Vec<(String, Vec<u8>)>,
     state: State,
+    /// Processes of configurations that are no longer in use.
+    retired: Vec<Retired>,
     backoff: Backoff,
+}
+
+struct Retired {
+    pid: Pid,
+    /// Closed, it makes the process end.
+    wire: Option<OwnedFd>,
+    until: Instant,
 }
 
 enum State {
@@ -54,8 +66,48 @@ impl Keeper {
         Ok(Keeper {
             keys,
             state: State::Starts(Instant::now()),
+            retired: Vec::new(),
             backoff: Backoff::default(),
         })
+    }
+
+    /// Whether the keys are the same.
+    pub fn has_those_of(&self, other: &Keeper) -> bool {
+        self.keys == other.keys
+    }
+
+    /// Starts the process at once, if there are keys.
+    pub fn started(mut self, options: &Options) -> Result<Keeper, String> {
+        if !self.keys.is_empty() && !self.step(options, Instant::now()) {
+            return Err("the process that holds the private keys cannot be started".to_owned());
+        }
+        Ok(self)
+    }
+
+    /// Another configuration's keys, with their process, take the place of these.
+    pub fn replace(&mut self, next: Keeper, now: Instant) {
+        let mut old = std::mem::replace(self, next);
+        self.retired.append(&mut old.retired);
+        self.retire(old, now + HANDSHAKES);
+    }
+
+    /// The process of other keys is to end then.
+    pub fn retire(&mut self, other: Keeper, until: Instant) {
+        if let State::Runs { pid, wire, .. } = other.state {
+            self.retired.push(Retired {
+                pid,
+                wire: Some(wire),
+                until,
+            });
+        }
+    }
+
+    /// Lets those that were retired end, and forgets those that have.
+    pub fn reap_retired(&mut self, now: Instant, has_ended: impl Fn(Pid) -> bool) {
+        for process in &mut self.retired {
+            process.wire.take_if(|_| process.until <= now);
+        }
+        self.retired.retain(|process| !has_ended(process.pid));
     }
 
     /// Starts the process if that is due, and says whether it did: then the engine wants a socket.

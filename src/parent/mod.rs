@@ -25,6 +25,7 @@ mod mda;
 mod offline;
 pub mod purge;
 mod question;
+mod reload;
 mod serve;
 mod start;
 mod userbase;
@@ -66,10 +67,13 @@ pub enum Ground {
     Back,
 }
 
+/// Reads the configuration's files and checks all that can be checked before it is used.
+pub type Reread = Box<dyn Fn() -> Result<(Handover, Config), Vec<String>>>;
+
 /// Runs the daemon until it is told to stop; says what to exit with. Before it goes into the
 /// background, what is wrong is said on standard error.
-pub fn run(options: Options, handover: &Handover, config: Config) -> i32 {
-    match start::start(options, handover, config) {
+pub fn run(options: Options, handover: &Handover, config: Config, reread: Reread) -> i32 {
+    match start::start(options, handover, config, reread) {
         Ok(parent) => parent.run(),
         Err(why) => {
             crate::log::fatal(format_args!("{why}"));

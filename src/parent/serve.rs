@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
 use crate::log::{self, Trace};
 use crate::privsep::identity::Rights;
 use crate::privsep::{Found, Helper, MdaJob, Reply, Request};
@@ -22,19 +21,20 @@ use super::forward::{self, Opened};
 use super::helpers::{self, Helpers};
 use super::link::{Heard, Link};
 use super::offline::Offline;
+use super::reload::{InUse, Next};
 use super::start::Held;
-use super::userbase::Userbases;
-use super::{Options, mda, purge};
+use super::{Options, Reread, mda, purge};
 use crate::util::backoff::Backoff;
 
 /// The running parent.
 pub struct Parent {
-    options: Options,
+    pub(super) options: Options,
     rights: Rights,
-    handover: Vec<u8>,
-    config: Config,
-    users: Userbases,
-    held: Held,
+    pub(super) in_use: InUse,
+    pub(super) reread: Reread,
+    /// Handed to the engine, which has not said yet whether it can use it.
+    pub(super) next: Option<Next>,
+    pub(super) held: Held,
     signals: Signals,
     engine: Engine,
     /// Counts engines, so that answers to a dead one's requests go nowhere.
@@ -103,8 +103,8 @@ impl Parent {
     pub fn new(
         options: Options,
         rights: Rights,
-        handover: Vec<u8>,
-        (config, users): (Config, Userbases),
+        in_use: InUse,
+        reread: Reread,
         held: Held,
         signals: Signals,
     ) -> Parent {
@@ -117,9 +117,9 @@ impl Parent {
             },
             options,
             rights,
-            handover,
-            config,
-            users,
+            in_use,
+            reread,
+            next: None,
             held,
             signals,
             engine: Engine::Starts(now),
@@ -239,11 +239,8 @@ impl Parent {
                     Stop::No => self.stop_gently(),
                     _ => self.stop_at_once(Instant::now()),
                 },
-                Signal::Hangup => {
-                    log::info(format_args!(
-                        "info: SIGHUP: reload is not available yet; restart to change the configuration"
-                    ));
-                }
+                Signal::Hangup if self.stop == Stop::No => self.hangup(),
+                Signal::Hangup => {}
                 // reap() follows in any case.
                 Signal::Child => {}
             }
@@ -289,7 +286,12 @@ impl Parent {
                     process::kill(pid);
                 }
             }
-            Request::UpdateTable { table } => self.users.update(&self.config, &table),
+            Request::UpdateTable { table } => {
+                let InUse { config, users, .. } = &self.in_use;
+                users.update(config, &table);
+            }
+            Request::Reload { id } => self.reload(id),
+            Request::Reloaded(used) => self.reloaded(used),
             Request::Fed { id } => self.children.fed(self.delivery(id)),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
             Request::Ready => {
@@ -346,8 +348,8 @@ impl Parent {
             return refused(sysexits::OSERR, "smtpd: Too many open files");
         };
         let world = mda::World {
-            config: &self.config,
-            users: &self.users,
+            config: &self.in_use.config,
+            users: &self.in_use.users,
             paths: &self.options.paths,
             exe: &self.options.exe,
             rights: &self.rights,
@@ -366,7 +368,7 @@ impl Parent {
         let started = match &fds[..] {
             _ if self.stop != Stop::No => refused("smtpd is stopping"),
             [stream, errors] => helpers::start(
-                &self.config,
+                &self.in_use.config,
                 &self.rights,
                 &self.options.paths.libexec,
                 &helper,
@@ -391,7 +393,10 @@ impl Parent {
 
     fn open_forward(&mut self, id: u32, action: &str, user: &str) {
         let opened = match self.stop {
-            Stop::No => forward::open(&self.config, &self.users, &self.rights, action, user),
+            Stop::No => {
+                let InUse { config, users, .. } = &self.in_use;
+                forward::open(config, users, &self.rights, action, user)
+            }
             _ => Opened::Unusable("smtpd is stopping".to_owned()),
         };
         let (found, fds) = match opened {
@@ -419,11 +424,11 @@ impl Parent {
         }
     }
 
-    fn tell(&mut self, reply: &Reply) {
+    pub(super) fn tell(&mut self, reply: &Reply) {
         self.hand_over(reply, Vec::new());
     }
 
-    fn hand_over(&mut self, reply: &Reply, fds: Vec<OwnedFd>) {
+    pub(super) fn hand_over(&mut self, reply: &Reply, fds: Vec<OwnedFd>) {
         let Some(link) = self.link() else { return };
         log::trace(Trace::Imsg, format_args!("imsg: parent: {reply:?}"));
         if let Err(error) = link.send(reply, fds) {
@@ -482,6 +487,8 @@ impl Parent {
         {
             self.held.keys.ended(how, now);
         }
+        let has_ended = |pid| ended(pid).is_some();
+        self.held.keys.reap_retired(now, has_ended);
         if let Some(pid) = self.purge
             && ended(pid).is_some()
         {

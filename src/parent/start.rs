@@ -25,20 +25,22 @@ use crate::sys::signal::Signals;
 use crate::sys::{lock, open, process, random, unix_connect, user};
 
 use super::keys::Keeper;
+use super::reload::InUse;
 use super::serve::Parent;
-use super::userbase::Userbases;
-use super::{Ground, Options, built_in};
+use super::{Ground, Options, Reread, built_in};
 
 /// Makes ready all that a running daemon holds.
-pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Parent, String> {
+pub fn start(
+    options: Options,
+    handover: &Handover,
+    config: Config,
+    reread: Reread,
+) -> Result<Parent, String> {
     process::set_umask(0o022);
     let rights = Rights::find(&options.paths)?;
     let trial = built_in::is(&handover.sources);
-    let users = Userbases::load(&config, &handover.sources)?;
     let keys = Keeper::load(&config)?;
-    let handover = handover
-        .encode()
-        .map_err(|error| format!("configuration: {error}"))?;
+    let in_use = InUse::new(handover, config)?;
     prepare_spool(&options.paths, &rights)?;
     let spool_lock = lock_spool(&options.paths)?;
     if trial {
@@ -53,9 +55,10 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
     // A queue run takes no mail from the network, and disturbs no one who does.
     let listeners = match options.run_once {
         true => Vec::new(),
-        false => bind_all(&config.listeners)?,
+        false => bind_all(&in_use.config.listeners)?,
     };
-    let advice = (trial && !options.run_once).then(|| built_in::advice(&options.paths, &config));
+    let advice =
+        (trial && !options.run_once).then(|| built_in::advice(&options.paths, &in_use.config));
     log::info(format_args!(
         "info: smtpd-rs {} starting",
         env!("CARGO_PKG_VERSION")
@@ -70,8 +73,8 @@ pub fn start(options: Options, handover: &Handover, config: Config) -> Result<Pa
     Ok(Parent::new(
         options,
         rights,
-        handover,
-        (config, users),
+        in_use,
+        reread,
         Held {
             listeners,
             control,

@@ -5,6 +5,7 @@
 //! go on.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,7 @@ use crate::sys::fdpass::Wait;
 use crate::util::{Line, Secret};
 
 use super::channel::{Channel, Packet};
+use super::handover;
 use super::{
     Calls, Forward, Forwards, Found, Helper, MdaEnd, MdaJob, MdaResult, PasswordVerdict, Passwords,
     Reply, Request,
@@ -26,11 +28,21 @@ use super::{
 #[derive(Clone)]
 pub struct Client(Arc<Wire>);
 
+/// A configuration that the parent has read and found good.
+pub struct Reloaded {
+    /// For [`super::Handover::decode`].
+    pub handover: Vec<u8>,
+    /// A socket to the process with its private keys, if they are not those of before.
+    pub keys: Option<OwnedFd>,
+}
+
 /// What the parent says without having been asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Finish what is being answered, record outcomes, and exit.
     Shutdown,
+    /// SIGHUP: read the configuration anew.
+    Hangup,
     /// The parent has gone, or speaks nonsense: exit at once.
     ParentGone,
 }
@@ -87,6 +99,21 @@ impl Client {
         let table =
             Line::new(table).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         self.0.send(&Request::UpdateTable { table }, &[])
+    }
+
+    /// Has the parent read and check the configuration afresh, and waits for it; the inner error
+    /// says, in lines, what is wrong with it. Whether it is used then has to be told with
+    /// [`Client::reloaded`].
+    pub fn reload(&self) -> io::Result<Result<Reloaded, String>> {
+        let (promise, answer) = bounded(1);
+        let id = self.0.register(Promise::Reload(promise))?;
+        self.0
+            .ask(id, &Request::Reload { id }, &answer, RELOAD_WAIT)
+    }
+
+    /// Whether the new configuration is in use.
+    pub fn reloaded(&self, used: bool) -> io::Result<()> {
+        self.0.send(&Request::Reloaded(used), &[])
     }
 
     /// Lets the parent follow `smtpctl log verbose|brief`. Waits for nobody, so that the event
@@ -245,6 +272,9 @@ impl Passwords for Client {
     }
 }
 
+/// How long the parent may take to read a configuration; while it does it serves nobody else.
+const RELOAD_WAIT: Duration = Duration::from_secs(120);
+
 /// How long a session may wait for the parent: a file is opened in no time, but not on a file
 /// system that does not answer.
 const FORWARD_WAIT: Duration = Duration::from_secs(10);
@@ -317,6 +347,7 @@ enum Promise {
     Forward(Sender<Forward>),
     Password(Sender<PasswordVerdict>),
     Helper(Sender<HelperNews>),
+    Reload(Sender<Result<Reloaded, String>>),
 }
 
 impl Wire {
@@ -404,6 +435,7 @@ impl Wire {
         while let Ok(Some(packet)) = self.channel.receive(Wait::Yes) {
             match self.hear(packet) {
                 Some(Reply::Shutdown) => on_event(Event::Shutdown),
+                Some(Reply::Hangup) => on_event(Event::Hangup),
                 Some(_) => {}
                 // Nothing else is said once the engine has been started.
                 None => break,
@@ -458,7 +490,23 @@ impl Wire {
                 Some(_) => return None,
                 None => {}
             },
-            Reply::Shutdown => {}
+            Reply::NewConfig { id, keys } => {
+                let reloaded = match (fds.next(), fds.next()) {
+                    (Some(file), socket) if socket.is_some() == *keys => {
+                        let handover = handover::read(&File::from(file));
+                        let handover = handover.map_err(|error| format!("hand-over: {error}"));
+                        handover.map(|handover| Reloaded {
+                            handover,
+                            keys: socket,
+                        })
+                    }
+                    _ if packet.lost_fds => Err("too many open files".to_owned()),
+                    _ => return None,
+                };
+                self.reloaded(*id, reloaded)?;
+            }
+            Reply::BadConfig { id, text } => self.reloaded(*id, Err(text.clone()))?,
+            Reply::Shutdown | Reply::Hangup => {}
             _ => return None,
         }
         fds.next().is_none().then_some(reply)
@@ -486,6 +534,15 @@ impl Wire {
                     waiting.promises.remove(&id);
                 }
             }
+            Some(_) => return None,
+            None => {}
+        }
+        Some(())
+    }
+
+    fn reloaded(&self, id: u32, reloaded: Result<Reloaded, String>) -> Option<()> {
+        match self.waiting().promises.remove(&id) {
+            Some(Promise::Reload(promise)) => drop(promise.send(reloaded)),
             Some(_) => return None,
             None => {}
         }

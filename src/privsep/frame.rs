@@ -77,6 +77,14 @@ impl Request {
                 w.u8(11);
                 w.u32(*id);
             }
+            Request::Reload { id } => {
+                w.u8(12);
+                w.u32(*id);
+            }
+            Request::Reloaded(used) => {
+                w.u8(13);
+                w.flag(*used);
+            }
         }
         finish(w, MAX_FRAME)
     }
@@ -114,6 +122,8 @@ impl Request {
                 },
             },
             11 => Request::KillHelper { id: r.u32()? },
+            12 => Request::Reload { id: r.u32()? },
+            13 => Request::Reloaded(r.flag()?),
             _ => return Err(Malformed),
         };
         r.end()?;
@@ -227,6 +237,17 @@ impl Reply {
                     }
                 }
             }
+            Reply::Hangup => w.u8(15),
+            Reply::NewConfig { id, keys } => {
+                w.u8(16);
+                w.u32(*id);
+                w.flag(*keys);
+            }
+            Reply::BadConfig { id, text } => {
+                w.u8(17);
+                w.u32(*id);
+                w.text(text);
+            }
             Reply::QueueKey(key) => {
                 w.u8(9);
                 w.text(key.reveal());
@@ -290,6 +311,15 @@ impl Reply {
                     _ => return Err(Malformed),
                 },
             },
+            15 => Reply::Hangup,
+            16 => Reply::NewConfig {
+                id: r.u32()?,
+                keys: r.flag()?,
+            },
+            17 => Reply::BadConfig {
+                id: r.u32()?,
+                text: r.text()?.to_owned(),
+            },
             9 => Reply::QueueKey(Secret::new(r.line()?)),
             _ => return Err(Malformed),
         };
@@ -305,6 +335,7 @@ impl Reply {
                 found: Found::Opened,
                 ..
             } => 1,
+            Reply::NewConfig { keys, .. } => 1 + usize::from(*keys),
             _ => 0,
         }
     }

@@ -2,7 +2,10 @@
 //! found out about the machine, so that both understand the same configuration whatever changes
 //! in between.
 
+use std::fs::File;
+use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 
 use crate::config::{self, Defaults, Diagnostic, Loaded, Sources};
 use crate::util::frame::Writer;
@@ -20,6 +23,17 @@ pub struct Handover {
 
 /// Longest hand-over, file tables included, in bytes.
 pub const MAX_HANDOVER: usize = 256 * 1024 * 1024;
+
+/// The bytes of a hand-over. By offset: other engines read the same open file.
+pub fn read(file: &File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > MAX_HANDOVER as u64 {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
 
 impl Handover {
     /// Parses and checks.

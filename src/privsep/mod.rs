@@ -22,7 +22,7 @@ pub mod reply;
 pub mod request;
 
 pub use channel::Channel;
-pub use client::{Client, Event, Pending, PendingHelper};
+pub use client::{Client, Event, Pending, PendingHelper, Reloaded};
 pub use handover::Handover;
 pub use job::ChildJob;
 pub use reply::{Found, MdaEnd, PasswordVerdict, Reply};

@@ -86,6 +86,23 @@ pub enum Reply {
     /// One descriptor comes with it: a socket to the process that holds private keys, the first or
     /// a new one.
     Keys,
+    /// SIGHUP has come: ask for a reload.
+    Hangup,
+    /// One descriptor comes with it: an unlinked file with the sources of a new configuration. If
+    /// it has other private keys a second one does: a socket to the process that holds those.
+    NewConfig {
+        /// Of the request.
+        id: u32,
+        /// Whether there is a socket.
+        keys: bool,
+    },
+    /// The files make no configuration, or none that can be taken over without a restart.
+    BadConfig {
+        /// Of the request.
+        id: u32,
+        /// Why, in lines.
+        text: String,
+    },
     /// Finish what is being answered, record outcomes, and exit.
     Shutdown,
 }

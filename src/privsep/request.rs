@@ -68,6 +68,14 @@ pub enum Request {
     },
     /// `smtpctl log verbose|brief`: the parent follows.
     SetVerbose(bool),
+    /// Read and check the configuration afresh. Answered by `NewConfig` or `BadConfig`; whatever is
+    /// answered, the old one is in use until `Reloaded`.
+    Reload {
+        /// Returned in the answer.
+        id: u32,
+    },
+    /// Whether the engine uses the configuration that `NewConfig` brought. The parent does the same.
+    Reloaded(bool),
     /// The engine is up and serves.
     Ready,
     /// `smtpd -q`: the queue has been run; end the service.

@@ -14,7 +14,7 @@ use crate::control::message::{Answer, Listed};
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::{LoadError, Queue};
-use crate::util::Timestamp;
+use crate::util::{Live, Timestamp};
 
 use super::list::{self, Wanted};
 use super::settle::{Cause, Settled, Settler};
@@ -58,7 +58,7 @@ pub(super) enum Done {
 #[derive(Clone)]
 struct Tools {
     queue: Queue,
-    policy: Policy,
+    policy: Live<Policy>,
     settler: Settler,
 }
 
@@ -83,7 +83,7 @@ impl Desk {
     /// A desk with so many threads; none means that [`Desk::collect`] does the work itself.
     pub fn new(
         queue: Queue,
-        policy: Policy,
+        policy: Live<Policy>,
         threads: usize,
         max_inflight: usize,
     ) -> io::Result<Desk> {
@@ -225,7 +225,7 @@ fn perform(tools: &Tools, job: Job) -> Done {
             reply,
         } => {
             let last = wanted.last().map(|(row, _)| row.id);
-            let lines = list::lines(wanted, &tools.queue, &tools.policy, now);
+            let lines = list::lines(wanted, &tools.queue, &tools.policy.get(), now);
             listed(lines, last, only, reply)
         }
         Job::DiscoverMessage(msgid, reply) => match tools.queue.envelopes(msgid) {

@@ -35,7 +35,7 @@ use crate::log;
 use crate::mail::{Envelope, MsgId};
 use crate::queue::{Committed, Queue};
 use crate::scheduler;
-use crate::util::Timestamp;
+use crate::util::{Live, Timestamp};
 
 pub use policy::{ActionFacts, ActionLookup, Policy, Way};
 pub use step::Core;
@@ -64,7 +64,7 @@ pub struct Setup {
     /// `scheduler limit …`.
     pub limits: scheduler::Limits,
     /// What the configuration says about envelopes.
-    pub policy: Policy,
+    pub policy: Live<Policy>,
     /// `-P mda`.
     pub pause_mda: bool,
     /// `-P mta`.

@@ -19,7 +19,7 @@ use crate::mail::{
 };
 use crate::queue::{Queue, is_shortage};
 use crate::scheduler::backoff;
-use crate::util::{Line, Timestamp};
+use crate::util::{Line, Live, Timestamp};
 
 use super::Policy;
 
@@ -69,12 +69,12 @@ pub enum Settled {
 #[derive(Clone)]
 pub struct Settler {
     queue: Queue,
-    policy: Policy,
+    policy: Live<Policy>,
 }
 
 impl Settler {
     /// A settler for this queue.
-    pub fn new(queue: Queue, policy: Policy) -> Settler {
+    pub fn new(queue: Queue, policy: Live<Policy>) -> Settler {
         Settler { queue, policy }
     }
 
@@ -155,7 +155,7 @@ impl Settler {
         let interval_s = backoff::warning_due(
             envelope.created,
             envelope.last_bounce,
-            &self.policy.bounce_warn_s,
+            &self.policy.get().bounce_warn_s,
             now,
         )?;
         if !wants(envelope, Notify::DELAY) {
@@ -163,7 +163,7 @@ impl Settler {
         }
         let kind = BounceKind::Delayed {
             delay_s: interval_s,
-            ttl_s: self.policy.ttl_s(envelope),
+            ttl_s: self.policy.get().ttl_s(envelope),
         };
         match self.add_report(envelope, kind, now) {
             Ok(report) => {

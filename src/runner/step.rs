@@ -15,7 +15,7 @@ use crate::log::{self, Trace, stat};
 use crate::mail::{Envelope, EvpId, Outcome, Verdict};
 use crate::queue::{Committed, LoadError, Queue};
 use crate::scheduler::{Class, Facts, Hold, Scheduler, Work};
-use crate::util::Timestamp;
+use crate::util::{Live, Timestamp};
 
 use super::cache::Cache;
 use super::desk::{Desk, Done, why};
@@ -53,7 +53,7 @@ type Finish = Box<dyn FnOnce() + Send>;
 pub struct Core {
     scheduler: Scheduler,
     queue: Queue,
-    policy: Policy,
+    policy: Live<Policy>,
     agents: Agents,
     desk: Desk,
     cache: Cache,
@@ -275,9 +275,9 @@ impl Core {
 
     fn enter(&mut self, envelope: &Envelope, now: Timestamp) -> bool {
         let facts = Facts {
-            class: self.policy.class(envelope),
+            class: self.policy.get().class(envelope),
             created: envelope.created,
-            ttl_s: self.policy.ttl_s(envelope),
+            ttl_s: self.policy.get().ttl_s(envelope),
             retry: envelope.retry,
             suspended: envelope.flags.suspended,
         };
@@ -393,7 +393,7 @@ impl Core {
     }
 
     fn misfit(&self, envelope: &Envelope, class: Class) -> Option<Misfit> {
-        let misfit = self.policy.misfit(envelope);
+        let misfit = self.policy.get().misfit(envelope);
         match class {
             Class::Mta if self.agents.relay.is_none() => misfit.or(Some(Misfit::NoRelay)),
             _ => misfit,

@@ -16,6 +16,7 @@ use crate::mail::{
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Draft, LoadError, Store};
 use crate::scheduler::Limits;
+use crate::util::Live;
 use crate::util::dice::Dice;
 
 use super::settle::{Cause, Settled, Settler};
@@ -139,7 +140,7 @@ fn settle_through(envelope: Envelope, cause: Cause, plan: u64, now: Timestamp) -
     let committed = commit(&dynamic, vec![envelope]);
     let mut current = Box::new(committed.envelopes()[0].clone());
     let original = current.id;
-    let settler = Settler::new(Queue::new(dynamic), policy());
+    let settler = Settler::new(Queue::new(dynamic), Live::new(policy()));
     store.plan.store(plan, SeqCst);
     let mut cause = cause;
     for _ in 0..100 {
@@ -405,7 +406,7 @@ fn stage(store: &Arc<Faulty>, limits: Limits) -> Stage {
         },
         reports: unbounded().1,
         limits,
-        policy: policy(),
+        policy: Live::new(policy()),
         pause_mda: false,
         pause_mta: false,
         settle_threads: 0,
@@ -887,7 +888,7 @@ fn the_thread_runs_the_queue_once_and_stops_when_told() {
         },
         reports: outcomes,
         limits,
-        policy: policy(),
+        policy: Live::new(policy()),
         pause_mda: false,
         pause_mta: false,
         settle_threads: 2,

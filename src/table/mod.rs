@@ -19,6 +19,7 @@ mod mailaddr;
 mod network;
 pub mod program;
 mod shape;
+mod snapshot;
 mod source;
 mod state;
 mod store;
@@ -46,6 +47,7 @@ use crate::util::Line;
 pub use crate::config::service::Credentials;
 pub use entry::Service;
 use program::Program;
+pub use snapshot::Snapshot;
 
 use source::{Source, Table};
 use state::State;
@@ -310,7 +312,7 @@ impl Tables {
         for (name, table) in &self.by_name {
             if let Source::Program(place) = &table.source {
                 let name = Line::sanitize(name.as_bytes());
-                let program = Program::start(&name, launcher(&name))?;
+                let program = Arc::new(Program::start(&name, launcher(&name))?);
                 started.push(place.get_or_init(|| program));
             }
         }
@@ -318,6 +320,18 @@ impl Tables {
             program.wait_until_ready(deadline);
         }
         Ok(())
+    }
+
+    /// Takes over the programs that run for the tables of the same names before.
+    pub fn take_programs(&self, before: &Tables) {
+        for (name, table) in &self.by_name {
+            if let Source::Program(place) = &table.source
+                && let Some(Source::Program(running)) = before.by_name.get(name).map(|t| &t.source)
+                && let Some(program) = running.get()
+            {
+                place.get_or_init(|| program.clone());
+            }
+        }
     }
 
     /// The program behind a table, if there is one.
@@ -466,9 +480,10 @@ impl Tables {
     }
 }
 
-fn running(program: &OnceLock<Program>) -> Result<&Program, String> {
+fn running(program: &OnceLock<Arc<Program>>) -> Result<&Program, String> {
     program
         .get()
+        .map(Arc::as_ref)
         .ok_or_else(|| "its program does not run".to_owned())
 }
 

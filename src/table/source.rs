@@ -41,7 +41,7 @@ pub enum Source {
     /// The system's users.
     Passwd,
     /// A program, once it has been started.
-    Program(OnceLock<Program>),
+    Program(OnceLock<Arc<Program>>),
 }
 
 impl Table {

@@ -1,5 +1,5 @@
 //! Tools without a field of their own: values that cannot lie, time, bytes made visible,
-//! and the fields of frames.
+//! the fields of frames, and what is replaced while it is used.
 
 #![forbid(unsafe_code)]
 
@@ -9,11 +9,13 @@ pub mod cdb;
 pub(crate) mod dice;
 pub mod frame;
 pub mod line;
+pub mod live;
 pub mod secret;
 pub mod sysexits;
 pub mod time;
 pub mod vis;
 
 pub use line::{Line, NotALine};
+pub use live::Live;
 pub use secret::Secret;
 pub use time::Timestamp;

@@ -122,7 +122,7 @@ where
     thread::spawn(move || session(&seen, &mut BufReader::new(stream), &mut writer));
 }
 
-fn on_tcp() -> (u16, Seen) {
+pub fn on_tcp() -> (u16, Seen) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let seen = Seen::default();

@@ -24,6 +24,7 @@ mod relay;
 mod relay_hostile;
 mod relay_names;
 mod relay_tls;
+mod reload;
 mod srs;
 mod restart;
 mod sendmail;

@@ -98,7 +98,7 @@ impl<T: Conversation> EventLoop<T> {
         }
         let mut session = T::new(
             self.ids.next(),
-            self.listening[listener].clone(),
+            self.listening[listener].get(),
             peer(address),
         );
         if let Ok(ours) = stream.local_addr() {

@@ -193,7 +193,7 @@ impl<T: Conversation> EventLoop<T> {
             // It gets a row, and so a token, of its own.
             let _ = self.poll.registry().deregister(&mut stream);
             stat::SMTP_SESSION_LOCAL.inc();
-            let session = T::new(self.ids.next(), self.socket.clone(), Peer::Local);
+            let session = T::new(self.ids.next(), self.socket.get(), Peer::Local);
             let mut conn = Conn::new(Stream::Unix(stream), session, source);
             conn.input = input;
             let id = self.sit(conn);

@@ -28,6 +28,7 @@ use crate::accept::{Conversation, Host, Lane, Limits, Setup};
 use crate::dns::{self, Bell};
 use crate::log::stat;
 use crate::sys::errno::strerror;
+use crate::util::Live;
 
 mod admission;
 mod clients;
@@ -76,9 +77,9 @@ struct EventLoop<T: Conversation> {
     stopping: Option<u64>,
 
     smtp: Gate<TcpListener>,
-    listening: Vec<Arc<T::Listening>>,
+    listening: Vec<Live<T::Listening>>,
     control: Gate<UnixListener>,
-    socket: Arc<T::Listening>,
+    socket: Live<T::Listening>,
     own_uid: u32,
     host: Box<dyn Host>,
     resolver: dns::Handle,

@@ -58,6 +58,8 @@ pub enum Verb {
     Trace,
     /// `untrace`.
     Untrace,
+    /// `reload`.
+    Reload,
     /// `update table`.
     UpdateTable,
     /// `show hosts`, `show hoststats`, `show mta paused`, `show relays`, `show routes`.
@@ -216,6 +218,7 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("pause mta", Verb::Pause(Subsystem::Mta)),
     ("pause smtp", Verb::Pause(Subsystem::Smtp)),
     ("profile <str>", Verb::NotYet("profile")),
+    ("reload", Verb::Reload),
     ("remove <evpid>", Verb::Remove),
     ("remove <msgid>", Verb::Remove),
     ("remove all", Verb::Remove),

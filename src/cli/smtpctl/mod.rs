@@ -85,6 +85,7 @@ fn execute(
         Verb::Trace => generic(ask(Ask::Trace(traced(command)?, true))?, out),
         Verb::Untrace => generic(ask(Ask::Trace(traced(command)?, false))?, out),
         Verb::UpdateTable => generic(ask(Ask::UpdateTable(text(command)))?, out),
+        Verb::Reload => reload(ask(Ask::Reload)?, out),
         Verb::ShowRelaying(listing) => show_relaying(listing, paths, out),
         Verb::ResumeRoute => generic(ask(Ask::ResumeRoute(route(command)))?, out),
         Verb::BlockMta => generic(ask(block(command, true)?)?, out),
@@ -263,6 +264,16 @@ fn generic(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
     };
     writeln!(out, "{line}").map_err(|e| Failure::output(&e))?;
     result
+}
+
+/// `reload`: each line about the configuration on a line of its own.
+fn reload(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+    let Answer::Fail(why) = answer else {
+        return generic(answer, out);
+    };
+    writeln!(out, "command failed").map_err(|e| Failure::output(&e))?;
+    let lines: Vec<String> = why.lines().map(printable).collect();
+    Err(Failure::new(lines.join("\n")))
 }
 
 /// The daemon's words, without what could steer a terminal.

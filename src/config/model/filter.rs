@@ -10,7 +10,7 @@ use super::{Pattern, Place};
 pub type FilterName = String;
 
 /// A program that filters, started once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proc {
     /// What is run; from the helpers' directory if it does not start with a slash.
     pub command: Line,

@@ -6,7 +6,7 @@ use crate::util::Line;
 use super::{FilterName, TableName};
 
 /// A relay action.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayAction {
     /// Where mail goes.
     pub route: Route,

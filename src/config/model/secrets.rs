@@ -51,7 +51,7 @@ impl Srs {
 }
 
 /// `queue encryption [KEY]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueKey {
     /// The key itself, 32 bytes.
     Text(Secret),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Failure, Hello, Opening, Protocol, Session, Socket, Timeouts};
 use crate::config::{Delivery, LmtpDest};
+use crate::deliver::local::action;
 use crate::deliver::local::exit::{Settled, Tail, quote_last_line};
 use crate::deliver::local::feed::is_transient;
 use crate::mail::{Envelope, Kind};
@@ -15,6 +16,7 @@ use crate::privsep::{MdaJob, Pending};
 use crate::sys::descriptors::set_nonblocking;
 use crate::sys::fdpass::{self, Wait};
 use crate::sys::poll::{Interest, PollFd, poll};
+use crate::table::Snapshot;
 use crate::util::Line;
 
 use super::Lmtp;
@@ -30,8 +32,8 @@ const CHILD_TIME: Duration = Duration::from_secs(30);
 const END_WAIT: Duration = Duration::from_secs(10);
 
 /// Opens a session for `envelope` and others of the same way.
-pub fn open(lmtp: &Lmtp, envelope: &Envelope) -> Result<Session, Settled> {
-    let dest = match lmtp.action(envelope).map(|action| &action.delivery) {
+pub fn open(lmtp: &Lmtp, now: &Snapshot, envelope: &Envelope) -> Result<Session, Settled> {
+    let dest = match action(now, envelope).map(|action| &action.delivery) {
         Some(Delivery::Lmtp { dest, .. }) => LmtpDest::parse(dest).ok(),
         _ => None,
     };
@@ -39,18 +41,25 @@ pub fn open(lmtp: &Lmtp, envelope: &Envelope) -> Result<Session, Settled> {
         quit: QUIT_MAX,
         ..Timeouts::default().at_most(PHASE_MAX)
     };
+    let us = &now.config.server_name;
     match dest {
-        Some(LmtpDest::Host { name, port }) => to_host(lmtp, &name, port, timeouts),
+        Some(LmtpDest::Host { name, port }) => to_host(lmtp, us, &name, port, timeouts),
         Some(LmtpDest::Socket(_)) => {
             let socket = Socket::connected(by_child(lmtp, envelope)?).map_err(refused)?;
-            say_hello(lmtp, socket, lmtp.config.server_name.clone(), timeouts)
+            say_hello(us, socket, us.clone(), timeouts)
         }
         None => Err(Settled::not_started("not an envelope for lmtp")),
     }
 }
 
 /// Tries the host's addresses in turn.
-fn to_host(lmtp: &Lmtp, name: &str, port: u16, timeouts: Timeouts) -> Result<Session, Settled> {
+fn to_host(
+    lmtp: &Lmtp,
+    us: &Line,
+    name: &str,
+    port: u16,
+    timeouts: Timeouts,
+) -> Result<Session, Settled> {
     let addrs = match name.parse::<IpAddr>() {
         Ok(addr) => vec![addr],
         Err(_) => (lmtp.names.0)(name).map_err(|why| failed(&format!("inet: {why}")))?,
@@ -60,7 +69,7 @@ fn to_host(lmtp: &Lmtp, name: &str, port: u16, timeouts: Timeouts) -> Result<Ses
         let to = SocketAddr::new(addr, port);
         let session = Socket::tcp(to, None, timeouts.connect)
             .map_err(refused)
-            .and_then(|socket| say_hello(lmtp, socket, Line::sanitize(name.as_bytes()), timeouts));
+            .and_then(|socket| say_hello(us, socket, Line::sanitize(name.as_bytes()), timeouts));
         match session {
             Ok(session) => return Ok(session),
             Err(settled) => last = settled,
@@ -70,14 +79,14 @@ fn to_host(lmtp: &Lmtp, name: &str, port: u16, timeouts: Timeouts) -> Result<Ses
 }
 
 fn say_hello(
-    lmtp: &Lmtp,
+    us: &Line,
     socket: Socket,
     name: Line,
     timeouts: Timeouts,
 ) -> Result<Session, Settled> {
     let hello = Hello {
         timeouts,
-        ..Hello::new(Protocol::Lmtp, lmtp.config.server_name.clone())
+        ..Hello::new(Protocol::Lmtp, us.clone())
     };
     let opening = Opening {
         hello,

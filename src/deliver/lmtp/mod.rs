@@ -15,18 +15,20 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use crate::client::{Message, Recipient, Session, Transacted};
-use crate::config::{Config, Delivery, LmtpDest, LocalAction, Method};
+use crate::config::{Delivery, LmtpDest, LocalAction};
 use crate::mail::{Envelope, EvpId, Kind, MailAddr, Notify, Outcome, Verdict};
 use crate::privsep::Calls;
 use crate::queue::Queue;
+use crate::table::Snapshot;
 use crate::util::Line;
 
+use super::local::action;
 use super::local::content::{Content, NoContent};
 use super::local::exit::{Settled, quote_last_line};
+use super::pool::Pool;
 
 /// Finds the addresses of a host; the words say why there are none.
 #[derive(Clone)]
@@ -90,43 +92,38 @@ pub fn way(action: Option<&LocalAction>, envelope: &Envelope) -> Option<Way> {
 
 /// What all workers share.
 pub struct Lmtp {
-    config: Arc<Config>,
     queue: Queue,
     calls: Arc<dyn Calls>,
     names: Names,
-    idle: Mutex<Vec<Idle>>,
+    /// Connections of a way, with the configuration that the way is of.
+    idle: Pool<(u64, Way), Session>,
 }
-
-struct Idle {
-    way: Way,
-    session: Session,
-    since: Instant,
-}
-
-/// Most idle connections, and how long one stays.
-const IDLE_MAX: usize = 16;
-const IDLE_TIME: Duration = Duration::from_secs(5);
 
 impl Lmtp {
     /// Nothing is connected yet.
-    pub fn new(config: Arc<Config>, queue: Queue, calls: Arc<dyn Calls>, names: Names) -> Lmtp {
+    pub fn new(queue: Queue, calls: Arc<dyn Calls>, names: Names) -> Lmtp {
         Lmtp {
-            config,
             queue,
             calls,
             names,
-            idle: Mutex::default(),
+            idle: Pool::default(),
         }
     }
 
     /// Delivers envelopes of one [`Way`]; each comes out of `report` once.
-    pub fn deliver(&self, envelopes: Vec<Envelope>, report: &mut dyn FnMut(&Envelope, Settled)) {
-        let Some((way, rcpt_to)) = envelopes.first().and_then(|first| self.find(first)) else {
+    pub fn deliver(
+        &self,
+        now: &Snapshot,
+        envelopes: Vec<Envelope>,
+        report: &mut dyn FnMut(&Envelope, Settled),
+    ) {
+        let Some((way, rcpt_to)) = envelopes.first().and_then(|first| find(now, first)) else {
             let settled = Settled::not_started("not an envelope for lmtp");
             return envelopes.iter().for_each(|e| report(e, settled.clone()));
         };
         let mut batches = by_message(envelopes);
-        let mut used = self.take(&way);
+        let key = (now.version, way);
+        let mut used = self.take(&key);
         while let Some(batch) = batches.pop_front() {
             let batch = self.without_loops(batch, report);
             let Some(first) = batch.first() else {
@@ -135,7 +132,7 @@ impl Lmtp {
             let reused = used.is_some();
             let session = match used.take() {
                 Some(session) => Ok(session),
-                None => connect::open(self, first),
+                None => connect::open(self, now, first),
             };
             let mut session = match session {
                 Ok(session) => session,
@@ -158,34 +155,14 @@ impl Lmtp {
             used = session.can_take_more().then_some(session);
         }
         if let Some(session) = used {
-            self.put(way, session);
+            self.put(key, session);
         }
     }
 
     /// Lets connections go that nothing has come for.
     pub fn sweep(&self) {
-        let old: Vec<Idle> = {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_old = |idle: &mut Idle| idle.since.elapsed() >= IDLE_TIME;
-            idle.extract_if(.., is_old).collect()
-        };
-        // Not under the lock: the answer to QUIT is waited for.
-        old.into_iter().for_each(|idle| idle.session.quit());
-    }
-
-    fn action(&self, envelope: &Envelope) -> Option<&LocalAction> {
-        match &self.config.actions.get(envelope.action.as_str())?.method {
-            Method::Local(action) => Some(action),
-            Method::Relay(_) => None,
-        }
-    }
-
-    fn find(&self, envelope: &Envelope) -> Option<(Way, bool)> {
-        let action = self.action(envelope)?;
-        match &action.delivery {
-            Delivery::Lmtp { rcpt_to, .. } => Some((way(Some(action), envelope)?, *rcpt_to)),
-            _ => None,
-        }
+        // The answer to QUIT is waited for.
+        self.idle.expired().into_iter().for_each(Session::quit);
     }
 
     /// Sends one message; says which envelopes were not tried.
@@ -239,27 +216,24 @@ impl Lmtp {
         batch
     }
 
-    fn take(&self, way: &Way) -> Option<Session> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = idle.iter().rposition(|idle| idle.way == *way)?;
-        let found = idle.swap_remove(at);
-        drop(idle);
-        found.session.can_take_more().then_some(found.session)
+    fn take(&self, key: &(u64, Way)) -> Option<Session> {
+        let session = self.idle.take(key)?;
+        session.can_take_more().then_some(session)
     }
 
-    fn put(&self, way: Way, session: Session) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX {
-            let since = Instant::now();
-            idle.push(Idle {
-                way,
-                session,
-                since,
-            });
-            return;
+    fn put(&self, key: (u64, Way), session: Session) {
+        if let Some(oldest) = self.idle.put(key, session) {
+            oldest.quit();
         }
-        drop(idle);
-        session.quit();
+    }
+}
+
+/// How an envelope travels, and whether the server hears the recipient's address.
+fn find(now: &Snapshot, envelope: &Envelope) -> Option<(Way, bool)> {
+    let action = action(now, envelope)?;
+    match &action.delivery {
+        Delivery::Lmtp { rcpt_to, .. } => Some((way(Some(action), envelope)?, *rcpt_to)),
+        _ => None,
     }
 }
 

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::mail::{Envelope, Kind};
@@ -39,8 +38,16 @@ const END_WAIT: Duration = Duration::from_secs(10);
 
 const TICK: Duration = Duration::from_millis(500);
 
-/// The action and the user a child works for.
-pub type Key = (Line, Line);
+/// What a child works for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The configuration that its action is of.
+    pub version: u64,
+    /// The action.
+    pub action: Line,
+    /// The user.
+    pub user: Line,
+}
 
 /// A process that takes many messages.
 pub struct Child {
@@ -50,7 +57,6 @@ pub struct Child {
     answers: Vec<u8>,
     sequence: u32,
     started: Instant,
-    idle_since: Instant,
 }
 
 /// What one round came to.
@@ -91,17 +97,15 @@ impl Child {
         let (input, output) = (OwnedFd::from(input), OwnedFd::from(output));
         set_nonblocking(input.as_fd())?;
         set_nonblocking(output.as_fd())?;
-        let job = MdaJob::batch(key.0.clone(), key.1.clone());
+        let job = MdaJob::batch(key.action.clone(), key.user.clone());
         let pending = calls.start_mda(job, child_input.into(), child_output.into(), None)?;
-        let now = Instant::now();
         Ok(Child {
             pending,
             input: File::from(input),
             output: File::from(output),
             answers: Vec::new(),
             sequence: 0,
-            started: now,
-            idle_since: now,
+            started: Instant::now(),
         })
     }
 
@@ -125,11 +129,13 @@ impl Child {
         exchange.conclude(end)
     }
 
-    fn is_fresh(&self) -> bool {
+    /// Whether it may be given more.
+    pub fn is_fresh(&self) -> bool {
         self.started.elapsed() < AGE_MAX
     }
 
-    fn is_alive(&self) -> bool {
+    /// Whether it has not ended.
+    pub fn is_alive(&self) -> bool {
         self.pending.try_wait(Duration::ZERO).is_none()
     }
 }
@@ -338,7 +344,6 @@ impl Exchange<'_> {
                 self.settled.push((envelope, rest.clone()));
             }
         }
-        self.child.idle_since = Instant::now();
         Round {
             settled: self.settled,
             left: self.left,
@@ -382,47 +387,5 @@ fn head(sequence: u32, envelope: &Envelope) -> Head {
         sender: envelope.sender.clone(),
         rcpt: envelope.rcpt.clone(),
         dest: envelope.dest.clone(),
-    }
-}
-
-/// Children without work, kept a little for the next message.
-#[derive(Default)]
-pub struct Nursery {
-    idle: Mutex<Vec<(Key, Child)>>,
-}
-
-/// Most idle children, and how long one stays.
-const IDLE_MAX: usize = 16;
-const IDLE_TIME: Duration = Duration::from_secs(5);
-
-impl Nursery {
-    /// A living child for `key`, if one is there.
-    pub fn take(&self, key: &Key) -> Option<Child> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = idle.iter().rposition(|(of, _)| of == key)?;
-        let (_, child) = idle.swap_remove(at);
-        drop(idle);
-        (child.is_fresh() && child.is_alive()).then_some(child)
-    }
-
-    /// Keeps a child; the one idle the longest makes room.
-    pub fn put(&self, key: Key, child: Child) {
-        if !child.is_fresh() {
-            return;
-        }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = || (0..idle.len()).min_by_key(|at| idle.get(*at).map(|(_, c)| c.idle_since));
-        if idle.len() >= IDLE_MAX
-            && let Some(at) = oldest()
-        {
-            idle.swap_remove(at);
-        }
-        idle.push((key, child));
-    }
-
-    /// Lets those go that nothing has come for.
-    pub fn sweep(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(_, child)| child.is_fresh() && child.idle_since.elapsed() < IDLE_TIME);
     }
 }

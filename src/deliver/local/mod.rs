@@ -23,15 +23,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::config::{Config, Delivery, LocalAction, Method};
+use crate::config::{Delivery, LocalAction, Method};
 use crate::mail::{Envelope, EvpId, Kind};
 use crate::privsep::Calls;
 use crate::privsep::batch::FIELD_MAX;
 use crate::queue::Queue;
 use crate::sys;
-use crate::util::Timestamp;
+use crate::table::Snapshot;
+use crate::util::{Live, Timestamp};
 
-use self::batch::Nursery;
 use self::dispatcher::{Dispatcher, Mode, Session, group_key};
 use self::worker::Worker;
 use super::lmtp::{self, Lmtp, Names};
@@ -60,7 +60,7 @@ impl Default for Options {
 
 /// The agent for local envelopes.
 pub struct Agent {
-    config: Arc<Config>,
+    live: Live<Snapshot>,
     dispatcher: Dispatcher,
     sessions: Sender<Session>,
 }
@@ -69,42 +69,43 @@ impl Agent {
     /// An agent with its pool, which ends when the agent is dropped and running deliveries have
     /// ended.
     pub fn new(
-        config: Arc<Config>,
+        live: Live<Snapshot>,
         queue: Queue,
         calls: Arc<dyn Calls>,
         reports: Sender<Report>,
     ) -> io::Result<Agent> {
-        Agent::with_options(config, queue, calls, reports, &Options::default())
+        Agent::with_options(live, queue, calls, reports, &Options::default())
     }
 
     /// The same with other options.
     pub fn with_options(
-        config: Arc<Config>,
+        live: Live<Snapshot>,
         queue: Queue,
         calls: Arc<dyn Calls>,
         reports: Sender<Report>,
         options: &Options,
     ) -> io::Result<Agent> {
-        let threads = pool_size(config.mda.max_session, options);
-        let mut limits = config.mda;
+        let mut limits = live.get().config.mda;
+        let threads = pool_size(limits.max_session, options);
         limits.max_session = threads;
         limits.max_session_per_user = limits.max_session_per_user.max(1);
         // Never more sessions than threads: the channel takes them all without waiting.
         let (sessions, work) = bounded(threads);
         let names = options.names.clone();
-        let lmtp = Lmtp::new(config.clone(), queue.clone(), calls.clone(), names);
+        let lmtp = Lmtp::new(queue.clone(), calls.clone(), names);
         let worker = Worker {
             queue,
             calls,
             reports,
             lmtp: Arc::new(lmtp),
-            nursery: Arc::new(Nursery::default()),
+            children: Arc::default(),
+            live: live.clone(),
             timeout: options.timeout,
         };
         spawn(&worker, &work, threads)?;
         Ok(Agent {
             dispatcher: Dispatcher::new(limits, sys::random::number_u64()),
-            config,
+            live,
             sessions,
         })
     }
@@ -115,18 +116,12 @@ impl Agent {
             let _ = self.sessions.send(session);
         }
     }
-
-    fn action(&self, envelope: &Envelope) -> Option<&LocalAction> {
-        match &self.config.actions.get(envelope.action.as_str())?.method {
-            Method::Local(action) => Some(action),
-            Method::Relay(_) => None,
-        }
-    }
 }
 
 impl super::Agent for Agent {
     fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
-        let action = self.action(&envelope);
+        let now = self.live.get();
+        let action = action(&now, &envelope);
         if let Some(way) = lmtp::way(action, &envelope) {
             // Others of its message may follow, and share its transaction: see `offered`.
             let key = (way.user, Some(format!("lmtp {}", way.action)));
@@ -148,6 +143,14 @@ impl super::Agent for Agent {
         let group = self.dispatcher.finished(id);
         self.start_sessions();
         self.dispatcher.release(group)
+    }
+}
+
+/// The local action of an envelope.
+pub fn action<'s>(now: &'s Snapshot, envelope: &Envelope) -> Option<&'s LocalAction> {
+    match &now.config.actions.get(envelope.action.as_str())?.method {
+        Method::Local(action) => Some(action),
+        Method::Relay(_) => None,
     }
 }
 

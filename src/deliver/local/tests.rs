@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 
-use crate::config::{Action, LocalAction, Place};
+use crate::config::{Action, Config, LocalAction, Place, Sources};
 use crate::deliver::Agent as _;
 use crate::mail::samples;
 pub(crate) use crate::mail::samples::line;
@@ -43,7 +43,7 @@ pub fn queue_with(envelope: Envelope, body: &[u8]) -> (Queue, Envelope) {
     (queue, envelope)
 }
 
-fn config(delivery: Delivery) -> Arc<Config> {
+fn live(delivery: Delivery) -> Live<Snapshot> {
     let action = Action {
         name: line("local"),
         method: Method::Local(LocalAction {
@@ -57,7 +57,7 @@ fn config(delivery: Delivery) -> Arc<Config> {
         ttl_s: None,
         at: Place::default(),
     };
-    Arc::new(Config {
+    let config = Config {
         server_name: line("e.net"),
         listeners: Vec::new(),
         socket: Default::default(),
@@ -77,7 +77,9 @@ fn config(delivery: Delivery) -> Arc<Config> {
         filters: BTreeMap::new(),
         srs: None,
         admd: None,
-    })
+    };
+    let sources = Sources::from_text("smtpd.conf", "", &[]);
+    Live::new(Snapshot::load(1, config, &sources).unwrap())
 }
 
 /// What comes when the agent asks for a process.
@@ -216,8 +218,8 @@ impl Rig {
     fn new(delivery: Delivery, calls: Arc<FakeParent>, options: &Options) -> Rig {
         let queue = Queue::new(Arc::new(Ram::default()));
         let (sender, reports) = unbounded();
-        let config = config(delivery);
-        let agent = Agent::with_options(config, queue.clone(), calls, sender, options).unwrap();
+        let agent =
+            Agent::with_options(live(delivery), queue.clone(), calls, sender, options).unwrap();
         Rig {
             agent,
             queue,

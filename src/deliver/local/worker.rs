@@ -9,13 +9,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::deliver::Report;
 use crate::deliver::lmtp::Lmtp;
+use crate::deliver::pool::Pool;
 use crate::log;
 use crate::mail::{Envelope, Kind};
 use crate::privsep::{Calls, MdaJob};
 use crate::queue::Queue;
-use crate::util::Timestamp;
+use crate::table::Snapshot;
+use crate::util::{Live, Timestamp};
 
-use super::batch::{self, Child, Heard, Key, Nursery, State};
+use super::batch::{self, Child, Heard, Key, State};
 use super::content::{Content, NoContent};
 use super::dispatcher::{Mode, Session};
 use super::exit::Settled;
@@ -30,8 +32,10 @@ pub struct Worker {
     pub calls: Arc<dyn Calls>,
     /// Where outcomes go.
     pub reports: Sender<Report>,
+    /// Actions.
+    pub live: Live<Snapshot>,
     /// Children between messages.
-    pub nursery: Arc<Nursery>,
+    pub children: Arc<Pool<Key, Child>>,
     /// Connections of `lmtp` actions.
     pub lmtp: Arc<Lmtp>,
     /// How long a single delivery may take.
@@ -50,7 +54,7 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.nursery.sweep();
+            drop(self.children.expired());
             self.lmtp.sweep();
         }
     }
@@ -62,7 +66,8 @@ impl Worker {
             Mode::Lmtp => {
                 let report =
                     &mut |envelope: &Envelope, settled| self.report(gid, envelope, settled);
-                self.lmtp.deliver(session.envelopes, report);
+                self.lmtp
+                    .deliver(&self.live.get(), session.envelopes, report);
             }
             Mode::Alone => {
                 for envelope in session.envelopes {
@@ -106,8 +111,12 @@ impl Worker {
     }
 
     fn share(&self, gid: u64, mut envelopes: VecDeque<Envelope>) {
-        while let Some(key) = envelopes.front().and_then(key) {
-            let (child, used) = match self.nursery.take(&key) {
+        let version = self.live.get().version;
+        while let Some(key) = envelopes
+            .front()
+            .and_then(|envelope| key(version, envelope))
+        {
+            let (child, used) = match self.idle_child(&key) {
                 Some(child) => (Ok(child), true),
                 None => (Child::start(self.calls.as_ref(), &key), false),
             };
@@ -121,8 +130,8 @@ impl Worker {
                 envelopes = again;
                 continue;
             }
-            if round.child == State::Alive {
-                self.nursery.put(key, child);
+            if round.child == State::Alive && child.is_fresh() {
+                drop(self.children.put(key, child));
             }
             for (envelope, settled) in round.settled.drain(..) {
                 self.report(gid, &envelope, settled);
@@ -132,6 +141,11 @@ impl Worker {
         for envelope in envelopes {
             self.report(gid, &envelope, no_process());
         }
+    }
+
+    fn idle_child(&self, key: &Key) -> Option<Child> {
+        let child = self.children.take(key)?;
+        (child.is_fresh() && child.is_alive()).then_some(child)
     }
 
     fn report(&self, gid: u64, envelope: &Envelope, settled: Settled) {
@@ -153,9 +167,13 @@ fn no_process() -> Settled {
     Settled::not_started("Cannot get mda fd")
 }
 
-fn key(envelope: &Envelope) -> Option<Key> {
+fn key(version: u64, envelope: &Envelope) -> Option<Key> {
     match &envelope.kind {
-        Kind::Local(local) => Some((envelope.action.clone(), local.user.clone())),
+        Kind::Local(local) => Some(Key {
+            version,
+            action: envelope.action.clone(),
+            user: local.user.clone(),
+        }),
         Kind::Relay | Kind::Bounce(_) => None,
     }
 }

@@ -17,6 +17,7 @@
 //! called delivered that the other host did not take.
 
 mod books;
+mod configured;
 pub mod core;
 pub mod hoststat;
 pub mod key;
@@ -34,33 +35,29 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, unbounded};
 
 use crate::client::Credentials;
-use crate::config::{Config, TableSource};
 use crate::dns::{self, Found};
 use crate::log;
 use crate::mail::{Envelope, EvpId, Outcome, SessionId};
 use crate::queue::Queue;
 use crate::sys;
 use crate::table::Tables;
-use crate::util::{Line, Timestamp};
+use crate::util::{Line, Live, Timestamp};
+
+pub use configured::Configured;
 
 use self::core::{Action, Ask, BadSmarthost, Core, Destination, End, Limits, Listing, Smarthost};
-use self::mx::{Own, Question};
-use self::secure::Connectors;
+use self::mx::Question;
 use self::session::{Order, Tools};
 use super::{Offer, Release, Report};
 
 /// What the agent is made of.
 pub struct Setup {
-    /// Actions and limits.
-    pub config: Arc<Config>,
+    /// Actions, limits, tables and TLS.
+    pub live: Live<Configured>,
     /// Where messages are.
     pub queue: Queue,
-    /// Smarthosts, sources, names and credentials.
-    pub tables: Arc<Tables>,
     /// Addresses of destinations.
     pub resolver: dns::Handle,
-    /// TLS.
-    pub tls: Connectors,
     /// Where outcomes go.
     pub reports: Sender<Report>,
     /// Envelopes that may be offered and not settled: the runner's `max-inflight`.
@@ -134,29 +131,25 @@ pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
     let (events, happened) = unbounded();
     let (asks, asked) = unbounded();
     let tools = Tools {
-        config: setup.config.clone(),
         queue: setup.queue,
-        tables: setup.tables.clone(),
-        tls: Arc::new(setup.tls),
         events: events.clone(),
     };
     let answers = events.clone();
-    let tables = setup.tables;
     thread::Builder::new()
         .name("relay tables".to_owned())
-        .spawn(move || answer_asks(&tables, &asked, &answers))?;
+        .spawn(move || answer_asks(&asked, &answers))?;
     let limits = Limits {
         sessions: SESSIONS_MAX,
         unproven: UNPROVEN_MAX,
     };
     let core = Core::new(
-        setup.config.clone(),
-        own_addresses(&setup.config),
+        setup.live.get(),
         limits,
         sys::random::number_u32,
         sys::random::number_u64() >> 1,
     );
     let relay = Relay {
+        live: setup.live,
         core,
         clock: Clock::new(),
         tools,
@@ -226,13 +219,14 @@ impl Clock {
 
 /// A question to a table, asked by the thread beside.
 enum TableAsk {
-    Smarthosts(Vec<(EvpId, Ask)>),
-    Source(u64, String),
-    Secret(u64, String, Line),
+    Smarthosts(Arc<Configured>, Vec<(EvpId, Ask)>),
+    Source(Arc<Configured>, u64, String),
+    Secret(Arc<Configured>, u64, String, Line),
 }
 
 /// The relay thread.
 struct Relay {
+    live: Live<Configured>,
     core: Core,
     clock: Clock,
     tools: Tools,
@@ -259,7 +253,10 @@ impl Relay {
             }
             for _ in 0..DRAIN_MAX {
                 match offers.try_recv() {
-                    Ok(envelopes) => self.core.offer(envelopes, self.clock.now()),
+                    Ok(envelopes) => {
+                        self.core.configure(self.live.get());
+                        self.core.offer(envelopes, self.clock.now());
+                    }
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
@@ -324,11 +321,12 @@ impl Relay {
                     self.resolver.reverse(addr, Box::new(put));
                 }
                 Action::Smarthost(id, ask) => smarthosts.push((id, ask)),
-                Action::Source(relay, table) => {
-                    let _ = self.asks.send(TableAsk::Source(relay, table));
+                Action::Source(now, relay, table) => {
+                    let _ = self.asks.send(TableAsk::Source(now, relay, table));
                 }
-                Action::Secret(relay, table, label) => {
-                    let _ = self.asks.send(TableAsk::Secret(relay, table, label));
+                Action::Secret(now, relay, table, label) => {
+                    let ask = TableAsk::Secret(now, relay, table, label);
+                    let _ = self.asks.send(ask);
                 }
                 Action::Open(start) => self.open(*start),
                 Action::Send(id, load) => self.order(id, Order::Send(load)),
@@ -340,7 +338,8 @@ impl Relay {
             }
         }
         if !smarthosts.is_empty() {
-            let _ = self.asks.send(TableAsk::Smarthosts(smarthosts));
+            let now = self.core.configured().clone();
+            let _ = self.asks.send(TableAsk::Smarthosts(now, smarthosts));
         }
     }
 
@@ -381,23 +380,27 @@ impl Relay {
 }
 
 /// Asks tables until nobody wants to know any more.
-fn answer_asks(tables: &Tables, asks: &Receiver<TableAsk>, answers: &Sender<Event>) {
+fn answer_asks(asks: &Receiver<TableAsk>, answers: &Sender<Event>) {
     for ask in asks {
         let answer = match ask {
-            TableAsk::Smarthosts(asks) => Event::Smarthosts(
+            TableAsk::Smarthosts(now, asks) => Event::Smarthosts(
                 asks.into_iter()
-                    .map(|(id, ask)| (id, smarthost(tables, &ask)))
+                    .map(|(id, ask)| (id, smarthost(&now.snapshot.tables, &ask)))
                     .collect(),
             ),
-            TableAsk::Source(relay, table) => {
-                let addr = tables.source_fetch(&table).unwrap_or_else(|error| {
-                    log::warn(format_args!("{error}"));
-                    None
-                });
+            TableAsk::Source(now, relay, table) => {
+                let addr = now
+                    .snapshot
+                    .tables
+                    .source_fetch(&table)
+                    .unwrap_or_else(|error| {
+                        log::warn(format_args!("{error}"));
+                        None
+                    });
                 Event::Source(relay, addr)
             }
-            TableAsk::Secret(relay, table, label) => {
-                Event::Secret(relay, secret(tables, &table, &label))
+            TableAsk::Secret(now, relay, table, label) => {
+                Event::Secret(relay, secret(&now.snapshot.tables, &table, &label))
             }
         };
         if answers.send(answer).is_err() {
@@ -433,12 +436,4 @@ fn secret(tables: &Tables, table: &str, label: &str) -> Option<Credentials> {
             None
         }
     }
-}
-
-/// The addresses of our interfaces, as the rules know them.
-fn own_addresses(config: &Config) -> Own {
-    let Some(TableSource::List(entries)) = config.tables.get("<localhost>") else {
-        return Own::default();
-    };
-    Own::new(entries.iter().filter_map(|e| mx::literal(e)).collect())
 }

@@ -15,18 +15,16 @@ use crate::client::{
     Failure, Hello, Message, Opening, Protocol, Recipient, Said, Secure, Session, Socket, Stage,
     Tap, Tls, Upgrade,
 };
-use crate::config::{Config, Method, RelayAction};
+use crate::config::RelayAction;
 use crate::log::maillog::{self, Bracketed, Delivery};
 use crate::log::{self, Trace};
 use crate::mail::{Envelope, EvpId, MailAddr, Outcome, Peer, Status};
 use crate::queue::Queue;
-use crate::table::Tables;
 use crate::util::{Line, Timestamp};
 
 use super::Event;
 use super::core::{End, Load, Start, result_word};
 use super::key::Security;
-use super::secure::Connectors;
 
 /// What a session is told.
 pub enum Order {
@@ -39,14 +37,8 @@ pub enum Order {
 /// What all sessions share.
 #[derive(Clone)]
 pub struct Tools {
-    /// Actions.
-    pub config: Arc<Config>,
     /// Where messages are.
     pub queue: Queue,
-    /// Names by source address.
-    pub tables: Arc<Tables>,
-    /// TLS.
-    pub tls: Arc<Connectors>,
     /// Where what happens is told.
     pub events: Sender<Event>,
 }
@@ -79,17 +71,12 @@ pub fn run(tools: &Tools, start: &Start, orders: &Receiver<Order>) {
 
 impl Worker<'_> {
     fn open(&mut self) -> Result<Session, End> {
-        let action = match self.tools.config.actions.get(self.start.action.as_str()) {
-            Some(action) => match &action.method {
-                Method::Relay(action) => action,
-                Method::Local(_) => return Err(End::Source(text("Cannot find relay action"))),
-            },
-            None => return Err(End::Source(text("Cannot find relay action"))),
-        };
-        let name = self.our_name(action)?;
         let start = self.start;
-        let made = self
-            .tools
+        let action = start.configured.action(&start.action);
+        let action = action.ok_or_else(|| End::Source(text("Cannot find relay action")))?;
+        let name = self.our_name(action)?;
+        let made = start
+            .configured
             .tls
             .secure(&start.action, start.security, &start.exchanger);
         let secure = made.map_err(|why| self.without_tls(why))?;
@@ -144,7 +131,13 @@ impl Worker<'_> {
     /// What we call ourselves. Only a source address of our own choosing has a name of its own.
     fn our_name(&self, action: &RelayAction) -> Result<Line, End> {
         if let (Some(table), Some(source)) = (&action.helo_src, self.start.source) {
-            return match self.tools.tables.addrname(table, &Peer::inet(source)) {
+            return match self
+                .start
+                .configured
+                .snapshot
+                .tables
+                .addrname(table, &Peer::inet(source))
+            {
                 Ok(Some(name)) => Ok(name),
                 Ok(None) => Err(End::Source(text("Failed to retrieve helo string"))),
                 Err(error) => {
@@ -153,7 +146,7 @@ impl Worker<'_> {
                 }
             };
         }
-        let config = &self.tools.config;
+        let config = self.start.configured.config();
         Ok(action.helo.clone().unwrap_or(config.server_name.clone()))
     }
 
@@ -272,7 +265,7 @@ impl Worker<'_> {
 
     /// The reverse-path: rewritten if we forward the message and have to answer for it.
     fn sender(&self, load: &Load) -> MailAddr {
-        let rewritten = match (&self.tools.config.srs, &load.srs) {
+        let rewritten = match (&self.start.configured.config().srs, &load.srs) {
             (Some(srs), Some(domain)) => srs.keys().encode(&load.sender, domain, Timestamp::now()),
             _ => None,
         };

@@ -91,7 +91,7 @@ impl Parent {
 
     /// Everything an engine starts with; see `engine::start`.
     fn brief_engine(&mut self) -> io::Result<()> {
-        let config = scratch_file(&self.options.paths.spool, &self.handover)?;
+        let config = scratch_file(&self.options.paths.spool, &self.in_use.handover)?;
         let mut frames = vec![(Reply::Config, vec![OwnedFd::from(config)])];
         for (index, listener) in &self.held.listeners {
             let copy = OwnedFd::from(listener.try_clone()?);
@@ -146,7 +146,7 @@ impl Parent {
         process::kill(running.pid);
     }
 
-    pub(super) fn link(&mut self) -> Option<&mut Link> {
+    pub(in crate::parent) fn link(&mut self) -> Option<&mut Link> {
         match &mut self.engine {
             Engine::Runs(running) => running.link.as_mut(),
             Engine::Starts(_) => None,
@@ -154,6 +154,7 @@ impl Parent {
     }
 
     pub(super) fn engine_ended(&mut self, how: Ended, now: Instant) {
+        self.reloaded(false);
         let Engine::Runs(running) = &self.engine else {
             return;
         };

@@ -52,6 +52,7 @@ impl Core {
             | Ask::Verbose(_)
             | Ask::Stats
             | Ask::UpdateTable(_)
+            | Ask::Reload
             | Ask::Relaying(..)
             | Ask::ResumeRoute(_)
             | Ask::Block(_)

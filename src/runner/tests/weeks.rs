@@ -108,7 +108,7 @@ impl World {
             },
             reports: unbounded().1,
             limits: Limits::default(),
-            policy,
+            policy: Live::new(policy),
             pause_mda: false,
             pause_mta: false,
             settle_threads: 0,

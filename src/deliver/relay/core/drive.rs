@@ -395,7 +395,8 @@ impl Core {
             return;
         };
         if !std::mem::replace(&mut relay.draws.asked, true) {
-            self.out.push(Action::Source(id, table));
+            let configured = relay.configured.clone();
+            self.out.push(Action::Source(configured, id, table));
         }
     }
 
@@ -527,6 +528,7 @@ impl Core {
         let lmtp = relay.key.scheme == Spoken::Lmtp;
         Some(Start {
             id: session,
+            configured: relay.configured.clone(),
             action: relay.key.action.clone(),
             to: addrs.to,
             exchanger: exchanger.name.clone(),

@@ -1,11 +1,14 @@
 //! From an envelope to a message that waits for a session.
 
+use std::sync::Arc;
+
 use crate::config::{MtaLimits, RelayAction, Route};
 use crate::deliver::{HoldKey, Release, Report};
 use crate::log::stat;
 use crate::mail::{Envelope, EvpId, Status};
 use crate::util::Timestamp;
 
+use crate::deliver::relay::Configured;
 use crate::deliver::relay::books::Book;
 use crate::deliver::relay::key::{self, Key, NO_SMARTHOST, Security};
 use crate::deliver::relay::mx::Failure;
@@ -35,13 +38,14 @@ impl Core {
             return self.out.push(Action::Report(held));
         }
         stat::MTA_ENVELOPE.inc();
-        let Some(action) = self.action(&envelope.action) else {
+        let configured = self.configured.clone();
+        let Some(action) = configured.action(&envelope.action) else {
             return self.give_up(envelope, &NO_ACTION);
         };
         let ask = match &action.route {
             Route::Exchangers | Route::Backup(_) => {
                 let key = key::of_domain(action, &envelope);
-                return self.enter(key, envelope, now);
+                return self.enter(&configured, key, envelope, now);
             }
             Route::Host(table) => Ask::Next(table.clone()),
             Route::Domain(table) => {
@@ -49,7 +53,7 @@ impl Core {
             }
         };
         self.out.push(Action::Smarthost(envelope.id, ask));
-        self.asking.insert(envelope.id, envelope);
+        self.asking.insert(envelope.id, (configured, envelope));
     }
 
     /// The smarthosts of envelopes.
@@ -61,7 +65,7 @@ impl Core {
     }
 
     fn smarthost(&mut self, id: EvpId, host: Smarthost, now: Timestamp) {
-        let Some(envelope) = self.asking.remove(&id) else {
+        let Some((configured, envelope)) = self.asking.remove(&id) else {
             return;
         };
         let host = match host {
@@ -75,11 +79,11 @@ impl Core {
                 return self.give_up(envelope, &BAD_SMARTHOST);
             }
         };
-        let Some(action) = self.action(&envelope.action) else {
+        let Some(action) = configured.action(&envelope.action) else {
             return self.give_up(envelope, &NO_ACTION);
         };
         match key::of_smarthost(action, &envelope, &host) {
-            Ok(key) => self.enter(key, envelope, now),
+            Ok(key) => self.enter(&configured, key, envelope, now),
             Err((warning, failure)) => {
                 self.warn(warning);
                 self.give_up(envelope, &failure);
@@ -94,21 +98,28 @@ impl Core {
         self.out.push(Action::Report(done));
     }
 
-    fn enter(&mut self, key: Key, envelope: Envelope, now: Timestamp) {
-        let Some(action) = self.action(&envelope.action).cloned() else {
+    fn enter(
+        &mut self,
+        configured: &Arc<Configured>,
+        key: Key,
+        envelope: Envelope,
+        now: Timestamp,
+    ) {
+        let Some(action) = configured.action(&envelope.action) else {
             return self.give_up(envelope, &NO_ACTION);
         };
-        let id = match self.by_key.get(&key) {
+        let known = (configured.snapshot.version, key);
+        let id = match self.by_key.get(&known) {
             Some(id) => *id,
-            None => self.create(key, &action, now),
+            None => self.create(configured, known.1, action, now),
         };
         let Some(relay) = self.relays.get_mut(&id) else {
             return self.give_up(envelope, &NO_ACTION);
         };
         relay.expected = relay.expected.saturating_sub(1);
         let msgid = envelope.id.msgid();
-        let sender = key::sender(&action, &envelope);
-        let srs = key::forwarded_by(&action, &envelope);
+        let sender = key::sender(action, &envelope);
+        let srs = key::forwarded_by(action, &envelope);
         let waiting = relay
             .tasks
             .iter()
@@ -175,12 +186,19 @@ impl Core {
         }
     }
 
-    fn create(&mut self, key: Key, action: &RelayAction, now: Timestamp) -> u64 {
+    fn create(
+        &mut self,
+        configured: &Arc<Configured>,
+        key: Key,
+        action: &RelayAction,
+        now: Timestamp,
+    ) -> u64 {
         let id = self.next_relay;
         self.next_relay = self.next_relay.wrapping_add(1);
-        let limits = self.limits_for(&key.name);
+        let limits = configured.limits_for(&key.name);
         let security = Security::of(key.scheme, action.tls).unwrap_or(Security::None);
         let mut relay = Relay {
+            configured: configured.clone(),
             printed: key.printed(action),
             security,
             limits,
@@ -206,23 +224,14 @@ impl Core {
         }
         if let (Some(table), Some(label)) = (&action.auth, &key.label) {
             relay.login = Login::Asked;
-            let ask = Action::Secret(id, table.clone(), label.clone());
+            let ask = Action::Secret(configured.clone(), id, table.clone(), label.clone());
             self.out.push(ask);
         }
         let destination = (key.name.clone(), key.as_host);
-        self.by_key.insert(key, id);
+        self.by_key.insert((configured.snapshot.version, key), id);
         self.relays.insert(id, relay);
         self.use_domain(destination, now);
         id
-    }
-
-    fn limits_for(&self, name: &str) -> MtaLimits {
-        let mta = &self.config.mta;
-        let own = mta
-            .domains
-            .iter()
-            .find(|(domain, _)| domain.eq_ignore_ascii_case(name));
-        own.map_or(mta.limits, |(_, limits)| *limits)
     }
 
     /// Fails everything that waits for a relay.
@@ -275,7 +284,8 @@ impl Core {
         let Some(relay) = self.relays.remove(&id) else {
             return;
         };
-        self.by_key.remove(&relay.key);
+        let version = relay.configured.snapshot.version;
+        self.by_key.remove(&(version, relay.key.clone()));
         if let Some(at) = relay.timer {
             self.timers.remove(&(at, super::Timer::Relay(id)));
         }

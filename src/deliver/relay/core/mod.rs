@@ -24,8 +24,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::client::Credentials;
+use crate::config::MtaLimits;
 use crate::config::relayhost::RelayHost;
-use crate::config::{Config, Method, MtaLimits, RelayAction};
+use crate::deliver::relay::Configured;
 use crate::deliver::{HoldKey, Report};
 use crate::log::maillog::{Delivery, mta_delivery};
 use crate::log::stat;
@@ -71,9 +72,9 @@ pub enum Action {
     /// Fetch or look up the smarthost of an envelope; [`Core::smarthosts`].
     Smarthost(EvpId, Ask),
     /// Fetch a source address; [`Core::source`].
-    Source(u64, String),
+    Source(Arc<Configured>, u64, String),
     /// Look up the credentials of a label in a table; [`Core::secret`].
-    Secret(u64, String, Line),
+    Secret(Arc<Configured>, u64, String, Line),
     /// Start a session; [`Core::ready`], [`Core::ended`].
     Open(Box<Start>),
     /// Send this; [`Core::done`].
@@ -105,6 +106,8 @@ pub type Destination = (String, AsHost);
 pub struct Start {
     /// Its name.
     pub id: SessionId,
+    /// The configuration that the action is of.
+    pub configured: Arc<Configured>,
     /// The action, with all that it says of sessions.
     pub action: Line,
     /// Whom to connect to.
@@ -160,12 +163,13 @@ pub enum End {
 
 /// Everything known of relaying.
 pub struct Core {
-    config: Arc<Config>,
+    configured: Arc<Configured>,
     own: Own,
     limits: Limits,
     random: fn() -> u32,
     relays: BTreeMap<u64, Relay>,
-    by_key: HashMap<Key, u64>,
+    /// By the version of the configuration, and key.
+    by_key: HashMap<(u64, Key), u64>,
     domains: BTreeMap<Destination, Domain>,
     hosts: BTreeMap<IpAddr, Host>,
     sources: BTreeMap<Option<IpAddr>, Book>,
@@ -173,7 +177,7 @@ pub struct Core {
     route_ids: HashMap<(Option<IpAddr>, SocketAddr), u64>,
     sessions: BTreeMap<SessionId, Session>,
     /// Envelopes whose smarthost is being asked for.
-    asking: HashMap<EvpId, Envelope>,
+    asking: HashMap<EvpId, (Arc<Configured>, Envelope)>,
     /// Relays that wait for their turn to open a session.
     hungry: VecDeque<u64>,
     /// Relays that something has happened to.
@@ -197,6 +201,7 @@ enum Timer {
 
 /// The messages for one destination.
 struct Relay {
+    configured: Arc<Configured>,
     key: Key,
     printed: String,
     security: Security,
@@ -316,16 +321,15 @@ enum Phase {
 impl Core {
     /// Nothing is known yet. Relays are numbered from `first`.
     pub fn new(
-        config: Arc<Config>,
-        own: Own,
+        configured: Arc<Configured>,
         limits: Limits,
         random: fn() -> u32,
         first: u64,
     ) -> Core {
         Core {
-            stats: HostStats::new(config.mta.max_deferred),
-            config,
-            own,
+            stats: HostStats::new(configured.config().mta.max_deferred),
+            own: configured.own_addresses(),
+            configured,
             limits,
             random,
             relays: BTreeMap::new(),
@@ -347,6 +351,37 @@ impl Core {
             swept: Timestamp(0),
             stopping: false,
         }
+    }
+
+    /// Envelopes that are offered from now on go by this configuration. Relays go on with it if
+    /// their action says what it said before.
+    pub fn configure(&mut self, configured: Arc<Configured>) {
+        let old = std::mem::replace(&mut self.configured, configured);
+        let new = &self.configured;
+        if Arc::ptr_eq(&old, new) {
+            return;
+        }
+        self.own = new.own_addresses();
+        let mut same = HashMap::new();
+        for (id, relay) in &mut self.relays {
+            let action = &relay.key.action;
+            let goes_on = Arc::ptr_eq(&relay.configured, &old)
+                && *same
+                    .entry(action.clone())
+                    .or_insert_with(|| old.has_the_same(new, action));
+            if goes_on {
+                let key = (old.snapshot.version, relay.key.clone());
+                self.by_key.remove(&key);
+                self.by_key.insert((new.snapshot.version, key.1), *id);
+                relay.limits = new.limits_for(&relay.key.name);
+                relay.configured = new.clone();
+            }
+        }
+    }
+
+    /// The configuration of what is offered now.
+    pub fn configured(&self) -> &Arc<Configured> {
+        &self.configured
     }
 
     /// What is to be done now, in order.
@@ -414,13 +449,6 @@ impl Core {
             .collect();
         for id in idle {
             self.quit(id);
-        }
-    }
-
-    fn action(&self, name: &str) -> Option<&RelayAction> {
-        match &self.config.actions.get(name)?.method {
-            Method::Relay(action) => Some(action),
-            Method::Local(_) => None,
         }
     }
 

@@ -297,7 +297,7 @@ impl Core {
 
     fn close_books(&mut self, session: &Session, id: SessionId, end: &End, now: Timestamp) {
         let mut destination = None;
-        let mut paces = Paces::of(&self.config.mta.limits);
+        let mut paces = Paces::of(&self.configured.config().mta.limits);
         if let Some(relay) = self.relays.get_mut(&session.relay) {
             paces = Paces::of(&relay.limits);
             destination = Some((relay.key.name.clone(), relay.key.as_host));

@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use crate::config::{self, Defaults, Sources};
+use crate::deliver::relay::Configured;
+use crate::deliver::relay::secure::Connectors;
 use crate::dns::{Answer, Failure as NotFound, Found, Kind, Mx};
 use crate::mail::samples::{self, line};
 use crate::mail::{Kind as EnvelopeKind, Outcome};
+use crate::table::Snapshot;
 use crate::util::dice::Dice;
 
 use super::*;
@@ -38,22 +41,29 @@ fn random() -> u32 {
     Dice::new(*seed).number() as u32
 }
 
+fn configured(version: u64, conf: &str) -> Arc<Configured> {
+    let text = format!("{conf}\nmatch for any action \"out\"\n");
+    let sources = Sources::from_text("smtpd.conf", &text, &[]);
+    let defaults = Defaults {
+        server_name: line("mx.example.org"),
+        addresses: vec!["192.0.2.9".parse().unwrap()],
+    };
+    let loaded = config::load(&sources, &defaults).unwrap_or_else(|bad| panic!("{bad:?}"));
+    let snapshot = Snapshot::load(version, loaded.config, &sources);
+    Arc::new(Configured {
+        snapshot: Arc::new(snapshot.unwrap_or_else(|bad| panic!("{bad:?}"))),
+        tls: Connectors::default(),
+    })
+}
+
 impl World {
     fn new(conf: &str) -> World {
-        let text = format!("{conf}\nmatch for any action \"out\"\n");
-        let sources = Sources::from_text("smtpd.conf", &text, &[]);
-        let defaults = Defaults {
-            server_name: line("mx.example.org"),
-            addresses: vec!["192.0.2.9".parse().unwrap()],
-        };
-        let loaded = config::load(&sources, &defaults).unwrap_or_else(|bad| panic!("{bad:?}"));
         let limits = Limits {
             sessions: 8,
             unproven: 6,
         };
-        let own = Own::new(vec!["192.0.2.9".parse().unwrap()]);
         World {
-            core: Core::new(Arc::new(loaded.config), own, limits, random, 1),
+            core: Core::new(configured(1, conf), limits, random, 1),
             now: T0,
             zone: HashMap::new(),
             smarthosts: BTreeMap::new(),
@@ -155,7 +165,7 @@ impl World {
                 let host = host.unwrap_or(Err(BadSmarthost::None));
                 self.core.smarthosts(vec![(id, host)], self.now);
             }
-            Action::Source(relay, _) => {
+            Action::Source(_, relay, _) => {
                 let addr = match self.sources.is_empty() {
                     true => None,
                     false => {
@@ -165,7 +175,7 @@ impl World {
                 };
                 self.core.source(relay, addr, self.now);
             }
-            Action::Secret(relay, table, label) => self.secrets.push((relay, table, label)),
+            Action::Secret(_, relay, table, label) => self.secrets.push((relay, table, label)),
             Action::Open(start) => self.started.push(*start),
             Action::Send(id, load) => self.sent.push((id, load)),
             Action::Quit(id) => self.quits.push(id),
@@ -233,6 +243,51 @@ impl World {
 
 fn plain() -> World {
     World::new("action \"out\" relay")
+}
+
+#[test]
+fn a_relay_whose_action_has_changed_takes_no_more_mail() {
+    // smtpctl(8), reload: destinations that are configured as before go on undisturbed.
+    let conf = |helo: &str, rest: &str| {
+        format!("table h {{ \"127.0.0.1\" = \"{helo}\" }}\n{rest}action \"out\" relay helo-src <h>")
+    };
+    let other = "action \"other\" maildir\n";
+    let versions = |world: &World| -> Vec<u64> {
+        let relays = world.core.relays.values();
+        relays
+            .map(|relay| relay.configured.snapshot.version)
+            .collect()
+    };
+    let mut world = World::new(&conf("mail.example", ""));
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("joe@d.example");
+    let second = configured(2, &conf("mail.example", other));
+    world.core.configure(second);
+    world.offer("ann@d.example");
+    assert_eq!(versions(&world), [2]);
+    world
+        .core
+        .configure(configured(3, &conf("mx.example", other)));
+    world.offer("bob@d.example");
+    assert_eq!(versions(&world), [2, 3]);
+    let mut told = 0;
+    for _ in 0..200 {
+        if let Some(start) = world.started.get(told) {
+            told += 1;
+            world.ready(start.id);
+        }
+        let done = world.outcomes().len();
+        if let Some((id, _)) = world.sent.get(done) {
+            world.delivered(*id);
+        }
+        world.pass(1);
+    }
+    assert_eq!(world.outcomes().len(), 3, "{:?}", world.lines);
+    for id in world.quits.clone() {
+        world.ended(id, End::Quit);
+    }
+    assert_eq!(versions(&world), [0; 0], "both have nothing more to do");
+    assert!(world.core.by_key.is_empty());
 }
 
 /// A relay to a smarthost that wants a login, its address known, its credentials asked for.

@@ -1,0 +1,145 @@
+//! What the rooms of an engine are configured with, and how all of it is replaced at once.
+
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+
+use crate::config::{Config, Method, Sources};
+use crate::deliver::relay::Configured;
+use crate::deliver::relay::secure::Connectors;
+use crate::runner::{ActionFacts, Policy, Way};
+use crate::session::Listening;
+use crate::table::{Snapshot, Tables};
+use crate::tls::Trust;
+use crate::tls::keys::Keys;
+use crate::util::Live;
+
+use super::listening::{socket_listening, tcp_listening};
+
+/// A configuration with all that can go wrong behind it.
+pub struct Prepared {
+    snapshot: Arc<Snapshot>,
+    tls: Connectors,
+}
+
+impl Prepared {
+    /// Reads the tables, and makes what relaying needs of TLS. `roots` are the system's
+    /// authorities; private keys stay in the process that `keys` leads to.
+    pub fn new(
+        version: u64,
+        config: Config,
+        sources: &Sources,
+        roots: &Trust,
+        keys: &Keys,
+    ) -> Result<Prepared, String> {
+        let tls = Connectors::load(&config, sources, roots, keys);
+        let tls = tls.map_err(|found| found.to_string())?;
+        let snapshot = Snapshot::load(version, config, sources).map_err(|found| {
+            let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        })?;
+        Ok(Prepared {
+            snapshot: Arc::new(snapshot),
+            tls,
+        })
+    }
+
+    /// Its tables.
+    pub fn tables(&self) -> &Tables {
+        &self.snapshot.tables
+    }
+
+    /// What it says.
+    pub fn config(&self) -> &Config {
+        &self.snapshot.config
+    }
+}
+
+/// The one configuration of an engine. Each room has the part that it works with and takes a
+/// snapshot of it for each piece of work.
+pub struct Configuration {
+    /// Sessions, local delivery and smtpctl(8): rules, actions and tables.
+    pub snapshot: Live<Snapshot>,
+    /// Relaying: the same, and TLS.
+    pub relaying: Live<Configured>,
+    /// The runner: how envelopes are settled.
+    pub policy: Live<Policy>,
+    /// Sessions over the control socket, and reports.
+    pub socket: Live<Listening>,
+    /// Sessions of each listening socket: its position in `Config::listeners` and its address.
+    listeners: Vec<(u32, Option<IpAddr>, Live<Listening>)>,
+}
+
+impl Configuration {
+    /// The first one.
+    pub fn new(prepared: Prepared) -> Configuration {
+        let Prepared { snapshot, tls } = prepared;
+        let config = &snapshot.config;
+        Configuration {
+            policy: Live::new(policy(&snapshot)),
+            socket: Live::new(socket_listening(config, &config.socket)),
+            relaying: Live::new(Configured {
+                snapshot: snapshot.clone(),
+                tls,
+            }),
+            listeners: Vec::new(),
+            snapshot: Live::from(snapshot),
+        }
+    }
+
+    /// Takes the listening sockets in; each comes out with what its sessions are told.
+    pub fn listeners(
+        &mut self,
+        sockets: Vec<(u32, TcpListener)>,
+    ) -> Vec<(TcpListener, Live<Listening>)> {
+        let now = self.snapshot.get();
+        let mut all = Vec::new();
+        for (index, socket) in sockets {
+            let Some(listener) = now.config.listeners.get(index as usize) else {
+                continue;
+            };
+            let bound = socket.local_addr().ok().map(|addr| addr.ip());
+            let told = Live::new(tcp_listening(&now.config, listener, bound));
+            self.listeners.push((index, bound, told.clone()));
+            all.push((socket, told));
+        }
+        all
+    }
+
+    /// Replaces it. What has begun ends as it began.
+    pub fn replace(&self, prepared: Prepared) {
+        let Prepared { snapshot, tls } = prepared;
+        let config = &snapshot.config;
+        for (index, bound, told) in &self.listeners {
+            if let Some(listener) = config.listeners.get(*index as usize) {
+                told.set(Arc::new(tcp_listening(config, listener, *bound)));
+            }
+        }
+        self.socket
+            .set(Arc::new(socket_listening(config, &config.socket)));
+        self.policy.set(Arc::new(policy(&snapshot)));
+        self.relaying.set(Arc::new(Configured {
+            snapshot: snapshot.clone(),
+            tls,
+        }));
+        self.snapshot.set(snapshot);
+    }
+}
+
+fn policy(now: &Arc<Snapshot>) -> Policy {
+    let actions = now.clone();
+    Policy {
+        queue_ttl_s: now.config.queue.ttl_s,
+        bounce_warn_s: now.config.bounce_warn_s.clone(),
+        action: Arc::new(move |name| {
+            let action = actions.config.actions.get(name)?;
+            let way = match action.method {
+                Method::Local(_) => Way::Local,
+                Method::Relay(_) => Way::Relay,
+            };
+            Some(ActionFacts {
+                way,
+                ttl_s: action.ttl_s,
+            })
+        }),
+    }
+}
