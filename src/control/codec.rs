@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::mail::{EvpId, MsgId, Peer, Supposed};
+use crate::util::cut;
 use crate::util::frame::{Bad, Reader, Writer};
 
 use super::message::{Answer, Ask, Block, Listed, Listing, MAX_FRAME, Subsystem, VERSION, Which};
@@ -284,15 +285,6 @@ fn open(body: &[u8]) -> Result<(u8, Reader<'_>), BadFrame> {
         VERSION => Ok((fields.u8()?, fields)),
         other => Err(BadFrame::Version(other)),
     }
-}
-
-/// At most `limit` bytes of `text`, cut between characters.
-fn cut(text: &str, limit: usize) -> &str {
-    let mut end = text.len().min(limit);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
 }
 
 /// A text that goes into log lines and lookups: not empty, no control characters.

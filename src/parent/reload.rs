@@ -12,6 +12,7 @@ use crate::config::{Config, needs_restart};
 use crate::log;
 use crate::privsep::{Handover, Reply};
 use crate::sys::errno::strerror;
+use crate::util::cut;
 
 use super::keys::Keeper;
 use super::serve::Parent;
@@ -86,7 +87,7 @@ impl Parent {
             }
             Err(text) => self.tell(&Reply::BadConfig {
                 id,
-                text: shortened(text),
+                text: cut(&text, TEXT_MAX).to_owned(),
             }),
         }
     }
@@ -142,9 +143,3 @@ impl Parent {
 
 /// Most bytes of what is said about a configuration: some dozen lines.
 const TEXT_MAX: usize = 8 * 1024;
-
-fn shortened(mut text: String) -> String {
-    let end = TEXT_MAX.min(text.len());
-    text.truncate(end);
-    text
-}

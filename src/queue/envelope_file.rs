@@ -38,7 +38,7 @@ pub fn encode(envelope: &Envelope) -> Result<String, String> {
     let envelope = match &envelope.errorline {
         Some(text) if text.len() > MAX_ERRORLINE_BYTES => {
             clipped = Envelope {
-                errorline: Some(clip(text)),
+                errorline: Some(Line::shortened(text, MAX_ERRORLINE_BYTES)),
                 ..envelope.clone()
             };
             &clipped
@@ -214,16 +214,6 @@ fn kind_word(kind: &Kind) -> &'static str {
         Kind::Relay => "mta",
         Kind::Bounce(_) => "bounce",
     }
-}
-
-fn clip(text: &str) -> Line {
-    const END: &str = "...";
-    let mut cut = MAX_ERRORLINE_BYTES - END.len();
-    while !text.is_char_boundary(cut) {
-        cut -= 1;
-    }
-    let head = text.get(..cut).unwrap_or_default();
-    Line::sanitize(format!("{head}{END}").as_bytes())
 }
 
 fn kind(fields: &Fields<'_>) -> Result<Kind, String> {

@@ -17,14 +17,12 @@ use crate::log::{self, maillog, stat};
 use crate::mail::{
     BounceKind, DsnOffer, Envelope, EvpId, Kind, Notify, Outcome, Past, Status, Verdict,
 };
+use crate::queue::envelope_file::MAX_ERRORLINE_BYTES;
 use crate::queue::{Queue, is_shortage};
 use crate::scheduler::backoff;
 use crate::util::{Line, Live, Timestamp};
 
 use super::Policy;
-
-/// Longest error line that is kept, in bytes.
-const ERRORLINE_MAX: usize = 2047;
 
 /// Why an envelope is settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +129,7 @@ impl Settler {
         // A bounce envelope keeps the failure that it reports; why it could not be reported yet
         // is in the log.
         if !matches!(envelope.kind, Kind::Bounce(_)) {
-            envelope.errorline = Some(bounded(&outcome.text));
+            envelope.errorline = Some(Line::shortened(&outcome.text, MAX_ERRORLINE_BYTES));
             envelope.past = by(&outcome);
             envelope.status = Some(Status {
                 class: 4,
@@ -262,7 +260,7 @@ impl Settler {
 /// The envelope with the failure that its report tells of.
 fn with_failure(envelope: &Envelope, outcome: &Outcome, now: Timestamp) -> Envelope {
     Envelope {
-        errorline: Some(bounded(&outcome.text)),
+        errorline: Some(Line::shortened(&outcome.text, MAX_ERRORLINE_BYTES)),
         status: Some(Status {
             class: 5,
             ..outcome.status
@@ -281,7 +279,7 @@ fn expired(envelope: &Envelope) -> Envelope {
         None => Outcome::EXPIRED.to_owned(),
     };
     Envelope {
-        errorline: Some(bounded(&text)),
+        errorline: Some(Line::shortened(&text, MAX_ERRORLINE_BYTES)),
         status: Some(Status::new(5, 4, 7)),
         ..envelope.clone()
     }
@@ -349,18 +347,4 @@ pub(super) fn disk_refused(error: &io::Error, what: Arguments<'_>) {
         true => log::debug(line),
         false => log::warn(line),
     }
-}
-
-/// The text, cut to what an envelope may hold.
-fn bounded(text: &str) -> Line {
-    if text.len() <= ERRORLINE_MAX {
-        return Line::sanitize(text.as_bytes());
-    }
-    let mut end = ERRORLINE_MAX - 3;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut cut = text.get(..end).unwrap_or_default().to_owned();
-    cut.push_str("...");
-    Line::sanitize(cut.as_bytes())
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::mail::Refusal;
-use crate::util::Line;
+use crate::util::{Line, cut};
 
 /// The longest reply line, without its CRLF.
 pub const MAX_LINE: usize = 4093;
@@ -67,7 +67,7 @@ impl Reply {
         for (number, line) in self.lines.iter().enumerate() {
             let mark = if number == last { ' ' } else { '-' };
             let text = format!("{}{mark}{line}", self.code);
-            out.extend_from_slice(&text.as_bytes()[..cut(&text)]);
+            out.extend_from_slice(cut(&text, MAX_LINE).as_bytes());
             out.extend_from_slice(b"\r\n");
         }
     }
@@ -79,13 +79,6 @@ impl std::fmt::Display for Reply {
         let text = self.lines.last().map_or("", |line| line.as_ref());
         write!(f, "{} {text}", self.code)
     }
-}
-
-fn cut(text: &str) -> usize {
-    (0..=text.len().min(MAX_LINE))
-        .rev()
-        .find(|&end| text.is_char_boundary(end))
-        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -39,10 +39,29 @@ impl Line {
         Line(clean.into())
     }
 
+    /// The text as a line of at most `most_bytes`; three dots stand for what is left out.
+    pub fn shortened(text: &str, most_bytes: usize) -> Line {
+        const DOTS: &str = "...";
+        if text.len() <= most_bytes {
+            return Line::sanitize(text.as_bytes());
+        }
+        let head = cut(text, most_bytes.saturating_sub(DOTS.len()));
+        Line::sanitize(format!("{head}{DOTS}").as_bytes())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// At most `most_bytes` of `text`, cut between characters.
+pub fn cut(text: &str, most_bytes: usize) -> &str {
+    let mut end = text.len().min(most_bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
 }
 
 impl Deref for Line {
@@ -84,5 +103,13 @@ mod tests {
         }
         assert_eq!(Line::new("tab\there").unwrap().as_str(), "tab\there");
         assert_eq!(Line::sanitize(b"\xff\x1b[m").as_str(), "\u{fffd}?[m");
+    }
+
+    #[test]
+    fn a_cut_is_between_characters() {
+        let cuts = [0, 1, 2, 3, 9].map(|most| cut("aéb", most));
+        assert_eq!(cuts, ["", "a", "a", "aé", "aéb"]);
+        assert_eq!(Line::shortened("ééé", 6).as_str(), "ééé");
+        assert_eq!(Line::shortened("éééé", 6).as_str(), "é...");
     }
 }

@@ -15,7 +15,7 @@ pub mod sysexits;
 pub mod time;
 pub mod vis;
 
-pub use line::{Line, NotALine};
+pub use line::{Line, NotALine, cut};
 pub use live::Live;
 pub use secret::Secret;
 pub use time::Timestamp;
