@@ -7,11 +7,12 @@
 //!          scheduler → runner → deliver/local | bounce → transaction …
 //! ```
 //!
-//! [`accept`] owns every socket while it waits and hands a session to a worker when there is
-//! something to do. [`session`] is the conversation, [`transaction`] what it says about one
-//! message. Each recipient goes through [`expansion`], which asks [`ruleset`] and [`table`], and
-//! comes out as destinations; each destination becomes an envelope. At the final dot the
-//! [`queue`] makes body and envelopes durable, and only its `Committed` entitles the session to
+//! [`accept`] lets connections in and gives each to a worker, which owns it until it is closed;
+//! what a session has to know from elsewhere it asks, and is parked. [`session`] is the
+//! conversation, [`transaction`] what it says about one message. Each recipient goes through
+//! [`expansion`], which asks [`ruleset`] and [`table`], and comes out as destinations; each
+//! destination becomes an envelope. At the final dot the [`queue`] makes body and envelopes
+//! durable, and only its `Committed` entitles the session to
 //! say 250. From there the [`runner`] carries the message: the [`scheduler`] says when, an agent
 //! of [`deliver`] carries out, and what comes back is settled on disk, a [`bounce`] first.
 //!
@@ -47,9 +48,10 @@
 //!
 //! | Thread | Owns | May block on |
 //! |---|---|---|
-//! | event loop | listeners, parked sessions, control connections, timers | nothing |
-//! | session workers | one session each, while it has commands to answer | tables, the parent for a .forward |
-//! | mail workers | one session each, while it sends a message | the disk |
+//! | event loop | listeners, control connections | nothing |
+//! | `session N`, one a processor | its sessions, from admission to close, and their timers | nothing |
+//! | `lookup N`, 16 | a session's question about names, rules, users | tables, the parent for a .forward |
+//! | `commit N`, 16 | a message on its way to the disk | the disk |
 //! | resolver | queries under way, the cache | nothing |
 //! | runner | the scheduler, the agents' queues | the disk |
 //! | scan | the walk over the spool at start | the disk |
@@ -60,8 +62,8 @@
 //! | log | the sink | syslog |
 //!
 //! One thread owns each changing structure; what travels between them does so over bounded
-//! channels. The few locks (queue's names, the privsep client's calls, tables) are leaves: no
-//! other lock is taken under one.
+//! channels. The few locks (queue's names, the privsep client's calls, tables, the workers'
+//! letters, the count of sessions) are leaves: no other lock is taken under one.
 //!
 //! # Invariants
 //!

@@ -9,28 +9,69 @@ use mio::event::Source as EventSource;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 
-use crate::session::Next;
+use crate::session::Session;
 
+use super::limits::Limits;
+use super::millis;
 use super::source::Source;
 
 /// A connection. Parked, it keeps only bytes that are not yet digested or not yet taken.
-pub(super) struct Conn<T> {
+pub(super) struct Conn {
     pub(super) stream: Stream,
-    /// `None` once it is closed.
-    pub(super) session: Option<T>,
-    /// What the session waits for.
-    pub(super) next: Next,
-    /// Read, and left over by the session: a line that is not complete.
+    pub(super) session: Session,
+    /// What it goes on with.
+    pub(super) wants: Wants,
+    /// Read, and left over by the session: a line that is not complete, or what came behind a
+    /// question.
     pub(super) input: Vec<u8>,
     /// Replies the peer has not taken yet.
     pub(super) output: Vec<u8>,
     /// Who is counted for it.
     pub(super) source: Source,
-    pub(super) registered: bool,
+    /// The socket may have something to read.
+    pub(super) readable: bool,
+    /// Nothing comes behind what there is to read.
+    pub(super) ended: bool,
+    /// The socket took less than it was given, and will say when it takes more.
+    pub(super) clogged: bool,
+    /// It is in line for its turn.
+    pub(super) in_line: bool,
+    /// The number of its last question.
+    pub(super) question: u32,
+    /// When somebody must look at it.
+    pub(super) deadline_ms: u64,
     pub(super) progress: Progress,
+    /// When the peer has been silent for too long.
+    silent_ms: u64,
+    /// When the peer has achieved nothing for too long.
+    stalled_ms: u64,
 }
 
-/// What moved while a worker had the connection.
+/// What a connection goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// Its session begins.
+    Open,
+    /// Bytes of its peer.
+    Input,
+    /// Nothing: its session goes on with the input that is left over.
+    Turn,
+    /// An answer to the session's question, which may be given up.
+    Answer,
+    /// An answer of those who write to the disk: a message hangs on it.
+    Disk,
+    /// Its end, when the replies are sent.
+    Close,
+}
+
+impl Wants {
+    /// Whether it must not be fed before it is answered.
+    pub(super) fn is_answer(self) -> bool {
+        matches!(self, Wants::Answer | Wants::Disk)
+    }
+}
+
+/// What moved since the deadlines were set.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
     /// A byte was read or written.
@@ -41,40 +82,63 @@ pub(super) struct Progress {
     pub(super) received_bytes: usize,
 }
 
-impl<T> Conn<T> {
-    pub(super) fn new(stream: Stream, session: T, source: Source) -> Conn<T> {
+impl Conn {
+    pub(super) fn new(stream: Stream, session: Session, source: Source) -> Conn {
         Conn {
             stream,
-            session: Some(session),
-            next: Next::Read,
+            session,
+            wants: Wants::Open,
             input: Vec::new(),
             output: Vec::new(),
             source,
-            registered: false,
+            readable: false,
+            ended: false,
+            clogged: false,
+            in_line: false,
+            question: 0,
+            deadline_ms: 0,
             progress: Progress::default(),
+            silent_ms: 0,
+            stalled_ms: 0,
         }
     }
 
-    /// Waits in the event loop. Registering again looks at the socket again, so nothing that
-    /// happened while the connection was away is lost.
-    pub(super) fn park(
+    /// Sets the deadline after what has moved: from now on it waits for its peer.
+    pub(super) fn wait_for_peer(&mut self, now_ms: u64, limits: &Limits) {
+        let progress = std::mem::take(&mut self.progress);
+        let is_first_time = self.silent_ms == 0;
+        if progress.moved || is_first_time {
+            self.silent_ms = now_ms + millis(limits.inactivity);
+        }
+        if progress.replied || is_first_time || progress.received_bytes >= limits.stall_bytes {
+            self.stalled_ms = now_ms + millis(limits.stall);
+        } else {
+            self.progress.received_bytes = progress.received_bytes;
+        }
+        self.deadline_ms = self.silent_ms.min(self.stalled_ms);
+    }
+
+    /// Puts the socket into a worker's poll.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.stream, token, Interest::READABLE)
+    }
+
+    /// Waits for other events from now on. This looks at the socket again, so that nothing that
+    /// has happened meanwhile is lost.
+    pub(super) fn watch(
         &mut self,
         registry: &Registry,
         token: Token,
         interest: Interest,
     ) -> io::Result<()> {
-        if self.registered {
-            match registry.reregister(&mut self.stream, token, interest) {
-                // Over poll(2), mio has taken out a socket whose peer is gone.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let _ = registry.deregister(&mut self.stream);
-                }
-                result => return result,
+        match registry.reregister(&mut self.stream, token, interest) {
+            // Over poll(2), mio has taken out a socket whose peer is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let _ = registry.deregister(&mut self.stream);
+                registry.register(&mut self.stream, token, interest)
             }
+            result => result,
         }
-        registry.register(&mut self.stream, token, interest)?;
-        self.registered = true;
-        Ok(())
     }
 }
 
@@ -83,7 +147,6 @@ pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
-
 impl Stream {
     /// Says that nothing more will be sent.
     pub(super) fn finish(&self) {

@@ -26,8 +26,10 @@ pub struct Limits {
     pub descriptor_reserve: usize,
     /// Connections taken from one listener before the loop looks at something else.
     pub accept_burst: usize,
-    /// Turns of reading and writing before a worker passes a busy session to the end of the queue.
+    /// Turns of reading and writing before a worker passes a busy session to the end of its line.
     pub turns: usize,
+    /// Time after which it does the same.
+    pub slice: Duration,
     /// Bytes read in one turn.
     pub read_bytes: usize,
     /// How long a peer may be silent, or take nothing.
@@ -38,6 +40,10 @@ pub struct Limits {
     pub stall_bytes: usize,
     /// How long the banner waits for the peer's name.
     pub resolve: Duration,
+    /// How long a session waits for tables, rules and users before the client is refused.
+    pub lookup: Duration,
+    /// How long it waits for the disk.
+    pub store: Duration,
     /// How long a control client may take to finish a frame or to read an answer.
     pub frame: Duration,
     /// How long a control client may be silent between frames.
@@ -80,11 +86,14 @@ impl Default for Limits {
             descriptor_reserve: 5,
             accept_burst: 64,
             turns: 16,
+            slice: Duration::from_millis(5),
             read_bytes: 64 * 1024,
             inactivity: Duration::from_secs(300),
             stall: Duration::from_secs(3600),
             stall_bytes: 64 * 1024,
             resolve: Duration::from_secs(5),
+            lookup: Duration::from_secs(60),
+            store: Duration::from_secs(300),
             frame: Duration::from_secs(30),
             control_idle: Duration::from_secs(300),
             retry: Duration::from_secs(1),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::Sender;
 
 use crate::control::Answer;
-use crate::dns::{Bell, Reverse};
+use crate::dns::Bell;
 
 use super::slab::ConnId;
 
@@ -22,7 +22,6 @@ pub struct Mailbox {
 /// What is said about one connection.
 pub(super) enum Letter {
     Answer(ConnId, Answer),
-    Resolved(ConnId, Reverse),
 }
 
 /// What is wished of the whole loop. Kept apart from the letters so that a full channel, or a
@@ -38,14 +37,6 @@ impl Mailbox {
     /// not to be called from the loop itself.
     pub fn answer(&self, conn: ConnId, answer: Answer) {
         if self.letters.send(Letter::Answer(conn, answer)).is_ok() {
-            self.bell.ring();
-        }
-    }
-
-    /// The name of a connection's peer. Never waits: without it the banner goes out when the time
-    /// for the name is over.
-    pub fn resolved(&self, conn: ConnId, name: Reverse) {
-        if self.letters.try_send(Letter::Resolved(conn, name)).is_ok() {
             self.bell.ring();
         }
     }

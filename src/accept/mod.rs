@@ -1,22 +1,22 @@
-//! The only event loop: listening sockets in, sessions handed to fixed workers.
+//! Sockets: who is let in, and the workers that own sessions from then on.
 //!
-//! A session is a value. The loop owns it while it is *parked*: waiting for its peer, or for the
-//! name of its peer. When there is something to do, the value travels over a bounded channel to
-//! one of a fixed number of worker threads, which reads, lets the session answer, writes, and
-//! sends it back the moment the socket would block. So no lock surrounds a session, and ten
-//! thousand slow clients cost memory, not threads.
+//! One loop has the listening sockets and the control socket. A connection that it lets in goes to
+//! one of a fixed number of workers, and stays there until it is closed: a worker is a thread with a
+//! poll, timers and a table of sessions of its own. No lock surrounds a session, and ten thousand
+//! slow clients cost memory, not threads.
 //!
 //! ```text
-//! listener → admission → name of the peer → [parked] ⇄ worker → closed
-//!                                               ↑
-//! control socket → frames → Ask::Submit ────────┘     other asks → Host
+//! listener → admission → worker: socket ⇄ session → closed
+//!                          ↑        │ question
+//!                          │        ├→ resolver                     names
+//!                          │        ├→ lookup threads               rules, tables, users
+//!                          └ answer └→ commit threads               the disk
+//! control socket → frames → Ask::Submit → worker      other asks → Host
 //! ```
 //!
-//! Workers are of two groups, [`Lane`]: those that take message data wait for the disk most of the
-//! time, and are many so that commits share syncs; greetings and commands have workers of their
-//! own and do not wait behind them.
-//!
-//! Promises: the loop never blocks and never runs SMTP; every buffer, table and wait has a bound
+//! Promises: neither the loop nor a worker waits for anything but events; what may wait for somebody
+//! else is a question to a bounded group of threads, and its session is parked until it is answered
+//! or the time for the answer is over, which is a 4xx. Every buffer, table and wait has a bound
 //! in [`Limits`]; whatever comes over the control socket costs its sender the connection at most.
 //! When descriptors or sessions run out the listeners are taken out of the loop, with a line in
 //! the log, until there is room again. A parked session keeps only what it has not digested, and
@@ -24,7 +24,8 @@
 //!
 //! Time-outs: a peer that neither sends nor takes a byte for [`Limits::inactivity`] is told so
 //! and dropped; so is one that keeps moving bytes but earns no reply and sends less than
-//! [`Limits::stall_bytes`] in [`Limits::stall`]. No time runs while we are busy for the peer.
+//! [`Limits::stall_bytes`] in [`Limits::stall`]. No time of the peer's runs while we are busy for it.
+//! A peer that hangs up while its session waits for an answer is noticed when that has come.
 
 #![forbid(unsafe_code)]
 
@@ -32,19 +33,21 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::control::{Answer, Ask};
 use crate::dns;
-use crate::mail::{Peer, SessionId};
-use crate::session::{self, Disconnect, Listening, Next, Services, Session};
+use crate::session::{Listening, Services};
 use crate::util::Live;
 
+mod census;
 mod conn;
 mod control;
 mod event_loop;
 mod gate;
 mod limits;
 mod mailbox;
+mod pool;
 mod slab;
 mod source;
 mod timers;
@@ -58,97 +61,6 @@ pub use limits::Limits;
 pub use mailbox::Mailbox;
 pub use slab::ConnId;
 
-/// What the loop and its workers need of a session. Output is appended; input is taken from the
-/// front, and what stays comes back with the next bytes.
-pub trait Conversation: Send + Sized + 'static {
-    /// What a session knows of its listener.
-    type Listening: Send + Sync + 'static;
-
-    /// A session that has said nothing yet.
-    fn new(id: SessionId, listening: Arc<Self::Listening>, peer: Peer) -> Self;
-    /// The peer has connected to this address of ours.
-    fn reached(&mut self, ours: Peer);
-    /// Begins; the banner comes when the peer's name has been asked for.
-    fn open(&mut self, out: &mut Vec<u8>) -> Next;
-    /// Goes on after an answer.
-    fn answered(
-        &mut self,
-        answer: session::Answer,
-        input: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-        world: &dyn Services,
-    ) -> Next;
-    /// Digests what has arrived.
-    fn receive(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>, world: &dyn Services) -> Next;
-    /// Which workers it needs for what comes next.
-    fn lane(&self) -> Lane;
-    /// Says goodbye to a peer that has been silent for too long.
-    fn timeout(&mut self, out: &mut Vec<u8>);
-    /// Says goodbye because the service ends.
-    fn shutdown(&mut self, out: &mut Vec<u8>);
-    /// Ends.
-    fn close(self, why: Disconnect);
-}
-
-/// Groups of workers. A disk that is slow to make messages durable must not keep those waiting who
-/// only want a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// Greetings and commands.
-    Talk,
-    /// Message data, up to its commit.
-    Mail,
-}
-
-impl Conversation for Session {
-    type Listening = Listening;
-
-    fn new(id: SessionId, listening: Arc<Listening>, peer: Peer) -> Session {
-        Session::new(id, listening, peer)
-    }
-
-    fn reached(&mut self, ours: Peer) {
-        Session::reached(self, ours);
-    }
-
-    fn open(&mut self, out: &mut Vec<u8>) -> Next {
-        Session::open(self, out)
-    }
-
-    fn answered(
-        &mut self,
-        answer: session::Answer,
-        input: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-        world: &dyn Services,
-    ) -> Next {
-        Session::answered(self, answer, input, out, world)
-    }
-
-    fn receive(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>, world: &dyn Services) -> Next {
-        Session::receive(self, input, out, world)
-    }
-
-    fn lane(&self) -> Lane {
-        match self.is_receiving_data() {
-            true => Lane::Mail,
-            false => Lane::Talk,
-        }
-    }
-
-    fn timeout(&mut self, out: &mut Vec<u8>) {
-        Session::timeout(self, out);
-    }
-
-    fn shutdown(&mut self, out: &mut Vec<u8>) {
-        Session::shutdown(self, out);
-    }
-
-    fn close(self, why: Disconnect) {
-        Session::close(self, why);
-    }
-}
-
 /// Who answers what the control socket is asked, apart from `Ask::Submit`. It must check the
 /// caller's `uid`: any local user may ask.
 pub trait Host: Send {
@@ -158,21 +70,20 @@ pub trait Host: Send {
 }
 
 /// What the event loop runs with.
-pub struct Setup<T: Conversation> {
+pub struct Setup {
     /// Bound and listening TCP sockets, and what their sessions know of them.
-    pub listeners: Vec<(TcpListener, Live<T::Listening>)>,
+    pub listeners: Vec<(TcpListener, Live<Listening>)>,
     /// The control socket, bound and listening.
     pub control: UnixListener,
     /// What sessions that come over the control socket know of it.
-    pub socket: Live<T::Listening>,
+    pub socket: Live<Listening>,
     /// What sessions call.
     pub services: Arc<dyn Services>,
     /// Who answers smtpctl(8).
     pub host: Box<dyn Host>,
     /// Finds the names of clients.
     pub resolver: dns::Handle,
-    /// Worker threads that talk; 0 for twice the number of processors, at least 4. Those that
-    /// take mail come on top.
+    /// Workers; 0 for the number of processors.
     pub workers: usize,
     /// The user this instance belongs to; it may always connect to the control socket, as root may.
     pub own_uid: u32,
@@ -183,4 +94,8 @@ pub struct Setup<T: Conversation> {
 /// An event loop that does not run yet, and the way to reach it.
 pub fn new() -> io::Result<(Acceptor, Mailbox)> {
     Acceptor::new()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }

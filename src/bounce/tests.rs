@@ -575,6 +575,7 @@ impl Services for House {
         self.facts.lock().unwrap().push(facts.clone());
         self.answer.lock().unwrap().clone()
     }
+    fn withdraw(&self, _: Committed) {}
     fn committed(&self, message: Committed) {
         self.committed.lock().unwrap().push(message);
     }

@@ -4,7 +4,7 @@
 //! meets a registration in another thread, and a ring must not be lost.
 
 use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
@@ -14,6 +14,8 @@ pub(crate) struct Bell {
     cord: UnixStream,
     clapper: UnixStream,
     rung: AtomicBool,
+    /// Rings that were noticed and whose bytes are not read yet.
+    unread: AtomicUsize,
 }
 
 impl Bell {
@@ -25,12 +27,13 @@ impl Bell {
             cord,
             clapper,
             rung: AtomicBool::new(false),
+            unread: AtomicUsize::new(0),
         })
     }
 
     /// Wakes the loop, unless a ring that it has not taken notice of yet will.
     pub(crate) fn ring(&self) {
-        // One byte at a time: the socket cannot be full.
+        // A few bytes at a time: the socket cannot be full.
         if !self.rung.swap(true, Ordering::AcqRel) && (&self.cord).write(&[0]).is_err() {
             self.rung.store(false, Ordering::Release);
         }
@@ -39,8 +42,17 @@ impl Bell {
     /// The loop, woken by the token, takes notice. What was left in a channel before the ring is
     /// now visible; what is left there from now on rings again.
     pub(crate) fn hush(&self) {
-        let mut bytes = [0; 8];
-        while matches!((&self.clapper).read(&mut bytes), Ok(count) if count > 0) {}
+        // With kqueue and epoll each byte is an event of its own, read or not, and a few may lie
+        // there. Over poll(2), mio brings no other event before a read has found nothing.
+        let unread = self.unread.fetch_add(1, Ordering::Relaxed) + 1;
+        if unread >= UNREAD || cfg!(mio_unsupported_force_poll_poll) {
+            self.unread.store(0, Ordering::Relaxed);
+            let mut bytes = [0; 2 * UNREAD];
+            while matches!((&self.clapper).read(&mut bytes), Ok(count) if count > 0) {}
+        }
         self.rung.swap(false, Ordering::AcqRel);
     }
 }
+
+/// So many bytes may lie in the socket.
+const UNREAD: usize = 32;

@@ -30,7 +30,6 @@ use crate::deliver::relay;
 use crate::dns;
 use crate::log;
 use crate::runner;
-use crate::session::Session;
 use crate::sys::{random, user};
 
 pub use start::Startup;
@@ -117,7 +116,7 @@ fn serve(startup: Startup) -> Result<(), String> {
     }
     client.ready().map_err(said("parent"))?;
     acceptor
-        .run::<Session>(accept::Setup {
+        .run(accept::Setup {
             listeners,
             control: startup.control,
             socket,

@@ -53,6 +53,14 @@ impl session::Services for Services {
         self.runner.try_committed(message)
     }
 
+    fn withdraw(&self, message: Committed) {
+        for envelope in message.into_envelopes() {
+            if let Err(error) = self.queue.remove(envelope.id) {
+                log::warn(format_args!("withdraw {}: {error}", envelope.id));
+            }
+        }
+    }
+
     fn committed(&self, message: Committed) {
         self.runner.committed(message);
     }

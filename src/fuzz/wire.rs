@@ -168,6 +168,7 @@ impl Services for World {
         }])
     }
 
+    fn withdraw(&self, _: Committed) {}
     fn committed(&self, message: Committed) {
         assert!(!message.envelopes().is_empty());
     }

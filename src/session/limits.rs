@@ -4,6 +4,8 @@
 
 /// Replies waiting to be sent, in bytes, above which no further command is read.
 pub const OUT_HIGH_WATER: usize = 64 * 1024;
+/// Commands of one group that are done before others have their turn.
+pub const COMMANDS_AT_A_TIME: usize = 100;
 /// Bytes of input without LF at which a line is too long.
 pub const LINE_TOO_LONG: usize = 65535;
 /// The longest command, without its line end.

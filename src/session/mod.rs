@@ -30,14 +30,17 @@ use crate::log::{self, Trace};
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::smtp::Reply;
-use crate::transaction::{Completion, Protocol};
+use crate::transaction::{Completion, Protocol, Writing};
 use crate::util::{Line, Timestamp};
 
 pub use command::{bad_recipient, bad_sender, recipient_reply};
 pub use event::{Event, Maillog, Observer};
 pub use question::{Answer, Lookup, Question, Store};
 
-use limits::{LINE_TOO_LONG, MAX_BAD_COMMANDS, MAX_COMMAND, MAX_IDLE_COMMANDS, OUT_HIGH_WATER};
+use limits::{
+    COMMANDS_AT_A_TIME, LINE_TOO_LONG, MAX_BAD_COMMANDS, MAX_COMMAND, MAX_IDLE_COMMANDS,
+    OUT_HIGH_WATER,
+};
 use question::Waits;
 use state::{Greeting, State};
 
@@ -64,6 +67,9 @@ pub trait Services: Send + Sync {
     }
     /// Tells the runner of a durable message. Waits while the runner is behind.
     fn committed(&self, message: Committed);
+    /// Takes a durable message back, whose client was told before that it is refused. Waits for
+    /// the disk.
+    fn withdraw(&self, message: Committed);
 }
 
 /// What sessions of one listener have in common.
@@ -167,6 +173,8 @@ pub struct Session {
     state: State,
     /// What it has asked and not been told yet.
     waits: Option<Box<Waits>>,
+    /// What there was of a message when the session was given up.
+    unfinished: Option<Box<Writing>>,
     /// Bytes at the start of the input that hold no LF.
     scanned: usize,
     messages: usize,
@@ -189,6 +197,7 @@ impl Session {
             greeting: None,
             state: State::New,
             waits: None,
+            unfinished: None,
             scanned: 0,
             messages: 0,
             bad_commands: 0,
@@ -221,30 +230,31 @@ impl Session {
         self.fcrdns
     }
 
-    /// Whether the client's next bytes are a message's, which may end in its commit.
-    pub fn is_receiving_data(&self) -> bool {
-        matches!(self.state, State::Data(_))
-    }
-
     /// Uses as much of `input` as it can and removes that, appends replies to `out`. It stops
-    /// early when `out` holds more than [`limits::OUT_HIGH_WATER`] bytes, and when it asks. Before
-    /// the banner, and while it waits for an answer, nothing is used.
+    /// early when `out` holds more than [`limits::OUT_HIGH_WATER`] bytes, after
+    /// [`limits::COMMANDS_AT_A_TIME`], and when it asks. Before the banner, and while it waits for
+    /// an answer, nothing is used.
     pub fn receive(
         &mut self,
         input: &mut Vec<u8>,
         out: &mut Vec<u8>,
         world: &dyn Services,
     ) -> Next {
-        let mut used = 0;
+        let (mut used, mut commands) = (0, 0);
         let next = loop {
             let rest = input.get(used..).unwrap_or_default();
             let taken = match self.state {
                 _ if self.waits.is_some() => break Next::Wait,
-                State::New => break Next::Read,
+                State::New | State::Connected => break Next::Read,
                 State::Closing => break Next::Close,
-                _ if out.len() > OUT_HIGH_WATER => break Next::Flush,
+                _ if out.len() > OUT_HIGH_WATER || commands == COMMANDS_AT_A_TIME => {
+                    break Next::Flush;
+                }
                 State::Data(_) => self.take_data(rest, out),
-                _ => self.take_line(rest, out, world),
+                _ => {
+                    commands += 1;
+                    self.take_line(rest, out, world)
+                }
             };
             match taken {
                 Taken::Nothing => break Next::Read,
@@ -331,13 +341,14 @@ impl Session {
         self.give_up(Reply::new(421, "4.3.2 Service shutting down"), out);
     }
 
-    /// The connection is over. An open transaction is rolled back.
-    pub fn close(mut self, why: Disconnect) {
-        if let State::New = self.state {
-            return;
+    /// The connection is over. An open transaction is rolled back: what there is of its message is
+    /// given back, to be dropped by somebody who may wait for the disk.
+    pub fn close(mut self, why: Disconnect) -> Option<Box<Writing>> {
+        if !matches!(self.state, State::New) {
+            self.end_transaction();
+            self.tell(&Event::Disconnected(&why));
         }
-        self.end_transaction();
-        self.tell(&Event::Disconnected(&why));
+        self.unfinished
     }
 
     /// Takes one command line off the front of `rest`, if there is a whole one.
@@ -411,9 +422,12 @@ impl Session {
 
     /// Leaves a transaction that may be open, which rolls it back.
     fn end_transaction(&mut self) {
-        let msgid = match &self.state {
+        let msgid = match &mut self.state {
             State::Mail(transaction) => transaction.msgid(),
-            State::Data(data) => data.msgid,
+            State::Data(data) => {
+                self.unfinished = data.writing.take();
+                data.msgid
+            }
             _ => return,
         };
         self.state = State::Identified;

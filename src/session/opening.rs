@@ -86,6 +86,7 @@ impl Session {
     }
 
     fn named(&mut self) -> Stage {
+        self.state = State::Connected;
         self.tell(&Event::Connected);
         Stage::ServerName
     }

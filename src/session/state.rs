@@ -8,8 +8,10 @@ use crate::util::Line;
 
 /// The state of a session. What it has asked meanwhile is in `Session::waits`.
 pub enum State {
-    /// In its opening: the client has heard nothing yet.
+    /// In its opening: the client has heard nothing yet, and nobody of it.
     New,
+    /// In its opening, and observers have heard of the client.
+    Connected,
     /// Banner sent.
     Greeted,
     /// HELO or EHLO done, no transaction.

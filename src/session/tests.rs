@@ -19,6 +19,8 @@ use crate::util::dice::Dice;
 
 use super::*;
 
+mod chance;
+
 /// A queue that can fail, rules for a few recipients, a clock that stands still.
 struct World {
     store: Arc<Failing>,
@@ -152,6 +154,7 @@ impl Services for World {
         known.then(|| line("other.example.org"))
     }
 
+    fn withdraw(&self, _: Committed) {}
     fn committed(&self, message: Committed) {
         self.committed.lock().unwrap().push(message.msgid());
     }

@@ -1,5 +1,6 @@
 //! Random bytes from the kernel.
 
+use std::cell::RefCell;
 use std::io;
 
 use super::errno::cvt;
@@ -15,11 +16,26 @@ pub fn fill(buffer: &mut [u8]) -> io::Result<()> {
 }
 
 /// A random number. The kernel's generator does not fail once the system is up; if it does, there
-/// is no safe way to go on and the process ends.
+/// is no safe way to go on and the process ends. Each thread fetches some numbers at a time, and
+/// gives each away once; a process that forks executes another program.
 pub fn number_u64() -> u64 {
-    let mut bytes = [0; 8];
-    fill(&mut bytes).expect("getentropy(2) fails only for bad arguments");
-    u64::from_ne_bytes(bytes)
+    STOCK.with_borrow_mut(|stock| {
+        if let Some(number) = stock.pop() {
+            return number;
+        }
+        let mut bytes = [0; 8 * NUMBERS];
+        fill(&mut bytes).expect("getentropy(2) fails only for bad arguments");
+        let (numbers, _) = bytes.as_chunks();
+        stock.extend(numbers.iter().map(|number| u64::from_ne_bytes(*number)));
+        stock.pop().expect("it has just been filled")
+    })
+}
+
+/// Numbers fetched at a time.
+const NUMBERS: usize = 16;
+
+thread_local! {
+    static STOCK: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A random number; see [`number_u64`].

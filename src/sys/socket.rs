@@ -5,6 +5,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::errno::cvt;
 
+/// Whether mio's events are those of kqueue or epoll: a read that fills less than its buffer has
+/// emptied the socket, and whatever comes later is another event; and a descriptor that is closed
+/// brings none. Over poll(2), mio keeps the list itself, and brings no other event before a read
+/// has found nothing.
+pub const EVENTS_ARE_THE_SYSTEMS: bool = cfg!(not(mio_unsupported_force_poll_poll));
+
 /// The effective user id of the process at the other end of a connected unix socket, as it was
 /// when that end connected.
 #[cfg(target_os = "linux")]
@@ -41,6 +47,22 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: both pointers are valid for the call.
     cvt(unsafe { libc::getpeereid(socket.as_raw_fd(), &mut uid, &mut gid) })?;
     Ok(uid)
+}
+
+/// Lets a TCP socket send what it has at once. Connections inherit it from the socket that listens.
+pub fn set_nodelay(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: `on` is readable for its size, which is given.
+    cvt(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
 }
 
 /// The name of the network interface with this index, for the zone of a link-local address.

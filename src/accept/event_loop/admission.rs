@@ -6,17 +6,18 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use mio::net::TcpStream;
 
-use crate::accept::Conversation;
 use crate::accept::conn::{Conn, Stream};
+use crate::accept::millis;
 use crate::accept::source::{Entry, Source};
 use crate::log::{self, stat};
 use crate::mail::{Peer, SessionId};
+use crate::session::Session;
 use crate::sys::errno::strerror;
 use crate::sys::{descriptors, random, socket};
 
-use super::{EventLoop, millis};
+use super::EventLoop;
 
-impl<T: Conversation> EventLoop<T> {
+impl EventLoop {
     pub(super) fn accept_sessions(&mut self) {
         if self.mailbox.paused() {
             // The gate follows before the loop sleeps.
@@ -26,6 +27,7 @@ impl<T: Conversation> EventLoop<T> {
         while let Some(index) = self.smtp.next_ready(from) {
             from = index + 1;
             if let Err(why) = self.accept_burst(index) {
+                self.census.await_room();
                 if self.smtp.shut(self.now_ms + millis(self.limits.retry)) {
                     log::warn(format_args!("Disabling incoming SMTP connections: {why}"));
                 }
@@ -60,7 +62,7 @@ impl<T: Conversation> EventLoop<T> {
     }
 
     fn has_room(&self) -> bool {
-        self.sessions < self.limits.sessions
+        self.census.sessions() < self.limits.sessions
     }
 
     /// Makes a session of a connection, or refuses it. An error says that descriptors are used up.
@@ -79,7 +81,7 @@ impl<T: Conversation> EventLoop<T> {
             Source::Loopback => self.limits.sessions_per_loopback,
             _ => self.limits.sessions_per_source,
         };
-        match self.sources.enter(source, limit) {
+        match self.census.enter(source, limit) {
             Entry::Counted => {}
             refused => {
                 if refused == Entry::RefusedFirst {
@@ -90,26 +92,17 @@ impl<T: Conversation> EventLoop<T> {
                 return Ok(());
             }
         }
-        // Replies are written whole; waiting for more to send would only add to round trips.
-        let _ = stream.set_nodelay(true);
         match address {
             SocketAddr::V4(_) => stat::SMTP_SESSION_INET4.inc(),
             SocketAddr::V6(_) => stat::SMTP_SESSION_INET6.inc(),
         }
-        let mut session = T::new(
-            self.ids.next(),
-            self.listening[listener].get(),
-            peer(address),
-        );
-        if let Ok(ours) = stream.local_addr() {
+        let listening = self.listening[listener].get();
+        let is_named_by_address = listening.hostnames.is_some();
+        let mut session = Session::new(self.ids.next(), listening, peer(address));
+        if is_named_by_address && let Ok(ours) = stream.local_addr() {
             session.reached(peer(ours));
         }
-        let id = self.sit(Conn::new(Stream::Tcp(stream), session, source));
-        let mailbox = self.mailbox.clone();
-        self.resolver.reverse(
-            address.ip().to_canonical(),
-            Box::new(move |name| mailbox.resolved(id, name)),
-        );
+        self.hand_over(Conn::new(Stream::Tcp(stream), session, source));
         Ok(())
     }
 
@@ -147,7 +140,7 @@ impl<T: Conversation> EventLoop<T> {
 
     /// Whether so many sessions are gone that opening is worth two lines in the log.
     pub(super) fn has_slack(&self) -> bool {
-        self.sessions + self.limits.sessions / 20 < self.limits.sessions
+        self.census.sessions() + self.limits.sessions / 20 < self.limits.sessions
     }
 
     /// Whether there is more than the reserve.

@@ -7,20 +7,20 @@ use std::time::Duration;
 use mio::Interest;
 use mio::net::UnixStream;
 
-use crate::accept::Conversation;
 use crate::accept::conn::{Conn, Stream};
 use crate::accept::control::{Client, Step};
+use crate::accept::millis;
 use crate::accept::slab::ConnId;
 use crate::accept::source::{Entry, Source};
-use crate::accept::worker::Work;
 use crate::control::{Answer, Ask, server};
 use crate::log::{self, stat};
 use crate::mail::Peer;
+use crate::session::Session;
 use crate::sys::socket;
 
-use super::{EventLoop, Row, millis};
+use super::{EventLoop, Seat};
 
-impl<T: Conversation> EventLoop<T> {
+impl EventLoop {
     pub(super) fn accept_controls(&mut self) {
         if self.control.next_ready(0).is_none() {
             return;
@@ -58,7 +58,7 @@ impl<T: Conversation> EventLoop<T> {
             return;
         };
         let privileged = uid == 0 || uid == self.own_uid;
-        let limit = if !privileged && self.controls >= self.limits.controls {
+        let limit = if !privileged && self.clients.len() >= self.limits.controls {
             0
         } else {
             self.limits.controls_per_uid
@@ -73,16 +73,18 @@ impl<T: Conversation> EventLoop<T> {
             }
             Entry::Refused => return,
         }
-        self.controls += 1;
         stat::CONTROL_SESSION.inc();
-        let client = Box::new(Client::new(stream, uid));
-        let id = self.rows.insert(Row::Control(client, u64::MAX));
+        let id = self.clients.insert(Seat {
+            client: Box::new(Client::new(stream, uid)),
+            deadline_ms: u64::MAX,
+        });
         let token = self.token(id.index());
-        if let Some(Row::Control(client, _)) = self.rows.get_mut(id.index()) {
-            let registered =
-                self.poll
-                    .registry()
-                    .register(&mut client.stream, token, Interest::READABLE);
+        if let Some(seat) = self.clients.get_mut(id.index()) {
+            let stream = &mut seat.client.stream;
+            let registered = self
+                .poll
+                .registry()
+                .register(stream, token, Interest::READABLE);
             match registered {
                 Ok(()) => self.serve(id.index()),
                 Err(_) => self.hang_up(id.index()),
@@ -94,9 +96,10 @@ impl<T: Conversation> EventLoop<T> {
     pub(super) fn serve(&mut self, index: usize) {
         // A client may send many questions at once; others come in between.
         for _ in 0..ASKS_PER_TURN {
-            let Some(Row::Control(client, _)) = self.rows.get_mut(index) else {
+            let Some(seat) = self.clients.get_mut(index) else {
                 return;
             };
+            let client = &mut seat.client;
             match client.step(&self.limits) {
                 Step::Ask(Ask::Submit) => {
                     if self.submit(index) {
@@ -105,14 +108,14 @@ impl<T: Conversation> EventLoop<T> {
                 }
                 Step::Ask(ask) => {
                     let uid = client.uid;
-                    let Some(id) = self.rows.id(index) else {
+                    let Some(id) = self.clients.id(index) else {
                         return;
                     };
                     let Some(answer) = self.host.ask(id, uid, ask) else {
                         return;
                     };
-                    if let Some(Row::Control(client, _)) = self.rows.get_mut(index) {
-                        client.answer(&answer);
+                    if let Some(seat) = self.clients.get_mut(index) {
+                        seat.client.answer(&answer);
                     }
                 }
                 Step::Read(patience) => {
@@ -144,16 +147,16 @@ impl<T: Conversation> EventLoop<T> {
     fn park_control(&mut self, index: usize, patience: Duration, interest: Interest) {
         let token = self.token(index);
         let at_ms = self.now_ms + millis(patience);
-        let Some(Row::Control(client, deadline_ms)) = self.rows.get_mut(index) else {
+        let Some(seat) = self.clients.get_mut(index) else {
             return;
         };
-        if client.has_advanced() {
-            *deadline_ms = at_ms;
+        if seat.client.has_advanced() {
+            seat.deadline_ms = at_ms;
         }
-        self.timers.set(index, *deadline_ms);
+        self.timers.set(index, seat.deadline_ms);
         let registry = self.poll.registry();
         if registry
-            .reregister(&mut client.stream, token, interest)
+            .reregister(&mut seat.client.stream, token, interest)
             .is_err()
         {
             self.hang_up(index);
@@ -161,23 +164,24 @@ impl<T: Conversation> EventLoop<T> {
     }
 
     pub(super) fn answer(&mut self, id: ConnId, answer: &Answer) {
-        if let Some(Row::Control(client, _)) = self.rows.find(id)
-            && client.waits()
+        if let Some(seat) = self.clients.find(id)
+            && seat.client.waits()
         {
-            client.answer(answer);
+            seat.client.answer(answer);
             self.serve(id.index());
         }
     }
 
     /// Makes a session of a control connection, if that may be. False when it stays what it is.
     fn submit(&mut self, index: usize) -> bool {
-        let Some(Row::Control(client, _)) = self.rows.get_mut(index) else {
+        let Some(seat) = self.clients.get_mut(index) else {
             return true;
         };
+        let client = &mut seat.client;
         let source = Source::User(client.uid);
         let refusal = if self.mailbox.paused() {
             Some("smtp is paused")
-        } else if self.sources.enter(source, self.limits.sessions_per_uid) != Entry::Counted {
+        } else if self.census.enter(source, self.limits.sessions_per_uid) != Entry::Counted {
             Some("too many sessions of this user")
         } else {
             None
@@ -190,29 +194,22 @@ impl<T: Conversation> EventLoop<T> {
         if let Some(client) = self.dismiss(index)
             && let Some((mut stream, input)) = client.into_session()
         {
-            // It gets a row, and so a token, of its own.
+            // A worker has it in its own poll from now on.
             let _ = self.poll.registry().deregister(&mut stream);
             stat::SMTP_SESSION_LOCAL.inc();
-            let session = T::new(self.ids.next(), self.socket.get(), Peer::Local);
+            let session = Session::new(self.ids.next(), self.socket.get(), Peer::Local);
             let mut conn = Conn::new(Stream::Unix(stream), session, source);
             conn.input = input;
-            let id = self.sit(conn);
-            self.put_in_line(id.index(), Work::Open(None));
+            self.hand_over(conn);
         } else {
-            self.sources.leave(source);
+            self.census.leave(source);
         }
         true
     }
 
     /// Clears the row of a control client.
     fn dismiss(&mut self, index: usize) -> Option<Box<Client>> {
-        if !matches!(self.rows.get_mut(index), Some(Row::Control(..))) {
-            return None;
-        }
-        let Some(Row::Control(client, _)) = self.rows.remove(index) else {
-            return None;
-        };
-        self.controls -= 1;
+        let Seat { client, .. } = self.clients.remove(index)?;
         self.callers.leave(client.uid);
         stat::CONTROL_SESSION.dec();
         Some(client)

@@ -1,0 +1,74 @@
+//! How many sessions there are, and whose: counted when they are let in, by the event loop, and when
+//! they are over, by their workers.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::dns::Bell;
+use crate::log::stat;
+
+use super::source::{Counts, Entry, Source};
+
+/// The count. Its lock is a leaf and is held for no longer than a look into a table takes.
+pub(super) struct Census {
+    sessions: AtomicUsize,
+    sources: Mutex<Counts<Source>>,
+    /// The event loop wants to know when somebody leaves.
+    is_awaited: AtomicBool,
+    /// Somebody has left since.
+    has_left: AtomicBool,
+    bell: Arc<Bell>,
+}
+
+impl Census {
+    /// Nobody is there; `bell` wakes the event loop.
+    pub(super) fn new(bell: Arc<Bell>) -> Census {
+        Census {
+            sessions: AtomicUsize::new(0),
+            sources: Mutex::new(Counts::new()),
+            is_awaited: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
+            bell,
+        }
+    }
+
+    /// How many sessions there are.
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Acquire)
+    }
+
+    /// Counts one more of `source`, unless there are `limit` of it.
+    pub(super) fn enter(&self, source: Source, limit: usize) -> Entry {
+        let entry = self.sources().enter(source, limit);
+        if entry == Entry::Counted {
+            self.sessions.fetch_add(1, Ordering::AcqRel);
+            stat::SMTP_SESSION.inc();
+        }
+        entry
+    }
+
+    /// One of `source` is over.
+    pub(super) fn leave(&self, source: Source) {
+        self.sources().leave(source);
+        self.sessions.fetch_sub(1, Ordering::AcqRel);
+        stat::SMTP_SESSION.dec();
+        if self.is_awaited.swap(false, Ordering::AcqRel) {
+            self.has_left.store(true, Ordering::Release);
+            self.bell.ring();
+        }
+    }
+
+    /// Rings when the next session is over; from then on [`Census::has_left`] says so.
+    pub(super) fn await_room(&self) {
+        self.is_awaited.store(true, Ordering::Release);
+    }
+
+    /// Whether a session that was waited for is over. This is said once.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left.swap(false, Ordering::AcqRel)
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Counts<Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
