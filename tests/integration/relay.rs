@@ -143,6 +143,24 @@ fn lines(daemon: &Instance, words: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn header_lines_that_are_too_long_are_folded_on_their_way() {
+    // smtpd.conf(5), DIFFERENCES; RFC 5322 §2.1.1: no line of more than 998 characters.
+    let host = Host::start(|_| None);
+    let daemon = instance(&format!("host smtp://127.0.0.1:{}", host.port));
+    let list: Vec<String> = (0..200).map(|n| format!("user{n}@example.org")).collect();
+    let list = list.join(", ");
+    let message = format!("To: {list}\n\n{}\n", "x".repeat(990));
+    daemon
+        .hello()
+        .mail("a@example.net", &["b@example.com"], message.as_bytes());
+    let taken = host.wait(1).remove(0).message;
+    let taken = String::from_utf8(taken).expect("text");
+    assert!(taken.split("\r\n").all(|line| line.len() <= 998), "{taken}");
+    let unfolded = taken.replace("\r\n ", " ");
+    assert!(unfolded.contains(&format!("\r\nTo: {list}\r\n")), "{taken}");
+}
+
+#[test]
 fn a_message_arrives_as_it_was_sent_and_the_log_tells_of_it() {
     let host = Host::start(|_| None);
     let daemon = to_host(&host);

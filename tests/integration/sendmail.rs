@@ -5,19 +5,15 @@ use crate::support::{Setup, body, field, files};
 #[test]
 fn recipients_come_from_arguments_and_header() {
     // sendmail(8), -t: To, Cc and Bcc name recipients; Bcc is not sent on.
-    let daemon = Setup::maildir().start();
+    let daemon = Setup::maildirs().start();
     let message = b"From: Alice <alice@example.net>\nTo: b1@example.org\nCc: b2@example.org\n\
                     Bcc: b3@example.org\nSubject: to all\n\n.\n..two\n8-bit \xe4\xff\n";
     let output = daemon.sendmail(["-t", "-f", "alice@example.net"], message);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let found = daemon.wait_mail(3);
-    let mut to: Vec<_> = found
-        .iter()
-        .map(|m| field(m, "Delivered-To").unwrap())
-        .collect();
-    to.sort();
-    assert_eq!(to, ["b1@example.org", "b2@example.org", "b3@example.org"]);
-    for mail in found {
+    for name in ["b1", "b2", "b3"] {
+        let mail = daemon.wait_mail_in(name, 1).remove(0);
+        let to = format!("{name}@example.org");
+        assert_eq!(field(&mail, "Delivered-To").unwrap(), to);
         assert_eq!(body(&mail), b".\n..two\n8-bit \xe4\xff\n");
         assert_eq!(field(&mail, "Bcc"), None);
         assert_eq!(field(&mail, "Return-Path").unwrap(), "<alice@example.net>");
@@ -48,19 +44,17 @@ fn unqualified_names_get_the_server_name() {
 #[test]
 fn a_message_waits_while_the_daemon_is_down() {
     // sendmail(8): without a daemon the message is stored and picked up at its start.
-    let mut daemon = Setup::maildir().start();
+    let mut daemon = Setup::maildirs().start();
     daemon.stop();
     let message = b"To: b1@example.org\nBcc: b2@example.org\nSubject: later\n\nlater\n";
     let output = daemon.sendmail(["-t", "-f", "<alice@example.net>"], message);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(files(&daemon.path().join("spool/offline")).len(), 1);
     daemon.start();
-    let found = daemon.wait_mail(2);
-    assert!(
-        found
-            .iter()
-            .all(|mail| body(mail) == b"later\n" && field(mail, "Bcc").is_none())
-    );
+    for name in ["b1", "b2"] {
+        let mail = daemon.wait_mail_in(name, 1).remove(0);
+        assert!(body(&mail) == b"later\n" && field(&mail, "Bcc").is_none());
+    }
     crate::support::wait_for("the offline file to go", || {
         files(&daemon.path().join("spool/offline")).is_empty()
     });

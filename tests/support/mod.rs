@@ -83,6 +83,15 @@ impl Setup {
         )
     }
 
+    /// The same, with a maildir for each address, named for its local part.
+    pub fn maildirs() -> Setup {
+        Setup::new(
+            "listen on 127.0.0.1 port $port\n\
+             action \"in\" maildir \"$dir/%{dest.user}\" virtual $all\n\
+             match from any for any action \"in\"\n",
+        )
+    }
+
     /// No configuration: the one that is built in, on a port of the test's own.
     pub fn built_in() -> Setup {
         Setup::new("").arg("-D").arg("port=$port")

@@ -20,6 +20,7 @@ use crate::log::maillog::{self, Bracketed, Delivery};
 use crate::log::{self, Trace};
 use crate::mail::{Envelope, EvpId, MailAddr, Outcome, Peer, Status};
 use crate::queue::Queue;
+use crate::rfc5322::folded::Folded;
 use crate::util::{Line, Timestamp};
 
 use super::Event;
@@ -236,9 +237,10 @@ impl Worker<'_> {
         };
         let msgid = first.id.msgid();
         let queue = &self.tools.queue;
-        let content = || queue.open_body(msgid);
+        let content = || queue.open_body(msgid).map(Folded::new);
         let sender = self.sender(load);
-        let (settled, untried) = match content().and_then(|body| body.size_bytes()) {
+        let size_bytes = queue.open_body(msgid).and_then(|body| body.size_bytes());
+        let (settled, untried) = match size_bytes {
             Ok(size_bytes) => {
                 let message = Message {
                     sender: sender.clone(),
