@@ -111,6 +111,7 @@ const AT_A_TIME: usize = 40;
 const AT_A_TIME_PER_OWNER: usize = 5;
 const MOST_WAITING: usize = 20_000;
 const MOST_WAITING_PER_OWNER: usize = 200;
+const MOST_FAILED: usize = 100_000;
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 const LAST_RETRY: Duration = Duration::from_secs(3600);
 /// The daemon took nothing; that may be over soon.
@@ -253,7 +254,10 @@ impl Offline {
 
     fn postpone(&mut self, name: OsString, now: Instant, wait: Duration) {
         let again = now + wait;
-        self.failed.insert(name, Failure { again, wait });
+        // A file that is not remembered is tried at every scan.
+        if self.failed.len() < MOST_FAILED || self.failed.contains_key(&name) {
+            self.failed.insert(name, Failure { again, wait });
+        }
     }
 
     /// Looks at some names of the directory; the scan begins when there is none under way.

@@ -27,8 +27,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use crate::cli::failure::Failure;
+use crate::queue::fs::is_short;
 use crate::sys::errno::strerror;
-use crate::sys::fs::sync_dir;
+use crate::sys::fs::{Room, room, sync_dir};
 use crate::sys::open::create_new;
 use crate::sys::random;
 use crate::util::Timestamp;
@@ -71,6 +72,7 @@ pub fn store(
     now: Timestamp,
     body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Failure> {
+    check_room(room(dir))?;
     let name = format!("{}.{}", now.0, random_letters());
     let hidden = dir.join(format!(".{name}"));
     let file = create(dir, &hidden).map_err(|error| {
@@ -90,6 +92,15 @@ pub fn store(
         let text = format!("{}: {}", dir.join(&name).display(), strerror(&error));
         Failure::with(sysexits::TEMPFAIL, text)
     })
+}
+
+/// What the daemon keeps free it needs for what it has accepted. A directory that cannot be asked is
+/// not there, which is told in other words.
+fn check_room(found: io::Result<Room>) -> Result<(), Failure> {
+    match found.is_ok_and(is_short) {
+        true => Err(Failure::with(sysexits::TEMPFAIL, "not enough disk space")),
+        false => Ok(()),
+    }
 }
 
 /// Reads what stands before the message.
@@ -294,6 +305,25 @@ mod tests {
             assert_eq!(rest.letter.recipients, sample().recipients[at + 1..]);
             assert_eq!(rest.message_at, opened.message_at);
         }
+    }
+
+    #[test]
+    fn nothing_is_stored_in_the_room_that_the_queue_needs() {
+        // sendmail(8), When the daemon cannot take it: a daemon that is short of space puts mail off,
+        // and its reserve is not for what it has put off.
+        let room = |free_bytes| {
+            Ok(Room {
+                total_bytes: 1 << 40,
+                free_bytes,
+                total_inodes: 0,
+                free_inodes: 0,
+            })
+        };
+        assert_eq!(check_room(room(1 << 30)), Ok(()));
+        let failure = Failure::with(75, "not enough disk space");
+        assert_eq!(check_room(room(1 << 28)), Err(failure));
+        let unknown = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(check_room(Err(unknown)), Ok(()));
     }
 
     #[test]

@@ -204,14 +204,19 @@ impl Replay<'_, '_, '_> {
                 recipients: vec![self.letter.sender.clone()],
                 ..Letter::default()
             };
-            let stream = submit::session(&self.world.paths.socket).map_err(not_now)?;
             let body = |out: &mut dyn Write| out.write_all(&text);
-            let pass = submit::submit_each(&stream, &letter, &[0], Share::Some, body);
+            let pass = submit::session(&self.world.paths.socket)
+                .map(|stream| submit::submit_each(&stream, &letter, &[0], Share::Some, body));
             let writer = String::from_utf8_lossy(&self.letter.sender).into_owned();
-            if !pass.accepted.is_empty() {
-                return Ok(format!("{what}; reported to <{writer}>"));
-            }
-            if let Some((_, why)) = pass.put_off.first() {
+            let why = match pass {
+                Ok(pass) if !pass.accepted.is_empty() => {
+                    return Ok(format!("{what}; reported to <{writer}>"));
+                }
+                Ok(pass) => pass.put_off.into_iter().next().map(|(_, why)| why),
+                Err(why) => Some(why),
+            };
+            // Where nobody can be marked, those who have it would get it again with the next try.
+            if let (Some(why), Some(_)) = (why, &self.marks) {
                 let text = format!("{what}; not yet reported to <{writer}>: {why}");
                 return Err(Failure::with(sysexits::TEMPFAIL, text));
             }

@@ -530,6 +530,18 @@ fn files_of_the_older_format_are_replayed() {
             .iter()
             .all(|(_, message)| message.is_empty())
     );
+    // Nor twice because the report has to wait: then the writer has the message.
+    const NO_REPORT: Refusals = &[
+        ("RCPT TO:<bad@x>", "550 no"),
+        ("RCPT TO:<w@x>", "451 later"),
+    ];
+    drop(daemon);
+    let daemon = Daemon::start(&root.paths.socket, NO_REPORT, |_| Answer::Ok);
+    let file = stored_file(b"-f|w@x|good@x|bad@x\nhi\n");
+    assert_eq!(replayed_file(&root, &file).unwrap_err().code, 0);
+    assert!(dead_letter(&root).unwrap().ends_with("\nhi\n\n"));
+    drop(daemon);
+    let daemon = Daemon::start(&root.paths.socket, JUDGED, |_| Answer::Ok);
     let file = stored_file(b"-f|w@x|good@x|bad@x\nhi\n");
     assert_eq!(replayed_file(&root, &file).unwrap_err().code, 0);
     assert_eq!(sessions(&daemon).concat_rcpts(), ["good@x", "bad@x", "w@x"]);

@@ -482,7 +482,7 @@ mod tests {
         // smtpctl(8): `possibilities are:`, all continuations at the place that was reached.
         assert_eq!(
             complaint(""),
-            "possibilities are:\ndiscover\npause\nresume\nshow\nlog\nmonitor\nprofile\nremove\n\
+            "possibilities are:\ndiscover\npause\nresume\nshow\nlog\nmonitor\nprofile\nreload\nremove\n\
              schedule\ntrace\nunprofile\nuntrace\nupdate\nencrypt\nspf\nexplain\n"
         );
         assert_eq!(complaint("p"), complaint(""));

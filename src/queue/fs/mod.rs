@@ -49,6 +49,7 @@ mod tests;
 
 pub use disk::{Disk, DiskFile, EachEntry, EntryKind, RealDisk};
 pub use layout::{body_path, envelope_path};
+pub use space::is_short;
 
 /// The store on disk; clones share it.
 #[derive(Clone)]

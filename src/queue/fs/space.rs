@@ -137,6 +137,11 @@ impl Space {
     }
 }
 
+/// Whether something is short, by the usual reserves.
+pub fn is_short(room: Room) -> bool {
+    headroom(room, &Options::default()).short.is_some()
+}
+
 /// What is short, if anything. File systems that report no total have no such limit.
 fn headroom(room: Room, options: &Options) -> Headroom {
     let share = |total: u64| total / 100 * options.min_free_percent;
