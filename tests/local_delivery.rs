@@ -36,13 +36,7 @@ struct Parent {
 }
 
 impl Calls for Parent {
-    fn start_mda(
-        &self,
-        job: MdaJob,
-        stdin: OwnedFd,
-        output: OwnedFd,
-        _held: Option<OwnedFd>,
-    ) -> io::Result<Pending> {
+    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
         assert!(job.is_batch(), "a plain maildir action asks for batches");
         let (done, result) = crossbeam_channel::bounded(1);
         let job = ChildJob {

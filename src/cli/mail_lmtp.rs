@@ -152,6 +152,8 @@ fn send(session: &mut Session, options: &Options) -> Result<(), Failure> {
     let message = Message {
         sender,
         size_bytes: None,
+        // It is read only once.
+        eight_bit: true,
         ret: None,
         envid: None,
         content: &content,

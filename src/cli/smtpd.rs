@@ -351,7 +351,8 @@ fn daemon(asked: Asked) -> i32 {
         }
     };
     let open = files::open_to_others(loaded.files.iter().map(Path::new));
-    let name = match built_in::is(&handover.sources) {
+    // What parses the answer of -n knows it as it is.
+    let name = match asked.check || built_in::is(&handover.sources) {
         true => None,
         false => config::name_warning(&paths.mailname),
     };

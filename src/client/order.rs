@@ -145,12 +145,12 @@ impl Timeouts {
 }
 
 /// Where the bytes of a message come from: its text as the queue keeps it, with LF line ends. It
-/// is opened once or twice for each transaction and never held whole in memory.
+/// is opened once for each transaction and never held whole in memory.
 pub trait Content {
     /// Opens it at its first byte.
     fn open(&self) -> io::Result<Box<dyn Read + '_>>;
 
-    /// Whether a byte of it is no ASCII. One that cannot be read to its end may have some.
+    /// Reads it to see whether a byte of it is no ASCII. One that cannot be read to its end may have some.
     fn is_eight_bit(&self) -> bool {
         let mut buffer = vec![0; 64 * 1024];
         let Ok(mut content) = self.open() else {
@@ -184,6 +184,8 @@ pub struct Message<'a> {
     pub sender: MailAddr,
     /// Its length as the queue keeps it: what SIZE says, and what the peer's limit is compared with.
     pub size_bytes: Option<u64>,
+    /// Whether there may be bytes in it that are no ASCII, which a peer that offers 8BITMIME is told.
+    pub eight_bit: bool,
     /// RET, for a peer that offers DSN.
     pub ret: Option<Ret>,
     /// ENVID, for a peer that offers DSN.

@@ -103,6 +103,7 @@ fn recipients(count: u32) -> Vec<Recipient> {
 
 fn message(content: &dyn Content) -> Message<'_> {
     Message {
+        eight_bit: false,
         sender: MailAddr::null(),
         size_bytes: None,
         ret: None,

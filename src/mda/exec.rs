@@ -1,16 +1,19 @@
 //! One delivery, as the recipient: the role `smtpd -x mda`.
 //!
 //! The job names a method; here it becomes either work done in this process (maildir, files of
-//! aliases, mailboxes where the system has no mail.local(8)) or a program that takes this
-//! process's place. The message comes on standard input; what goes wrong is said in one line on
-//! standard error and in the exit code.
+//! aliases, mailboxes where the system has no mail.local(8)) or a program that this process feeds.
+//! The message comes on standard input, in chunks with a mark at their end; what goes wrong is said
+//! in one line on standard error and in the exit code.
+//!
+//! A message that stops before its end mark, because the daemon has died, is not delivered: work
+//! of our own has failed, and a program is killed before it could take the end of its input for
+//! the end of the message.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,14 +21,15 @@ use crate::config::specifier::{Piece, Values, expand, expand_path, mbox_from};
 use crate::config::{Delivery, paths};
 use crate::expansion::forward_names;
 use crate::mail;
+use crate::privsep::batch::{BodyReader, CHUNK_MAX};
 use crate::privsep::forward_file::{self, Verdict};
 use crate::privsep::job::ChildJob;
 use crate::sys;
 use crate::util::Timestamp;
-use crate::util::sysexits::{CONFIG, DATAERR, NOPERM, OSERR, TEMPFAIL};
+use crate::util::sysexits::{CONFIG, DATAERR, NOPERM, OK, OSERR, TEMPFAIL};
 
 use super::maildir::{self, Draft, Junk, Target};
-use super::{Failure, batch, conclude, copy, lmtp, local, mbox, mboxfile, shell};
+use super::{Failure, batch, conclude, copy, guard, lmtp, local, mbox, mboxfile, shell};
 
 /// What a job comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,7 +40,7 @@ enum Plan {
     File { path: PathBuf, from: String },
     /// Our own mail.local.
     Mailbox { user: String, from: String },
-    /// A program in place of this one.
+    /// A program that is given the message.
     Program(Program),
 }
 
@@ -83,7 +87,7 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// Does what the job says and returns the exit code; a program that is started does not return.
+/// Does what the job says and returns the exit code.
 pub fn run(job: &ChildJob) -> i32 {
     let program = program_name(job);
     let (home, message) = match ready(job) {
@@ -97,10 +101,10 @@ pub fn run(job: &ChildJob) -> i32 {
         _ if job.job.is_batch() => return conclude(program, run_batch(job, &home, message)),
         _ => {}
     }
-    conclude(
-        program,
-        plan(job, &home).and_then(|plan| carry_out(plan, message)),
-    )
+    match plan(job, &home).and_then(|plan| carry_out(plan, message)) {
+        Ok(code) => code,
+        Err(failure) => conclude(program, Err(failure)),
+    }
 }
 
 fn ready(job: &ChildJob) -> Result<(String, File), Failure> {
@@ -206,21 +210,25 @@ fn run_batch(job: &ChildJob, home: &str, input: File) -> Result<(), Failure> {
     batch::serve(job, home, input, File::from(output))
 }
 
-fn carry_out(plan: Plan, mut message: File) -> Result<(), Failure> {
+fn carry_out(plan: Plan, input: File) -> Result<i32, Failure> {
+    if let Plan::Program(program) = &plan {
+        return guard::run(&mut command(program), input)
+            .map_err(|error| Failure::on(OSERR, &program.path, &error));
+    }
+    let message = &mut BodyReader::new(BufReader::with_capacity(CHUNK_MAX, input));
     match plan {
+        Plan::Program(_) => Ok(()),
         Plan::Maildir(target) => {
             let mut draft = Draft::new(&target)?;
-            copy(&mut message, |bytes| draft.write(bytes), TEMPFAIL)?;
+            copy(message, |bytes| draft.write(bytes), TEMPFAIL)?;
             let written = draft.finish()?;
-            maildir::settle(vec![written]).into_iter().collect()
+            maildir::settle(vec![written])
+                .into_iter()
+                .collect::<Result<(), _>>()
         }
-        Plan::File { path, from } => mboxfile::deliver(
-            &mut message,
-            &path,
-            &from,
-            Timestamp::now(),
-            mbox::LOCK_WAIT,
-        ),
+        Plan::File { path, from } => {
+            mboxfile::deliver(message, &path, &from, Timestamp::now(), mbox::LOCK_WAIT)
+        }
         Plan::Mailbox { user, from } => {
             let options = local::Options {
                 spool: local::system_spool(),
@@ -228,14 +236,10 @@ fn carry_out(plan: Plan, mut message: File) -> Result<(), Failure> {
                 dot_lock: local::DotLock::Try,
                 lock_wait: mbox::LOCK_WAIT,
             };
-            local::deliver(&mut message, &[user], &options, Timestamp::now())
-        }
-        Plan::Program(program) => {
-            drop(message);
-            let error = command(&program).exec();
-            Err(Failure::on(OSERR, &program.path, &error))
+            local::deliver(message, &[user], &options, Timestamp::now())
         }
     }
+    .map(|()| OK)
 }
 
 fn command(program: &Program) -> Command {

@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod exec;
+mod guard;
 pub mod lmtp;
 pub mod local;
 pub mod maildir;

@@ -1,7 +1,6 @@
 //! The delivery children that run now: whose they are, and how long they may.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::privsep::MdaEnd;
@@ -27,8 +26,6 @@ struct Child {
     delivery: Delivery,
     deadline: Instant,
     timed_out: bool,
-    /// The writing end of its input, while its message is not complete.
-    held: Option<OwnedFd>,
 }
 
 /// How long a delivery may take: that of OpenSMTPD's alarm(3).
@@ -37,36 +34,16 @@ pub const DELIVERY_TIME: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_secs(10);
 
 impl Children {
-    /// A child has been started. `held` keeps its input open until [`Children::fed`], or until it
-    /// has ended.
-    pub fn started(&mut self, pid: Pid, delivery: Delivery, held: Option<OwnedFd>, now: Instant) {
+    /// A child has been started.
+    pub fn started(&mut self, pid: Pid, delivery: Delivery, now: Instant) {
         self.running.insert(
             pid,
             Child {
                 delivery,
                 deadline: now + DELIVERY_TIME,
                 timed_out: false,
-                held,
             },
         );
-    }
-
-    /// A child has its whole message: the end of it may be seen.
-    pub fn fed(&mut self, delivery: Delivery) {
-        let mut children = self.running.values_mut();
-        if let Some(child) = children.find(|child| child.delivery == delivery) {
-            child.held = None;
-        }
-    }
-
-    /// The children of this engine that wait for the rest of a message: without the engine it
-    /// will not come.
-    pub fn unfed(&self, engine: u64) -> Vec<Pid> {
-        self.running
-            .iter()
-            .filter(|(_, child)| child.delivery.engine == engine && child.held.is_some())
-            .map(|(pid, _)| *pid)
-            .collect()
     }
 
     /// The children whose time is over: kill them. They stay until they have ended.
@@ -135,8 +112,8 @@ mod tests {
     #[test]
     fn each_end_is_told_once_with_its_id() {
         let (mut children, now) = (Children::default(), Instant::now());
-        children.started(Pid::fake(10), delivery(1, 7), None, now);
-        children.started(Pid::fake(11), delivery(1, 8), None, now);
+        children.started(Pid::fake(10), delivery(1, 7), now);
+        children.started(Pid::fake(11), delivery(1, 8), now);
         assert_eq!(children.find(delivery(1, 8)), Some(Pid::fake(11)));
         assert_eq!(children.find(delivery(2, 8)), None);
         let end = children.ended(Pid::fake(10), Ended::Exited(75));
@@ -151,7 +128,7 @@ mod tests {
     fn a_delivery_has_300_seconds() {
         // smtpd(8), local delivery: killed after 300 s, reported as a time-out.
         let (mut children, now) = (Children::default(), Instant::now());
-        children.started(Pid::fake(10), delivery(1, 7), None, now);
+        children.started(Pid::fake(10), delivery(1, 7), now);
         let late = now + DELIVERY_TIME;
         assert!(children.overdue(late - Duration::from_millis(1)).is_empty());
         assert_eq!(children.deadline(), Some(late));
@@ -163,22 +140,9 @@ mod tests {
     }
 
     #[test]
-    fn a_child_without_its_whole_message_is_known_by_its_engine() {
-        let (mut children, now) = (Children::default(), Instant::now());
-        let held = || Some(OwnedFd::from(tempfile::tempfile().unwrap()));
-        children.started(Pid::fake(10), delivery(1, 7), held(), now);
-        children.started(Pid::fake(11), delivery(1, 8), held(), now);
-        children.started(Pid::fake(12), delivery(1, 9), None, now);
-        children.started(Pid::fake(13), delivery(2, 8), held(), now);
-        children.fed(delivery(1, 7));
-        assert_eq!(children.unfed(1), [Pid::fake(11)]);
-        assert_eq!(children.unfed(2), [Pid::fake(13)]);
-    }
-
-    #[test]
     fn one_that_finishes_while_being_killed_has_finished() {
         let (mut children, now) = (Children::default(), Instant::now());
-        children.started(Pid::fake(10), delivery(1, 7), None, now);
+        children.started(Pid::fake(10), delivery(1, 7), now);
         children.overdue(now + DELIVERY_TIME);
         let end = children.ended(Pid::fake(10), Ended::Exited(0));
         assert_eq!(end, Some((delivery(1, 7), MdaEnd::Exited(0))));

@@ -292,7 +292,6 @@ impl Parent {
             }
             Request::Reload { id } => self.reload(id),
             Request::Reloaded(used) => self.reloaded(used),
-            Request::Fed { id } => self.children.fed(self.delivery(id)),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
             Request::Ready => {
                 self.ever_ready = true;
@@ -319,9 +318,9 @@ impl Parent {
             return self.kill_engine(Some("delivery asked for twice"));
         }
         let mut fds = fds.into_iter();
-        let (message, held) = ((fds.next(), fds.next()), fds.next());
+        let message = (fds.next(), fds.next());
         match self.try_mda(job, message) {
-            Ok(pid) => self.children.started(pid, delivery, held, Instant::now()),
+            Ok(pid) => self.children.started(pid, delivery, Instant::now()),
             Err(mda::Refused { code, text }) => self.tell(&Reply::MdaRefused { id, code, text }),
         }
     }

@@ -120,6 +120,69 @@ impl Chunk {
     }
 }
 
+/// The body of a single delivery, in chunks on the child's standard input. Its end is where the
+/// end mark is: a stream that stops before, because whoever wrote it is gone, is an error.
+#[derive(Debug)]
+pub struct BodyReader<R> {
+    from: R,
+    /// Bytes of the chunk that are still to come.
+    left: usize,
+    is_over: bool,
+}
+
+impl<R: Read> BodyReader<R> {
+    /// At the first chunk.
+    pub fn new(from: R) -> BodyReader<R> {
+        BodyReader {
+            from,
+            left: 0,
+            is_over: false,
+        }
+    }
+
+    /// What it reads from.
+    pub fn get_ref(&self) -> &R {
+        &self.from
+    }
+
+    /// The same, to be changed; not to be read from.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.from
+    }
+
+    /// Whether `rest`, all that is still to come, has the end mark where it should be.
+    pub fn check_rest(&self, rest: impl FnOnce(&R) -> &[u8]) -> io::Result<()> {
+        let mut rest = BodyReader {
+            from: rest(&self.from),
+            left: self.left,
+            is_over: self.is_over,
+        };
+        io::copy(&mut rest, &mut io::sink()).map(drop)
+    }
+}
+
+impl<R: Read> Read for BodyReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 && !self.is_over {
+            match Chunk::read(&mut self.from)? {
+                Chunk::Bytes(len) => self.left = len,
+                Chunk::End => self.is_over = true,
+                Chunk::Abort => return Err(io::Error::other("the message cannot be read")),
+            }
+        }
+        let room = self.left.min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..room).filter(|_| room > 0) else {
+            return Ok(0);
+        };
+        let n = self.from.read(buffer)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= n;
+        Ok(n)
+    }
+}
+
 impl Answer {
     /// Writes the frame.
     pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
@@ -246,5 +309,28 @@ mod tests {
         bytes[8] = 0xff;
         assert!(Answer::take(&mut bytes).is_err());
         assert!(Chunk::read(&mut [0, 2, 0, 0].as_slice()).is_err());
+    }
+
+    #[test]
+    fn a_body_that_stops_before_its_end_mark_is_never_whole() {
+        // smtpd(8): the parent's death does not make a part of a message look like all of it.
+        let mut stream = Vec::new();
+        for part in [&b"A: b\n"[..], b"\n", &[b'x'; 300]] {
+            Chunk::Bytes(part.len()).encode(&mut stream);
+            stream.extend_from_slice(part);
+        }
+        let mut aborted = stream.clone();
+        Chunk::End.encode(&mut stream);
+        let read = |bytes: &[u8]| {
+            let mut all = Vec::new();
+            BodyReader::new(bytes).read_to_end(&mut all).map(|_| all)
+        };
+        assert_eq!(read(&stream).unwrap().len(), 306);
+        for cut in 0..stream.len() {
+            let error = read(&stream[..cut]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{cut}");
+        }
+        Chunk::Abort.encode(&mut aborted);
+        assert!(read(&aborted).is_err());
     }
 }

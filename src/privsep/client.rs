@@ -51,7 +51,6 @@ pub enum Event {
 pub struct Pending {
     result: Receiver<MdaResult>,
     kill: Box<dyn Fn() + Send + Sync>,
-    fed: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Client {
@@ -220,29 +219,18 @@ impl Told {
 }
 
 impl Calls for Client {
-    fn start_mda(
-        &self,
-        job: MdaJob,
-        stdin: OwnedFd,
-        output: OwnedFd,
-        held: Option<OwnedFd>,
-    ) -> io::Result<Pending> {
+    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
         let (promise, result) = bounded(1);
         let id = self.0.register(Promise::Mda(promise))?;
-        let fds: Vec<OwnedFd> = [stdin, output].into_iter().chain(held).collect();
         let request = Request::StartMda { id, job };
-        if let Err(error) = self.0.send(&request, &fds) {
+        if let Err(error) = self.0.send(&request, &[stdin, output]) {
             self.0.waiting().promises.remove(&id);
             return Err(error);
         }
-        let (killer, feeder) = (self.clone(), self.clone());
+        let killer = self.clone();
         // A parent that cannot be reached is gone, which the reader tells.
         let kill = move || drop(killer.0.send(&Request::KillMda { id }, &[]));
-        let fed = move || drop(feeder.0.send(&Request::Fed { id }, &[]));
-        Ok(Pending {
-            fed: Box::new(fed),
-            ..Pending::new(result, Box::new(kill))
-        })
+        Ok(Pending::new(result, Box::new(kill)))
     }
 }
 
@@ -282,16 +270,9 @@ const FORWARD_WAIT: Duration = Duration::from_secs(10);
 const PASSWORD_WAIT: Duration = Duration::from_secs(40);
 
 impl Pending {
-    /// A delivery whose end comes through `result`, and which `kill` ends. Nobody but the caller
-    /// holds its input open.
+    /// A delivery whose end comes through `result`, and which `kill` ends.
     pub fn new(result: Receiver<MdaResult>, kill: Box<dyn Fn() + Send + Sync>) -> Pending {
-        let fed = Box::new(|| {});
-        Pending { result, kill, fed }
-    }
-
-    /// The whole message has been written: the parent need not hold its end open any more.
-    pub fn fed(&self) {
-        (self.fed)();
+        Pending { result, kill }
     }
 
     /// Waits for the end of the delivery, `timeout` at most; `None` while it goes on. Once it
@@ -584,10 +565,7 @@ mod tests {
     fn start(client: &Client) -> Pending {
         let (stdin, output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let job = Chance::new(6).job();
-        let held = tempfile::tempfile().unwrap();
-        client
-            .start_mda(job, stdin.into(), output.into(), Some(held.into()))
-            .unwrap()
+        client.start_mda(job, stdin.into(), output.into()).unwrap()
     }
 
     fn next(parent: &Channel) -> (Request, Vec<OwnedFd>) {
@@ -656,11 +634,9 @@ mod tests {
             (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         stdin.write_all(b"message").unwrap();
         output.write_all(b"output").unwrap();
-        let mut held = tempfile::tempfile().unwrap();
-        held.write_all(b"held").unwrap();
         let job = Chance::new(7).job();
         let _pending = client
-            .start_mda(job.clone(), stdin.into(), output.into(), Some(held.into()))
+            .start_mda(job.clone(), stdin.into(), output.into())
             .unwrap();
         let (request, fds) = next(&parent);
         assert!(matches!(request, Request::StartMda { job: sent, .. } if sent == job));
@@ -673,7 +649,7 @@ mod tests {
                 text
             })
             .collect();
-        assert_eq!(texts, ["message", "output", "held"]);
+        assert_eq!(texts, ["message", "output"]);
     }
 
     #[test]
@@ -684,8 +660,6 @@ mod tests {
         assert_eq!(pending.try_wait(Duration::ZERO), None);
         pending.kill();
         assert_eq!(next(&parent).0, Request::KillMda { id });
-        pending.fed();
-        assert_eq!(next(&parent).0, Request::Fed { id });
     }
 
     #[test]
@@ -714,7 +688,7 @@ mod tests {
         assert_eq!(events.recv_timeout(LONG), Ok(Event::ParentGone));
         let (stdin, output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let job = Chance::new(8).job();
-        let again = client.start_mda(job, stdin.into(), output.into(), None);
+        let again = client.start_mda(job, stdin.into(), output.into());
         assert!(again.is_err());
     }
 

@@ -43,10 +43,6 @@ impl Request {
             }
             Request::Ready => w.u8(4),
             Request::Finished => w.u8(5),
-            Request::Fed { id } => {
-                w.u8(6);
-                w.u32(*id);
-            }
             Request::OpenForward { id, action, user } => {
                 w.u8(7);
                 w.u32(*id);
@@ -101,7 +97,6 @@ impl Request {
             3 => Request::SetVerbose(r.flag()?),
             4 => Request::Ready,
             5 => Request::Finished,
-            6 => Request::Fed { id: r.u32()? },
             7 => Request::OpenForward {
                 id: r.u32()?,
                 action: r.line()?,
@@ -133,9 +128,7 @@ impl Request {
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
         match self {
-            Request::StartMda { job, .. } if job.is_batch() => 2,
-            Request::StartMda { .. } => 3,
-            Request::StartHelper { .. } => 2,
+            Request::StartMda { .. } | Request::StartHelper { .. } => 2,
             _ => 0,
         }
     }

@@ -34,17 +34,7 @@ use crate::util::{Line, Secret};
 pub trait Calls: Send + Sync {
     /// Asks for a delivery; what comes of it, refusals included, is told by the [`Pending`]. An
     /// error means that it could not be asked for: the parent is gone, or the texts are too long.
-    ///
-    /// `held` is the writing end of `stdin`, for a job that is no batch: the delivery sees the end
-    /// of its message only when everybody has closed it, and the parent does so at
-    /// [`Pending::fed`], or after the delivery has ended.
-    fn start_mda(
-        &self,
-        job: MdaJob,
-        stdin: OwnedFd,
-        output: OwnedFd,
-        held: Option<OwnedFd>,
-    ) -> io::Result<Pending>;
+    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending>;
 }
 
 /// What expansion asks of the parent.

@@ -7,10 +7,9 @@ use crate::util::{Line, Secret};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Start a local delivery. Two descriptors come with it: the message to read (the child's
-    /// standard input) and where its output goes. A delivery that is no batch brings a third, the
-    /// writing end of the first: the parent holds it until `Fed`, so that an engine that dies
-    /// half-way does not make a part of a message look like all of it. Answered by `MdaRefused` or
-    /// `MdaDone`.
+    /// standard input, in chunks as in [`super::batch`], so that an engine or parent that dies
+    /// half-way does not make a part of a message look like all of it) and where its output goes.
+    /// Answered by `MdaRefused` or `MdaDone`.
     StartMda {
         /// Names the delivery in the answer and in `KillMda`.
         id: u32,
@@ -19,11 +18,6 @@ pub enum Request {
     },
     /// End a delivery that is no longer wanted; its `MdaDone` follows.
     KillMda {
-        /// The delivery.
-        id: u32,
-    },
-    /// The delivery has been given the whole message.
-    Fed {
         /// The delivery.
         id: u32,
     },

@@ -26,6 +26,8 @@ pub enum Interest {
     Read,
     /// For room.
     Write,
+    /// For the other end to go.
+    Nothing,
 }
 
 impl<'fd> PollFd<'fd> {
@@ -52,6 +54,7 @@ pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<usi
             events: match fd.want {
                 Interest::Read => libc::POLLIN,
                 Interest::Write => libc::POLLOUT,
+                Interest::Nothing => 0,
             },
             revents: 0,
         })

@@ -95,6 +95,29 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
     }
 }
 
+/// Kills every process of our own group, this one as well.
+pub fn kill_own_group() -> ! {
+    // SAFETY: numbers only; 0 is our own group.
+    unsafe { libc::kill(0, libc::SIGKILL) };
+    std::process::abort()
+}
+
+/// Ends this process as `signal` ends one that does not expect it.
+pub fn die_of(signal: i32) -> ! {
+    // SAFETY: numbers only, and a limit that is read here.
+    unsafe {
+        // What has died has left its core already.
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+    std::process::abort()
+}
+
 /// Says how `pid` ended, or that it has not yet. Once it has been said, the number is no longer
 /// ours.
 pub fn try_wait(pid: Pid) -> io::Result<Option<Ended>> {

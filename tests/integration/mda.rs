@@ -268,3 +268,47 @@ fn an_ordinary_user_delivers_only_to_itself() {
     assert!(said.starts_with("TempFail stat=Error ("), "{said}");
     assert_eq!(daemon.queue().len(), 1);
 }
+
+#[test]
+fn the_daemons_death_makes_no_part_of_a_message_look_whole() {
+    // smtpd.conf(5), COMMANDS: a command is killed when the daemon dies before it has given it the
+    // whole message; so it never takes a part for all of it, and gets all of it later.
+    let text = b"0123456789\n".repeat(200_000);
+    for killed in ["parent", "engine"] {
+        let mut daemon = Setup::new(
+            "listen on 127.0.0.1 port $port\naction \"slow\" mda \"exec 9>$dir/started; \
+             while [ ! -e $dir/go ]; do sleep 0.02; done; cat >$dir/part; mv $dir/part $dir/all\" \
+             virtual $all\nmatch from any for any action \"slow\"\n",
+        )
+        .start();
+        let dir = daemon.path().to_owned();
+        let body = [&b"Subject: long\n\n"[..], &text].concat();
+        daemon
+            .hello()
+            .mail("s@example.net", &["u@example.org"], &body);
+        wait_for("the command", || dir.join("started").exists());
+        let before = daemon.delivery_pids();
+        assert!(!before.is_empty());
+        match killed {
+            "parent" => daemon.kill_parent(),
+            _ => daemon.signal(daemon.engine_pid(), "KILL"),
+        }
+        // Both the guardian and what it guards.
+        wait_for("the delivery to be gone", || {
+            before.iter().all(|pid| processes::find(*pid).is_none())
+        });
+        assert!(!dir.join("all").exists() && !dir.join("part").exists());
+        std::fs::write(dir.join("go"), "").unwrap();
+        if killed == "parent" {
+            daemon.start();
+        }
+        wait_for("all of it", || dir.join("all").exists());
+        let all = std::fs::read(dir.join("all")).unwrap();
+        assert!(
+            crate::support::body(&all) == text,
+            "{killed}: {} bytes",
+            all.len()
+        );
+        daemon.wait_empty();
+    }
+}

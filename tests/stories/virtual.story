@@ -135,7 +135,7 @@ story a command
 story a command under an action with a user
 	rcpt pipe@hosted.org
 	reply 250
-	ran vmail [virtual] | RECIPIENT=pipe@hosted.org | USER=_smtpd
+	ran _smtpd [virtual] | RECIPIENT=pipe@hosted.org | USER=_smtpd
 
 story a file
 	rcpt file@v.org

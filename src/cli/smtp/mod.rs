@@ -260,6 +260,7 @@ fn send(
             .and_then(|file| file.metadata())
             .ok()
             .map(|data| data.len()),
+        eight_bit: content.is_eight_bit(),
         ret: None,
         envid: None,
         content: &content as &dyn Content,

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::*;
-use crate::client::order::{Credentials, Message, Recipient};
+use crate::client::order::{Content as _, Credentials, Message, Recipient};
 use crate::mail::samples::line;
 use crate::mail::{EvpId, MailAddr, Notify, Ret, Verdict};
 use crate::util::dice::Dice;
@@ -44,6 +44,7 @@ fn nothing() -> std::io::Result<std::io::Empty> {
 
 fn message() -> Message<'static> {
     Message {
+        eight_bit: false,
         sender: MailAddr::new("al", "e.org").unwrap(),
         size_bytes: Some(1000),
         ret: None,
@@ -448,9 +449,8 @@ fn parameters_are_for_servers_that_offer_them() {
         talk.write();
         talk.written.pop_front().unwrap() + "|" + &talk.written.pop_front().unwrap()
     };
-    let eight_bit = || Ok(&b"Subject: x\n\ncaf\xc3\xa9\n"[..]);
     let full = Message {
-        content: &eight_bit,
+        eight_bit: true,
         ret: Some(Ret::Full),
         envid: Some(line("id+20x")),
         ..message()
@@ -470,12 +470,12 @@ fn parameters_are_for_servers_that_offer_them() {
          RCPT TO:<b@e.net> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b@e.net"
     );
     // RFC 6152 §2: content of ASCII alone needs no declaration.
-    let seven_bit = || Ok(&b"Subject: x\n\ncafe\n"[..]);
-    let ascii = Message {
-        content: &seven_bit,
-        ..message()
-    };
-    assert_eq!(send(&["8BITMIME"], &ascii, recipients(&["b@e.net"])), plain);
+    assert_eq!(
+        send(&["8BITMIME"], &message(), recipients(&["b@e.net"])),
+        plain
+    );
+    let eight_bit = |text: &'static [u8]| (|| Ok(text)).is_eight_bit();
+    assert!(eight_bit("Subject: x\n\ncaf\u{e9}\n".as_bytes()) && !eight_bit(b"cafe\n"));
     let odd = Message {
         envid: Some(line("a b")),
         ..message()

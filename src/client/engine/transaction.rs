@@ -464,7 +464,7 @@ fn mail(message: &Message<'_>, recipients: &[Recipient], extensions: &Extensions
     }
     // RFC 6152 §2: for content that needs it; some servers hand on, or refuse, what is declared so.
     // A server that does not offer it is sent such bytes as they are, as everybody does.
-    if extensions.eight_bit && message.content.is_eight_bit() {
+    if extensions.eight_bit && message.eight_bit {
         line.push_str(" BODY=8BITMIME");
     }
     let ascii = message.sender.to_string().is_ascii() && recipients.iter().all(|r| r.to.is_ascii());

@@ -127,7 +127,7 @@ fn by_child(lmtp: &Lmtp, envelope: &Envelope) -> Result<OwnedFd, Settled> {
     set_nonblocking(output.as_fd()).map_err(no_process)?;
     let pending = lmtp
         .calls
-        .start_mda(job, theirs, child_output.into(), None)
+        .start_mda(job, theirs, child_output.into())
         .map_err(no_process)?;
     match receive(&ours) {
         Some(socket) => Ok(socket),

@@ -17,7 +17,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::client::{Message, Recipient, Session, Transacted};
+use crate::client::{Content as _, Message, Recipient, Session, Transacted};
 use crate::config::{Delivery, LmtpDest, LocalAction};
 use crate::mail::{Envelope, EvpId, Kind, MailAddr, Notify, Outcome, Verdict};
 use crate::privsep::Calls;
@@ -179,6 +179,7 @@ impl Lmtp {
                 .first()
                 .map_or_else(MailAddr::null, |e| e.sender.clone()),
             size_bytes: None,
+            eight_bit: content.is_eight_bit(),
             // What the sender wants to be told is ours to tell.
             ret: None,
             envid: None,

@@ -98,7 +98,7 @@ impl Child {
         set_nonblocking(input.as_fd())?;
         set_nonblocking(output.as_fd())?;
         let job = MdaJob::batch(key.action.clone(), key.user.clone());
-        let pending = calls.start_mda(job, child_input.into(), child_output.into(), None)?;
+        let pending = calls.start_mda(job, child_input.into(), child_output.into())?;
         Ok(Child {
             pending,
             input: File::from(input),

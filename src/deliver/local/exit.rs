@@ -73,6 +73,7 @@ impl Settled {
             sysexits::OSERR | sysexits::TEMPFAIL => {
                 Settled::failed(sysexit(code), text, Failing::Temporary)
             }
+            code if OF_SIGNALS.contains(&code) => Settled::failed(None, text, Failing::Temporary),
             _ => Settled::failed(sysexit(code), text, Failing::Permanent),
         }
     }
@@ -140,6 +141,9 @@ impl Settled {
         }
     }
 }
+
+/// What sh(1) exits with when a signal has ended the last thing that it ran: 128 and the signal.
+const OF_SIGNALS: std::ops::RangeInclusive<i32> = 129..=159;
 
 enum Failing {
     Temporary,
@@ -219,11 +223,13 @@ mod tests {
 
     #[test]
     fn exit_codes_become_outcomes() {
-        // smtpd.conf(5), COMMANDS: 0 is success, 71 and 75 are temporary, all others permanent.
+        // smtpd.conf(5), COMMANDS: 0 is success, 71, 75 and those of signals are temporary, all
+        // others permanent.
         assert_eq!(exited(0, "noise\n"), Settled::delivered());
         for code in 1..=255 {
             let settled = exited(code, "");
-            let temporary = code == 71 || code == 75;
+            // A shell whose command was killed says so with 128 and the signal.
+            let temporary = code == 71 || code == 75 || (129..160).contains(&code);
             let verdict = if temporary {
                 Verdict::TempFail
             } else {

@@ -1,6 +1,7 @@
 //! One message to one delivery process: writes its input and reads its output at the same time.
 //!
-//! A program need not read everything, nor stop writing: input it refuses is dropped, output is
+//! The input is in chunks with a mark at their end (`privsep::batch`), which nobody else writes:
+//! if we die half-way, or the parent, the process knows that it has a part only. A program need not read everything, nor stop writing: input it refuses is dropped, output is
 //! drained and only its end kept. When the message cannot be read to its end, the process is
 //! killed while its input is still open, so that it never takes a part for the whole. All of it
 //! has one deadline.
@@ -10,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::privsep::batch::{CHUNK_MAX, Chunk};
 use crate::privsep::{MdaEnd, MdaResult, Pending};
 use crate::sys::descriptors::set_nonblocking;
 use crate::sys::errno::strerror;
@@ -33,7 +35,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long a killed process may take to be reported.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
-const BUFFER: usize = 64 * 1024;
+/// Bytes of the mark in front of a chunk.
+const MARK: usize = 4;
 
 /// Output that is read after the process is gone ends here.
 const DRAIN_MAX: usize = 1 << 20;
@@ -53,7 +56,10 @@ struct Feed {
     input: Option<File>,
     /// `None` after its end.
     output: Option<File>,
+    /// A chunk with its mark, or the end mark.
     buffer: Vec<u8>,
+    /// The end mark is in the buffer or written.
+    is_over: bool,
     start: usize,
     end: usize,
     tail: Tail,
@@ -71,7 +77,8 @@ impl Feed {
             pending: delivery.pending,
             input: Some(File::from(delivery.input)),
             output: Some(File::from(delivery.output)),
-            buffer: vec![0; BUFFER],
+            buffer: Vec::with_capacity(MARK + CHUNK_MAX),
+            is_over: false,
             start: 0,
             end: 0,
             tail: Tail::default(),
@@ -121,17 +128,27 @@ impl Feed {
     }
 
     fn refill(&mut self, message: &mut dyn Read) -> io::Result<()> {
+        if self.is_over {
+            self.input = None;
+            return Ok(());
+        }
+        let mut mark = Vec::with_capacity(MARK);
+        self.buffer.resize(MARK + CHUNK_MAX, 0);
+        let room = self.buffer.get_mut(MARK..).unwrap_or_default();
         let n = loop {
-            match message.read(&mut self.buffer) {
+            match message.read(room) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
             }
         };
-        (self.start, self.end) = (0, n);
-        if n == 0 {
-            self.input = None;
-            self.pending.fed();
+        match n {
+            0 => Chunk::End.encode(&mut mark),
+            n => Chunk::Bytes(n).encode(&mut mark),
         }
+        self.is_over = n == 0;
+        self.buffer.truncate(MARK + n);
+        self.buffer.splice(..MARK, mark);
+        (self.start, self.end) = (0, self.buffer.len());
         Ok(())
     }
 

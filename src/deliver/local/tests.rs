@@ -15,7 +15,7 @@ use crate::deliver::Agent as _;
 use crate::mail::samples;
 pub(crate) use crate::mail::samples::line;
 use crate::mail::{MailAddr, MsgId, Outcome, Verdict};
-use crate::privsep::batch::{Answer, Chunk, Head};
+use crate::privsep::batch::{Answer, BodyReader, Chunk, Head};
 use crate::privsep::{MdaEnd, MdaJob, MdaResult, Pending};
 use crate::queue::ram::Ram;
 
@@ -117,13 +117,7 @@ impl FakeParent {
 }
 
 impl Calls for FakeParent {
-    fn start_mda(
-        &self,
-        job: MdaJob,
-        stdin: OwnedFd,
-        output: OwnedFd,
-        _held: Option<OwnedFd>,
-    ) -> io::Result<Pending> {
+    fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
         self.started.lock().unwrap().push(job);
         let script = self.script.lock().unwrap().clone();
         let (done, result) = crossbeam_channel::bounded(1);
@@ -150,12 +144,20 @@ fn spawn_shell(text: &str, stdin: OwnedFd, output: OwnedFd) -> Pending {
     let stderr = output.try_clone().unwrap();
     let mut child = Command::new("/bin/sh")
         .args(["-c", text])
-        .stdin(Stdio::from(stdin))
+        .stdin(Stdio::piped())
         .stdout(Stdio::from(output))
         .stderr(Stdio::from(stderr))
         .process_group(0)
         .spawn()
         .unwrap();
+    // As the child of the parent does, but for the end of a message that stops half-way.
+    let mut input = child.stdin.take().unwrap();
+    thread::spawn(move || {
+        let mut body = BodyReader::new(std::fs::File::from(stdin));
+        if io::copy(&mut body, &mut input).is_err_and(|e| e.kind() != io::ErrorKind::BrokenPipe) {
+            std::mem::forget(input);
+        }
+    });
     let group = format!("-{}", child.id());
     let (done, result) = crossbeam_channel::bounded(1);
     thread::spawn(move || {

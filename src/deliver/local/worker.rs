@@ -96,13 +96,9 @@ impl Worker {
     fn start(&self, job: MdaJob) -> io::Result<Delivery> {
         let (child_input, input) = io::pipe()?;
         let (output, child_output) = io::pipe()?;
-        let held = input.try_clone()?;
-        let pending = self.calls.start_mda(
-            job,
-            child_input.into(),
-            child_output.into(),
-            Some(held.into()),
-        )?;
+        let pending = self
+            .calls
+            .start_mda(job, child_input.into(), child_output.into())?;
         Ok(Delivery {
             pending,
             input: input.into(),

@@ -12,8 +12,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::client::{
-    Failure, Hello, Message, Opening, Protocol, Recipient, Said, Secure, Session, Socket, Stage,
-    Tap, Tls, Upgrade,
+    Content as _, Failure, Hello, Message, Opening, Protocol, Recipient, Said, Secure, Session,
+    Socket, Stage, Tap, Tls, Upgrade,
 };
 use crate::config::RelayAction;
 use crate::log::maillog::{self, Bracketed, Delivery};
@@ -245,6 +245,7 @@ impl Worker<'_> {
                 let message = Message {
                     sender: sender.clone(),
                     size_bytes: Some(size_bytes),
+                    eight_bit: content.is_eight_bit(),
                     ret: first.dsn.ret,
                     envid: first.dsn.envid.clone(),
                     content: &content,

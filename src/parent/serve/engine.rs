@@ -158,10 +158,6 @@ impl Parent {
         let Engine::Runs(running) = &self.engine else {
             return;
         };
-        // What they have is a part of a message; its end must never be seen.
-        for pid in self.children.unfed(self.engine_number) {
-            process::kill(pid);
-        }
         self.helpers.orphan(self.engine_number, now);
         if self.run == Run::Once && running.run == Run::Offline && how == Ended::Exited(0) {
             self.engine = Engine::Starts(now);

@@ -46,7 +46,7 @@ impl Chance {
     }
 
     fn request(&mut self) -> Request {
-        match self.below(11) {
+        match self.below(10) {
             0 => Request::StartMda {
                 id: self.next() as u32,
                 job: self.job(),
@@ -56,28 +56,25 @@ impl Chance {
             },
             2 => Request::SetVerbose(self.below(2) == 0),
             3 => Request::Ready,
-            4 => Request::Fed {
-                id: self.next() as u32,
-            },
-            5 => Request::OpenForward {
+            4 => Request::OpenForward {
                 id: self.next() as u32,
                 action: self.line(),
                 user: self.line(),
             },
-            6 => Request::UpdateTable { table: self.line() },
-            7 => Request::CheckPassword {
+            5 => Request::UpdateTable { table: self.line() },
+            6 => Request::CheckPassword {
                 id: self.next() as u32,
                 user: self.line(),
                 password: Secret::new(self.line()),
             },
-            8 => Request::StartHelper {
+            7 => Request::StartHelper {
                 id: self.next() as u32,
                 helper: match self.below(2) {
                     0 => Helper::Table(self.line()),
                     _ => Helper::Proc(self.line()),
                 },
             },
-            9 => Request::KillHelper {
+            8 => Request::KillHelper {
                 id: self.next() as u32,
             },
             _ => Request::Finished,
