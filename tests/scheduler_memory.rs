@@ -47,7 +47,7 @@ fn measure(id_of: impl Fn(u32) -> u32) -> usize {
             suspended: false,
         };
         let id = EvpId::new(msgid, 1).expect("not zero");
-        assert!(scheduler.insert(id, &facts));
+        assert!(scheduler.insert(id, &facts, Timestamp(1_700_001_000)));
     }
     (LIVE.load(Relaxed) - before) / COUNT as usize
 }

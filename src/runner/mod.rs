@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod clock;
 mod desk;
 mod list;
 mod policy;
@@ -36,6 +37,8 @@ use crate::mail::{Envelope, MsgId};
 use crate::queue::{Committed, Queue};
 use crate::scheduler;
 use crate::util::{Live, Timestamp};
+
+use clock::Clock;
 
 pub use policy::{ActionFacts, ActionLookup, Policy, Way};
 pub use step::Core;
@@ -205,14 +208,20 @@ enum Course {
 fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) {
     let mut last_call: Option<Instant> = None;
     let done = core.done();
+    let mut clock = Clock::new(Timestamp::now(), Instant::now());
     loop {
-        let (course, mut busy) = read(&mut core, &inbox);
-        busy |= settle_reports(&mut core, &mut reports);
+        // One time for all of a turn: what is late is seen before anything is done by it.
+        let now = Timestamp::now();
+        if let Some(step) = clock.look(now, Instant::now()) {
+            core.clock_set(step);
+        }
+        let (course, mut busy) = read(&mut core, &inbox, now);
+        busy |= settle_reports(&mut core, &mut reports, now);
         if course == Course::Stop && last_call.is_none() {
             core.stop();
             last_call = Some(Instant::now() + GRACE);
         }
-        busy |= work(&mut core);
+        busy |= work(&mut core, now);
         if busy {
             continue;
         }
@@ -220,7 +229,7 @@ fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) 
             if !core.is_settling() || Instant::now() >= deadline {
                 break;
             }
-        } else if inbox.is_empty() && reports.is_empty() && core.is_idle(Timestamp::now()) {
+        } else if inbox.is_empty() && reports.is_empty() && core.is_idle(now) {
             core.finish_once();
         }
         let mut ready = Select::new();
@@ -230,7 +239,7 @@ fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) 
         ready.recv(&reports);
         ready.recv(&done);
         // Either something is ready or the time is over: the loop looks at both.
-        let _ = ready.ready_timeout(sleep(&core, last_call));
+        let _ = ready.ready_timeout(sleep(&core, last_call, now));
     }
     // An agent's thread may be waiting for room in the inbox, and the core waits for the agents'
     // threads: nobody listens any more, then they are told to end.
@@ -239,7 +248,7 @@ fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) 
 }
 
 /// Takes what others say, a bounded number at a time.
-fn read(core: &mut Core, inbox: &Receiver<Message>) -> (Course, bool) {
+fn read(core: &mut Core, inbox: &Receiver<Message>, now: Timestamp) -> (Course, bool) {
     let mut busy = false;
     for _ in 0..DRAIN_MAX {
         let message = match inbox.try_recv() {
@@ -248,7 +257,6 @@ fn read(core: &mut Core, inbox: &Receiver<Message>) -> (Course, bool) {
             Err(TryRecvError::Disconnected) => return (Course::Stop, busy),
         };
         busy = true;
-        let now = Timestamp::now();
         match message {
             Message::Committed(message) => core.committed(message, now),
             Message::Found(envelopes) => core.found(envelopes, now),
@@ -261,11 +269,11 @@ fn read(core: &mut Core, inbox: &Receiver<Message>) -> (Course, bool) {
     (Course::On, busy)
 }
 
-fn settle_reports(core: &mut Core, reports: &mut Receiver<Report>) -> bool {
+fn settle_reports(core: &mut Core, reports: &mut Receiver<Report>, now: Timestamp) -> bool {
     let mut busy = false;
     for _ in 0..DRAIN_MAX {
         match reports.try_recv() {
-            Ok(report) => core.report(report, Timestamp::now()),
+            Ok(report) => core.report(report, now),
             Err(TryRecvError::Empty) => break,
             Err(TryRecvError::Disconnected) => {
                 *reports = never();
@@ -277,10 +285,10 @@ fn settle_reports(core: &mut Core, reports: &mut Receiver<Report>) -> bool {
     busy
 }
 
-fn work(core: &mut Core) -> bool {
+fn work(core: &mut Core, now: Timestamp) -> bool {
     let mut busy = false;
     for _ in 0..STEPS_MAX {
-        if !core.step(Timestamp::now()) {
+        if !core.step(now) {
             break;
         }
         busy = true;
@@ -288,12 +296,12 @@ fn work(core: &mut Core) -> bool {
     busy
 }
 
-fn sleep(core: &Core, last_call: Option<Instant>) -> Duration {
+fn sleep(core: &Core, last_call: Option<Instant>, now: Timestamp) -> Duration {
     if let Some(deadline) = last_call {
         return deadline.saturating_duration_since(Instant::now());
     }
-    let until = core.next_event().map_or(SLEEP_MAX, |at| {
-        Duration::from_secs(at.since(Timestamp::now()))
-    });
+    let until = core
+        .next_event()
+        .map_or(SLEEP_MAX, |at| Duration::from_secs(at.since(now)));
     until.min(SLEEP_MAX)
 }

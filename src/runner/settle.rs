@@ -150,10 +150,18 @@ impl Settler {
 
     /// Adds the delay warning that is due, if one is, and marks it as sent.
     fn warn_of_delay(&self, envelope: &mut Envelope, now: Timestamp) -> Option<Envelope> {
+        let policy = self.policy.get();
+        let ttl_s = policy.ttl_s(envelope);
+        let base_s = backoff::base_s(policy.class(envelope));
+        let created = backoff::believable(envelope.created, base_s, envelope.retry, ttl_s, now);
+        // After one warning, an age that is only a guess is no reason for another.
+        if created != envelope.created && envelope.last_bounce > Timestamp(0) {
+            return None;
+        }
         let interval_s = backoff::warning_due(
-            envelope.created,
+            created,
             envelope.last_bounce,
-            &self.policy.get().bounce_warn_s,
+            &policy.bounce_warn_s,
             now,
         )?;
         if !wants(envelope, Notify::DELAY) {
@@ -161,11 +169,11 @@ impl Settler {
         }
         let kind = BounceKind::Delayed {
             delay_s: interval_s,
-            ttl_s: self.policy.get().ttl_s(envelope),
+            ttl_s,
         };
         match self.add_report(envelope, kind, now) {
             Ok(report) => {
-                envelope.last_bounce = envelope.created.plus(u64::from(interval_s));
+                envelope.last_bounce = created.plus(u64::from(interval_s));
                 Some(report)
             }
             Err(error) => {

@@ -15,9 +15,11 @@ use crate::log::{self, Trace, stat};
 use crate::mail::{Envelope, EvpId, Outcome, Verdict};
 use crate::queue::{Committed, LoadError, Queue};
 use crate::scheduler::{Class, Facts, Hold, Scheduler, Work};
+use crate::util::time::Duration;
 use crate::util::{Live, Timestamp};
 
 use super::cache::Cache;
+use super::clock::Step;
 use super::desk::{Desk, Done, why};
 use super::policy::Misfit;
 use super::settle::{Cause, Settled, disk_refused};
@@ -118,6 +120,23 @@ impl Core {
                 self.enter(&envelope, now);
             }
         }
+    }
+
+    /// The system's clock was set anew.
+    pub fn clock_set(&mut self, step: Step) {
+        let (way, by_s) = match step {
+            Step::Back(by_s) => ("back", by_s),
+            Step::Ahead(by_s) => ("ahead", by_s),
+        };
+        log::warn(format_args!(
+            "the clock was set {way} by {}; queued mail keeps its age",
+            Duration(by_s)
+        ));
+        self.scheduler.clock_set(|time| step.shift(time));
+        let stuck = std::mem::take(&mut self.stuck).into_iter();
+        self.stuck = stuck
+            .map(|((at, id), work)| ((at.min(step.shift(at)), id), work))
+            .collect();
     }
 
     /// The scan has ended.
@@ -281,7 +300,7 @@ impl Core {
             retry: envelope.retry,
             suspended: envelope.flags.suspended,
         };
-        let new = self.scheduler.insert(envelope.id, &facts);
+        let new = self.scheduler.insert(envelope.id, &facts, now);
         if new && self.once.is_some() {
             self.scheduler.schedule(envelope.id, now);
         }

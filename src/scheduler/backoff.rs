@@ -28,6 +28,28 @@ pub fn on_load(created: Timestamp, base_s: u64, failures: u16) -> Timestamp {
     point(created, base_s, u64::from(failures))
 }
 
+/// When an envelope was made, as far as that can be believed: not after now, and not so long ago that
+/// it would be returned without having been tried, for which a clock that was wrong is to blame. It
+/// is then as old as its failures say.
+pub fn believable(
+    created: Timestamp,
+    base_s: u64,
+    failures: u16,
+    ttl_s: u32,
+    now: Timestamp,
+) -> Timestamp {
+    let tried_s = point(Timestamp(0), base_s, u64::from(failures)).0;
+    let ttl_s = u64::from(ttl_s);
+    let absurd = now.since(created) > ttl_s.saturating_add(OUTAGE_MAX_S) && tried_s < ttl_s;
+    match absurd {
+        true => Timestamp(now.0.saturating_sub(tried_s)),
+        false => created.min(now),
+    }
+}
+
+/// The longest time that a daemon is thought to have been down, in seconds.
+const OUTAGE_MAX_S: u64 = 90 * 86_400;
+
 /// The first point of the grid later than `now`, but not before point `least`.
 pub fn after(created: Timestamp, base_s: u64, least: u16, now: Timestamp) -> Timestamp {
     let age_s = now.since(created);
@@ -126,6 +148,27 @@ mod tests {
         }
         let earlier = Timestamp(T0.0 - 500);
         assert_eq!(after(T0, 400, 1, earlier), T0.plus(400));
+    }
+
+    // smtpd.conf(5), queue ttl: a clock that was wrong neither returns mail nor holds it.
+    #[test]
+    fn what_cannot_be_is_not_believed() {
+        let (ttl_s, now) = (345_600, T0);
+        let made = |age_s: u64| Timestamp(T0.0 - age_s);
+        let ten_years = 10 * 365 * 86_400;
+        for (created, failures, expected) in [
+            (T0.plus(86_400), 0, T0),
+            (made(86_400), 3, made(86_400)),
+            // Down for a month.
+            (made(30 * 86_400), 0, made(30 * 86_400)),
+            (made(ten_years), 0, T0),
+            (made(ten_years), 3, made(3600)),
+            // It has been tried for its whole time.
+            (made(ten_years), 30, made(ten_years)),
+        ] {
+            let found = believable(created, BASE_MTA_S, failures, ttl_s, now);
+            assert_eq!(found, expected, "{created:?} {failures}");
+        }
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Scheduler {
     }
 
     /// Takes an envelope in. False if it is known already; then nothing changes.
-    pub fn insert(&mut self, id: EvpId, facts: &Facts) -> bool {
+    pub fn insert(&mut self, id: EvpId, facts: &Facts, now: Timestamp) -> bool {
         if self.entries.contains_key(&id) {
             return false;
         }
@@ -180,9 +180,10 @@ impl Scheduler {
             marks.set(Marks::SUSPENDED);
         }
         let base_s = backoff::base_s(facts.class);
+        let created = backoff::believable(facts.created, base_s, facts.retry, facts.ttl_s, now);
         let entry = Entry {
-            created: facts.created,
-            next: backoff::on_load(facts.created, base_s, facts.retry),
+            created,
+            next: backoff::on_load(created, base_s, facts.retry),
             spot: Spot::Pending,
             ttl_s: facts.ttl_s,
             retry: facts.retry,
@@ -191,6 +192,25 @@ impl Scheduler {
         };
         self.place(id, entry, Spot::Pending);
         true
+    }
+
+    /// The clock was set: `shift` gives a time of before as the clock has it now. Ages stay what
+    /// they are. What waits goes on waiting after a step back; what a step ahead has made due is due.
+    pub fn clock_set(&mut self, shift: impl Fn(Timestamp) -> Timestamp) {
+        self.pending.clear();
+        for (id, entry) in &mut self.entries {
+            entry.created = shift(entry.created);
+            if entry.next != NEVER {
+                entry.next = entry.next.min(shift(entry.next));
+            }
+            let waits = entry.state() == State::Pending && !entry.is_suspended();
+            if waits {
+                self.pending.insert((entry.wake(), *id));
+            }
+            if let Spot::Scheduled { since, .. } | Spot::Inflight { since } = &mut entry.spot {
+                *since = shift(*since);
+            }
+        }
     }
 
     /// Whether this envelope is known.

@@ -25,7 +25,7 @@ fn facts(class: Class) -> Facts {
 fn with(class: Class, count: u32) -> Scheduler {
     let mut scheduler = Scheduler::new(Limits::default());
     for n in 1..=count {
-        assert!(scheduler.insert(id(n, 1), &facts(class)));
+        assert!(scheduler.insert(id(n, 1), &facts(class), T0));
     }
     scheduler
 }
@@ -73,7 +73,7 @@ fn a_loaded_envelope_goes_on_where_it_stopped() {
     let mut scheduler = Scheduler::new(Limits::default());
     let mut facts = facts(Class::Mta);
     facts.retry = 3;
-    scheduler.insert(id(1, 1), &facts);
+    scheduler.insert(id(1, 1), &facts, T0);
     assert_eq!(scheduler.next_event(), Some(T0.plus(3600)));
     assert_eq!(scheduler.batch(T0.plus(3599)), []);
     let late = T0.plus(86_400);
@@ -86,6 +86,33 @@ fn a_loaded_envelope_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_clock_that_is_set_changes_no_age_and_no_wait() {
+    // smtpd.conf(5), queue ttl: mail keeps its age when the clock is set.
+    let mut scheduler = Scheduler::new(Limits::default());
+    scheduler.insert(id(1, 1), &facts(Class::Mta), T0);
+    scheduler.insert(id(2, 1), &facts(Class::Mda), T0);
+    assert_eq!(scheduler.batch(T0).len(), 2);
+    scheduler.tempfail(id(1, 1), T0).unwrap();
+    let day_ago = Timestamp(T0.0 - 86_400);
+    scheduler.clock_set(|time| Timestamp(time.0 - 86_400));
+    scheduler.check();
+    assert_eq!(scheduler.next_event(), Some(day_ago.plus(400)));
+    assert_eq!(scheduler.batch(day_ago.plus(400)).len(), 1);
+    scheduler.tempfail(id(1, 1), day_ago.plus(400)).unwrap();
+    // Years ahead: nothing expires, and what waited is due.
+    let years = 300_000_000;
+    scheduler.clock_set(|time| time.plus(years));
+    scheduler.check();
+    let now = day_ago.plus(400 + years);
+    let due = scheduler.batch(now);
+    assert_eq!(due, [Work::Deliver(id(1, 1), Class::Mta)]);
+    let rows = scheduler.list(None, None, 10);
+    assert!(rows.iter().all(|row| row.expire > now), "{rows:?}");
+    scheduler.settled(id(2, 1)).unwrap();
+    scheduler.check();
+}
+
+#[test]
 fn a_batch_takes_one_of_each_line_in_turn() {
     // OpenSMTPD takes removed, expired, bounce, mda and mta in turn, each first in, first out.
     let mut scheduler = Scheduler::new(Limits {
@@ -94,12 +121,12 @@ fn a_batch_takes_one_of_each_line_in_turn() {
     });
     let mut old = facts(Class::Mda);
     old.ttl_s = 5;
-    scheduler.insert(id(1, 1), &old);
+    scheduler.insert(id(1, 1), &old, T0);
     for n in 1..=2 {
-        scheduler.insert(id(2, n), &facts(Class::Mta));
-        scheduler.insert(id(3, n), &facts(Class::Mda));
-        scheduler.insert(id(4, n), &facts(Class::Bounce));
-        scheduler.insert(id(5, n), &facts(Class::Mda));
+        scheduler.insert(id(2, n), &facts(Class::Mta), T0);
+        scheduler.insert(id(3, n), &facts(Class::Mda), T0);
+        scheduler.insert(id(4, n), &facts(Class::Bounce), T0);
+        scheduler.insert(id(5, n), &facts(Class::Mda), T0);
     }
     scheduler.remove(id(5, 1), T0);
     scheduler.remove(id(5, 2), T0);
@@ -126,7 +153,7 @@ fn no_more_than_max_inflight_are_handed_out() {
         max_schedule: 10,
     });
     for n in 1..=30 {
-        scheduler.insert(id(n, 1), &facts(Class::Mda));
+        scheduler.insert(id(n, 1), &facts(Class::Mda), T0);
     }
     assert_eq!(scheduler.batch(T0).len(), 10);
     assert_eq!(scheduler.batch(T0).len(), 2);
@@ -140,7 +167,7 @@ fn no_more_than_max_inflight_are_handed_out() {
 fn a_paused_class_waits_in_its_line() {
     // smtpctl(8), pause mda: no more local deliveries are started; nothing else changes.
     let mut scheduler = with(Class::Mda, 2);
-    scheduler.insert(id(9, 1), &facts(Class::Mta));
+    scheduler.insert(id(9, 1), &facts(Class::Mta), T0);
     assert!(scheduler.pause(Class::Mda, true));
     assert!(!scheduler.pause(Class::Mda, true));
     assert_eq!(scheduler.batch(T0), [Work::Deliver(id(9, 1), Class::Mta)]);
@@ -183,7 +210,7 @@ fn a_full_hold_queue_sends_envelopes_back_on_the_short_grid() {
     });
     let last = u32::try_from(HOLD_MAX).unwrap() + 1;
     for n in 1..=last {
-        scheduler.insert(id(n, 1), &facts(Class::Mda));
+        scheduler.insert(id(n, 1), &facts(Class::Mda), T0);
     }
     let now = T0.plus(2);
     let mut handed = 0;
@@ -284,7 +311,7 @@ fn listings_come_in_order_of_the_ids_page_by_page() {
         (0xffff_0000, 1),
         (5, u32::MAX),
     ] {
-        scheduler.insert(id(message, low), &facts(Class::Mda));
+        scheduler.insert(id(message, low), &facts(Class::Mda), T0);
     }
     let mut seen = Vec::new();
     let mut after = None;
@@ -331,7 +358,7 @@ fn storm(seed: u64) {
                     suspended: dice.roll(9) == 0,
                     ..facts(class)
                 };
-                if scheduler.insert(one, &facts) {
+                if scheduler.insert(one, &facts, T0) {
                     assert!(alive.insert(one), "seed {seed} turn {turn}");
                 }
             }
