@@ -115,7 +115,7 @@ fn a_forward_that_is_not_safe_makes_mail_wait() {
     write_forward(&bob, BOB, &"#".repeat(4096));
     assert_eq!(ask(), refused);
     daemon.wait_log("info: forward file exceeds max size");
-    write_forward(&bob, BOB, "<alice>\n");
+    write_forward(&bob, BOB, "<alice\n");
     assert_eq!(ask(), refused);
     daemon.wait_log("info: parse error in forward file");
     write_forward(&bob, BOB, "");

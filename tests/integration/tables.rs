@@ -209,7 +209,7 @@ fn newaliases_makes_the_database_and_the_daemon_uses_it() {
     );
     daemon.wait_log("info: Table \"aliases\" successfully updated");
     client.mail("a@example.com", &["al@example.org"], b"\nx\n");
-    let (code, _, said) = newaliases(&daemon, "al: <x>\n");
+    let (code, _, said) = newaliases(&daemon, "al: <x\n");
     assert_eq!(code, Some(1));
     assert!(said.contains("aliases:1: invalid entry"), "{said}");
     client.mail("a@example.com", &["al@example.org"], b"\nx\n");

@@ -16,9 +16,11 @@ file aliases
 dir home/bob/Maildir
 dir home/bob/Maildir/.lists
 
-story a value that is too long
+story a value that is longer than a line of mail
 	rcpt value2048@example.com
-	reply 424 4.2.4 Mailing list expansion problem: <value2048@example.com>
+	reply 250
+	maildir bob home/bob/Maildir
+	maildir carol home/carol/Maildir
 
 story an item that is too long
 	rcpt item1024@example.com

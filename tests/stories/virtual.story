@@ -35,7 +35,7 @@ file names
 	gone@v.org: error:550 5.1.6 has left
 	pipe: "|$show virtual"
 	file: $dir/out/virtual
-	bad@v.org: bob, <alice@v.org>
+	bad@v.org: bob, <alice@v.org
 	ring@v.org: ring1
 	ring1: ring2
 	ring2: ring1
@@ -132,7 +132,7 @@ story a command
 	reply 250
 	ran _smtpd [virtual] | RECIPIENT=pipe@v.org | USER=_smtpd
 
-story a command under an action with a user
+story a command of an alias runs as the daemon's user, whatever the action says
 	rcpt pipe@hosted.org
 	reply 250
 	ran _smtpd [virtual] | RECIPIENT=pipe@hosted.org | USER=_smtpd
