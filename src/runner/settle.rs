@@ -158,12 +158,8 @@ impl Settler {
         if created != envelope.created && envelope.last_bounce > Timestamp(0) {
             return None;
         }
-        let interval_s = backoff::warning_due(
-            created,
-            envelope.last_bounce,
-            &policy.bounce_warn_s,
-            now,
-        )?;
+        let interval_s =
+            backoff::warning_due(created, envelope.last_bounce, &policy.bounce_warn_s, now)?;
         if !wants(envelope, Notify::DELAY) {
             return None;
         }

@@ -106,6 +106,7 @@ impl Session {
         self.messages += 1;
         self.bad_commands = 0;
         self.idle_commands = 0;
+        self.refused_rcpts = 0;
         self.tell(&Event::Commit(&accepted));
         match world.announce(accepted.committed) {
             Ok(()) => Next::Flush,

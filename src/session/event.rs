@@ -6,6 +6,8 @@
 //! with one [`Event::Commit`] or [`Event::Rollback`]; the event of what a command has done follows
 //! the [`Event::Reply`] to it, but for [`Event::Rejected`] and [`Event::Envelope`], which say why.
 
+use std::cell::Cell;
+
 use crate::log::maillog;
 use crate::mail::{EvpId, MailAddr, MsgId, Refusal};
 use crate::smtp::Reply;
@@ -56,19 +58,40 @@ pub trait Observer: Send + Sync {
     fn hear(&self, session: &Session, event: &Event<'_>);
 }
 
-/// Writes the lines of the mail log.
+/// Writes the lines of the mail log. Of a kind that a client can cause at will, a session has
+/// [`LINES_MAX`] lines; what comes after is counted, and said at its end.
 pub struct Maillog;
+
+/// Lines of one kind that a session gets.
+const LINES_MAX: u32 = 100;
+
+/// How often something was to be logged in a session.
+#[derive(Default)]
+pub struct Tally {
+    failed_commands: Cell<u32>,
+    rejections: Cell<u32>,
+}
+
+/// Counts one more; whether it is still worth a line.
+fn has_line(count: &Cell<u32>) -> bool {
+    count.set(count.get().saturating_add(1));
+    count.get() <= LINES_MAX
+}
 
 impl Observer for Maillog {
     fn hear(&self, session: &Session, event: &Event<'_>) {
         let id = session.id();
         match event {
             Event::Connected => maillog::smtp_connected(id, session.peer(), session.rdns()),
-            Event::Reply(Some(command), reply) if reply.is_failure() => {
+            Event::Reply(Some(command), reply)
+                if reply.is_failure() && has_line(&session.tally.failed_commands) =>
+            {
                 maillog::smtp_failed_command(id, session.peer(), command, &reply.to_string());
             }
             Event::BadInput(reply) => maillog::smtp_bad_input(id, &reply.to_string()),
-            Event::Rejected(rcpt, refusal) => maillog::smtp_reject(id, rcpt, refusal),
+            Event::Rejected(rcpt, refusal) if has_line(&session.tally.rejections) => {
+                maillog::smtp_reject(id, rcpt, refusal);
+            }
             Event::Commit(accepted) => {
                 let (msgid, nrcpt) = (accepted.committed.msgid(), accepted.recipients.len());
                 let protocol = session.protocol().as_str();
@@ -77,12 +100,21 @@ impl Observer for Maillog {
                     maillog::smtp_envelope(id, *evpid, &accepted.sender, rcpt);
                 }
             }
-            Event::Disconnected(why) => match why {
-                Disconnect::Quit => maillog::smtp_disconnected(id, "quit"),
-                Disconnect::Hangup => maillog::smtp_disconnected(id, "disconnect"),
-                Disconnect::Timeout => maillog::smtp_disconnected(id, "timeout"),
-                Disconnect::IoError(error) => maillog::smtp_io_error(id, error),
-            },
+            Event::Disconnected(why) => {
+                let unsaid = |count: &Cell<u32>| count.get().saturating_sub(LINES_MAX);
+                let tally = &session.tally;
+                let (failed, rejected) =
+                    (unsaid(&tally.failed_commands), unsaid(&tally.rejections));
+                if failed > 0 || rejected > 0 {
+                    maillog::smtp_summed_up(id, session.peer(), failed, rejected);
+                }
+                match why {
+                    Disconnect::Quit => maillog::smtp_disconnected(id, "quit"),
+                    Disconnect::Hangup => maillog::smtp_disconnected(id, "disconnect"),
+                    Disconnect::Timeout => maillog::smtp_disconnected(id, "timeout"),
+                    Disconnect::IoError(error) => maillog::smtp_io_error(id, error),
+                }
+            }
             _ => {}
         }
     }

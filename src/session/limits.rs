@@ -12,6 +12,8 @@ pub const LINE_TOO_LONG: usize = 65535;
 pub const MAX_COMMAND: usize = 2047;
 /// Unknown, misplaced and misspelt commands in a row.
 pub const MAX_BAD_COMMANDS: u32 = 20;
+/// Refused recipients since the last message: more than a list of a thousand has that nobody kept.
+pub const MAX_REFUSED_RCPTS: u32 = 1_000;
 /// Commands since the last message that brought none nearer: NOOP, RSET, HELO, refusals.
 pub const MAX_IDLE_COMMANDS: u32 = 10_000;
 /// Bytes of a message that is refused already that are still read in search of its end.

@@ -34,12 +34,13 @@ use crate::transaction::{Completion, Protocol, Writing};
 use crate::util::{Line, Timestamp};
 
 pub use command::{bad_recipient, bad_sender, recipient_reply};
+use event::Tally;
 pub use event::{Event, Maillog, Observer};
 pub use question::{Answer, Lookup, Question, Store};
 
 use limits::{
     COMMANDS_AT_A_TIME, LINE_TOO_LONG, MAX_BAD_COMMANDS, MAX_COMMAND, MAX_IDLE_COMMANDS,
-    OUT_HIGH_WATER,
+    MAX_REFUSED_RCPTS, OUT_HIGH_WATER,
 };
 use question::Waits;
 use state::{Greeting, State};
@@ -180,6 +181,8 @@ pub struct Session {
     messages: usize,
     bad_commands: u32,
     idle_commands: u32,
+    refused_rcpts: u32,
+    tally: Tally,
 }
 
 impl Session {
@@ -202,6 +205,8 @@ impl Session {
             messages: 0,
             bad_commands: 0,
             idle_commands: 0,
+            refused_rcpts: 0,
+            tally: Tally::default(),
         }
     }
 
@@ -469,7 +474,9 @@ impl Session {
     }
 
     fn over_budget(&self) -> bool {
-        self.bad_commands >= MAX_BAD_COMMANDS || self.idle_commands >= MAX_IDLE_COMMANDS
+        self.bad_commands >= MAX_BAD_COMMANDS
+            || self.idle_commands >= MAX_IDLE_COMMANDS
+            || self.refused_rcpts >= MAX_REFUSED_RCPTS
     }
 }
 

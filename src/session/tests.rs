@@ -816,6 +816,27 @@ fn errors_in_a_row_and_endless_idling_end_the_session() {
     assert_eq!(asked, MAX_IDLE_COMMANDS);
 }
 
+// smtpd(8): a client that has had 1,000 recipients refused since its last message is told to go.
+#[test]
+fn recipients_that_are_refused_without_end_end_the_session() {
+    let mut talk = Talk::plain();
+    talk.ask("EHLO localhost");
+    talk.ask("MAIL FROM:<a@b.example>");
+    for _ in 1..MAX_REFUSED_RCPTS {
+        assert!(talk.ask("RCPT TO:<nobody@example.org>")[0].starts_with("550 "));
+    }
+    // A message is progress.
+    talk.ask("RCPT TO:<bob@example.org>");
+    talk.ask("DATA");
+    assert!(talk.ask("\r\n.")[0].starts_with("250 "));
+    talk.ask("MAIL FROM:<a@b.example>");
+    for _ in 1..MAX_REFUSED_RCPTS {
+        talk.ask("RCPT TO:<nobody@example.org>");
+    }
+    assert!(talk.ask("RCPT TO:<nobody@example.org>")[0].starts_with("421 4.7.0 "));
+    assert!(talk.is_over());
+}
+
 #[test]
 fn a_refused_mail_does_not_cost_a_pipelining_client_its_session() {
     // RFC 2920 §3.1: the RCPTs behind a refused MAIL are already on their way.

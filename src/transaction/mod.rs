@@ -37,7 +37,12 @@ pub struct Transaction {
     recipients: Vec<(EvpId, MailAddr)>,
     /// The latest envelope for each destination, and for which recipient it is.
     known: HashMap<String, Addressed>,
+    envelopes: usize,
 }
+
+/// Envelopes from which on a recipient that needs more of them is for another transaction. One
+/// recipient alone may need more.
+pub const ENVELOPES_ENOUGH: usize = 2_000;
 
 /// An envelope of this transaction, and for whom it is.
 struct Addressed {
@@ -163,6 +168,7 @@ impl Transaction {
             bounce: false,
             recipients: Vec::new(),
             known: HashMap::new(),
+            envelopes: 0,
         }
     }
 
@@ -187,6 +193,13 @@ impl Transaction {
     /// Recipients accepted so far; one that expands to many destinations counts once.
     pub fn recipients(&self) -> usize {
         self.recipients.len()
+    }
+
+    /// Whether one more recipient with these destinations fits into the message.
+    pub fn has_room(&self, destinations: &[Destination]) -> bool {
+        let new = |destination: &&Destination| !self.known.contains_key(&destination.sameness);
+        let more = destinations.iter().filter(new).count();
+        self.envelopes == 0 || self.envelopes + more <= ENVELOPES_ENOUGH
     }
 
     /// Adds a recipient with its destinations, of which there is at least one; names the envelopes
@@ -227,6 +240,7 @@ impl Transaction {
         let sameness = destination.sameness.clone();
         let envelope = self.envelope(rcpt, asked, destination, now)?;
         let id = self.incoming.add(envelope)?;
+        self.envelopes += 1;
         let addressed = Addressed {
             id,
             rcpt: rcpt.clone(),

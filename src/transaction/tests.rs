@@ -208,6 +208,29 @@ fn one_mailbox_gets_one_envelope_and_no_report_is_lost() {
     );
 }
 
+// smtpd.conf(5), COPIES: recipients that lead to many share out over several transactions.
+#[test]
+fn a_message_has_enough_envelopes_some_time() {
+    let spool = Spool::new();
+    let mut transaction = spool.begin(facts());
+    let list = |number: usize, members: usize| -> Vec<Destination> {
+        let all = (0..members).map(|m| destination(&format!("m{m}.{number}@example.com")));
+        all.collect()
+    };
+    let rcpt = address("list@example.com");
+    let mut taken = 0;
+    // One may be larger than that alone.
+    assert!(transaction.has_room(&list(0, ENVELOPES_ENOUGH + 1)));
+    while transaction.has_room(&list(taken, 100)) {
+        let added = transaction.add(&rcpt, &Asked::default(), list(taken, 100), NOW);
+        assert_eq!(added.unwrap().len(), 100);
+        taken += 1;
+    }
+    assert_eq!(taken, 20);
+    // The same list again needs no more.
+    assert!(transaction.has_room(&list(3, 100)));
+}
+
 #[test]
 fn a_recipient_without_destinations_is_an_error_and_dropping_rolls_back() {
     let spool = Spool::new();

@@ -28,6 +28,31 @@ impl Drop for Tmpfs {
 }
 
 #[test]
+fn what_a_client_does_without_end_is_summed_up_in_the_log() {
+    // smtpd(8): of failed commands and rejections a session has 100 lines in the log each.
+    let daemon = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"in\" maildir \"$dir/mail\"\n\
+         match from any for domain \"example.org\" action \"in\"\n",
+    )
+    .start();
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<a@example.net>", 250);
+    let rcpts = "RCPT TO:<bob@elsewhere.example>\r\n".repeat(300);
+    client.send(rcpts.as_bytes());
+    for _ in 0..300 {
+        assert!(client.reply().starts_with("550 "));
+    }
+    client.say("QUIT", 221);
+    daemon.wait_log(" smtp summed-up failed-command=200 reject=200 address=127.0.0.1\n");
+    let log = daemon.log();
+    assert_eq!(
+        log.matches(" smtp failed-command command=\"RCPT").count(),
+        100
+    );
+    assert_eq!(log.matches(" smtp reject ").count(), 100);
+}
+
+#[test]
 fn a_full_spool_is_said_and_recovered_from() {
     // spool-layout.md, Room: the client hears 452, the log says why, and no restart is needed.
     const NAME: &str = "a_full_spool_is_said_and_recovered_from";

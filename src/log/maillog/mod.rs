@@ -17,5 +17,5 @@ pub use mta::{
 pub use queue::{bounce_envelope, bounce_message, queue_expired, queue_removed};
 pub use smtp::{
     smtp_bad_input, smtp_connected, smtp_disconnected, smtp_envelope, smtp_failed_command,
-    smtp_io_error, smtp_message, smtp_reject,
+    smtp_io_error, smtp_message, smtp_reject, smtp_summed_up,
 };

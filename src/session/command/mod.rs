@@ -118,6 +118,9 @@ impl Session {
             200..=399 => self.bad_commands = 0,
             _ => {}
         }
+        if matches!(command, Command::Rcpt(_)) {
+            self.refused_rcpts += u32::from(reply.is_failure());
+        }
         let progress = (follows_mail || matches!(command, Command::Mail(_))) && !reply.is_failure();
         self.idle_commands += u32::from(!progress);
     }

@@ -19,10 +19,7 @@ impl Session {
             return Err(not_allowed());
         };
         if transaction.recipients() >= self.listening.limits.max_rcpt {
-            return Err(Reply::new(
-                451,
-                "4.5.3 Too many recipients: Too many recipients",
-            ));
+            return Err(too_many());
         }
         self.recipient_and_params(argument).map(drop)
     }
@@ -66,6 +63,14 @@ impl Session {
             return;
         };
         let msgid = transaction.msgid();
+        if let Ok(destinations) = &expanded
+            && !transaction.has_room(destinations)
+        {
+            let reply = too_many();
+            self.conclude(line, reply.clone(), out);
+            self.tell(&Event::Rcpt(msgid, rcpt, &reply));
+            return;
+        }
         let added =
             expanded.map(|destinations| transaction.add(rcpt, asked, destinations, world.now()));
         let reply = match added {
@@ -100,6 +105,11 @@ impl Session {
         };
         Ok((rcpt, asked))
     }
+}
+
+/// RFC 5321 §4.5.3.1.10: the client sends the message to the others in another transaction.
+fn too_many() -> Reply {
+    Reply::new(451, "4.5.3 Too many recipients: Too many recipients")
 }
 
 /// What a client hears when a recipient has been judged.
