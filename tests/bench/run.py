@@ -23,9 +23,10 @@ import tempfile
 import time
 
 import large
+import many
 import relay
 import restart
-from servers import TOP, USER, Opensmtpd, Ours, Postfix, memory_kib, run, wait
+from servers import TOP, USER, Before, Opensmtpd, Ours, Postfix, memory_kib, run, wait
 
 
 def smtp_source(port, messages, sessions, kept, rcpt):
@@ -190,6 +191,8 @@ def main():
         for user in (USER,):
             run("usermod", "--home", f"{top}/home-{user}", user)
         servers = [Ours(top, 2601)]
+        if Before.program:
+            servers.append(Before(top, 2604))
         if shutil.which("postfix"):
             servers.append(Postfix(top, 2602))
         package = opensmtpd_package(top)
@@ -237,6 +240,7 @@ def measure(servers, top, args):
         middle, worst, kib = crowd(servers[0], args)
         print(f"\n{args.crowd} idle sessions, {args.crowd // 25} of them sending single bytes: a new session's "
               f"banner comes after {middle:.1f} ms (worst of 100: {worst:.1f} ms); {kib / 1024:.1f} MiB in all")
+    many.measure([s for s in servers if s.name != "opensmtpd"], top, args.only)
     if not args.only or args.only in "restart":
         restart.measure(servers[0], top, args.envelopes)
     if not args.only or args.only in "large":

@@ -59,12 +59,15 @@ def memory_kib(pid):
     return total
 
 
-def smtpd_conf(server, routes):
-    """The configuration of both smtpds; `routes` is the path of the table, if mail is relayed."""
-    local = f'action "out" maildir "{server.home}/Maildir"\n'
-    relay = f'table routes file:{routes}\naction "out" relay domain <routes>\n'
-    return (f"smtp limit max-mails 1000000\nlisten on 127.0.0.1 port {server.port}\n"
-            f"{relay if routes else local}match from any for any action \"out\"\n")
+def smtpd_conf(server, routes, extra="", exchangers=False):
+    """The configuration of both smtpds; `routes` is the path of the table, if mail is relayed by one."""
+    action = f'action "out" maildir "{server.home}/Maildir"\n'
+    if routes:
+        action = f'table routes file:{routes}\naction "out" relay domain <routes>\n'
+    elif exchangers:
+        action = 'action "out" relay\n'
+    return (f"{extra}smtp limit max-mails 1000000\nlisten on 127.0.0.1 port {server.port}\n"
+            f"{action}match from any for any action \"out\"\n")
 
 
 def write_routes(path, routes, form):
@@ -105,23 +108,27 @@ class Server:
 
 class Ours(Server):
     name = "smtpd-rs"
+    program = f"{TOP}/target/release/smtpd"
 
-    def start(self, deliver, routes=None):
+    def start(self, deliver, routes=None, extra="", dns=None):
         self.fresh()
-        self.configure(routes)
+        self.configure(routes, extra, dns)
         self.go([] if deliver else ["-P", "mda", "-P", "mta"])
 
-    def configure(self, routes=None):
+    def configure(self, routes=None, extra="", dns=None):
         table = f"{self.dir}/routes" if routes else None
         if routes:
             write_routes(table, routes, "{} smtp://{}:{}")
+        if dns:
+            with open(f"{self.dir}/resolv.conf", "w") as f:
+                f.write(f"nameserver [127.0.0.1]:{dns}\n")
         with open(f"{self.dir}/smtpd.conf", "w") as f:
-            f.write(smtpd_conf(self, table))
+            f.write(smtpd_conf(self, table, extra, exchangers=dns))
         with open(f"{self.dir}/mailname", "w") as f:
             f.write("mx.example.org\n")
 
     def go(self, flags=()):
-        argv = [f"{TOP}/target/release/smtpd", "-d", "-R", self.dir, *flags]
+        argv = [self.program, "-d", "-R", self.dir, *flags]
         log = open(f"{self.dir}/log", "w")
         self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.pid = self.child.pid
@@ -132,6 +139,12 @@ class Ours(Server):
             os.kill(self.pid, signal.SIGTERM)
             self.child.wait(60)
             self.pid = None
+
+
+class Before(Ours):
+    """The same built from an earlier state, to be compared with: SMTPD_BENCH_BEFORE=PROGRAM."""
+    name = "before"
+    program = os.environ.get("SMTPD_BENCH_BEFORE")
 
 
 def smtpctl(server, *words):
@@ -146,7 +159,7 @@ class Opensmtpd(Server):
         super().__init__(top, port)
         self.package = package
 
-    def start(self, deliver, routes=None):
+    def start(self, deliver, routes=None, extra="", dns=None):
         self.fresh()
         root = f"{self.dir}/root"
         for d in ("etc", "var/run", "var/spool", "var/lib/opensmtpd/empty", "var/empty", "run", "tmp",
@@ -191,7 +204,7 @@ class Opensmtpd(Server):
 class Postfix(Server):
     name = "postfix"
 
-    def start(self, deliver, routes=None):
+    def start(self, deliver, routes=None, extra="", dns=None):
         self.fresh()
         etc, spool, data = (f"{self.dir}/{d}" for d in ("etc", "spool", "data"))
         for d in (etc, spool, data):
