@@ -17,6 +17,7 @@ pub fn open(root: &Path, config: &Config, key: Option<&Secret>) -> Result<Queue,
     let options = fs::Options {
         coding: coding(config, key)?,
         max_message_bytes: config.smtp.max_message_size,
+        delete_later: true,
         ..fs::Options::default()
     };
     let store =
@@ -56,6 +57,7 @@ fn purge_in_the_background(store: Fs) -> io::Result<()> {
             if let Err(error) = store.purge() {
                 log::warn(format_args!("purge: {error}"));
             }
+            store.delete_as_it_comes()
         })?;
     Ok(())
 }

@@ -281,6 +281,26 @@ fn a_bucket_that_an_earlier_process_did_not_sync_is_synced() {
 }
 
 #[test]
+fn a_settled_message_that_is_deleted_later_keeps_every_promise() {
+    let disk = SimDisk::new(Tree::with_dirs(&ROOMS));
+    let later = Options {
+        delete_later: true,
+        ..options(&Coding::default())
+    };
+    let fs = Fs::with_disk(Arc::new(disk.clone()), later).unwrap();
+    let queue = Queue::new(Arc::new(fs.clone()));
+    let teller = Teller {
+        queue: &queue,
+        disk: &disk,
+    };
+    let one = teller.commit(&["ann"], b"one\n").unwrap();
+    teller.remove(&one[0]).unwrap();
+    teller.commit(&["bob"], b"two\n").unwrap();
+    fs.delete_dropped();
+    crash_everywhere(&disk.record()).unwrap();
+}
+
+#[test]
 fn commits_of_several_threads_keep_every_promise() {
     // Group commit: a commit that relies on another's sync is as durable as one that does its own.
     for threads in [2, 2, 3] {

@@ -25,6 +25,7 @@ use self::buckets::Buckets;
 use self::dirsync::DirSync;
 use self::ids::Ids;
 use self::incoming::FsDraft;
+use self::purge::Dropped;
 use self::space::Space;
 use self::walk::Walk;
 
@@ -74,6 +75,9 @@ pub struct Options {
     pub coding: Coding,
     /// The clock: it names buckets and ages the answer about free space.
     pub clock: Clock,
+    /// Whether somebody will call [`Fs::delete_as_it_comes`] or [`Fs::delete_dropped`]: then nobody
+    /// else waits for files to be deleted.
+    pub delete_later: bool,
 }
 
 /// Tells the time.
@@ -90,6 +94,7 @@ impl Default for Options {
             max_envelope_bytes: 32 * 1024 * 1024,
             coding: Coding::default(),
             clock: Arc::new(Timestamp::now),
+            delete_later: false,
         }
     }
 }
@@ -101,6 +106,7 @@ struct Shared {
     ids: Ids,
     buckets: Buckets,
     dirs: DirSync,
+    dropped: Dropped,
     space: Space,
     serial: AtomicU64,
     /// Bodies that OpenSMTPD has encrypted are opened one at a time.
@@ -136,6 +142,17 @@ impl Fs {
         self.0.purge()
     }
 
+    /// Deletes what has been dropped since, with [`Options::delete_later`].
+    pub fn delete_dropped(&self) {
+        self.0.delete_all_dropped();
+    }
+
+    /// The same for everything that is dropped from now on. Never returns: it is for a thread of
+    /// its own.
+    pub fn delete_as_it_comes(&self) -> ! {
+        self.0.delete_as_it_comes()
+    }
+
     fn over(disk: Arc<dyn Disk>, options: Options, lock: Option<File>) -> io::Result<Fs> {
         let shared = Shared {
             buckets: Buckets::open(&*disk)?,
@@ -143,6 +160,7 @@ impl Fs {
             options,
             ids: Ids::default(),
             dirs: DirSync::default(),
+            dropped: Dropped::default(),
             space: Space::default(),
             // Names in purge outlive a process; a random start keeps them apart.
             serial: AtomicU64::new(sys::random::number_u64()),

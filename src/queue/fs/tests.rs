@@ -153,6 +153,20 @@ fn files_and_directories_are_private_and_where_the_layout_says() {
 }
 
 #[test]
+fn what_is_settled_is_deleted_by_whoever_has_time() {
+    let spool = Spool::with(Options {
+        delete_later: true,
+        ..Options::default()
+    });
+    let one = commit(&spool.queue, &["ann"], b"text\n").remove(0);
+    spool.queue.remove(one.id).unwrap();
+    assert!(!spool.at(layout::message_dir(one.id.msgid())).exists());
+    assert_eq!(spool.names("purge").len(), 1);
+    spool.fs.delete_dropped();
+    assert!(spool.names("purge").is_empty());
+}
+
+#[test]
 fn leftovers_of_a_dead_engine_are_dropped_at_start() {
     // spool-layout.md, guarantee 2: what is in incoming/ at a start was never promised.
     let spool = Spool::new();
