@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use smtpd::mail::{EvpId, MsgId};
-use smtpd::scheduler::{Class, Facts, Limits, Scheduler};
+use smtpd::scheduler::{Class, Destination, Facts, Limits, Scheduler};
 use smtpd::util::Timestamp;
 
 /// Bytes that are allocated now.
@@ -40,6 +40,7 @@ fn measure(id_of: impl Fn(u32) -> u32) -> usize {
     for n in 1..=COUNT {
         let msgid = MsgId::new(id_of(n)).expect("not zero");
         let facts = Facts {
+            to: Destination(n),
             class: Class::Mta,
             created: Timestamp(1_700_000_000 + u64::from(n % 977)),
             ttl_s: 345_600,

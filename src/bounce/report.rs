@@ -130,8 +130,10 @@ fn for_people(
             "    You DO NOT NEED to re-send the message to these recipients.\n",
         );
     }
-    if original.is_some() {
-        put(out, "    Below is a copy of the original message:");
+    match original.map(|original| original.extent) {
+        Some(Extent::Whole) => put(out, "    Below is a copy of the original message:"),
+        Some(Extent::Header) => put(out, "    Below is the header of the original message:"),
+        None => {}
     }
 }
 

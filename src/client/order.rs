@@ -126,6 +126,15 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// The same with no phase longer than `most`, but for the reply to the final dot. Whoever gives up
+    /// there too early sends the message twice (RFC 1047), so it has five times as long.
+    pub fn impatient(self, most: Duration) -> Timeouts {
+        Timeouts {
+            dot: self.dot.min(5 * most),
+            ..self.at_most(most)
+        }
+    }
+
     /// The same with no phase longer than `most`.
     pub fn at_most(self, most: Duration) -> Timeouts {
         Timeouts {
@@ -182,7 +191,7 @@ where
 pub struct Message<'a> {
     /// The reverse-path, as MAIL says it; it may be null.
     pub sender: MailAddr,
-    /// Its length as the queue keeps it: what SIZE says, and what the peer's limit is compared with.
+    /// Its length: what SIZE says, and what the peer's limit is compared with.
     pub size_bytes: Option<u64>,
     /// Whether there may be bytes in it that are no ASCII, which a peer that offers 8BITMIME is told.
     pub eight_bit: bool,

@@ -406,7 +406,7 @@ pub struct MtaLimits {
     pub max_conn_per_host: u32,
     /// Connections per route; 5.
     pub max_conn_per_route: u32,
-    /// Connections per source address; 100.
+    /// Connections per source address; 1000. The largest of all sets is what all together may have.
     pub max_conn_per_source: u32,
     /// Connections per connector; 20.
     pub max_conn_per_connector: u32,
@@ -515,7 +515,7 @@ impl Default for MtaLimits {
             family: None,
             max_conn_per_host: 10,
             max_conn_per_route: 5,
-            max_conn_per_source: 100,
+            max_conn_per_source: 1000,
             max_conn_per_connector: 20,
             max_conn_per_relay: 100,
             max_conn_per_domain: 100,

@@ -22,8 +22,6 @@ pub enum Report {
     Held(EvpId, HoldKey),
     /// Held envelopes that it can take now.
     Release(Release),
-    /// What waits under this key would fail now: each envelope comes back at its next time.
-    Postpone(HoldKey),
     /// What kept these from being delivered has passed: they are tried now.
     Hurry(Vec<EvpId>),
 }

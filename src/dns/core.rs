@@ -270,11 +270,9 @@ impl Core {
         } else if self.active < limits::ACTIVE {
             let id = self.new_fetch(job, question, now);
             self.start(id, now);
-        } else if self.waiting.len() < limits::WAITING {
+        } else {
             let id = self.new_fetch(job, question, now);
             self.waiting.push_back(id);
-        } else {
-            self.settled.push_back((job, Err(Failure::TempFail)));
         }
     }
 

@@ -14,9 +14,8 @@ pub const SERVERS: usize = 3;
 pub const SEARCH: usize = 6;
 /// Questions with a socket at a time.
 pub const ACTIVE: usize = 256;
-/// Questions that wait for one.
-pub const WAITING: usize = 4096;
-/// Callers of questions that are open.
+/// Callers of questions that are open. Each waits for one question at a time, as long as it takes;
+/// no caller has so many that this is ever met.
 pub const JOBS: usize = 16 * 1024;
 /// Answers remembered, and the bytes in them.
 pub const CACHED: usize = 8192;

@@ -357,7 +357,7 @@ fn changed(path: Option<&PathBuf>) -> Option<SystemTime> {
 
 const BELL: Token = Token(0);
 /// Requests that may wait for the thread.
-const REQUESTS: usize = 4096;
+const REQUESTS: usize = limits::JOBS;
 const DATAGRAM_BYTES: usize = 4096;
 /// Datagrams taken from one socket before others have their turn.
 const DATAGRAMS: usize = 64;

@@ -220,7 +220,9 @@ impl accept::Host for Host {
             Ask::Explain(supposed) => self.later(conn, Work::Explain(supposed)),
             Ask::Trace(word, on) => Some(trace(&word, on)),
             Ask::Relaying(listing, seen) => self.relaying(conn, listing, seen),
-            Ask::ResumeRoute(route) => self.ask_relay(conn, Admin::ResumeRoute(route)),
+            Ask::ResumeRoute(route) => {
+                self.ask_relay(conn, Admin::ResumeRoute(relay::core::RouteId(route)))
+            }
             Ask::Block(Block { source, domain, on }) => {
                 self.ask_relay(conn, Admin::Block(source, domain, on))
             }

@@ -7,14 +7,15 @@
 mod admin;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 
 use crate::control::message::Answer;
 use crate::deliver::{Agent, HoldKey, Offer, Report};
 use crate::log::{self, Trace, stat};
-use crate::mail::{Envelope, EvpId, Outcome, Verdict};
+use crate::mail::{Envelope, EvpId, Kind, Outcome, Verdict};
 use crate::queue::{Committed, LoadError, Queue};
-use crate::scheduler::{Class, Facts, Hold, Scheduler, Work};
+use crate::scheduler::{Class, Destination, Facts, Hold, Scheduler, Work};
 use crate::util::time::Duration;
 use crate::util::{Live, Timestamp};
 
@@ -239,9 +240,6 @@ impl Core {
                 let key = release.key.0;
                 self.scheduler.release(Class::Mta, key, release.count, now);
             }
-            Report::Postpone(key) => {
-                self.scheduler.postpone(Class::Mta, key.0, now);
-            }
             Report::Hurry(ids) => {
                 for id in ids {
                     self.scheduler.schedule(id, now);
@@ -293,8 +291,10 @@ impl Core {
     }
 
     fn enter(&mut self, envelope: &Envelope, now: Timestamp) -> bool {
+        let class = self.policy.get().class(envelope);
         let facts = Facts {
-            class: self.policy.get().class(envelope),
+            class,
+            to: destination(class, envelope),
             created: envelope.created,
             ttl_s: self.policy.get().ttl_s(envelope),
             retry: envelope.retry,
@@ -560,6 +560,20 @@ impl Core {
         stat::SCHEDULER_HOLD.set(gauge(counts.held));
         stat::SCHEDULER_HOLDQ.set(gauge(counts.hold_queues));
     }
+}
+
+/// Whose turns an envelope shares: those of its domain, or of its user.
+fn destination(class: Class, envelope: &Envelope) -> Destination {
+    let name = match (class, &envelope.kind) {
+        (Class::Mda, Kind::Local(local)) => local.user.as_bytes(),
+        (Class::Mda | Class::Mta, _) => envelope.dest.domain().as_bytes(),
+        (Class::Bounce, _) => return Destination::default(),
+    };
+    let mut hasher = DefaultHasher::new();
+    for byte in name {
+        hasher.write_u8(byte.to_ascii_lowercase());
+    }
+    Destination(hasher.finish() as u32)
 }
 
 fn count(verdict: Verdict) {

@@ -2,7 +2,7 @@
 
 use crate::util::Timestamp;
 
-use super::Class;
+use super::{Class, Destination};
 
 /// Where an envelope stands. It is in exactly one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,7 @@ pub(super) struct Entry {
     pub ttl_s: u32,
     pub retry: u16,
     pub class: Class,
+    pub to: Destination,
     pub marks: Marks,
 }
 
@@ -35,7 +36,7 @@ pub(super) struct Entry {
 pub(super) enum Spot {
     Pending,
     Scheduled { since: Timestamp, ticket: u64 },
-    Inflight { since: Timestamp },
+    Inflight { since: Timestamp, from: Lane },
     Held { key: u64, ticket: u64 },
 }
 
@@ -66,24 +67,53 @@ impl Marks {
     }
 }
 
-/// The lines in which due envelopes wait, in the order a batch visits them.
+/// The lines in which due envelopes wait, in the order a batch visits them: first attempts apart
+/// from later ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Removed,
     Expired,
     Bounce,
+    BounceAgain,
     Mda,
+    MdaAgain,
     Mta,
+    MtaAgain,
 }
 
 impl Lane {
-    pub const ALL: [Lane; 5] = [
+    pub const ALL: [Lane; 8] = [
         Lane::Removed,
         Lane::Expired,
         Lane::Bounce,
+        Lane::BounceAgain,
         Lane::Mda,
+        Lane::MdaAgain,
         Lane::Mta,
+        Lane::MtaAgain,
     ];
+
+    /// The two lines of a class.
+    pub fn of(class: Class) -> [Lane; 2] {
+        match class {
+            Class::Bounce => [Lane::Bounce, Lane::BounceAgain],
+            Class::Mda => [Lane::Mda, Lane::MdaAgain],
+            Class::Mta => [Lane::Mta, Lane::MtaAgain],
+        }
+    }
+
+    /// Whether it is for attempts after the first.
+    pub fn is_again(self) -> bool {
+        matches!(self, Lane::BounceAgain | Lane::MdaAgain | Lane::MtaAgain)
+    }
+
+    /// Whether what is handed out goes somewhere.
+    pub fn has_destinations(self) -> bool {
+        matches!(
+            self,
+            Lane::Mda | Lane::MdaAgain | Lane::Mta | Lane::MtaAgain
+        )
+    }
 }
 
 impl Entry {
@@ -121,10 +151,7 @@ impl Entry {
         if self.marks.has(Marks::EXPIRED) {
             return Lane::Expired;
         }
-        match self.class {
-            Class::Bounce => Lane::Bounce,
-            Class::Mda => Lane::Mda,
-            Class::Mta => Lane::Mta,
-        }
+        let [first, again] = Lane::of(self.class);
+        if self.retry == 0 { first } else { again }
     }
 }

@@ -62,7 +62,7 @@ impl Scheduler {
 
 fn row(id: EvpId, entry: &Entry) -> Row {
     let at = match entry.spot {
-        Spot::Scheduled { since, .. } | Spot::Inflight { since } => since,
+        Spot::Scheduled { since, .. } | Spot::Inflight { since, .. } => since,
         Spot::Pending | Spot::Held { .. } if entry.next == NEVER => entry.expire(),
         Spot::Pending | Spot::Held { .. } => entry.next,
     };

@@ -19,7 +19,9 @@
 mod admin;
 pub mod backoff;
 mod entry;
+mod line;
 mod listing;
+mod quota;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +31,8 @@ use crate::mail::EvpId;
 use crate::util::Timestamp;
 
 use entry::{Entry, Lane, Marks, Spot};
+use line::Line;
+use quota::{Allowed, Inflight};
 
 pub use entry::State;
 pub use listing::{Holding, Row};
@@ -62,11 +66,18 @@ impl Default for Limits {
     }
 }
 
+/// Where an envelope goes, as far as turns are taken: a number of its domain or user. That two have
+/// the same one does no harm; they share a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination(pub u32);
+
 /// What the scheduler must know of an envelope.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// Who settles it.
     pub class: Class,
+    /// Where it goes.
+    pub to: Destination,
     /// When it was made: the origin of its grid of attempts.
     pub created: Timestamp,
     /// Life time in seconds, from then.
@@ -140,11 +151,11 @@ pub struct Scheduler {
     limits: Limits,
     entries: BTreeMap<EvpId, Entry>,
     pending: BTreeSet<(Timestamp, EvpId)>,
-    due: [BTreeSet<(u64, EvpId)>; Lane::ALL.len()],
+    due: [Line; Lane::ALL.len()],
     held: BTreeMap<(Class, u64), BTreeSet<(u64, EvpId)>>,
     held_count: usize,
     messages: usize,
-    inflight: usize,
+    inflight: Inflight,
     tickets: u64,
     paused_mda: bool,
     paused_mta: bool,
@@ -161,7 +172,7 @@ impl Scheduler {
             held: BTreeMap::new(),
             held_count: 0,
             messages: 0,
-            inflight: 0,
+            inflight: Inflight::default(),
             tickets: 0,
             paused_mda: false,
             paused_mta: false,
@@ -188,6 +199,7 @@ impl Scheduler {
             ttl_s: facts.ttl_s,
             retry: facts.retry,
             class: facts.class,
+            to: facts.to,
             marks,
         };
         self.place(id, entry, Spot::Pending);
@@ -207,7 +219,7 @@ impl Scheduler {
             if waits {
                 self.pending.insert((entry.wake(), *id));
             }
-            if let Spot::Scheduled { since, .. } | Spot::Inflight { since } = &mut entry.spot {
+            if let Spot::Scheduled { since, .. } | Spot::Inflight { since, .. } = &mut entry.spot {
                 *since = shift(*since);
             }
         }
@@ -219,11 +231,11 @@ impl Scheduler {
         self.entries.contains_key(&id)
     }
 
-    /// Hands out what is to be done now, at most `max_schedule` things: one of each line in turn,
-    /// first come first served within a line.
+    /// Hands out what is to be done now, at most `max_schedule` things: one of each line in turn, and
+    /// one of each destination in turn within a line, as far as the shares in [`quota`] go.
     pub fn batch(&mut self, now: Timestamp) -> Vec<Work> {
         self.ripen(now);
-        let room = self.limits.max_inflight.saturating_sub(self.inflight);
+        let room = self.limits.max_inflight.saturating_sub(self.inflight.len());
         let size = room.min(self.limits.max_schedule);
         let mut batch = Vec::with_capacity(size);
         while batch.len() < size {
@@ -245,13 +257,10 @@ impl Scheduler {
     /// When [`Scheduler::batch`] has something to do next; a time that has passed means now.
     /// `None`: not before another call changes something.
     pub fn next_event(&self) -> Option<Timestamp> {
-        if self.inflight >= self.limits.max_inflight {
+        if self.inflight.len() >= self.limits.max_inflight {
             return None;
         }
-        if Lane::ALL
-            .iter()
-            .any(|lane| !self.is_paused(*lane) && !self.due[*lane as usize].is_empty())
-        {
+        if Lane::ALL.iter().any(|lane| self.first(*lane).is_some()) {
             return Some(Timestamp(0));
         }
         let (wake, _) = self.pending.first()?;
@@ -314,24 +323,6 @@ impl Scheduler {
         going.len()
     }
 
-    /// The destination of a hold queue cannot be reached now: each envelope comes back at the next
-    /// point of its grid, without a failure of its own. Says how many went.
-    pub fn postpone(&mut self, class: Class, key: u64, now: Timestamp) -> usize {
-        let Some(queue) = self.held.get(&(class, key)) else {
-            return 0;
-        };
-        let going: Vec<EvpId> = queue.iter().map(|(_, id)| *id).collect();
-        for id in &going {
-            let Some(mut entry) = self.entries.get(id).copied() else {
-                continue;
-            };
-            self.detach(*id, &entry);
-            entry.next = backoff::after(entry.created, backoff::base_s(class), 0, now);
-            self.place(*id, entry, Spot::Pending);
-        }
-        going.len()
-    }
-
     /// Nobody can settle the envelope as things are (its action is gone): it stays, visible, until
     /// the administrator schedules or removes it or it expires.
     pub fn park(&mut self, id: EvpId, now: Timestamp) -> Result<(), NotInflight> {
@@ -362,7 +353,7 @@ impl Scheduler {
         Counts {
             envelopes: self.entries.len(),
             messages: self.messages,
-            inflight: self.inflight,
+            inflight: self.inflight.len(),
             held: self.held_count,
             hold_queues: self.held.len(),
         }
@@ -374,12 +365,13 @@ impl Scheduler {
     pub fn check(&self) {
         let mut counts = [0usize; 5];
         for (id, entry) in &self.entries {
-            let lane = &self.due[entry.lane() as usize];
+            let line = &self.due[entry.lane() as usize];
+            let (to, is_busy) = self.turn_of(entry);
             let queue = |key| self.held.get(&(entry.class, key));
             let (slot, indexed) = match entry.spot {
                 Spot::Pending if entry.is_suspended() => (0, true),
                 Spot::Pending => (1, self.pending.contains(&(entry.wake(), *id))),
-                Spot::Scheduled { ticket, .. } => (2, lane.contains(&(ticket, *id))),
+                Spot::Scheduled { ticket, .. } => (2, line.has(to, (ticket, *id), is_busy)),
                 Spot::Inflight { .. } => (3, true),
                 Spot::Held { key, ticket } => {
                     (4, queue(key).is_some_and(|q| q.contains(&(ticket, *id))))
@@ -388,13 +380,14 @@ impl Scheduler {
             assert!(indexed, "{id} is {:?} and not in its index", entry.spot);
             counts[slot] += 1;
         }
-        let due: usize = self.due.iter().map(BTreeSet::len).sum();
+        let due: usize = self.due.iter().map(Line::len).sum();
         let held: usize = self.held.values().map(BTreeSet::len).sum();
         let messages: BTreeSet<_> = self.entries.keys().map(|id| id.msgid()).collect();
         assert_eq!(messages.len(), self.messages, "messages miscounted");
         assert_eq!(counts[1], self.pending.len(), "strangers in pending");
         assert_eq!(counts[2], due, "strangers among the due");
-        assert_eq!(counts[3], self.inflight, "inflight miscounted");
+        assert_eq!(counts[3], self.inflight.len(), "inflight miscounted");
+        self.inflight.check();
         assert_eq!(counts[4], held, "strangers among the held");
         assert_eq!(held, self.held_count, "held miscounted");
         assert!(
@@ -402,7 +395,7 @@ impl Scheduler {
                 .values()
                 .all(|q| !q.is_empty() && q.len() <= HOLD_MAX)
         );
-        assert!(self.inflight <= self.limits.max_inflight);
+        assert!(self.inflight.len() <= self.limits.max_inflight);
     }
 
     fn has_mark(&self, id: EvpId, mark: u8) -> bool {
@@ -442,25 +435,39 @@ impl Scheduler {
     }
 
     fn hand_out(&mut self, lane: Lane, now: Timestamp) -> Option<Work> {
-        if self.is_paused(lane) {
-            return None;
-        }
-        let &(_, id) = self.due[lane as usize].first()?;
+        let id = self.first(lane)?;
         let entry = *self.entries.get(&id)?;
         self.detach(id, &entry);
-        self.place(id, entry, Spot::Inflight { since: now });
+        let flight = Spot::Inflight {
+            since: now,
+            from: lane,
+        };
+        self.place(id, entry, flight);
         Some(match lane {
             Lane::Removed => Work::Remove(id),
             Lane::Expired => Work::Expire(id),
-            Lane::Bounce | Lane::Mda | Lane::Mta => Work::Deliver(id, entry.class),
+            _ => Work::Deliver(id, entry.class),
         })
+    }
+
+    /// What a line may hand out next.
+    fn first(&self, lane: Lane) -> Option<EvpId> {
+        if self.is_paused(lane) {
+            return None;
+        }
+        let line = &self.due[lane as usize];
+        match self.inflight.allows(lane, self.limits.max_inflight) {
+            Allowed::Nothing => None,
+            Allowed::Quiet => line.first(true),
+            Allowed::Anything => line.first(false),
+        }
     }
 
     fn is_paused(&self, lane: Lane) -> bool {
         match lane {
-            Lane::Mda => self.paused_mda,
-            Lane::Mta => self.paused_mta,
-            Lane::Removed | Lane::Expired | Lane::Bounce => false,
+            Lane::Mda | Lane::MdaAgain => self.paused_mda,
+            Lane::Mta | Lane::MtaAgain => self.paused_mta,
+            Lane::Removed | Lane::Expired | Lane::Bounce | Lane::BounceAgain => false,
         }
     }
 
@@ -489,9 +496,14 @@ impl Scheduler {
                 self.pending.remove(&(entry.wake(), id));
             }
             Spot::Scheduled { ticket, .. } => {
-                self.due[entry.lane() as usize].remove(&(ticket, id));
+                let (to, _) = self.turn_of(entry);
+                self.due[entry.lane() as usize].remove(to, (ticket, id));
             }
-            Spot::Inflight { .. } => self.inflight -= 1,
+            Spot::Inflight { from, .. } => {
+                if self.inflight.take(from, entry) {
+                    self.set_busy(entry, false);
+                }
+            }
             Spot::Held { key, ticket } => self.leave_hold_queue((entry.class, key), (ticket, id)),
         }
     }
@@ -517,9 +529,14 @@ impl Scheduler {
                 self.pending.insert((entry.wake(), id));
             }
             Spot::Scheduled { ticket, .. } => {
-                self.due[entry.lane() as usize].insert((ticket, id));
+                let (to, is_busy) = self.turn_of(&entry);
+                self.due[entry.lane() as usize].insert(to, (ticket, id), is_busy);
             }
-            Spot::Inflight { .. } => self.inflight += 1,
+            Spot::Inflight { from, .. } => {
+                if self.inflight.add(from, &entry) {
+                    self.set_busy(&entry, true);
+                }
+            }
             Spot::Held { key, ticket } => {
                 let queue = self.held.entry((entry.class, key)).or_default();
                 queue.insert((ticket, id));
@@ -527,6 +544,25 @@ impl Scheduler {
             }
         }
         self.entries.insert(id, entry);
+    }
+
+    /// Whose turns an envelope shares in its line, and whether something of that is in flight.
+    fn turn_of(&self, entry: &Entry) -> (Destination, bool) {
+        if entry.lane().has_destinations() {
+            let is_busy = self.inflight.is_busy(entry.class, entry.to);
+            (entry.to, is_busy)
+        } else {
+            (Destination::default(), false)
+        }
+    }
+
+    /// Something for an envelope's destination is in flight now, or nothing is any more.
+    fn set_busy(&mut self, entry: &Entry, is_busy: bool) {
+        for lane in Lane::of(entry.class) {
+            if lane.has_destinations() {
+                self.due[lane as usize].set_busy(entry.to, is_busy);
+            }
+        }
     }
 
     fn ticket(&mut self) -> u64 {

@@ -15,6 +15,7 @@ fn id(message: u32, low: u32) -> EvpId {
 fn facts(class: Class) -> Facts {
     Facts {
         class,
+        to: Destination(0),
         created: T0,
         ttl_s: FOUR_DAYS_S,
         retry: 0,
@@ -153,8 +154,10 @@ fn no_more_than_max_inflight_are_handed_out() {
         max_schedule: 10,
     });
     for n in 1..=30 {
-        scheduler.insert(id(n, 1), &facts(Class::Mda), T0);
+        let class = [Class::Mda, Class::Mta, Class::Bounce][n as usize % 3];
+        insert_for(&mut scheduler, id(n, 1), class, n, 0);
     }
+    scheduler.remove(id(30, 1), T0);
     assert_eq!(scheduler.batch(T0).len(), 10);
     assert_eq!(scheduler.batch(T0).len(), 2);
     assert_eq!(scheduler.batch(T0), []);
@@ -330,6 +333,94 @@ fn listings_come_in_order_of_the_ids_page_by_page() {
     assert_eq!(scheduler.list(Some(id(1, 1)), only, 9).len(), 3);
 }
 
+/// Hands out all that may be handed out now.
+fn drain(scheduler: &mut Scheduler, now: Timestamp) -> Vec<EvpId> {
+    let mut ids = Vec::new();
+    loop {
+        let batch = scheduler.batch(now);
+        if batch.is_empty() {
+            scheduler.check();
+            return ids;
+        }
+        ids.extend(batch.into_iter().map(|work| match work {
+            Work::Deliver(id, _) | Work::Expire(id) | Work::Remove(id) => id,
+        }));
+    }
+}
+
+fn insert_for(scheduler: &mut Scheduler, id: EvpId, class: Class, to: u32, retry: u16) {
+    let facts = Facts {
+        to: Destination(to),
+        retry,
+        created: Timestamp(T0.0 - 300_000),
+        ..facts(class)
+    };
+    assert!(scheduler.insert(id, &facts, T0));
+}
+
+// smtpd.conf(5), scheduler limit max-inflight: an eighth of it is kept for each class.
+#[test]
+fn mail_that_hangs_keeps_no_mail_of_another_class_waiting() {
+    let mut scheduler = Scheduler::new(Limits::default());
+    for n in 1..=8000 {
+        insert_for(&mut scheduler, id(n, 1), Class::Mta, n, 0);
+    }
+    // The relay never answers.
+    let out = drain(&mut scheduler, T0).len();
+    assert_eq!(out, 5000 - 3 * 625);
+    assert_eq!(scheduler.next_event(), None);
+    for n in 1..=700 {
+        insert_for(&mut scheduler, id(n, 2), Class::Mda, n, 0);
+        insert_for(&mut scheduler, id(n, 3), Class::Bounce, n, 0);
+    }
+    assert_eq!(drain(&mut scheduler, T0).len(), 1250);
+    scheduler.remove(id(8000, 1), T0);
+    assert_eq!(drain(&mut scheduler, T0), [id(8000, 1)]);
+}
+
+#[test]
+fn later_attempts_leave_room_for_first_ones() {
+    let mut scheduler = Scheduler::new(Limits::default());
+    for n in 1..=8000 {
+        insert_for(&mut scheduler, id(n, 1), Class::Mta, n, 3);
+    }
+    let out = drain(&mut scheduler, T0).len();
+    assert!(out > 1000 && out < 2000, "{out}");
+    insert_for(&mut scheduler, id(1, 2), Class::Mta, 9000, 0);
+    assert_eq!(drain(&mut scheduler, T0), [id(1, 2)]);
+}
+
+#[test]
+fn destinations_take_turns() {
+    let mut scheduler = Scheduler::new(Limits::default());
+    for n in 1..=1000 {
+        insert_for(&mut scheduler, id(n, 1), Class::Mta, 1, 0);
+    }
+    insert_for(&mut scheduler, id(1, 2), Class::Mta, 2, 0);
+    let ids: Vec<_> = scheduler.batch(T0).into_iter().take(2).collect();
+    assert_eq!(
+        ids,
+        [
+            Work::Deliver(id(1, 1), Class::Mta),
+            Work::Deliver(id(1, 2), Class::Mta)
+        ]
+    );
+}
+
+#[test]
+fn destinations_with_much_in_flight_leave_room_for_others() {
+    let mut scheduler = Scheduler::new(Limits::default());
+    for n in 1..=300 * 50 {
+        insert_for(&mut scheduler, id(n, 1), Class::Mta, n % 300, 0);
+    }
+    let out = drain(&mut scheduler, T0).len();
+    assert!(out >= 300 * 7, "{out}");
+    for n in 1..=500 {
+        insert_for(&mut scheduler, id(n, 2), Class::Mta, 1000 + n, 0);
+    }
+    assert_eq!(drain(&mut scheduler, T0).len(), 500);
+}
+
 #[test]
 fn storms_of_calls_keep_every_envelope_in_exactly_one_state() {
     // Invariant 7: every envelope is in exactly one scheduler state.
@@ -356,6 +447,7 @@ fn storm(seed: u64) {
                     ttl_s: dice.roll(20_000) as u32,
                     retry: dice.roll(4) as u16,
                     suspended: dice.roll(9) == 0,
+                    to: Destination(dice.roll(4) as u32),
                     ..facts(class)
                 };
                 if scheduler.insert(one, &facts, T0) {

@@ -21,7 +21,8 @@ pub struct Host {
     sessions: Arc<Mutex<u32>>,
 }
 
-/// The reply to a command, `DOT` for the end of a message; an empty one closes the connection.
+/// The reply to a command, `BANNER` for the greeting, `DOT` for the end of a message, `MAIL 3` for the
+/// third MAIL of a session; an empty one closes the connection.
 pub type Script = fn(&str) -> Option<&'static str>;
 
 impl Host {
@@ -58,7 +59,9 @@ fn serve(stream: TcpStream, script: Script, all: &Mutex<Vec<Taken>>) -> std::io:
     let mut input = BufReader::new(stream.try_clone()?);
     let mut output = stream;
     let mut taken = Taken::default();
-    output.write_all(b"220 fake ESMTP\r\n")?;
+    let banner = script("BANNER").unwrap_or("220 fake ESMTP");
+    output.write_all(format!("{banner}\r\n").as_bytes())?;
+    let mut mails = 0;
     loop {
         let mut line = String::new();
         if input.read_line(&mut line)? == 0 {
@@ -71,7 +74,11 @@ fn serve(stream: TcpStream, script: Script, all: &Mutex<Vec<Taken>>) -> std::io:
             "QUIT" => "221 bye",
             _ => "250 ok",
         };
-        let reply = script(&command).unwrap_or(usual);
+        mails += u32::from(verb.eq_ignore_ascii_case("MAIL"));
+        let numbered = format!("{verb} {mails}");
+        let reply = script(&command)
+            .or_else(|| script(&numbered))
+            .unwrap_or(usual);
         if reply.is_empty() {
             return Ok(());
         }
@@ -259,13 +266,13 @@ fn a_host_that_refuses_is_left_alone_for_a_while_and_shown() {
     daemon.wait_log("0000000000000000 mta delivery evpid=");
     daemon.wait_log(
         "source=\"-\" relay=\"127.0.0.1\" delay=0s result=\"TempFail\" \
-         stat=\"Network error on destination MXs\"",
+         stat=\"127.0.0.1: IO Error: Connection refused\"",
     );
     wait_for("the envelope to wait", || {
         daemon
             .queue()
             .first()
-            .is_some_and(|line| line.ends_with("|Network error on destination MXs"))
+            .is_some_and(|line| line.ends_with("|127.0.0.1: IO Error: Connection refused"))
     });
     let routes = lines(&daemon, &["show", "routes"]);
     assert!(
@@ -374,12 +381,58 @@ fn a_host_that_says_nothing_keeps_no_other_waiting() {
     );
 }
 
+// The administrator and the sender are told what the host said, wherever it said it.
+#[test]
+fn a_host_that_lets_nobody_in_is_quoted() {
+    let host = Host::start(|c| match c {
+        "BANNER" => Some("554 5.7.1 Bad DNS PTR resource record"),
+        _ => None,
+    });
+    let daemon = to_host(&host);
+    submit(&daemon, &["bob@a.example"], "Subject: x\r\n\r\nhi");
+    let text = "127.0.0.1: BANNER rejected: 554 5.7.1 Bad DNS PTR resource record";
+    daemon.wait_log(&format!("result=\"TempFail\" stat=\"{text}\""));
+    wait_for("the envelope to wait", || {
+        let queue = daemon.queue();
+        queue
+            .first()
+            .is_some_and(|line| line.ends_with(&format!("|{text}")))
+    });
+}
+
+// RFC 9422: a host says how many messages it takes over one connection.
+#[test]
+fn a_host_that_limits_a_session_gets_a_new_connection_at_once() {
+    let scripts: [Script; 3] = [
+        |c| {
+            c.starts_with("EHLO")
+                .then_some("250-fake\r\n250 LIMITS MAILMAX=2")
+        },
+        |c| (c == "MAIL 3").then_some("421 4.7.0 enough"),
+        |c| (c == "MAIL 3").then_some(""),
+    ];
+    for script in scripts {
+        let host = Host::start(script);
+        let daemon = to_host(&host);
+        for n in 0..9 {
+            submit(
+                &daemon,
+                &[&format!("u{n}@a.example")],
+                "Subject: x\r\n\r\nhi",
+            );
+        }
+        host.wait(9);
+        daemon.wait_empty();
+        assert!(!daemon.log().contains("TempFail") && !daemon.log().contains("Disabling"));
+    }
+}
+
 #[test]
 fn a_connection_closed_at_any_point_puts_the_message_off() {
     let cases: [(Script, &str); 4] = [
         (
             |c| c.starts_with("EHLO").then_some(""),
-            "Network error on destination MXs",
+            "127.0.0.1: Connection closed unexpectedly",
         ),
         (
             |c| c.starts_with("MAIL").then_some(""),

@@ -170,7 +170,29 @@ pub fn of_smarthost(
     })
 }
 
+/// The port of exchangers.
+const SMTP_PORT: u16 = 25;
+
 impl Key {
+    /// Whose addresses are wanted.
+    pub fn destination(&self) -> (String, AsHost) {
+        (self.name.clone(), self.as_host)
+    }
+
+    /// Where its hosts listen.
+    pub fn port_or_default(&self) -> u16 {
+        self.port.unwrap_or(SMTP_PORT)
+    }
+
+    /// Whether a session that was made for one relay is as good for the other: only their
+    /// destinations differ.
+    pub fn is_as_good_as(&self, other: &Key) -> bool {
+        self.action == other.action
+            && self.scheme == other.scheme
+            && self.label == other.label
+            && self.port_or_default() == other.port_or_default()
+    }
+
     /// `[relay:NAME,port=N,MODE,…]`, as log lines and listings have it. `mx` marks smarthosts.
     pub fn printed(&self, action: &RelayAction) -> String {
         let mut text = format!("[relay:{}", self.name);

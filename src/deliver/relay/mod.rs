@@ -16,12 +16,12 @@
 //! Promises: every envelope that was offered gets one report, with its line in the log; nothing is
 //! called delivered that the other host did not take.
 
-mod books;
 mod configured;
 pub mod core;
 pub mod hoststat;
 pub mod key;
 pub mod mx;
+mod routes;
 pub mod secure;
 pub mod session;
 
@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, unbounded};
 
 use crate::client::Credentials;
+use crate::config::Config;
 use crate::dns::{self, Found};
 use crate::log;
 use crate::mail::{Envelope, EvpId, Outcome, SessionId};
@@ -45,7 +46,10 @@ use crate::util::{Line, Live, Timestamp};
 
 pub use configured::Configured;
 
-use self::core::{Action, Ask, BadSmarthost, Core, Destination, End, Limits, Listing, Smarthost};
+use self::core::{
+    Action, Ask, BadSmarthost, Core, Destination, End, Limits, Listing, Next, RelayId, RouteId,
+    Smarthost,
+};
 use self::mx::Question;
 use self::session::{Order, Tools};
 use super::{Offer, Release, Report};
@@ -82,14 +86,17 @@ pub enum Event {
     Answer(Destination, Question, Found),
     /// Answers of tables.
     Smarthosts(Vec<(EvpId, Smarthost)>),
+    /// The name of an address has been looked up.
+    Named,
     /// A table's answer.
-    Source(u64, Option<IpAddr>),
+    Source(RelayId, Option<IpAddr>),
     /// A table's answer.
-    Secret(u64, Option<Credentials>),
+    Secret(RelayId, Option<Credentials>),
     /// A session is ready for mail.
     Ready(SessionId),
-    /// A transaction is over: outcomes, and recipients that were not tried.
-    Done(SessionId, Vec<(EvpId, Outcome)>, Vec<EvpId>),
+    /// A transaction is over: outcomes, recipients that were not tried, and whether the session
+    /// takes another one.
+    Done(SessionId, Vec<(EvpId, Outcome)>, Vec<EvpId>, Next),
     /// A session is no more.
     Ended(SessionId, End),
     /// The administrator's question.
@@ -104,7 +111,7 @@ pub enum Admin {
     /// A listing.
     Show(Listing),
     /// `resume route`.
-    ResumeRoute(u64),
+    ResumeRoute(RouteId),
     /// `pause mta from … for …` (true), `resume mta from … for …`.
     Block(IpAddr, String, bool),
 }
@@ -112,11 +119,14 @@ pub enum Admin {
 /// The answer: lines of a listing; `None` when what was asked changed nothing.
 pub type Reply = Box<dyn FnOnce(Option<Vec<String>>) + Send>;
 
-/// Sessions at a time.
-const SESSIONS_MAX: usize = 64;
-/// Those of them that may be connecting on routes that have not proven themselves: the rest is for
-/// destinations that are known to answer.
-const UNPROVEN_MAX: usize = 48;
+/// Sessions at a time, unless `mta limit max-conn-per-source` allows more.
+const SESSIONS: usize = 1000;
+/// What a session may need of descriptors: its connection, the message, and what the TLS library or
+/// the system's resolver opens for a moment. Half of all are left to others.
+const DESCRIPTORS_EACH: usize = 2;
+/// Memory for the stack of a session's thread. What is not touched costs nothing, but OpenBSD counts
+/// it against the limit on data.
+const STACK_BYTES: usize = 512 * 1024;
 /// Events taken before actions are carried out.
 const DRAIN_MAX: usize = 256;
 /// The longest sleep.
@@ -139,8 +149,7 @@ pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
         .name("relay tables".to_owned())
         .spawn(move || answer_asks(&asked, &answers))?;
     let limits = Limits {
-        sessions: SESSIONS_MAX,
-        unproven: UNPROVEN_MAX,
+        sessions: sessions_max(setup.live.get().config()),
     };
     let core = Core::new(
         setup.live.get(),
@@ -167,6 +176,23 @@ pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
         events: events.clone(),
     };
     Ok((agent, Handle(events)))
+}
+
+/// How many sessions there may be at a time.
+fn sessions_max(config: &Config) -> usize {
+    let mta = &config.mta;
+    let sets = mta.domains.values().chain([&mta.limits]);
+    let asked = sets.map(|limits| limits.max_conn_per_source as usize).max();
+    let wanted = asked.unwrap_or(SESSIONS).max(SESSIONS);
+    // A system that does not say how many descriptors there are has a limit that it tells of later.
+    let descriptors = sys::descriptors::limit().unwrap_or(usize::MAX);
+    let most = wanted.min(descriptors / 2 / DESCRIPTORS_EACH).max(1);
+    if most < wanted {
+        log::debug(format_args!(
+            "relay: at most {most} sessions at a time with {descriptors} descriptors"
+        ));
+    }
+    most
 }
 
 impl super::Agent for Agent {
@@ -220,8 +246,8 @@ impl Clock {
 /// A question to a table, asked by the thread beside.
 enum TableAsk {
     Smarthosts(Arc<Configured>, Vec<(EvpId, Ask)>),
-    Source(Arc<Configured>, u64, String),
-    Secret(Arc<Configured>, u64, String, Line),
+    Source(Arc<Configured>, RelayId, String),
+    Secret(Arc<Configured>, RelayId, String, Line),
 }
 
 /// The relay thread.
@@ -284,10 +310,13 @@ impl Relay {
             Event::Source(relay, addr) => self.core.source(relay, addr, now),
             Event::Secret(relay, found) => self.core.secret(relay, found, now),
             Event::Ready(id) => self.core.ready(id, now),
-            Event::Done(id, settled, untried) => self.core.done(id, settled, &untried, now),
+            Event::Done(id, settled, untried, next) => {
+                self.core.done(id, settled, &untried, next, now);
+            }
+            Event::Named => self.core.named(),
             Event::Ended(id, end) => {
                 self.sessions.remove(&id);
-                self.core.ended(id, &end, now);
+                self.core.ended(id, end, now);
             }
             Event::Admin(admin, reply) => reply(self.admin(admin, now)),
             Event::Stop => self.core.stop(),
@@ -315,8 +344,10 @@ impl Relay {
             match action {
                 Action::Resolve(name, question) => self.resolve(name, question),
                 Action::Reverse(addr, ptr) => {
+                    let events = self.tools.events.clone();
                     let put = move |found: dns::Reverse| {
                         let _ = ptr.set(found.name);
+                        let _ = events.send(Event::Named);
                     };
                     self.resolver.reverse(addr, Box::new(put));
                 }
@@ -365,6 +396,7 @@ impl Relay {
         let tools = self.tools.clone();
         let spawned = thread::Builder::new()
             .name("relay session".to_owned())
+            .stack_size(STACK_BYTES)
             .spawn(move || session::run(&tools, &start, &told));
         match spawned {
             Ok(_) => {

@@ -1,20 +1,22 @@
-//! What is remembered of connections: how many there are, when there was one last, and the routes
-//! that do not work.
+//! What is counted and remembered of connections: how many there are, when the next one may be
+//! opened, and which routes do not work.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use crate::log::maillog::Bracketed;
+use crate::mail::{Outcome, SessionId};
 use crate::util::{Line, Timestamp};
 
-/// Connections of a host, a route, a source, a connector, a relay or a domain.
+/// The connections of a host, a route, a source, a connector, a relay or a domain.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Book {
+pub struct Connections {
     /// Open now.
-    pub nconn: u32,
+    count: u32,
     /// When one was last opened.
-    pub lastconn: Option<Timestamp>,
+    last: Option<Timestamp>,
     /// When the next one would be due if all had come in their time.
     due: Timestamp,
 }
@@ -22,21 +24,23 @@ pub struct Book {
 /// Connections that may follow each other at once where a delay is set to its default.
 pub const BURST: u64 = 5;
 
-/// Whether a delay was set by the administrator, and is kept to the letter.
+/// How far apart connections are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// Every connection that many seconds after the one before.
+    /// The administrator has set the delay: every connection that many seconds after the one before.
     Strict(u64),
-    /// On average; [`BURST`] of them may come together.
+    /// The default: that far apart on average, and [`BURST`] of them may come together. A connection
+    /// over which mail went does not count.
     Bursts(u64),
 }
 
 impl Pace {
     /// The pace for this delay, `default` being what it is without a word of the administrator.
     pub fn of(delay_s: u32, default: u32) -> Pace {
-        match delay_s == default {
-            true => Pace::Bursts(u64::from(delay_s)),
-            false => Pace::Strict(u64::from(delay_s)),
+        if delay_s == default {
+            Pace::Bursts(u64::from(delay_s))
+        } else {
+            Pace::Strict(u64::from(delay_s))
         }
     }
 
@@ -47,7 +51,17 @@ impl Pace {
     }
 }
 
-impl Book {
+impl Connections {
+    /// How many are open.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// When one was last opened.
+    pub fn last(&self) -> Option<Timestamp> {
+        self.last
+    }
+
     /// When the next connection may be opened; a time that has passed means now.
     pub fn ready_at(&self, pace: Pace) -> Timestamp {
         let ahead_s = match pace {
@@ -59,20 +73,27 @@ impl Book {
 
     /// A connection is opened.
     pub fn open(&mut self, pace: Pace, now: Timestamp) {
-        self.nconn += 1;
-        self.lastconn = Some(now);
+        self.join();
+        self.last = Some(now);
         self.due = self.due.max(now).plus(pace.delay_s());
     }
 
-    /// A connection is closed.
-    pub fn close(&mut self) {
-        self.nconn = self.nconn.saturating_sub(1);
+    /// An open connection comes over from elsewhere.
+    pub fn join(&mut self) {
+        self.count += 1;
     }
 
-    /// The connection that was closed has done all it may: another one in its place is not one
-    /// more.
+    /// A connection is closed, or goes elsewhere.
+    pub fn leave(&mut self) {
+        debug_assert!(self.count > 0, "more connections closed than were open");
+        self.count = self.count.saturating_sub(1);
+    }
+
+    /// The connection was of use: another one in its place is not one more.
     pub fn refund(&mut self, pace: Pace) {
-        self.due = Timestamp(self.due.0.saturating_sub(pace.delay_s()));
+        if let Pace::Bursts(s) = pace {
+            self.due = Timestamp(self.due.0.saturating_sub(s));
+        }
     }
 }
 
@@ -83,9 +104,11 @@ pub type Ptr = Arc<OnceLock<Option<Line>>>;
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// Its connections.
-    pub book: Book,
+    pub connections: Connections,
     /// Its name.
     pub ptr: Ptr,
+    /// When a message was last taken from a connection to it that was too slow to come about.
+    pub passed_over: Option<Timestamp>,
 }
 
 impl Host {
@@ -101,14 +124,24 @@ impl Host {
 pub struct Route {
     /// Ours; the system chooses without one.
     pub source: Option<IpAddr>,
-    /// Theirs.
+    /// The remote one.
     pub to: SocketAddr,
     /// Its connections.
-    pub book: Book,
+    pub connections: Connections,
+    /// Their sessions.
+    pub sessions: BTreeSet<SessionId>,
     /// When the last one was lost.
     pub lost: Option<Timestamp>,
-    /// Whether a session has come as far as being ready for mail.
-    pub proven: bool,
+    /// Whether a session has come as far as being ready for mail. What fails after that is no
+    /// failure of the route.
+    pub validated: bool,
+    /// Whether a transaction has come to its end there. Until then there is one connection at a time,
+    /// and it counts as one that may hang.
+    pub answers: bool,
+    /// The host took no further connection while it had others: it gets none before.
+    pub crowded_until: Option<Timestamp>,
+    /// What went wrong last, and when.
+    pub failure: Option<(Timestamp, Outcome)>,
     /// Failures that count, up when one happens and down with time.
     pub penalty: u32,
     /// Failures in all.
@@ -125,9 +158,13 @@ impl Route {
         Route {
             source,
             to,
-            book: Book::default(),
+            connections: Connections::default(),
+            sessions: BTreeSet::new(),
             lost: None,
-            proven: false,
+            validated: false,
+            answers: false,
+            crowded_until: None,
+            failure: None,
             penalty: 0,
             errors: 0,
             disabled_until: None,
@@ -136,7 +173,8 @@ impl Route {
     }
 
     /// A session ended before it was of any use. Says for how many seconds the route is not used.
-    pub fn fail(&mut self, now: Timestamp) -> u64 {
+    pub fn fail(&mut self, why: Outcome, now: Timestamp) -> u64 {
+        self.failure = Some((now, why));
         self.penalty = self.penalty.saturating_add(1);
         self.errors = self.errors.saturating_add(1);
         let seconds = penalty_s(self.penalty);
@@ -147,7 +185,7 @@ impl Route {
     /// The time of being disabled is over.
     pub fn enable(&mut self, now: Timestamp) {
         self.disabled_until = None;
-        self.proven = false;
+        self.validated = false;
         self.penalty = self.penalty.saturating_sub(1);
         self.timer = (self.penalty > 0).then(|| now.plus(penalty_s(self.penalty)));
     }
@@ -161,7 +199,7 @@ impl Route {
     /// Forgets all that was bad.
     pub fn forgive(&mut self) {
         self.disabled_until = None;
-        self.proven = false;
+        self.validated = false;
         self.penalty = 0;
         self.timer = None;
         self.lost = None;
@@ -201,6 +239,7 @@ fn penalty_s(penalty: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Status;
 
     const T0: Timestamp = Timestamp(1_700_000_000);
 
@@ -208,7 +247,8 @@ mod tests {
     fn penalties_grow_with_the_square_and_end_at_an_hour() {
         // smtpd(8): min(15 * penalty^2, 3600) seconds.
         let mut route = Route::new(None, "192.0.2.25:25".parse().unwrap());
-        let seconds: Vec<u64> = (0..17).map(|_| route.fail(T0)).collect();
+        let why = || Outcome::temp(Status::new(4, 4, 1), Line::default());
+        let seconds: Vec<u64> = (0..17).map(|_| route.fail(why(), T0)).collect();
         assert_eq!(seconds[..5], [15, 60, 135, 240, 375]);
         assert_eq!(seconds[16], 3600);
         route.enable(T0);
@@ -222,17 +262,22 @@ mod tests {
     #[test]
     fn a_default_delay_lets_a_few_connections_come_together() {
         let pace = Pace::of(2, 2);
-        let mut book = Book::default();
+        let mut all = Connections::default();
         for _ in 0..BURST {
-            assert!(book.ready_at(pace) <= T0);
-            book.open(pace, T0);
+            assert!(all.ready_at(pace) <= T0);
+            all.open(pace, T0);
         }
-        assert_eq!(book.ready_at(pace), T0.plus(2));
-        book.refund(pace);
-        assert!(book.ready_at(pace) <= T0);
-        let strict = Pace::of(7, 2);
-        let mut book = Book::default();
-        book.open(strict, T0);
-        assert_eq!(book.ready_at(strict), T0.plus(7));
+        assert_eq!(all.ready_at(pace), T0.plus(2));
+        all.refund(pace);
+        assert!(all.ready_at(pace) <= T0);
+    }
+
+    #[test]
+    fn a_delay_that_the_administrator_has_set_is_kept_to_the_letter() {
+        let pace = Pace::of(7, 2);
+        let mut all = Connections::default();
+        all.open(pace, T0);
+        all.refund(pace);
+        assert_eq!(all.ready_at(pace), T0.plus(7));
     }
 }

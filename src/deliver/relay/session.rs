@@ -4,6 +4,7 @@
 //! channel from the relay thread, what came of it goes back as [`Event`]s, and every recipient it
 //! was given is answered for there.
 
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
@@ -18,14 +19,15 @@ use crate::client::{
 use crate::config::RelayAction;
 use crate::log::maillog::{self, Bracketed, Delivery};
 use crate::log::{self, Trace};
-use crate::mail::{Envelope, EvpId, MailAddr, Outcome, Peer, Status};
+use crate::mail::{DsnOffer, Envelope, EvpId, MailAddr, Outcome, Peer, Remote, Status};
 use crate::queue::Queue;
 use crate::rfc5322::folded::Folded;
 use crate::util::{Line, Timestamp};
 
 use super::Event;
-use super::core::{End, Load, Start, result_word};
+use super::core::{End, Load, Next, Start, result_word};
 use super::key::Security;
+use super::mx;
 
 /// What a session is told.
 pub enum Order {
@@ -169,6 +171,9 @@ impl Worker<'_> {
         hello.tls = tls;
         hello.auth = start.login.clone();
         hello.max_failures = start.max_failures;
+        if let Some(most) = start.patience {
+            hello.timeouts = hello.timeouts.impatient(most);
+        }
         let socket = Socket::tcp(start.to, start.source, hello.timeouts.connect)?;
         self.local = socket.local_addr().map(|addr| addr.ip().to_canonical());
         maillog::mta_connected(start.id);
@@ -195,9 +200,37 @@ impl Worker<'_> {
         maillog::mta_error(self.start.id, 0, &failure.text);
         match failure.stage {
             Stage::Source => End::Source(failure.text.clone()),
-            Stage::StartTls | Stage::Handshake | Stage::Auth => End::Unfit(failure.text.clone()),
-            _ => End::Failed(failure.text.clone()),
+            Stage::StartTls | Stage::Handshake | Stage::Auth => End::Unfit(self.told(failure)),
+            _ => End::Failed(self.told(failure)),
         }
+    }
+
+    /// What a message hears of a session that did not come to be: which host, and in its words.
+    fn told(&self, failure: &Failure) -> Outcome {
+        let start = self.start;
+        let address = Bracketed(start.to.ip()).to_string();
+        let name = start.exchanger.as_str();
+        let host = if mx::literal(name).is_some() {
+            address
+        } else {
+            format!("{name} ({address})")
+        };
+        let said = Line::sanitize(format!("{host}: {failure}").as_bytes());
+        let usual = match failure.stage {
+            Stage::StartTls | Stage::Handshake | Stage::Auth => Status::new(4, 7, 0),
+            _ => Status::new(4, 4, 1),
+        };
+        let Some(reply) = &failure.reply else {
+            return Outcome::temp(usual, said);
+        };
+        // Another host, or the same one later, may think otherwise: it is temporary whatever it says.
+        let status = reply
+            .status()
+            .map_or(usual, |said| Status { class: 4, ..said });
+        Outcome::temp(status, said).by(Remote {
+            name: start.exchanger.clone(),
+            dsn: DsnOffer::NotOffered,
+        })
     }
 
     /// Does as it is told until the session ends, or nobody tells it any more.
@@ -208,20 +241,27 @@ impl Worker<'_> {
             };
             if !session.can_take_more() {
                 // It went while it was idle and has seen nothing of this message.
-                return End::Failed(text("Connection closed unexpectedly"));
+                return self.closed(sent, "Connection closed unexpectedly");
             }
             if sent > 0 && self.start.transaction_delay_s > 0 {
                 let delay = Duration::from_secs(self.start.transaction_delay_s.into());
                 thread::sleep(delay);
             }
-            self.send(&mut session, &load);
+            let touched = self.send(&mut session, &load);
             if let Some(failure) = session.failure() {
                 let messages = u32::try_from(session.accepted()).unwrap_or(u32::MAX);
                 maillog::mta_error(self.start.id, messages, &failure.text);
-                return End::Failed(failure.text.clone());
+                return match touched {
+                    true => End::Failed(self.told(failure)),
+                    false => self.closed(sent, &failure.text),
+                };
             }
             if session.rejects_all() {
                 maillog::mta_rejects_all(self.start.id);
+                break;
+            }
+            if !session.can_take_more() {
+                // Its LIMITS, or the many recipients that it has refused.
                 break;
             }
         }
@@ -231,16 +271,29 @@ impl Worker<'_> {
         End::Quit
     }
 
-    fn send(&self, session: &mut Session, load: &Load) {
+    /// The host has closed the connection between two messages, as hosts do after a while, or
+    /// before the first one.
+    fn closed(&self, sent: usize, text: &str) -> End {
+        match sent {
+            0 => End::Failed(self.told(&Failure::new(Stage::Session, text))),
+            _ => End::Quit,
+        }
+    }
+
+    /// Sends a message; says whether the host had anything to do with it.
+    fn send(&self, session: &mut Session, load: &Load) -> bool {
         let Some(first) = load.envelopes.first() else {
-            return;
+            return false;
         };
         let msgid = first.id.msgid();
         let queue = &self.tools.queue;
         let content = || queue.open_body(msgid).map(Folded::new);
         let sender = self.sender(load);
-        let size_bytes = queue.open_body(msgid).and_then(|body| body.size_bytes());
-        let (settled, untried) = match size_bytes {
+        let size = match session.extensions().size {
+            Some(_) => content().and_then(size_on_the_wire),
+            None => queue.open_body(msgid).and_then(|body| body.size_bytes()),
+        };
+        let (settled, untried) = match size {
             Ok(size_bytes) => {
                 let message = Message {
                     sender: sender.clone(),
@@ -262,8 +315,14 @@ impl Worker<'_> {
             }
         };
         self.tell(load, &sender, &settled);
-        let done = Event::Done(self.start.id, settled, untried);
+        let next = match session.can_take_more() {
+            true => Next::More,
+            false => Next::Over,
+        };
+        let touched = !settled.is_empty();
+        let done = Event::Done(self.start.id, settled, untried, next);
         let _ = self.tools.events.send(done);
+        touched
     }
 
     /// The reverse-path: rewritten if we forward the message and have to answer for it.
@@ -300,6 +359,31 @@ impl Worker<'_> {
     }
 }
 
+/// RFC 1870 section 5: the octets of the message with its line ends, which are CRLF there and LF in
+/// the queue. Dots that are doubled do not count.
+fn size_on_the_wire(mut text: impl Read) -> io::Result<u64> {
+    let mut buffer = vec![0; 64 * 1024];
+    let (mut size, mut last) = (0, b'\n');
+    loop {
+        let n = match text.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        for byte in buffer.iter().take(n) {
+            size += if *byte == b'\n' && last != b'\r' {
+                2
+            } else {
+                1
+            };
+            last = *byte;
+        }
+    }
+    // What does not end with a line end gets one.
+    Ok(size + if last == b'\n' { 0 } else { 2 })
+}
+
 fn no_message() -> Outcome {
     Outcome::temp(Status::new(4, 3, 0), text("Could not get message fd"))
 }
@@ -313,4 +397,23 @@ fn tap(id: String) -> Tap {
         Said::Client(line) => log::trace(Trace::Mta, format_args!("mta: {id}: >>> {line}")),
         Said::Server(line) => log::trace(Trace::Mta, format_args!("mta: {id}: <<< {line}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_that_is_announced_counts_line_ends_as_they_are_sent() {
+        // RFC 1870, section 5.
+        for (text, wire) in [
+            ("", ""),
+            ("a\nb\n", "a\r\nb\r\n"),
+            ("a\r\nb", "a\r\nb\r\n"),
+            ("\n\n", "\r\n\r\n"),
+        ] {
+            let size = size_on_the_wire(text.as_bytes()).unwrap();
+            assert_eq!(size, wire.len() as u64, "{text:?}");
+        }
+    }
 }

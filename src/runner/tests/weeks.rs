@@ -76,8 +76,6 @@ struct World {
     attempts: Vec<Attempt>,
     /// Bounce envelopes as they were first tried.
     reports: Vec<Envelope>,
-    /// A relay that fails as a whole puts off what waits for it.
-    postpones: bool,
 }
 
 fn both_ways(queue_ttl_s: u64, bounce_warn_s: &[u32]) -> Policy {
@@ -121,7 +119,6 @@ impl World {
             now: T0,
             attempts: Vec::new(),
             reports: Vec::new(),
-            postpones: false,
         }
     }
 
@@ -172,7 +169,7 @@ impl World {
         }
     }
 
-    /// Once all that the dead relay had taken is answered for: what waits is put off or let go.
+    /// Once all that the dead relay had taken is answered for, what waits is let go.
     fn release_the_dead(&mut self) -> bool {
         {
             let mut desk = self.agents[1].0.lock().unwrap();
@@ -181,13 +178,10 @@ impl World {
             }
             desk.holding = false;
         }
-        let report = match self.postpones {
-            true => Report::Postpone(DEAD_KEY),
-            false => Report::Release(Release {
-                key: DEAD_KEY,
-                count: usize::MAX,
-            }),
-        };
+        let report = Report::Release(Release {
+            key: DEAD_KEY,
+            count: usize::MAX,
+        });
         self.core.report(report, self.now);
         true
     }
@@ -322,7 +316,6 @@ fn a_destination_dead_for_days_delays_no_other() {
     // RFC 5321 §4.5.4.1: a host that cannot be reached must not keep mail for others waiting. Each
     // of its messages is given up at the end of its own life.
     let mut world = World::new(both_ways(FOUR_DAYS_S, &[14_400]), 10);
-    world.postpones = true;
     let judge = |envelope: &Envelope| match is_dead(envelope) {
         true => fail(4),
         false => Outcome::delivered(),

@@ -1,4 +1,4 @@
-//! What sessions are given, and what comes of it.
+//! What sessions are given, what comes of it, and where they go then.
 
 use std::sync::Arc;
 
@@ -9,33 +9,50 @@ use crate::util::{Line, Timestamp};
 
 use crate::deliver::relay::mx::Failure;
 
-use super::drive::Paces;
 use super::{
-    Action, Broken, Core, End, Load, Phase, RCPT_MAX, Relay, SPARE_S, Session, Task, Timer,
-    VAIN_MAX,
+    Action, Broken, Core, End, Limit, Load, Next, Phase, RCPT_MAX, Relay, RelayId, RouteId,
+    Session, Timer, Trouble,
 };
 
 /// Connections took nothing of a message, one after the other.
 const CLOSED: Failure = Failure::temporary(Status::new(4, 4, 2), "Connection closed unexpectedly");
-/// Seconds until a relay tries again after this host had no means for a session.
+/// Connections that may take nothing of a message before it is put off.
+const UNTOUCHED_MAX: u32 = 2;
+/// How long a session with nothing to do is kept when its relay has others, in seconds.
+const SPARE_S: u64 = 1;
+/// How long a message waits for its connection to come about while another one is idle, in seconds.
+const OVERDUE_S: u64 = 2;
+/// How often that may happen to the connections to one host: those may then carry nothing.
+const PASSED_OVER_S: u64 = 60;
+/// Seconds in which no session is started after this host had no means for one.
 const SHORTAGE_S: u64 = 5;
+/// How long a host that takes no further connection is left with those that it has, in seconds.
+const CROWDED_S: u64 = 60;
 
 impl Core {
     /// A session is ready for mail.
     pub fn ready(&mut self, id: SessionId, now: Timestamp) {
-        let Some(session) = self.sessions.get_mut(&id) else {
+        let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        session.phase = Phase::Idle(now);
-        session.proven = true;
+        if !matches!(session.phase(), Phase::Connecting(_)) {
+            return;
+        }
         session.ready = true;
-        let relay = session.relay;
-        if let Some(route) = self.routes.get_mut(&session.route) {
-            route.proven = true;
+        let (relay, route) = (session.relay, session.route);
+        let load = session.reserved().cloned();
+        let phase = match &load {
+            Some(load) => Phase::Sending(load.clone()),
+            None => Phase::Idle(now),
+        };
+        self.sessions.set_phase(id, phase);
+        self.out.extend(load.map(|load| Action::Send(id, load)));
+        if let Some(route) = self.routes.get_mut(&route) {
+            route.validated = true;
         }
         self.wake(relay);
-        self.work(now);
         self.rest(id, now);
+        self.work(now);
     }
 
     /// A transaction is over. `untried` recipients go to another connection.
@@ -44,26 +61,42 @@ impl Core {
         id: SessionId,
         settled: Vec<(EvpId, Outcome)>,
         untried: &[EvpId],
+        next: Next,
         now: Timestamp,
     ) {
-        let Some(session) = self.sessions.get_mut(&id) else {
+        let phase = match next {
+            Next::More => Phase::Idle(now),
+            Next::Over => Phase::Closing,
+        };
+        let is_sending = |session: &Session| matches!(session.phase(), Phase::Sending(_));
+        if !self.sessions.get(id).is_some_and(is_sending) {
+            return;
+        }
+        let Some(Phase::Sending(load)) = self.sessions.set_phase(id, phase) else {
             return;
         };
-        let Phase::Busy(load) = std::mem::replace(&mut session.phase, Phase::Idle(now)) else {
+        let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
         let delivered = |(_, outcome): &(EvpId, Outcome)| outcome.verdict == Verdict::Delivered;
-        if settled.iter().any(delivered) {
-            session.messages += 1;
+        let delivered = settled.iter().any(delivered);
+        session.messages += u32::from(delivered);
+        let answers = delivered || next == Next::More;
+        session.transactions += u32::from(answers);
+        let (relay, route) = (session.relay, session.route);
+        if answers {
+            self.set_answers(route, true);
         }
-        let relay = session.relay;
+        let touched = !settled.is_empty();
         for (envelope, outcome) in settled {
             self.outcome(&load, envelope, outcome, now);
         }
-        self.again(relay, &load, untried, now);
+        let untouched = load.untouched + u32::from(!touched);
+        self.take_back(relay, &load, untried, untouched, now);
         self.wake(relay);
-        self.work(now);
+        self.feed(relay, now);
         self.rest(id, now);
+        self.work(now);
     }
 
     fn outcome(&mut self, load: &Load, id: EvpId, outcome: Outcome, now: Timestamp) {
@@ -82,133 +115,177 @@ impl Core {
         self.out.push(Action::Report(Report::Done(id, outcome)));
     }
 
-    /// Puts recipients back in front: they have not been tried. When that happens again and again,
-    /// they have.
-    fn again(&mut self, relay: u64, load: &Load, untried: &[EvpId], now: Timestamp) {
+    /// Puts recipients back in front: they have not been tried. When connections have taken nothing
+    /// of them again and again, they have.
+    fn take_back(
+        &mut self,
+        relay: RelayId,
+        load: &Load,
+        untried: &[EvpId],
+        untouched: u32,
+        now: Timestamp,
+    ) {
         let envelopes: Vec<_> = load
             .envelopes
             .iter()
             .filter(|envelope| untried.contains(&envelope.id))
             .cloned()
             .collect();
-        let Some(first) = envelopes.first() else {
+        let Some(relay) = self
+            .relays
+            .get_mut(&relay)
+            .filter(|_| !envelopes.is_empty())
+        else {
             return;
         };
-        let vain = load.vain + 1;
-        let Some(relay) = self.relays.get_mut(&relay) else {
-            return;
-        };
-        if vain < VAIN_MAX {
+        if untouched < UNTOUCHED_MAX {
             stat::MTA_TASK.inc();
-            relay.tasks.push_front(Task {
-                msgid: first.id.msgid(),
-                sender: load.sender.clone(),
-                srs: load.srs.clone(),
+            relay.tasks.push_front(Load {
                 envelopes,
-                vain,
+                untouched,
+                ..load.clone_head()
             });
             return;
         }
         let name = relay.key.name.clone();
         for envelope in &envelopes {
             stat::MTA_ENVELOPE.dec();
-            self.settle(envelope, &load.sender, &name, &CLOSED, now);
+            self.settle(envelope, &load.sender, &name, CLOSED.outcome(), now);
         }
     }
 
-    /// Gives the sessions of a relay that are ready something to do.
-    pub(super) fn feed(&mut self, relay: u64) {
-        let ready: Vec<SessionId> = self
+    /// Gives the sessions of a relay that are idle something to do.
+    pub(super) fn feed(&mut self, id: RelayId, now: Timestamp) {
+        let idle: Vec<SessionId> = self
             .relays
-            .get(&relay)
+            .get(&id)
             .into_iter()
             .flat_map(|relay| &relay.sessions)
-            .filter(|id| {
-                let session = self.sessions.get(id);
-                session.is_some_and(|session| matches!(session.phase, Phase::Idle(_)))
-            })
+            .filter(|id| self.sessions.get(**id).is_some_and(Session::is_idle))
             .copied()
             .collect();
-        for id in ready {
-            if !self.feed_one(relay, id) {
-                continue;
-            }
-            self.low_water(relay);
+        for session in idle {
+            self.feed_one(id, session, now);
+            self.low_water(id);
         }
     }
 
-    fn feed_one(&mut self, relay_id: u64, id: SessionId) -> bool {
-        let Some(relay) = self.relays.get(&relay_id) else {
-            return false;
+    fn feed_one(&mut self, relay_id: RelayId, id: SessionId, now: Timestamp) {
+        let (Some(relay), Some(session)) = (self.relays.get(&relay_id), self.sessions.get(id))
+        else {
+            return;
         };
-        let most = relay.limits.session_mail_max.max(1);
-        let Some(session) = self.sessions.get(&id) else {
-            return false;
+        if session.messages >= relay.limits.session_mail_max.max(1) {
+            return self.quit(id);
+        }
+        let load = if relay.tasks.is_empty() {
+            self.take_overdue(relay_id, now)
+        } else if self.has_too_many(relay) {
+            // It has carried something, and somebody else has nothing yet.
+            return self.quit(id);
+        } else {
+            self.next_load(relay_id).map(Arc::new)
         };
-        if session.messages >= most {
-            if let Some(session) = self.sessions.get_mut(&id) {
-                session.spent = true;
-            }
-            self.quit(id);
-            return false;
+        if let Some(load) = load {
+            self.sessions.set_phase(id, Phase::Sending(load.clone()));
+            self.out.push(Action::Send(id, load));
         }
-        if relay.tasks.is_empty() {
-            return false;
+    }
+
+    /// The first message that waits, for at most [`RCPT_MAX`] of its recipients.
+    pub(super) fn next_load(&mut self, id: RelayId) -> Option<Load> {
+        let relay = self.relays.get_mut(&id)?;
+        let task = relay.tasks.front_mut()?;
+        if task.envelopes.len() > RCPT_MAX {
+            let rest = task.envelopes.split_off(RCPT_MAX);
+            let envelopes = std::mem::replace(&mut task.envelopes, rest);
+            return Some(Load {
+                envelopes,
+                ..task.clone_head()
+            });
         }
-        if self.is_greedy(relay_id) {
-            self.quit(id);
-            return false;
-        }
-        let Some(load) = self.relays.get_mut(&relay_id).and_then(next_load) else {
-            return false;
-        };
-        let load = Arc::new(load);
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.phase = Phase::Busy(load.clone());
-        }
-        self.out.push(Action::Send(id, load));
-        true
+        let task = relay.tasks.pop_front()?;
+        stat::MTA_TASK.dec();
+        Some(task)
     }
 
     /// Whether a relay has more than its share of the sessions while others wait for one.
-    fn is_greedy(&self, id: u64) -> bool {
-        let waiting = self.hungry.iter().filter(|hungry| **hungry != id).count();
-        if waiting == 0 || self.sessions.len() < self.limits.sessions {
-            return false;
-        }
-        let sharing = self
-            .relays
-            .values()
-            .filter(|relay| !relay.sessions.is_empty())
-            .count();
-        let share = (self.limits.sessions / (sharing + waiting).max(1)).max(1);
-        let own = self.relays.get(&id).map_or(0, |relay| relay.sessions.len());
-        own > share
+    fn has_too_many(&self, relay: &Relay) -> bool {
+        self.waiting.len(&Limit::Sessions) > 0
+            && self.sessions.len() >= self.limits.sessions
+            && relay.sessions.len() > self.share()
     }
 
-    /// A session with nothing to do ends at once if its relay has another one, else after a while.
+    /// A message of a relay whose own connection has been slow to come about for long enough.
+    fn take_overdue(&mut self, id: RelayId, now: Timestamp) -> Option<Arc<Load>> {
+        let relay = self.relays.get(&id)?;
+        let slow = relay.sessions.iter().copied().find(|id| {
+            self.sessions.get(*id).is_some_and(|session| {
+                session.reserved().is_some()
+                    && now.since(session.opened) >= OVERDUE_S
+                    && self.may_pass_over(session.route, now)
+            })
+        })?;
+        let route = self.sessions.get(slow)?.route;
+        let addr = self.routes.get(&route)?.to.ip();
+        if let Some(host) = self.hosts.get_mut(&addr) {
+            host.passed_over = Some(now);
+        }
+        match self.sessions.set_phase(slow, Phase::Connecting(None))? {
+            Phase::Connecting(load) => load,
+            Phase::Idle(_) | Phase::Sending(_) | Phase::Closing => None,
+        }
+    }
+
+    /// Whether a connection may go without its message: once a minute and host.
+    fn may_pass_over(&self, route: RouteId, now: Timestamp) -> bool {
+        let host = self.routes.get(&route).map(|route| route.to.ip());
+        let host = host.and_then(|addr| self.hosts.get(&addr));
+        host.is_some_and(|host| {
+            let lately = |at| now.since(at) < PASSED_OVER_S;
+            !host.passed_over.is_some_and(lately)
+        })
+    }
+
+    /// What a session would have begun with, if it has not.
+    pub(super) fn take_reserved(&mut self, id: SessionId) -> Option<Load> {
+        self.sessions.get(id)?.reserved()?;
+        match self.sessions.set_phase(id, Phase::Connecting(None))? {
+            Phase::Connecting(load) => load.map(Arc::unwrap_or_clone),
+            Phase::Idle(_) | Phase::Sending(_) | Phase::Closing => None,
+        }
+    }
+
+    /// A session with nothing to do is there for others who wait; else it ends after a while.
     fn rest(&mut self, id: SessionId, now: Timestamp) {
-        let Some(session) = self.sessions.get(&id) else {
+        let Some(session) = self.sessions.get(id).filter(|session| session.is_idle()) else {
             return;
         };
-        if !matches!(session.phase, Phase::Idle(_)) {
-            return;
-        }
         let Some(relay) = self.relays.get(&session.relay) else {
             return self.quit(id);
         };
         let keep_s = self.keep_s(relay);
-        if keep_s == 0 || self.stopping || !self.hungry.is_empty() {
+        let limits = self.limits_of(session);
+        if limits.are_wanted(self) && !self.stopping {
+            self.free_limits(limits);
+        } else if keep_s == 0 || self.stopping {
             return self.quit(id);
         }
-        self.timers.insert((now.plus(keep_s), Timer::Idle(id)));
+        self.timers
+            .insert((now.plus(keep_s.max(1)), Timer::Idle(id)));
     }
 
     /// How long a session of a relay may have nothing to do, in seconds.
     fn keep_s(&self, relay: &Relay) -> u64 {
         let keep_s = u64::from(relay.limits.session_keepalive_s);
-        let sessions = relay.sessions.iter().filter_map(|id| self.sessions.get(id));
-        let staying = sessions.filter(|session| !matches!(session.phase, Phase::Quitting));
+        let sessions = relay
+            .sessions
+            .iter()
+            .filter_map(|id| self.sessions.get(*id));
+        if sessions.clone().any(|session| session.reserved().is_some()) {
+            return OVERDUE_S;
+        }
+        let staying = sessions.filter(|session| !matches!(session.phase(), Phase::Closing));
         match staying.count() {
             ..=1 => keep_s,
             _ => keep_s.min(SPARE_S),
@@ -216,15 +293,20 @@ impl Core {
     }
 
     pub(super) fn idle_time(&mut self, id: SessionId, now: Timestamp) {
-        let Some(session) = self.sessions.get(&id) else {
+        let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let Phase::Idle(since) = session.phase else {
+        let (relay, Phase::Idle(since)) = (session.relay, session.phase()) else {
             return;
         };
+        let since = *since;
+        self.feed_one(relay, id, now);
+        if !self.sessions.get(id).is_some_and(Session::is_idle) {
+            return;
+        }
         let keep_s = self
             .relays
-            .get(&session.relay)
+            .get(&relay)
             .map_or(0, |relay| self.keep_s(relay));
         match since.plus(keep_s) {
             at if at <= now => self.quit(id),
@@ -233,56 +315,86 @@ impl Core {
     }
 
     pub(super) fn quit(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.phase = Phase::Quitting;
+        if self.sessions.set_phase(id, Phase::Closing).is_some() {
             self.out.push(Action::Quit(id));
         }
     }
 
-    /// A session is no more. Recipients that it had and did not settle are tried elsewhere if it
-    /// ended before it began with them; it tells the others itself, by [`Core::done`].
-    pub fn ended(&mut self, id: SessionId, end: &End, now: Timestamp) {
-        let Some(session) = self.sessions.remove(&id) else {
+    /// A session that is idle goes over to another relay.
+    pub(super) fn take_over(&mut self, id: SessionId, relay: RelayId) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut session.relay, relay);
+        let source = session.source;
+        self.each_own_count(before, source, &mut |connections, _| connections.leave());
+        self.each_own_count(relay, source, &mut |connections, _| connections.join());
+        self.leave_relay(id, before);
+        self.join_relay(id, relay);
+        if let Some(relay) = self.relays.get(&before) {
+            let destination = relay.key.destination();
+            self.waiting.free(Limit::Domain(destination));
+        }
+        self.wake(before);
+    }
+
+    /// A session is over. Recipients that it had and did not settle are tried elsewhere; it tells of
+    /// the others itself, by [`Core::done`].
+    pub fn ended(&mut self, id: SessionId, end: End, now: Timestamp) {
+        let Some(session) = self.sessions.remove(id) else {
             return;
         };
         let relay = session.relay;
-        if let Phase::Busy(load) = &session.phase {
+        let limits = self.limits_of(&session);
+        self.close(&session, id, &end, now);
+        self.free_limits(limits);
+        if let Some(load) = session.load() {
             let ids: Vec<EvpId> = load.envelopes.iter().map(|envelope| envelope.id).collect();
-            self.again(relay, load, &ids, now);
+            // A connection that never came about has not been given anything.
+            let untouched = load.untouched + u32::from(session.ready);
+            self.take_back(relay, load, &ids, untouched, now);
         }
-        self.close_books(&session, id, end, now);
+        let serves_others = self.serves(session.route, None);
+        let is_known = self
+            .routes
+            .get(&session.route)
+            .is_some_and(|route| route.answers);
         match end {
             End::Quit => {}
+            End::Failed(_) if session.transactions > 0 || session.ready && is_known => {}
             // A host that takes no more connections than it has is not one that fails.
-            End::Failed(_) if session.ready || self.is_served(session.route) => {}
-            End::Unfit(_) if self.serves(session.route, relay) => {}
-            End::Unfit(_) if self.is_served(session.route) => self.avoid(&session),
-            End::Failed(_) | End::Unfit(_) => self.penalise(session.route, now),
-            End::Source(text) => self.bad_source(&session, text),
-            End::Shortage(_) => self.set_relay_timer(relay, now.plus(SHORTAGE_S)),
+            End::Failed(_) if serves_others => self.crowded(session.route, now),
+            End::Unfit(_) if self.serves(session.route, Some(relay)) => {
+                self.crowded(session.route, now);
+            }
+            End::Unfit(why) if serves_others => self.avoid(&session, why, now),
+            End::Failed(why) | End::Unfit(why) => self.penalise(session.route, why, now),
+            End::Source(text) => self.bad_source(&session, &text),
+            End::Shortage(_) => self.short_until = now.plus(SHORTAGE_S),
         }
-        if !matches!(end, End::Shortage(_)) {
-            self.wake(relay);
-        }
+        self.wake(relay);
         self.work(now);
     }
 
-    /// Whether another session on a route is at work.
-    fn is_served(&self, route: u64) -> bool {
-        self.sessions
-            .values()
-            .any(|session| session.route == route && session.ready)
+    /// Whether another session on a route, or one of this relay, is at work.
+    fn serves(&self, route: RouteId, relay: Option<RelayId>) -> bool {
+        let sessions = self
+            .routes
+            .get(&route)
+            .into_iter()
+            .flat_map(|r| &r.sessions);
+        let mut sessions = sessions.filter_map(|id| self.sessions.get(*id));
+        sessions.any(|session| session.ready && relay.is_none_or(|relay| session.relay == relay))
     }
 
-    /// Whether one of those is a relay's own.
-    fn serves(&self, route: u64, relay: u64) -> bool {
-        self.sessions
-            .values()
-            .any(|session| session.route == route && session.ready && session.relay == relay)
+    fn crowded(&mut self, route: RouteId, now: Timestamp) {
+        if let Some(route) = self.routes.get_mut(&route) {
+            route.crowded_until = Some(now.plus(CROWDED_S));
+        }
     }
 
     /// The relay of a session does not go that way again; others do.
-    fn avoid(&mut self, session: &Session) {
+    fn avoid(&mut self, session: &Session, why: Outcome, now: Timestamp) {
         let Some(route) = self.routes.get(&session.route) else {
             return;
         };
@@ -291,57 +403,41 @@ impl Core {
             .get_mut(&session.relay)
             .and_then(|relay| relay.connectors.get_mut(&session.source));
         if let Some(connector) = connector {
-            connector.unfit.insert(route.to);
+            connector.unfit.insert(route.to, (now, why));
         }
     }
 
-    fn close_books(&mut self, session: &Session, id: SessionId, end: &End, now: Timestamp) {
-        let mut destination = None;
-        let mut paces = Paces::of(&self.configured.config().mta.limits);
-        if let Some(relay) = self.relays.get_mut(&session.relay) {
-            paces = Paces::of(&relay.limits);
-            destination = Some((relay.key.name.clone(), relay.key.as_host));
-            relay.sessions.remove(&id);
-            relay.book.close();
-            if let Some(connector) = relay.connectors.get_mut(&session.source) {
-                connector.book.close();
-                if session.spent {
-                    connector.book.refund(paces.connector);
-                }
+    /// Takes a session that is over out of everything that counts it. One that was of use leaves
+    /// no trace.
+    fn close(&mut self, session: &Session, id: SessionId, end: &End, now: Timestamp) {
+        let of_use = session.transactions > 0 && *end == End::Quit;
+        self.each_count(session, |connections, pace| {
+            connections.leave();
+            if of_use {
+                connections.refund(pace);
             }
-            if session.spent {
-                relay.book.refund(paces.relay);
-            }
-        }
-        if let Some(domain) = destination.and_then(|name| self.domains.get_mut(&name)) {
-            domain.book.close();
-        }
-        if let Some(book) = self.sources.get_mut(&session.source) {
-            book.close();
-        }
+        });
+        self.leave_relay(id, session.relay);
         if let Some(route) = self.routes.get_mut(&session.route) {
-            route.book.close();
-            if session.spent {
-                route.book.refund(paces.route);
-            }
+            route.sessions.remove(&id);
+            self.unproven -= usize::from(!route.answers);
             route.lost = match end {
                 End::Quit => None,
                 _ => Some(now),
             };
-            if let Some(host) = self.hosts.get_mut(&route.to.ip()) {
-                host.book.close();
-            }
         }
     }
 
-    /// A session ended before it was ready for mail: its route is not used for a while.
-    fn penalise(&mut self, id: u64, now: Timestamp) {
+    /// A session ended before it was of any use: its route is not used for a while.
+    fn penalise(&mut self, id: RouteId, why: Outcome, now: Timestamp) {
         let Some(route) = self.routes.get_mut(&id) else {
             return;
         };
-        let seconds = route.fail(now);
+        let seconds = route.fail(why, now);
         let addr = route.to.ip();
         self.timers.insert((now.plus(seconds), Timer::Route(id)));
+        // Who waits for this route has to look for another one.
+        self.waiting.free(Limit::Route(id));
         let ptr = self.ptr_of(addr);
         if let Some(route) = self.routes.get(&id) {
             let name = route.name(ptr.as_ref());
@@ -362,7 +458,13 @@ impl Core {
         let Some(connector) = connector else {
             return;
         };
-        if connector.error.replace(Broken::Source).is_none()
+        let words = format!("No valid route to destination: {text}");
+        let why = Outcome::temp(Status::new(4, 4, 1), Line::sanitize(words.as_bytes()));
+        let broken = Broken {
+            what: Trouble::Source,
+            why: Some(why),
+        };
+        if connector.error.replace(broken).is_none()
             && let Some(name) = name
         {
             self.info(format!("smtp-out: Error on {name}: {text}"));
@@ -370,25 +472,14 @@ impl Core {
     }
 }
 
-/// The first message that waits, for at most [`RCPT_MAX`] of its recipients.
-fn next_load(relay: &mut Relay) -> Option<Load> {
-    let task = relay.tasks.front_mut()?;
-    if task.envelopes.len() > RCPT_MAX {
-        let rest = task.envelopes.split_off(RCPT_MAX);
-        let envelopes = std::mem::replace(&mut task.envelopes, rest);
-        return Some(Load {
-            sender: task.sender.clone(),
-            srs: task.srs.clone(),
-            envelopes,
-            vain: task.vain,
-        });
+impl Load {
+    /// The same message without recipients.
+    fn clone_head(&self) -> Load {
+        Load {
+            sender: self.sender.clone(),
+            srs: self.srs.clone(),
+            envelopes: Vec::new(),
+            untouched: self.untouched,
+        }
     }
-    let task = relay.tasks.pop_front()?;
-    stat::MTA_TASK.dec();
-    Some(Load {
-        sender: task.sender,
-        srs: task.srs,
-        envelopes: task.envelopes,
-        vain: task.vain,
-    })
 }

@@ -3,20 +3,25 @@
 use std::sync::Arc;
 
 use crate::config::{MtaLimits, RelayAction, Route};
-use crate::deliver::{HoldKey, Release, Report};
+use crate::deliver::{Release, Report};
 use crate::log::stat;
-use crate::mail::{Envelope, EvpId, Status};
+use crate::mail::{Envelope, EvpId, Outcome, Status, Verdict};
 use crate::util::Timestamp;
 
 use crate::deliver::relay::Configured;
-use crate::deliver::relay::books::Book;
 use crate::deliver::relay::key::{self, Key, NO_SMARTHOST, Security};
 use crate::deliver::relay::mx::Failure;
 
 use super::{
-    Action, Ask, BadSmarthost, Connector, Core, Draws, Login, Relay, Smarthost, State, Task,
-    is_temporary,
+    Action, Ask, BadSmarthost, Connector, Core, Draws, Load, Login, RCPT_MAX, Relay, RelayId,
+    Smarthost, State, Timer,
 };
+
+/// A relay that has failed stays for so many seconds after the last that came of what it had held:
+/// that fails the same way.
+const STAYS_S: u64 = 5;
+/// But not longer than this.
+const STAYS_MAX_S: u64 = 60;
 
 /// The action is not, or no longer, one that relays. The runner does not let it come here.
 const NO_ACTION: Failure = Failure::temporary(Status::new(4, 3, 5), "Cannot find relay action");
@@ -34,7 +39,7 @@ impl Core {
 
     fn take_in(&mut self, envelope: Envelope, now: Timestamp) {
         if self.stopping {
-            let held = Report::Held(envelope.id, HoldKey(0));
+            let held = Report::Held(envelope.id, RelayId(0).hold_key());
             return self.out.push(Action::Report(held));
         }
         stat::MTA_ENVELOPE.inc();
@@ -120,21 +125,29 @@ impl Core {
         let msgid = envelope.id.msgid();
         let sender = key::sender(action, &envelope);
         let srs = key::forwarded_by(action, &envelope);
-        let waiting = relay
-            .tasks
-            .iter()
-            .rposition(|task| task.msgid == msgid && task.sender == sender && task.srs == srs);
-        let is_full = relay.on_hold || relay.tasks.len() >= high_water(&relay.limits);
-        match waiting.and_then(|at| relay.tasks.get_mut(at)) {
-            Some(task) => task.envelopes.push(envelope),
+        let is_same =
+            |load: &Load| load.msgid() == Some(msgid) && load.sender == sender && load.srs == srs;
+        // A message whose connection is still to come about is joined as well.
+        let mut waiting = relay.tasks.len();
+        for session in &relay.sessions {
+            let Some(load) = self.sessions.reserved_mut(*session) else {
+                continue;
+            };
+            if is_same(load) && load.envelopes.len() < RCPT_MAX {
+                return load.envelopes.push(envelope);
+            }
+            waiting += 1;
+        }
+        let is_full = relay.on_hold || waiting >= high_water(&relay.limits);
+        match relay.tasks.iter_mut().rfind(|load| is_same(load)) {
+            Some(load) => load.envelopes.push(envelope),
             None if is_full => return self.hold(id, envelope.id),
             None => {
-                relay.tasks.push_back(Task {
-                    msgid,
+                relay.tasks.push_back(Load {
                     sender,
                     srs,
                     envelopes: vec![envelope],
-                    vain: 0,
+                    untouched: 0,
                 });
                 stat::MTA_TASK.inc();
             }
@@ -142,7 +155,14 @@ impl Core {
         self.wake(id);
     }
 
-    fn hold(&mut self, id: u64, envelope: EvpId) {
+    /// Messages of a relay that no session has begun with.
+    pub(super) fn waiting_of(&self, relay: &Relay) -> usize {
+        let sessions = relay.sessions.iter();
+        let sessions = sessions.filter_map(|id| self.sessions.get(*id));
+        relay.tasks.len() + sessions.filter(|s| s.reserved().is_some()).count()
+    }
+
+    fn hold(&mut self, id: RelayId, envelope: EvpId) {
         stat::MTA_ENVELOPE.dec();
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
@@ -151,7 +171,7 @@ impl Core {
         let first = !std::mem::replace(&mut relay.on_hold, true);
         let printed = relay.printed.clone();
         self.out
-            .push(Action::Report(Report::Held(envelope, HoldKey(id))));
+            .push(Action::Report(Report::Held(envelope, id.hold_key())));
         if first {
             self.info(format!(
                 "smtp-out: hiwat reached on {printed}: holding envelopes"
@@ -160,7 +180,7 @@ impl Core {
     }
 
     /// A message has left the queue of a relay: asks for held envelopes when few are left.
-    pub(super) fn low_water(&mut self, id: u64) {
+    pub(super) fn low_water(&mut self, id: RelayId) {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };
@@ -176,7 +196,7 @@ impl Core {
             relay.held = relay.held.saturating_sub(step);
             relay.expected += step;
             let release = Release {
-                key: HoldKey(id),
+                key: id.hold_key(),
                 count: step,
             };
             self.out.push(Action::Report(Report::Release(release)));
@@ -192,8 +212,8 @@ impl Core {
         key: Key,
         action: &RelayAction,
         now: Timestamp,
-    ) -> u64 {
-        let id = self.next_relay;
+    ) -> RelayId {
+        let id = RelayId(self.next_relay);
         self.next_relay = self.next_relay.wrapping_add(1);
         let limits = configured.limits_for(&key.name);
         let security = Security::of(key.scheme, action.tls).unwrap_or(Security::None);
@@ -208,14 +228,15 @@ impl Core {
             below: None,
             tasks: Default::default(),
             sessions: Default::default(),
-            book: Book::default(),
+            connections: Default::default(),
             connectors: Default::default(),
             draws: Draws::default(),
             on_hold: false,
             held: 0,
             expected: 0,
-            is_hungry: false,
+            place: None,
             timer: None,
+            stays: None,
             key: key.clone(),
         };
         if relay.src.is_none() {
@@ -227,77 +248,83 @@ impl Core {
             let ask = Action::Secret(configured.clone(), id, table.clone(), label.clone());
             self.out.push(ask);
         }
-        let destination = (key.name.clone(), key.as_host);
+        let destination = key.destination();
         self.by_key.insert((configured.snapshot.version, key), id);
         self.relays.insert(id, relay);
-        self.use_domain(destination, now);
+        self.join_domain(id, destination, now);
         id
     }
 
-    /// Fails everything that waits for a relay.
-    pub(super) fn flush(&mut self, id: u64, failure: &Failure, now: Timestamp) {
+    /// Fails everything that waits for a relay. What is held for it is asked back, to fail as well:
+    /// it has been tried as much as the others.
+    pub(super) fn flush(&mut self, id: RelayId, outcome: &Outcome, now: Timestamp) {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };
         let tasks = std::mem::take(&mut relay.tasks);
         let held = std::mem::take(&mut relay.held);
-        relay.on_hold = false;
+        (relay.on_hold, relay.expected) = (false, 0);
         let name = relay.key.name.clone();
-        let unreachable = relay
-            .connectors
-            .values()
-            .all(|connector| connector.error == Some(super::Broken::RouteNet));
+        let unreachable = relay.connectors.values().all(|connector| {
+            let what = connector.error.as_ref().map(|broken| broken.what);
+            what == Some(super::Trouble::RouteNet)
+        });
         if held > 0 {
-            // They would fail the same way; their time comes.
-            let what = match is_temporary(failure) {
-                true => Report::Postpone(HoldKey(id)),
-                false => Report::Release(Release {
-                    key: HoldKey(id),
-                    count: usize::MAX,
-                }),
+            let release = Release {
+                key: id.hold_key(),
+                count: usize::MAX,
             };
-            self.out.push(Action::Report(what));
+            self.out.push(Action::Report(Report::Release(release)));
+        }
+        if held > 0 || relay.stays.is_some() && !tasks.is_empty() {
+            let (_, at_most) = relay.stays.unwrap_or((now, now.plus(STAYS_MAX_S)));
+            relay.stays = Some((at_most.min(now.plus(STAYS_S)), at_most));
         }
         for task in tasks {
             stat::MTA_TASK.dec();
             for envelope in task.envelopes {
                 stat::MTA_ENVELOPE.dec();
-                if is_temporary(failure) && unreachable {
+                if outcome.verdict == Verdict::TempFail && unreachable {
                     self.stats.defer(envelope.dest.domain(), envelope.id);
                 }
-                self.settle(&envelope, &task.sender, &name, failure, now);
+                self.settle(&envelope, &task.sender, &name, outcome.clone(), now);
             }
         }
     }
 
     /// A relay with nothing to do goes; whatever is still held for it comes back.
-    pub(super) fn bury(&mut self, id: u64) {
+    pub(super) fn remove_if_done(&mut self, id: RelayId, now: Timestamp) {
         let Some(relay) = self.relays.get(&id) else {
             return;
         };
-        if !relay.tasks.is_empty() || !relay.sessions.is_empty() {
+        if !relay.tasks.is_empty()
+            || !relay.sessions.is_empty()
+            || matches!(relay.state, State::Resolving)
+        {
             return;
         }
-        if matches!(relay.state, State::Resolving) {
-            return;
+        let stays = relay.stays.map(|(until, _)| until);
+        if let Some(at) = stays.filter(|at| *at > now && !self.stopping) {
+            return self.set_relay_timer(id, at);
         }
+        self.leave_line(id);
         let Some(relay) = self.relays.remove(&id) else {
             return;
         };
         let version = relay.configured.snapshot.version;
         self.by_key.remove(&(version, relay.key.clone()));
         if let Some(at) = relay.timer {
-            self.timers.remove(&(at, super::Timer::Relay(id)));
+            self.timers.remove(&(at, Timer::Relay(id)));
         }
         stat::MTA_CONNECTOR.add(-i64::try_from(relay.connectors.len()).unwrap_or(0));
         if relay.held > 0 {
             let release = Release {
-                key: HoldKey(id),
+                key: id.hold_key(),
                 count: usize::MAX,
             };
             self.out.push(Action::Report(Report::Release(release)));
         }
-        self.leave_domain(&(relay.key.name, relay.key.as_host));
+        self.leave_domain(id, &relay.key.destination());
     }
 }
 

@@ -6,50 +6,76 @@
 //! connector is a relay and a source address; a route is a source and a remote address, shared by
 //! all relays. When a relay has no way left and no session, what waits for it fails at once.
 //!
-//! Bounds: sessions ([`Limits::sessions`]), those of them that are still connecting on a route that
-//! has not proven itself ([`Limits::unproven`], and [`UNPROVEN_PER_RELAY`] of one relay), messages
-//! waiting for a relay (`mta limit task-hiwat`). Relays that want a session when there are no more
-//! take turns, so a destination that does not answer keeps none of the others waiting.
+//! ```text
+//! intake    envelope → smarthost? → relay → waiting message, or held
+//! resolve   destination → exchangers and addresses, so many questions at a time
+//! connect   relay → a session that is idle, a new one, a place in a line, a time, or failure
+//! carry     session → message after message; then to whoever waits for it, or idle, or QUIT
+//! ```
+//!
+//! A call marks the relays that it concerns (`wake`) and the limits under which it made room
+//! (`Waiting::free`), and then does the `work`: marked relays `advance`, and whoever is first in the
+//! line of such a limit has his turn, until nothing is left to do.
+//!
+//! Promises: a connection is opened for one message, which nobody else takes unless the connection
+//! is slow to come about (`overdue`, once a minute and host): so nobody is troubled by connections
+//! that carry nothing. A session that is not needed any more serves other relays of the same host,
+//! or makes room for them. A relay that cannot have a connection stands in the line of the limit
+//! that is in its way, or has a time at which it looks again.
+//!
+//! Bounds: sessions ([`Limits::sessions`]). A quarter of them is kept for routes that have taken a
+//! transaction to its end, so that hosts that hang never have all. From three quarters on a relay
+//! has no more than its share. One relay has [`UNPROVEN_PER_RELAY`] sessions on other routes.
+//! Messages waiting for a relay: `mta limit task-hiwat`. Questions to the resolver:
+//! [`QUESTIONS_MAX`].
 
-mod destinations;
-mod drive;
+mod carry;
+#[cfg(test)]
+mod check;
+mod connect;
+mod ids;
 mod intake;
+mod resolve;
 mod sessions;
 mod show;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::client::Credentials;
 use crate::config::MtaLimits;
 use crate::config::relayhost::RelayHost;
+use crate::deliver::Report;
 use crate::deliver::relay::Configured;
-use crate::deliver::{HoldKey, Report};
 use crate::log::maillog::{Delivery, mta_delivery};
 use crate::log::stat;
-use crate::mail::{Envelope, EvpId, MailAddr, MsgId, SessionId, Verdict};
+use crate::mail::{Envelope, EvpId, MailAddr, MsgId, Outcome, SessionId, Verdict};
 use crate::util::{Line, Timestamp};
 
-use super::books::{Book, Host, Ptr, Route};
 use super::hoststat::HostStats;
 use super::key::{Key, Security};
-use super::mx::{AsHost, Exchanger, Failure, Lasting, Own, Question, Resolution};
+use super::mx::{AsHost, Exchanger, Failure, Own, Question, Resolution};
+use super::routes::{Connections, Host, Ptr, Route};
 
+use self::sessions::{Phase, Session, Sessions};
+use self::waiting::{Limit, Place, Waiting};
+
+pub use ids::{RelayId, RouteId};
 pub use show::Listing;
 
-/// Sessions of one relay that may be connecting on routes that have not proven themselves.
+/// Sessions of one relay that may be on routes that have not answered yet.
 pub const UNPROVEN_PER_RELAY: usize = 8;
 /// Recipients of one transaction; more go into the next one.
 pub const RCPT_MAX: usize = 100;
-/// Connections that may take nothing of a message before it is put off.
-const VAIN_MAX: u32 = 2;
-/// Relays that wait for a session and are looked at when there is room for a few of them only.
-const TURNS_MAX: usize = 16;
-/// How long a session with nothing to do is kept when its relay has others, in seconds.
-const SPARE_S: u64 = 1;
+/// Questions that the resolver has at a time. Others wait here, as long as it takes.
+pub const QUESTIONS_MAX: usize = 192;
+/// The same for names of addresses, which serve the log alone.
+pub const NAMES_MAX: usize = 32;
 /// How often what nobody uses any more is forgotten, in seconds.
 const SWEEP_S: u64 = 60;
 
@@ -58,8 +84,18 @@ const SWEEP_S: u64 = 60;
 pub struct Limits {
     /// Sessions.
     pub sessions: usize,
-    /// Sessions that are connecting on routes that have not proven themselves.
-    pub unproven: usize,
+}
+
+impl Limits {
+    /// Sessions that may be on routes that have not answered yet; also from where on shares count.
+    fn unproven(self) -> usize {
+        (self.sessions - self.sessions / 4).max(1)
+    }
+
+    /// From where on hosts are not waited for as long as usual.
+    fn many(self) -> usize {
+        self.sessions.div_ceil(2)
+    }
 }
 
 /// What is to be done. Answers come back through the calls of [`Core`] that are named.
@@ -67,14 +103,14 @@ pub struct Limits {
 pub enum Action {
     /// Ask the resolver; [`Core::answer`].
     Resolve(Destination, Question),
-    /// Ask for the reverse name of an address, to be put there.
+    /// Ask for the reverse name of an address, to be put there; [`Core::named`].
     Reverse(IpAddr, Ptr),
     /// Fetch or look up the smarthost of an envelope; [`Core::smarthosts`].
     Smarthost(EvpId, Ask),
     /// Fetch a source address; [`Core::source`].
-    Source(Arc<Configured>, u64, String),
+    Source(Arc<Configured>, RelayId, String),
     /// Look up the credentials of a label in a table; [`Core::secret`].
-    Secret(Arc<Configured>, u64, String, Line),
+    Secret(Arc<Configured>, RelayId, String, Line),
     /// Start a session; [`Core::ready`], [`Core::ended`].
     Open(Box<Start>),
     /// Send this; [`Core::done`].
@@ -130,10 +166,12 @@ pub struct Start {
     pub transaction_delay_s: u32,
     /// Refused recipients in a row that end the session.
     pub max_failures: u32,
+    /// Longest wait for the host, where sessions are short.
+    pub patience: Option<Duration>,
 }
 
 /// A message for some of its recipients: one transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Load {
     /// The reverse-path.
     pub sender: MailAddr,
@@ -142,19 +180,34 @@ pub struct Load {
     /// All of one message.
     pub envelopes: Vec<Envelope>,
     /// How often it was given to a connection that took nothing of it.
-    pub vain: u32,
+    pub untouched: u32,
 }
 
-/// How a session ended.
+impl Load {
+    fn msgid(&self) -> Option<MsgId> {
+        Some(self.envelopes.first()?.id.msgid())
+    }
+}
+
+/// Whether a session takes another message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It does.
+    More,
+    /// It does not: the host has closed it, or will.
+    Over,
+}
+
+/// How a session ended. The outcomes are what the messages hear that had no other way to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// As it was told to.
+    /// As it was told to, or as hosts end sessions that they have served.
     Quit,
     /// It failed, or never came to be.
-    Failed(Line),
+    Failed(Outcome),
     /// The host has not what this relay demands: TLS, a certificate that holds, a login. Another
     /// relay may be content with it.
-    Unfit(Line),
+    Unfit(Outcome),
     /// Our own end cannot be had: the address, or the name that goes with it.
     Source(Line),
     /// This host had no socket, no thread, no memory: that says nothing of the destination.
@@ -167,22 +220,29 @@ pub struct Core {
     own: Own,
     limits: Limits,
     random: fn() -> u32,
-    relays: BTreeMap<u64, Relay>,
+    relays: BTreeMap<RelayId, Relay>,
     /// By the version of the configuration, and key.
-    by_key: HashMap<(u64, Key), u64>,
+    by_key: HashMap<(u64, Key), RelayId>,
     domains: BTreeMap<Destination, Domain>,
     hosts: BTreeMap<IpAddr, Host>,
-    sources: BTreeMap<Option<IpAddr>, Book>,
-    routes: BTreeMap<u64, Route>,
-    route_ids: HashMap<(Option<IpAddr>, SocketAddr), u64>,
-    sessions: BTreeMap<SessionId, Session>,
+    sources: BTreeMap<Option<IpAddr>, Connections>,
+    routes: BTreeMap<RouteId, Route>,
+    route_ids: HashMap<(Option<IpAddr>, SocketAddr), RouteId>,
+    sessions: Sessions,
+    /// Sessions on routes that have not answered yet.
+    unproven: usize,
+    /// Relays that have sessions.
+    served: usize,
+    /// This host had no means for a session: none is opened before.
+    short_until: Timestamp,
     /// Envelopes whose smarthost is being asked for.
     asking: HashMap<EvpId, (Arc<Configured>, Envelope)>,
-    /// Relays that wait for their turn to open a session.
-    hungry: VecDeque<u64>,
+    waiting: Waiting,
     /// Relays that something has happened to.
-    due: BTreeSet<u64>,
+    changed: BTreeSet<RelayId>,
     timers: BTreeSet<(Timestamp, Timer)>,
+    questions: Asked<(Destination, Question)>,
+    names: Asked<(IpAddr, Ptr)>,
     stats: HostStats,
     blocks: BTreeSet<(IpAddr, String)>,
     out: Vec<Action>,
@@ -194,9 +254,40 @@ pub struct Core {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    Relay(u64),
-    Route(u64),
+    Relay(RelayId),
+    Route(RouteId),
     Idle(SessionId),
+}
+
+/// Questions of which so many are asked at a time.
+struct Asked<T> {
+    open: usize,
+    most: usize,
+    waiting: VecDeque<T>,
+}
+
+impl<T> Asked<T> {
+    fn new(most: usize) -> Asked<T> {
+        Asked {
+            open: 0,
+            most,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// A question that may be asked now.
+    fn next(&mut self) -> Option<T> {
+        if self.open >= self.most {
+            return None;
+        }
+        let next = self.waiting.pop_front()?;
+        self.open += 1;
+        Some(next)
+    }
+
+    fn answered(&mut self) {
+        self.open = self.open.saturating_sub(1);
+    }
 }
 
 /// The messages for one destination.
@@ -211,17 +302,22 @@ struct Relay {
     login: Login,
     /// Only exchangers preferred to this are used.
     below: Option<u16>,
-    tasks: VecDeque<Task>,
+    /// What no session has.
+    tasks: VecDeque<Load>,
     sessions: BTreeSet<SessionId>,
-    book: Book,
+    connections: Connections,
     connectors: BTreeMap<Option<IpAddr>, Connector>,
     draws: Draws,
     on_hold: bool,
+    /// Envelopes that the runner holds, and those that were asked back and have not come.
     held: usize,
     expected: usize,
-    is_hungry: bool,
+    /// Where it stands in a line.
+    place: Option<Place>,
     /// The time of its timer.
     timer: Option<Timestamp>,
+    /// A relay that has failed stays for what is still to come: until when, and until when at most.
+    stays: Option<(Timestamp, Timestamp)>,
 }
 
 /// Who the sessions of a relay log in as.
@@ -241,32 +337,30 @@ enum State {
     Resolving,
     /// Ready to connect.
     Ready,
-    /// Nothing can be done.
-    Failed(Failure),
-}
-
-/// One message that waits for a session.
-struct Task {
-    msgid: MsgId,
-    sender: MailAddr,
-    srs: Option<Line>,
-    envelopes: Vec<Envelope>,
-    vain: u32,
+    /// Nothing can be done; what its messages hear.
+    Failed(Outcome),
 }
 
 /// A relay and a source address.
 #[derive(Default)]
 struct Connector {
-    book: Book,
+    connections: Connections,
     error: Option<Broken>,
-    /// Addresses that serve other relays and are of no use to this one.
-    unfit: BTreeSet<SocketAddr>,
+    /// Addresses that serve other relays and are of no use to this one, and why.
+    unfit: BTreeMap<SocketAddr, (Timestamp, Outcome)>,
 }
 
-/// Why a connector is of no use any more; the first one that some connector has names the failure
-/// of the relay.
+/// Why a connector is of no use any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Broken {
+    what: Trouble,
+    /// The words of a host, or the exact error, where there are any.
+    why: Option<Outcome>,
+}
+
+/// The first one that some connector has names the failure of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Broken {
+enum Trouble {
     RouteNet,
     Mx,
     Family,
@@ -281,41 +375,19 @@ struct Draws {
     /// Not before.
     next: Timestamp,
     /// In a row of which nothing new came.
-    vain: usize,
+    fruitless: usize,
     failed: bool,
 }
 
 /// A destination as far as it is known.
 struct Domain {
     resolution: Resolution,
-    known: Option<Result<Vec<Exchanger>, Failure>>,
-    users: usize,
-    book: Book,
+    known: Option<Result<Arc<[Exchanger]>, Failure>>,
+    relays: BTreeSet<RelayId>,
+    connections: Connections,
     since: Timestamp,
     /// Whether it is being asked for again while the old answer serves.
     fresh: Option<Resolution>,
-}
-
-struct Session {
-    relay: u64,
-    route: u64,
-    source: Option<IpAddr>,
-    phase: Phase,
-    /// Messages that something came of.
-    messages: u32,
-    /// Whether its route is known to work.
-    proven: bool,
-    /// Whether it has ever been ready for mail.
-    ready: bool,
-    /// Whether it ended because it had done all it may.
-    spent: bool,
-}
-
-enum Phase {
-    Connecting,
-    Idle(Timestamp),
-    Busy(Arc<Load>),
-    Quitting,
 }
 
 impl Core {
@@ -339,11 +411,16 @@ impl Core {
             sources: BTreeMap::new(),
             routes: BTreeMap::new(),
             route_ids: HashMap::new(),
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
+            unproven: 0,
+            served: 0,
+            short_until: Timestamp(0),
             asking: HashMap::new(),
-            hungry: VecDeque::new(),
-            due: BTreeSet::new(),
+            waiting: Waiting::default(),
+            changed: BTreeSet::new(),
             timers: BTreeSet::new(),
+            questions: Asked::new(QUESTIONS_MAX),
+            names: Asked::new(NAMES_MAX),
             blocks: BTreeSet::new(),
             out: Vec::new(),
             next_relay: first,
@@ -426,27 +503,26 @@ impl Core {
     /// Nothing more will come: what has not begun goes back, idle sessions end.
     pub fn stop(&mut self) {
         self.stopping = true;
-        let ids: Vec<u64> = self.relays.keys().copied().collect();
+        let ids: Vec<RelayId> = self.relays.keys().copied().collect();
         for id in ids {
             let Some(relay) = self.relays.get_mut(&id) else {
                 continue;
             };
-            for task in std::mem::take(&mut relay.tasks) {
-                for envelope in task.envelopes {
-                    let held = Report::Held(envelope.id, HoldKey(id));
-                    self.out.push(Action::Report(held));
-                }
+            let mut loads: Vec<Load> = relay.tasks.drain(..).collect();
+            for session in relay.sessions.clone() {
+                loads.extend(self.take_reserved(session));
             }
+            for envelope in loads.into_iter().flat_map(|load| load.envelopes) {
+                let held = Report::Held(envelope.id, id.hold_key());
+                self.out.push(Action::Report(held));
+            }
+            self.leave_line(id);
         }
         for (id, _) in self.asking.drain() {
-            self.out.push(Action::Report(Report::Held(id, HoldKey(0))));
+            let held = Report::Held(id, RelayId(0).hold_key());
+            self.out.push(Action::Report(held));
         }
-        let idle: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| matches!(session.phase, Phase::Idle(_)))
-            .map(|(id, _)| *id)
-            .collect();
+        let idle: Vec<SessionId> = self.sessions.idle().collect();
         for id in idle {
             self.quit(id);
         }
@@ -466,10 +542,9 @@ impl Core {
         envelope: &Envelope,
         sender: &MailAddr,
         relay: &str,
-        failure: &Failure,
+        outcome: Outcome,
         now: Timestamp,
     ) {
-        let outcome = failure.outcome();
         mta_delivery(
             &Delivery {
                 session: SessionId(0),
@@ -486,7 +561,7 @@ impl Core {
             .push(Action::Report(Report::Done(envelope.id, outcome)));
     }
 
-    fn set_relay_timer(&mut self, id: u64, at: Timestamp) {
+    fn set_relay_timer(&mut self, id: RelayId, at: Timestamp) {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };
@@ -503,12 +578,12 @@ impl Core {
     fn sweep(&mut self, now: Timestamp) {
         self.stats.tick(now);
         let unused = |route: &Route| {
-            route.book.nconn == 0
+            route.connections.count() == 0
                 && route.penalty == 0
                 && route.disabled_until.is_none()
                 && route
-                    .book
-                    .lastconn
+                    .connections
+                    .last()
                     .is_none_or(|at| now.since(at) >= SWEEP_S)
         };
         self.routes.retain(|_, route| !unused(route));
@@ -518,27 +593,27 @@ impl Core {
             .domains
             .values()
             .filter_map(|domain| domain.known.as_ref()?.as_ref().ok())
-            .flatten()
+            .flat_map(|list| list.iter())
             .map(|exchanger| exchanger.addr)
             .chain(self.routes.values().map(|route| route.to.ip()))
             .collect();
         self.hosts
-            .retain(|addr, host| host.book.nconn > 0 || used.contains(addr));
-        self.sources.retain(|_, book| {
-            book.nconn > 0 || book.lastconn.is_some_and(|at| now.since(at) < SWEEP_S)
+            .retain(|addr, host| host.connections.count() > 0 || used.contains(addr));
+        self.sources.retain(|_, source| {
+            let lately = |at| now.since(at) < SWEEP_S;
+            source.count() > 0 || source.last().is_some_and(lately)
         });
     }
 
     fn gauges(&self) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let busy = |session: &&Session| matches!(session.phase, Phase::Busy(_));
         stat::MTA_RELAY.set(gauge(self.relays.len()));
         stat::MTA_DOMAIN.set(gauge(self.domains.len()));
         stat::MTA_HOST.set(gauge(self.hosts.len()));
         stat::MTA_SOURCE.set(gauge(self.sources.len()));
         stat::MTA_ROUTE.set(gauge(self.routes.len()));
         stat::MTA_SESSION.set(gauge(self.sessions.len()));
-        stat::MTA_TASK_RUNNING.set(gauge(self.sessions.values().filter(busy).count()));
+        stat::MTA_TASK_RUNNING.set(gauge(self.sessions.sending()));
     }
 }
 
@@ -561,8 +636,4 @@ pub enum BadSmarthost {
     None,
     /// What it gave is no URL.
     Url(Line),
-}
-
-fn is_temporary(failure: &Failure) -> bool {
-    failure.lasting == Lasting::Temporary
 }

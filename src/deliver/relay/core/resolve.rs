@@ -1,15 +1,17 @@
 //! Domains and smarthosts: resolving them, and what that means for their relays.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::dns::{Found, Kind};
 use crate::mail::Status;
 use crate::util::Timestamp;
 
-use crate::deliver::relay::books::Book;
 use crate::deliver::relay::mx::{Exchanger, Failure, Question, Resolution, Step};
+use crate::deliver::relay::routes::Connections;
 
-use super::{Action, Core, Destination, Domain, State};
+use super::{Action, Core, Destination, Domain, Relay, RelayId, State};
 
 /// The answer is asked for again after so many seconds; the resolver knows whether it is still
 /// good.
@@ -20,9 +22,9 @@ const NO_BETTER: Failure = Failure::temporary(Status::new(4, 4, 4), "No MX found
 
 impl Core {
     /// A relay has come for a destination: its addresses are asked for unless they are known.
-    pub(super) fn use_domain(&mut self, destination: Destination, now: Timestamp) {
+    pub(super) fn join_domain(&mut self, id: RelayId, destination: Destination, now: Timestamp) {
         if let Some(domain) = self.domains.get_mut(&destination) {
-            domain.users += 1;
+            domain.relays.insert(id);
             if domain.known.is_some() {
                 self.resolved(&destination);
             }
@@ -32,19 +34,19 @@ impl Core {
         let domain = Domain {
             resolution,
             known: None,
-            users: 1,
-            book: Book::default(),
+            relays: BTreeSet::from([id]),
+            connections: Connections::default(),
             since: now,
             fresh: None,
         };
         self.domains.insert(destination.clone(), domain);
-        self.advance(destination, step, now);
+        self.advance_resolution(destination, step, now);
     }
 
-    pub(super) fn leave_domain(&mut self, destination: &Destination) {
+    pub(super) fn leave_domain(&mut self, id: RelayId, destination: &Destination) {
         if let Some(domain) = self.domains.get_mut(destination) {
-            domain.users = domain.users.saturating_sub(1);
-            if domain.users == 0 {
+            domain.relays.remove(&id);
+            if domain.relays.is_empty() {
                 self.domains.remove(destination);
             }
         }
@@ -62,12 +64,25 @@ impl Core {
         let (resolution, step) = Resolution::begin(&destination.0, destination.1);
         if let Step::Ask(_) = step {
             domain.fresh = Some(resolution);
-            self.advance(destination.clone(), step, now);
+            self.advance_resolution(destination.clone(), step, now);
         }
     }
 
     /// The resolver's answer.
     pub fn answer(
+        &mut self,
+        destination: Destination,
+        question: &Question,
+        found: Found,
+        now: Timestamp,
+    ) {
+        self.questions.answered();
+        self.answered(destination, question, found, now);
+        self.ask_on();
+        self.work(now);
+    }
+
+    fn answered(
         &mut self,
         destination: Destination,
         question: &Question,
@@ -87,18 +102,37 @@ impl Core {
             Kind::Mx => resolution.exchangers(&destination.0, found, random),
             _ => resolution.addresses(&question.name, found, &self.own),
         };
-        self.advance(destination, step, now);
-        self.work(now);
+        self.advance_resolution(destination, step, now);
     }
 
-    fn advance(&mut self, destination: Destination, step: Step, now: Timestamp) {
+    /// Asks what waits to be asked and is still of interest, as far as there is room.
+    fn ask_on(&mut self) {
+        while let Some((destination, question)) = self.questions.next() {
+            if self.domains.contains_key(&destination) {
+                self.out.push(Action::Resolve(destination, question));
+            } else {
+                self.questions.answered();
+            }
+        }
+        while let Some((addr, ptr)) = self.names.next() {
+            self.out.push(Action::Reverse(addr, ptr));
+        }
+    }
+
+    /// The resolver has said what it knows of the name of an address.
+    pub fn named(&mut self) {
+        self.names.answered();
+        self.ask_on();
+    }
+
+    fn advance_resolution(&mut self, destination: Destination, step: Step, now: Timestamp) {
         match step {
             Step::Wait => {}
             Step::Ask(questions) => {
-                for question in questions {
-                    let resolve = Action::Resolve(destination.clone(), question);
-                    self.out.push(resolve);
-                }
+                let questions = questions.into_iter();
+                let asked = questions.map(|question| (destination.clone(), question));
+                self.questions.waiting.extend(asked);
+                self.ask_on();
             }
             Step::Done(result) => {
                 let Some(domain) = self.domains.get_mut(&destination) else {
@@ -114,7 +148,7 @@ impl Core {
                 }
                 self.meet_hosts(result.as_deref().unwrap_or_default());
                 if let Some(domain) = self.domains.get_mut(&destination) {
-                    domain.known = Some(result);
+                    domain.known = Some(result.map(Arc::from));
                 }
                 self.resolved(&destination);
             }
@@ -127,9 +161,10 @@ impl Core {
             if !self.hosts.contains_key(&exchanger.addr) {
                 let host = self.hosts.entry(exchanger.addr).or_default();
                 let ptr = host.ptr.clone();
-                self.out.push(Action::Reverse(exchanger.addr, ptr));
+                self.names.waiting.push_back((exchanger.addr, ptr));
             }
         }
+        self.ask_on();
     }
 
     /// A destination is known: its relays go on.
@@ -138,14 +173,12 @@ impl Core {
             return;
         };
         let failure = result.as_ref().err().copied();
-        let of_it = |relay: &super::Relay| {
-            relay.key.name == destination.0 && relay.key.as_host == destination.1
-        };
-        let ids: Vec<u64> = self
-            .relays
-            .iter()
-            .filter(|(_, relay)| of_it(relay))
-            .map(|(id, _)| *id)
+        let ids: Vec<RelayId> = self
+            .domains
+            .get(destination)
+            .into_iter()
+            .flat_map(|domain| &domain.relays)
+            .copied()
             .collect();
         for id in ids {
             let resolving = self
@@ -162,11 +195,11 @@ impl Core {
         }
     }
 
-    fn unresolved(&mut self, id: u64, failure: Failure) {
+    fn unresolved(&mut self, id: RelayId, failure: Failure) {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };
-        relay.state = State::Failed(failure);
+        relay.state = State::Failed(failure.outcome());
         let line = format!(
             "smtp-out: Failed to resolve MX for {}: {}",
             relay.printed, failure.text
@@ -175,7 +208,7 @@ impl Core {
     }
 
     /// `backup`: only exchangers preferred to us are used.
-    fn prefer(&mut self, id: u64, destination: &Destination) {
+    fn prefer(&mut self, id: RelayId, destination: &Destination) {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };
@@ -195,30 +228,16 @@ impl Core {
         };
         relay.below = Some(below);
         let list = domain.known.as_ref().and_then(|known| known.as_ref().ok());
-        let better = |list: &Vec<Exchanger>| list.iter().any(|entry| entry.preference < below);
+        let better = |list: &Arc<[Exchanger]>| list.iter().any(|entry| entry.preference < below);
         if !list.is_some_and(better) {
-            relay.state = State::Failed(NO_BETTER);
+            relay.state = State::Failed(NO_BETTER.outcome());
         }
     }
 
-    /// The addresses a relay may use, by rising preference.
-    pub(super) fn exchangers(&self, id: u64) -> Vec<(Exchanger, SocketAddr)> {
-        let Some(relay) = self.relays.get(&id) else {
-            return Vec::new();
-        };
-        let destination = (relay.key.name.clone(), relay.key.as_host);
-        let known = self
-            .domains
-            .get(&destination)
-            .and_then(|d| d.known.as_ref());
-        let Some(Ok(list)) = known else {
-            return Vec::new();
-        };
-        let port = relay.key.port.unwrap_or(SMTP_PORT);
-        list.iter()
-            .filter(|entry| relay.below.is_none_or(|below| entry.preference < below))
-            .map(|entry| (entry.clone(), SocketAddr::new(entry.addr, port)))
-            .collect()
+    /// The addresses of a relay's destination, by rising preference.
+    pub(super) fn exchangers(&self, relay: &Relay) -> Option<Arc<[Exchanger]>> {
+        let domain = self.domains.get(&relay.key.destination())?;
+        domain.known.as_ref()?.as_ref().ok().cloned()
     }
 
     /// The reverse name of an address, if it is known.
@@ -226,5 +245,3 @@ impl Core {
         self.hosts.get(&addr)?.name().cloned()
     }
 }
-
-const SMTP_PORT: u16 = 25;

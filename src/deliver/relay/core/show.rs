@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use crate::util::Timestamp;
 use crate::util::time::Duration;
 
-use crate::deliver::relay::books::SourceName;
+use crate::deliver::relay::routes::SourceName;
 
-use super::{Broken, Core, Login, Relay, State};
+use super::{Broken, Core, Limit, Login, Relay, RouteId, State, Trouble};
 
 /// One of the listings of smtpctl(8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,8 @@ impl Core {
             format!(
                 "{addr} {ptr} refcount={} nconn={} lastconn={}",
                 routes.count(),
-                host.book.nconn,
-                ago(host.book.lastconn, now)
+                host.connections.count(),
+                ago(host.connections.last(), now)
             )
         };
         self.hosts.iter().map(line).collect()
@@ -63,10 +63,10 @@ impl Core {
             lines.push(format!(
                 "{} refcount={} ntask={} nconn={} lastconn={} timeout={} wait={}{}",
                 relay.printed,
-                relay.sessions.len() + relay.tasks.len(),
-                relay.tasks.len(),
-                relay.book.nconn,
-                ago(relay.book.lastconn, now),
+                relay.sessions.len() + self.waiting_of(relay),
+                self.waiting_of(relay),
+                relay.connections.count(),
+                ago(relay.connections.last(), now),
                 until(relay.timer, now),
                 relay.waits().join(","),
                 if relay.on_hold { "ONHOLD" } else { "" },
@@ -75,10 +75,13 @@ impl Core {
                 lines.push(format!(
                     "  connector {} refcount=0 nconn={} lastconn={} timeout={} flags={}",
                     SourceName(*source),
-                    connector.book.nconn,
-                    ago(connector.book.lastconn, now),
+                    connector.connections.count(),
+                    ago(connector.connections.last(), now),
                     until(relay.timer, now),
-                    flags(connector.error, connector.book.lastconn.is_none()),
+                    flags(
+                        connector.error.as_ref(),
+                        connector.connections.last().is_none()
+                    ),
                 ));
             }
         }
@@ -86,13 +89,13 @@ impl Core {
     }
 
     fn routes_lines(&self, now: Timestamp) -> Vec<String> {
-        let line = |(id, route): (&u64, &super::Route)| {
+        let line = |(id, route): (&RouteId, &super::Route)| {
             let ptr = self.ptr_of(route.to.ip());
-            let idle = route.book.nconn == 0 && route.disabled_until.is_none();
+            let idle = route.connections.count() == 0 && route.disabled_until.is_none();
             format!(
                 "{id}. {} {}{}{}- nconn={} nerror={} penalty={} timeout={}",
                 route.name(ptr.as_ref()),
-                if route.proven { '-' } else { 'N' },
+                if route.validated { '-' } else { 'N' },
                 if route.disabled_until.is_some() {
                     'D'
                 } else {
@@ -103,7 +106,7 @@ impl Core {
                 } else {
                     '-'
                 },
-                route.book.nconn,
+                route.connections.count(),
                 route.errors,
                 route.penalty,
                 until(route.disabled_until.or(route.timer), now),
@@ -113,12 +116,14 @@ impl Core {
     }
 
     /// `resume route`: the route is used again.
-    pub fn resume_route(&mut self, id: u64, now: Timestamp) {
+    pub fn resume_route(&mut self, id: RouteId, now: Timestamp) {
         let Some(route) = self.routes.get_mut(&id) else {
             return;
         };
         route.forgive();
         let addr = route.to.ip();
+        self.set_answers(id, false);
+        self.waiting.free(Limit::Route(id));
         let ptr = self.ptr_of(addr);
         if let Some(route) = self.routes.get(&id) {
             let name = route.name(ptr.as_ref());
@@ -146,7 +151,7 @@ impl Core {
         for (id, relay) in &mut self.relays {
             if relay.key.name.eq_ignore_ascii_case(name)
                 && let Some(connector) = relay.connectors.get_mut(&Some(source))
-                && connector.error == Some(Broken::Blocked)
+                && connector.error.as_ref().map(|e| e.what) == Some(Trouble::Blocked)
             {
                 connector.error = None;
                 woken.push(*id);
@@ -170,21 +175,24 @@ impl Relay {
         if self.draws.asked {
             waits.push("source");
         }
-        if self.timer.is_some() {
-            waits.push("connector");
+        match &self.place {
+            Some((limit, _)) => waits.push(limit.name()),
+            None if self.timer.is_some() => waits.push("connector"),
+            None => {}
         }
         waits
     }
 
     /// `[connector:SOURCE->[relay:…],0xFLAGS]`.
     pub(super) fn connector_name(&self, source: Option<IpAddr>) -> String {
-        let error = self.connectors.get(&source).and_then(|c| c.error);
-        let flags = error.map_or(0, |broken| match broken {
-            Broken::Family => 0x10,
-            Broken::Source => 0x20,
-            Broken::Mx => 0x40,
-            Broken::RouteNet => 0x80,
-            Broken::Blocked => 0x200,
+        let connector = self.connectors.get(&source);
+        let error = connector.and_then(|connector| connector.error.as_ref());
+        let flags = error.map_or(0, |broken| match broken.what {
+            Trouble::Family => 0x10,
+            Trouble::Source => 0x20,
+            Trouble::Mx => 0x40,
+            Trouble::RouteNet => 0x80,
+            Trouble::Blocked => 0x200,
         });
         format!(
             "[connector:{}->{},0x{flags:x}]",
@@ -194,13 +202,13 @@ impl Relay {
     }
 }
 
-fn flags(error: Option<Broken>, new: bool) -> &'static str {
-    match error {
-        Some(Broken::Family) => "ERROR_FAMILY",
-        Some(Broken::Source) => "ERROR_SOURCE",
-        Some(Broken::Mx) => "ERROR_MX",
-        Some(Broken::RouteNet) => "ERROR_ROUTE_NET",
-        Some(Broken::Blocked) => "ERROR_BLOCKED",
+fn flags(error: Option<&Broken>, new: bool) -> &'static str {
+    match error.map(|broken| broken.what) {
+        Some(Trouble::Family) => "ERROR_FAMILY",
+        Some(Trouble::Source) => "ERROR_SOURCE",
+        Some(Trouble::Mx) => "ERROR_MX",
+        Some(Trouble::RouteNet) => "ERROR_ROUTE_NET",
+        Some(Trouble::Blocked) => "ERROR_BLOCKED",
         None if new => "NEW",
         None => "",
     }
