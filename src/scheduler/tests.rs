@@ -352,7 +352,7 @@ fn insert_for(scheduler: &mut Scheduler, id: EvpId, class: Class, to: u32, retry
     let facts = Facts {
         to: Destination(to),
         retry,
-        created: Timestamp(T0.0 - 300_000),
+        created: Timestamp(T0.0 - 3700),
         ..facts(class)
     };
     assert!(scheduler.insert(id, &facts, T0));
