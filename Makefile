@@ -58,7 +58,7 @@ HELPERS=	local lmtp maildir mboxfile mda
 MAN1=		smtp
 MAN5=		smtpd.conf table aliases forward
 NAMES=		sendmail send-mail mailq newaliases makemap
-MAN7=		smtpd-tables
+MAN7=		smtpd-filters smtpd-tables
 MAN8=		smtpd smtpctl sendmail mailq newaliases makemap mail.lmtp mail.local mail.maildir mail.mboxfile \
 		mail.mda
 

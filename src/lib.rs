@@ -23,7 +23,7 @@
 //!  │               opens ~/.forward as its owner                                 [parent]
 //!  ├─ engine       _smtpq, the queue's owner, many threads: everything else      [engine]
 //!  ├─ keys         _smtpd: holds private keys and signs                          [tls]
-//!  ├─ programs     _smtpd, or the user of smtpd.conf: behind tables               [proc]
+//!  ├─ programs     _smtpd, or the user of smtpd.conf: tables and filters          [proc]
 //!  └─ deliveries   the recipient: maildirs, mail.local, commands                 [mda]
 //!                  _smtpd: commands and files of aliases
 //! ```
@@ -57,7 +57,7 @@
 //! | scan | the walk over the spool at start | the disk |
 //! | local delivery | one delivery each | the delivery, with a time-out |
 //! | bounce | reports being composed | the disk |
-//! | proc NAME | one program behind a table, and what waits for it | the program |
+//! | proc NAME | one program behind a table or filter, and what waits for it | the program |
 //! | privsep | answers of the parent | nothing |
 //! | log | the sink | syslog |
 //!
@@ -109,6 +109,7 @@ pub mod dns;
 pub mod explain;
 pub mod log;
 pub mod proc;
+pub mod filter;
 pub mod table;
 pub mod tls;
 

@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &str)] = &[
     // What tests and the fuzzer try on any bytes.
     (
         "fuzz",
-        "cli session client expansion privsep control queue dns table config smtp rfc5322",
+        "cli session filter client expansion privsep control queue dns table proc config smtp rfc5322",
     ),
     // The programs. `smtpd -x engine` starts there too; smtpctl reads spool files by their paths, and
     // sendmail's replay writes the report that the daemon would have written.
@@ -27,8 +27,8 @@ const ARROWS: &[(&str, &str)] = &[
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
-        "accept runner bounce deliver explain session expansion dns scheduler control tls privsep \
-         queue table proc config sys",
+        "accept runner bounce deliver explain session filter expansion dns scheduler control tls \
+         privsep queue table proc config sys",
     ),
     // Hears what an expansion does, and asks the delivery's own code what it would come to.
     (
@@ -36,14 +36,16 @@ const ARROWS: &[(&str, &str)] = &[
         "session expansion ruleset table mda privsep smtp config sys",
     ),
     // The control socket is one of the sockets of the event loop: frames in, answers out.
-    ("accept", "session dns control sys"),
+    ("accept", "session filter dns control sys"),
     // Checks passwords, with threads of its own: a table first, else the parent.
     ("auth", "table privsep sys"),
     // What smtpctl asks of the queue is answered by the one that owns the scheduler.
     ("runner", "deliver scheduler control queue"),
     // An agent whose deliveries come in by our own front door, the services of a session.
     ("bounce", "deliver session transaction queue smtp rfc5322"),
-    ("session", "transaction queue dns smtp"),
+    ("session", "filter transaction queue dns smtp"),
+    // What is asked about sessions: rules of the configuration, and programs.
+    ("filter", "table proc config sys"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
     (
@@ -105,6 +107,7 @@ const DOORS: &[(&str, &str)] = &[
 const CLOCKS: &[&str] = &[
     "util/time.rs",
     "engine/",
+    "filter/",
     "proc.rs",
     "table/",
     "runner/",

@@ -151,6 +151,9 @@ fn listening(book: Arc<Book>) -> Listening {
             max_rcpt: 10,
             max_mails: 10,
         },
+        filter: None,
+        address: None,
+        socket: std::path::PathBuf::new(),
         observers: vec![book],
     }
 }

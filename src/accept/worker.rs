@@ -22,6 +22,7 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use crate::dns::{self, Bell};
+use crate::filter;
 use crate::log::{self, Trace};
 use crate::session::{Answer, Disconnect, Next, Question, Services, Store};
 use crate::sys::errno::strerror;
@@ -484,6 +485,10 @@ impl Hands {
                 let job = move || inbox.answer(id, number, store.answer(&*services));
                 let brought = self.shared.committers.bring(Box::new(job));
                 (Wants::Disk, limits.store, brought)
+            }
+            Question::Filter(question) => {
+                question.send(Box::new(move |answer| inbox.answer(id, number, answer)));
+                (Wants::Answer, filter::WAIT, Ok(()))
             }
         };
         conn.deadline_ms = self.now_ms + millis(patience);

@@ -75,6 +75,8 @@ fn facts(socket: &Listening, dsn: &Dsn) -> Facts {
 /// A report is complete, and as long as it is.
 fn terms() -> Terms {
     Terms {
+        junk: false,
+        filtered: false,
         protocol: Protocol::Esmtp,
         source: Source::Shown,
         completion: Completion::None,

@@ -624,6 +624,9 @@ fn a_report_enters_under_the_rules_for_local_mail() {
                 max_rcpt: 10,
                 max_mails: 10,
             },
+            filter: None,
+            address: None,
+            socket: std::path::PathBuf::new(),
             observers: Vec::new(),
         }),
     };

@@ -157,6 +157,8 @@ pub enum ProcOptionKind {
     Group,
     /// `chroot`.
     Chroot,
+    /// `on failure`.
+    OnFailure,
 }
 
 impl ProcOptionKind {
@@ -166,6 +168,7 @@ impl ProcOptionKind {
             ProcOptionKind::User => "user",
             ProcOptionKind::Group => "group",
             ProcOptionKind::Chroot => "chroot",
+            ProcOptionKind::OnFailure => "on failure",
         }
     }
 }

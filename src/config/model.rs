@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::util::Line;
 
-pub use filter::{BuiltIn, Condition, Decision, Filter, FilterName, Phase, Proc};
+pub use filter::{BuiltIn, Condition, Decision, Filter, FilterName, OnFailure, Phase, Proc};
 pub use listen::{AuthNeed, ClientCertificate, ListenAuth, ListenTls, TlsMode};
 pub use relay::{MailFrom, RelayAction, RelayTls, Route};
 pub use secrets::{Dhe, Pki, QueueKey, Srs};

@@ -16,8 +16,7 @@ enum Feature {
     ListenAuth,
     Senders,
     ProxyV2,
-    Filter,
-    Proc,
+    RelayFilter,
 }
 
 /// Every feature that is missing, with the words for it.
@@ -26,8 +25,7 @@ const LIST: &[(Feature, &str)] = &[
     (Feature::ListenAuth, "\"auth\" on a listener is"),
     (Feature::Senders, "\"senders\" is"),
     (Feature::ProxyV2, "\"proxy-v2\" is"),
-    (Feature::Filter, "filters are"),
-    (Feature::Proc, "\"proc\" is"),
+    (Feature::RelayFilter, "\"filter\" of a relay is"),
 ];
 
 /// Complains about every use of a missing feature.
@@ -42,10 +40,7 @@ pub fn refuse(ast: &Ast, diagnostics: &mut Diagnostics) {
 }
 
 fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
-    let at = statement.at;
     match &statement.body {
-        Body::Proc(..) => vec![(Feature::Proc, at)],
-        Body::Filter(..) => vec![(Feature::Filter, at)],
         Body::Listen(_, options) | Body::ListenSocket(options) => {
             options.iter().filter_map(of_listener).collect()
         }
@@ -66,7 +61,6 @@ fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
         ListenKind::Auth(_) | ListenKind::AuthOptional(_) => Feature::ListenAuth,
         ListenKind::Senders(..) => Feature::Senders,
         ListenKind::ProxyV2 => Feature::ProxyV2,
-        ListenKind::Filter(_) => Feature::Filter,
         _ => return None,
     };
     Some((feature, option.at))
@@ -81,7 +75,7 @@ fn of_action(action: &ActionText) -> Vec<(Feature, Pos)> {
 
 fn of_relay(option: &RelayOption) -> Option<(Feature, Pos)> {
     let feature = match &option.kind {
-        RelayKind::Filter(_) => Feature::Filter,
+        RelayKind::Filter(_) => Feature::RelayFilter,
         _ => return None,
     };
     Some((feature, option.at))

@@ -1,11 +1,14 @@
 //! What the rooms of an engine are configured with, and how all of it is replaced at once.
 
-use std::net::{IpAddr, TcpListener};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use crate::config::{Config, Method, Sources};
 use crate::deliver::relay::Configured;
 use crate::deliver::relay::secure::Connectors;
+use crate::filter::Filters;
+use crate::log;
 use crate::runner::{ActionFacts, Policy, Way};
 use crate::session::Listening;
 use crate::table::{Snapshot, Tables};
@@ -13,7 +16,8 @@ use crate::tls::Trust;
 use crate::tls::keys::Keys;
 use crate::util::Live;
 
-use super::listening::{socket_listening, tcp_listening};
+use super::helpers::Programs;
+use super::listening::tcp_listening;
 
 /// A configuration with all that can go wrong behind it.
 pub struct Prepared {
@@ -66,24 +70,30 @@ pub struct Configuration {
     /// Sessions over the control socket, and reports.
     pub socket: Live<Listening>,
     /// Sessions of each listening socket: its position in `Config::listeners` and its address.
-    listeners: Vec<(u32, Option<IpAddr>, Live<Listening>)>,
+    listeners: Vec<(u32, Option<SocketAddr>, Live<Listening>)>,
+    /// The filters of listeners.
+    pub filters: Live<Filters>,
+    programs: Programs,
 }
 
 impl Configuration {
     /// The first one.
-    pub fn new(prepared: Prepared) -> Configuration {
+    pub fn new(prepared: Prepared, programs: Programs) -> io::Result<Configuration> {
         let Prepared { snapshot, tls } = prepared;
         let config = &snapshot.config;
-        Configuration {
+        let filters = programs.start(&snapshot, None)?;
+        Ok(Configuration {
             policy: Live::new(policy(&snapshot)),
-            socket: Live::new(socket_listening(config, &config.socket)),
+            socket: Live::new(programs.socket_listening(config, &filters)),
             relaying: Live::new(Configured {
                 snapshot: snapshot.clone(),
                 tls,
             }),
             listeners: Vec::new(),
             snapshot: Live::from(snapshot),
-        }
+            filters: Live::new(filters),
+            programs,
+        })
     }
 
     /// Takes the listening sockets in; each comes out with what its sessions are told.
@@ -97,8 +107,9 @@ impl Configuration {
             let Some(listener) = now.config.listeners.get(index as usize) else {
                 continue;
             };
-            let bound = socket.local_addr().ok().map(|addr| addr.ip());
-            let told = Live::new(tcp_listening(&now.config, listener, bound));
+            let bound = socket.local_addr().ok();
+            let filters = self.filters.get();
+            let told = Live::new(tcp_listening(&now.config, listener, bound, &filters));
             self.listeners.push((index, bound, told.clone()));
             all.push((socket, told));
         }
@@ -109,13 +120,21 @@ impl Configuration {
     pub fn replace(&self, prepared: Prepared) {
         let Prepared { snapshot, tls } = prepared;
         let config = &snapshot.config;
+        let before = self.filters.get();
+        match self.programs.start(&snapshot, Some(&before)) {
+            Ok(filters) => self.filters.set(Arc::new(filters)),
+            // Nobody is served without them: those there are stay.
+            Err(error) => log::warn(format_args!("filters: {error}")),
+        }
+        let filters = self.filters.get();
         for (index, bound, told) in &self.listeners {
             if let Some(listener) = config.listeners.get(*index as usize) {
-                told.set(Arc::new(tcp_listening(config, listener, *bound)));
+                let listening = tcp_listening(config, listener, *bound, &filters);
+                told.set(Arc::new(listening));
             }
         }
         self.socket
-            .set(Arc::new(socket_listening(config, &config.socket)));
+            .set(Arc::new(self.programs.socket_listening(config, &filters)));
         self.policy.set(Arc::new(policy(&snapshot)));
         self.relaying.set(Arc::new(Configured {
             snapshot: snapshot.clone(),

@@ -5,10 +5,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::{Config, Paths};
+use crate::filter::Filters;
 use crate::privsep::{Client, Helper, PendingHelper};
 use crate::proc::{Child, Launcher};
-use crate::table::Tables;
+use crate::queue::fs::layout;
+use crate::session::Listening;
+use crate::table::{Snapshot, Tables};
 use crate::util::Line;
+
+use super::listening;
 
 /// How long the start waits for programs to be ready.
 const READY: Duration = Duration::from_secs(10);
@@ -22,6 +28,33 @@ pub fn start_tables(tables: &Tables, parent: &Client) -> io::Result<()> {
         })
     };
     tables.start_programs(&launcher, Instant::now() + READY)
+}
+
+/// How programs of filters come to be.
+pub struct Programs {
+    /// Who starts them.
+    pub parent: Client,
+    /// Where the instance's files are.
+    pub paths: Paths,
+}
+
+impl Programs {
+    /// Starts those of a configuration, but for those that run already, and are the same.
+    pub fn start(&self, now: &Arc<Snapshot>, before: Option<&Filters>) -> io::Result<Filters> {
+        let launcher = |proc: &Line| -> Arc<dyn Launcher> {
+            Arc::new(ByParent {
+                client: self.parent.clone(),
+                helper: Helper::Proc(proc.clone()),
+            })
+        };
+        let dir = self.paths.spool.join(layout::TEMPORARY);
+        Filters::start(now, before, &dir, &launcher, Instant::now() + READY)
+    }
+
+    /// What sessions over the control socket are told.
+    pub fn socket_listening(&self, config: &Config, filters: &Filters) -> Listening {
+        listening::socket_listening(config, &config.socket, &self.paths.socket, filters)
+    }
 }
 
 /// Has one helper started by the parent.

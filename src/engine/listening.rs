@@ -1,14 +1,22 @@
 //! What sessions know of the listener they came in on.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Config, Listener, SocketListener};
+use crate::filter::Filters;
 use crate::mail::Peer;
-use crate::session::{HostNames, Limits, Listening, Maillog};
+use crate::session::{HostNames, Limits, Listening, Maillog, Reports};
 
 /// A TCP listener, and the address that it is bound to.
-pub fn tcp_listening(config: &Config, listener: &Listener, bound: Option<IpAddr>) -> Listening {
+pub fn tcp_listening(
+    config: &Config,
+    listener: &Listener,
+    address: Option<SocketAddr>,
+    filters: &Filters,
+) -> Listening {
+    let bound = address.map(|addr| addr.ip());
     const SUBMISSION: [u16; 2] = [587, 465];
     let names = |table: &String| {
         Some(HostNames {
@@ -26,12 +34,23 @@ pub fn tcp_listening(config: &Config, listener: &Listener, bound: Option<IpAddr>
         local: bound.is_some_and(|addr| addr.is_loopback()),
         submission: SUBMISSION.contains(&listener.port),
         limits: session_limits(config),
-        observers: vec![Arc::new(Maillog)],
+        filter: listener
+            .filter
+            .as_ref()
+            .and_then(|name| filters.chain(name)),
+        address,
+        socket: PathBuf::new(),
+        observers: vec![Arc::new(Maillog), Arc::new(Reports)],
     }
 }
 
 /// The control socket, as a way in for mail.
-pub fn socket_listening(config: &Config, socket: &SocketListener) -> Listening {
+pub fn socket_listening(
+    config: &Config,
+    socket: &SocketListener,
+    path: &Path,
+    filters: &Filters,
+) -> Listening {
     Listening {
         server_name: config.server_name.clone(),
         hostname: config.server_name.clone(),
@@ -42,7 +61,10 @@ pub fn socket_listening(config: &Config, socket: &SocketListener) -> Listening {
         local: true,
         submission: true,
         limits: session_limits(config),
-        observers: vec![Arc::new(Maillog)],
+        filter: socket.filter.as_ref().and_then(|name| filters.chain(name)),
+        address: None,
+        socket: path.to_owned(),
+        observers: vec![Arc::new(Maillog), Arc::new(Reports)],
     }
 }
 

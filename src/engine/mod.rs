@@ -35,6 +35,7 @@ use crate::sys::{random, user};
 pub use start::Startup;
 
 use configuration::{Configuration, Prepared};
+use helpers::Programs;
 use host::Host;
 use reload::{KeyRing, Reloader};
 use services::Services;
@@ -77,7 +78,11 @@ fn serve(startup: Startup) -> Result<(), String> {
     )
     .map_err(said("resolver"))?;
     let queue = spool::open(&paths.spool, prepared.config(), startup.queue_key.as_ref())?;
-    let mut configuration = Configuration::new(prepared);
+    let programs = Programs {
+        parent: client.clone(),
+        paths: paths.clone(),
+    };
+    let mut configuration = Configuration::new(prepared, programs).map_err(said("filters"))?;
     let listeners = configuration.listeners(startup.listeners);
     let (runner_handle, inbox) = runner::channel();
     let services = Arc::new(Services {

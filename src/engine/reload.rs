@@ -17,6 +17,7 @@ use crate::privsep::{Client, Handover, Reloaded};
 use crate::tls::keys::Keys;
 
 use super::configuration::{Configuration, Prepared};
+use super::helpers;
 use super::start::{readable, roots};
 
 /// Replaces the configuration of an engine. One thread at a time uses it.
@@ -64,6 +65,10 @@ impl Reloader {
         let before = self.configuration.snapshot.get();
         prepared.tables().take_programs(&before.tables);
         self.keys.replace(keys);
+        // Those that are new.
+        if let Err(error) = helpers::start_tables(prepared.tables(), &self.client) {
+            log::warn(format_args!("tables: {error}"));
+        }
         self.configuration.replace(prepared);
         Ok(())
     }

@@ -29,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("reply", wire::reply),
     ("dns", wire::dns),
     ("frames", wire::frames),
+    ("helpers", wire::helpers),
 ];
 
 /// The target of this name.

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use crate::client::reply::Parser;
 use crate::control::message::{decode_answer, decode_ask, encode_answer, encode_ask};
+use crate::filter::protocol::{self, Said};
 use crate::mail::{Destination, Facts, Kind, Local, MailAddr, Peer, Refusal, SessionId};
 use crate::privsep::batch::{Answer, Chunk, Head};
 use crate::privsep::{ChildJob, Handover, Reply, Request};
+use crate::proc::Lines;
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::session::{
@@ -16,6 +18,7 @@ use crate::smtp::command::Command;
 use crate::smtp::dot::{Decoder, Progress};
 use crate::smtp::params::{self, DsnSupport};
 use crate::smtp::{domain_name, path, xtext};
+use crate::table::program;
 use crate::util::{Line, Timestamp};
 
 use super::text_of;
@@ -101,6 +104,7 @@ fn answer(
             Question::Name(_) => session::Answer::TooLate,
             Question::Lookup(lookup) => lookup.answer(world),
             Question::Store(store) => store.answer(world),
+            Question::Filter(_) => session::Answer::TooLate,
         };
         next = session.answered(answer, input, out, world);
     }
@@ -137,6 +141,9 @@ fn listening() -> Listening {
             max_rcpt: 5,
             max_mails: 3,
         },
+        filter: None,
+        address: None,
+        socket: std::path::PathBuf::new(),
         observers: vec![Arc::new(Maillog)],
     }
 }
@@ -243,4 +250,33 @@ fn batch(bytes: &[u8]) {
     }
     let mut buffer = bytes.to_vec();
     while let Ok(Some(_)) = Answer::take(&mut buffer) {}
+}
+
+/// What programs of filters and tables say, line by line; however it is cut, it is the same lines.
+pub(super) fn helpers(bytes: &[u8]) {
+    let lines = |piece: usize| {
+        let (mut reader, mut lines) = (Lines::default(), Vec::new());
+        for piece in bytes.chunks(piece) {
+            let mut each = |line: &[u8]| {
+                lines.push(line.to_vec());
+                Ok(())
+            };
+            if reader.push(piece, &mut each).is_err() {
+                break;
+            }
+        }
+        lines
+    };
+    let whole = lines(bytes.len().max(1));
+    assert_eq!(whole, lines(1));
+    for line in whole {
+        if let Ok(Said::Result(_, _, decision)) = protocol::parse(&line) {
+            // Neither a reply nor a command gets a second line.
+            let text = format!("{decision:?}");
+            assert!(!text.contains(['\r', '\n', '\0']));
+        }
+        if let Ok((_, _, program::Answer::Found(value))) = program::answer(&text_of(&line)) {
+            assert!(!value.contains(['\r', '\n', '\0']));
+        }
+    }
 }

@@ -31,7 +31,6 @@ pub struct Helpers {
 struct Running {
     /// Which request of which engine.
     request: Delivery,
-    helper: Helper,
     /// When it is killed, now that its engine is gone.
     until: Option<Instant>,
 }
@@ -41,22 +40,9 @@ const GRACE: Duration = Duration::from_secs(2);
 
 impl Helpers {
     /// A helper has been started.
-    pub fn started(&mut self, pid: Pid, request: Delivery, helper: Helper) {
+    pub fn started(&mut self, pid: Pid, request: Delivery) {
         let until = None;
-        self.running.insert(
-            pid,
-            Running {
-                request,
-                helper,
-                until,
-            },
-        );
-    }
-
-    /// Whether an engine has this helper already.
-    pub fn runs(&self, engine: u64, helper: &Helper) -> bool {
-        let mut running = self.running.values();
-        running.any(|other| other.request.engine == engine && other.helper == *helper)
+        self.running.insert(pid, Running { request, until });
     }
 
     /// The helper of this request.
@@ -258,10 +244,8 @@ mod tests {
     #[test]
     fn a_helper_ends_a_moment_after_its_engine() {
         let (mut helpers, now) = (Helpers::default(), Instant::now());
-        let (a, b) = (Helper::Proc(line("a")), Helper::Table(line("a")));
-        helpers.started(Pid::fake(10), delivery(1, 7), a.clone());
-        helpers.started(Pid::fake(11), delivery(2, 7), a.clone());
-        assert!(helpers.runs(1, &a) && !helpers.runs(1, &b));
+        helpers.started(Pid::fake(10), delivery(1, 7));
+        helpers.started(Pid::fake(11), delivery(2, 7));
         assert_eq!(helpers.find(delivery(2, 7)), Some(Pid::fake(11)));
         assert_eq!(helpers.deadline(), None);
         helpers.orphan(1, now);
@@ -280,6 +264,7 @@ mod tests {
             user: None,
             group: None,
             chroot: None,
+            on_failure: crate::config::OnFailure::default(),
             at: crate::config::Place::default(),
         }
     }

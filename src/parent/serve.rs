@@ -91,6 +91,9 @@ enum Stop {
 
 /// Deliveries that may run at a time, whatever the engine thinks.
 const MOST_DELIVERIES: usize = 1024;
+/// Programs of tables and filters that may run at a time; a new configuration starts its own
+/// before those of the old one end.
+const MOST_HELPERS: usize = 256;
 /// How long a graceful stop may take.
 const GENTLE_STOP: Duration = Duration::from_secs(30);
 const HARD_STOP: Duration = Duration::from_secs(5);
@@ -359,13 +362,13 @@ impl Parent {
     /// A helper whose descriptors were lost came when we had no room for them.
     fn start_helper(&mut self, id: u32, helper: Helper, fds: Vec<OwnedFd>) {
         let request = self.delivery(id);
-        let twice = self.helpers.find(request).is_some();
-        if twice || self.helpers.runs(self.engine_number, &helper) {
+        if self.helpers.find(request).is_some() {
             return self.kill_engine(Some("helper asked for twice"));
         }
         let refused = |text: &str| Err(text.to_owned());
         let started = match &fds[..] {
             _ if self.stop != Stop::No => refused("smtpd is stopping"),
+            _ if self.helpers.pids().len() >= MOST_HELPERS => refused("too many programs"),
             [stream, errors] => helpers::start(
                 &self.in_use.config,
                 &self.rights,
@@ -378,7 +381,7 @@ impl Parent {
         };
         let reply = match started {
             Ok(pid) => {
-                self.helpers.started(pid, request, helper);
+                self.helpers.started(pid, request);
                 let pid = pid.number();
                 Reply::HelperStarted { id, pid }
             }

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use crate::filter::{self, Phase};
 use crate::log;
 use crate::queue::is_shortage;
 use crate::smtp::Reply;
@@ -12,9 +13,10 @@ use crate::smtp::dot::Progress;
 use crate::transaction::{Accepted, Fault, Writing};
 
 use super::event::Event;
+use super::filtering::Then;
 use super::limits::{DATA_CHUNK, MAX_DISCARDED};
-use super::question::{Question, Store, Waits};
-use super::state::State;
+use super::question::{FilterQuestion, Question, Store, Waits};
+use super::state::{Filtered, State};
 use super::{Next, Services, Session, Taken};
 
 impl Session {
@@ -32,7 +34,20 @@ impl Session {
         if !writing.is_sound() {
             data.discarded_bytes += chunk.len() as u64;
         }
-        writing.write(&text, data.decoder.size_bytes());
+        let size_bytes = data.decoder.size_bytes();
+        let mut crowded = None;
+        match &mut data.filtered {
+            None => writing.write(&text, size_bytes),
+            Some(filtered) => {
+                writing.judge(&text, size_bytes);
+                if writing.is_sound() {
+                    filtered.feed(&text);
+                }
+                filtered.drain(writing);
+                let wait = !filtered.content.has_room();
+                crowded = wait.then(|| filtered.content.clone());
+            }
+        }
         match progress {
             Progress::More if data.discarded_bytes > MAX_DISCARDED => {
                 self.bad_input(too_big(), out);
@@ -41,17 +56,104 @@ impl Session {
             Progress::More if writing.is_full() => {
                 self.store(chunk.len(), Waits::Write, Store::Write)
             }
-            Progress::More => Taken::Bytes(chunk.len()),
+            Progress::More => match crowded {
+                Some(content) => {
+                    self.waits = Some(Box::new(Waits::Content));
+                    let question = Question::Filter(FilterQuestion::Content(content));
+                    Taken::Asking(chunk.len(), question)
+                }
+                None => Taken::Bytes(chunk.len()),
+            },
             Progress::LineTooLong => {
                 self.bad_input(Reply::new(500, "5.0.0 Line too long"), out);
                 Taken::Bytes(chunk.len())
             }
-            // Here the filters' `commit` will be asked first.
             Progress::End { used } => {
-                self.tell(&Event::Command(b"."));
-                self.store(used, Waits::Commit, Store::Commit)
+                if let Some(filtered) = &mut data.filtered {
+                    filtered.end();
+                }
+                match self.complete(out) {
+                    Some(question) => Taken::Asking(used, question),
+                    None => Taken::Bytes(used),
+                }
             }
         }
+    }
+
+    /// The client has sent it all: what filters still have of it is waited for, then they are asked
+    /// about the whole, and then it is made durable.
+    pub(super) fn complete(&mut self, out: &mut Vec<u8>) -> Option<Question> {
+        let State::Data(data) = &mut self.state else {
+            return None;
+        };
+        let (filtered, writing) = (data.filtered.as_mut(), data.writing.as_mut());
+        if let (Some(filtered), Some(writing)) = (filtered, writing) {
+            match filtered.drain(writing) {
+                filter::Progress::More if writing.is_full() => {
+                    return self.asked(0, Waits::Write, Store::Write);
+                }
+                filter::Progress::More => {
+                    self.waits = Some(Box::new(Waits::Content));
+                    let content = filtered.content.clone();
+                    return Some(Question::Filter(FilterQuestion::Content(content)));
+                }
+                filter::Progress::End => data.filtered = None,
+                filter::Progress::Failed(name) => {
+                    data.filtered = None;
+                    let reply = self.content_failed(&name);
+                    self.tell(&Event::Command(b"."));
+                    self.refuse_message(&reply, out);
+                    return None;
+                }
+            }
+        }
+        self.tell(&Event::Command(b"."));
+        let State::Data(data) = &self.state else {
+            return None;
+        };
+        let sound = data
+            .writing
+            .as_ref()
+            .is_some_and(|writing| writing.is_sound());
+        match sound {
+            true => self.ask_filters(Phase::Commit, b"", Then::Commit, out, None),
+            false => self.commit(),
+        }
+    }
+
+    /// Nothing stands between the message and the disk any more.
+    pub(super) fn commit(&mut self) -> Option<Question> {
+        self.asked(0, Waits::Commit, Store::Commit)
+    }
+
+    fn asked(
+        &mut self,
+        used: usize,
+        waits: Waits,
+        what: fn(Box<Writing>) -> Store,
+    ) -> Option<Question> {
+        match self.store(used, waits, what) {
+            Taken::Asking(_, question) => Some(question),
+            _ => None,
+        }
+    }
+
+    /// Filters have let go of some of the message, or taken some.
+    pub(super) fn content_moved(&mut self, out: &mut Vec<u8>) -> Option<Question> {
+        let State::Data(data) = &mut self.state else {
+            return None;
+        };
+        let ended = data
+            .filtered
+            .as_ref()
+            .is_some_and(|filtered| filtered.ended);
+        if ended {
+            return self.complete(out);
+        }
+        if let (Some(filtered), Some(writing)) = (&mut data.filtered, &mut data.writing) {
+            filtered.drain(writing);
+        }
+        None
     }
 
     /// Lets the message go to the disk, with `used` bytes of input in it.
@@ -108,6 +210,7 @@ impl Session {
         self.idle_commands = 0;
         self.refused_rcpts = 0;
         self.tell(&Event::Commit(&accepted));
+        self.end_of_transaction();
         match world.announce(accepted.committed) {
             Ok(()) => Next::Flush,
             Err(message) => {
@@ -128,13 +231,14 @@ impl Session {
     }
 
     /// The message is refused at its final dot.
-    fn refuse_message(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+    pub(super) fn refuse_message(&mut self, reply: &Reply, out: &mut Vec<u8>) {
         let State::Data(data) = std::mem::replace(&mut self.state, State::Identified) else {
             return;
         };
         self.say(Some(b"DATA"), reply, out);
         self.tell(&Event::Data(data.msgid, reply));
         self.tell(&Event::Rollback(data.msgid));
+        self.end_of_transaction();
     }
 
     fn refuse(&self, fault: Fault) -> Reply {
@@ -165,6 +269,60 @@ impl Session {
         }
         log::warn(line);
         Reply::new(421, text)
+    }
+}
+
+impl Filtered {
+    /// Gives text of the client to the filters, as it was on the wire but for its line ends.
+    fn feed(&mut self, text: &[u8]) {
+        let mut lines = Vec::with_capacity(text.len() + 16);
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            if self.partial.is_empty()
+                && lines.ends_with(b"\n") | lines.is_empty()
+                && line.starts_with(b".")
+            {
+                lines.push(b'.');
+            }
+            lines.extend_from_slice(line);
+        }
+        let whole = lines
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
+        let (whole, rest) = lines.split_at(whole);
+        if !whole.is_empty() {
+            self.partial.extend_from_slice(whole);
+            self.content.feed(&std::mem::take(&mut self.partial));
+        }
+        self.partial.extend_from_slice(rest);
+    }
+
+    /// There is no more of it.
+    fn end(&mut self) {
+        self.ended = true;
+        let mut last = std::mem::take(&mut self.partial);
+        if !last.is_empty() {
+            last.push(b'\n');
+        }
+        last.extend_from_slice(b".\n");
+        self.content.feed(&last);
+    }
+
+    /// Writes what has come out, as far as memory holds it.
+    fn drain(&self, writing: &mut Writing) -> filter::Progress {
+        loop {
+            let mut lines = Vec::new();
+            let progress = self.content.take(&mut lines);
+            let mut text = Vec::with_capacity(lines.len());
+            for line in lines.split_inclusive(|byte| *byte == b'\n') {
+                text.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+            }
+            writing.write(&text, 0);
+            let more = progress == filter::Progress::More && !lines.is_empty();
+            if !more || writing.is_full() {
+                return progress;
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 
+use crate::filter::{Outcome, Phase};
 use crate::log::maillog;
 use crate::mail::{EvpId, MailAddr, MsgId, Refusal};
 use crate::smtp::Reply;
@@ -45,6 +46,12 @@ pub enum Event<'e> {
     Commit(&'e Accepted),
     /// The transaction is given up.
     Rollback(MsgId),
+    /// Filters have answered RCPT with this.
+    Refused(MsgId, &'e Reply),
+    /// Filters have decided about a command.
+    Filtered(Phase, &'e Outcome),
+    /// A filter wants something known: its kind, its name, and what.
+    FilterReport(&'e str, &'e str, &'e str),
     /// The client was silent for too long.
     Timeout,
     /// The session is over.

@@ -18,14 +18,19 @@
 mod command;
 mod data;
 mod event;
+mod filtering;
 pub mod limits;
 mod opening;
 mod question;
+mod reports;
 mod state;
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::dns::Confirmed;
+use crate::filter::Chain;
 use crate::log::{self, Trace};
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
@@ -36,8 +41,10 @@ use crate::util::{Line, Timestamp};
 pub use command::{bad_recipient, bad_sender, recipient_reply};
 use event::Tally;
 pub use event::{Event, Maillog, Observer};
-pub use question::{Answer, Lookup, Question, Store};
+pub use question::{Answer, FilterQuestion, Lookup, Question, Store};
+pub use reports::Reports;
 
+use filtering::Filtering;
 use limits::{
     COMMANDS_AT_A_TIME, LINE_TOO_LONG, MAX_BAD_COMMANDS, MAX_COMMAND, MAX_IDLE_COMMANDS,
     MAX_REFUSED_RCPTS, OUT_HIGH_WATER,
@@ -94,6 +101,12 @@ pub struct Listening {
     pub submission: bool,
     /// Limits of smtpd.conf(5).
     pub limits: Limits,
+    /// The filters.
+    pub filter: Option<Arc<Chain>>,
+    /// Where it listens, as filters are told.
+    pub address: Option<SocketAddr>,
+    /// The path of the socket, for sessions that come by it.
+    pub socket: PathBuf,
     /// Who hears what happens, in this order.
     pub observers: Vec<Arc<dyn Observer>>,
 }
@@ -164,6 +177,8 @@ pub struct Session {
     peer: Peer,
     /// The address of ours that the client has connected to.
     ours: Option<Peer>,
+    /// The client's port.
+    port: u16,
     rdns: Option<Line>,
     /// Whether `rdns` leads back to the client's address.
     fcrdns: Confirmed,
@@ -172,6 +187,7 @@ pub struct Session {
     name: Option<Line>,
     greeting: Option<Greeting>,
     state: State,
+    filtering: Option<Box<Filtering>>,
     /// What it has asked and not been told yet.
     waits: Option<Box<Waits>>,
     /// What there was of a message when the session was given up.
@@ -193,12 +209,14 @@ impl Session {
             listening,
             peer,
             ours: None,
+            port: 0,
             rdns: None,
             fcrdns: Confirmed::Error,
             security: Security::default(),
             name: None,
             greeting: None,
             state: State::New,
+            filtering: None,
             waits: None,
             unfinished: None,
             scanned: 0,
@@ -213,6 +231,11 @@ impl Session {
     /// The client has connected to this address of ours. Before [`Session::open`], or not at all.
     pub fn reached(&mut self, ours: Peer) {
         self.ours = Some(ours);
+    }
+
+    /// The client's port. Before [`Session::open`], or not at all.
+    pub fn came_from_port(&mut self, port: u16) {
+        self.port = port;
     }
 
     /// Its number in the log.
@@ -302,7 +325,7 @@ impl Session {
                 if let Answer::ServerName(name) = answer {
                     self.name = name;
                 }
-                self.enter(opening::Stage::Banner, out)
+                self.enter(opening::Stage::Filters, out)
             }
             (Waits::Expansion { line, rcpt, asked }, answer) => {
                 let expanded = match answer {
@@ -312,9 +335,39 @@ impl Session {
                 self.expanded(&line, &rcpt, &asked, expanded, out, world);
                 Next::Flush
             }
+            (Waits::Filters { then, .. }, Answer::Filters(step)) => {
+                asking_or_flush(self.advance(step, then, out, Some(world)))
+            }
+            (
+                Waits::Filters {
+                    asking,
+                    program,
+                    then,
+                },
+                answer,
+            ) => {
+                let decision = match answer {
+                    Answer::Decided(decision) => decision,
+                    _ => {
+                        self.too_late(program.as_deref());
+                        None
+                    }
+                };
+                let question = match asking {
+                    Some(asking) => self.advance(asking.decided(decision), then, out, Some(world)),
+                    None => self.filters_are_late(then, out),
+                };
+                asking_or_flush(question)
+            }
+            (Waits::Content, Answer::Moved) => asking_or_flush(self.content_moved(out)),
+            (Waits::Content, _) => {
+                let reply = self.content_is_late();
+                self.give_up(reply, out);
+                Next::Flush
+            }
             (Waits::Write, Answer::Written(writing)) => {
                 self.written(writing);
-                Next::Flush
+                asking_or_flush(self.content_moved(out))
             }
             (Waits::Write, _) => {
                 self.lost(out);
@@ -352,6 +405,7 @@ impl Session {
         if !matches!(self.state, State::New) {
             self.end_transaction();
             self.tell(&Event::Disconnected(&why));
+            self.leave_filters();
         }
         self.unfinished
     }
@@ -437,6 +491,7 @@ impl Session {
         };
         self.state = State::Identified;
         self.tell(&Event::Rollback(msgid));
+        self.end_of_transaction();
     }
 
     fn tell(&self, event: &Event<'_>) {
@@ -478,6 +533,10 @@ impl Session {
             || self.idle_commands >= MAX_IDLE_COMMANDS
             || self.refused_rcpts >= MAX_REFUSED_RCPTS
     }
+}
+
+fn asking_or_flush(question: Option<Question>) -> Next {
+    question.map_or(Next::Flush, Next::Ask)
 }
 
 /// What became of input.

@@ -8,11 +8,13 @@
 use std::net::IpAddr;
 
 use crate::dns::{Confirmed, Reverse};
+use crate::filter::Phase;
 use crate::mail::Peer;
 use crate::smtp::{Reply, domain_name};
 use crate::util::Line;
 
 use super::event::Event;
+use super::filtering::Then;
 use super::question::{Lookup, Question, Waits};
 use super::state::State;
 use super::{Next, Session};
@@ -23,6 +25,8 @@ pub(super) enum Stage {
     Name,
     /// Who we are to it.
     ServerName,
+    /// What filters say to the connection.
+    Filters,
     /// We greet.
     Banner,
 }
@@ -55,8 +59,22 @@ impl Session {
                         let lookup = Lookup::ServerName(names.table.clone(), address);
                         return self.ask(Waits::ServerName, Question::Lookup(lookup));
                     }
-                    None => Stage::Banner,
+                    None => Stage::Filters,
                 },
+                Stage::Filters => {
+                    let parameter = self.connect_parameter();
+                    let question = self.ask_filters(
+                        Phase::Connect,
+                        parameter.as_bytes(),
+                        Then::Banner,
+                        out,
+                        None,
+                    );
+                    return match question {
+                        Some(question) => Next::Ask(question),
+                        None => Next::Read,
+                    };
+                }
                 Stage::Banner => {
                     let banner = format!("{} ESMTP OpenSMTPD", self.server_name());
                     let reply = Reply::echo(220, &banner);
@@ -86,6 +104,7 @@ impl Session {
     }
 
     fn named(&mut self) -> Stage {
+        self.meet_filters();
         self.state = State::Connected;
         self.tell(&Event::Connected);
         Stage::ServerName

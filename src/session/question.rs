@@ -6,16 +6,19 @@
 //! disk. To add a question: a variant here, one of [`Waits`] with what the session keeps
 //! meanwhile, and an arm in `Session::answered`.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::dns::Reverse;
+use crate::filter::{Asking, Content, Decision, Program, Request, Step};
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
 use crate::queue::Committed;
 use crate::transaction::{Accepted, Asked, Fault, Writing};
 use crate::util::Line;
 
 use super::Services;
+use super::filtering::Then;
 
 /// A question, by who answers it.
 #[derive(Debug)]
@@ -26,6 +29,40 @@ pub enum Question {
     Lookup(Lookup),
     /// To whoever may wait for the disk and for the runner.
     Store(Store),
+    /// To a program of a filter.
+    Filter(FilterQuestion),
+}
+
+/// A question to a program of a filter.
+pub enum FilterQuestion {
+    /// What it decides.
+    Decide(Request),
+    /// When a message on its way through filters has moved.
+    Content(Arc<Content>),
+}
+
+impl FilterQuestion {
+    /// Asks. The answer comes from a thread of the program, unless it stays silent; `reply` must
+    /// not wait.
+    pub fn send(self, reply: Box<dyn FnOnce(Answer) + Send>) {
+        match self {
+            FilterQuestion::Decide(request) => {
+                request.send(Box::new(|decision| reply(Answer::Decided(decision))));
+            }
+            FilterQuestion::Content(content) => {
+                content.when_changed(Box::new(|| reply(Answer::Moved)));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for FilterQuestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FilterQuestion::Decide(request) => request.fmt(f),
+            FilterQuestion::Content(_) => f.write_str("content"),
+        }
+    }
 }
 
 /// A question to tables, rules and users.
@@ -35,6 +72,8 @@ pub enum Lookup {
     ServerName(String, Peer),
     /// Where a recipient leads.
     Expand(Arc<Facts>, MailAddr),
+    /// What filters of the configuration decide.
+    Filters(Box<Asking>),
 }
 
 /// Something to be done on the disk.
@@ -57,6 +96,12 @@ pub enum Answer {
     ServerName(Option<Line>),
     /// To [`Lookup::Expand`].
     Expanded(Result<Vec<Destination>, Refusal>),
+    /// To [`Lookup::Filters`]: how far that has come.
+    Filters(Step),
+    /// To [`FilterQuestion::Decide`]: `None` if it never will.
+    Decided(Option<Decision>),
+    /// To [`FilterQuestion::Content`].
+    Moved,
     /// To [`Store::Write`]: what it came with, to go on with.
     Written(Box<Writing>),
     /// To [`Store::Commit`].
@@ -74,6 +119,7 @@ impl Lookup {
             Lookup::ServerName(table, address) => {
                 Answer::ServerName(world.name_of(&table, &address))
             }
+            Lookup::Filters(asking) => Answer::Filters(asking.wait()),
             Lookup::Expand(facts, rcpt) => Answer::Expanded(world.expand(&facts, &rcpt)),
         }
     }
@@ -108,6 +154,16 @@ pub(super) enum Waits {
         rcpt: MailAddr,
         asked: Asked,
     },
+    /// Filters are asked: one of the configuration, or a program.
+    Filters {
+        /// What waits for a program's decision.
+        asking: Option<Box<Asking>>,
+        /// The program.
+        program: Option<Arc<Program>>,
+        then: Then,
+    },
+    /// [`FilterQuestion::Content`] is open.
+    Content,
     /// [`Store::Write`] is open.
     Write,
     /// [`Store::Commit`] is open.

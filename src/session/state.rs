@@ -1,6 +1,9 @@
 //! Where a conversation is. Work in progress lives in the state it belongs to, so that leaving the
 //! state drops it, and dropping it rolls back.
 
+use std::sync::Arc;
+
+use crate::filter::Content;
 use crate::mail::MsgId;
 use crate::smtp::dot::Decoder;
 use crate::transaction::{Protocol, Transaction, Writing};
@@ -20,6 +23,8 @@ pub enum State {
     Mail(Box<Transaction>),
     /// 354 sent: message data.
     Data(Box<Data>),
+    /// Filters have refused the connection: nothing but good-bye is left.
+    Refused,
     /// The last reply has been given.
     Closing,
 }
@@ -34,6 +39,36 @@ pub struct Data {
     pub writing: Option<Box<Writing>>,
     /// Bytes thrown away since the message was found faulty.
     pub discarded_bytes: u64,
+    /// The way through filters that want its lines.
+    pub filtered: Option<Filtered>,
+}
+
+/// A message on its way through filters.
+pub struct Filtered {
+    /// The way.
+    pub content: Arc<Content>,
+    /// The start of a line.
+    pub partial: Vec<u8>,
+    /// Whether the client has sent its final dot.
+    pub ended: bool,
+}
+
+impl Filtered {
+    /// At its start.
+    pub fn new(content: Arc<Content>) -> Filtered {
+        Filtered {
+            content,
+            partial: Vec::new(),
+            ended: false,
+        }
+    }
+}
+
+/// However it ends, programs are told that nobody wants its lines any more.
+impl Drop for Filtered {
+    fn drop(&mut self) {
+        self.content.close();
+    }
 }
 
 /// What HELO or EHLO said.

@@ -179,6 +179,9 @@ fn listening() -> Listening {
             max_rcpt: 1000,
             max_mails: 100,
         },
+        filter: None,
+        address: None,
+        socket: std::path::PathBuf::new(),
         observers: vec![Arc::new(Maillog)],
     }
 }
@@ -257,6 +260,7 @@ impl Talk {
                 }),
                 Question::Lookup(lookup) => lookup.answer(&self.world),
                 Question::Store(store) => store.answer(&self.world),
+                Question::Filter(_) => Answer::TooLate,
             };
             let (input, out) = (&mut self.input, &mut self.out);
             next = self.session.answered(answer, input, out, &self.world);

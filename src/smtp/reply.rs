@@ -51,6 +51,12 @@ impl Reply {
         Reply::echo(refusal.code, &format!("{}{suffix}", refusal.text))
     }
 
+    /// What a filter wants said: a code, a blank and a text.
+    pub fn verbatim(text: &Line) -> Reply {
+        let (code, rest) = text.split_at_checked(4).unwrap_or((text, ""));
+        Reply::echo(code.trim_end().parse().unwrap_or(421), rest)
+    }
+
     /// The three digits.
     pub fn code(&self) -> u16 {
         self.code

@@ -8,6 +8,22 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::random;
+
+/// A file in a directory of ours, for reading and writing, that no name leads to.
+pub fn nameless(dir: &Path) -> io::Result<File> {
+    let path = dir.join(format!(".scratch.{:016x}", random::number_u64()));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
 /// Creates a file that must not exist, for writing, mode 0600.
 pub fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new()

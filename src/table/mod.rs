@@ -310,7 +310,9 @@ impl Tables {
     ) -> io::Result<()> {
         let mut started = Vec::new();
         for (name, table) in &self.by_name {
-            if let Source::Program(place) = &table.source {
+            if let Source::Program(place) = &table.source
+                && place.get().is_none()
+            {
                 let name = Line::sanitize(name.as_bytes());
                 let program = Arc::new(Program::start(&name, launcher(&name))?);
                 started.push(place.get_or_init(|| program));
@@ -466,6 +468,12 @@ impl Tables {
             }
             answer => answer,
         }
+    }
+
+    /// Whether its answers may take their time.
+    pub fn may_wait(&self, table: &str) -> bool {
+        let source = self.by_name.get(table).map(|table| &table.source);
+        !matches!(source, Some(Source::Inline | Source::File(..)))
     }
 
     fn is_program(&self, table: &str) -> bool {

@@ -69,6 +69,10 @@ pub struct Terms {
     pub source: Source,
     /// Whether the header is completed.
     pub completion: Completion,
+    /// Whether it is marked as junk.
+    pub junk: bool,
+    /// Whether our own fields go where its text comes from, and come back with that.
+    pub filtered: bool,
     /// The largest message, as [`Writing::write`] is told its size.
     pub limit_bytes: u64,
 }
@@ -112,6 +116,8 @@ pub enum Completion {
 
 /// A message being written, until the final dot.
 pub struct Writing {
+    /// Our own fields, where they are to be filtered.
+    head: Vec<u8>,
     incoming: Incoming,
     sender: MailAddr,
     recipients: Vec<(EvpId, MailAddr)>,
@@ -339,10 +345,14 @@ impl Transaction {
             only,
             date: &localtime::rfc5322_date(now.0),
         };
-        let received = received.to_string();
+        let junk = if terms.junk { "X-Spam: Yes\n" } else { "" };
+        let mut head = format!("{junk}{received}").into_bytes();
         let message = Message::new(terms.completion, self.incoming.msgid(), now);
-        self.incoming.write(received.as_bytes())?;
+        if !terms.filtered {
+            self.incoming.write(&std::mem::take(&mut head))?;
+        }
         Ok(Writing {
+            head,
             incoming: self.incoming,
             sender: self.facts.sender.clone(),
             recipients: self.recipients,
@@ -366,6 +376,27 @@ impl Writing {
         if self.fault.is_none() {
             self.fault = self.try_write(text, received_bytes).err();
         }
+    }
+
+    /// Our own fields, for filters; what becomes of them is written like all other text.
+    pub fn take_head(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.head)
+    }
+
+    /// Judges what a client has sent where something else is written in its place.
+    pub fn judge(&mut self, text: &[u8], received_bytes: u64) {
+        if self.fault.is_none() {
+            self.fault = self.fault_of(text, received_bytes);
+        }
+    }
+
+    fn fault_of(&self, text: &[u8], received_bytes: u64) -> Option<Fault> {
+        if received_bytes > self.limit_bytes {
+            return Some(Fault::TooBig);
+        }
+        // RFC 5321 §4.5.2 and RFC 6152 know no NUL in mail, and programs that read C strings
+        // would see another message than those that do not.
+        text.contains(&0).then_some(Fault::Nul)
     }
 
     /// Whether text is still kept; if not, [`Writing::finish`] will say why.
@@ -404,13 +435,8 @@ impl Writing {
     }
 
     fn try_write(&mut self, text: &[u8], received_bytes: u64) -> Result<(), Fault> {
-        if received_bytes > self.limit_bytes {
-            return Err(Fault::TooBig);
-        }
-        // RFC 5321 §4.5.2 and RFC 6152 know no NUL in mail, and programs that read C strings
-        // would see another message than those that do not.
-        if text.contains(&0) {
-            return Err(Fault::Nul);
+        if let Some(fault) = self.fault_of(text, received_bytes) {
+            return Err(fault);
         }
         let (header, body) = self.message.take(text)?;
         if !header.is_empty() {

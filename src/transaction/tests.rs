@@ -45,6 +45,8 @@ fn destination(dest: &str) -> Destination {
 
 fn terms(completion: Completion) -> Terms {
     Terms {
+        junk: false,
+        filtered: false,
         protocol: Protocol::Esmtp,
         source: Source::Shown,
         completion,

@@ -8,6 +8,7 @@ mod support;
 mod aliases;
 mod control;
 mod explain;
+mod filters;
 mod forward;
 mod hostile;
 mod install;

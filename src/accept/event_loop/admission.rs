@@ -99,6 +99,7 @@ impl EventLoop {
         let listening = self.listening[listener].get();
         let is_named_by_address = listening.hostnames.is_some();
         let mut session = Session::new(self.ids.next(), listening, peer(address));
+        session.came_from_port(address.port());
         if is_named_by_address && let Ok(ours) = stream.local_addr() {
             session.reached(peer(ours));
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::ast::{PkiOption, ProcOption, ProcOptionKind, Text};
 use crate::config::lexer::Pos;
-use crate::config::model::{Dhe, Proc, Srs};
+use crate::config::model::{Dhe, OnFailure, Proc, Srs};
 use crate::util::Secret;
 
 use super::{Checker, limits, line};
@@ -112,8 +112,10 @@ impl Checker<'_> {
             user: None,
             group: None,
             chroot: None,
+            on_failure: OnFailure::default(),
             at: self.place(at),
         };
+        let mut said = false;
         for option in options {
             let value = line(&option.value);
             let before = match option.kind {
@@ -122,6 +124,12 @@ impl Checker<'_> {
                 ProcOptionKind::Chroot => {
                     let dir = PathBuf::from(&option.value.value);
                     proc.chroot.replace(dir).is_some()
+                }
+                ProcOptionKind::OnFailure => {
+                    let mut known = OnFailure::ALL.into_iter();
+                    let found = known.find(|known| known.word() == option.value.value);
+                    proc.on_failure = found.unwrap_or_default();
+                    std::mem::replace(&mut said, true)
                 }
             };
             if before {

@@ -20,8 +20,36 @@ pub struct Proc {
     pub group: Option<Line>,
     /// `chroot`.
     pub chroot: Option<PathBuf>,
+    /// `on failure`.
+    pub on_failure: OnFailure,
     /// File and line of the directive.
     pub at: Place,
+}
+
+/// What is done where a program should be asked and cannot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The client is to try again later.
+    #[default]
+    Tempfail,
+    /// As if it were not there.
+    Bypass,
+    /// The client is refused.
+    Reject,
+}
+
+impl OnFailure {
+    /// All of them.
+    pub const ALL: [OnFailure; 3] = [OnFailure::Tempfail, OnFailure::Bypass, OnFailure::Reject];
+
+    /// The word in the text.
+    pub fn word(self) -> &'static str {
+        match self {
+            OnFailure::Tempfail => "tempfail",
+            OnFailure::Bypass => "bypass",
+            OnFailure::Reject => "reject",
+        }
+    }
 }
 
 /// What a filter's name stands for.

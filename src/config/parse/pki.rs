@@ -1,8 +1,10 @@
 //! `pki`, `ca` and `proc`.
 
-use crate::config::ast::{Body, PkiOption, ProcOption, ProcOptionKind};
+use crate::config::ast::{Body, PkiOption, ProcOption, ProcOptionKind, Text};
+use crate::config::lexer::Token;
+use crate::config::model::OnFailure;
 
-use super::{Parsed, Parser};
+use super::{Parsed, Parser, choice};
 
 impl Parser<'_> {
     pub(super) fn ca(&mut self) -> Parsed<Body> {
@@ -32,15 +34,46 @@ impl Parser<'_> {
 
     pub(super) fn proc_options(&mut self) -> Parsed<Vec<ProcOption>> {
         let mut options = Vec::new();
-        while let Some((word, at)) = self.option(&["user", "group", "chroot"])? {
+        while let Some((word, at)) = self.option(&["user", "group", "chroot", "on"])? {
             let kind = match word {
                 "user" => ProcOptionKind::User,
                 "group" => ProcOptionKind::Group,
-                _ => ProcOptionKind::Chroot,
+                "chroot" => ProcOptionKind::Chroot,
+                _ => {
+                    let value = self.on_failure()?;
+                    let kind = ProcOptionKind::OnFailure;
+                    options.push(ProcOption { kind, value, at });
+                    continue;
+                }
             };
             let value = self.string("a name or path")?;
             options.push(ProcOption { kind, value, at });
         }
         Ok(options)
+    }
+
+    /// `failure` and what is then done, behind `on`. These words are no reserved ones, but for
+    /// those that are.
+    fn on_failure(&mut self) -> Parsed<Text> {
+        let (token, at) = self.peek();
+        match token {
+            Token::Word(word) if word == "failure" => self.take(),
+            other => return Err(self.unexpected(&other, at, "\"failure\"", &["failure"])),
+        };
+        let (token, at) = self.peek();
+        let words = OnFailure::ALL.map(OnFailure::word);
+        let found = match &token {
+            Token::Word(word) | Token::Quoted(word) => {
+                words.into_iter().find(|known| known == word)
+            }
+            Token::Keyword(word) => words.into_iter().find(|known| known == word),
+            _ => None,
+        };
+        let Some(word) = found else {
+            return Err(self.unexpected(&token, at, &choice(&words), &words));
+        };
+        self.take();
+        let value = word.to_owned();
+        Ok(Text { value, at })
     }
 }

@@ -152,9 +152,15 @@ impl Scribe {
 
     fn proc_options(&mut self) {
         self.some(|s| {
-            let word = s.pick(&["user", "group", "chroot"]);
+            let word = s.pick(&["user", "group", "chroot", "on failure"]);
             s.words(word);
-            s.string();
+            match word {
+                "on failure" => {
+                    let word = s.pick(&["tempfail", "bypass", "reject"]);
+                    s.words(word);
+                }
+                _ => s.string(),
+            }
         });
     }
 

@@ -16,7 +16,7 @@ pub const QUEUE: &str = "queue";
 /// Messages being received.
 pub(super) const INCOMING: &str = "incoming";
 /// Envelopes being written into committed messages.
-pub(super) const TEMPORARY: &str = "temporary";
+pub const TEMPORARY: &str = "temporary";
 /// What is to be deleted.
 pub const PURGE: &str = "purge";
 /// What could not be read.

@@ -2,7 +2,7 @@
 
 use crate::log;
 use crate::session::event::Event;
-use crate::session::state::{Data, State};
+use crate::session::state::{Data, Filtered, State};
 use crate::session::{Services, Session};
 use crate::smtp::Reply;
 use crate::smtp::dot::Decoder;
@@ -32,13 +32,25 @@ impl Session {
             }
         };
         let msgid = transaction.msgid();
-        let reply = match transaction.write(self.terms(), world.now()) {
-            Ok(writing) => {
+        let content = match self.content() {
+            Ok(content) => content,
+            Err(reply) => {
+                self.state = State::Mail(transaction);
+                self.conclude(line, reply.clone(), out);
+                return self.tell(&Event::Data(msgid, &reply));
+            }
+        };
+        let reply = match transaction.write(self.terms(content.is_some()), world.now()) {
+            Ok(mut writing) => {
+                if let Some(content) = &content {
+                    content.feed(&writing.take_head());
+                }
                 self.state = State::Data(Box::new(Data {
                     msgid,
                     decoder: Decoder::new(),
                     writing: Some(Box::new(writing)),
                     discarded_bytes: 0,
+                    filtered: content.map(Filtered::new),
                 }));
                 Reply::new(354, "Enter mail, end with \".\" on a line by itself")
             }
@@ -58,7 +70,7 @@ impl Session {
         }
     }
 
-    fn terms(&self) -> Terms {
+    fn terms(&self, filtered: bool) -> Terms {
         Terms {
             protocol: self.protocol(),
             source: match self.listening.mask_src {
@@ -66,6 +78,8 @@ impl Session {
                 false => Source::Shown,
             },
             completion: self.completion(),
+            junk: self.is_junk(),
+            filtered,
             limit_bytes: self.listening.limits.max_message_size,
         }
     }

@@ -35,7 +35,7 @@ impl Session {
     ) -> Option<Question> {
         self.tell(&Event::Command(&shown(line)));
         match self.check(line) {
-            Ok(()) => self.proceed(line, out, world),
+            Ok(()) => self.filter_command(line, out, world),
             Err(refusal) => {
                 self.conclude(line, refusal, out);
                 None
@@ -44,10 +44,18 @@ impl Session {
     }
 
     /// Whether the command is legal now; the reply otherwise.
-    fn check(&self, line: &[u8]) -> Result<(), Reply> {
+    pub(in crate::session) fn check(&self, line: &[u8]) -> Result<(), Reply> {
         if find(0, line).is_some() {
             // What is behind a NUL must never be cut off: someone else may have judged it.
             return Err(Reply::new(500, "5.5.2 Syntax error: NUL in command line"));
+        }
+        if matches!(self.state, State::Refused)
+            && !matches!(
+                Command::parse(line),
+                Command::Quit(_) | Command::Noop | Command::Help(_)
+            )
+        {
+            return Err(not_allowed());
         }
         match Command::parse(line) {
             Command::Helo(argument) => self.check_helo(argument),
@@ -72,7 +80,7 @@ impl Session {
     }
 
     /// Does what a legal command says.
-    fn proceed(
+    pub(in crate::session) fn proceed(
         &mut self,
         line: &[u8],
         out: &mut Vec<u8>,
@@ -99,7 +107,7 @@ impl Session {
     }
 
     /// Answers a command. Who has used up a budget of `limits` hears another reply, and goes.
-    pub(super) fn conclude(&mut self, line: &[u8], reply: Reply, out: &mut Vec<u8>) {
+    pub(in crate::session) fn conclude(&mut self, line: &[u8], reply: Reply, out: &mut Vec<u8>) {
         self.account(Command::parse(line), &reply);
         let reply = match self.over_budget() && reply.code() != 221 {
             true => Reply::new(421, "4.7.0 Too many errors or idle commands"),

@@ -236,6 +236,7 @@ impl Client {
             }),
             Question::Lookup(lookup) => lookup.answer(world),
             Question::Store(store) => store.answer(world),
+            Question::Filter(_) => Answer::TooLate,
         };
         match answer {
             answer if waits => self.tell(answer, world),

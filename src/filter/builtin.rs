@@ -1,0 +1,115 @@
+//! Filters of smtpd.conf(5) themselves: one condition, one decision.
+
+use crate::config::{self, BuiltIn, Condition, Pattern};
+use crate::mail::{MailAddr, Peer};
+use crate::table::{TableError, Tables};
+use crate::util::Line;
+
+use super::protocol::{Decision, Phase};
+
+/// What is known of a session when filters are asked.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Where the client is.
+    pub peer: Peer,
+    /// Its name, if it has one.
+    pub rdns: Option<Line>,
+    /// Whether the name leads back to the address.
+    pub confirmed: bool,
+    /// What the latest HELO or EHLO said.
+    pub helo: Option<Line>,
+    /// As whom it has authenticated.
+    pub user: Option<Line>,
+    /// What the latest MAIL said between `<` and `>`.
+    pub sender: Option<Line>,
+    /// What this RCPT says between `<` and `>`.
+    pub rcpt: Option<Line>,
+}
+
+/// The phase that a filter of the configuration is about.
+pub fn phase(of: config::Phase) -> Phase {
+    match of {
+        config::Phase::Connect => Phase::Connect,
+        config::Phase::Helo => Phase::Helo,
+        config::Phase::Ehlo => Phase::Ehlo,
+        config::Phase::Auth => Phase::Auth,
+        config::Phase::MailFrom => Phase::MailFrom,
+        config::Phase::RcptTo => Phase::RcptTo,
+        config::Phase::Data => Phase::Data,
+        config::Phase::Commit => Phase::Commit,
+    }
+}
+
+/// What a filter decides; to go on where its condition does not hold. A table that cannot be asked
+/// decides nothing.
+pub fn decide(filter: &BuiltIn, facts: &Facts, tables: &Tables) -> Result<Decision, TableError> {
+    if holds(&filter.condition, facts, tables)? == filter.negated {
+        return Ok(Decision::Proceed);
+    }
+    Ok(match &filter.decision {
+        config::Decision::Reject(text) => Decision::Reject(text.clone()),
+        config::Decision::Disconnect(text) => Decision::Disconnect(text.clone()),
+        config::Decision::Rewrite(value) => Decision::Rewrite(value.clone()),
+        config::Decision::Report(text) => Decision::Report(text.clone()),
+        config::Decision::Junk => Decision::Junk,
+        config::Decision::Bypass => Decision::Bypass,
+    })
+}
+
+/// Whether asking it may take its time.
+pub fn may_wait(filter: &BuiltIn, tables: &Tables) -> bool {
+    match &filter.condition {
+        Condition::Fcrdns | Condition::Rdns(None) | Condition::Auth(None) => false,
+        Condition::Rdns(Some(pattern))
+        | Condition::Src(pattern)
+        | Condition::Helo(pattern)
+        | Condition::Auth(Some(pattern))
+        | Condition::MailFrom(pattern)
+        | Condition::RcptTo(pattern) => tables.may_wait(&pattern.table),
+    }
+}
+
+/// smtpd.conf(5), MAIL FILTERING.
+fn holds(condition: &Condition, facts: &Facts, tables: &Tables) -> Result<bool, TableError> {
+    let domain = |pattern: &Pattern, name: &str| match pattern.regex {
+        true => tables.regex(&pattern.table, name),
+        false => tables.domain(&pattern.table, name),
+    };
+    let address = |pattern: &Pattern, text: &Option<Line>| {
+        let Some(text) = text else { return Ok(false) };
+        if pattern.regex {
+            return tables.regex(&pattern.table, text);
+        }
+        let (user, domain) = text.rsplit_once('@').unwrap_or((text, ""));
+        match MailAddr::new(user, domain) {
+            Ok(address) => tables.mailaddr(&pattern.table, &address),
+            Err(_) => Ok(false),
+        }
+    };
+    match condition {
+        Condition::Fcrdns => Ok(facts.confirmed),
+        Condition::Rdns(None) => {
+            let named = |name: &Line| Peer::parse(name).is_none();
+            Ok(facts.rdns.as_ref().is_some_and(named))
+        }
+        Condition::Rdns(Some(pattern)) => {
+            domain(pattern, facts.rdns.as_deref().unwrap_or("<unknown>"))
+        }
+        Condition::Src(pattern) if pattern.regex => {
+            tables.regex(&pattern.table, &facts.peer.to_string())
+        }
+        Condition::Src(pattern) => tables.netaddr(&pattern.table, &facts.peer),
+        Condition::Helo(pattern) => match &facts.helo {
+            Some(name) => domain(pattern, name),
+            None => Ok(false),
+        },
+        Condition::Auth(None) => Ok(facts.user.is_some()),
+        Condition::Auth(Some(pattern)) => match &facts.user {
+            Some(user) if pattern.regex => tables.regex(&pattern.table, user),
+            Some(user) => tables.string(&pattern.table, user),
+            None => Ok(false),
+        },
+        Condition::MailFrom(pattern) => address(pattern, &facts.sender),
+        Condition::RcptTo(pattern) => address(pattern, &facts.rcpt),
+    }
+}

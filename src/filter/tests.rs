@@ -1,0 +1,223 @@
+use std::time::Duration;
+
+use crate::config::{Defaults, Sources};
+use crate::mail::{Peer, SessionId};
+use crate::proc::tests::Scripts;
+
+use super::*;
+
+/// The filters of a configuration whose programs are this script.
+fn filters(text: &str, script: &str) -> Filters {
+    let text = format!("{text}\naction a maildir\nmatch from any for any action a\n");
+    let sources = Sources::from_text("test", &text, &[]);
+    let defaults = Defaults {
+        server_name: Line::new("mx.example.org").unwrap(),
+        addresses: Vec::new(),
+    };
+    let config = crate::config::load(&sources, &defaults).unwrap().config;
+    let now = Arc::new(Snapshot::load(1, config, &sources).unwrap());
+    let script = script.to_owned();
+    let launcher = move |_: &Line| -> Arc<dyn Launcher> {
+        Arc::new(Scripts(vec![script.clone()], std::sync::Mutex::new(0)))
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    Filters::start(&now, None, Path::new("/"), &launcher, deadline).unwrap()
+}
+
+fn facts() -> Facts {
+    Facts {
+        peer: Peer::parse("192.0.2.7").unwrap(),
+        rdns: Some(Line::new("mail.example.net").unwrap()),
+        confirmed: true,
+        helo: Some(Line::new("helo.example.net").unwrap()),
+        user: Some(Line::new("alice").unwrap()),
+        sender: Some(Line::new("Bob@Example.org").unwrap()),
+        rcpt: Some(Line::new("carol+x@example.com").unwrap()),
+    }
+}
+
+/// What a chain says at a phase; programs are waited for.
+fn said(filters: &Filters, chain: &str, phase: Phase, parameter: &str) -> Outcome {
+    let chain = filters.chain(chain).unwrap();
+    let lives = chain.meet();
+    let asking = chain.ask(&lives, SessionId(7), phase, parameter.into(), facts());
+    let mut step = Box::new(asking).step();
+    loop {
+        step = match step {
+            Step::Done(_, outcome) => return outcome,
+            Step::Wait(asking) => asking.wait(),
+            Step::Ask(asking, request) => {
+                let (tell, decided) = std::sync::mpsc::channel();
+                request.send(Box::new(move |decision| tell.send(decision).unwrap()));
+                let decision = decided.recv_timeout(Duration::from_secs(20)).unwrap();
+                asking.decided(decision)
+            }
+        };
+    }
+}
+
+// smtpd.conf(5), MAIL FILTERING: every condition at every phase that has it, and turned round.
+#[test]
+fn each_condition_holds_or_not() {
+    let all = [
+        ("fcrdns", true, 0),
+        ("rdns", true, 0),
+        ("rdns { \"*.example.net\" }", true, 0),
+        ("rdns { \"example.net\" }", false, 0),
+        ("rdns regex { \"^mail\" }", true, 0),
+        ("src { 192.0.2.0/24 }", true, 0),
+        ("src { 198.51.100.1 }", false, 0),
+        ("src regex { \"^192\" }", true, 0),
+        ("helo { \"HELO.example.net\" }", true, 1),
+        ("helo regex { \"net$\" }", true, 1),
+        ("auth", true, 2),
+        ("auth { \"alice\" }", true, 2),
+        ("auth { \"mallory\" }", false, 2),
+        ("auth regex { \"^a\" }", true, 2),
+        ("mail-from { \"@example.org\" }", true, 3),
+        ("mail-from { \"bob@example.org\" }", true, 3),
+        ("mail-from { \"al@example.org\" }", false, 3),
+        ("mail-from regex { \"org$\" }", true, 3),
+        ("rcpt-to { \"carol@example.com\" }", true, 4),
+        ("rcpt-to regex { \"x@\" }", true, 4),
+    ];
+    let phases = [
+        ("connect", Phase::Connect, 0),
+        ("helo", Phase::Helo, 1),
+        ("ehlo", Phase::Ehlo, 1),
+        ("auth", Phase::Auth, 2),
+        ("mail-from", Phase::MailFrom, 3),
+        ("rcpt-to", Phase::RcptTo, 4),
+        ("data", Phase::Data, 3),
+        ("commit", Phase::Commit, 3),
+    ];
+    let mut text = String::new();
+    let mut wanted = Vec::new();
+    for (word, phase, known) in phases {
+        for (condition, holds, needs) in all {
+            if needs > known {
+                continue;
+            }
+            for not in ["", "!"] {
+                let name = format!("f{}", wanted.len());
+                text += &format!(
+                    "filter {name} phase {word} match {not}{condition} reject \"550 {name}\"\n"
+                );
+                wanted.push((
+                    name,
+                    phase,
+                    holds != (not == "!"),
+                    format!("{word} {not}{condition}"),
+                ));
+            }
+        }
+    }
+    let filters = filters(&text, "");
+    assert!(wanted.len() > 200);
+    for (name, phase, refused, what) in wanted {
+        let outcome = said(&filters, &name, phase, "");
+        let rejected = matches!(outcome.verdict, Verdict::Reject(_));
+        assert_eq!(rejected, refused, "{what}");
+        // At no other phase does it say anything.
+        let other = if phase == Phase::Quit {
+            Phase::Noop
+        } else {
+            Phase::Quit
+        };
+        assert_eq!(said(&filters, &name, other, "").verdict, Verdict::Proceed);
+    }
+}
+
+#[test]
+fn members_are_asked_in_order_about_what_is_left() {
+    let filters = filters(
+        "filter j phase mail-from match fcrdns junk\n\
+         filter w phase mail-from match fcrdns rewrite \"<new@example.org>\"\n\
+         filter n phase mail-from match mail-from { \"new@example.org\" } report \"new\"\n\
+         filter b phase mail-from match fcrdns bypass\n\
+         filter r phase mail-from match fcrdns reject \"550 no\"\n\
+         filter d phase mail-from match fcrdns disconnect \"421 bye\"\n\
+         filter one chain { j, w, n, b, r }\n\
+         filter two chain { j, r, b }\n\
+         filter three chain { d, r }\n",
+        "",
+    );
+    let outcome = said(&filters, "one", Phase::MailFrom, "Bob@Example.org");
+    assert_eq!(outcome.verdict, Verdict::Proceed);
+    assert!(outcome.junk && outcome.bypass);
+    assert_eq!(outcome.rewritten.as_deref(), Some("<new@example.org>"));
+    assert_eq!(outcome.reports.len(), 1);
+    assert_eq!(outcome.response(), "rewrite|<new@example.org>");
+    assert_eq!(
+        said(&filters, "two", Phase::MailFrom, "").response(),
+        "reject|550 no"
+    );
+    assert_eq!(
+        said(&filters, "three", Phase::MailFrom, "").response(),
+        "disconnect|421 bye"
+    );
+}
+
+/// Decides what its parameter says.
+const OBEDIENT: &str = r#"
+    while read -r line; do [ "$line" = "config|ready" ] && break; done
+    echo 'register|filter|smtp-in|helo'; echo 'register|filter|smtp-in|commit'
+    echo 'register|filter|smtp-in|later'; echo 'register|ready'
+    while IFS='|' read -r f v t s phase session token rest; do
+        case $rest in
+        wrong) echo "filter-result|$session|1234|proceed" ;;
+        stranger) echo "filter-result|99|$token|proceed"
+            echo "filter-result|$session|$token|proceed" ;;
+        die) exit 1 ;;
+        *) echo "filter-result|$session|$token|$rest" ;;
+        esac
+    done"#;
+
+#[test]
+fn a_program_decides_and_its_mistakes_cost_one_session() {
+    let filters = filters(
+        "filter p proc-exec \"/x\"\nfilter q proc-exec \"/x\" on failure bypass\n",
+        OBEDIENT,
+    );
+    let asked = |parameter: &str| said(&filters, "p", Phase::Helo, parameter);
+    assert_eq!(asked("proceed").response(), "proceed");
+    assert_eq!(asked("reject|550 a|b").response(), "reject|550 a|b");
+    assert_eq!(asked("reject|421 x").response(), "disconnect|421 x");
+    assert_eq!(
+        asked("reject|no").response(),
+        "disconnect|421 Internal server error"
+    );
+    assert_eq!(asked("rewrite|name").response(), "rewrite|name");
+    assert_eq!(asked("stranger").response(), "proceed");
+    assert_eq!(
+        asked("wrong").response(),
+        "reject|451 4.3.0 Temporary failure"
+    );
+    assert_eq!(asked("proceed").response(), "proceed");
+    // It did not ask to hear of this.
+    assert_eq!(
+        said(&filters, "p", Phase::MailFrom, "die").response(),
+        "proceed"
+    );
+    // smtpd-filters(7): junk and rewrite mean nothing at the end of a message.
+    assert_eq!(
+        said(&filters, "p", Phase::Commit, "junk").response(),
+        "proceed"
+    );
+    assert_eq!(
+        said(&filters, "p", Phase::Commit, "rewrite|x").response(),
+        "proceed"
+    );
+    assert_eq!(
+        asked("die").response(),
+        "reject|451 4.3.0 Temporary failure"
+    );
+    assert_eq!(
+        said(&filters, "q", Phase::Helo, "die").response(),
+        "proceed"
+    );
+    let figures = filters.figures();
+    assert_eq!(figures.len(), 2);
+    assert_eq!(figures[0].timeouts, 0);
+    assert!(figures[0].requests >= 11 && figures[0].percentiles_us[0] > 0);
+}

@@ -1,0 +1,366 @@
+//! Filters, between a command's tests and its effect.
+//!
+//! A session asks its listener's chain at each phase and is parked while a table or a program is
+//! asked; what comes back says how the command goes on. What a command's argument becomes by a
+//! filter is tested as if the client had sent it.
+
+use std::sync::Arc;
+
+use crate::dns::Confirmed;
+use crate::filter::{
+    Chain, Content, Facts, Lives, Outcome, Phase, Program, Step, Verdict, between_brackets,
+};
+use crate::log;
+use crate::smtp::{Command, Reply};
+use crate::util::Line;
+
+use super::event::Event;
+use super::opening::Stage;
+use super::question::{FilterQuestion, Lookup, Question, Waits};
+use super::state::State;
+use super::{Next, Services, Session};
+
+/// What a session knows of its filters, and they of it.
+pub(super) struct Filtering {
+    pub(super) chain: Arc<Chain>,
+    pub(super) lives: Lives,
+    /// The rest of the session is not filtered.
+    bypass: bool,
+    /// The rest of the transaction is not filtered.
+    bypass_transaction: bool,
+    /// Every message of the session is marked.
+    junk: bool,
+    /// The message of this transaction is.
+    junk_transaction: bool,
+    /// What the latest HELO or EHLO said, whatever became of it.
+    helo: Option<Line>,
+    /// What the latest MAIL said between its brackets.
+    pub(super) sender: Option<Line>,
+    /// What the latest RCPT said there.
+    pub(super) rcpt: Option<Line>,
+}
+
+/// What goes on when filters have decided.
+pub(super) enum Then {
+    /// The banner.
+    Banner,
+    /// This command.
+    Command(Vec<u8>),
+    /// The commit of a message.
+    Commit,
+}
+
+impl Session {
+    /// The client's name is known: programs hear of it from now on.
+    pub(super) fn meet_filters(&mut self) {
+        self.filtering = self.listening.filter.as_ref().map(|chain| {
+            Box::new(Filtering {
+                chain: chain.clone(),
+                lives: chain.meet(),
+                bypass: false,
+                bypass_transaction: false,
+                junk: false,
+                junk_transaction: false,
+                helo: None,
+                sender: None,
+                rcpt: None,
+            })
+        });
+    }
+
+    /// The session is over.
+    pub(super) fn leave_filters(&mut self) {
+        if let Some(filtering) = self.filtering.take() {
+            filtering.chain.leave(self.id);
+        }
+    }
+
+    /// Whether the message is to be marked.
+    pub(super) fn is_junk(&self) -> bool {
+        let filtering = self.filtering.as_ref();
+        filtering.is_some_and(|filtering| filtering.junk || filtering.junk_transaction)
+    }
+
+    /// What filters have said of a transaction ends with it.
+    pub(super) fn end_of_transaction(&mut self) {
+        if let Some(filtering) = &mut self.filtering {
+            filtering.bypass_transaction = false;
+            filtering.junk_transaction = false;
+        }
+    }
+
+    /// The parameters of the phase `connect`.
+    pub(super) fn connect_parameter(&self) -> String {
+        format!("{}|{}", self.rdns().unwrap_or("<unknown>"), self.peer)
+    }
+
+    /// Asks about a command that is legal, and does it when that is decided.
+    pub(super) fn filter_command(
+        &mut self,
+        line: &[u8],
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) -> Option<Question> {
+        let Some(filtering) = &mut self.filtering else {
+            return self.proceed(line, out, world);
+        };
+        let address = |argument| {
+            let bare = between_brackets(argument).unwrap_or(argument);
+            Some(Line::sanitize(bare))
+        };
+        let (phase, parameter) = match Command::parse(line) {
+            Command::Helo(name) => (Phase::Helo, name),
+            Command::Ehlo(name) => (Phase::Ehlo, name),
+            Command::StartTls(_) => (Phase::StartTls, None),
+            Command::Auth(argument) => (Phase::Auth, argument),
+            Command::Mail(argument) => {
+                filtering.sender = address(argument);
+                (Phase::MailFrom, between_brackets(argument))
+            }
+            Command::Rcpt(argument) => {
+                filtering.rcpt = address(argument);
+                (Phase::RcptTo, between_brackets(argument))
+            }
+            Command::Data(_) => (Phase::Data, None),
+            Command::Rset(_) => (Phase::Rset, None),
+            Command::Quit(_) => (Phase::Quit, None),
+            Command::Noop => (Phase::Noop, None),
+            _ => return self.proceed(line, out, world),
+        };
+        let parameter = parameter.unwrap_or_default();
+        if let Phase::Helo | Phase::Ehlo = phase {
+            filtering.helo = Some(Line::sanitize(parameter));
+        }
+        let then = Then::Command(line.to_vec());
+        self.ask_filters(phase, parameter, then, out, Some(world))
+    }
+
+    /// Asks, and goes on with `then` as soon as that is decided. Commands need the world.
+    pub(super) fn ask_filters(
+        &mut self,
+        phase: Phase,
+        parameter: &[u8],
+        then: Then,
+        out: &mut Vec<u8>,
+        world: Option<&dyn Services>,
+    ) -> Option<Question> {
+        let asking = match &self.filtering {
+            None => None,
+            Some(filtering) if filtering.bypass || filtering.bypass_transaction => None,
+            Some(filtering) => {
+                let (chain, lives) = (&filtering.chain, &filtering.lives);
+                let facts = self.filter_facts(filtering);
+                Some(chain.ask(lives, self.id, phase, parameter.to_vec(), facts))
+            }
+        };
+        match asking {
+            Some(asking) => self.advance(Box::new(asking).step(), then, out, world),
+            None => self.go_on(then, None, out, world),
+        }
+    }
+
+    fn filter_facts(&self, filtering: &Filtering) -> Facts {
+        Facts {
+            peer: self.peer.clone(),
+            rdns: self.rdns.clone(),
+            confirmed: self.fcrdns == Confirmed::Pass,
+            helo: filtering.helo.clone(),
+            user: self.security.user.clone(),
+            sender: filtering.sender.clone(),
+            rcpt: filtering.rcpt.clone(),
+        }
+    }
+
+    /// Takes a question to the filters one step further.
+    pub(super) fn advance(
+        &mut self,
+        step: Step,
+        then: Then,
+        out: &mut Vec<u8>,
+        world: Option<&dyn Services>,
+    ) -> Option<Question> {
+        match step {
+            Step::Wait(asking) => {
+                self.waits = Some(Box::new(Waits::Filters {
+                    asking: None,
+                    program: None,
+                    then,
+                }));
+                Some(Question::Lookup(Lookup::Filters(asking)))
+            }
+            Step::Ask(asking, request) => {
+                self.waits = Some(Box::new(Waits::Filters {
+                    asking: Some(asking),
+                    program: Some(request.program().clone()),
+                    then,
+                }));
+                Some(Question::Filter(FilterQuestion::Decide(request)))
+            }
+            Step::Done(phase, outcome) => self.filtered(phase, outcome, then, out, world),
+        }
+    }
+
+    /// A program has not answered in time.
+    pub(super) fn too_late(&self, program: Option<&Program>) {
+        if let Some(program) = program {
+            program.late(self.id);
+        }
+    }
+
+    /// Tables have not answered in time.
+    pub(super) fn filters_are_late(&mut self, then: Then, out: &mut Vec<u8>) -> Option<Question> {
+        log::warn(format_args!(
+            "smtp-in: session {}: filters take too long",
+            self.id
+        ));
+        let reply = Reply::new(451, "4.3.0 Temporary failure");
+        self.refuse_then(then, reply, false, out);
+        None
+    }
+
+    /// Filters have decided.
+    fn filtered(
+        &mut self,
+        phase: Phase,
+        outcome: Outcome,
+        then: Then,
+        out: &mut Vec<u8>,
+        world: Option<&dyn Services>,
+    ) -> Option<Question> {
+        for (kind, name, text) in &outcome.reports {
+            self.tell(&Event::FilterReport(kind, name, text));
+        }
+        self.tell(&Event::Filtered(phase, &outcome));
+        let in_transaction = matches!(self.state, State::Mail(_) | State::Data(_));
+        let of_transaction = in_transaction || phase == Phase::MailFrom;
+        if let Some(filtering) = &mut self.filtering {
+            filtering.bypass |= outcome.bypass && !of_transaction;
+            filtering.bypass_transaction |= outcome.bypass && of_transaction;
+            filtering.junk |= outcome.junk && !in_transaction;
+            filtering.junk_transaction |= outcome.junk && in_transaction;
+        }
+        match outcome.verdict {
+            Verdict::Proceed => self.go_on(then, outcome.rewritten, out, world),
+            Verdict::Reject(text) => {
+                self.refuse_then(then, Reply::verbatim(&text), false, out);
+                None
+            }
+            Verdict::Disconnect(text) => {
+                self.refuse_then(then, Reply::verbatim(&text), true, out);
+                None
+            }
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        then: Then,
+        rewritten: Option<Line>,
+        out: &mut Vec<u8>,
+        world: Option<&dyn Services>,
+    ) -> Option<Question> {
+        match (then, world) {
+            (Then::Banner, _) => match self.enter(Stage::Banner, out) {
+                Next::Ask(question) => Some(question),
+                _ => None,
+            },
+            (Then::Commit, _) => self.commit(),
+            (Then::Command(line), Some(world)) => {
+                let line = rewritten.map_or(line.clone(), |value| with_argument(&line, &value));
+                match self.check(&line) {
+                    Ok(()) => self.proceed(&line, out, world),
+                    Err(refusal) => {
+                        self.conclude(&line, refusal, out);
+                        None
+                    }
+                }
+            }
+            (Then::Command(_), None) => None,
+        }
+    }
+
+    /// Answers in the place of what was asked about.
+    fn refuse_then(&mut self, then: Then, reply: Reply, close: bool, out: &mut Vec<u8>) {
+        match then {
+            Then::Banner => {
+                self.state = State::Refused;
+                self.say(None, &reply, out);
+            }
+            Then::Commit => self.refuse_message(&reply, out),
+            Then::Command(line) => {
+                let of_transaction = match &self.state {
+                    State::Mail(transaction) => Some(transaction.msgid()),
+                    _ => None,
+                };
+                self.conclude(&line, reply.clone(), out);
+                match (Command::parse(&line), of_transaction) {
+                    (Command::Rcpt(_), Some(msgid)) => self.tell(&Event::Refused(msgid, &reply)),
+                    (Command::Data(_), Some(msgid)) => self.tell(&Event::Data(msgid, &reply)),
+                    _ => {}
+                }
+            }
+        }
+        if close {
+            self.end_transaction();
+            self.state = State::Closing;
+        }
+    }
+
+    /// The way of the next message through filters that want its lines; the reply to DATA where
+    /// there is none for it.
+    pub(super) fn content(&self) -> Result<Option<Arc<Content>>, Reply> {
+        let Some(filtering) = &self.filtering else {
+            return Ok(None);
+        };
+        if filtering.bypass || filtering.bypass_transaction {
+            return Ok(None);
+        }
+        let most_bytes = self.listening.limits.max_message_size.saturating_mul(2);
+        let content = filtering.chain.content(
+            &filtering.lives,
+            self.id,
+            most_bytes.saturating_add(CONTENT_SLACK),
+        );
+        content.map_err(|verdict| reply_of(&verdict))
+    }
+
+    /// The reply to a message that a program has lost.
+    pub(super) fn content_failed(&self, name: &str) -> Reply {
+        match &self.filtering {
+            Some(filtering) => reply_of(&filtering.chain.content_failed(name, self.id)),
+            None => Reply::new(451, "4.3.0 Temporary failure"),
+        }
+    }
+
+    /// A message does not come back from filters; whatever comes of it later is nobody's.
+    pub(super) fn content_is_late(&self) -> Reply {
+        log::warn(format_args!(
+            "smtp-in: session {}: filters do not give the message back",
+            self.id
+        ));
+        Reply::new(421, "4.3.0 Temporary failure")
+    }
+}
+
+/// What filters may add to a message that is as long as it may be.
+const CONTENT_SLACK: u64 = 1024 * 1024;
+
+fn reply_of(verdict: &Verdict) -> Reply {
+    match verdict {
+        Verdict::Reject(text) | Verdict::Disconnect(text) => Reply::verbatim(text),
+        Verdict::Proceed => Reply::new(451, "4.3.0 Temporary failure"),
+    }
+}
+
+/// A command with another argument.
+fn with_argument(line: &[u8], value: &Line) -> Vec<u8> {
+    let word: &[u8] = match Command::parse(line) {
+        Command::Helo(_) => b"HELO ",
+        Command::Ehlo(_) => b"EHLO ",
+        Command::Auth(_) => b"AUTH ",
+        Command::Mail(_) => b"MAIL FROM:",
+        Command::Rcpt(_) => b"RCPT TO:",
+        _ => return line.to_vec(),
+    };
+    [word, value.as_bytes()].concat()
+}
