@@ -1,7 +1,7 @@
 //! From a recipient to its destinations, while the client waits.
 //!
 //! All or nothing: one branch that fails refuses the whole recipient. Every destination comes out
-//! once, however many entries lead to it ([`sameness`] tells which are one). Depth and number of nodes are bounded, so every loop
+//! once, however many entries lead to it (`sameness` tells which are one). Depth and number of nodes are bounded, so every loop
 //! ends. Nothing is expanded again at delivery.
 
 #![forbid(unsafe_code)]

@@ -210,7 +210,7 @@ impl Transaction {
 
     /// Adds a recipient with its destinations, of which there is at least one; names the envelopes
     /// that are new. A destination that an earlier recipient has led to as well gets no second
-    /// envelope, unless the sender is owed a report on each ([`merge`]). After an error the
+    /// envelope, unless the sender is owed a report on each (`merge`). After an error the
     /// transaction holds part of them and must be dropped.
     pub fn add(
         &mut self,
