@@ -361,7 +361,7 @@ pub struct QueueOptions {
 /// `mda limit …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MdaLimits {
-    /// Local deliveries at a time; 16.
+    /// Local deliveries at a time; 50.
     pub max_session: usize,
     /// The same for one user; 7.
     pub max_session_per_user: usize,
@@ -479,7 +479,7 @@ impl Default for QueueOptions {
 impl Default for MdaLimits {
     fn default() -> MdaLimits {
         MdaLimits {
-            max_session: 16,
+            max_session: 50,
             max_session_per_user: 7,
             task_hiwat: 50,
             task_lowat: 30,

@@ -5,7 +5,7 @@
 //! packet that has begun is waited for, but not for long.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::errno::{cvt, retry};
@@ -117,7 +117,26 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Res
     if all.length != announced {
         all.lost = Lost::Bytes;
     }
+    all.fds.iter().for_each(|fd| do_not_linger(fd.as_fd()));
     Ok(all)
+}
+
+/// Closing a socket that came from the other side must not wait for a third one to read.
+fn do_not_linger(fd: BorrowedFd<'_>) {
+    let off = libc::linger {
+        l_onoff: 0,
+        l_linger: 0,
+    };
+    // SAFETY: `off` is readable for the length given. What is no socket does not linger.
+    unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const off).cast(),
+            size_of_val(&off) as libc::socklen_t,
+        );
+    }
 }
 
 /// Most descriptors that can be received with one packet; whoever wants fewer closes the rest.
@@ -126,8 +145,9 @@ pub const MOST_FDS: usize = 16;
 const CONTROL_WORDS: usize = (MOST_FDS * 4 + 64) / 8;
 const BUFFER_BYTES: libc::c_int = 256 * 1024;
 const HEAD_BYTES: usize = 4;
-/// How long the rest of a packet may take that has begun.
-const REST: Duration = Duration::from_secs(5);
+/// How long the rest of a packet may take that has begun: whoever sends it does so at once, and
+/// must not hold up the other side.
+const REST: Duration = Duration::from_secs(1);
 
 /// Sends as much as the system takes; says how much that was.
 fn send_part(
@@ -282,7 +302,6 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
 mod tests {
     use std::fs::File;
     use std::io::{Read, Seek, Write};
-    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -359,5 +378,38 @@ mod tests {
         let (a, b) = pair().unwrap();
         drop(b);
         assert!(send(a.as_fd(), b"x", &[], Wait::Yes).is_err());
+    }
+
+    #[test]
+    fn a_socket_that_is_passed_does_not_hold_up_whoever_closes_it() {
+        // A compromised engine passes one that lingers, with data that nobody takes.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut lingers = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _peer = listener.accept().unwrap();
+        let on = libc::linger {
+            l_onoff: 1,
+            l_linger: 20,
+        };
+        // SAFETY: `on` is readable for the length given.
+        let set = unsafe {
+            libc::setsockopt(
+                lingers.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        assert_eq!(set, 0);
+        lingers.set_nonblocking(true).unwrap();
+        while lingers.write(&[0; 65536]).is_ok() {}
+        let (a, b) = pair().unwrap();
+        send(a.as_fd(), b"x", &[lingers.as_fd()], Wait::Yes).unwrap();
+        drop(lingers);
+        let mut buffer = [0; 8];
+        let received = receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap();
+        let before = Instant::now();
+        drop(received);
+        assert!(before.elapsed() < Duration::from_secs(10));
     }
 }

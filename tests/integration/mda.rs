@@ -312,3 +312,61 @@ fn the_daemons_death_makes_no_part_of_a_message_look_whole() {
         daemon.wait_empty();
     }
 }
+
+#[test]
+fn users_whose_commands_take_long_keep_nobody_else_waiting() {
+    // smtpd.conf(5), mda limit: twenty users with all that they may run, and one who comes after.
+    let test = "users_whose_commands_take_long_keep_nobody_else_waiting";
+    if !can_have_users(test) {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let mut passwd = String::from("root:x:0:0:root:/root:/bin/sh\n");
+    let mut group = String::from("root:x:0:\nmail:x:8:\n");
+    let slow = |number: u32| format!("slow{number}");
+    let names: Vec<String> = (0..20).map(slow).collect();
+    let all = ["_smtpd", "_smtpq", "fresh"].map(str::to_owned);
+    for (id, name) in (54320..).zip(all.iter().chain(&names)) {
+        let home = dir.path().join("home").join(name);
+        fs::create_dir_all(&home).unwrap();
+        if name.starts_with("slow") {
+            let wait = format!(
+                "until [ -e {}/go ]; do sleep 0.2; done",
+                dir.path().display()
+            );
+            let file = home.join(".forward");
+            fs::write(&file, format!("\"|{wait}\"\n")).unwrap();
+            std::os::unix::fs::chown(&file, Some(id), Some(id)).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            fs::set_permissions(&file, mode).unwrap();
+        }
+        std::os::unix::fs::chown(&home, Some(id), Some(id)).unwrap();
+        passwd += &format!("{name}:x:{id}:{id}::{}:/bin/sh\n", home.display());
+        group += &format!("{name}:x:{id}:\n");
+    }
+    fs::write(dir.path().join("passwd"), passwd).unwrap();
+    fs::write(dir.path().join("group"), group).unwrap();
+    let setup = Setup::new(
+        "listen on 127.0.0.1 port $port\naction \"l\" maildir\nmatch from any for any action \"l\"\n",
+    );
+    let daemon = setup.with_users().start_in(dir);
+    for name in &names {
+        let mut client = daemon.hello();
+        for _ in 0..8 {
+            client.mail("s@example.net", &[&format!("{name}@example.org")], b"\nx\n");
+        }
+    }
+    wait_for("all of the share to run", || {
+        daemon.delivery_pids().len() >= 25
+    });
+    daemon
+        .hello()
+        .mail("s@example.net", &["fresh@example.org"], b"\nx\n");
+    let new = daemon.path().join("home/fresh/Maildir/new");
+    wait_for("the new user's mail", || {
+        !crate::support::files(&new).is_empty()
+    });
+    assert!(daemon.delivery_pids().len() >= 25, "the others still run");
+    fs::write(daemon.path().join("go"), "").unwrap();
+    daemon.wait_empty();
+}

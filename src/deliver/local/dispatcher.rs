@@ -133,11 +133,25 @@ impl Dispatcher {
 
     /// The next session to start, if the limits allow one.
     pub fn start(&mut self) -> Option<Session> {
+        // Groups that would take more than their share now keep their turn.
+        let mut greedy = Vec::new();
+        let session = self.next(&mut greedy);
+        for id in greedy.into_iter().rev() {
+            self.ring.push_front(id);
+        }
+        session
+    }
+
+    fn next(&mut self, greedy: &mut Vec<u64>) -> Option<Session> {
         while self.sessions.len() < self.limits.max_session {
             let id = self.ring.pop_front()?;
             let Some(group) = self.groups.get_mut(&id) else {
                 continue;
             };
+            if group.sessions > 0 && self.sessions.len() >= free_for_all(&self.limits) {
+                greedy.push(id);
+                continue;
+            }
             group.in_ring = false;
             if !group.may_start(&self.limits) {
                 continue;
@@ -154,6 +168,11 @@ impl Dispatcher {
             return Some(session);
         }
         None
+    }
+
+    /// How many sessions there are.
+    pub fn running(&self) -> usize {
+        self.sessions.len()
     }
 
     /// An envelope's outcome is known. The answer names its group.
@@ -250,6 +269,16 @@ impl Dispatcher {
             });
         }
         stat::MDA_USER.dec();
+    }
+}
+
+/// While more sessions than these run, a group that has one gets no other: users whose commands
+/// take long leave room for everybody else. Where there is little room none is kept.
+fn free_for_all(limits: &MdaLimits) -> usize {
+    const LITTLE: usize = 8;
+    match limits.max_session {
+        few @ ..LITTLE => few,
+        many => many / 2,
     }
 }
 
@@ -364,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn seven_run_for_a_user_and_sixteen_in_all() {
+    fn seven_run_for_a_user_and_fifty_in_all() {
         // smtpd.conf(5), mda limit.
         let mut dispatcher = Dispatcher::new(limits(), 1);
         for number in 1..=10 {
@@ -375,18 +404,47 @@ mod tests {
         }
         assert_eq!(drain(&mut dispatcher).len(), 7);
         for number in 11..=200 {
-            let user = format!("u{}", number % 20);
+            let user = format!("u{}", number % 60);
             assert_eq!(
                 offer(&mut dispatcher, number, &user, Mode::Alone),
                 Offer::Taken
             );
         }
         let sessions = drain(&mut dispatcher);
-        assert_eq!(sessions.len(), 9);
+        assert_eq!(sessions.len(), 43);
         dispatcher.finished(sessions[0].envelopes[0].id);
         assert_eq!(drain(&mut dispatcher).len(), 1);
         dispatcher.finished(envelope(9999, "stranger").id);
         assert!(dispatcher.start().is_none());
+    }
+
+    #[test]
+    fn users_whose_commands_take_long_leave_room_for_others() {
+        // smtpd.conf(5), mda limit: twenty users fill all that they get, and a new one need not wait.
+        let mut dispatcher = Dispatcher::new(limits(), 1);
+        for number in 1..=400 {
+            let user = format!("slow{}", (number - 1) / 20);
+            offer(&mut dispatcher, number, &user, Mode::Alone);
+        }
+        let mut slow = drain(&mut dispatcher);
+        assert!(slow.len() >= 25 && slow.len() < 50, "{}", slow.len());
+        let all: std::collections::BTreeSet<_> = users(&slow).into_iter().collect();
+        assert_eq!(all.len(), 20, "each of them has a share");
+        offer(&mut dispatcher, 401, "new", Mode::Alone);
+        let started = drain(&mut dispatcher);
+        assert_eq!(users(&started), ["new"]);
+        slow.extend(started);
+        // When the others are done, one user has all that the limit allows again.
+        while let Some(session) = slow.pop() {
+            dispatcher.finished(session.envelopes[0].id);
+            slow.splice(0..0, drain(&mut dispatcher));
+            while dispatcher.release(None).is_some() {}
+        }
+        assert!(dispatcher.groups.is_empty() && dispatcher.ring.is_empty());
+        for number in 501..=510 {
+            offer(&mut dispatcher, number, "bob", Mode::Alone);
+        }
+        assert_eq!(drain(&mut dispatcher).len(), 7);
     }
 
     #[test]

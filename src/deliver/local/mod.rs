@@ -24,11 +24,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::{Delivery, LocalAction, Method};
+use crate::log;
 use crate::mail::{Envelope, EvpId, Kind};
 use crate::privsep::Calls;
 use crate::privsep::batch::FIELD_MAX;
 use crate::queue::Queue;
 use crate::sys;
+use crate::sys::errno::strerror;
 use crate::table::Snapshot;
 use crate::util::{Live, Timestamp};
 
@@ -63,6 +65,10 @@ pub struct Agent {
     live: Live<Snapshot>,
     dispatcher: Dispatcher,
     sessions: Sender<Session>,
+    worker: Worker,
+    work: Receiver<Session>,
+    /// How many there are; there come to be as many as sessions have run at a time.
+    threads: usize,
 }
 
 impl Agent {
@@ -86,11 +92,11 @@ impl Agent {
         options: &Options,
     ) -> io::Result<Agent> {
         let mut limits = live.get().config.mda;
-        let threads = pool_size(limits.max_session, options);
-        limits.max_session = threads;
+        let most = pool_size(limits.max_session, options);
+        limits.max_session = most;
         limits.max_session_per_user = limits.max_session_per_user.max(1);
         // Never more sessions than threads: the channel takes them all without waiting.
-        let (sessions, work) = bounded(threads);
+        let (sessions, work) = bounded(most);
         let names = options.names.clone();
         let lmtp = Lmtp::new(queue.clone(), calls.clone(), names);
         let worker = Worker {
@@ -102,16 +108,28 @@ impl Agent {
             live: live.clone(),
             timeout: options.timeout,
         };
-        spawn(&worker, &work, threads)?;
+        spawn(&worker, &work, 1)?;
         Ok(Agent {
             dispatcher: Dispatcher::new(limits, sys::random::number_u64()),
             live,
             sessions,
+            worker,
+            work,
+            threads: 1,
         })
     }
 
     fn start_sessions(&mut self) {
         while let Some(session) = self.dispatcher.start() {
+            if self.threads < self.dispatcher.running() {
+                // Without one more it waits for those that there are.
+                match spawn(&self.worker, &self.work, self.threads + 1) {
+                    Ok(()) => self.threads += 1,
+                    Err(error) => {
+                        log::warn(format_args!("local delivery: thread: {}", strerror(&error)));
+                    }
+                }
+            }
             // The threads outlive this sender.
             let _ = self.sessions.send(session);
         }
@@ -159,14 +177,12 @@ fn pool_size(max_session: usize, options: &Options) -> usize {
     max_session.clamp(1, options.threads.max(1))
 }
 
-fn spawn(worker: &Worker, work: &Receiver<Session>, threads: usize) -> io::Result<()> {
-    for number in 1..=threads {
-        let (worker, work) = (worker.clone(), work.clone());
-        thread::Builder::new()
-            .name(format!("local delivery {number}"))
-            .spawn(move || worker.run(work))?;
-    }
-    Ok(())
+fn spawn(worker: &Worker, work: &Receiver<Session>, number: usize) -> io::Result<()> {
+    let (worker, work) = (worker.clone(), work.clone());
+    thread::Builder::new()
+        .name(format!("local delivery {number}"))
+        .spawn(move || worker.run(work))
+        .map(drop)
 }
 
 /// Only our own maildir method takes many messages in one process, and only without anything
