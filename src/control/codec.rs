@@ -109,6 +109,7 @@ pub fn encode_ask(ask: &Ask) -> Vec<u8> {
                 Listing::Blocks => 2,
                 Listing::Relays => 3,
                 Listing::Routes => 4,
+                Listing::Filters => 5,
             });
             frame.u32(*seen);
         }
@@ -375,6 +376,7 @@ fn listing(fields: &mut Reader<'_>) -> Result<Listing, BadFrame> {
         2 => Ok(Listing::Blocks),
         3 => Ok(Listing::Relays),
         4 => Ok(Listing::Routes),
+        5 => Ok(Listing::Filters),
         _ => Err(BadFrame::Value),
     }
 }

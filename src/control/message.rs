@@ -76,7 +76,7 @@ pub enum Ask {
     Block(Block),
 }
 
-/// A listing of what is known of relaying.
+/// A listing of what is known of relaying, or of filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listing {
     /// `show hosts`.
@@ -89,6 +89,8 @@ pub enum Listing {
     Relays,
     /// `show routes`.
     Routes,
+    /// `show filters`.
+    Filters,
 }
 
 /// Mail for a destination is not sent from an address, or is sent again.

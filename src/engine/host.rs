@@ -12,11 +12,13 @@ use crate::control::message::{Answer, Ask, Block, Listing, Subsystem};
 use crate::control::server::permitted;
 use crate::deliver::relay::{self, Admin};
 use crate::explain::explain;
+use crate::filter::{Figures, Filters};
 use crate::log::{self, stat};
 use crate::mail::Supposed;
 use crate::privsep::Client;
 use crate::runner;
 use crate::table::Tables;
+use crate::util::Live;
 
 use super::reload::Reloader;
 use super::services::Services;
@@ -25,6 +27,7 @@ use super::services::Services;
 pub struct Host {
     runner: runner::Handle,
     relaying: relay::Handle,
+    filters: Live<Filters>,
     mailbox: Mailbox,
     client: Client,
     /// What the `tables` thread is to do, and who asked.
@@ -96,6 +99,7 @@ impl Host {
     ) -> std::io::Result<Host> {
         let (work, wanted) = bounded::<(ConnId, Work)>(WORK_MAX);
         let client = reloader.client.clone();
+        let filters = reloader.configuration.filters.clone();
         let runner = services.runner.clone();
         let tables = TablesThread {
             services,
@@ -108,6 +112,7 @@ impl Host {
         Ok(Host {
             runner,
             relaying,
+            filters,
             mailbox,
             client,
             work,
@@ -166,9 +171,14 @@ impl Host {
 
     /// One part of a listing: what fits into a frame.
     fn relaying(&self, conn: ConnId, listing: Listing, seen: u32) -> Option<Answer> {
+        if listing == Listing::Filters {
+            let figures = self.filters.get().figures();
+            let lines = figures.iter().map(shown);
+            return Some(Answer::Lines(lines.skip(seen as usize).collect()));
+        }
         let mailbox = self.mailbox.clone();
         let wanted = Admin::Show(match listing {
-            Listing::Hosts => relay::core::Listing::Hosts,
+            Listing::Hosts | Listing::Filters => relay::core::Listing::Hosts,
             Listing::HostStats => relay::core::Listing::HostStats,
             Listing::Blocks => relay::core::Listing::Blocks,
             Listing::Relays => relay::core::Listing::Relays,
@@ -229,6 +239,20 @@ impl accept::Host for Host {
             ask => self.ask_runner(conn, ask),
         }
     }
+}
+
+/// smtpctl(8), show filters.
+fn shown(figures: &Figures) -> String {
+    let Figures {
+        name,
+        status,
+        requests,
+        timeouts,
+        percentiles_us: [half, most, nearly_all],
+    } = figures;
+    let (phase, restarts) = (status.phase, status.restarts);
+    let pid = status.pid.unwrap_or(0);
+    format!("{name}|{phase}|{pid}|{restarts}|{requests}|{timeouts}|{half}|{most}|{nearly_all}")
 }
 
 /// What may wait for the `tables` thread.

@@ -396,6 +396,16 @@ fn a_filter_that_fails_costs_its_sessions_and_nobody_else() {
     });
     let mut client = daemon.hello();
     client.mail("a@e.org", &["b@e.org"], b"\nx\n");
+    // smtpctl(8), show filters.
+    let shown = daemon.ctl(["show", "filters"]);
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let fields: Vec<&str> = text.trim_end().split('|').collect();
+    assert_eq!(
+        (fields.len(), fields[0], fields[1], fields[3]),
+        (9, "f", "ready", "1"),
+        "{text}"
+    );
+    assert!(alive(fields[2].parse().unwrap()), "{text}");
     client.say("MAIL FROM:<what@e.org>", 451);
     daemon.wait_log("lost processor: f was ended: Invalid filter message type: what?");
 }

@@ -62,7 +62,8 @@ pub enum Verb {
     Reload,
     /// `update table`.
     UpdateTable,
-    /// `show hosts`, `show hoststats`, `show mta paused`, `show relays`, `show routes`.
+    /// `show hosts`, `show hoststats`, `show mta paused`, `show relays`, `show routes`,
+    /// `show filters`.
     ShowRelaying(Listing),
     /// `resume route`.
     ResumeRoute,
@@ -243,6 +244,7 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("show routes", Verb::ShowRelaying(Listing::Routes)),
     ("show stats", Verb::ShowStats),
     ("show status", Verb::ShowStatus),
+    ("show filters", Verb::ShowRelaying(Listing::Filters)),
     ("trace <str>", Verb::Trace),
     ("unprofile <str>", Verb::NotYet("unprofile")),
     ("untrace <str>", Verb::Untrace),
@@ -488,7 +490,8 @@ mod tests {
         assert_eq!(complaint("p"), complaint(""));
         assert_eq!(complaint("nonsense"), complaint(""));
         let show = "possibilities are:\nshow mta\nshow envelope\nshow hoststats\nshow message\n\
-                    show queue\nshow hosts\nshow relays\nshow routes\nshow stats\nshow status\n";
+                    show queue\nshow hosts\nshow relays\nshow routes\nshow stats\nshow status\n\
+                    show filters\n";
         assert_eq!(complaint("sh"), show);
         assert_eq!(complaint("show m"), show);
         assert_eq!(complaint("show nonsense"), show);
