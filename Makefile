@@ -77,7 +77,7 @@ run: build
 	${TARGETDIR}/release/smtpd -d -R "${RUNDIR}" ${RUNFLAGS}
 
 test:
-	${SETTINGS} ${CARGO} test ${CARGOFLAGS} ${FEATURES} --lib --tests
+	${SETTINGS} ${CARGO} test ${CARGOFLAGS} ${FEATURES} --lib --tests --no-fail-fast
 
 # Everything a change has to pass.
 check: lint-man
@@ -94,7 +94,7 @@ lint-man:
 # The tests once more over mio's poll(2) selector, in place of epoll(7) or kqueue(2).
 test-poll:
 	${SETTINGS} RUSTFLAGS="--cfg mio_unsupported_force_poll_poll --cfg mio_unsupported_force_waker_pipe" \
-		${CARGO} test ${CARGOFLAGS} ${FEATURES} --lib --tests --target-dir ${TARGETDIR}/poll
+		${CARGO} test ${CARGOFLAGS} ${FEATURES} --lib --tests --no-fail-fast --target-dir ${TARGETDIR}/poll
 
 # Lint and link programs and tests for OpenBSD and FreeBSD with a cross toolchain; nothing is run.
 # BSDROOT holds what the script BSDSYSROOT makes there. A cross-built std unwinds, which Cargo does
