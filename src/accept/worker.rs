@@ -481,6 +481,7 @@ impl Hands {
                 }));
                 (Wants::Answer, limits.store, Ok(()))
             }
+            Question::Pause(time) => (Wants::Answer, time, Ok(())),
             Question::Store(store) => {
                 let job = move || inbox.answer(id, number, store.answer(&*services));
                 let brought = self.shared.committers.bring(Box::new(job));

@@ -30,6 +30,7 @@ use crate::deliver::relay;
 use crate::dns;
 use crate::log;
 use crate::runner;
+use crate::session::Refusals;
 use crate::sys::{random, user};
 
 pub use start::Startup;
@@ -91,6 +92,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         runner: runner_handle.clone(),
         parent: client.clone(),
         daemon_user: daemon_user(owner_uid),
+        refusals: Refusals::default(),
     });
     let (runner, relaying) = agents::start(&services, &resolver, &configuration, inbox, &flags)?;
 

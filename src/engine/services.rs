@@ -6,7 +6,7 @@ use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
 use crate::privsep::Client;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::runner;
-use crate::session;
+use crate::session::{self, Refusals};
 use crate::table::Snapshot;
 use crate::table::include::Disk;
 use crate::util::{Line, Live, Timestamp};
@@ -23,6 +23,8 @@ pub struct Services {
     pub parent: Client,
     /// The user that runs commands of aliases.
     pub daemon_user: String,
+    /// Recipients that were refused, by client.
+    pub refusals: Refusals,
 }
 
 impl Services {
@@ -47,6 +49,10 @@ impl session::Services for Services {
 
     fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
         expansion::expand(&self.world(&self.live.get()), facts, rcpt)
+    }
+
+    fn refused(&self, peer: &Peer, more: u32) -> u32 {
+        self.refusals.add(peer, more, self.now())
     }
 
     fn announce(&self, message: Committed) -> Result<(), Committed> {

@@ -105,6 +105,7 @@ fn answer(
             Question::Lookup(lookup) => lookup.answer(world),
             Question::Store(store) => store.answer(world),
             Question::Filter(_) => session::Answer::TooLate,
+            Question::Pause(_) => session::Answer::TooLate,
         };
         next = session.answered(answer, input, out, world);
     }

@@ -22,12 +22,14 @@ mod filtering;
 pub mod limits;
 mod opening;
 mod question;
+mod refusals;
 mod reports;
 mod state;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::dns::Confirmed;
 use crate::filter::Chain;
@@ -42,12 +44,13 @@ pub use command::{bad_recipient, bad_sender, recipient_reply};
 use event::Tally;
 pub use event::{Event, Maillog, Observer};
 pub use question::{Answer, FilterQuestion, Lookup, Question, Store};
+pub use refusals::Refusals;
 pub use reports::Reports;
 
 use filtering::Filtering;
 use limits::{
     COMMANDS_AT_A_TIME, LINE_TOO_LONG, MAX_BAD_COMMANDS, MAX_COMMAND, MAX_IDLE_COMMANDS,
-    MAX_REFUSED_RCPTS, OUT_HIGH_WATER,
+    MAX_REFUSED_RCPTS, OUT_HIGH_WATER, PAUSE_MAX, REFUSED_RCPTS_FREE,
 };
 use question::Waits;
 use state::{Greeting, State};
@@ -61,6 +64,11 @@ pub trait Services: Send + Sync {
     fn announce(&self, message: Committed) -> Result<(), Committed> {
         self.committed(message);
         Ok(())
+    }
+    /// So many more recipients were refused to this client: how many that makes of late, in all
+    /// sessions of its network.
+    fn refused(&self, _peer: &Peer, _more: u32) -> u32 {
+        0
     }
     /// The clock.
     fn now(&self) -> Timestamp;
@@ -197,7 +205,9 @@ pub struct Session {
     messages: usize,
     bad_commands: u32,
     idle_commands: u32,
-    refused_rcpts: u32,
+    refused_rcpts: u16,
+    /// Refused recipients that no pause has followed yet.
+    unpaid: u16,
     tally: Tally,
 }
 
@@ -224,6 +234,7 @@ impl Session {
             bad_commands: 0,
             idle_commands: 0,
             refused_rcpts: 0,
+            unpaid: 0,
             tally: Tally::default(),
         }
     }
@@ -278,6 +289,10 @@ impl Session {
                 _ if out.len() > OUT_HIGH_WATER || commands == COMMANDS_AT_A_TIME => {
                     break Next::Flush;
                 }
+                _ if self.unpaid > 0 => match self.pause(world) {
+                    Some(pause) => break self.ask(Waits::Pause, Question::Pause(pause)),
+                    None => continue,
+                },
                 State::Data(_) => self.take_data(rest, out),
                 _ => {
                     commands += 1;
@@ -378,7 +393,7 @@ impl Session {
                 self.commit_is_late(out);
                 Next::Flush
             }
-            (Waits::HandOver, _) => Next::Flush,
+            (Waits::HandOver | Waits::Pause, _) => Next::Flush,
         };
         match next {
             Next::Ask(question) => Next::Ask(question),
@@ -526,6 +541,17 @@ impl Session {
             }
             false => Completion::None,
         }
+    }
+
+    /// How long the client waits for its next command, now that recipients were refused to it. Those
+    /// of a list that has aged are free; then it grows, with what other sessions of its network had
+    /// refused as well.
+    fn pause(&mut self, world: &dyn Services) -> Option<Duration> {
+        let of_network = world.refused(&self.peer, std::mem::take(&mut self.unpaid).into());
+        let refused = of_network.max(self.refused_rcpts.into());
+        let millis = refused.saturating_sub(REFUSED_RCPTS_FREE);
+        let pause = Duration::from_millis(millis.into()).min(PAUSE_MAX);
+        (millis > 0).then_some(pause)
     }
 
     fn over_budget(&self) -> bool {

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::dns::Reverse;
 use crate::filter::{Asking, Content, Decision, Program, Request, Step};
@@ -31,6 +32,8 @@ pub enum Question {
     Store(Store),
     /// To a program of a filter.
     Filter(FilterQuestion),
+    /// To nobody: it goes on when this time is over.
+    Pause(Duration),
 }
 
 /// A question to a program of a filter.
@@ -170,4 +173,6 @@ pub(super) enum Waits {
     Commit,
     /// [`Store::HandOver`] is open.
     HandOver,
+    /// [`Question::Pause`] is open.
+    Pause,
 }

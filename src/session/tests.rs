@@ -197,6 +197,8 @@ struct Talk {
     input: Vec<u8>,
     out: Vec<u8>,
     next: Next,
+    /// The last pause that a session has asked for.
+    pause: Option<std::time::Duration>,
 }
 
 impl Talk {
@@ -214,6 +216,7 @@ impl Talk {
             input: Vec::new(),
             out,
             next: Next::Wait,
+            pause: None,
         };
         talk.go_on(next);
         talk
@@ -261,6 +264,10 @@ impl Talk {
                 Question::Lookup(lookup) => lookup.answer(&self.world),
                 Question::Store(store) => store.answer(&self.world),
                 Question::Filter(_) => Answer::TooLate,
+                Question::Pause(time) => {
+                    self.pause = Some(time);
+                    Answer::TooLate
+                }
             };
             let (input, out) = (&mut self.input, &mut self.out);
             next = self.session.answered(answer, input, out, &self.world);
@@ -826,8 +833,11 @@ fn recipients_that_are_refused_without_end_end_the_session() {
     let mut talk = Talk::plain();
     talk.ask("EHLO localhost");
     talk.ask("MAIL FROM:<a@b.example>");
-    for _ in 1..MAX_REFUSED_RCPTS {
+    for refused in 1..MAX_REFUSED_RCPTS {
         assert!(talk.ask("RCPT TO:<nobody@example.org>")[0].starts_with("550 "));
+        let millis = u32::from(refused).saturating_sub(limits::REFUSED_RCPTS_FREE);
+        let pause = talk.pause.take().map(|pause| pause.as_millis());
+        assert_eq!(pause.unwrap_or(0), u128::from(millis));
     }
     // A message is progress.
     talk.ask("RCPT TO:<bob@example.org>");
@@ -921,6 +931,7 @@ fn names_from_reverse_dns_are_checked_before_they_are_printed() {
             input,
             out,
             next,
+            pause: None,
         };
         talk.send(b"MAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n.\r\n");
         let body = String::from_utf8(talk.world.last_body()).unwrap();

@@ -127,7 +127,9 @@ impl Session {
             _ => {}
         }
         if matches!(command, Command::Rcpt(_)) {
-            self.refused_rcpts += u32::from(reply.is_failure());
+            let refused = u16::from(reply.is_failure());
+            self.refused_rcpts = self.refused_rcpts.saturating_add(refused);
+            self.unpaid = self.unpaid.saturating_add(refused);
         }
         let progress = (follows_mail || matches!(command, Command::Mail(_))) && !reply.is_failure();
         self.idle_commands += u32::from(!progress);

@@ -237,6 +237,7 @@ impl Client {
             Question::Lookup(lookup) => lookup.answer(world),
             Question::Store(store) => store.answer(world),
             Question::Filter(_) => Answer::TooLate,
+            Question::Pause(_) => Answer::TooLate,
         };
         match answer {
             answer if waits => self.tell(answer, world),
