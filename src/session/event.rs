@@ -70,17 +70,17 @@ pub trait Observer: Send + Sync {
 pub struct Maillog;
 
 /// Lines of one kind that a session gets.
-const LINES_MAX: u32 = 100;
+const LINES_MAX: u16 = 100;
 
 /// How often something was to be logged in a session.
 #[derive(Default)]
 pub struct Tally {
-    failed_commands: Cell<u32>,
-    rejections: Cell<u32>,
+    failed_commands: Cell<u16>,
+    rejections: Cell<u16>,
 }
 
 /// Counts one more; whether it is still worth a line.
-fn has_line(count: &Cell<u32>) -> bool {
+fn has_line(count: &Cell<u16>) -> bool {
     count.set(count.get().saturating_add(1));
     count.get() <= LINES_MAX
 }
@@ -108,7 +108,7 @@ impl Observer for Maillog {
                 }
             }
             Event::Disconnected(why) => {
-                let unsaid = |count: &Cell<u32>| count.get().saturating_sub(LINES_MAX);
+                let unsaid = |count: &Cell<u16>| count.get().saturating_sub(LINES_MAX);
                 let tally = &session.tally;
                 let (failed, rejected) =
                     (unsaid(&tally.failed_commands), unsaid(&tally.rejections));

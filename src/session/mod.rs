@@ -201,7 +201,7 @@ pub struct Session {
     /// What there was of a message when the session was given up.
     unfinished: Option<Box<Writing>>,
     /// Bytes at the start of the input that hold no LF.
-    scanned: usize,
+    scanned: u32,
     messages: usize,
     bad_commands: u32,
     idle_commands: u32,
@@ -427,7 +427,7 @@ impl Session {
 
     /// Takes one command line off the front of `rest`, if there is a whole one.
     fn take_line(&mut self, rest: &[u8], out: &mut Vec<u8>, world: &dyn Services) -> Taken {
-        let known = self.scanned.min(rest.len());
+        let known = (self.scanned as usize).min(rest.len());
         let (_, unknown) = rest.split_at(known);
         let lf = crate::smtp::find(b'\n', unknown).map(|at| known + at);
         let (line, used) = match lf {
@@ -439,7 +439,7 @@ impl Session {
             return Taken::Bytes(used);
         }
         if lf.is_none() {
-            self.scanned = rest.len();
+            self.scanned = u32::try_from(rest.len()).unwrap_or(u32::MAX);
             return Taken::Nothing;
         }
         self.scanned = 0;

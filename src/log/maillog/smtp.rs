@@ -29,7 +29,7 @@ pub fn smtp_reject(session: SessionId, rcpt: &MailAddr, refusal: &Refusal) {
 }
 
 /// So many lines of these kinds were left out: the client caused more of them than are worth it.
-pub fn smtp_summed_up(session: SessionId, peer: &Peer, failed_commands: u32, rejections: u32) {
+pub fn smtp_summed_up(session: SessionId, peer: &Peer, failed_commands: u16, rejections: u16) {
     crate::log::info(format_args!(
         "{session} smtp summed-up failed-command={failed_commands} reject={rejections} address={peer}"
     ));
