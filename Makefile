@@ -195,7 +195,7 @@ install-files:
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man7/$$page.7" || exit 1; done
 	for page in ${MAN8}; do ${SUBST} man/$$page.8 >${TARGETDIR}/text && \
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man8/$$page.8" || exit 1; done
-	for file in smtpd.conf aliases mailer.conf crontab; do ${SUBST} etc/$$file >${TARGETDIR}/text && \
+	for file in smtpd.conf aliases mailer.conf crontab fail2ban.conf; do ${SUBST} etc/$$file >${TARGETDIR}/text && \
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${EXAMPLESDIR}/$$file" || exit 1; done
 	@for file in smtpd.conf aliases mailer.conf; do new="${DESTDIR}${EXAMPLESDIR}/$$file"; \
 		old="${DESTDIR}${SYSCONFDIR}/$$file"; if [ ! -e "$$old" ]; then \
@@ -220,7 +220,7 @@ uninstall:
 	for page in ${MAN5}; do rm -f "${DESTDIR}${MANDIR}/man5/$$page.5"; done
 	for page in ${MAN7}; do rm -f "${DESTDIR}${MANDIR}/man7/$$page.7"; done
 	for page in ${MAN8}; do rm -f "${DESTDIR}${MANDIR}/man8/$$page.8"; done
-	for file in smtpd.conf aliases mailer.conf crontab; do rm -f "${DESTDIR}${EXAMPLESDIR}/$$file"; done
+	for file in smtpd.conf aliases mailer.conf crontab fail2ban.conf; do rm -f "${DESTDIR}${EXAMPLESDIR}/$$file"; done
 	rmdir "${DESTDIR}${LIBEXECDIR}" "${DESTDIR}${EXAMPLESDIR}" 2>/dev/null || true
 	@case "$$(uname -s)" in \
 	OpenBSD) dir="${RCDIR}"; rm -f "${DESTDIR}$${dir:-/etc/rc.d}/smtpd_rs";; \

@@ -23,6 +23,7 @@
 //!  │               opens ~/.forward as its owner                                 [parent]
 //!  ├─ engine       _smtpq, the queue's owner, many threads: everything else      [engine]
 //!  ├─ keys         _smtpd: holds private keys and signs                          [tls]
+//!  ├─ auth         root, one for each password of the system's: bsd_auth, PAM [parent]
 //!  ├─ programs     _smtpd, or the user of smtpd.conf: tables and filters          [proc]
 //!  └─ deliveries   the recipient: maildirs, mail.local, commands                 [mda]
 //!                  _smtpd: commands and files of aliases
@@ -34,7 +35,8 @@
 //! # What a compromised engine can still do
 //!
 //! It has all mail that passes and the queue, the passwords that relaying needs, the key of queue
-//! encryption and that of SRS; it can have anything signed, but learns no private key. It can
+//! encryption and that of SRS, and the passwords that clients send while it lives; it can have
+//! anything signed, but learns no private key, and no hash of the system's. It can
 //! read any user's .forward that its owner alone can write. It can have
 //! any message delivered to any user in the ways that the configuration and that user's .forward
 //! name, with addresses of its choice in the values of format specifiers. As `_smtpd` it can run
@@ -51,6 +53,10 @@
 //! | event loop | listeners, control connections | nothing |
 //! | `session N`, one a processor | its sessions, from admission to close, and their timers | nothing |
 //! | `lookup N`, 16 | a session's question about names, rules, users | tables, the parent for a .forward |
+//! | `handshake N`, 4 | a TLS handshake that wants a signature | the process that holds the keys |
+//! | auth hash, half of the processors | a password that is compared with a hash | nothing, but it takes its time |
+//! | auth system, 8 | a password that the system or a program judges | the parent, a table's program |
+//! | auth refusals | refusals until they are due | nothing |
 //! | `commit N`, 16 | a message on its way to the disk | the disk |
 //! | resolver | queries under way, the cache | nothing |
 //! | runner | the scheduler, the agents' queues | the disk |
@@ -72,7 +78,8 @@
 //!    start was never promised.
 //! 3. A failure is on disk as a bounce envelope before the envelope that failed is deleted, or
 //!    nothing is deleted.
-//! 4. The parent parses nothing a stranger wrote; requests name actions and users. The command of
+//! 4. The parent parses nothing a stranger wrote; requests name actions and users; a
+//!    user and password of AUTH pass through as lines. The command of
 //!    a .forward travels to be compared with the file, not to be believed.
 //! 5. The parent never has a second thread; fork happens nowhere else.
 //! 6. Malformed input from outside costs the peer its connection, never the process.

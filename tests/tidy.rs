@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &str)] = &[
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
-        "accept runner bounce deliver explain session filter expansion dns scheduler control tls \
+        "accept auth runner bounce deliver explain session filter expansion dns scheduler control tls \
          privsep queue table proc config sys",
     ),
     // Hears what an expansion does, and asks the delivery's own code what it would come to.
@@ -36,14 +36,14 @@ const ARROWS: &[(&str, &str)] = &[
         "session expansion ruleset table mda privsep smtp config sys",
     ),
     // The control socket is one of the sockets of the event loop: frames in, answers out.
-    ("accept", "session filter dns control sys"),
-    // Checks passwords, with threads of its own: a table first, else the parent.
-    ("auth", "table privsep sys"),
+    ("accept", "session filter dns control tls smtp config sys"),
     // What smtpctl asks of the queue is answered by the one that owns the scheduler.
     ("runner", "deliver scheduler control queue"),
     // An agent whose deliveries come in by our own front door, the services of a session.
     ("bounce", "deliver session transaction queue smtp rfc5322"),
-    ("session", "filter transaction queue dns smtp"),
+    ("session", "auth filter transaction queue dns smtp"),
+    // Checks passwords, with threads of its own: a table first, else the parent.
+    ("auth", "table privsep sys"),
     // What is asked about sessions: rules of the configuration, and programs.
     ("filter", "table proc config sys"),
     // Dates in header fields are local time, and that is the system's.

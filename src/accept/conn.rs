@@ -4,13 +4,17 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use mio::event::Source as EventSource;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 
+use crate::log::stat::{self, Stat};
 use crate::session::Session;
+use crate::tls::server::{Handshake, Secured, Server};
 
+use super::header::Header;
 use super::limits::Limits;
 use super::millis;
 use super::source::Source;
@@ -21,6 +25,10 @@ pub(super) struct Conn {
     pub(super) session: Session,
     /// What it goes on with.
     pub(super) wants: Wants,
+    /// What comes before the session, or between two parts of it.
+    pub(super) prelude: Prelude,
+    /// TLS of its listener.
+    pub(super) server: Option<Arc<Server>>,
     /// Read, and left over by the session: a line that is not complete, or what came behind a
     /// question.
     pub(super) input: Vec<u8>,
@@ -41,6 +49,8 @@ pub(super) struct Conn {
     /// When somebody must look at it.
     pub(super) deadline_ms: u64,
     pub(super) progress: Progress,
+    /// When it must be through with what comes before its session.
+    pub(super) prelude_ms: u64,
     /// When the peer has been silent for too long.
     silent_ms: u64,
     /// When the peer has achieved nothing for too long.
@@ -52,6 +62,12 @@ pub(super) struct Conn {
 pub(super) enum Wants {
     /// Its session begins.
     Open,
+    /// The header of a proxy.
+    Header,
+    /// TLS.
+    Handshake,
+    /// The signature that its handshake needs.
+    Signature,
     /// Bytes of its peer.
     Input,
     /// Nothing: its session goes on with the input that is left over.
@@ -67,8 +83,23 @@ pub(super) enum Wants {
 impl Wants {
     /// Whether it must not be fed before it is answered.
     pub(super) fn is_answer(self) -> bool {
-        matches!(self, Wants::Answer | Wants::Disk)
+        matches!(self, Wants::Answer | Wants::Disk | Wants::Signature)
     }
+
+    /// Whether nothing can be said to the peer now: it would not be understood.
+    pub(super) fn is_mute(self) -> bool {
+        matches!(self, Wants::Header | Wants::Handshake | Wants::Signature)
+    }
+}
+
+/// What a peer has to go through before its session can go on.
+pub(super) enum Prelude {
+    /// Nothing.
+    None,
+    /// A proxy says who its client is.
+    Header(Box<Header>),
+    /// TLS is being agreed upon.
+    Handshake(Box<Handshake>),
 }
 
 /// What moved since the deadlines were set.
@@ -88,6 +119,9 @@ impl Conn {
             stream,
             session,
             wants: Wants::Open,
+            prelude: Prelude::None,
+            server: None,
+            prelude_ms: 0,
             input: Vec::new(),
             output: Vec::new(),
             source,
@@ -115,12 +149,23 @@ impl Conn {
         } else {
             self.progress.received_bytes = progress.received_bytes;
         }
-        self.deadline_ms = self.silent_ms.min(self.stalled_ms);
+        self.deadline_ms = match self.wants.is_mute() {
+            true => self.prelude_ms,
+            false => self.silent_ms.min(self.stalled_ms),
+        };
+    }
+
+    /// Where it is counted when it is encrypted.
+    pub(super) fn tls_stat(&self) -> &'static Stat {
+        match self.session.opens_with_tls() {
+            true => &stat::SMTP_SMTPS,
+            false => &stat::SMTP_TLS,
+        }
     }
 
     /// Puts the socket into a worker's poll.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.stream, token, Interest::READABLE)
+        registry.register(&mut self.stream.socket, token, Interest::READABLE)
     }
 
     /// Waits for other events from now on. This looks at the socket again, so that nothing that
@@ -131,39 +176,50 @@ impl Conn {
         token: Token,
         interest: Interest,
     ) -> io::Result<()> {
-        match registry.reregister(&mut self.stream, token, interest) {
+        match registry.reregister(&mut self.stream.socket, token, interest) {
             // Over poll(2), mio has taken out a socket whose peer is gone.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let _ = registry.deregister(&mut self.stream);
-                registry.register(&mut self.stream, token, interest)
+                let _ = registry.deregister(&mut self.stream.socket);
+                registry.register(&mut self.stream.socket, token, interest)
             }
             result => result,
         }
     }
 }
 
+/// A socket that does not block, perhaps with TLS on it.
+pub(super) struct Stream {
+    pub(super) socket: Socket,
+    pub(super) tls: Option<Box<Secured>>,
+}
+
 /// A socket that does not block.
-pub(super) enum Stream {
+pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
+
 impl Stream {
+    /// A socket on which nothing has been said.
+    pub(super) fn new(socket: Socket) -> Stream {
+        Stream { socket, tls: None }
+    }
+
     /// Says that nothing more will be sent.
-    pub(super) fn finish(&self) {
-        // A peer that is gone already needs no word.
-        let _ = match self {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
+    pub(super) fn finish(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.finish(&mut self.socket);
+        }
+        self.socket.finish();
     }
 }
 
 /// Its descriptor, for the log.
 impl fmt::Display for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fd = match self {
-            Stream::Tcp(stream) => stream.as_raw_fd(),
-            Stream::Unix(stream) => stream.as_raw_fd(),
+        let fd = match &self.socket {
+            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Unix(stream) => stream.as_raw_fd(),
         };
         write!(f, "fd {fd}")
     }
@@ -171,18 +227,55 @@ impl fmt::Display for Stream {
 
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.read(buffer),
-            Stream::Unix(stream) => stream.read(buffer),
+        match &mut self.tls {
+            Some(tls) => tls.read(&mut self.socket, buffer),
+            None => self.socket.read(buffer),
         }
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            Some(tls) => tls.write(&mut self.socket, bytes),
+            None => self.socket.write(bytes),
+        }
+    }
+
+    /// What TLS has taken is sent; a bare socket has kept nothing.
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => tls.flush(&mut self.socket),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Socket {
+    /// Says that nothing more will be sent.
+    fn finish(&self) {
+        // A peer that is gone already needs no word.
+        let _ = match self {
+            Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => stream.write(bytes),
-            Stream::Unix(stream) => stream.write(bytes),
+            Socket::Tcp(stream) => stream.read(buffer),
+            Socket::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.write(bytes),
+            Socket::Unix(stream) => stream.write(bytes),
         }
     }
 
@@ -191,25 +284,25 @@ impl Write for Stream {
     }
 }
 
-impl EventSource for Stream {
+impl EventSource for Socket {
     fn register(&mut self, registry: &Registry, token: Token, want: Interest) -> io::Result<()> {
         match self {
-            Stream::Tcp(stream) => stream.register(registry, token, want),
-            Stream::Unix(stream) => stream.register(registry, token, want),
+            Socket::Tcp(stream) => stream.register(registry, token, want),
+            Socket::Unix(stream) => stream.register(registry, token, want),
         }
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, want: Interest) -> io::Result<()> {
         match self {
-            Stream::Tcp(stream) => stream.reregister(registry, token, want),
-            Stream::Unix(stream) => stream.reregister(registry, token, want),
+            Socket::Tcp(stream) => stream.reregister(registry, token, want),
+            Socket::Unix(stream) => stream.reregister(registry, token, want),
         }
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         match self {
-            Stream::Tcp(stream) => stream.deregister(registry),
-            Stream::Unix(stream) => stream.deregister(registry),
+            Socket::Tcp(stream) => stream.deregister(registry),
+            Socket::Unix(stream) => stream.deregister(registry),
         }
     }
 }

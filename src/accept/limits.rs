@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::sys::descriptors;
 
+use super::source::Source;
+
 /// Bounds of the event loop. The defaults are lenient: no client that behaves meets them.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -42,6 +44,10 @@ pub struct Limits {
     pub resolve: Duration,
     /// How long a session waits for tables, rules and users before the client is refused.
     pub lookup: Duration,
+    /// How long it waits for a password to be checked.
+    pub password: Duration,
+    /// How long a TLS handshake, or the header of a proxy, may take.
+    pub prelude: Duration,
     /// How long it waits for the disk.
     pub store: Duration,
     /// How long a control client may take to finish a frame or to read an answer.
@@ -73,6 +79,16 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Sessions that this source may have at a time.
+    pub(super) fn sessions_of(&self, source: Source) -> usize {
+        match source {
+            Source::Loopback => self.sessions_per_loopback,
+            _ => self.sessions_per_source,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
@@ -93,6 +109,8 @@ impl Default for Limits {
             stall_bytes: 64 * 1024,
             resolve: Duration::from_secs(5),
             lookup: Duration::from_secs(60),
+            password: Duration::from_secs(60),
+            prelude: Duration::from_secs(60),
             store: Duration::from_secs(300),
             frame: Duration::from_secs(30),
             control_idle: Duration::from_secs(300),

@@ -22,6 +22,10 @@
 //! the log, until there is room again. A parked session keeps only what it has not digested, and
 //! that is normally nothing.
 //!
+//! A session that wants TLS is parked while its peer and we shake hands. The signature that this
+//! needs is made by threads of their own, which wait for the process that has the keys. The header of
+//! a proxy comes before the session.
+//!
 //! Time-outs: a peer that neither sends nor takes a byte for [`Limits::inactivity`] is told so
 //! and dropped; so is one that keeps moving bytes but earns no reply and sends less than
 //! [`Limits::stall_bytes`] in [`Limits::stall`]. No time of the peer's runs while we are busy for it.
@@ -37,7 +41,9 @@ use std::time::Duration;
 
 use crate::control::{Answer, Ask};
 use crate::dns;
+use crate::mail::Peer;
 use crate::session::{Listening, Services};
+use crate::tls::server::Server;
 use crate::util::Live;
 
 mod census;
@@ -45,9 +51,11 @@ mod conn;
 mod control;
 mod event_loop;
 mod gate;
+mod header;
 mod limits;
 mod mailbox;
 mod pool;
+pub mod secure;
 mod slab;
 mod source;
 mod timers;
@@ -69,10 +77,23 @@ pub trait Host: Send {
     fn ask(&mut self, conn: ConnId, uid: u32, ask: Ask) -> Option<Answer>;
 }
 
+/// What is done with those who come in by a listening socket.
+pub struct Door {
+    /// What its sessions know of it.
+    pub listening: Arc<Listening>,
+    /// TLS, where it is offered or comes first.
+    pub tls: Option<Arc<Server>>,
+    /// `proxy-v2`: whether a peer may say who its client is. Others are sent away.
+    pub proxies: Option<Proxies>,
+}
+
+/// Whether a peer may say who its client is. It must not block.
+pub type Proxies = Arc<dyn Fn(&Peer) -> bool + Send + Sync>;
+
 /// What the event loop runs with.
 pub struct Setup {
-    /// Bound and listening TCP sockets, and what their sessions know of them.
-    pub listeners: Vec<(TcpListener, Live<Listening>)>,
+    /// Bound and listening TCP sockets, and what is done with those who come in.
+    pub listeners: Vec<(TcpListener, Live<Door>)>,
     /// The control socket, bound and listening.
     pub control: UnixListener,
     /// What sessions that come over the control socket know of it.

@@ -146,6 +146,10 @@ fn listening(book: Arc<Book>) -> Listening {
         no_dsn: false,
         local: true,
         submission: false,
+        tls: None,
+        auth: None,
+        senders: None,
+        received_auth: false,
         limits: crate::session::Limits {
             max_message_size: 1_000_000,
             max_rcpt: 10,
@@ -219,7 +223,14 @@ impl Server {
         let mut listening = listening(book.clone());
         change(&mut listening);
         let setup = Setup {
-            listeners: vec![(listener, Live::new(listening))],
+            listeners: vec![(
+                listener,
+                Live::new(Door {
+                    listening: Arc::new(listening),
+                    tls: None,
+                    proxies: None,
+                }),
+            )],
             control: UnixListener::bind(&control).unwrap(),
             socket,
             services: Arc::new(World {

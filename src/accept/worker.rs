@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -23,17 +24,23 @@ use mio::{Events, Interest, Poll, Registry, Token};
 
 use crate::dns::{self, Bell};
 use crate::filter;
-use crate::log::{self, Trace};
-use crate::session::{Answer, Disconnect, Next, Question, Services, Store};
+use crate::log::{self, Trace, maillog};
+use crate::mail::Peer;
+use crate::session::{Answer, Disconnect, Next, Question, Services, Store, TlsFacts};
+use crate::smtp::proxy::Client;
 use crate::sys::errno::strerror;
 use crate::sys::socket::EVENTS_ARE_THE_SYSTEMS;
+use crate::tls::server::{Failure, Handshake, Step};
+use crate::util::Line;
 
 use super::census::Census;
-use super::conn::{Conn, Wants, would_block};
+use super::conn::{Conn, Prelude, Wants, would_block};
+use super::header;
 use super::limits::Limits;
 use super::millis;
 use super::pool::Pool;
 use super::slab::{ConnId, Slab};
+use super::source::{Entry, Source};
 use super::timers::Timers;
 
 /// What all workers work with.
@@ -42,6 +49,8 @@ pub(super) struct Shared {
     pub(super) resolver: dns::Handle,
     /// Waits for tables and the parent.
     pub(super) lookups: Pool,
+    /// Waits for the process that holds the keys.
+    pub(super) signers: Pool,
     /// Waits for the disk.
     pub(super) committers: Pool,
     pub(super) census: Arc<Census>,
@@ -63,7 +72,12 @@ enum Letter {
     Admitted(Box<Conn>),
     /// The answer to the question with this number.
     Answered(ConnId, u32, Answer),
+    /// A handshake, with the signature that it wanted or with the reason why there is none.
+    Signed(ConnId, u32, Box<Handshake>, Signed),
 }
+
+/// What came of a signature, and what the peer is to be told when there is none.
+type Signed = Result<(), (Failure, Vec<u8>)>;
 
 impl Inbox {
     /// Gives the worker a connection for life.
@@ -246,6 +260,9 @@ impl Worker {
             match letter {
                 Letter::Admitted(conn) => self.admit(conn),
                 Letter::Answered(id, question, answer) => self.answered(id, question, answer),
+                Letter::Signed(id, question, handshake, signed) => {
+                    self.signed(id, question, handshake, signed);
+                }
             }
         }
     }
@@ -273,6 +290,29 @@ impl Worker {
         }
     }
 
+    /// A handshake is back. The peer may have gone meanwhile.
+    fn signed(&mut self, id: ConnId, question: u32, handshake: Box<Handshake>, signed: Signed) {
+        let Some(conn) = self.conns.find(id) else {
+            return;
+        };
+        if conn.wants != Wants::Signature || conn.question != question {
+            return;
+        }
+        match signed {
+            Ok(()) => {
+                conn.prelude = Prelude::Handshake(handshake);
+                conn.wants = Wants::Handshake;
+                self.put_in_line(id.index());
+            }
+            Err((failure, last_words)) => {
+                // Whoever does not take it at once is not told.
+                let _ = conn.stream.socket.write(&last_words);
+                let why = no_tls(conn, failure);
+                self.close(id.index(), why);
+            }
+        }
+    }
+
     fn expire(&mut self) {
         while let Some(index) = self.timers.pop(self.hands.now_ms) {
             let Some(id) = self.conns.id(index) else {
@@ -285,6 +325,12 @@ impl Worker {
                 // Its turn sets the timer.
             } else if conn.deadline_ms > self.hands.now_ms {
                 self.timers.set(index, conn.deadline_ms);
+            } else if conn.wants.is_mute() {
+                if conn.wants == Wants::Header {
+                    let (id, peer) = (conn.session.id(), conn.session.peer());
+                    maillog::smtp_proxy_closed(id, peer, "timeout");
+                }
+                self.close(index, Disconnect::Timeout);
             } else if conn.wants.is_answer() {
                 conn.question = conn.question.wrapping_add(1);
                 self.hands.go_on(id, conn, Answer::TooLate);
@@ -332,7 +378,14 @@ impl Worker {
         };
         // The descriptor is closed next, which takes it out of the system's list.
         if !EVENTS_ARE_THE_SYSTEMS {
-            let _ = self.hands.poll.registry().deregister(&mut conn.stream);
+            let _ = self
+                .hands
+                .poll
+                .registry()
+                .deregister(&mut conn.stream.socket);
+        }
+        if conn.stream.tls.is_some() {
+            conn.tls_stat().dec();
         }
         let Conn {
             session, source, ..
@@ -383,6 +436,21 @@ impl Hands {
                 return Ok(Rest::Parked);
             }
             match conn.wants {
+                Wants::Header => {
+                    if self.read_header(conn)? == Io::WouldBlock {
+                        return Ok(Rest::Parked);
+                    }
+                    continue;
+                }
+                Wants::Handshake => {
+                    if self.shake_hands(id, conn)? == Io::WouldBlock {
+                        return Ok(match conn.wants.is_answer() {
+                            true => Rest::Asking,
+                            false => Rest::Parked,
+                        });
+                    }
+                    continue;
+                }
                 Wants::Open => {
                     let next = conn.session.open(&mut self.output);
                     self.follow(id, conn, next);
@@ -397,7 +465,7 @@ impl Hands {
                         return Ok(Rest::Parked);
                     }
                 }
-                Wants::Turn | Wants::Answer | Wants::Disk => {}
+                Wants::Turn | Wants::Answer | Wants::Disk | Wants::Signature => {}
             }
             self.receive(id, conn);
             if begun.elapsed() >= self.shared.limits.slice {
@@ -407,6 +475,120 @@ impl Hands {
         Ok(match conn.wants.is_answer() {
             true => Rest::Asking,
             false => Rest::Again,
+        })
+    }
+
+    /// Reads who the client of a proxy is; the session begins then.
+    fn read_header(&mut self, conn: &mut Conn) -> Result<Io, Disconnect> {
+        let Prelude::Header(header) = &mut conn.prelude else {
+            return Err(Disconnect::Hangup);
+        };
+        if conn.prelude_ms == 0 {
+            conn.prelude_ms = self.now_ms + millis(self.shared.limits.prelude);
+        }
+        match header.read(&mut conn.stream.socket) {
+            Ok(header::Progress::WouldBlock) => {
+                conn.readable = false;
+                return Ok(Io::WouldBlock);
+            }
+            Ok(header::Progress::Known(Client::Proxy)) => {}
+            Ok(header::Progress::Known(Client::At(address))) => self.comes_for(conn, address)?,
+            Err(failure) => {
+                let (id, peer) = (conn.session.id(), conn.session.peer());
+                maillog::smtp_proxy_closed(id, peer, &failure.to_string());
+                return Err(Disconnect::Hangup);
+            }
+        }
+        conn.prelude = Prelude::None;
+        conn.wants = Wants::Open;
+        Ok(Io::Done)
+    }
+
+    /// From now on the client is counted, not its proxy.
+    fn comes_for(&mut self, conn: &mut Conn, address: IpAddr) -> Result<(), Disconnect> {
+        let source = Source::of(address);
+        let (census, limit) = (&self.shared.census, self.shared.limits.sessions_of(source));
+        conn.session.comes_for(Peer::inet(address));
+        match census.enter(source, limit) {
+            Entry::Counted => {
+                census.leave(std::mem::replace(&mut conn.source, source));
+                Ok(())
+            }
+            refused => {
+                if refused == Entry::RefusedFirst {
+                    let peer = conn.session.peer();
+                    log::warn(format_args!("smtp: too many connections from {peer}"));
+                }
+                Err(Disconnect::Quit)
+            }
+        }
+    }
+
+    /// Goes on with TLS, up to where it has to wait.
+    fn shake_hands(&mut self, id: ConnId, conn: &mut Conn) -> Result<Io, Disconnect> {
+        let Prelude::Handshake(handshake) = &mut conn.prelude else {
+            return Err(Disconnect::Hangup);
+        };
+        let step = handshake.advance(&mut conn.stream.socket);
+        match step.map_err(|failure| no_tls(conn, failure))? {
+            Step::Read => {
+                // As with any read that has found nothing; over poll(2) it is watched anew.
+                conn.clogged = false;
+                conn.readable = false;
+                self.watch(id, conn, Interest::READABLE)?;
+                Ok(Io::WouldBlock)
+            }
+            Step::Write => {
+                conn.clogged = true;
+                self.watch(id, conn, Interest::READABLE | Interest::WRITABLE)?;
+                Ok(Io::WouldBlock)
+            }
+            Step::Sign => self.have_signed(id, conn).map(|()| Io::WouldBlock),
+            Step::Done => {
+                let prelude = std::mem::replace(&mut conn.prelude, Prelude::None);
+                let secured = match prelude {
+                    Prelude::Handshake(handshake) => handshake.finish(),
+                    _ => None,
+                };
+                let secured = secured.ok_or(Disconnect::Hangup)?;
+                let line = |text: &str| Line::sanitize(text.as_bytes());
+                let facts = secured.facts();
+                let facts = TlsFacts {
+                    ciphers: line(&facts.ciphers),
+                    certificate: facts.peer.as_ref().map(|peer| line(&peer.fingerprint)),
+                };
+                conn.stream.tls = Some(Box::new(secured));
+                // There may be more on the socket, and in what has been decrypted.
+                conn.readable = true;
+                conn.progress.moved = true;
+                conn.tls_stat().inc();
+                let next = self.tell(conn, Answer::Secured(facts));
+                self.follow(id, conn, next);
+                Ok(Io::Done)
+            }
+        }
+    }
+
+    /// Brings a handshake to those who may wait for its signature.
+    fn have_signed(&mut self, id: ConnId, conn: &mut Conn) -> Result<(), Disconnect> {
+        let Prelude::Handshake(mut handshake) = std::mem::replace(&mut conn.prelude, Prelude::None)
+        else {
+            return Err(Disconnect::Hangup);
+        };
+        conn.question = conn.question.wrapping_add(1);
+        conn.wants = Wants::Signature;
+        conn.deadline_ms = conn.prelude_ms;
+        let (inbox, number) = (self.inbox.clone(), conn.question);
+        let job = move || {
+            let signed = handshake.sign();
+            inbox.send(Letter::Signed(id, number, handshake, signed));
+        };
+        let brought = self.shared.signers.bring(Box::new(job));
+        brought.map_err(|_| {
+            log::warn(format_args!(
+                "smtp: too many handshakes wait for a signature"
+            ));
+            Disconnect::IoError("tls: too many handshakes at a time".to_owned())
         })
     }
 
@@ -443,6 +625,7 @@ impl Hands {
                 Next::Read => Wants::Input,
                 Next::Flush => Wants::Turn,
                 Next::Wait => conn.wants,
+                Next::Ask(Question::Tls) => self.begin_tls(conn),
                 Next::Close => Wants::Close,
                 Next::Ask(question) => match self.ask(id, conn, question) {
                     Some(wants) => wants,
@@ -455,6 +638,16 @@ impl Hands {
             };
         };
         conn.progress.replied |= !self.output.is_empty();
+    }
+
+    /// The session wants TLS. Its replies go out first, in clear text.
+    fn begin_tls(&mut self, conn: &mut Conn) -> Wants {
+        let Some(server) = &conn.server else {
+            return Wants::Close;
+        };
+        conn.prelude = Prelude::Handshake(Box::new(Handshake::new(server.clone())));
+        conn.prelude_ms = self.now_ms + millis(self.shared.limits.prelude);
+        Wants::Handshake
     }
 
     /// Brings a question to whoever answers it; `None` if they have too much to do.
@@ -473,6 +666,13 @@ impl Hands {
                 let job = move || inbox.answer(id, number, lookup.answer(&*services));
                 let brought = self.shared.lookups.bring(Box::new(job));
                 (Wants::Answer, limits.lookup, brought)
+            }
+            // Whoever goes on with a session begins it.
+            Question::Tls => return None,
+            Question::Password(login) => {
+                let reply = move |verdict| inbox.answer(id, number, Answer::Password(verdict));
+                services.check_password(login, Box::new(reply));
+                (Wants::Answer, limits.password, Ok(()))
             }
             Question::Store(Store::HandOver(message)) => {
                 self.shared.committers.insist(Box::new(move || {
@@ -541,7 +741,9 @@ impl Hands {
             Ok(0) => Err(Disconnect::Hangup),
             Ok(count) => {
                 // What fills less than it might has emptied the socket, and more is another event.
-                conn.readable = count == self.chunk.len() || conn.ended || !EVENTS_ARE_THE_SYSTEMS;
+                let may_have_more =
+                    conn.stream.tls.is_some() || conn.ended || !EVENTS_ARE_THE_SYSTEMS;
+                conn.readable = count == self.chunk.len() || may_have_more;
                 self.input.extend_from_slice(&self.chunk[..count]);
                 conn.progress.moved = true;
                 conn.progress.received_bytes += count;
@@ -587,7 +789,16 @@ impl Hands {
         }
         self.output.clear();
         self.written = 0;
-        if std::mem::take(&mut conn.clogged) {
+        match retry(|| conn.stream.flush()) {
+            Ok(()) => {}
+            Err(error) if would_block(&error) => {
+                conn.clogged = true;
+                self.watch(id, conn, Interest::READABLE | Interest::WRITABLE)?;
+                return Ok(Io::WouldBlock);
+            }
+            Err(error) => return Err(Disconnect::IoError(strerror(&error))),
+        }
+        if !conn.wants.is_mute() && std::mem::take(&mut conn.clogged) {
             self.watch(id, conn, Interest::READABLE)?;
         }
         Ok(Io::Done)
@@ -616,6 +827,9 @@ impl Hands {
 
     /// Writes what the socket takes at once, and lets the peer read it.
     fn say_goodbye(&mut self, conn: &mut Conn) {
+        if conn.wants.is_mute() {
+            return;
+        }
         let rest = self.output.get(self.written..).unwrap_or_default();
         if matches!(retry(|| conn.stream.write(rest)), Ok(count) if count == rest.len()) {
             self.linger(conn);
@@ -635,6 +849,19 @@ impl Hands {
                 return;
             }
         }
+    }
+}
+
+/// Why the session ends for want of TLS.
+fn no_tls(conn: &Conn, failure: Failure) -> Disconnect {
+    match failure {
+        Failure::HungUp => Disconnect::Hangup,
+        Failure::Ours(why) => {
+            let id = conn.session.id();
+            log::warn(format_args!("smtp: session {id}: tls: {why}"));
+            Disconnect::IoError(why)
+        }
+        failure => Disconnect::IoError(failure.to_string()),
     }
 }
 

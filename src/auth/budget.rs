@@ -21,7 +21,6 @@ const KNOWN_S: u64 = 30 * 86_400;
 
 /// Failures so far.
 pub struct Budget {
-    limit: f64,
     networks: Counts<Network>,
     users: Counts<String>,
     known: HashMap<(String, Network), Timestamp>,
@@ -45,24 +44,30 @@ enum Network {
 }
 
 impl Budget {
-    /// A budget of `limit` failures for each network and each user.
-    pub fn new(limit: u32) -> Budget {
+    /// Nobody has failed.
+    pub fn new() -> Budget {
         Budget {
-            // A part of one is forgotten within seconds.
-            limit: f64::from(limit) - 0.5,
             networks: Counts(HashMap::new()),
             users: Counts(HashMap::new()),
             known: HashMap::new(),
         }
     }
 
-    /// Whether an attempt is to be looked at.
-    pub fn check(&self, peer: &Peer, user: &str, now: Timestamp) -> Result<(), Exhausted> {
+    /// Whether an attempt is to be looked at, where a network and a user may have `limit` failures.
+    pub fn check(
+        &self,
+        limit: u32,
+        peer: &Peer,
+        user: &str,
+        now: Timestamp,
+    ) -> Result<(), Exhausted> {
+        // A part of one is forgotten within seconds.
+        let limit = f64::from(limit) - 0.5;
         let (network, user) = (Network::of(peer), user.to_ascii_lowercase());
-        if self.networks.level(&network, now) >= self.limit {
+        if self.networks.level(&network, now) >= limit {
             return Err(Exhausted::Network);
         }
-        if self.users.level(&user, now) < self.limit {
+        if self.users.level(&user, now) < limit {
             return Ok(());
         }
         match self.known.get(&(user, network)) {
@@ -157,50 +162,62 @@ mod tests {
 
     #[test]
     fn a_network_has_a_budget_that_comes_back() {
-        let (mut budget, now, bad) = (Budget::new(LIMIT), Timestamp(1000), peer("192.0.2.1"));
+        let (mut budget, now, bad) = (Budget::new(), Timestamp(1000), peer("192.0.2.1"));
         for number in 0..LIMIT {
-            assert_eq!(budget.check(&bad, "ann", now), Ok(()), "{number}");
+            assert_eq!(budget.check(LIMIT, &bad, "ann", now), Ok(()), "{number}");
             budget.failed(&bad, &format!("user{number}"), now);
         }
-        assert_eq!(budget.check(&bad, "ann", now), Err(Exhausted::Network));
-        assert_eq!(budget.check(&peer("192.0.2.2"), "ann", now), Ok(()));
+        assert_eq!(
+            budget.check(LIMIT, &bad, "ann", now),
+            Err(Exhausted::Network)
+        );
+        assert_eq!(budget.check(LIMIT, &peer("192.0.2.2"), "ann", now), Ok(()));
         budget.succeeded(&bad, "bob", now);
-        assert_eq!(budget.check(&bad, "bob", now), Err(Exhausted::Network));
+        assert_eq!(
+            budget.check(LIMIT, &bad, "bob", now),
+            Err(Exhausted::Network)
+        );
         let later = now.plus(HALF_LIFE_S);
-        assert_eq!(budget.check(&bad, "ann", later), Ok(()));
+        assert_eq!(budget.check(LIMIT, &bad, "ann", later), Ok(()));
         for _ in 0..=LIMIT / 2 {
             budget.failed(&bad, "ann", later);
         }
-        assert_eq!(budget.check(&bad, "ann", later), Err(Exhausted::Network));
+        assert_eq!(
+            budget.check(LIMIT, &bad, "ann", later),
+            Err(Exhausted::Network)
+        );
     }
 
     #[test]
     fn a_64_of_ipv6_is_one_network() {
-        let (mut budget, now) = (Budget::new(LIMIT), Timestamp(1000));
+        let (mut budget, now) = (Budget::new(), Timestamp(1000));
         for number in 0..LIMIT {
             budget.failed(&peer(&format!("[2001:db8::{number:x}]")), "x", now);
         }
-        let check = |text: &str| budget.check(&peer(text), "ann", now);
+        let check = |text: &str| budget.check(LIMIT, &peer(text), "ann", now);
         assert!(check("[2001:db8::ffff:1]").is_err());
         assert_eq!(check("[2001:db8:0:1::1]"), Ok(()));
     }
 
     #[test]
     fn a_user_is_not_locked_out_by_others() {
-        let (mut budget, now, home) = (Budget::new(LIMIT), Timestamp(1000), peer("192.0.2.1"));
+        let (mut budget, now, home) = (Budget::new(), Timestamp(1000), peer("192.0.2.1"));
         budget.succeeded(&home, "Ann", now);
         for number in 0..LIMIT {
             budget.failed(&peer(&format!("198.51.100.{number}")), "ann", now);
         }
         let strange = peer("203.0.113.1");
-        assert_eq!(budget.check(&strange, "ANN", now), Err(Exhausted::User));
-        assert_eq!(budget.check(&strange, "bob", now), Ok(()));
-        assert_eq!(budget.check(&home, "ann", now), Ok(()));
+        assert_eq!(
+            budget.check(LIMIT, &strange, "ANN", now),
+            Err(Exhausted::User)
+        );
+        assert_eq!(budget.check(LIMIT, &strange, "bob", now), Ok(()));
+        assert_eq!(budget.check(LIMIT, &home, "ann", now), Ok(()));
     }
 
     #[test]
     fn a_flood_of_networks_takes_no_memory_and_the_worst_are_remembered() {
-        let (mut budget, now, bad) = (Budget::new(LIMIT), Timestamp(1000), peer("192.0.2.1"));
+        let (mut budget, now, bad) = (Budget::new(), Timestamp(1000), peer("192.0.2.1"));
         for _ in 0..LIMIT {
             budget.failed(&bad, "x", now);
         }
@@ -209,11 +226,14 @@ mod tests {
             budget.failed(&other, &format!("user{number}"), now);
             budget.succeeded(&other, "x", now.plus(u64::from(number)));
             if number == 10 {
-                assert!(budget.check(&bad, "ann", now).is_err());
+                assert!(budget.check(LIMIT, &bad, "ann", now).is_err());
             }
         }
         assert!(budget.networks.0.len() <= ENTRIES_MAX && budget.users.0.len() <= ENTRIES_MAX);
         assert!(budget.known.len() <= ENTRIES_MAX);
-        assert_eq!(budget.check(&bad, "ann", now), Err(Exhausted::Network));
+        assert_eq!(
+            budget.check(LIMIT, &bad, "ann", now),
+            Err(Exhausted::Network)
+        );
     }
 }

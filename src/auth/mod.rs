@@ -1,7 +1,7 @@
 //! AUTH: whether somebody is who he says.
 //!
-//! A password is compared with the hash that a credentials table has, or handed to the parent, whose
-//! child asks the system. Both take their time on purpose, so they run on threads of their own:
+//! A password is compared with the hash that a credentials table has, judged by the table's program,
+//! or handed to the parent, whose child asks the system. Both take their time on purpose, so they run on threads of their own:
 //! hashes on half of the processors, so that a storm of log-ins leaves the other half to everybody
 //! else, questions to the parent on threads that only wait. Whoever asks goes on meanwhile.
 //!
@@ -26,7 +26,7 @@ use crate::mail::Peer;
 use crate::privsep::{PasswordVerdict, Passwords};
 use crate::sys::crypt;
 use crate::sys::errno::strerror;
-use crate::table::Tables;
+use crate::table::{Snapshot, Tables};
 use crate::util::{Line, Secret, Timestamp};
 
 pub use budget::Exhausted;
@@ -42,9 +42,9 @@ pub struct Attempt {
     /// What is to prove it.
     pub password: Secret,
     /// Who knows the user: a credentials table, or without one the system.
-    pub table: Option<(Arc<Tables>, String)>,
-    /// How many failures are borne; `None` where they do not count.
-    pub budget: Option<u32>,
+    pub table: Option<(Arc<Snapshot>, String)>,
+    /// How many failures a network, or a user, may have; `None` where this one does not count.
+    pub failures_max: Option<u32>,
 }
 
 /// What came of it.
@@ -100,14 +100,14 @@ const SYSTEM_THREADS: usize = 8;
 const BEAT: Duration = Duration::from_secs(1);
 
 impl Checker {
-    /// Starts the threads. `limit` is how many failures a network, or a user, may have.
-    pub fn start(limit: u32, parent: impl Passwords + 'static) -> io::Result<Checker> {
+    /// Starts the threads.
+    pub fn start(parent: impl Passwords + 'static) -> io::Result<Checker> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (hashes, hash_jobs) = bounded(WAITING_MAX);
         let (system, system_jobs) = bounded(WAITING_MAX);
         let (refusals, due) = bounded(WAITING_MAX);
         let shared = Arc::new(Shared {
-            budget: Mutex::new(Budget::new(limit)),
+            budget: Mutex::new(Budget::new()),
             parent: Box::new(parent),
             samples: Mutex::new(HashMap::new()),
             refusals,
@@ -137,16 +137,17 @@ impl Checker {
     /// Has an attempt looked at. `answer` is called once, from another thread or at once; it must
     /// not block.
     pub fn check(&self, attempt: Attempt, answer: Answer, now: Timestamp) {
-        if attempt.budget.is_some() {
+        if let Some(limit) = attempt.failures_max {
             let budget = lock(&self.shared.budget);
-            if let Err(exhausted) = budget.check(&attempt.peer, &attempt.user, now) {
+            if let Err(exhausted) = budget.check(limit, &attempt.peer, &attempt.user, now) {
                 drop(budget);
                 return answer(Verdict::Exhausted(exhausted));
             }
         }
-        let jobs = match attempt.table {
-            Some(_) => &self.hashes,
-            None => &self.system,
+        let jobs = match &attempt.table {
+            Some((now, name)) if !now.tables.judges_passwords(name) => &self.hashes,
+            // Others do the work.
+            _ => &self.system,
         };
         let job = Job {
             attempt,
@@ -154,7 +155,7 @@ impl Checker {
             since: Instant::now(),
         };
         if let Err(error) = jobs.try_send(job) {
-            log::warn(format_args!("warn: auth: too many log-ins at a time"));
+            log::warn(format_args!("auth: too many log-ins at a time"));
             (error.into_inner().answer)(Verdict::Unavailable);
         }
     }
@@ -170,7 +171,7 @@ impl Shared {
         {
             let verdict = self.judge(&attempt);
             let now = Timestamp::now();
-            if attempt.budget.is_some() {
+            if attempt.failures_max.is_some() {
                 let mut budget = lock(&self.budget);
                 match verdict {
                     Verdict::Accepted => budget.succeeded(&attempt.peer, &attempt.user, now),
@@ -188,11 +189,11 @@ impl Shared {
 
     fn judge(&self, attempt: &Attempt) -> Verdict {
         let unavailable = |text: String| {
-            log::warn(format_args!("warn: auth: {text}"));
+            log::warn(format_args!("auth: {text}"));
             Verdict::Unavailable
         };
         let judged = match &attempt.table {
-            Some((tables, name)) => self.by_table(tables, name, attempt),
+            Some((now, name)) => self.by_table(&now.tables, name, attempt),
             None => self.by_system(attempt),
         };
         match judged {
@@ -203,11 +204,14 @@ impl Shared {
     }
 
     fn by_table(&self, tables: &Tables, name: &str, attempt: &Attempt) -> Result<bool, String> {
-        let user = &attempt.user;
+        let (user, password) = (&attempt.user, attempt.password.reveal());
+        if tables.judges_passwords(name) {
+            let judged = tables.password(name, user, password);
+            return judged.map_err(|error| error.to_string());
+        }
         let found = tables
             .credentials(name, user)
             .map_err(|error| format!("user credentials lookup fail for {name}:{user}: {error}"))?;
-        let password = attempt.password.reveal();
         let Some(found) = found else {
             let sample = lock(&self.samples).get(name).cloned();
             let sample = sample.as_ref().map_or(crypt::NOBODYS, |hash| hash.reveal());
@@ -319,7 +323,7 @@ mod tests {
         }
     }
 
-    fn tables(contents: &str) -> Arc<Tables> {
+    fn tables(contents: &str) -> Arc<Snapshot> {
         let text = "table creds file:/creds\nlisten on lo port 25 hostname x\nmatch reject\n";
         let mut sources = Sources::from_text("t", text, &[]);
         sources.insert(Path::new("/creds"), contents.as_bytes().to_vec());
@@ -328,18 +332,18 @@ mod tests {
             addresses: Vec::new(),
         };
         let loaded = config::load(&sources, &defaults).unwrap();
-        Arc::new(Tables::load(&loaded.config, &sources).unwrap())
+        Arc::new(Snapshot::load(1, loaded.config, &sources).unwrap())
     }
 
     struct World {
         checker: Checker,
-        tables: Option<Arc<Tables>>,
+        tables: Option<Arc<Snapshot>>,
     }
 
     impl World {
-        fn new(tables: Option<Arc<Tables>>) -> World {
+        fn new(tables: Option<Arc<Snapshot>>) -> World {
             World {
-                checker: Checker::start(50, OneUser).unwrap(),
+                checker: Checker::start(OneUser).unwrap(),
                 tables,
             }
         }
@@ -354,7 +358,7 @@ mod tests {
                     .tables
                     .clone()
                     .map(|tables| (tables, "creds".to_owned())),
-                budget: Some(50),
+                failures_max: Some(50),
             };
             let answer = Box::new(move |verdict| sender.send(verdict).unwrap());
             self.checker.check(attempt, answer, Timestamp::now());

@@ -11,7 +11,9 @@ use crate::log::maillog;
 use crate::mail::{Facts, MailAddr, MsgId, Peer, Refusal, SessionId};
 use crate::queue::BeginError;
 use crate::session::{Listening, Services};
-use crate::transaction::{Asked, Completion, Fault, Protocol, Source, Terms, Transaction};
+use crate::transaction::{
+    Asked, Completion, Fault, Protocol, ShownUser, Source, Terms, Transaction,
+};
 use crate::util::{Live, Timestamp};
 
 use super::{Dsn, Inject};
@@ -77,6 +79,9 @@ fn terms() -> Terms {
     Terms {
         junk: false,
         filtered: false,
+        tls: None,
+        user: ShownUser::Hidden,
+        masquerade: false,
         protocol: Protocol::Esmtp,
         source: Source::Shown,
         completion: Completion::None,

@@ -619,6 +619,10 @@ fn a_report_enters_under_the_rules_for_local_mail() {
             no_dsn: false,
             local: true,
             submission: true,
+            tls: None,
+            auth: None,
+            senders: None,
+            received_auth: false,
             limits: Limits {
                 max_message_size: 1000,
                 max_rcpt: 10,

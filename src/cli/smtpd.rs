@@ -18,11 +18,13 @@ use crate::mail::Supposed;
 use crate::mda;
 use crate::parent::{self, Ground, Options, OwnForwards, built_in};
 use crate::privsep::identity::Rights;
+use crate::privsep::keys::KEY_MAX;
 use crate::privsep::{ChildJob, Handover};
 use crate::queue::fs::layout;
-use crate::sys::{exe, net, process, unix_connect, user};
+use crate::sys::{exe, net, open, process, unix_connect, user};
 use crate::table::Tables;
 use crate::table::include::Disk;
+use crate::tls::certificate;
 use crate::tls::keys::agent;
 use crate::util::{Line, Timestamp};
 
@@ -249,6 +251,7 @@ impl Asked {
         let loaded = handover.load().map_err(texts)?;
         let mut refused = files::certificates(&loaded.config, &self.file_owners());
         if refused.is_empty() {
+            refused.extend(key_pairs(&loaded.config, &handover.sources));
             refused.extend(texts(engine::check(&loaded.config, &handover.sources)));
         }
         if self.check {
@@ -270,6 +273,20 @@ impl Asked {
         }
         owners
     }
+}
+
+/// What is wrong with keys, or with a key and the certificate it should belong to.
+fn key_pairs(config: &Config, sources: &Sources) -> Vec<String> {
+    let wrong = config.pki.iter().filter_map(|(name, pki)| {
+        let (cert, key) = (pki.cert.as_ref()?, pki.key.as_ref()?);
+        let pem = sources.file(cert).ok()?;
+        let read = open::plain(key).and_then(|file| open::read_within(file, KEY_MAX as u64));
+        // What cannot be read has been complained of.
+        let key = read.ok()?;
+        let why = certificate::check_pair(pem, &key).err()?;
+        Some(format!("pki {name}: {why}"))
+    });
+    wrong.collect()
 }
 
 fn texts(found: Vec<Diagnostic>) -> Vec<String> {
@@ -356,12 +373,14 @@ fn daemon(asked: Asked) -> i32 {
         true => None,
         false => config::name_warning(&paths.mailname),
     };
+    let of_rooms = engine::warnings(&loaded.config, &handover.sources, Timestamp::now());
+    let of_text = texts(loaded.warnings).into_iter().chain(of_rooms);
     // cron(8) mails what a queue run prints, and that mail would be in the next one.
     let quiet = asked.run_once && !asked.debug && !asked.check && asked.supposed.is_none();
     if quiet {
         log::start("smtpd", asked.log(), Writer::Caller);
     }
-    for warning in open.into_iter().chain(texts(loaded.warnings)).chain(name) {
+    for warning in open.into_iter().chain(of_text).chain(name) {
         match quiet {
             true => log::warn(format_args!("{warning}")),
             false => say(&format!("warn: {warning}")),

@@ -71,6 +71,8 @@ pub enum Body {
     SchedulerLimit(Vec<Limit>),
     /// `smtp limit`.
     SmtpLimit(Vec<Limit>),
+    /// `smtp limit bypass <table>`.
+    SmtpLimitBypass(TableRef),
     /// `smtp ciphers`.
     SmtpCiphers(Text),
     /// `smtp max-message-size`.
@@ -250,7 +252,7 @@ pub enum ListenKind {
     /// `received-auth`.
     ReceivedAuth,
     /// `proxy-v2`.
-    ProxyV2,
+    ProxyV2(Option<TableRef>),
     /// `senders TABLE [masquerade]`.
     Senders(TableRef, bool),
     /// `filter`.

@@ -87,11 +87,18 @@ pub struct Listener {
     /// `auth` or `auth-optional`; only with TLS.
     pub auth: Option<ListenAuth>,
     /// `proxy-v2`: the client is the one that a PROXY header names.
-    pub proxy_v2: bool,
+    pub proxy_v2: Option<Proxy>,
     /// `filter`.
     pub filter: Option<FilterName>,
     /// File and line of the directive, for messages.
     pub at: Place,
+}
+
+/// `proxy-v2 [from <table>]`.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// Addresses of those who may say who their client is; anybody without it.
+    pub from: Option<TableName>,
 }
 
 /// `senders <table> [masquerade]`.
@@ -339,6 +346,10 @@ pub struct Smtp {
     pub max_rcpt: usize,
     /// Messages per session; 100.
     pub max_mails: usize,
+    /// Failed attempts to log in that a network, or a user, may make; 50. They are forgotten again.
+    pub max_auth_failures: u32,
+    /// `smtp limit bypass <table>`: addresses whose failures do not count.
+    pub auth_bypass: Option<TableName>,
     /// `smtp ciphers`, as written.
     pub ciphers: Option<Line>,
     /// File and line of it.
@@ -451,6 +462,8 @@ pub struct Place {
     pub file: String,
     /// The line, from 1.
     pub line: u32,
+    /// The column in bytes, from 1; 0 for the line as a whole.
+    pub column: u32,
 }
 
 impl Default for Smtp {
@@ -459,6 +472,8 @@ impl Default for Smtp {
             max_message_size: 35 * 1024 * 1024,
             max_rcpt: 1000,
             max_mails: 100,
+            max_auth_failures: 50,
+            auth_bypass: None,
             ciphers: None,
             ciphers_at: Place::default(),
             sub_addr_delim: '+',

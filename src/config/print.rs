@@ -87,6 +87,10 @@ impl Printer {
             Body::QueueTtl(delay) => self.pair("queue ttl", delay),
             Body::SchedulerLimit(items) => self.limits("scheduler limit", items),
             Body::SmtpLimit(items) => self.limits("smtp limit", items),
+            Body::SmtpLimitBypass(table) => {
+                self.word("smtp limit bypass");
+                self.table(&table.value);
+            }
             Body::SmtpCiphers(ciphers) => self.pair("smtp ciphers", ciphers),
             Body::SmtpMaxMessageSize(size) => {
                 self.word("smtp max-message-size");
@@ -154,7 +158,13 @@ impl Printer {
                 self.table(&table.value);
             }
             ListenKind::ReceivedAuth => self.word("received-auth"),
-            ListenKind::ProxyV2 => self.word("proxy-v2"),
+            ListenKind::ProxyV2(from) => {
+                self.word("proxy-v2");
+                if let Some(table) = from {
+                    self.word("from");
+                    self.table(&table.value);
+                }
+            }
             ListenKind::Senders(table, masquerade) => {
                 self.word("senders");
                 self.table(&table.value);

@@ -4,29 +4,17 @@
 //! treated in a way the configuration did not ask for. A feature that has come to work loses its
 //! line in [`LIST`]; nothing else changes.
 
-use super::ast::{
-    ActionText, Ast, Body, ListenKind, ListenOption, MethodText, RelayKind, RelayOption, Statement,
-};
+use super::ast::{ActionText, Ast, Body, MethodText, RelayKind, RelayOption, Statement};
 use super::diagnostic::Diagnostics;
 use super::lexer::Pos;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feature {
-    ListenTls,
-    ListenAuth,
-    Senders,
-    ProxyV2,
     RelayFilter,
 }
 
 /// Every feature that is missing, with the words for it.
-const LIST: &[(Feature, &str)] = &[
-    (Feature::ListenTls, "TLS on a listener is"),
-    (Feature::ListenAuth, "\"auth\" on a listener is"),
-    (Feature::Senders, "\"senders\" is"),
-    (Feature::ProxyV2, "\"proxy-v2\" is"),
-    (Feature::RelayFilter, "\"filter\" of a relay is"),
-];
+const LIST: &[(Feature, &str)] = &[(Feature::RelayFilter, "\"filter\" of a relay is")];
 
 /// Complains about every use of a missing feature.
 pub fn refuse(ast: &Ast, diagnostics: &mut Diagnostics) {
@@ -41,29 +29,9 @@ pub fn refuse(ast: &Ast, diagnostics: &mut Diagnostics) {
 
 fn features(statement: &Statement) -> Vec<(Feature, Pos)> {
     match &statement.body {
-        Body::Listen(_, options) | Body::ListenSocket(options) => {
-            options.iter().filter_map(of_listener).collect()
-        }
         Body::Action(action) => of_action(action),
         _ => Vec::new(),
     }
-}
-
-fn of_listener(option: &ListenOption) -> Option<(Feature, Pos)> {
-    let feature = match option.kind {
-        ListenKind::Smtps(_)
-        | ListenKind::Tls
-        | ListenKind::TlsRequire(_)
-        | ListenKind::Ciphers(_)
-        | ListenKind::Protocols(_)
-        | ListenKind::Pki(_)
-        | ListenKind::Ca(_) => Feature::ListenTls,
-        ListenKind::Auth(_) | ListenKind::AuthOptional(_) => Feature::ListenAuth,
-        ListenKind::Senders(..) => Feature::Senders,
-        ListenKind::ProxyV2 => Feature::ProxyV2,
-        _ => return None,
-    };
-    Some((feature, option.at))
 }
 
 fn of_action(action: &ActionText) -> Vec<(Feature, Pos)> {

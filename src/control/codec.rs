@@ -168,11 +168,18 @@ pub fn decode_answer(body: &[u8]) -> Result<Answer, BadFrame> {
             Answer::Lines(lines)
         }
         ANSWER_TEXT => Answer::Text(fields.text()?.to_owned()),
-        ANSWER_STATUS => Answer::Status {
-            mda: fields.flag()?,
-            mta: fields.flag()?,
-            smtp: fields.flag()?,
-        },
+        ANSWER_STATUS => {
+            let (mda, mta, smtp) = (fields.flag()?, fields.flag()?, fields.flag()?);
+            let notes = (0..fields.u32()?)
+                .map(|_| fields.text().map(str::to_owned))
+                .collect::<Result<_, _>>()?;
+            Answer::Status {
+                mda,
+                mta,
+                smtp,
+                notes,
+            }
+        }
         other => return Err(BadFrame::Kind(other)),
     };
     fields.end()?;
@@ -216,11 +223,19 @@ pub fn encode_answer(answer: &Answer, out: &mut Vec<u8>) {
             frame.u8(ANSWER_TEXT);
             frame.text(cut(text, MAX_TEXT));
         }
-        Answer::Status { mda, mta, smtp } => {
+        Answer::Status {
+            mda,
+            mta,
+            smtp,
+            notes,
+        } => {
             frame.u8(ANSWER_STATUS);
             frame.flag(*mda);
             frame.flag(*mta);
             frame.flag(*smtp);
+            frame.list(notes, MAX_FRAME, |frame, note| {
+                frame.text(cut(note, MAX_LISTED));
+            });
         }
     }
     out.extend_from_slice(&frame.into_frame());

@@ -136,6 +136,7 @@ impl Chance {
                 mda: self.flag(),
                 mta: self.flag(),
                 smtp: self.flag(),
+                notes: (0..self.below(3)).map(|_| self.text(20)).collect(),
             },
         }
     }

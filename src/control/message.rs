@@ -140,6 +140,8 @@ pub enum Answer {
         mta: bool,
         /// Receiving.
         smtp: bool,
+        /// What else is worth a line: certificates that end soon.
+        notes: Vec<String>,
     },
 }
 

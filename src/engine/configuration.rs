@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use crate::accept::{Door, secure};
 use crate::config::{Config, Method, Sources};
 use crate::deliver::relay::Configured;
 use crate::deliver::relay::secure::Connectors;
@@ -14,15 +15,20 @@ use crate::session::Listening;
 use crate::table::{Snapshot, Tables};
 use crate::tls::Trust;
 use crate::tls::keys::Keys;
+use crate::tls::server::Server;
 use crate::util::Live;
 
 use super::helpers::Programs;
-use super::listening::tcp_listening;
+use super::listening::door;
 
 /// A configuration with all that can go wrong behind it.
 pub struct Prepared {
     snapshot: Arc<Snapshot>,
     tls: Connectors,
+    /// TLS of every listener, in the order of `Config::listeners`.
+    servers: Vec<Option<Arc<Server>>>,
+    /// When certificates end.
+    certificates: Vec<(String, i64)>,
 }
 
 impl Prepared {
@@ -37,6 +43,9 @@ impl Prepared {
     ) -> Result<Prepared, String> {
         let tls = Connectors::load(&config, sources, roots, keys);
         let tls = tls.map_err(|found| found.to_string())?;
+        let servers = secure::servers(&config, sources, roots, keys);
+        let servers = servers.map_err(|found| found.to_string())?;
+        let certificates = secure::ends(&config, sources);
         let snapshot = Snapshot::load(version, config, sources).map_err(|found| {
             let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
             lines.join("\n")
@@ -44,6 +53,8 @@ impl Prepared {
         Ok(Prepared {
             snapshot: Arc::new(snapshot),
             tls,
+            servers,
+            certificates,
         })
     }
 
@@ -70,16 +81,25 @@ pub struct Configuration {
     /// Sessions over the control socket, and reports.
     pub socket: Live<Listening>,
     /// Sessions of each listening socket: its position in `Config::listeners` and its address.
-    listeners: Vec<(u32, Option<SocketAddr>, Live<Listening>)>,
+    listeners: Vec<(u32, Option<SocketAddr>, Live<Door>)>,
     /// The filters of listeners.
     pub filters: Live<Filters>,
     programs: Programs,
+    /// TLS of the first ones.
+    servers: Vec<Option<Arc<Server>>>,
+    /// When certificates end, by their pki.
+    pub certificates: Live<Vec<(String, i64)>>,
 }
 
 impl Configuration {
     /// The first one.
     pub fn new(prepared: Prepared, programs: Programs) -> io::Result<Configuration> {
-        let Prepared { snapshot, tls } = prepared;
+        let Prepared {
+            snapshot,
+            tls,
+            servers,
+            certificates,
+        } = prepared;
         let config = &snapshot.config;
         let filters = programs.start(&snapshot, None)?;
         Ok(Configuration {
@@ -90,6 +110,8 @@ impl Configuration {
                 tls,
             }),
             listeners: Vec::new(),
+            servers,
+            certificates: Live::new(certificates),
             snapshot: Live::from(snapshot),
             filters: Live::new(filters),
             programs,
@@ -100,7 +122,7 @@ impl Configuration {
     pub fn listeners(
         &mut self,
         sockets: Vec<(u32, TcpListener)>,
-    ) -> Vec<(TcpListener, Live<Listening>)> {
+    ) -> Vec<(TcpListener, Live<Door>)> {
         let now = self.snapshot.get();
         let mut all = Vec::new();
         for (index, socket) in sockets {
@@ -108,8 +130,9 @@ impl Configuration {
                 continue;
             };
             let bound = socket.local_addr().ok();
+            let server = self.servers.get(index as usize).cloned().flatten();
             let filters = self.filters.get();
-            let told = Live::new(tcp_listening(&now.config, listener, bound, &filters));
+            let told = Live::new(door(&now, listener, bound, &filters, server));
             self.listeners.push((index, bound, told.clone()));
             all.push((socket, told));
         }
@@ -118,8 +141,14 @@ impl Configuration {
 
     /// Replaces it. What has begun ends as it began.
     pub fn replace(&self, prepared: Prepared) {
-        let Prepared { snapshot, tls } = prepared;
+        let Prepared {
+            snapshot,
+            tls,
+            servers,
+            certificates,
+        } = prepared;
         let config = &snapshot.config;
+        self.certificates.set(Arc::new(certificates));
         let before = self.filters.get();
         match self.programs.start(&snapshot, Some(&before)) {
             Ok(filters) => self.filters.set(Arc::new(filters)),
@@ -129,8 +158,10 @@ impl Configuration {
         let filters = self.filters.get();
         for (index, bound, told) in &self.listeners {
             if let Some(listener) = config.listeners.get(*index as usize) {
-                let listening = tcp_listening(config, listener, *bound, &filters);
-                told.set(Arc::new(listening));
+                let server = servers.get(*index as usize).cloned().flatten();
+                told.set(Arc::new(door(
+                    &snapshot, listener, *bound, &filters, server,
+                )));
             }
         }
         self.socket

@@ -18,7 +18,8 @@ use crate::mail::Supposed;
 use crate::privsep::Client;
 use crate::runner;
 use crate::table::Tables;
-use crate::util::Live;
+
+use crate::util::{Live, Timestamp};
 
 use super::reload::Reloader;
 use super::services::Services;
@@ -33,6 +34,8 @@ pub struct Host {
     /// What the `tables` thread is to do, and who asked.
     work: Sender<(ConnId, Work)>,
     owner_uid: u32,
+    /// When certificates end.
+    certificates: Live<Vec<(String, i64)>>,
     started: Instant,
 }
 
@@ -101,6 +104,7 @@ impl Host {
         let client = reloader.client.clone();
         let filters = reloader.configuration.filters.clone();
         let runner = services.runner.clone();
+        let certificates = reloader.configuration.certificates.clone();
         let tables = TablesThread {
             services,
             reloader,
@@ -117,6 +121,7 @@ impl Host {
             client,
             work,
             owner_uid,
+            certificates,
             started: Instant::now(),
         })
     }
@@ -154,13 +159,14 @@ impl Host {
     }
 
     fn ask_runner(&self, conn: ConnId, ask: Ask) -> Option<Answer> {
-        let mailbox = self.mailbox.clone();
+        let (mailbox, ends) = (self.mailbox.clone(), self.certificates.clone());
         let reply = move |answer| {
             let answer = match answer {
                 Answer::Status { mda, mta, .. } => Answer::Status {
                     mda,
                     mta,
                     smtp: mailbox.paused(),
+                    notes: accept::secure::ending(&ends.get(), Timestamp::now()),
                 },
                 answer => answer,
             };

@@ -4,13 +4,46 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{Config, Listener, SocketListener};
+use crate::accept::{Door, Proxies};
+use crate::config::{AuthNeed, Config, Listener, Proxy, SocketListener, TlsMode};
 use crate::filter::Filters;
+use crate::log;
 use crate::mail::Peer;
-use crate::session::{HostNames, Limits, Listening, Maillog, Reports};
+use crate::session::{Auth, HostNames, Limits, Listening, Maillog, Reports, Senders, Tls};
+use crate::table::Snapshot;
+use crate::tls::server::Server;
 
-/// A TCP listener, and the address that it is bound to.
-pub fn tcp_listening(
+/// A TCP listener, and the address that it is bound to. `server` is its TLS.
+pub fn door(
+    now: &Arc<Snapshot>,
+    listener: &Listener,
+    bound: Option<SocketAddr>,
+    filters: &Filters,
+    server: Option<Arc<Server>>,
+) -> Door {
+    let proxies = |proxy| proxies(proxy, now);
+    Door {
+        listening: Arc::new(tcp_listening(&now.config, listener, bound, filters)),
+        tls: server,
+        proxies: listener.proxy_v2.as_ref().map(proxies),
+    }
+}
+
+/// Who may send the header of a proxy. Nobody may while the table cannot say.
+fn proxies(proxy: &Proxy, now: &Arc<Snapshot>) -> Proxies {
+    let Some(table) = proxy.from.clone() else {
+        return Arc::new(|_| true);
+    };
+    let now = now.clone();
+    Arc::new(move |peer| {
+        now.tables.netaddr(&table, peer).unwrap_or_else(|error| {
+            log::warn(format_args!("proxy-v2: {error}"));
+            false
+        })
+    })
+}
+
+fn tcp_listening(
     config: &Config,
     listener: &Listener,
     address: Option<SocketAddr>,
@@ -33,6 +66,20 @@ pub fn tcp_listening(
         no_dsn: listener.no_dsn,
         local: bound.is_some_and(|addr| addr.is_loopback()),
         submission: SUBMISSION.contains(&listener.port),
+        tls: listener.tls.as_ref().map(|tls| match tls.mode {
+            TlsMode::Offered => Tls::Offered,
+            TlsMode::Required => Tls::Required,
+            TlsMode::Immediate => Tls::Immediate,
+        }),
+        auth: listener.auth.as_ref().map(|auth| Auth {
+            required: auth.need == AuthNeed::Required,
+            table: auth.table.clone(),
+        }),
+        senders: listener.senders.as_ref().map(|senders| Senders {
+            table: senders.table.clone(),
+            masquerade: senders.masquerade,
+        }),
+        received_auth: listener.received_auth,
         limits: session_limits(config),
         filter: listener
             .filter
@@ -60,6 +107,10 @@ pub fn socket_listening(
         no_dsn: socket.no_dsn,
         local: true,
         submission: true,
+        tls: None,
+        auth: None,
+        senders: None,
+        received_auth: false,
         limits: session_limits(config),
         filter: socket.filter.as_ref().and_then(|name| filters.chain(name)),
         address: None,

@@ -25,6 +25,7 @@ use std::thread;
 use crossbeam_channel::Receiver;
 
 use crate::accept::{self, Mailbox};
+use crate::auth;
 use crate::config::{Config, Diagnostic, Sources};
 use crate::deliver::relay;
 use crate::dns;
@@ -32,6 +33,7 @@ use crate::log;
 use crate::runner;
 use crate::session::Refusals;
 use crate::sys::{random, user};
+use crate::util::Timestamp;
 
 pub use start::Startup;
 
@@ -54,7 +56,14 @@ pub fn run(startup: Startup) -> i32 {
 
 /// What is wrong with a configuration that only the rooms that serve it can tell.
 pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
-    relay::secure::check(config, sources)
+    let mut found = relay::secure::check(config, sources);
+    found.extend(accept::secure::check(config, sources));
+    found
+}
+
+/// What is worth a word before anything is started.
+pub fn warnings(config: &Config, sources: &Sources, now: Timestamp) -> Vec<String> {
+    accept::secure::warnings(config, sources, now)
 }
 
 fn serve(startup: Startup) -> Result<(), String> {
@@ -85,12 +94,16 @@ fn serve(startup: Startup) -> Result<(), String> {
     };
     let mut configuration = Configuration::new(prepared, programs).map_err(said("filters"))?;
     let listeners = configuration.listeners(startup.listeners);
+    for text in accept::secure::ending(&configuration.certificates.get(), Timestamp::now()) {
+        log::warn(format_args!("{text}"));
+    }
     let (runner_handle, inbox) = runner::channel();
     let services = Arc::new(Services {
         live: configuration.snapshot.clone(),
         queue,
         runner: runner_handle.clone(),
         parent: client.clone(),
+        passwords: auth::Checker::start(client.clone()).map_err(said("auth"))?,
         daemon_user: daemon_user(owner_uid),
         refusals: Refusals::default(),
     });

@@ -1,12 +1,13 @@
 //! What sessions and reports call: the rules, the queue and the runner behind one face.
 
+use crate::auth::{self, Attempt, Verdict};
 use crate::expansion::{self, World};
 use crate::log;
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
 use crate::privsep::Client;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::runner;
-use crate::session::{self, Refusals};
+use crate::session::{self, Login, Refusals};
 use crate::table::Snapshot;
 use crate::table::include::Disk;
 use crate::util::{Line, Live, Timestamp};
@@ -21,6 +22,8 @@ pub struct Services {
     pub runner: runner::Handle,
     /// Who opens .forward files.
     pub parent: Client,
+    /// Who checks passwords.
+    pub passwords: auth::Checker,
     /// The user that runs commands of aliases.
     pub daemon_user: String,
     /// Recipients that were refused, by client.
@@ -81,6 +84,38 @@ impl session::Services for Services {
                 log::warn(format_args!("hostnames: {error}"));
                 None
             })
+    }
+
+    /// smtpd.conf(5), senders: a user that is not in the table may send as nobody.
+    fn may_send(&self, table: &str, user: &Line, sender: &MailAddr) -> Option<bool> {
+        match self.live.get().tables.mailaddrmap(table, user, sender) {
+            Ok(found) => Some(found.unwrap_or(false)),
+            Err(error) => {
+                log::warn(format_args!("senders: {error}"));
+                None
+            }
+        }
+    }
+
+    fn check_password(&self, login: Login, answer: Box<dyn FnOnce(Verdict) + Send>) {
+        let now = self.live.get();
+        let smtp = &now.config.smtp;
+        let bypasses = |table: &String| match now.tables.netaddr(table, &login.peer) {
+            Ok(found) => found,
+            Err(error) => {
+                log::warn(format_args!("smtp limit bypass: {error}"));
+                false
+            }
+        };
+        let bypassed = smtp.auth_bypass.as_ref().is_some_and(bypasses);
+        let attempt = Attempt {
+            peer: login.peer,
+            user: login.credentials.user,
+            password: login.credentials.password,
+            table: login.table.map(|table| (now.clone(), table)),
+            failures_max: (!bypassed).then_some(smtp.max_auth_failures),
+        };
+        self.passwords.check(attempt, answer, self.now());
     }
 
     fn now(&self) -> Timestamp {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
+use crate::accept::secure as listeners;
 use crate::config::table_text::Entries;
 use crate::config::{Config, Paths, Sources, TableSource};
 use crate::deliver::relay::secure;
@@ -159,7 +160,7 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
 /// The system's list of authorities, read while we may. That there is none matters only where a
 /// certificate must verify.
 pub fn roots(config: &Config) -> Trust {
-    if !secure::wants_roots(config) {
+    if !secure::wants_roots(config) && !listeners::wants_roots(config) {
         return Trust::nobody();
     }
     let (roots, complaints) = Trust::system();

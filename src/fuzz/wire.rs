@@ -12,7 +12,8 @@ use crate::proc::Lines;
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::session::{
-    self, Disconnect, Limits, Listening, Maillog, Next, Question, Services, Session,
+    self, Auth, Disconnect, Limits, Listening, Maillog, Next, Question, Services, Session, Tls,
+    TlsFacts,
 };
 use crate::smtp::command::Command;
 use crate::smtp::dot::{Decoder, Progress};
@@ -101,7 +102,11 @@ fn answer(
 ) -> Next {
     while let Next::Ask(question) = next {
         let answer = match question {
-            Question::Name(_) => session::Answer::TooLate,
+            Question::Name(_) | Question::Password(_) => session::Answer::TooLate,
+            Question::Tls => session::Answer::Secured(TlsFacts {
+                ciphers: Line::sanitize(b"TLSv1.3:X:256"),
+                certificate: None,
+            }),
             Question::Lookup(lookup) => lookup.answer(world),
             Question::Store(store) => store.answer(world),
             Question::Filter(_) => session::Answer::TooLate,
@@ -137,6 +142,13 @@ fn listening() -> Listening {
         no_dsn: false,
         local: true,
         submission: true,
+        tls: Some(Tls::Offered),
+        auth: Some(Auth {
+            required: false,
+            table: None,
+        }),
+        senders: None,
+        received_auth: false,
         limits: Limits {
             max_message_size: 2000,
             max_rcpt: 5,

@@ -525,6 +525,7 @@ mod tests {
         let mut again = listener("127.0.0.1", None);
         again.port = taken.local_addr().unwrap().port();
         again.at = Place {
+            column: 0,
             file: "smtpd.conf".into(),
             line: 3,
         };

@@ -4,6 +4,8 @@
 //! understood (quotes, comments or brackets that never close) is left alone: completing is a
 //! courtesy, not a check.
 
+use std::ops::Range;
+
 /// The field's value with `@domain` behind each address that has none.
 pub fn complete(value: &[u8], domain: &str) -> Vec<u8> {
     let mut completed = Vec::with_capacity(value.len() + domain.len() + 1);
@@ -29,8 +31,63 @@ pub fn complete(value: &[u8], domain: &str) -> Vec<u8> {
     completed
 }
 
+/// The field's value with `address` in place of each one in it (`senders … masquerade`). Names,
+/// comments and order stay; what is not understood is left alone, and groups are.
+pub fn replace(value: &[u8], address: &str) -> Vec<u8> {
+    let mut replaced = Vec::with_capacity(value.len() + address.len());
+    let mut group = Group::Outside;
+    for (number, piece) in split(value).into_iter().enumerate() {
+        if number > 0 {
+            replaced.push(b',');
+        }
+        let before = group;
+        let (label, _, _) = group.take_apart(piece);
+        let of_group = before == Group::Inside || !label.is_empty();
+        match place_of_address(piece).filter(|_| !of_group) {
+            Some(place) => {
+                replaced.extend_from_slice(piece.get(..place.start).unwrap_or_default());
+                replaced.extend_from_slice(address.as_bytes());
+                replaced.extend_from_slice(piece.get(place.end..).unwrap_or_default());
+            }
+            None => replaced.extend_from_slice(piece),
+        }
+    }
+    replaced
+}
+
+/// Where the address of a mailbox stands: within its brackets, or else its last word.
+fn place_of_address(mailbox: &[u8]) -> Option<Range<usize>> {
+    let (mut bracket_start, mut bracket) = (None, None);
+    let mut word: Option<Range<usize>> = None;
+    let mut in_word = false;
+    let mut last = Place::Plain;
+    for (at, byte, place) in places(mailbox) {
+        match (byte, place) {
+            (b'<', Place::Bracket) => bracket_start = Some(at + 1),
+            (b'>', Place::Plain) => bracket = bracket_start.map(|start| start..at),
+            (b')', Place::Plain) => in_word = false,
+            (_, Place::Plain) if byte.is_ascii_whitespace() => in_word = false,
+            (_, Place::Plain | Place::Quote) => {
+                let start = word
+                    .as_ref()
+                    .filter(|_| in_word)
+                    .map_or(at, |word| word.start);
+                word = Some(start..at + 1);
+                in_word = true;
+            }
+            _ => in_word = false,
+        }
+        last = place;
+    }
+    match (last, bracket_start) {
+        (Place::Plain, None) => word,
+        (Place::Plain, Some(_)) => bracket,
+        _ => None,
+    }
+}
+
 /// Whether the reading is inside `name: member, member;` (RFC 5322 §3.4).
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
     Outside,
     Inside,
@@ -186,6 +243,32 @@ mod tests {
         }
     }
 
+    // smtpd.conf(5), senders … masquerade.
+    #[test]
+    fn addresses_are_replaced_and_nothing_else() {
+        for (value, want) in [
+            ("bob", "a@b"),
+            (" Bob <bob@x>\r", " Bob <a@b>\r"),
+            ("\"Bob, S\" <bob>", "\"Bob, S\" <a@b>"),
+            ("bob@x (Bob)", "a@b (Bob)"),
+            ("(Bob) bob@x", "(Bob) a@b"),
+            ("\"b o b\"@x", "a@b"),
+            ("Bob Smith", "Bob a@b"),
+            ("bob@x, Ann <ann@y>", "a@b, Ann <a@b>"),
+            ("bob@x,\n\tann@y", "a@b,\n\ta@b"),
+            ("Bob <>", "Bob <a@b>"),
+            ("friends: a@x, b@y;", "friends: a@x, b@y;"),
+            ("friends: a@x;, c@z", "friends: a@x;, a@b"),
+            ("\"bob", "\"bob"),
+            ("<bob", "<bob"),
+            ("", ""),
+            (" ", " "),
+        ] {
+            let replaced = replace(value.as_bytes(), "a@b");
+            assert_eq!(String::from_utf8(replaced).unwrap(), want, "{value:?}");
+        }
+    }
+
     #[test]
     fn any_three_marks_are_survived_and_only_added_to() {
         // Small cases, all of them: the domain is the only thing that is ever put in.
@@ -195,6 +278,7 @@ mod tests {
                 for c in marks {
                     for d in marks {
                         let value = [*a, *b, *c, *d];
+                        replace(&value, "D");
                         let completed = String::from_utf8(complete(&value, "D")).unwrap();
                         assert_eq!(completed.replace("@D", "").as_bytes(), value);
                     }

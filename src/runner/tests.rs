@@ -572,7 +572,8 @@ fn paused_delivery_waits_and_answers_say_so() {
         Answer::Status {
             mda: true,
             mta: false,
-            smtp: false
+            smtp: false,
+            notes: Vec::new(),
         }
     );
     assert_eq!(stage.ask(pause(false), T0), Answer::Ok);

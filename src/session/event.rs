@@ -8,11 +8,13 @@
 
 use std::cell::Cell;
 
+use crate::auth::Verdict;
 use crate::filter::{Outcome, Phase};
 use crate::log::maillog;
 use crate::mail::{EvpId, MailAddr, MsgId, Refusal};
 use crate::smtp::Reply;
-use crate::transaction::Accepted;
+use crate::transaction::{Accepted, TlsFacts};
+use crate::util::Line;
 
 use super::{Disconnect, Session};
 
@@ -30,6 +32,10 @@ pub enum Event<'e> {
     BadInput(&'e Reply),
     /// HELO or EHLO was accepted.
     Identified,
+    /// The connection is encrypted.
+    Secured(&'e TlsFacts),
+    /// AUTH was tried as this user.
+    Login(&'e Line, Verdict),
     /// A transaction has begun.
     Begin(MsgId),
     /// MAIL was answered.
@@ -96,6 +102,20 @@ impl Observer for Maillog {
                 maillog::smtp_failed_command(id, session.peer(), command, &reply.to_string());
             }
             Event::BadInput(reply) => maillog::smtp_bad_input(id, &reply.to_string()),
+            Event::Secured(facts) => {
+                maillog::smtp_tls(id, &facts.ciphers);
+                if let Some(fingerprint) = &facts.certificate {
+                    maillog::smtp_cert_check(id, fingerprint);
+                }
+            }
+            Event::Login(user, verdict) => {
+                let result = match verdict {
+                    Verdict::Accepted => "ok",
+                    Verdict::Refused => "permfail",
+                    Verdict::Exhausted(_) | Verdict::Unavailable => "tempfail",
+                };
+                maillog::smtp_authentication(id, user, result, session.peer());
+            }
             Event::Rejected(rcpt, refusal) if has_line(&session.tally.rejections) => {
                 maillog::smtp_reject(id, rcpt, refusal);
             }

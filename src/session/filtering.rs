@@ -260,7 +260,7 @@ impl Session {
         world: Option<&dyn Services>,
     ) -> Option<Question> {
         match (then, world) {
-            (Then::Banner, _) => match self.enter(Stage::Banner, out) {
+            (Then::Banner, _) => match self.enter(Stage::Tls, out) {
                 Next::Ask(question) => Some(question),
                 _ => None,
             },
@@ -282,6 +282,8 @@ impl Session {
     /// Answers in the place of what was asked about.
     fn refuse_then(&mut self, then: Then, reply: Reply, close: bool, out: &mut Vec<u8>) {
         match then {
+            // Its client would not understand clear text.
+            Then::Banner if self.opens_with_tls() => self.state = State::Closing,
             Then::Banner => {
                 self.state = State::Refused;
                 self.say(None, &reply, out);

@@ -21,6 +21,8 @@ pub const REFUSED_RCPTS_FREE: u32 = 100;
 pub const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Refused recipients since the last message: more than a list of a thousand has that nobody kept.
 pub const MAX_REFUSED_RCPTS: u16 = 1_000;
+/// Failed attempts to log in.
+pub const MAX_FAILED_LOGINS: u8 = 5;
 /// Commands since the last message that brought none nearer: NOOP, RSET, HELO, refusals.
 pub const MAX_IDLE_COMMANDS: u32 = 10_000;
 /// Bytes of a message that is refused already that are still read in search of its end.

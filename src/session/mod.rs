@@ -31,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Verdict;
 use crate::dns::Confirmed;
 use crate::filter::Chain;
 use crate::log::{self, Trace};
@@ -40,10 +41,11 @@ use crate::smtp::Reply;
 use crate::transaction::{Completion, Protocol, Writing};
 use crate::util::{Line, Timestamp};
 
+pub use crate::transaction::TlsFacts;
 pub use command::{bad_recipient, bad_sender, recipient_reply};
 use event::Tally;
 pub use event::{Event, Maillog, Observer};
-pub use question::{Answer, FilterQuestion, Lookup, Question, Store};
+pub use question::{Answer, FilterQuestion, Login, Lookup, Question, Store};
 pub use refusals::Refusals;
 pub use reports::Reports;
 
@@ -81,6 +83,15 @@ pub trait Services: Send + Sync {
     fn name_of(&self, _table: &str, _address: &Peer) -> Option<Line> {
         None
     }
+    /// Whether a table of `senders` lets a user send as this address; `None` when it cannot say.
+    /// May wait for the table.
+    fn may_send(&self, _table: &str, _user: &Line, _sender: &MailAddr) -> Option<bool> {
+        None
+    }
+    /// Checks a password. The answer comes from another thread, or at once.
+    fn check_password(&self, _login: Login, answer: Box<dyn FnOnce(Verdict) + Send>) {
+        answer(Verdict::Unavailable);
+    }
     /// Tells the runner of a durable message. Waits while the runner is behind.
     fn committed(&self, message: Committed);
     /// Takes a durable message back, whose client was told before that it is refused. Waits for
@@ -107,6 +118,14 @@ pub struct Listening {
     pub local: bool,
     /// Mail starts its journey here: a submission port (587, 465).
     pub submission: bool,
+    /// `tls`, `tls-require` or `smtps`.
+    pub tls: Option<Tls>,
+    /// `auth` or `auth-optional`.
+    pub auth: Option<Auth>,
+    /// `senders`.
+    pub senders: Option<Senders>,
+    /// `received-auth`.
+    pub received_auth: bool,
     /// Limits of smtpd.conf(5).
     pub limits: Limits,
     /// The filters.
@@ -127,6 +146,35 @@ pub struct HostNames {
     /// The address that the listener is bound to; which one a client of a wildcard reaches is
     /// for [`Session::reached`] to say.
     pub bound: Peer,
+}
+
+/// When connections of a listener are encrypted. With what is for those who own the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// When the client says STARTTLS.
+    Offered,
+    /// The same, and it must before MAIL.
+    Required,
+    /// From the first byte.
+    Immediate,
+}
+
+/// AUTH on a listener.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// Whether it must come before MAIL.
+    pub required: bool,
+    /// Credentials by user; the system's passwords without it.
+    pub table: Option<String>,
+}
+
+/// `senders <table> [masquerade]`.
+#[derive(Clone, Debug)]
+pub struct Senders {
+    /// Addresses by user.
+    pub table: String,
+    /// Whether From gets the address of the sender.
+    pub masquerade: bool,
 }
 
 /// `smtp max-message-size` and `smtp limit`.
@@ -159,8 +207,8 @@ pub enum Next {
 /// How the connection is protected, and who is known to be at its other end.
 #[derive(Clone, Debug, Default)]
 pub struct Security {
-    /// Version and cipher of TLS, as logs show them; `None` in clear text.
-    pub tls: Option<Line>,
+    /// What TLS came to; `None` in clear text.
+    pub tls: Option<Box<TlsFacts>>,
     /// Who has proven by AUTH to be this user.
     pub user: Option<Line>,
 }
@@ -209,6 +257,7 @@ pub struct Session {
     /// Refused recipients that no pause has followed yet.
     unpaid: u16,
     tally: Tally,
+    failed_logins: u8,
 }
 
 impl Session {
@@ -236,6 +285,7 @@ impl Session {
             refused_rcpts: 0,
             unpaid: 0,
             tally: Tally::default(),
+            failed_logins: 0,
         }
     }
 
@@ -247,6 +297,16 @@ impl Session {
     /// The client's port. Before [`Session::open`], or not at all.
     pub fn came_from_port(&mut self, port: u16) {
         self.port = port;
+    }
+
+    /// The client is another one, for whom a proxy has connected. Before [`Session::open`].
+    pub fn comes_for(&mut self, client: Peer) {
+        self.peer = client;
+    }
+
+    /// Whether TLS comes before everything else.
+    pub fn opens_with_tls(&self) -> bool {
+        self.listening.tls == Some(Tls::Immediate)
     }
 
     /// Its number in the log.
@@ -294,6 +354,7 @@ impl Session {
                     None => continue,
                 },
                 State::Data(_) => self.take_data(rest, out),
+                State::Auth(_) => self.take_response(rest, out),
                 _ => {
                     commands += 1;
                     self.take_line(rest, out, world)
@@ -309,7 +370,8 @@ impl Session {
             }
         };
         match next {
-            Next::Close => input.clear(),
+            // What came behind STARTTLS in clear text may be anybody's (CVE-2011-0411).
+            Next::Close | Next::Ask(Question::Tls) => input.clear(),
             _ => drop(input.drain(..used.min(input.len()))),
         }
         next
@@ -341,6 +403,28 @@ impl Session {
                     self.name = name;
                 }
                 self.enter(opening::Stage::Filters, out)
+            }
+            (Waits::Tls { opening }, Answer::Secured(facts)) => self.secured(facts, opening, out),
+            // Whoever owns the socket closes it when there is no TLS.
+            (Waits::Tls { .. }, _) => {
+                self.state = State::Closing;
+                Next::Close
+            }
+            (Waits::Password { user, label }, answer) => {
+                let verdict = match answer {
+                    Answer::Password(verdict) => verdict,
+                    _ => Verdict::Unavailable,
+                };
+                self.judged(user, label, verdict, out);
+                Next::Flush
+            }
+            (Waits::Sender { line }, answer) => {
+                let allowed = match answer {
+                    Answer::Sender(allowed) => allowed,
+                    _ => None,
+                };
+                self.sender_looked_up(&line, allowed, out, world);
+                Next::Flush
             }
             (Waits::Expansion { line, rcpt, asked }, answer) => {
                 let expanded = match answer {
@@ -396,7 +480,11 @@ impl Session {
             (Waits::HandOver | Waits::Pause, _) => Next::Flush,
         };
         match next {
-            Next::Ask(question) => Next::Ask(question),
+            Next::Ask(Question::Tls) => {
+                input.clear();
+                next
+            }
+            Next::Ask(_) => next,
             _ => self.receive(input, out, world),
         }
     }
@@ -427,6 +515,23 @@ impl Session {
 
     /// Takes one command line off the front of `rest`, if there is a whole one.
     fn take_line(&mut self, rest: &[u8], out: &mut Vec<u8>, world: &dyn Services) -> Taken {
+        let (line, used) = match self.line_of(rest, out) {
+            Ok(found) => found,
+            Err(taken) => return taken,
+        };
+        match self.take_command(line, out, world) {
+            Some(question) => Taken::Asking(used, question),
+            None => Taken::Bytes(used),
+        }
+    }
+
+    /// The line at the front of `rest`, without its end, and how many bytes it takes; or what
+    /// became of something else.
+    fn line_of<'r>(
+        &mut self,
+        rest: &'r [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(&'r [u8], usize), Taken> {
         let known = (self.scanned as usize).min(rest.len());
         let (_, unknown) = rest.split_at(known);
         let lf = crate::smtp::find(b'\n', unknown).map(|at| known + at);
@@ -436,22 +541,19 @@ impl Session {
         };
         if line.len() >= LINE_TOO_LONG {
             self.bad_input(Reply::new(500, "5.0.0 Line too long"), out);
-            return Taken::Bytes(used);
+            return Err(Taken::Bytes(used));
         }
         if lf.is_none() {
             self.scanned = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-            return Taken::Nothing;
+            return Err(Taken::Nothing);
         }
         self.scanned = 0;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.len() > MAX_COMMAND {
             self.bad_input(Reply::new(500, "5.0.0 Command line too long"), out);
-            return Taken::Bytes(used);
+            return Err(Taken::Bytes(used));
         }
-        match self.take_command(line, out, world) {
-            Some(question) => Taken::Asking(used, question),
-            None => Taken::Bytes(used),
-        }
+        Ok((line, used))
     }
 
     /// Asks, and keeps what it needs when it is answered.
@@ -552,6 +654,11 @@ impl Session {
         let millis = refused.saturating_sub(REFUSED_RCPTS_FREE);
         let pause = Duration::from_millis(millis.into()).min(PAUSE_MAX);
         (millis > 0).then_some(pause)
+    }
+
+    /// Whether the last reply has been given.
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Closing)
     }
 
     fn over_budget(&self) -> bool {

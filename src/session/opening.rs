@@ -1,9 +1,9 @@
 //! What comes before the banner, one stage after the other.
 //!
-//! The whole order is: PROXY header, TLS (`smtps`), the client's name by reverse DNS, our own name,
-//! the filters' word on the connection, banner. A stage that has to wait returns a question, or
-//! [`Next::Read`] for a header, or `StartTls` once there is such a [`Next`]; what ends the wait
-//! enters the next stage.
+//! The whole order is: PROXY header (which the owner of the socket reads), the client's name by
+//! reverse DNS, our own name, the filters' word on the connection, TLS (`smtps`), banner. A stage
+//! that has to wait returns a question, what ends the wait enters the next
+//! stage.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use super::event::Event;
 use super::filtering::Then;
 use super::question::{Lookup, Question, Waits};
 use super::state::State;
-use super::{Next, Session};
+use super::{Next, Session, Tls, TlsFacts};
 
 /// A stage of the opening.
 pub(super) enum Stage {
@@ -27,6 +27,8 @@ pub(super) enum Stage {
     ServerName,
     /// What filters say to the connection.
     Filters,
+    /// `smtps`: before anything is said.
+    Tls,
     /// We greet.
     Banner,
 }
@@ -75,6 +77,12 @@ impl Session {
                         None => Next::Read,
                     };
                 }
+                Stage::Tls => match self.listening.tls {
+                    Some(Tls::Immediate) if self.peer != Peer::Local => {
+                        return self.ask(Waits::Tls { opening: true }, Question::Tls);
+                    }
+                    _ => Stage::Banner,
+                },
                 Stage::Banner => {
                     let banner = format!("{} ESMTP OpenSMTPD", self.server_name());
                     let reply = Reply::echo(220, &banner);
@@ -85,6 +93,18 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The connection is encrypted. What was said before counts no more (RFC 3207 §4.2).
+    pub(super) fn secured(&mut self, facts: TlsFacts, opening: bool, out: &mut Vec<u8>) -> Next {
+        self.tell(&Event::Secured(&facts));
+        self.security.tls = Some(Box::new(facts));
+        if opening {
+            return self.enter(Stage::Banner, out);
+        }
+        self.greeting = None;
+        self.state = State::Greeted;
+        Next::Read
     }
 
     /// The resolver has answered, or not in time. A name that is no host name counts as none, for

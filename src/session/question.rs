@@ -11,11 +11,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Verdict;
 use crate::dns::Reverse;
 use crate::filter::{Asking, Content, Decision, Program, Request, Step};
 use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
 use crate::queue::Committed;
-use crate::transaction::{Accepted, Asked, Fault, Writing};
+use crate::smtp::auth::Credentials;
+use crate::transaction::{Accepted, Asked, Fault, TlsFacts, Writing};
 use crate::util::Line;
 
 use super::Services;
@@ -28,8 +30,13 @@ pub enum Question {
     Name(IpAddr),
     /// To whoever may wait for tables and for the parent.
     Lookup(Lookup),
+    /// To whoever checks passwords, which takes its time.
+    Password(Login),
     /// To whoever may wait for the disk and for the runner.
     Store(Store),
+    /// To the owner of the socket: send what there is, forget what has been read, and agree with
+    /// the client upon TLS.
+    Tls,
     /// To a program of a filter.
     Filter(FilterQuestion),
     /// To nobody: it goes on when this time is over.
@@ -77,6 +84,19 @@ pub enum Lookup {
     Expand(Arc<Facts>, MailAddr),
     /// What filters of the configuration decide.
     Filters(Box<Asking>),
+    /// `senders`: whether this table lets this user send as this address.
+    Sender(String, Line, MailAddr),
+}
+
+/// Somebody wants to log in.
+#[derive(Debug)]
+pub struct Login {
+    /// Where the client is.
+    pub peer: Peer,
+    /// Who it says it is.
+    pub credentials: Credentials,
+    /// Who knows the user: a credentials table, or without one the system.
+    pub table: Option<String>,
 }
 
 /// Something to be done on the disk.
@@ -105,6 +125,12 @@ pub enum Answer {
     Decided(Option<Decision>),
     /// To [`FilterQuestion::Content`].
     Moved,
+    /// To [`Lookup::Sender`]: `None` if the table cannot say.
+    Sender(Option<bool>),
+    /// To [`Question::Password`].
+    Password(Verdict),
+    /// To [`Question::Tls`].
+    Secured(TlsFacts),
     /// To [`Store::Write`]: what it came with, to go on with.
     Written(Box<Writing>),
     /// To [`Store::Commit`].
@@ -123,6 +149,9 @@ impl Lookup {
                 Answer::ServerName(world.name_of(&table, &address))
             }
             Lookup::Filters(asking) => Answer::Filters(asking.wait()),
+            Lookup::Sender(table, user, sender) => {
+                Answer::Sender(world.may_send(&table, &user, &sender))
+            }
             Lookup::Expand(facts, rcpt) => Answer::Expanded(world.expand(&facts, &rcpt)),
         }
     }
@@ -167,6 +196,12 @@ pub(super) enum Waits {
     },
     /// [`FilterQuestion::Content`] is open.
     Content,
+    /// [`Lookup::Sender`] is open, for this command line.
+    Sender { line: Vec<u8> },
+    /// [`Question::Password`] is open, for this user; what the log calls the command.
+    Password { user: Line, label: &'static str },
+    /// TLS is being agreed upon, before the banner or after STARTTLS.
+    Tls { opening: bool },
     /// [`Store::Write`] is open.
     Write,
     /// [`Store::Commit`] is open.

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
+use crate::auth::Verdict;
 use crate::dns::Confirmed;
 use crate::filter::{self, Subsystem};
 use crate::mail::Peer;
 use crate::smtp::Reply;
 use crate::transaction::Protocol;
+use crate::util::vis;
 
 use super::event::{Event, Observer};
 use super::{Disconnect, Session};
@@ -45,6 +47,18 @@ impl Session {
                 for line in lines.split_inclusive(|byte| *byte == b'\n') {
                     self.report_line(Of::ProtocolServer, Some(line.trim_ascii_end()));
                 }
+            }
+            Event::Secured(facts) => to(Of::LinkTls, facts.ciphers.to_string()),
+            Event::Login(user, verdict) => {
+                let result = match verdict {
+                    Verdict::Accepted => "pass",
+                    Verdict::Refused => "fail",
+                    Verdict::Exhausted(_) | Verdict::Unavailable => "error",
+                };
+                to(
+                    Of::LinkAuth,
+                    format!("{result}|{}", vis::word(user.as_bytes())),
+                );
             }
             Event::Begin(msgid) => to(Of::TxBegin, msgid.to_string()),
             Event::Mail(msgid, sender, reply) => {

@@ -19,6 +19,8 @@ pub enum State {
     Greeted,
     /// HELO or EHLO done, no transaction.
     Identified,
+    /// AUTH begun: the next line is a response.
+    Auth(Box<AuthStep>),
     /// MAIL accepted.
     Mail(Box<Transaction>),
     /// 354 sent: message data.
@@ -27,6 +29,16 @@ pub enum State {
     Refused,
     /// The last reply has been given.
     Closing,
+}
+
+/// What a client of AUTH is asked.
+pub enum AuthStep {
+    /// PLAIN: everything.
+    Plain,
+    /// LOGIN: the user.
+    User,
+    /// LOGIN: the password of this user.
+    Password(Line),
 }
 
 /// A message on its way in.

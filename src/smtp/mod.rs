@@ -10,6 +10,7 @@ pub mod domain_name;
 pub mod dot;
 pub mod params;
 pub mod path;
+pub mod proxy;
 pub mod reply;
 pub mod stuffing;
 pub mod xtext;

@@ -9,7 +9,7 @@ use rustls::{Error, InconsistentKeys};
 use crate::util::Timestamp;
 
 /// A certificate that ends sooner than this is complained of.
-pub const SOON_DAYS: i64 = 14;
+const SOON_DAYS: i64 = 14;
 
 /// The certificates of a PEM file, the host's own first.
 pub fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -45,13 +45,19 @@ pub fn check_pair(pem: &[u8], key: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Whole days until the first certificate of `pem` ends, below zero when it has; `None` if it does
-/// not say.
-pub fn days_left(pem: &[u8], now: Timestamp) -> Option<i64> {
+/// When the first certificate of `pem` ends, in seconds since the epoch; `None` if it does not say.
+pub fn ends(pem: &[u8]) -> Option<i64> {
+    not_after(chain(pem).ok()?.first()?)
+}
+
+/// What is to be said of a certificate that ends then; `None` when that is far off.
+pub fn ending(ends: i64, now: Timestamp) -> Option<String> {
     const DAY: i64 = 86_400;
-    let chain = chain(pem).ok()?;
-    let ends = not_after(chain.first()?)?;
-    Some((ends - i64::try_from(now.0).ok()?).div_euclid(DAY))
+    match (ends - i64::try_from(now.0).ok()?).div_euclid(DAY) {
+        left if left < 0 => Some("the certificate has expired".to_owned()),
+        left if left < SOON_DAYS => Some(format!("the certificate expires in {left} days")),
+        _ => None,
+    }
 }
 
 /// RFC 5280 §4.1: Certificate, tbsCertificate, and in it version, serialNumber, signature, issuer,
@@ -160,10 +166,12 @@ mod tests {
             ((2028, 2, 29), 1_835_395_200),
         ] {
             let pem = signed(&key, ends);
-            let left = |now: u64| days_left(pem.as_bytes(), Timestamp(now));
-            assert_eq!(left(at - 86_400), Some(1), "{ends:?}");
-            assert_eq!(left(at - 1), Some(0));
-            assert_eq!(left(at + 1), Some(-1));
+            assert_eq!(super::ends(pem.as_bytes()), Some(at), "{ends:?}");
+            let said = |now: i64| ending(at, Timestamp(now as u64)).unwrap_or_default();
+            assert!(said(at - 86_400).ends_with("expires in 1 days"));
+            assert!(said(at - 1).ends_with("expires in 0 days"));
+            assert!(said(at + 1).ends_with("has expired"));
+            assert_eq!(said(at - SOON_DAYS * 86_400), "");
         }
         let chain = chain(signed(&key, (2030, 1, 1)).as_bytes()).unwrap();
         for cut in 0..chain[0].len() {

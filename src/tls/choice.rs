@@ -64,6 +64,12 @@ impl Choice {
         self.versions.is_empty()
     }
 
+    /// Whether versions are asked for that are older than TLS 1.2.
+    pub fn has_old_versions(&self) -> bool {
+        self.range
+            .is_some_and(|(oldest, _)| oldest < Version::Tls12)
+    }
+
     /// tls_config_parse_protocols(3): names separated by commas or colons, `!` takes away.
     fn set_protocols(&mut self, text: &str) -> Result<(), String> {
         let wrong = |why: &str| format!("failed to parse protocols \"{text}\": {why}");

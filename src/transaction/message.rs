@@ -5,7 +5,7 @@
 //! where they lack one, Bcc goes, Date and Message-ID are added at the end of the section. The
 //! body is passed on in the pieces it comes in.
 
-use crate::mail::MsgId;
+use crate::mail::{MailAddr, MsgId};
 use crate::rfc5322::{Malformed, Scanner, Visitor, address_list};
 use crate::sys::localtime;
 use crate::util::{Line, Timestamp};
@@ -30,6 +30,8 @@ struct Header {
 
 struct Editor {
     completion: Completion,
+    /// The address that From gets.
+    masquerade: Option<MailAddr>,
     /// Both name a Message-ID: no other message has this msgid at this time.
     msgid: MsgId,
     now: Timestamp,
@@ -50,12 +52,18 @@ enum Open {
 
 impl Message {
     /// A message at its first byte.
-    pub fn new(completion: Completion, msgid: MsgId, now: Timestamp) -> Message {
+    pub fn new(
+        completion: Completion,
+        masquerade: Option<MailAddr>,
+        msgid: MsgId,
+        now: Timestamp,
+    ) -> Message {
         Message {
             header: Some(Header {
                 scanner: Scanner::new(),
                 editor: Editor {
                     completion,
+                    masquerade,
                     msgid,
                     now,
                     out: Vec::new(),
@@ -109,7 +117,13 @@ impl Editor {
         let Open::Collected(name, value) = std::mem::replace(&mut self.open, Open::Copied) else {
             return;
         };
+        let bare = name.strip_suffix(b":").unwrap_or(&name).trim_ascii_end();
+        let is_from = bare.eq_ignore_ascii_case(b"From");
         self.out.extend_from_slice(&name);
+        let value = match &self.masquerade {
+            Some(sender) if is_from => address_list::replace(&value, &sender.to_string()),
+            _ => value,
+        };
         let value = match &self.completion {
             Completion::Submission(domain) => address_list::complete(&value, domain),
             Completion::None => value,
@@ -123,6 +137,7 @@ impl Editor {
         self.has_date |= is("Date");
         self.has_message_id |= is("Message-ID");
         match self.completion {
+            _ if is("From") && self.masquerade.is_some() => Open::Collected(Vec::new(), Vec::new()),
             Completion::Submission(_) if is("Bcc") => Open::Dropped,
             Completion::Submission(_) if is("To") || is("Cc") || is("From") => {
                 Open::Collected(Vec::new(), Vec::new())

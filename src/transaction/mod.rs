@@ -67,12 +67,18 @@ pub struct Terms {
     pub protocol: Protocol,
     /// Whether Received says where the client was.
     pub source: Source,
+    /// TLS, if the client came by it.
+    pub tls: Option<TlsFacts>,
+    /// `received-auth`: whether Received says who has logged in.
+    pub user: ShownUser,
     /// Whether the header is completed.
     pub completion: Completion,
     /// Whether it is marked as junk.
     pub junk: bool,
     /// Whether our own fields go where its text comes from, and come back with that.
     pub filtered: bool,
+    /// `senders … masquerade`: From gets the address of the sender.
+    pub masquerade: bool,
     /// The largest message, as [`Writing::write`] is told its size.
     pub limit_bytes: u64,
 }
@@ -103,6 +109,24 @@ pub enum Source {
     Shown,
     /// The clause is left out.
     Masked,
+}
+
+/// What TLS with a client came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// `version:cipher:bits`.
+    pub ciphers: Line,
+    /// The digest of the certificate that the client has shown, which is a valid one.
+    pub certificate: Option<Line>,
+}
+
+/// `received-auth`, or its absence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShownUser {
+    /// Received says whether the client has logged in, and as whom.
+    Shown,
+    /// It does not.
+    Hidden,
 }
 
 /// What may be done to the header of a message.
@@ -341,13 +365,17 @@ impl Transaction {
             smtpname: &self.smtpname,
             protocol: terms.protocol,
             source: terms.source,
+            tls: terms.tls.as_ref(),
+            user: terms.user,
             msgid: self.incoming.msgid(),
             only,
             date: &localtime::rfc5322_date(now.0),
         };
         let junk = if terms.junk { "X-Spam: Yes\n" } else { "" };
         let mut head = format!("{junk}{received}").into_bytes();
-        let message = Message::new(terms.completion, self.incoming.msgid(), now);
+        let masquerade = terms.masquerade && !self.facts.sender.is_null();
+        let masquerade = masquerade.then(|| self.facts.sender.clone());
+        let message = Message::new(terms.completion, masquerade, self.incoming.msgid(), now);
         if !terms.filtered {
             self.incoming.write(&std::mem::take(&mut head))?;
         }

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::mail::{Facts, MailAddr, MsgId};
-use crate::util::Line;
+use crate::util::{Line, vis};
 
-use super::{Protocol, Source};
+use super::{Protocol, ShownUser, Source, TlsFacts};
 
 /// Prints the field with its line ends.
 pub struct Received<'a> {
@@ -17,6 +17,10 @@ pub struct Received<'a> {
     pub protocol: Protocol,
     /// Whether the client is named.
     pub source: Source,
+    /// TLS with the client.
+    pub tls: Option<&'a TlsFacts>,
+    /// Whether the user is named.
+    pub user: ShownUser,
     /// The message.
     pub msgid: MsgId,
     /// The recipient, if there is just one: more would tell Bcc recipients of each other.
@@ -37,6 +41,7 @@ impl fmt::Display for Received<'_> {
         write!(f, "\n\tby {} (OpenSMTPD) with ", self.smtpname)?;
         self.write_protocol(f)?;
         write!(f, " id {}", self.msgid)?;
+        self.write_security(f)?;
         if let Some(rcpt) = self.only {
             write!(f, "\n\tfor <{rcpt}>")?;
         }
@@ -45,6 +50,22 @@ impl fmt::Display for Received<'_> {
 }
 
 impl Received<'_> {
+    fn write_security(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(tls) = self.tls else { return Ok(()) };
+        let verified = match tls.certificate {
+            Some(_) => "YES",
+            None => "NO",
+        };
+        write!(f, " ({}:{verified})", tls.ciphers)?;
+        match (self.user, &self.facts.username) {
+            (ShownUser::Hidden, _) => Ok(()),
+            (ShownUser::Shown, Some(user)) => {
+                write!(f, " auth=yes user={}", vis::word(user.as_bytes()))
+            }
+            (ShownUser::Shown, None) => f.write_str(" auth=no"),
+        }
+    }
+
     /// RFC 3848: `S` with TLS, `A` with AUTH.
     fn write_protocol(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.protocol.as_str())?;

@@ -47,6 +47,9 @@ fn terms(completion: Completion) -> Terms {
     Terms {
         junk: false,
         filtered: false,
+        tls: None,
+        user: ShownUser::Hidden,
+        masquerade: false,
         protocol: Protocol::Esmtp,
         source: Source::Shown,
         completion,

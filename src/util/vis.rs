@@ -34,6 +34,18 @@ pub fn push(out: &mut String, byte: u8, style: Style) {
     }
 }
 
+/// One word of a line: blanks are spelled, too.
+pub fn word(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b' ' => out.push_str("\\040"),
+            _ => push(&mut out, byte, Style::Caret),
+        }
+    }
+    out
+}
+
 /// NUL in three digits, so that a digit behind it changes nothing.
 fn in_c(byte: u8) -> Option<&'static str> {
     Some(match byte {

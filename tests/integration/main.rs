@@ -34,4 +34,5 @@ mod smuggling;
 mod spf;
 mod stories;
 mod table_programs;
+mod submission;
 mod tables;

@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod processes;
+pub mod tls_client;
 pub mod tls_host;
 
 use std::collections::hash_map::RandomState;
@@ -580,6 +581,12 @@ impl Client {
         Ok(Client::over(socket.into()))
     }
 
+    /// The connection alone; nothing that has come may be unread.
+    pub fn into_stream(self) -> TcpStream {
+        assert!(self.stream.buffer().is_empty());
+        self.stream.into_inner()
+    }
+
     fn over(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_nodelay(true).expect("nodelay");
@@ -825,7 +832,7 @@ pub fn tail(text: &str) -> &str {
 }
 
 /// Puts what `dir` has of these in the place of the system's.
-const FILES: &str = "for pair in etc:/etc passwd:/etc/passwd group:/etc/group hosts:/etc/hosts \
+const FILES: &str = "for pair in etc:/etc passwd:/etc/passwd shadow:/etc/shadow group:/etc/group hosts:/etc/hosts \
                      resolv.conf:/etc/resolv.conf mailboxes:/var/mail; do \
                      [ ! -e \"$0/${pair%%:*}\" ] || \
                      mount --bind \"$0/${pair%%:*}\" \"${pair#*:}\" || exit 1; done; ";

@@ -88,6 +88,15 @@ impl Certificate {
         }
     }
 
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// PKCS #8.
+    pub fn key_der(&self) -> Vec<u8> {
+        self.key.serialize_der()
+    }
+
     pub fn key_pem(&self) -> String {
         self.key.serialize_pem()
     }

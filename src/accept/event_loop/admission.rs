@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use mio::net::TcpStream;
 
-use crate::accept::conn::{Conn, Stream};
+use crate::accept::conn::{Conn, Prelude, Socket, Stream, Wants};
 use crate::accept::millis;
 use crate::accept::source::{Entry, Source};
-use crate::log::{self, stat};
+use crate::log::{self, maillog, stat};
 use crate::mail::{Peer, SessionId};
 use crate::session::Session;
 use crate::sys::errno::strerror;
@@ -76,10 +76,19 @@ impl EventLoop {
             refuse(stream, FULL);
             return Err(strerror(&descriptors::exhausted()));
         }
+        let door = self.doors[listener].get();
+        let proxies = door.proxies.as_ref();
+        let is_proxied = proxies.is_some();
+        if proxies.is_some_and(|is_proxy| !is_proxy(&peer(address))) {
+            let text = "it is no proxy of this listener";
+            maillog::smtp_proxy_refused(&peer(address), text);
+            return Ok(());
+        }
         let source = Source::of(address.ip());
-        let limit = match source {
-            Source::Loopback => self.limits.sessions_per_loopback,
-            _ => self.limits.sessions_per_source,
+        let limit = match is_proxied {
+            // Its clients are counted.
+            true => usize::MAX,
+            false => self.limits.sessions_of(source),
         };
         match self.census.enter(source, limit) {
             Entry::Counted => {}
@@ -96,14 +105,22 @@ impl EventLoop {
             SocketAddr::V4(_) => stat::SMTP_SESSION_INET4.inc(),
             SocketAddr::V6(_) => stat::SMTP_SESSION_INET6.inc(),
         }
-        let listening = self.listening[listener].get();
+        let server = door.tls.clone();
+        let listening = door.listening.clone();
         let is_named_by_address = listening.hostnames.is_some();
         let mut session = Session::new(self.ids.next(), listening, peer(address));
         session.came_from_port(address.port());
         if is_named_by_address && let Ok(ours) = stream.local_addr() {
             session.reached(peer(ours));
         }
-        self.hand_over(Conn::new(Stream::Tcp(stream), session, source));
+        let mut conn = Conn::new(Stream::new(Socket::Tcp(stream)), session, source);
+        conn.server = server;
+        if is_proxied {
+            maillog::smtp_proxy(conn.session.id(), conn.session.peer());
+            conn.prelude = Prelude::Header(Box::default());
+            conn.wants = Wants::Header;
+        }
+        self.hand_over(conn);
         Ok(())
     }
 

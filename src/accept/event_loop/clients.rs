@@ -7,7 +7,7 @@ use std::time::Duration;
 use mio::Interest;
 use mio::net::UnixStream;
 
-use crate::accept::conn::{Conn, Stream};
+use crate::accept::conn::{Conn, Socket, Stream};
 use crate::accept::control::{Client, Step};
 use crate::accept::millis;
 use crate::accept::slab::ConnId;
@@ -198,7 +198,7 @@ impl EventLoop {
             let _ = self.poll.registry().deregister(&mut stream);
             stat::SMTP_SESSION_LOCAL.inc();
             let session = Session::new(self.ids.next(), self.socket.get(), Peer::Local);
-            let mut conn = Conn::new(Stream::Unix(stream), session, source);
+            let mut conn = Conn::new(Stream::new(Socket::Unix(stream)), session, source);
             conn.input = input;
             self.hand_over(conn);
         } else {

@@ -24,7 +24,7 @@ use crate::accept::slab::Slab;
 use crate::accept::source::Counts;
 use crate::accept::timers::Timers;
 use crate::accept::worker::{Inbox, Shared, Worker};
-use crate::accept::{Host, Limits, Setup};
+use crate::accept::{Door, Host, Limits, Setup};
 use crate::dns::Bell;
 use crate::session::Listening;
 use crate::sys::socket;
@@ -76,7 +76,7 @@ struct EventLoop {
     now_ms: u64,
 
     smtp: Gate<TcpListener>,
-    listening: Vec<Live<Listening>>,
+    doors: Vec<Live<Door>>,
     control: Gate<UnixListener>,
     socket: Live<Listening>,
     own_uid: u32,
@@ -87,7 +87,7 @@ struct EventLoop {
     workers: Vec<Arc<Inbox>>,
     /// Disconnected when the last worker has ended.
     alive: Receiver<()>,
-    threads: [Threads; 2],
+    threads: [Threads; 3],
 
     clients: Slab<Seat>,
     timers: Timers,
@@ -104,12 +104,14 @@ impl EventLoop {
     fn new(acceptor: Acceptor, setup: Setup) -> io::Result<EventLoop> {
         let census = Arc::new(Census::new(acceptor.mailbox.bell.clone()));
         let (lookups, lookup_threads) = Pool::start("lookup", LOOKUP_THREADS, WAITING)?;
+        let (signers, sign_threads) = Pool::start("handshake", SIGN_THREADS, WAITING_TO_SIGN)?;
         let (committers, commit_threads) = Pool::start("commit", COMMIT_THREADS, WAITING)?;
         let shared = Arc::new(Shared {
             services: setup.services,
             resolver: setup.resolver,
             lookups,
             committers,
+            signers,
             census: census.clone(),
             limits: setup.limits.clone(),
         });
@@ -117,7 +119,7 @@ impl EventLoop {
         let workers = (1..=count_of_workers(setup.workers))
             .map(|number| Worker::start(number, shared.clone(), ends.clone()))
             .collect::<io::Result<_>>()?;
-        let (listeners, listening) = setup.listeners.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        let (listeners, doors) = setup.listeners.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
         let listeners = listeners
             .into_iter()
             .map(|listener| {
@@ -138,7 +140,7 @@ impl EventLoop {
             now_ms: 0,
             smtp: Gate::new(listeners, FIRST_LISTENER),
             control: Gate::new(vec![UnixListener::from_std(setup.control)], CONTROL.0),
-            listening,
+            doors,
             socket: setup.socket,
             own_uid: setup.own_uid,
             host: setup.host,
@@ -146,7 +148,7 @@ impl EventLoop {
             census,
             workers,
             alive,
-            threads: [lookup_threads, commit_threads],
+            threads: [lookup_threads, commit_threads, sign_threads],
             clients: Slab::new(),
             timers: Timers::new(),
             callers: Counts::new(),
@@ -216,7 +218,7 @@ impl EventLoop {
     }
 
     fn first_client(&self) -> usize {
-        FIRST_LISTENER + self.listening.len()
+        FIRST_LISTENER + self.doors.len()
     }
 
     fn token(&self, index: usize) -> Token {
@@ -306,6 +308,10 @@ const LETTERS: usize = 4096;
 const LOOKUP_THREADS: usize = 16;
 /// Threads that wait for the disk: as many commits can share a sync.
 const COMMIT_THREADS: usize = 16;
+/// Threads that wait for signatures: the process that makes them does one at a time.
+const SIGN_THREADS: usize = 4;
+/// Handshakes that may wait for them.
+const WAITING_TO_SIGN: usize = 4096;
 /// Questions that may wait for a thread. Each session has one at a time.
 const WAITING: usize = 100_000;
 /// What workers may need beyond the time for a shutdown.

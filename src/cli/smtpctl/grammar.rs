@@ -75,12 +75,14 @@ pub enum Verb {
     SpfWalk,
     /// Known, and not in this version.
     NotYet(&'static str),
+    /// `encrypt`.
+    Encrypt,
 }
 
 impl Verb {
     /// Whether only root or the instance's owner may.
     pub fn privileged(self) -> bool {
-        !matches!(self, Verb::NotYet("encrypt") | Verb::SpfWalk)
+        !matches!(self, Verb::Encrypt | Verb::SpfWalk)
     }
 }
 
@@ -249,8 +251,8 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("unprofile <str>", Verb::NotYet("unprofile")),
     ("untrace <str>", Verb::Untrace),
     ("update table <str>", Verb::UpdateTable),
-    ("encrypt", Verb::NotYet("encrypt")),
-    ("encrypt <str>", Verb::NotYet("encrypt")),
+    ("encrypt", Verb::Encrypt),
+    ("encrypt <str>", Verb::Encrypt),
     ("spf walk", Verb::SpfWalk),
     (EXPLAIN, Verb::Explain),
 ];
@@ -421,7 +423,7 @@ mod tests {
         assert_eq!(verb("resu s"), Verb::Resume(Subsystem::Smtp));
         assert_eq!(verb("sc a"), Verb::Schedule);
         assert_eq!(verb("up t aliases"), Verb::UpdateTable);
-        assert_eq!(verb("e word"), Verb::NotYet("encrypt"));
+        assert_eq!(verb("e word"), Verb::Encrypt);
         assert_eq!(verb("ex f a@b rc c@d"), Verb::Explain);
         assert_eq!(
             complaint("ex src x"),

@@ -3,7 +3,8 @@
 //! Promises: the texts, their order and the exit codes are those of the manual (0 done, 1 not
 //! done, 255 not understood); a closed standard output ends it quietly.
 
-pub mod grammar;
+pub mod encrypt;
+mod grammar;
 pub mod monitor;
 mod shown;
 pub mod spf;
@@ -90,6 +91,11 @@ fn execute(
         Verb::ResumeRoute => generic(ask(Ask::ResumeRoute(route(command)))?, out),
         Verb::BlockMta => generic(ask(block(command, true)?)?, out),
         Verb::UnblockMta => generic(ask(block(command, false)?)?, out),
+        Verb::Encrypt => encrypt::run(
+            command.args.first().map(|_| text(command)),
+            io::stdin().lock(),
+            out,
+        ),
         Verb::SpfWalk => spf::run(paths, uid, io::stdin().lock(), out),
         Verb::ShowStatus => show_status(ask(Ask::Status)?, out),
         Verb::ShowStats => monitor::show_stats(ask(Ask::Stats)?, out),
@@ -282,7 +288,13 @@ fn printable(text: &str) -> String {
 }
 
 fn show_status(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
-    let Answer::Status { mda, mta, smtp } = answer else {
+    let Answer::Status {
+        mda,
+        mta,
+        smtp,
+        notes,
+    } = answer
+    else {
         return generic(answer, out);
     };
     let word = |paused| if paused { "paused" } else { "running" };
@@ -294,6 +306,9 @@ fn show_status(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
         word(smtp)
     )
     .map_err(|e| Failure::output(&e))?;
+    for note in notes {
+        writeln!(out, "{}", printable(&note)).map_err(|e| Failure::output(&e))?;
+    }
     Ok(0)
 }
 

@@ -1,11 +1,12 @@
 //! Directives that set something for the whole daemon.
 
-use crate::config::ast::{Limit, MtaLimit, Number, Size, Text};
+use crate::config::ast::{Limit, MtaLimit, Number, Size, TableRef, Text};
 use crate::config::model::{Family, MtaLimits, QueueKey};
 use crate::config::specifier::Use;
 use crate::config::values;
 use crate::util::Secret;
 
+use super::table::{Service, Takes};
 use super::{Checker, did_you_mean, limits, line};
 
 const DELAY_HINT: &str = "; a delay is a number from 1, directly followed by s, m, h or d";
@@ -191,14 +192,22 @@ impl Checker<'_> {
 
     pub(super) fn smtp_limit(&mut self, items: &[Limit]) {
         for item in items {
-            match self.limit_value(item, "session", &["max-rcpt", "max-mails"]) {
-                Some(value) if item.key.value == "max-rcpt" => {
-                    self.config.smtp.max_rcpt = value as usize;
-                }
-                Some(value) => self.config.smtp.max_mails = value as usize,
-                None => {}
+            let keys = ["max-rcpt", "max-mails", "max-auth-failures"];
+            let Some(value) = self.limit_value(item, "session", &keys) else {
+                continue;
+            };
+            match item.key.value.as_str() {
+                "max-rcpt" => self.config.smtp.max_rcpt = value as usize,
+                "max-mails" => self.config.smtp.max_mails = value as usize,
+                _ => self.config.smtp.max_auth_failures = value,
             }
         }
+    }
+
+    pub(super) fn smtp_limit_bypass(&mut self, table: &TableRef) {
+        let refused = |name: &str| format!("invalid use of table \"{name}\" as BYPASS parameter");
+        let found = self.table_for(table, Takes::List, Service::Netaddr, refused);
+        self.config.smtp.auth_bypass = found;
     }
 
     pub(super) fn mta_max_deferred(&mut self, number: Number) {

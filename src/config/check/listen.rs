@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::config::ast::{ListenKind, ListenOption, Number, TableRef, TableValue, Text, Verify};
 use crate::config::lexer::Pos;
 use crate::config::model::{
-    AuthNeed, ClientCertificate, Family, ListenAuth, ListenTls, Listener, Senders, SocketListener,
-    TlsMode,
+    AuthNeed, ClientCertificate, Family, ListenAuth, ListenTls, Listener, Proxy, Senders,
+    SocketListener, TlsMode,
 };
 use crate::config::services;
 
@@ -98,7 +98,9 @@ impl Checker<'_> {
                     masquerade: *masquerade,
                 });
             }
-            ListenKind::ProxyV2 => listener.proxy_v2 = true,
+            ListenKind::ProxyV2(from) => {
+                listener.proxy_v2 = Some(self.listen_proxy(&listener.on, from.as_ref(), option.at));
+            }
             ListenKind::Filter(filter) => listener.filter = self.filter_ref(filter),
             ListenKind::MaskSrc => listener.mask_src = true,
             ListenKind::NoDsn => listener.no_dsn = true,
@@ -132,6 +134,21 @@ impl Checker<'_> {
         }
     }
 
+    /// Whoever may send the header may say that it is anybody.
+    fn listen_proxy(&mut self, on: &str, from: Option<&TableRef>, at: Pos) -> Proxy {
+        let inside = on.parse::<IpAddr>().is_ok_and(|addr| addr.is_loopback());
+        if from.is_none() && !inside {
+            let text = "proxy-v2: whoever connects may claim any address; name the proxies, as in \
+                        \"proxy-v2 from { 192.0.2.1 }\"";
+            self.diagnostics.warning(at, text);
+        }
+        let refused = |name: &str| format!("invalid use of table \"{name}\" as PROXY parameter");
+        let found = |table| self.table_for(table, Takes::List, Service::Netaddr, refused);
+        Proxy {
+            from: from.and_then(found),
+        }
+    }
+
     /// What the options about TLS say together; `None` without one that asks for it. Those that
     /// only say how are then without effect.
     fn listen_tls(&mut self, options: &[ListenOption]) -> Option<ListenTls> {
@@ -161,12 +178,12 @@ impl Checker<'_> {
                 }
                 ListenKind::Ciphers(text) => {
                     how.get_or_insert((option.at, "ciphers"));
-                    tls.ciphers = Some(line(text));
+                    tls.ciphers = Some((line(text), self.place(text.at)));
                     None
                 }
                 ListenKind::Protocols(text) => {
                     how.get_or_insert((option.at, "protocols"));
-                    tls.protocols = Some(line(text));
+                    tls.protocols = Some((line(text), self.place(text.at)));
                     None
                 }
                 _ => None,
@@ -203,7 +220,7 @@ impl Checker<'_> {
             ListenKind::Hostname(_) => "hostname",
             ListenKind::Hostnames(_) => "hostnames",
             ListenKind::ReceivedAuth => "received-auth",
-            ListenKind::ProxyV2 => "proxy-v2",
+            ListenKind::ProxyV2(_) => "proxy-v2",
             ListenKind::Senders(..) => "senders",
             ListenKind::Pki(_) => {
                 seen.pki += 1;

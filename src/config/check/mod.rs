@@ -121,6 +121,7 @@ impl Checker<'_> {
             Body::QueueTtl(delay) => self.queue_ttl(delay),
             Body::SchedulerLimit(items) => self.scheduler_limit(items),
             Body::SmtpLimit(items) => self.smtp_limit(items),
+            Body::SmtpLimitBypass(table) => self.smtp_limit_bypass(table),
             Body::SmtpCiphers(names) => {
                 self.config.smtp.ciphers = Some(line(names));
                 self.config.smtp.ciphers_at = self.place(at);
@@ -156,6 +157,7 @@ impl Checker<'_> {
         Place {
             file: file.cloned().unwrap_or_default(),
             line: at.line,
+            column: at.column,
         }
     }
 

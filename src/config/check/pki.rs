@@ -57,8 +57,15 @@ impl Checker<'_> {
     fn dhe(&mut self, params: &Text) -> Dhe {
         match params.value.to_ascii_lowercase().as_str() {
             "none" => Dhe::None,
-            "auto" => Dhe::Auto,
-            "legacy" => Dhe::Legacy,
+            word @ ("auto" | "legacy") => {
+                // The library has no finite-field Diffie-Hellman, for good reasons (RFC 9325 §4.1).
+                let text = format!("dhe {word} has no effect: ECDHE is what there is");
+                self.diagnostics.warning(params.at, text);
+                match word {
+                    "auto" => Dhe::Auto,
+                    _ => Dhe::Legacy,
+                }
+            }
             _ => {
                 let text = format!(
                     "invalid DHE keyword: {}; expected none, auto or legacy",

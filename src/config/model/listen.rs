@@ -2,7 +2,7 @@
 
 use crate::util::Line;
 
-use super::TableName;
+use super::{Place, TableName};
 
 /// `tls`, `tls-require` or `smtps`, with the options that go with them.
 #[derive(Clone, Debug)]
@@ -16,10 +16,10 @@ pub struct ListenTls {
     pub pki: Vec<String>,
     /// `ca`: who signs clients' certificates; a key of [`super::Config::ca`].
     pub ca: Option<String>,
-    /// `ciphers`, as written; `smtp ciphers` without it.
-    pub ciphers: Option<Line>,
-    /// `protocols`, as written.
-    pub protocols: Option<Line>,
+    /// `ciphers`, as written and where; `smtp ciphers` without it.
+    pub ciphers: Option<(Line, Place)>,
+    /// `protocols`, as written and where.
+    pub protocols: Option<(Line, Place)>,
 }
 
 /// When a listener's connections are encrypted.

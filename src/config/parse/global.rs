@@ -73,6 +73,7 @@ impl Parser<'_> {
     pub(super) fn smtp(&mut self) -> Parsed<Body> {
         let words = ["limit", "ciphers", "max-message-size", "sub-addr-delim"];
         Ok(match self.one_of(&words)?.0 {
+            "limit" if self.accept("bypass") => Body::SmtpLimitBypass(self.table_ref()?),
             "limit" => Body::SmtpLimit(self.limits()?),
             "ciphers" => Body::SmtpCiphers(self.string("a cipher list")?),
             "max-message-size" => Body::SmtpMaxMessageSize(self.size()?),

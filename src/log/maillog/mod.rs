@@ -16,6 +16,7 @@ pub use mta::{
 };
 pub use queue::{bounce_envelope, bounce_message, queue_expired, queue_removed};
 pub use smtp::{
-    smtp_bad_input, smtp_connected, smtp_disconnected, smtp_envelope, smtp_failed_command,
-    smtp_io_error, smtp_message, smtp_reject, smtp_summed_up,
+    smtp_authentication, smtp_bad_input, smtp_cert_check, smtp_connected, smtp_disconnected,
+    smtp_envelope, smtp_failed_command, smtp_io_error, smtp_message, smtp_proxy, smtp_proxy_closed,
+    smtp_proxy_refused, smtp_reject, smtp_summed_up, smtp_tls,
 };

@@ -35,6 +35,46 @@ pub fn smtp_summed_up(session: SessionId, peer: &Peer, failed_commands: u16, rej
     ));
 }
 
+/// Somebody has connected who will say who its client is.
+pub fn smtp_proxy(session: SessionId, proxy: &Peer) {
+    crate::log::info(format_args!("{session} smtp event=proxy address={proxy}"));
+}
+
+/// A proxy has not said who its client is.
+pub fn smtp_proxy_closed(session: SessionId, proxy: &Peer, reason: &str) {
+    let reason = visible(reason.as_bytes());
+    crate::log::info(format_args!(
+        "{session} proxy event=closed address={proxy} reason=\"{reason}\""
+    ));
+}
+
+/// Somebody has connected who may not say who its client is.
+pub fn smtp_proxy_refused(peer: &Peer, reason: &str) {
+    crate::log::info(format_args!(
+        "proxy event=refused address={peer} reason=\"{reason}\""
+    ));
+}
+
+/// A client has agreed with us upon TLS: `version:cipher:bits`.
+pub fn smtp_tls(session: SessionId, ciphers: &str) {
+    crate::log::info(format_args!("{session} smtp tls ciphers={ciphers}"));
+}
+
+/// A client has shown a certificate, which is a valid one.
+pub fn smtp_cert_check(session: SessionId, fingerprint: &str) {
+    crate::log::info(format_args!(
+        "{session} smtp cert-check result=\"verified\" fingerprint=\"{fingerprint}\""
+    ));
+}
+
+/// A client has tried to log in: `ok`, `permfail` or `tempfail`.
+pub fn smtp_authentication(session: SessionId, user: &str, result: &str, peer: &Peer) {
+    let user = vis::word(user.as_bytes());
+    crate::log::info(format_args!(
+        "{session} smtp authentication user={user} result={result} address={peer}"
+    ));
+}
+
 /// Input broke a limit of the protocol.
 pub fn smtp_bad_input(session: SessionId, reply: &str) {
     crate::log::info(format_args!(

@@ -45,6 +45,7 @@ impl Core {
                 mda: self.scheduler.paused(Class::Mda),
                 mta: self.scheduler.paused(Class::Mta),
                 smtp: false,
+                notes: Vec::new(),
             }),
             Ask::Discover(Which::All)
             | Ask::Pause(Subsystem::Smtp, _)

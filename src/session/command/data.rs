@@ -6,7 +6,7 @@ use crate::session::state::{Data, Filtered, State};
 use crate::session::{Services, Session};
 use crate::smtp::Reply;
 use crate::smtp::dot::Decoder;
-use crate::transaction::{Source, Terms};
+use crate::transaction::{ShownUser, Source, Terms};
 
 use super::{not_allowed, refuse_argument};
 
@@ -77,6 +77,17 @@ impl Session {
                 true => Source::Masked,
                 false => Source::Shown,
             },
+            tls: self.security.tls.as_deref().cloned(),
+            user: match self.listening.received_auth {
+                true => ShownUser::Shown,
+                false => ShownUser::Hidden,
+            },
+            masquerade: self.security.user.is_some()
+                && self
+                    .listening
+                    .senders
+                    .as_ref()
+                    .is_some_and(|senders| senders.masquerade),
             completion: self.completion(),
             junk: self.is_junk(),
             filtered,

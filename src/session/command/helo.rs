@@ -1,4 +1,4 @@
-//! HELO and EHLO (RFC 5321 §4.1.1.1), and the extensions that are not offered yet.
+//! HELO and EHLO (RFC 5321 §4.1.1.1).
 
 use crate::mail::Peer;
 use crate::session::Session;
@@ -7,8 +7,6 @@ use crate::session::state::{Greeting, State};
 use crate::smtp::{Reply, domain_name};
 use crate::transaction::Protocol;
 use crate::util::Line;
-
-use super::not_allowed;
 
 impl Session {
     pub(super) fn check_helo(&self, argument: Option<&[u8]>) -> Result<(), Reply> {
@@ -64,33 +62,16 @@ impl Session {
         let listening = &self.listening;
         let size = format!("SIZE {}", listening.limits.max_message_size);
         let dsn = (!listening.no_dsn).then_some("DSN");
+        let starttls = self.offers_tls().then_some("STARTTLS");
+        let auth = self.offers_auth().then_some("AUTH PLAIN LOGIN");
         ["8BITMIME", "ENHANCEDSTATUSCODES", &size]
             .into_iter()
             .chain(dsn)
+            .chain(starttls)
+            .chain(auth)
             .chain(["PIPELINING", "HELP"])
             .map(str::to_string)
             .collect()
-    }
-
-    /// No listener has TLS yet.
-    pub(super) fn check_starttls(&self) -> Result<(), Reply> {
-        match self.is_between_transactions() {
-            true => Err(Reply::new(
-                503,
-                "5.5.1 Invalid command: Command not supported",
-            )),
-            false => Err(not_allowed()),
-        }
-    }
-
-    /// No listener has AUTH yet; who comes over the socket needs none.
-    pub(super) fn check_auth(&self) -> Result<(), Reply> {
-        let text = match self.is_authenticated() {
-            _ if !self.is_between_transactions() => return Err(not_allowed()),
-            true => "5.5.1 Invalid command: Already authenticated",
-            false => "5.5.1 Invalid command: Command not supported",
-        };
-        Err(Reply::new(503, text))
     }
 }
 

@@ -1,13 +1,14 @@
 //! MAIL (RFC 5321 §4.1.1.2).
 
 use crate::log;
-use crate::mail::{Facts, MailAddr};
+use crate::mail::{Facts, MailAddr, Peer};
 use crate::queue::BeginError;
 use crate::session::event::Event;
+use crate::session::question::{Lookup, Question, Waits};
 use crate::session::state::State;
-use crate::session::{Services, Session};
+use crate::session::{Services, Session, Tls};
 use crate::smtp::params::{self, BadParam, DsnSupport, MailParams};
-use crate::smtp::{Reply, path};
+use crate::smtp::{Command, Reply, path};
 use crate::transaction::Transaction;
 use crate::util::Line;
 
@@ -17,6 +18,16 @@ impl Session {
     pub(super) fn check_mail(&self, argument: &[u8]) -> Result<(), Reply> {
         if !self.is_between_transactions() {
             return Err(not_allowed());
+        }
+        let local = self.peer == Peer::Local;
+        if self.listening.tls == Some(Tls::Required) && self.security.tls.is_none() && !local {
+            let text = "5.5.1 Invalid command: Must issue a STARTTLS command first";
+            return Err(Reply::new(530, text));
+        }
+        let auth = self.listening.auth.as_ref();
+        if auth.is_some_and(|auth| auth.required) && !self.is_authenticated() {
+            let text = "5.5.1 Invalid command: Must issue an AUTH command first";
+            return Err(Reply::new(530, text));
         }
         if self.messages >= self.listening.limits.max_mails {
             return Err(Reply::new(
@@ -33,10 +44,48 @@ impl Session {
         argument: &[u8],
         out: &mut Vec<u8>,
         world: &dyn Services,
+    ) -> Option<Question> {
+        let (sender, params) = match self.sender_and_params(argument) {
+            Ok(found) => found,
+            Err(refusal) => {
+                self.conclude(line, refusal, out);
+                return None;
+            }
+        };
+        if let (Some(senders), Some(user)) = (&self.listening.senders, &self.security.user) {
+            let lookup = Lookup::Sender(senders.table.clone(), user.clone(), sender);
+            let line = line.to_vec();
+            self.waits = Some(Box::new(Waits::Sender { line }));
+            return Some(Question::Lookup(lookup));
+        }
+        self.begin_transaction(line, Ok((sender, params)), out, world);
+        None
+    }
+
+    /// smtpd.conf(5), senders: it is known whether the user may send as this sender.
+    pub(in crate::session) fn sender_looked_up(
+        &mut self,
+        line: &[u8],
+        allowed: Option<bool>,
+        out: &mut Vec<u8>,
+        world: &dyn Services,
     ) {
-        let begun = self
-            .sender_and_params(argument)
-            .and_then(|(sender, params)| self.begin(sender, params, world));
+        let found = match (allowed, Command::parse(line)) {
+            (Some(true), Command::Mail(argument)) => self.sender_and_params(argument),
+            (Some(_), _) => Err(Reply::new(530, "5.7.1 Sender rejected")),
+            (None, _) => Err(Reply::new(451, "4.3.0 Temporary Error")),
+        };
+        self.begin_transaction(line, found, out, world);
+    }
+
+    fn begin_transaction(
+        &mut self,
+        line: &[u8],
+        found: Result<(MailAddr, MailParams), Reply>,
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) {
+        let begun = found.and_then(|(sender, params)| self.begin(sender, params, world));
         let transaction = match begun {
             Ok(transaction) => transaction,
             Err(refusal) => return self.conclude(line, refusal, out),

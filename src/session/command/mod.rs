@@ -5,11 +5,13 @@
 //! halves is the filters': what they are asked, they are asked about a command that is legal, and
 //! an answer of theirs enters `proceed` with the line as it is then.
 
+mod auth;
 mod data;
 mod helo;
 mod mail;
 mod misc;
 mod rcpt;
+mod starttls;
 
 use std::borrow::Cow;
 
@@ -60,8 +62,8 @@ impl Session {
         match Command::parse(line) {
             Command::Helo(argument) => self.check_helo(argument),
             Command::Ehlo(argument) => self.check_ehlo(argument),
-            Command::StartTls(_) => self.check_starttls(),
-            Command::Auth(_) => self.check_auth(),
+            Command::StartTls(argument) => self.check_starttls(argument),
+            Command::Auth(argument) => self.check_auth(argument),
             Command::Mail(argument) => self.check_mail(argument),
             Command::Rcpt(argument) => self.check_rcpt(argument),
             Command::Data(argument) => self.check_data(argument),
@@ -89,8 +91,14 @@ impl Session {
         match Command::parse(line) {
             Command::Helo(argument) => self.proceed_helo(line, argument, out),
             Command::Ehlo(argument) => self.proceed_ehlo(line, argument, out),
-            Command::Mail(argument) => self.proceed_mail(line, argument, out, world),
-            Command::Rcpt(argument) => return self.proceed_rcpt(line, argument, out),
+            Command::StartTls(_) => return self.proceed_starttls(line, out),
+            Command::Auth(argument) => return self.proceed_auth(line, argument, out),
+            Command::Mail(argument) => {
+                return self.proceed_mail(line, argument, out, world);
+            }
+            Command::Rcpt(argument) => {
+                return self.proceed_rcpt(line, argument, out);
+            }
             Command::Data(_) => self.proceed_data(line, out, world),
             Command::Rset(_) => self.proceed_rset(line, out),
             Command::Quit(_) => self.conclude(line, Reply::new(221, "2.0.0 Bye"), out),
@@ -100,8 +108,8 @@ impl Session {
                 self.conclude(line, Reply::new(252, text), out);
             }
             Command::Noop => self.conclude(line, Reply::new(250, "2.0.0 Ok"), out),
-            // No listener has these; `check` has refused them.
-            Command::StartTls(_) | Command::Auth(_) | Command::Wiz(_) | Command::Unknown => {}
+            // `check` has refused these.
+            Command::Wiz(_) | Command::Unknown => {}
         }
         None
     }
@@ -176,8 +184,14 @@ fn masked(line: &[u8]) -> Vec<u8> {
         masked.push(b' ');
         masked.extend_from_slice(mechanism);
     }
-    if words.next().is_some() {
-        masked.extend_from_slice(b" (...)");
+    match words.next() {
+        // What we call a response of LOGIN.
+        Some(step @ (b"(username)" | b"(password)")) => {
+            masked.push(b' ');
+            masked.extend_from_slice(step);
+        }
+        Some(_) => masked.extend_from_slice(b" (...)"),
+        None => {}
     }
     masked
 }

@@ -140,6 +140,9 @@ impl Services for Counted {
     fn name_of(&self, table: &str, address: &Peer) -> Option<Line> {
         self.world.name_of(table, address)
     }
+    fn may_send(&self, table: &str, user: &Line, sender: &MailAddr) -> Option<bool> {
+        self.world.may_send(table, user, sender)
+    }
     fn committed(&self, message: Committed) {
         self.world.committed(message);
     }
@@ -174,6 +177,22 @@ impl Client {
                 bound: loopback(),
             });
         }
+        settings.tls = [
+            None,
+            Some(Tls::Offered),
+            Some(Tls::Required),
+            Some(Tls::Immediate),
+        ][dice.roll(4)];
+        if settings.tls.is_some() {
+            settings.auth = Some(Auth {
+                required: dice.roll(2) == 0,
+                table: None,
+            });
+            settings.senders = (dice.roll(2) == 0).then(|| Senders {
+                table: "senders".to_owned(),
+                masquerade: true,
+            });
+        }
         let peer = match dice.roll(4) {
             0 => Peer::Local,
             _ => loopback(),
@@ -197,7 +216,12 @@ impl Client {
 
     fn follow(&mut self, next: Next) {
         match next {
-            Next::Ask(question) => self.asked.push_back((question, true)),
+            Next::Ask(question) => {
+                if let Question::Tls = question {
+                    assert!(self.input.is_empty(), "nothing of clear text is left");
+                }
+                self.asked.push_back((question, true));
+            }
             Next::Close => self.is_over = true,
             Next::Wait => assert!(self.waits()),
             Next::Read | Next::Flush => assert!(!self.waits()),
@@ -230,6 +254,11 @@ impl Client {
             return;
         };
         let answer = match question {
+            Question::Tls => Answer::Secured(TlsFacts {
+                ciphers: line("TLSv1.3:X:256"),
+                certificate: None,
+            }),
+            Question::Password(login) => Answer::Password(verdict(&login)),
             Question::Name(_) => Answer::Name(Reverse {
                 name: Some(line("client.example.org")),
                 confirmed: Confirmed::Pass,
@@ -275,7 +304,7 @@ impl Client {
     }
 }
 
-const SAID: [&[u8]; 22] = [
+const SAID: [&[u8]; 26] = [
     b"EHLO a\r\n",
     b"EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n",
     b"HELO b\r\n",
@@ -290,6 +319,11 @@ const SAID: [&[u8]; 22] = [
     b"NOOP\r\n",
     b"STARTTLS\r\n",
     b"AUTH PLAIN\r\n",
+    // bob with the right password, and with a wrong one.
+    b"AUTH PLAIN AGJvYgBzZWNyZXQ=\r\n",
+    b"AUTH PLAIN AGJvYgB4\r\n",
+    b"AUTH LOGIN\r\nYm9i\r\nc2VjcmV0\r\n",
+    b"EHLO a\r\nSTARTTLS\r\nEHLO evil\r\n",
     b".\r\n",
     b"\r\n.\r\n",
     b"\r\n.\r\n",

@@ -76,7 +76,7 @@ impl Handshake {
                     match acceptor.read_tls(socket) {
                         Ok(0) => return Err(Failure::HungUp),
                         Ok(_) => {}
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        Err(error) if would_block(&error) => {
                             return Ok(Step::Read);
                         }
                         Err(error) => return Err(io_failure(error)),
@@ -106,7 +106,7 @@ impl Handshake {
                                 second.truncate(length);
                                 return self.retried(second);
                             }
-                            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                            Err(error) if would_block(&error) => {
                                 return Ok(Step::Read);
                             }
                             Err(error) => return Err(io_failure(error)),
@@ -115,7 +115,7 @@ impl Handshake {
                     match connection.read_tls(socket) {
                         Ok(0) => return Err(Failure::HungUp),
                         Ok(_) => {}
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        Err(error) if would_block(&error) => {
                             return Ok(Step::Read);
                         }
                         Err(error) => return Err(io_failure(error)),
@@ -222,12 +222,18 @@ pub(super) fn flushed<S: Write>(
         match connection.write_tls(socket) {
             Ok(0) => return Err(Failure::HungUp),
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if would_block(&error) => return Ok(false),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(io_failure(error)),
         }
     }
     Ok(true)
+}
+
+/// mio over poll(2) says of a socket whose peer has gone that it is not there; waiting for it then
+/// ends at once.
+fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotFound)
 }
 
 fn refused(error: Error, mut alert: AcceptedAlert, socket: &mut dyn Write) -> Failure {

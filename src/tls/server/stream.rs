@@ -57,10 +57,9 @@ impl Secured {
             self.flush(socket)?;
         }
         let taken = self.connection.writer().write(bytes)?;
-        match self.flush(socket) {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-            _ => Ok(taken),
-        }
+        // What has been taken is not to be given again: an error is met by the next call.
+        let _ = self.flush(socket);
+        Ok(taken)
     }
 
     /// Whether there is something to be sent.
