@@ -142,7 +142,8 @@ fn listening() -> Listening {
         no_dsn: false,
         local: true,
         submission: true,
-        tls: Some(Tls::Offered),
+        // Behind STARTTLS, what came with it is forgotten: where the cut is would matter.
+        tls: Some(Tls::Immediate),
         auth: Some(Auth {
             required: false,
             table: None,
