@@ -139,6 +139,11 @@ fuzz:
 bench: build
 	sh tests/bench/run.sh ${BENCHFLAGS}
 
+# Processes are killed while mail comes in, and every message is accounted for. Needs root, python3.
+# More of it: make torture TORTUREFLAGS='--kills 1000 --minutes 60'
+torture: build
+	python3 -B tests/torture/run.py ${TORTUREFLAGS}
+
 # Mail to and from other mail systems; those that are not here are skipped by name. Needs root.
 interop: build
 	SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" python3 tests/interop/run.py ${PEERS}
@@ -240,4 +245,4 @@ clean:
 	${CARGO} clean
 	rm -rf run
 
-.PHONY: all build run test check lint-man test-poll check-bsd fuzz bench interop install install-files users uninstall stage clean
+.PHONY: all build run test check lint-man test-poll check-bsd fuzz bench torture interop install install-files users uninstall stage clean
