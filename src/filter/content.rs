@@ -4,7 +4,7 @@
 //! token, and what the last one says is the message. A stage says as many lines as it likes, when
 //! it likes, and `.` ends what it says. Lines that wait for a program that does not read, and those
 //! that wait for the session, lie in memory up to a bound and beyond that in a file without a name
-//! ([`Spill`]), so that no program ever waits for another one, or for a client.
+//! (`Spill`), so that no program ever waits for another one, or for a client.
 
 use std::fs::File;
 use std::io;

@@ -150,9 +150,9 @@ mod tests {
         // smtpd.conf(5), COMMANDS. The pipes hold less than the message.
         for (ended, script) in [
             (true, "cat"),
-            (true, "sleep 0.1; cat"),
+            (true, "sleep 0.1; exec cat"),
             (false, "cat"),
-            (false, "sleep 0.1; cat"),
+            (false, "sleep 0.1; exec cat"),
         ] {
             let mut child = Command::new("/bin/sh")
                 .args(["-c", script])
