@@ -14,10 +14,8 @@ use super::{
     Session, Timer, Trouble,
 };
 
-/// Connections took nothing of a message, one after the other.
+/// A new connection took nothing of a message.
 const CLOSED: Failure = Failure::temporary(Status::new(4, 4, 2), "Connection closed unexpectedly");
-/// Connections that may take nothing of a message before it is put off.
-const UNTOUCHED_MAX: u32 = 2;
 /// How long a session with nothing to do is kept when its relay has others, in seconds.
 const SPARE_S: u64 = 1;
 /// How long a message waits for its connection to come about while another one is idle, in seconds.
@@ -81,18 +79,17 @@ impl Core {
         let delivered = |(_, outcome): &(EvpId, Outcome)| outcome.verdict == Verdict::Delivered;
         let delivered = settled.iter().any(delivered);
         session.messages += u32::from(delivered);
+        let tried = settled.is_empty() && session.transactions == 0;
         let answers = delivered || next == Next::More;
         session.transactions += u32::from(answers);
         let (relay, route) = (session.relay, session.route);
         if answers {
             self.set_answers(route, true);
         }
-        let touched = !settled.is_empty();
         for (envelope, outcome) in settled {
             self.outcome(&load, envelope, outcome, now);
         }
-        let untouched = load.untouched + u32::from(!touched);
-        self.take_back(relay, &load, untried, untouched, now);
+        self.take_back(relay, &load, untried, tried, now);
         self.wake(relay);
         self.feed(relay, now);
         self.rest(id, now);
@@ -115,14 +112,14 @@ impl Core {
         self.out.push(Action::Report(Report::Done(id, outcome)));
     }
 
-    /// Puts recipients back in front: they have not been tried. When connections have taken nothing
-    /// of them again and again, they have.
+    /// Puts recipients back in front, as hosts close connections that they have served. A new
+    /// connection that took nothing has `tried` them.
     fn take_back(
         &mut self,
         relay: RelayId,
         load: &Load,
         untried: &[EvpId],
-        untouched: u32,
+        tried: bool,
         now: Timestamp,
     ) {
         let envelopes: Vec<_> = load
@@ -138,11 +135,10 @@ impl Core {
         else {
             return;
         };
-        if untouched < UNTOUCHED_MAX {
+        if !tried {
             stat::MTA_TASK.inc();
             relay.tasks.push_front(Load {
                 envelopes,
-                untouched,
                 ..load.clone_head()
             });
             return;
@@ -351,8 +347,8 @@ impl Core {
         if let Some(load) = session.load() {
             let ids: Vec<EvpId> = load.envelopes.iter().map(|envelope| envelope.id).collect();
             // A connection that never came about has not been given anything.
-            let untouched = load.untouched + u32::from(session.ready);
-            self.take_back(relay, load, &ids, untouched, now);
+            let tried = session.ready && session.transactions == 0;
+            self.take_back(relay, load, &ids, tried, now);
         }
         let serves_others = self.serves(session.route, None);
         let is_known = self
@@ -479,7 +475,6 @@ impl Load {
             sender: self.sender.clone(),
             srs: self.srs.clone(),
             envelopes: Vec::new(),
-            untouched: self.untouched,
         }
     }
 }

@@ -147,7 +147,6 @@ impl Core {
                     sender,
                     srs,
                     envelopes: vec![envelope],
-                    untouched: 0,
                 });
                 stat::MTA_TASK.inc();
             }

@@ -179,8 +179,6 @@ pub struct Load {
     pub srs: Option<Line>,
     /// All of one message.
     pub envelopes: Vec<Envelope>,
-    /// How often it was given to a connection that took nothing of it.
-    pub untouched: u32,
 }
 
 impl Load {

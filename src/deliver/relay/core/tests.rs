@@ -711,7 +711,7 @@ fn a_connection_that_died_idle_costs_a_message_nothing_but_another_one() {
     let second = world.started[1].id;
     world.ready(second);
     assert_eq!(world.sent[2].1.envelopes[0].dest.user(), "carol");
-    // It happens again with a fresh connection: put off.
+    // With a new connection that counts: put off.
     world.ended(second, failed("Connection closed unexpectedly"));
     assert_eq!(
         world.outcomes()[1],
@@ -1115,6 +1115,40 @@ fn a_host_that_ends_a_session_it_has_served_is_connected_to_again_at_once() {
     }
     assert_eq!(world.outcomes().len(), 11);
     assert!(world.lines.is_empty());
+}
+
+#[test]
+fn a_message_outlives_any_number_of_connections_that_died_idle() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..30 {
+        world.offer("bob@d.example");
+    }
+    world.ready(world.started[0].id);
+    world.delivered(world.started[0].id);
+    for at in 1..5 {
+        world.ready(world.started[at].id);
+    }
+    for _ in 0..3 {
+        for at in 0..5 {
+            world.delivered(world.started[at].id);
+        }
+    }
+    let before = world.outcomes().len();
+    for at in 0..5 {
+        let id = world.started[at].id;
+        let (_, load) = world.sent.iter().rev().find(|(of, _)| *of == id).unwrap();
+        let ids: Vec<EvpId> = load.envelopes.iter().map(|e| e.id).collect();
+        world.core.done(id, Vec::new(), &ids, Next::Over, world.now);
+        world.obey();
+        world.ended(id, End::Quit);
+    }
+    assert_eq!(world.outcomes().len(), before);
+    world.served = [5, world.sent.len(), world.quits.len()];
+    serve(&mut world);
+    assert_eq!(world.outcomes().len(), 30);
+    let delivered = |(verdict, _): &(Verdict, String)| *verdict == Verdict::Delivered;
+    assert!(world.outcomes().iter().all(delivered));
 }
 
 #[test]
