@@ -232,7 +232,7 @@ impl Scheduler {
     }
 
     /// Hands out what is to be done now, at most `max_schedule` things: one of each line in turn, and
-    /// one of each destination in turn within a line, as far as the shares in [`quota`] go.
+    /// one of each destination in turn within a line, as far as the shares in `quota` go.
     pub fn batch(&mut self, now: Timestamp) -> Vec<Work> {
         self.ripen(now);
         let room = self.limits.max_inflight.saturating_sub(self.inflight.len());
