@@ -72,7 +72,7 @@ pub trait Observer: Send + Sync {
 }
 
 /// Writes the lines of the mail log. Of a kind that a client can cause at will, a session has
-/// [`LINES_MAX`] lines; what comes after is counted, and said at its end.
+/// `LINES_MAX` lines; what comes after is counted, and said at its end.
 pub struct Maillog;
 
 /// Lines of one kind that a session gets.
