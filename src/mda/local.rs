@@ -109,7 +109,13 @@ fn open(path: &Path, owner: &sys::user::User) -> Result<File, Failure> {
     let wrong = |what: &str| Failure::new(OSERR, format!("{}: {what}", path.display()));
     let before = match path.symlink_metadata() {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return create(path, owner),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path, owner) {
+            // Another delivery was first.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                path.symlink_metadata().map_err(failed)?
+            }
+            made => return made.map_err(|error| Failure::on(CANTCREAT, path, &error)),
+        },
         Err(error) => return Err(failed(error)),
     };
     if !before.is_file() || before.nlink() != 1 {
@@ -122,22 +128,26 @@ fn open(path: &Path, owner: &sys::user::User) -> Result<File, Failure> {
         return Err(wrong("changed after open"));
     }
     if after.uid() != owner.uid {
+        if after.uid() == sys::user::effective_uid() && after.len() == 0 {
+            return Err(Failure::new(
+                TEMPFAIL,
+                "the mailbox is being made".to_owned(),
+            ));
+        }
         return Err(wrong("wrong ownership"));
     }
     Ok(file)
 }
 
-fn create(path: &Path, owner: &sys::user::User) -> Result<File, Failure> {
-    let failed = |error: io::Error| Failure::on(CANTCREAT, path, &error);
+fn create(path: &Path, owner: &sys::user::User) -> io::Result<File> {
     let file = File::options()
         .read(true)
         .append(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
+        .open(path)?;
     if sys::user::effective_uid() != owner.uid {
-        std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid)).map_err(failed)?;
+        std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid))?;
     }
     Ok(file)
 }
