@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use smtpd::config::{Delivery, Paths};
 use smtpd::mail::MailAddr;
+use smtpd::privsep::batch::Chunk;
 use smtpd::privsep::{ChildJob, MdaJob};
 use smtpd::sys::creds::Identity;
 use smtpd::sys::process::{self, Ended, Spawn};
@@ -169,7 +170,7 @@ fn a_killed_engine_is_started_again_and_sighup_kills_nobody() {
     let dir = root();
     let mut daemon = Daemon::start(dir.path());
     Daemon::signal(daemon.child.id(), "HUP");
-    daemon.says("SIGHUP");
+    daemon.says("configuration reloaded");
     let first = daemon.engine();
     Daemon::signal(first, "KILL");
     daemon.says("warn: lost child: engine terminated; signal 9");
@@ -275,7 +276,12 @@ fn a_delivery_child_becomes_the_recipient_and_delivers() {
     let (ours, theirs) = fdpass::pair().unwrap();
     job.send(ours.as_fd()).unwrap();
     drop(ours);
-    fs::write(dir.path().join("message"), "Subject: x\n\nbody\n").unwrap();
+    let text = b"Subject: x\n\nbody\n";
+    let mut sent = Vec::new();
+    Chunk::Bytes(text.len()).encode(&mut sent);
+    sent.extend_from_slice(text);
+    Chunk::End.encode(&mut sent);
+    fs::write(dir.path().join("message"), sent).unwrap();
     let message = File::open(dir.path().join("message")).unwrap();
     let mut output = tempfile::tempfile().unwrap();
     let c = |text: &str| std::ffi::CString::new(text).unwrap();
