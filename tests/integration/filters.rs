@@ -103,20 +103,29 @@ fn heard(daemon: &Instance, filter: &str) -> String {
 
 /// What the filter was told of the last session, times, ids and ports replaced.
 fn transcript(daemon: &Instance) -> Vec<String> {
-    wait_for("the session to end", || {
-        heard(daemon, "f")
-            .lines()
-            .last()
-            .is_some_and(|l| l.contains("|link-disconnect|"))
+    // Another one, which saw whether the daemon serves, may end at the same time.
+    let of_session = |text: &str| -> Vec<String> {
+        let field = |line: &str| line.split('|').nth(5).map(str::to_owned);
+        let with_mail = text.lines().rfind(|line| line.contains("|MAIL FROM:"));
+        let Some(session) = with_mail.and_then(field) else {
+            return Vec::new();
+        };
+        let lines = text.lines().map(str::to_owned);
+        lines
+            .filter(|line| field(line).as_ref() == Some(&session))
+            .collect()
+    };
+    wait_for("the session with mail to end", || {
+        let text = heard(daemon, "f");
+        let lines = of_session(&text);
+        let ended = |line: &String| line.contains("|link-disconnect|");
+        text.ends_with('\n') && lines.last().is_some_and(ended)
     });
-    let text = heard(daemon, "f");
-    let start = text.rfind("|link-connect|").unwrap();
-    let start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    let said = of_session(&heard(daemon, "f"));
     let mut tokens: Vec<String> = Vec::new();
     let mut session = String::new();
     let mut msgid = String::new();
-    text[start..]
-        .lines()
+    said.iter()
         .map(|line| {
             let mut fields: Vec<String> = line.split('|').map(str::to_owned).collect();
             assert!(
