@@ -48,7 +48,9 @@ fn text(length: usize, random: bool) -> Vec<u8> {
     let mut bytes = b"a line of mail\n".repeat(length / 15 + 1);
     bytes.truncate(length);
     if random {
-        sys::random::fill(&mut bytes).unwrap();
+        // A file begins with a field of ours; a first byte 0x01 is OpenSMTPD's mark of encryption.
+        let noise = bytes.get_mut(1..).unwrap_or_default();
+        sys::random::fill(noise).unwrap();
     }
     bytes
 }
