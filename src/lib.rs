@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! socket → accept → session → transaction → expansion (ruleset, table) → queue ═ committed, 250 ═>
-//!          scheduler → runner → deliver/local | bounce → transaction …
+//!          scheduler → runner → deliver/local, lmtp, relay (client) | bounce → transaction …
 //! ```
 //!
 //! [`accept`] lets connections in and gives each to a worker, which owns it until it is closed;
@@ -62,6 +62,12 @@
 //! | runner | the scheduler, the agents' queues | the disk |
 //! | scan | the walk over the spool at start | the disk |
 //! | local delivery | one delivery each | the delivery, with a time-out |
+//! | relay | which host gets what when, as a machine without sockets | nothing |
+//! | relay tables | a relay's question about its tables | tables |
+//! | relay session, as many as `max-conn-per-source` allows | one connection to a host | the host, with a time-out on every phase |
+//! | settle | outcomes on their way to the disk | the disk |
+//! | purge | files of settled messages | the disk |
+//! | list, tables, shutdown | listings, updates of tables, the parent's word to stop | the disk, the parent |
 //! | bounce | reports being composed | the disk |
 //! | proc NAME | one program behind a table or filter, and what waits for it | the program |
 //! | privsep | answers of the parent | nothing |
