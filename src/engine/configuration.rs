@@ -92,8 +92,12 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// The first one.
-    pub fn new(prepared: Prepared, programs: Programs) -> io::Result<Configuration> {
+    /// The first one, and what listeners are bound to for as long as we live.
+    pub fn new(
+        prepared: Prepared,
+        programs: Programs,
+        bound: Arc<[SocketAddr]>,
+    ) -> io::Result<Configuration> {
         let Prepared {
             snapshot,
             tls,
@@ -108,6 +112,7 @@ impl Configuration {
             relaying: Live::new(Configured {
                 snapshot: snapshot.clone(),
                 tls,
+                bound,
             }),
             listeners: Vec::new(),
             servers,
@@ -170,6 +175,7 @@ impl Configuration {
         self.relaying.set(Arc::new(Configured {
             snapshot: snapshot.clone(),
             tls,
+            bound: self.relaying.get().bound.clone(),
         }));
         self.snapshot.set(snapshot);
     }

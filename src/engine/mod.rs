@@ -92,7 +92,12 @@ fn serve(startup: Startup) -> Result<(), String> {
         parent: client.clone(),
         paths: paths.clone(),
     };
-    let mut configuration = Configuration::new(prepared, programs).map_err(said("filters"))?;
+    let bound = startup
+        .listeners
+        .iter()
+        .filter_map(|(_, socket)| socket.local_addr().ok());
+    let mut configuration =
+        Configuration::new(prepared, programs, bound.collect()).map_err(said("filters"))?;
     let listeners = configuration.listeners(startup.listeners);
     for text in accept::secure::ending(&configuration.certificates.get(), Timestamp::now()) {
         log::warn(format_args!("{text}"));

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::support::{Instance, Setup, wait_for};
+use crate::support::{Instance, Setup, can_have_network, wait_for};
 
 /// What a fake host took: the commands of a transaction, and the message as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -470,4 +470,31 @@ fn lmtp_is_spoken_where_the_url_says_so() {
     assert!(taken[0].commands[0].starts_with("LHLO "), "{taken:?}");
     daemon.wait_empty();
     daemon.wait_log("mta connecting address=lmtp://127.0.0.1:");
+}
+
+// smtpd.conf(5), RELAYING: an exchanger is this host where a listener has its address and port 25.
+#[test]
+fn an_address_on_which_nobody_of_ours_listens_is_another_host() {
+    const TEST: &str = "an_address_on_which_nobody_of_ours_listens_is_another_host";
+    if !can_have_network(TEST) {
+        return;
+    }
+    const LOOPS: (&str, &str) = ("PermFail", "Mail for domain loops back to this host");
+    const REFUSED: (&str, &str) = ("TempFail", "127.0.0.1: IO Error: Connection refused");
+    for (listen, literal, (result, stat)) in [
+        ("192.0.2.1 port 25", "[192.0.2.1]", LOOPS),
+        ("192.0.2.1 port 25", "[127.0.0.1]", REFUSED),
+        ("127.0.0.1 port 587", "[127.0.0.1]", REFUSED),
+        ("0.0.0.0 port 25", "[127.0.0.1]", LOOPS),
+    ] {
+        let daemon = Setup::new(&format!(
+            "listen on {listen}\naction \"out\" relay\nmatch from any for any action \"out\"\n"
+        ))
+        .with_network()
+        .start();
+        let to = format!("bob@{literal}");
+        let sent = daemon.sendmail(["-f", "<>", &to], b"Subject: x\n\nhi\n");
+        assert!(sent.status.success(), "{sent:?}");
+        daemon.wait_log(&format!("result=\"{result}\" stat=\"{stat}\""));
+    }
 }

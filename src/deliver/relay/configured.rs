@@ -1,6 +1,7 @@
 //! What relaying is told to do, as one relay or session sees it.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::{Config, Method, MtaLimits, RelayAction, Route, TableSource};
@@ -17,6 +18,8 @@ pub struct Configured {
     pub snapshot: Arc<Snapshot>,
     /// TLS.
     pub tls: Connectors,
+    /// What the listeners are bound to.
+    pub bound: Arc<[SocketAddr]>,
 }
 
 impl Configured {
@@ -64,12 +67,16 @@ impl Configured {
         own.map_or(mta.limits, |(_, limits)| *limits)
     }
 
-    /// The addresses of our interfaces, as the rules know them.
-    pub fn own_addresses(&self) -> Own {
-        let Some(TableSource::List(entries)) = self.config().tables.get("<localhost>") else {
-            return Own::default();
+    /// What of this host matters to where mail goes.
+    pub fn own(&self) -> Own {
+        // The rules' table of all addresses of the interfaces, as they were when it was made.
+        let interfaces: Vec<IpAddr> = match self.config().tables.get("<localhost>") {
+            Some(TableSource::List(entries)) => {
+                entries.iter().filter_map(|e| mx::literal(e)).collect()
+            }
+            _ => Vec::new(),
         };
-        Own::new(entries.iter().filter_map(|e| mx::literal(e)).collect())
+        Own::new(&interfaces, &self.bound)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::config::{MailFrom, RelayAction, RelayTls, Route};
 use crate::mail::{Envelope, MailAddr, Status};
 use crate::util::Line;
 
-use super::mx::{AsHost, Failure};
+use super::mx::{self, AsHost, Failure};
 
 /// Identity of a relay. The action is part of it, and with the action all of its settings: mail of
 /// one action never goes out in the way of another.
@@ -170,9 +170,6 @@ pub fn of_smarthost(
     })
 }
 
-/// The port of exchangers.
-const SMTP_PORT: u16 = 25;
-
 impl Key {
     /// Whose addresses are wanted.
     pub fn destination(&self) -> (String, AsHost) {
@@ -181,7 +178,7 @@ impl Key {
 
     /// Where its hosts listen.
     pub fn port_or_default(&self) -> u16 {
-        self.port.unwrap_or(SMTP_PORT)
+        self.port.unwrap_or(mx::PORT)
     }
 
     /// Whether a session that was made for one relay is as good for the other: only their

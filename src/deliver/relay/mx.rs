@@ -4,12 +4,14 @@
 //! domain itself; of exchangers that we are ourselves, and all that are not preferred to them, none
 //! is used. RFC 7505: a null MX says that a domain takes no mail.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::dns::{Answer, Failure as NotFound, Found, Kind, Mx};
 use crate::mail::{Outcome, Status};
 use crate::util::Line;
 
+/// Where exchangers take mail.
+pub const PORT: u16 = 25;
 /// Most exchangers of a domain that are looked up, the preferred ones first.
 pub const EXCHANGERS_MAX: usize = 48;
 /// Most addresses of a domain that are kept.
@@ -134,19 +136,22 @@ pub enum Step {
 }
 
 impl Resolution {
-    /// Begins. `random` shuffles exchangers of equal preference later.
-    pub fn begin(name: &str, as_host: AsHost) -> (Resolution, Step) {
+    /// Begins.
+    pub fn begin(name: &str, as_host: AsHost, own: &Own) -> (Resolution, Step) {
         let mut resolution = Resolution {
             as_host,
             hosts: Vec::new(),
             open: 0,
         };
-        let step = resolution.first(name);
+        let step = resolution.first(name, own);
         (resolution, step)
     }
 
-    fn first(&mut self, name: &str) -> Step {
+    fn first(&mut self, name: &str, own: &Own) -> Step {
         if let Some(addr) = literal(name) {
+            if self.as_host == AsHost::No && own.takes_mail_at(addr) {
+                return Step::Done(Err(OURSELVES));
+            }
             return Step::Done(Ok(vec![Exchanger {
                 name: Line::sanitize(name.as_bytes()),
                 addr,
@@ -265,7 +270,7 @@ impl Resolution {
         }
         let ours = list
             .iter()
-            .filter(|entry| own.addrs.contains(&entry.addr))
+            .filter(|entry| own.takes_mail_at(entry.addr))
             .map(|entry| entry.preference)
             .min();
         if let (AsHost::No, Some(ours)) = (self.as_host, ours) {
@@ -285,24 +290,44 @@ impl Resolution {
     }
 }
 
-/// Our own addresses.
+/// What of this host matters to where mail goes.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
-    addrs: Vec<IpAddr>,
+    /// Addresses at which a connection to an exchanger's port comes to us.
+    listening: Vec<IpAddr>,
+    /// All of 127.0.0.0/8 leads here, whatever of it the interfaces have.
+    loopback: bool,
     has_ipv6: bool,
 }
 
 impl Own {
-    /// Of these interface addresses.
-    pub fn new(addrs: Vec<IpAddr>) -> Own {
+    /// Of these interface addresses and the addresses that listeners are bound to.
+    pub fn new(interfaces: &[IpAddr], bound: &[SocketAddr]) -> Own {
         let global = |addr: &IpAddr| match addr {
             IpAddr::V4(_) => false,
             IpAddr::V6(addr) => !addr.is_loopback() && !addr.is_unicast_link_local(),
         };
-        Own {
-            has_ipv6: addrs.iter().any(global),
-            addrs,
+        let mut own = Own {
+            has_ipv6: interfaces.iter().any(global),
+            ..Own::default()
+        };
+        for addr in bound.iter().filter(|addr| addr.port() == PORT) {
+            let addr = addr.ip().to_canonical();
+            if addr.is_unspecified() {
+                let same_family = |other: &&IpAddr| other.is_ipv4() == addr.is_ipv4();
+                own.listening.extend(interfaces.iter().filter(same_family));
+                own.loopback |= addr.is_ipv4();
+            } else {
+                own.listening.push(addr);
+            }
         }
+        own
+    }
+
+    /// Whether an exchanger with this address is this host. An address of an interface alone is
+    /// not enough: another server, or another port of ours, may be what answers there.
+    fn takes_mail_at(&self, addr: IpAddr) -> bool {
+        self.listening.contains(&addr) || self.loopback && addr.is_ipv4() && addr.is_loopback()
     }
 }
 
@@ -337,4 +362,65 @@ fn is_name(name: &str) -> bool {
     let label = |label: &str| (1..=63).contains(&label.len());
     let byte = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b) || !b.is_ascii();
     name.len() <= 253 && name.bytes().all(byte) && name.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(interfaces: &[&str], bound: &[&str]) -> Own {
+        let interfaces: Vec<IpAddr> = interfaces.iter().map(|a| a.parse().unwrap()).collect();
+        let bound: Vec<SocketAddr> = bound.iter().map(|a| a.parse().unwrap()).collect();
+        Own::new(&interfaces, &bound)
+    }
+
+    // smtpd.conf(5), RELAYING: an exchanger is this host if one of its addresses is that of a
+    // listener on port 25.
+    #[test]
+    fn an_address_is_ours_where_a_listener_takes_mail_for_exchangers() {
+        let interfaces = ["127.0.0.1", "::1", "192.0.2.9", "192.0.2.10", "2001:db8::9"];
+        let all = [&interfaces[..], &["127.0.0.2", "198.51.100.1"]].concat();
+        let cases: [(&[&str], &[&str]); 8] = [
+            (&[], &[]),
+            (&["192.0.2.9:25"], &["192.0.2.9"]),
+            (&["192.0.2.9:587", "192.0.2.10:2525"], &[]),
+            (&["127.0.0.1:25", "[::1]:25"], &["127.0.0.1", "::1"]),
+            (
+                &["0.0.0.0:25"],
+                &["127.0.0.1", "192.0.2.9", "192.0.2.10", "127.0.0.2"],
+            ),
+            (&["0.0.0.0:587"], &[]),
+            (&["[::]:25"], &["::1", "2001:db8::9"]),
+            // An address that came to an interface later, or belongs to none.
+            (&["198.51.100.1:25"], &["198.51.100.1"]),
+        ];
+        for (bound, ours) in cases {
+            let own = own(&interfaces, bound);
+            let mut found = all.clone();
+            found.retain(|addr| own.takes_mail_at(addr.parse().unwrap()));
+            let mut ours = ours.to_vec();
+            ours.sort_unstable();
+            found.sort_unstable();
+            assert_eq!(found, ours, "{bound:?}");
+        }
+    }
+
+    #[test]
+    fn a_literal_of_ours_is_where_mail_comes_from() {
+        let own = own(&["192.0.2.9", "192.0.2.10"], &["192.0.2.9:25"]);
+        let begin = |name: &str, as_host| match Resolution::begin(name, as_host, &own).1 {
+            Step::Done(result) => result.map(|list| list[0].addr.to_string()),
+            Step::Ask(_) | Step::Wait => panic!("{name} is asked for"),
+        };
+        assert_eq!(begin("[192.0.2.9]", AsHost::No), Err(OURSELVES));
+        assert_eq!(
+            begin("[192.0.2.10]", AsHost::No),
+            Ok("192.0.2.10".to_owned())
+        );
+        // A smarthost is what the administrator says, on the port that he says.
+        assert_eq!(
+            begin("[192.0.2.9]", AsHost::Yes),
+            Ok("192.0.2.9".to_owned())
+        );
+    }
 }

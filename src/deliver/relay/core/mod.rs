@@ -398,7 +398,7 @@ impl Core {
     ) -> Core {
         Core {
             stats: HostStats::new(configured.config().mta.max_deferred),
-            own: configured.own_addresses(),
+            own: configured.own(),
             configured,
             limits,
             random,
@@ -436,7 +436,7 @@ impl Core {
         if Arc::ptr_eq(&old, new) {
             return;
         }
-        self.own = new.own_addresses();
+        self.own = new.own();
         let mut same = HashMap::new();
         for (id, relay) in &mut self.relays {
             let action = &relay.key.action;

@@ -30,7 +30,7 @@ impl Core {
             }
             return;
         }
-        let (resolution, step) = Resolution::begin(&destination.0, destination.1);
+        let (resolution, step) = Resolution::begin(&destination.0, destination.1, &self.own);
         let domain = Domain {
             resolution,
             known: None,
@@ -61,7 +61,7 @@ impl Core {
             return;
         }
         domain.since = now;
-        let (resolution, step) = Resolution::begin(&destination.0, destination.1);
+        let (resolution, step) = Resolution::begin(&destination.0, destination.1, &self.own);
         if let Step::Ask(_) = step {
             domain.fresh = Some(resolution);
             self.advance_resolution(destination.clone(), step, now);

@@ -62,6 +62,7 @@ fn configured(version: u64, conf: &str) -> Arc<Configured> {
     Arc::new(Configured {
         snapshot: Arc::new(snapshot.unwrap_or_else(|bad| panic!("{bad:?}"))),
         tls: Connectors::default(),
+        bound: Arc::new(["192.0.2.9:25".parse().unwrap()]),
     })
 }
 
@@ -468,7 +469,7 @@ fn a_refused_connection_is_told_as_the_manual_shows() {
 #[test]
 fn both_families_are_tried_in_one_attempt_and_limits_choose_one() {
     let mut world = plain();
-    world.core.own = Own::new(vec!["2001:db8::9".parse().unwrap()]);
+    world.core.own = Own::new(&["2001:db8::9".parse().unwrap()], &[]);
     world.a("d.example", &["192.0.2.1", "2001:db8::1"]);
     world.offer("bob@d.example");
     world.refused(0);
@@ -565,7 +566,7 @@ fn sources_are_drawn_until_one_works_and_no_longer() {
     // smtpd.conf(5), relay src.
     let conf = "action \"out\" relay src { \"192.0.2.100\", \"2001:db8::100\" }";
     let mut world = World::new(conf);
-    world.core.own = Own::new(vec!["2001:db8::9".parse().unwrap()]);
+    world.core.own = Own::new(&["2001:db8::9".parse().unwrap()], &[]);
     world.sources = ["192.0.2.100", "2001:db8::100"]
         .map(|addr| Some(addr.parse().unwrap()))
         .to_vec();
