@@ -1,13 +1,14 @@
 //! The process that holds the keys.
 //!
 //! From the parent come keys, each with its name, and sockets to engines; when the parent's wire
-//! closes, the process ends. On an engine's socket it answers questions. It trusts the engine with
-//! nothing: a packet that is none of ours closes that socket.
+//! closes, the process ends. On an engine's sockets it answers questions, each with a thread of its
+//! own. It trusts the engine with nothing: a packet that is none of ours closes that socket.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::thread;
 
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -16,11 +17,10 @@ use rustls::sign::SigningKey;
 use crate::log::{self, Target, Writer};
 use crate::privsep::keys::{PACKET_MAX as KEY_PACKET_MAX, read_key_packet};
 use crate::sys::fdpass::{self, Lost, Wait};
-use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::{creds, process, signal, title};
 
-use super::{Answer, PACKET_MAX, Question};
+use super::{Answer, LINES_MAX, PACKET_MAX, Question};
 
 /// Engines at a time: one, and one that is going.
 const ENGINES_MAX: usize = 4;
@@ -53,93 +53,98 @@ pub fn main(target: Target, becomes: Option<&creds::Identity>) -> i32 {
     }
 }
 
+/// The keys by the names of their pki. Who has them counts those who listen to engines by the weak
+/// references: each of these threads has one.
+type Held = RwLock<BTreeMap<String, Arc<dyn SigningKey>>>;
+
 fn serve(wire: OwnedFd) -> io::Result<()> {
-    let mut keys = BTreeMap::new();
-    let mut engines: Vec<OwnedFd> = Vec::new();
+    let held = Arc::new(Held::default());
+    let mut buffer = vec![0; KEY_PACKET_MAX];
     loop {
-        let ready = {
-            let mut fds = vec![PollFd::new(wire.as_fd(), Interest::Read)];
-            let of_engines = engines
-                .iter()
-                .map(|e| PollFd::new(e.as_fd(), Interest::Read));
-            fds.extend(of_engines);
-            poll(&mut fds, None)?;
-            fds.iter()
-                .map(|fd| fd.readable || fd.hangup)
-                .collect::<Vec<_>>()
-        };
-        let mut at = 0;
-        engines.retain(|engine| {
-            at += 1;
-            !ready.get(at).copied().unwrap_or(false) || answer(engine, &keys)
-        });
-        if ready.first().copied().unwrap_or(false) && !hear_parent(&wire, &mut keys, &mut engines)?
-        {
-            return Ok(());
+        let received = fdpass::receive(wire.as_fd(), &mut buffer, Wait::Yes)?;
+        match received.fds.into_iter().next() {
+            Some(engine) => listen(&held, engine),
+            None if received.lost != Lost::Nothing => {
+                log::warn(format_args!("warn: keys: too many open files"));
+            }
+            // The parent is gone.
+            None if received.length == 0 => return Ok(()),
+            None => learn(&held, buffer.get(..received.length).unwrap_or_default())?,
         }
     }
 }
 
-type Held = BTreeMap<String, Arc<dyn SigningKey>>;
-
-/// False when the parent is gone.
-fn hear_parent(wire: &OwnedFd, keys: &mut Held, engines: &mut Vec<OwnedFd>) -> io::Result<bool> {
-    let mut buffer = vec![0; KEY_PACKET_MAX];
-    let received = fdpass::receive(wire.as_fd(), &mut buffer, Wait::Yes)?;
-    if received.length == 0 && received.fds.is_empty() {
-        return Ok(false);
-    }
-    if let Some(engine) = received.fds.into_iter().next() {
-        if engines.len() == ENGINES_MAX {
-            engines.remove(0);
-        }
-        engines.push(engine);
-        return Ok(true);
-    }
-    let packet = buffer.get(..received.length).unwrap_or_default();
+fn learn(held: &Held, packet: &[u8]) -> io::Result<()> {
     let wrong = |_| io::Error::from(io::ErrorKind::InvalidData);
     let (name, pem) = read_key_packet(packet).map_err(wrong)?;
     match read(pem) {
         Ok(key) => {
-            keys.insert(name.to_owned(), key);
+            let mut held = held.write().unwrap_or_else(PoisonError::into_inner);
+            held.insert(name.to_owned(), key);
         }
         Err(why) => log::warn(format_args!("warn: key of pki {name}: {why}")),
     }
-    Ok(true)
+    Ok(())
 }
 
-/// Answers one question; false when this engine is to be heard no more.
-fn answer(engine: &OwnedFd, keys: &Held) -> bool {
-    let mut buffer = vec![0; PACKET_MAX];
-    let received = match fdpass::receive(engine.as_fd(), &mut buffer, Wait::Yes) {
-        Ok(received) if received.length > 0 && received.lost != Lost::Bytes => received,
+/// Answers what comes over this socket until it closes or brings what is none of ours. One that is
+/// too much, or that no thread can be had for, is closed: the engine asks again.
+fn listen(held: &Arc<Held>, engine: OwnedFd) {
+    if Arc::weak_count(held) >= ENGINES_MAX * (LINES_MAX + 1) {
+        return;
+    }
+    let keys = Arc::downgrade(held);
+    let answer_all = move || {
+        let mut buffer = vec![0; PACKET_MAX];
+        while answer(&engine, &keys, &mut buffer) {}
+    };
+    // Without a thread the socket closes with what was to run on it.
+    let _ = thread::Builder::new()
+        .name("line".to_owned())
+        .spawn(answer_all);
+}
+
+/// Answers one question; false when this socket is to be heard no more.
+fn answer(engine: &OwnedFd, keys: &Weak<Held>, buffer: &mut [u8]) -> bool {
+    let received = match fdpass::receive(engine.as_fd(), buffer, Wait::Yes) {
+        Ok(received) if received.lost == Lost::Nothing => received,
         _ => return false,
     };
+    let Some(held) = keys.upgrade() else {
+        return false;
+    };
+    if let Some(line) = received.fds.into_iter().next() {
+        listen(&held, line);
+        return true;
+    }
     let packet = buffer.get(..received.length).unwrap_or_default();
     let Ok(question) = Question::decode(packet) else {
         return false;
     };
-    let reply = reply(&question, keys).encode();
+    let reply = reply(&question, &held).encode();
     // An engine that asks and does not listen has broken the one rule there is.
     fdpass::send(engine.as_fd(), &reply, &[], Wait::No).is_ok()
 }
 
 fn reply(question: &Question<'_>, keys: &Held) -> Answer {
-    let no = Answer::No;
+    let key = |name: &str| {
+        let held = keys.read().unwrap_or_else(PoisonError::into_inner);
+        held.get(name).cloned()
+    };
     match question {
-        Question::Schemes(name) => match keys.get(*name) {
+        Question::Schemes(name) => match key(name) {
             Some(key) => Answer::Schemes(schemes(key.as_ref())),
-            None => no,
+            None => Answer::No,
         },
         Question::Sign {
-            key,
+            key: name,
             scheme,
             message,
         } => {
-            let signer = keys.get(*key).and_then(|key| key.choose_scheme(&[*scheme]));
+            let signer = key(name).and_then(|key| key.choose_scheme(&[*scheme]));
             match signer.map(|signer| signer.sign(message)) {
                 Some(Ok(signature)) => Answer::Signature(signature),
-                _ => no,
+                _ => Answer::No,
             }
         }
     }
@@ -211,16 +216,75 @@ mod tests {
             let (parent, thread, keys) = held(&pair.serialize_pem());
             let holder = Holder::find("mx", &keys).unwrap();
             assert!(Holder::find("other", &keys).is_err());
-            let all = rustls::crypto::ring::default_provider()
-                .signature_verification_algorithms
-                .supported_schemes();
-            let signer = holder.choose_scheme(&all).unwrap();
+            let signer = holder.choose_scheme(&all_schemes()).unwrap();
             assert!(!signer.sign(b"message").unwrap().is_empty());
             assert!(holder.choose_scheme(&[]).is_none());
             drop(parent);
             thread.join().unwrap();
             assert!(signer.sign(b"message").is_err(), "the process is gone");
         }
+    }
+
+    #[test]
+    fn many_signatures_are_made_at_a_time_and_none_is_mixed_up() {
+        let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let (parent, thread, keys) = held(&pair.serialize_pem());
+        let public = ring::signature::UnparsedPublicKey::new(
+            &ring::signature::ED25519,
+            pair.public_key_raw().to_vec(),
+        );
+        let holder = Holder::find("mx", &keys).unwrap();
+        // More than there are lines.
+        thread::scope(|scope| {
+            for asker in 0..2 * LINES_MAX {
+                let (holder, public) = (&holder, &public);
+                scope.spawn(move || {
+                    let all = [rustls::SignatureScheme::ED25519];
+                    let signer = holder.choose_scheme(&all).unwrap();
+                    for round in 0..20 {
+                        let message = format!("{asker} {round}");
+                        let signature = signer.sign(message.as_bytes()).unwrap();
+                        public.verify(message.as_bytes(), &signature).unwrap();
+                    }
+                });
+            }
+        });
+        drop(parent);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_was_started_again_is_asked_over_its_own_sockets() {
+        let pem = KeyPair::generate().unwrap().serialize_pem();
+        let (give, given) = std::sync::mpsc::channel();
+        let started = || {
+            let (parent, wire) = fdpass::pair().unwrap();
+            let thread = thread::spawn(move || serve(wire).unwrap());
+            let packet = crate::privsep::keys::key_packet("mx", pem.as_bytes());
+            fdpass::send(parent.as_fd(), &packet, &[], Wait::Yes).unwrap();
+            let (engine, theirs) = fdpass::pair().unwrap();
+            fdpass::send(parent.as_fd(), b"", &[theirs.as_fd()], Wait::Yes).unwrap();
+            give.send(engine).unwrap();
+            (parent, thread)
+        };
+        let (first, thread) = started();
+        let given = std::sync::Mutex::new(given);
+        let keys = Keys::new(move || given.lock().unwrap().try_recv().ok());
+        let holder = Holder::find("mx", &keys).unwrap();
+        drop(first);
+        thread.join().unwrap();
+        let (second, thread) = started();
+        let signer = holder.choose_scheme(&all_schemes()).unwrap();
+        assert!(signer.sign(b"x").is_ok());
+        drop(second);
+        thread.join().unwrap();
+    }
+
+    fn all_schemes() -> Vec<rustls::SignatureScheme> {
+        let provider = rustls::crypto::ring::default_provider();
+        provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 
     #[test]

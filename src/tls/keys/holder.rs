@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
@@ -14,7 +14,7 @@ use crate::sys::poll::{Interest, PollFd, poll};
 
 use crate::tls::certificate;
 
-use super::{Answer, PACKET_MAX, Question};
+use super::{Answer, LINES_MAX, PACKET_MAX, Question};
 
 /// How long a signature may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,8 +28,22 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 pub struct Keys(Arc<Way>);
 
 struct Way {
-    socket: Mutex<Option<OwnedFd>>,
+    lines: Mutex<Lines>,
+    /// A line is free again, or there is one less.
+    returned: Condvar,
     newer: Box<dyn Fn() -> Option<OwnedFd> + Send + Sync>,
+}
+
+/// The sockets to the process. Each carries one question at a time, so that several signatures are
+/// under way at once.
+#[derive(Default)]
+struct Lines {
+    /// What the parent has given us: the ends of lines go over it, and no question.
+    trunk: Option<OwnedFd>,
+    free: Vec<OwnedFd>,
+    in_use: usize,
+    /// Counts trunks: a line to a process that has gone is not kept.
+    trunks: u64,
 }
 
 impl Keys {
@@ -37,7 +51,8 @@ impl Keys {
     /// first one, and after that whenever the process had to be started again.
     pub fn new(newer: impl Fn() -> Option<OwnedFd> + Send + Sync + 'static) -> Keys {
         Keys(Arc::new(Way {
-            socket: Mutex::new(None),
+            lines: Mutex::default(),
+            returned: Condvar::new(),
             newer: Box::new(newer),
         }))
     }
@@ -45,26 +60,69 @@ impl Keys {
     /// Asks, and waits a little for a process that is being started again.
     fn ask(&self, question: &Question<'_>) -> io::Result<Answer> {
         for _ in 0..LOOKS {
-            match self.try_to_ask(question) {
+            match self.0.try_to_ask(question) {
                 Err(error) if is_gone(&error) => std::thread::sleep(BETWEEN_LOOKS),
                 answer => return answer,
             }
         }
         Err(io::ErrorKind::NotConnected.into())
     }
+}
 
+impl Way {
     fn try_to_ask(&self, question: &Question<'_>) -> io::Result<Answer> {
-        let mut socket = self.0.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(newer) = (self.0.newer)() {
-            *socket = Some(newer);
+        let (line, trunk) = self.take_line()?;
+        let answer = exchange(&line, question);
+        let mut lines = self.lock();
+        lines.in_use -= 1;
+        match answer {
+            Ok(_) if trunk == lines.trunks => lines.free.push(line),
+            Ok(_) => {}
+            // A late answer must not be taken for that to another question, and the others may
+            // have lost their process as well.
+            Err(_) => lines.free.clear(),
         }
-        let fd = socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        let answer = exchange(fd, question);
-        if answer.is_err() {
-            // A late answer must not be taken for that to another question.
-            *socket = None;
-        }
+        drop(lines);
+        self.returned.notify_one();
         answer
+    }
+
+    /// A line that nobody else uses, and the number of its trunk.
+    fn take_line(&self) -> io::Result<(OwnedFd, u64)> {
+        let newer = (self.newer)();
+        let mut lines = self.lock();
+        if let Some(trunk) = newer {
+            lines.trunk = Some(trunk);
+            lines.trunks += 1;
+            lines.free.clear();
+        }
+        // Whoever has one gives it back within PATIENCE.
+        while lines.free.is_empty() && lines.in_use >= LINES_MAX {
+            let waited = self.returned.wait(lines);
+            lines = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        let line = match lines.free.pop() {
+            Some(line) => line,
+            None => lines.open()?,
+        };
+        lines.in_use += 1;
+        Ok((line, lines.trunks))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines {
+    fn open(&mut self) -> io::Result<OwnedFd> {
+        let trunk = self.trunk.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let (ours, theirs) = fdpass::pair()?;
+        let sent = fdpass::send(trunk.as_fd(), b"", &[theirs.as_fd()], Wait::No);
+        if sent.is_err() {
+            self.trunk = None;
+        }
+        sent.map(|()| ours)
     }
 }
 

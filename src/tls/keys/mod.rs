@@ -5,8 +5,10 @@
 //! for each signature. An engine that was broken into can have things signed while it lives, and
 //! cannot take a key away.
 //!
-//! One packet is one question and one is its answer. The keys' process answers at once; an engine
-//! that gets no answer in time fails the handshake.
+//! One packet is one question and one is its answer. A socket carries one question at a time; an
+//! engine that has several makes more sockets, and gives the process their other ends over the one
+//! that the parent has given it. The keys' process answers at once, each socket by a thread of its
+//! own; an engine that gets no answer in time fails the handshake.
 
 pub mod agent;
 mod holder;
@@ -19,6 +21,8 @@ pub use holder::{Holder, Keys};
 
 /// Longest packet, in bytes: what is signed in TLS 1.2 is all of the handshake so far.
 pub const PACKET_MAX: usize = 64 * 1024;
+/// Most questions of an engine at a time.
+const LINES_MAX: usize = 16;
 /// Most signature schemes of one key.
 const SCHEMES_MAX: u32 = 64;
 
