@@ -97,6 +97,7 @@ const DOORS: &[(&str, &str)] = &[
     ("rustls", "tls"),
     ("rustls_native_certs", "tls"),
     ("native_tls", "tls"),
+    ("zeroize", "sys util"),
     (
         "crossbeam_channel",
         "accept auth runner deliver bounce privsep dns log engine table",

@@ -31,7 +31,7 @@ use crate::smtp::proxy::Client;
 use crate::sys::errno::strerror;
 use crate::sys::socket::EVENTS_ARE_THE_SYSTEMS;
 use crate::tls::server::{Failure, Handshake, Step};
-use crate::util::Line;
+use crate::util::{Line, Zeroize};
 
 use super::census::Census;
 use super::conn::{Conn, Prelude, Wants, would_block};
@@ -717,6 +717,9 @@ impl Hands {
     fn take_up(&mut self, conn: &mut Conn) {
         self.input.clear();
         self.input.extend_from_slice(&conn.input);
+        if conn.session.hears_secrets() {
+            conn.input.zeroize();
+        }
         conn.input = Vec::new();
         self.output.clear();
         self.output.extend_from_slice(&conn.output);
@@ -727,6 +730,9 @@ impl Hands {
     fn put_down(&mut self, conn: &mut Conn) {
         conn.input = self.input.as_slice().into();
         conn.output = self.output.get(self.written..).unwrap_or_default().into();
+        if conn.session.hears_secrets() {
+            self.input.as_mut_slice().zeroize();
+        }
         for buffer in [&mut self.input, &mut self.output] {
             buffer.clear();
             buffer.shrink_to(KEPT_BYTES);
@@ -745,6 +751,9 @@ impl Hands {
                     conn.stream.tls.is_some() || conn.ended || !EVENTS_ARE_THE_SYSTEMS;
                 conn.readable = count == self.chunk.len() || may_have_more;
                 self.input.extend_from_slice(&self.chunk[..count]);
+                if conn.session.hears_secrets() {
+                    self.chunk[..count].zeroize();
+                }
                 conn.progress.moved = true;
                 conn.progress.received_bytes += count;
                 log::trace(

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::privsep::channel::{Channel, Packet};
 use crate::privsep::{Reply, Request};
 use crate::sys::fdpass::Wait;
+use crate::util::Zeroize;
 
 /// One engine's wire.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Link {
             result => result?,
         };
         let Some(Packet {
-            frame,
+            mut frame,
             fds,
             lost_fds,
         }) = packet
@@ -88,6 +89,9 @@ impl Link {
             return Ok(Heard::Closed);
         };
         let request = Request::decode(&frame)?;
+        if let Request::CheckPassword { .. } = request {
+            frame.zeroize();
+        }
         if fds.len() != request.descriptors() && !(lost_fds && request.descriptors() > 0) {
             return Err(crate::privsep::frame::Malformed.into());
         }

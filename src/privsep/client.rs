@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::log::{self, Trace};
 use crate::sys::fdpass::Wait;
-use crate::util::{Line, Secret};
+use crate::util::{Line, Secret, Zeroize};
 
 use super::channel::{Channel, Packet};
 use super::handover;
@@ -405,11 +405,15 @@ impl Wire {
 
     fn put(&self, request: &Request, fds: &[OwnedFd], wait: Wait) -> io::Result<()> {
         traced("engine", request);
-        let frame = request
+        let mut frame = request
             .encode()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.channel.send(&frame, &fds, wait)
+        let sent = self.channel.send(&frame, &fds, wait);
+        if let Request::CheckPassword { .. } = request {
+            frame.zeroize();
+        }
+        sent
     }
 
     fn read_all(&self, mut on_event: impl FnMut(Event)) {

@@ -1,17 +1,17 @@
 //! What the parent tells the child that checks a password: one packet.
 
 use crate::util::frame::{Bad, Reader, Writer};
-use crate::util::{Line, Secret};
+use crate::util::{Line, Secret, Zeroizing};
 
 /// Largest packet, in bytes: name and password come in lines of SMTP.
 pub const PACKET_MAX: usize = 8 * 1024;
 
 /// A user and a password.
-pub fn packet(user: &Line, password: &Secret) -> Vec<u8> {
+pub fn packet(user: &Line, password: &Secret) -> Zeroizing<Vec<u8>> {
     let mut w = Writer::default();
     w.line(user);
     w.text(password.reveal());
-    w.into_bytes()
+    Zeroizing::new(w.into_bytes())
 }
 
 /// Reads what [`packet`] made.

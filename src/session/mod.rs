@@ -39,7 +39,7 @@ use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::smtp::Reply;
 use crate::transaction::{Completion, Protocol, Writing};
-use crate::util::{Line, Timestamp};
+use crate::util::{Line, Timestamp, take_off_and_wipe};
 
 pub use crate::transaction::TlsFacts;
 pub use command::{bad_recipient, bad_sender, recipient_reply};
@@ -340,6 +340,7 @@ impl Session {
         world: &dyn Services,
     ) -> Next {
         let (mut used, mut commands) = (0, 0);
+        let secret = self.hears_secrets();
         let next = loop {
             let rest = input.get(used..).unwrap_or_default();
             let taken = match self.state {
@@ -372,9 +373,15 @@ impl Session {
         match next {
             // What came behind STARTTLS in clear text may be anybody's (CVE-2011-0411).
             Next::Close | Next::Ask(Question::Tls) => input.clear(),
+            _ if secret => take_off_and_wipe(input, used),
             _ => drop(input.drain(..used.min(input.len()))),
         }
         next
+    }
+
+    /// Whether the client may be saying a password: what it says is to be wiped from memory.
+    pub fn hears_secrets(&self) -> bool {
+        self.offers_auth()
     }
 
     /// What it has asked is answered: goes on with that, and then with `input`. An answer that it

@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::util::{Line, Secret};
+use crate::util::{Line, Secret, Zeroizing};
 
 /// Who a client says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,16 +91,14 @@ pub fn encode(bytes: &[u8]) -> String {
 
 /// Blanks are passed over. RFC 4954 §4: `=` alone is an empty response; `*` is a client's way to
 /// give up, and nothing in base64.
-fn decode(response: &[u8]) -> Option<Vec<u8>> {
+fn decode(response: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     if response == b"=" {
-        return Some(Vec::new());
+        return Some(Zeroizing::default());
     }
-    let text: Vec<u8> = response
-        .iter()
-        .copied()
-        .filter(|byte| !byte.is_ascii_whitespace())
-        .collect();
-    STANDARD.decode(text).ok()
+    // What grows leaves copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(response.len()));
+    text.extend(response.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    STANDARD.decode(&*text).ok().map(Zeroizing::new)
 }
 
 fn name(bytes: &[u8]) -> Option<Line> {

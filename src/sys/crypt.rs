@@ -6,6 +6,8 @@
 use std::ffi::{CString, c_char};
 use std::io;
 
+use zeroize::Zeroizing;
+
 /// Whether `hash` was made of `password`. A hash of an unknown kind is an error; one that nobody's
 /// password has (`*`, `!` and what follows) is not.
 pub fn verify(password: &str, hash: &str) -> io::Result<bool> {
@@ -20,8 +22,8 @@ pub fn verify(password: &str, hash: &str) -> io::Result<bool> {
     if !hash.starts_with(['$', '_']) && !oldest(hash) {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    let (password, hash) = (CString::new(password)?, CString::new(hash)?);
-    platform::verify(&password, &hash)
+    let password = Zeroizing::new(CString::new(password)?);
+    platform::verify(&password, &CString::new(hash)?)
 }
 
 /// A hash of `password`, of the kind that this system's crypt(3) holds for good.
@@ -81,6 +83,8 @@ mod platform {
 mod platform {
     use std::ffi::CStr;
 
+    use zeroize::Zeroize;
+
     use super::*;
 
     #[link(name = "crypt")]
@@ -138,8 +142,7 @@ mod platform {
         // SAFETY: the call has answered with a C string, which lies in `data` or in its own memory.
         let made = unsafe { CStr::from_ptr(made) }.to_owned();
         // Traces of the password are in there.
-        data.0.fill(0);
-        std::hint::black_box(&data);
+        data.0.zeroize();
         match made.to_bytes().starts_with(b"*") {
             true => Err(io::ErrorKind::Unsupported.into()),
             false => Ok(made),

@@ -42,7 +42,7 @@ use crate::log::{self, Trace};
 use crate::mail::{MailAddr, Peer};
 use crate::proc::Launcher;
 use crate::sys::user::{self, User};
-use crate::util::Line;
+use crate::util::{Line, Zeroizing};
 
 pub use crate::config::service::Credentials;
 pub use entry::Service;
@@ -292,7 +292,7 @@ impl Tables {
     /// Lets the program of a table judge a password. The user's name is compared in lower case,
     /// the password is not changed.
     pub fn password(&self, table: &str, user: &str, password: &str) -> Result<bool, TableError> {
-        let key = format!("{}:{password}", self.key(table, user)?);
+        let key = Zeroizing::new(format!("{}:{password}", self.key(table, user)?));
         match self.program(table)? {
             Some(program) => told(table, program.check("auth", &key)),
             None => Err(TableError::new(&format!(

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::ops::Deref;
 
+use zeroize::Zeroize;
+
 /// Text without CR, LF or NUL.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Line(Box<str>);
@@ -52,6 +54,11 @@ impl Line {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Overwrites the text, which is then to be dropped.
+    pub(super) fn wipe(&mut self) {
+        self.0.zeroize();
     }
 }
 

@@ -17,5 +17,6 @@ pub mod vis;
 
 pub use line::{Line, NotALine, cut};
 pub use live::Live;
-pub use secret::Secret;
+pub use secret::{Secret, take_off_and_wipe};
 pub use time::Timestamp;
+pub use zeroize::{Zeroize, Zeroizing};

@@ -22,7 +22,7 @@ const LOGIN_PASSWORD: &str = "AUTH LOGIN (password)";
 
 impl Session {
     /// Whether AUTH is offered now.
-    pub(super) fn offers_auth(&self) -> bool {
+    pub(in crate::session) fn offers_auth(&self) -> bool {
         self.listening.auth.is_some() && self.security.tls.is_some() && !self.is_authenticated()
     }
 
