@@ -1,6 +1,6 @@
 //! Answers what smtpctl(8) asks: some of it here, most of it by the runner.
 //!
-//! What reads tables may take its time, and a thread of its own does it.
+//! What may take its time, such as reading tables, the thread `admin` does.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,7 +31,7 @@ pub struct Host {
     filters: Live<Filters>,
     mailbox: Mailbox,
     client: Client,
-    /// What the `tables` thread is to do, and who asked.
+    /// What the `admin` thread is to do, and who asked.
     work: Sender<(ConnId, Work)>,
     owner_uid: u32,
     /// When certificates end.
@@ -50,13 +50,13 @@ enum Work {
 }
 
 /// Does what takes its time.
-struct TablesThread {
+struct AdminThread {
     services: Arc<Services>,
     reloader: Reloader,
     mailbox: Mailbox,
 }
 
-impl TablesThread {
+impl AdminThread {
     fn run(&self, wanted: &Receiver<(ConnId, Work)>, mut hangups: Receiver<()>) {
         loop {
             select! {
@@ -90,7 +90,7 @@ impl TablesThread {
 }
 
 impl Host {
-    /// A host for the instance of `owner_uid`, with its thread for tables, which also reloads the
+    /// A host for the instance of `owner_uid`, with its thread, which also reloads the
     /// configuration after each of `hangups`.
     pub fn start(
         services: Arc<Services>,
@@ -105,14 +105,14 @@ impl Host {
         let filters = reloader.configuration.filters.clone();
         let runner = services.runner.clone();
         let certificates = reloader.configuration.certificates.clone();
-        let tables = TablesThread {
+        let admin = AdminThread {
             services,
             reloader,
             mailbox: mailbox.clone(),
         };
         std::thread::Builder::new()
-            .name("tables".to_owned())
-            .spawn(move || tables.run(&wanted, hangups))?;
+            .name("admin".to_owned())
+            .spawn(move || admin.run(&wanted, hangups))?;
         Ok(Host {
             runner,
             relaying,
@@ -261,7 +261,7 @@ fn shown(figures: &Figures) -> String {
     format!("{name}|{phase}|{pid}|{restarts}|{requests}|{timeouts}|{half}|{most}|{nearly_all}")
 }
 
-/// What may wait for the `tables` thread.
+/// What may wait for the `admin` thread.
 const WORK_MAX: usize = 16;
 
 fn trace(word: &str, on: bool) -> Answer {

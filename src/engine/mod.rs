@@ -131,7 +131,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         startup.hangups,
         owner_uid,
     )
-    .map_err(said("tables"))?;
+    .map_err(said("admin"))?;
     stop_when_told(startup.shutdown, mailbox).map_err(said("shutdown"))?;
     if flags.run_once {
         let client = client.clone();
