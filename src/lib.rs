@@ -23,7 +23,8 @@
 //!  │               opens ~/.forward as its owner                                 [parent]
 //!  ├─ engine       _smtpq, the queue's owner, many threads: everything else      [engine]
 //!  ├─ keys         _smtpd: holds private keys and signs                          [tls]
-//!  ├─ auth         root, one for each password of the system's: bsd_auth, PAM [parent]
+//!  ├─ auth         root, one for each password of the system's: bsd_auth, PAM    [parent]
+//!  ├─ purge        _smtpq, at the start: deletes what a crash left behind        [parent]
 //!  ├─ programs     _smtpd, or the user of smtpd.conf: tables and filters          [proc]
 //!  └─ deliveries   the recipient: maildirs, mail.local, commands                 [mda]
 //!                  _smtpd: commands and files of aliases
@@ -48,30 +49,35 @@
 //!
 //! # Threads of the engine
 //!
-//! | Thread | Owns | May block on |
-//! |---|---|---|
-//! | event loop | listeners, control connections | nothing |
-//! | `session N`, one a processor | its sessions, from admission to close, and their timers | nothing |
-//! | `lookup N`, 16 | a session's question about names, rules, users | tables, the parent for a .forward |
-//! | `handshake N`, 4 | a TLS handshake that wants a signature | the process that holds the keys |
-//! | auth hash, half of the processors | a password that is compared with a hash | nothing, but it takes its time |
-//! | auth system, 8 | a password that the system or a program judges | the parent, a table's program |
-//! | auth refusals | refusals until they are due | nothing |
-//! | `commit N`, 16 | a message on its way to the disk | the disk |
-//! | resolver | queries under way, the cache | nothing |
-//! | runner | the scheduler, the agents' queues | the disk |
-//! | scan | the walk over the spool at start | the disk |
-//! | local delivery | one delivery each | the delivery, with a time-out |
-//! | relay | which host gets what when, as a machine without sockets | nothing |
-//! | relay tables | a relay's question about its tables | tables |
-//! | relay session, as many as `max-conn-per-source` allows | one connection to a host | the host, with a time-out on every phase |
-//! | settle | outcomes on their way to the disk | the disk |
-//! | purge | files of settled messages | the disk |
-//! | list, tables, shutdown | listings, updates of tables, the parent's word to stop | the disk, the parent |
-//! | bounce | reports being composed | the disk |
-//! | proc NAME | one program behind a table or filter, and what waits for it | the program |
-//! | privsep | answers of the parent | nothing |
-//! | log | the sink | syslog |
+//! A thread is named as here; most have a number behind it, and systems cut long names short. Those
+//! that come "as needed" end when they have nothing left to do, but for local deliveries, which stay.
+//!
+//! | Thread | How many | Owns | May block on |
+//! |---|---|---|---|
+//! | `smtpd: engine` | 1 | the event loop: listeners, control connections | nothing |
+//! | `session` | one a processor | its sessions, from admission to close, and their timers | nothing |
+//! | `lookup` | 16 | a session's question about names, rules, users | tables, the parent for a .forward |
+//! | `handshake` | 4 | a TLS handshake that wants a signature | the process that holds the keys |
+//! | `auth hash` | half of the processors | a password that is compared with a hash | nothing, but it takes its time |
+//! | `auth system` | 8 | a password that the system or a program judges | the parent, a table's program |
+//! | `auth refusals` | 1 | refusals until they are due | nothing |
+//! | `commit` | 16 | a message on its way to the disk | the disk |
+//! | `resolver` | 1 | queries under way, the cache | nothing |
+//! | `runner` | 1 | the scheduler, the agents' queues | the disk |
+//! | `scan` | as needed | the walk over the spool at the start | the disk |
+//! | `settle` | 4 | outcomes on their way to the disk, listings | the disk |
+//! | `list` | as needed | a part of a long listing | the disk |
+//! | `purge` | 1 | files of settled messages | the disk |
+//! | `local delivery` | as needed | one delivery each | the delivery, with a time-out |
+//! | `relay` | 1 | which host gets what when, as a machine without sockets | nothing |
+//! | `relay tables` | 1 | a relay's question about its tables | tables |
+//! | `relay session` | as needed | one connection to a host | the host, with a time-out on every phase |
+//! | `bounce` | 1 | reports being composed | the disk |
+//! | `proc` | one a program | a program behind a table or filter, and what waits for it | the program |
+//! | `admin` | 1 | what smtpctl(8) asks that takes time: tables, reload, explain | the disk, the parent |
+//! | `privsep` | 1 | answers of the parent | nothing |
+//! | `shutdown` | 1 | the parent's word to stop | the parent |
+//! | `log` | 1 | the lines for standard error or syslogd(8) | syslogd(8) |
 //!
 //! One thread owns each changing structure; what travels between them does so over bounded
 //! channels. The few locks (queue's names, the privsep client's calls, tables, the workers'

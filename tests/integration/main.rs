@@ -36,3 +36,4 @@ mod stories;
 mod table_programs;
 mod submission;
 mod tables;
+mod threads;
