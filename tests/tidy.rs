@@ -429,6 +429,79 @@ fn every_document_that_is_cited_is_here() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What stands between backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn contributing_names_what_is_here() {
+    // Every path is there; a name stands in the file that is told before it.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("CONTRIBUTING.md")).expect("CONTRIBUTING.md");
+    let mut wrong = Vec::new();
+    let mut names = 0;
+    let (_, lists) = text.split_once("## To add ").expect("what is added where");
+    for path in quoted(&text).filter(|word| word.contains('/')) {
+        if !root.join(path).exists() {
+            wrong.push(format!("{path} is not there"));
+        }
+    }
+    for item in lists.split("\n- ").skip(1) {
+        let item = item.split("\n\n").next().unwrap_or_default();
+        let mut file = None;
+        for word in quoted(item) {
+            match word.contains('/') {
+                true => file = Some(word),
+                false => {
+                    names += 1;
+                    let text = file.map(|path| fs::read_to_string(root.join(path)));
+                    let text = text.and_then(Result::ok).unwrap_or_default();
+                    let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+                    if !words.any(|found| found == word) {
+                        wrong.push(format!("{}: no {word}", file.unwrap_or_default()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(names > 30, "only {names} names in the lists");
+}
+
+#[test]
+fn threads_are_those_of_the_map() {
+    // src/lib.rs, Threads of the engine. Of processes without an engine it does not tell.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("src/lib.rs")).expect("src/lib.rs");
+    let rows = map.lines().filter_map(|line| line.strip_prefix("//! | `"));
+    let known: BTreeSet<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+    let mut wrong = Vec::new();
+    for source in sources()
+        .iter()
+        .filter(|s| s.room != "cli" && s.room != "mda" && s.path != "tls/keys/agent.rs")
+    {
+        let text = source.lines.join("\n");
+        for after in text.split("thread::Builder::new()").skip(1) {
+            let name = after.split_once(".name(").map_or("", |(_, after)| after);
+            // `session {number}`; one that is made at run time is for the integration test.
+            let name = name.trim_start_matches("format!(");
+            let name = name.strip_prefix('"').unwrap_or_default();
+            let name = name.split(['"', '{']).next().unwrap_or_default().trim_end();
+            if name.is_empty() {
+                continue;
+            }
+            if !known.contains(name) {
+                wrong.push(format!(
+                    "{}: the thread {name} is not in src/lib.rs",
+                    source.path
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_dependency_says_why() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
