@@ -26,6 +26,7 @@ mod relay_hostile;
 mod relay_names;
 mod relay_tls;
 mod reload;
+mod reload_keys;
 mod srs;
 mod restart;
 mod sendmail;

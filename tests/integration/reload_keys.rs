@@ -1,0 +1,134 @@
+//! smtpctl(8), reload, with other certificates and private keys.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
+
+use crate::support::tls_client::TlsClient;
+use crate::support::tls_host::{Authority, Certificate};
+use crate::support::{Instance, Setup, processes, wait_for};
+
+const CONFIG: &str = "pki p cert \"$dir/p.crt\" key \"$dir/p.key\"\n\
+                      listen on 127.0.0.1 port $port tls pki p\n\
+                      action \"in\" maildir \"$dir/mail\" virtual $all\n\
+                      match from any for any action \"in\"\n";
+
+/// Puts a pair where the configuration has it; a file that is there keeps owner and mode.
+fn write(dir: &std::path::Path, certificate: &Certificate, key: &Certificate) {
+    fs::write(dir.join("p.crt"), &certificate.pem).expect("a certificate");
+    fs::write(dir.join("p.key"), key.key_pem()).expect("a key");
+}
+
+/// A client that trusts this authority and nobody else: only who has the key that belongs to the
+/// certificate gets through a handshake.
+fn trusting(authority: &Authority) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("a root");
+    roots.add(root).expect("a root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider);
+    let builder = builder
+        .with_safe_default_protocol_versions()
+        .expect("versions");
+    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn reload(daemon: &Instance) -> (bool, String) {
+    let output = daemon.ctl(["reload"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success(), said)
+}
+
+/// A session right behind the reply to STARTTLS.
+fn about_to_shake_hands(daemon: &Instance) -> TlsClient {
+    let mut client = TlsClient::connect(SocketAddr::from(([127, 0, 0, 1], daemon.port)));
+    client.reply();
+    client.ask("EHLO c.example.net");
+    assert_eq!(client.ask("STARTTLS"), "220 2.0.0 Ready to start TLS");
+    client
+}
+
+fn key_processes(daemon: &Instance) -> Vec<u32> {
+    let mut all = processes::children(daemon.pid(), "-x keys");
+    all.extend(processes::children(daemon.pid(), "smtpd: keys"));
+    all
+}
+
+#[test]
+fn new_certificates_and_keys_are_for_new_sessions_and_old_sessions_go_on() {
+    let authority = Authority::new();
+    let trust = trusting(&authority);
+    let dir = TempDir::new().expect("a temporary directory");
+    let (old, new) = (
+        authority.certify("mx.example.org"),
+        authority.certify("mx.example.org"),
+    );
+    write(dir.path(), &old, &old);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(dir.path().join("p.key"), mode).expect("chmod");
+    let daemon = Setup::new(CONFIG).start_in(dir);
+    let secure = |client: TlsClient| {
+        let mut client = client.secure(&trust, "mx.example.org").expect("TLS");
+        client.ask("EHLO c.example.net");
+        client
+    };
+    let mail = |client: &mut TlsClient| {
+        let reply = client.mail("a@example.net", "b@example.org", "Subject: x\n\nhi\n");
+        assert!(reply.starts_with("250 "), "{reply}");
+    };
+    let mut open = secure(about_to_shake_hands(&daemon));
+    assert_eq!(open.shown().as_deref(), Some(&**old.der()));
+    let waiting = about_to_shake_hands(&daemon);
+    let keys = key_processes(&daemon);
+    assert_eq!(keys.len(), 1);
+
+    // A certificate that does not go with the key is refused, and nothing changes.
+    write(daemon.path(), &new, &old);
+    let (done, said) = reload(&daemon);
+    assert!(!done);
+    assert!(
+        said.contains("pki p: the key does not belong to the certificate"),
+        "{said}"
+    );
+    assert_eq!(
+        secure(about_to_shake_hands(&daemon)).shown().as_deref(),
+        Some(&**old.der())
+    );
+    assert_eq!(key_processes(&daemon), keys);
+
+    write(daemon.path(), &new, &new);
+    let (done, said) = reload(&daemon);
+    assert!(done, "{said}");
+    let mut later = secure(about_to_shake_hands(&daemon));
+    assert_eq!(later.shown().as_deref(), Some(&**new.der()));
+    // Both the one that is encrypted with the old key and the one that was about to be.
+    mail(&mut open);
+    mail(&mut secure(waiting));
+    mail(&mut later);
+    daemon.wait_mail(3);
+
+    // The keys are in a process of their own, which comes back with the new ones.
+    let pid = key_processes(&daemon)
+        .into_iter()
+        .find(|pid| !keys.contains(pid));
+    let pid = pid.expect("a process with the new keys");
+    daemon.signal(pid, "KILL");
+    daemon.wait_log("lost child: keys terminated");
+    wait_for("another one", || {
+        let now = key_processes(&daemon);
+        now.iter()
+            .any(|other| *other != pid && !keys.contains(other))
+    });
+    let mut last = secure(about_to_shake_hands(&daemon));
+    assert_eq!(last.shown().as_deref(), Some(&**new.der()));
+    mail(&mut last);
+    // One that is encrypted needs no key any more.
+    mail(&mut open);
+    daemon.wait_mail(5);
+    daemon.wait_empty();
+}
