@@ -181,7 +181,7 @@ fn every_trace_says_something() {
         "\nqueue: commit ",
         "\ntables: known has answered",
     ] {
-        assert!(daemon.log().contains(part), "{part}\n{}", daemon.log());
+        daemon.wait_log(part);
     }
 }
 

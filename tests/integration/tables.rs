@@ -104,9 +104,8 @@ fn a_database_that_is_gone_or_broken_is_a_temporary_failure() {
         fs::write(&path, &good).unwrap();
         rcpt(250);
     }
-    let log = daemon.log();
-    assert!(log.contains("No such file or directory"), "{log}");
-    assert!(log.contains("no database of makemap(8)"), "{log}");
+    daemon.wait_log("No such file or directory");
+    daemon.wait_log("no database of makemap(8)");
     daemon.hello().say("NOOP", 250);
 }
 

@@ -431,9 +431,18 @@ impl Instance {
             .collect()
     }
 
-    /// Waits until the queue is empty.
+    /// Waits until the queue is empty. A message is in its maildir before its envelope is gone.
     pub fn wait_empty(&self) {
-        wait_for("the queue to be empty", || self.queue().is_empty());
+        self.wait_queue(&[]);
+    }
+
+    /// Waits until the queue has one envelope for each of these recipients, and no others.
+    pub fn wait_queue(&self, rcpts: &[&str]) {
+        wait_for(&format!("the queue to hold {rcpts:?}"), || {
+            let queue = self.queue();
+            let is_there = |rcpt: &&str| queue.iter().any(|line| line.contains(*rcpt));
+            queue.len() == rcpts.len() && rcpts.iter().all(is_there)
+        });
     }
 
     /// Waits until nothing of what was delivered takes up room in the spool.
