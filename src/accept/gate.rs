@@ -100,16 +100,34 @@ impl<L: Source> Gate<L> {
         Ok(())
     }
 
-    /// Closes all listeners.
-    pub(super) fn close(&mut self, registry: &Registry) {
+    /// Whether somebody may wait at listener `index`.
+    pub(super) fn is_ready(&self, index: usize) -> bool {
+        self.ready[index]
+    }
+
+    /// Takes all listeners out of the loop, to be given back with [`Gate::put`]. Those who wait at
+    /// them are announced again then.
+    pub(super) fn take(&mut self, registry: &Registry) -> Vec<L> {
+        let mut listeners = std::mem::take(&mut self.listeners);
         if self.registered {
-            for listener in &mut self.listeners {
-                // The descriptor is closed next, which takes it out as well.
+            for listener in &mut listeners {
+                // One that cannot be taken out is closed, or fails when it is put in again.
                 let _ = registry.deregister(listener);
             }
         }
         self.registered = false;
-        self.listeners.clear();
         self.ready.clear();
+        listeners
+    }
+
+    /// Other listeners; [`Gate::sync`] puts them into the loop.
+    pub(super) fn put(&mut self, listeners: Vec<L>) {
+        self.ready = vec![false; listeners.len()];
+        self.listeners = listeners;
+    }
+
+    /// Closes all listeners.
+    pub(super) fn close(&mut self, registry: &Registry) {
+        drop(self.take(registry));
     }
 }

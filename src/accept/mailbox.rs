@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 use crate::control::Answer;
 use crate::dns::Bell;
 
+use super::Listeners;
 use super::slab::ConnId;
 
 /// Reaches a running event loop from any thread. Letters to a loop that has ended, or to a
@@ -19,9 +20,12 @@ pub struct Mailbox {
     pub(super) bell: Arc<Bell>,
 }
 
-/// What is said about one connection.
+/// What the loop is told.
 pub(super) enum Letter {
+    /// About one connection.
     Answer(ConnId, Answer),
+    /// About where connections come in.
+    Listen(Listeners),
 }
 
 /// What is wished of the whole loop. Kept apart from the letters so that a full channel, or a
@@ -37,6 +41,13 @@ impl Mailbox {
     /// not to be called from the loop itself.
     pub fn answer(&self, conn: ConnId, answer: Answer) {
         if self.letters.send(Letter::Answer(conn, answer)).is_ok() {
+            self.bell.ring();
+        }
+    }
+
+    /// Other listeners from now on. Not to be called from the loop itself.
+    pub fn listen(&self, listeners: Listeners) {
+        if self.letters.send(Letter::Listen(listeners)).is_ok() {
             self.bell.ring();
         }
     }

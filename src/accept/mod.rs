@@ -34,7 +34,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +85,15 @@ pub struct Door {
     pub tls: Option<Arc<Server>>,
     /// `proxy-v2`: whether a peer may say who its client is. Others are sent away.
     pub proxies: Option<Proxies>,
+}
+
+/// How the listening sockets of a running loop change. Those that stay are not touched: nobody who
+/// waits there notices.
+pub struct Listeners {
+    /// Bound and listening sockets that are new, and what is done with those who come in.
+    pub added: Vec<(TcpListener, Live<Door>)>,
+    /// Addresses of those that are closed. Whoever waits there already is let in first.
+    pub gone: Vec<SocketAddr>,
 }
 
 /// Whether a peer may say who its client is. It must not block.

@@ -247,7 +247,10 @@ impl Asked {
 
     /// The configuration and what it was made of.
     fn load(&self, paths: &Paths) -> Result<(Handover, Loaded), Vec<String>> {
-        let handover = self.handover(paths)?;
+        self.load_from(self.handover(paths)?)
+    }
+
+    fn load_from(&self, handover: Handover) -> Result<(Handover, Loaded), Vec<String>> {
         let loaded = handover.load().map_err(texts)?;
         let mut refused = files::certificates(&loaded.config, &self.file_owners());
         if refused.is_empty() {
@@ -427,8 +430,11 @@ fn daemon(asked: Asked) -> i32 {
         run_once: asked.run_once,
         paths,
     };
-    let reread = Box::new(move || {
-        let (handover, loaded) = asked.load(&asked.paths())?;
+    let reread = Box::new(move |handover: Option<Handover>| {
+        let (handover, loaded) = match handover {
+            Some(handover) => asked.load_from(handover)?,
+            None => asked.load(&asked.paths())?,
+        };
         Ok((handover, loaded.config))
     });
     parent::run(options, &handover, loaded.config, reread)

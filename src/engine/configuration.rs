@@ -1,10 +1,11 @@
 //! What the rooms of an engine are configured with, and how all of it is replaced at once.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::accept::{Door, secure};
+use crate::accept::{Door, Listeners, secure};
 use crate::config::{Config, Method, Sources};
 use crate::deliver::relay::Configured;
 use crate::deliver::relay::secure::Connectors;
@@ -69,6 +70,9 @@ impl Prepared {
     }
 }
 
+/// Listening sockets, with their position in `Config::listeners`.
+pub type Sockets = Vec<(u32, TcpListener)>;
+
 /// The one configuration of an engine. Each room has the part that it works with and takes a
 /// snapshot of it for each piece of work.
 pub struct Configuration {
@@ -80,24 +84,22 @@ pub struct Configuration {
     pub policy: Live<Policy>,
     /// Sessions over the control socket, and reports.
     pub socket: Live<Listening>,
-    /// Sessions of each listening socket: its position in `Config::listeners` and its address.
-    listeners: Vec<(u32, Option<SocketAddr>, Live<Door>)>,
+    /// What sessions of each listening socket are told, by its address.
+    doors: Mutex<BTreeMap<SocketAddr, Live<Door>>>,
     /// The filters of listeners.
     pub filters: Live<Filters>,
     programs: Programs,
-    /// TLS of the first ones.
-    servers: Vec<Option<Arc<Server>>>,
     /// When certificates end, by their pki.
     pub certificates: Live<Vec<(String, i64)>>,
 }
 
 impl Configuration {
-    /// The first one, and what listeners are bound to for as long as we live.
+    /// The first one, and its listening sockets.
     pub fn new(
         prepared: Prepared,
         programs: Programs,
-        bound: Arc<[SocketAddr]>,
-    ) -> io::Result<Configuration> {
+        sockets: Sockets,
+    ) -> io::Result<(Configuration, Listeners)> {
         let Prepared {
             snapshot,
             tls,
@@ -106,46 +108,27 @@ impl Configuration {
         } = prepared;
         let config = &snapshot.config;
         let filters = programs.start(&snapshot, None)?;
-        Ok(Configuration {
+        let doors = Mutex::default();
+        let listeners = change_doors(&doors, sockets, &snapshot, &servers, &filters);
+        let configuration = Configuration {
             policy: Live::new(policy(&snapshot)),
             socket: Live::new(programs.socket_listening(config, &filters)),
             relaying: Live::new(Configured {
                 snapshot: snapshot.clone(),
                 tls,
-                bound,
+                bound: bound(&doors),
             }),
-            listeners: Vec::new(),
-            servers,
+            doors,
             certificates: Live::new(certificates),
             snapshot: Live::from(snapshot),
             filters: Live::new(filters),
             programs,
-        })
+        };
+        Ok((configuration, listeners))
     }
 
-    /// Takes the listening sockets in; each comes out with what its sessions are told.
-    pub fn listeners(
-        &mut self,
-        sockets: Vec<(u32, TcpListener)>,
-    ) -> Vec<(TcpListener, Live<Door>)> {
-        let now = self.snapshot.get();
-        let mut all = Vec::new();
-        for (index, socket) in sockets {
-            let Some(listener) = now.config.listeners.get(index as usize) else {
-                continue;
-            };
-            let bound = socket.local_addr().ok();
-            let server = self.servers.get(index as usize).cloned().flatten();
-            let filters = self.filters.get();
-            let told = Live::new(door(&now, listener, bound, &filters, server));
-            self.listeners.push((index, bound, told.clone()));
-            all.push((socket, told));
-        }
-        all
-    }
-
-    /// Replaces it. What has begun ends as it began.
-    pub fn replace(&self, prepared: Prepared) {
+    /// Replaces it, and says what changes about listeners. What has begun ends as it began.
+    pub fn replace(&self, prepared: Prepared, sockets: Sockets) -> Listeners {
         let Prepared {
             snapshot,
             tls,
@@ -161,24 +144,58 @@ impl Configuration {
             Err(error) => log::warn(format_args!("filters: {error}")),
         }
         let filters = self.filters.get();
-        for (index, bound, told) in &self.listeners {
-            if let Some(listener) = config.listeners.get(*index as usize) {
-                let server = servers.get(*index as usize).cloned().flatten();
-                told.set(Arc::new(door(
-                    &snapshot, listener, *bound, &filters, server,
-                )));
-            }
-        }
+        let listeners = change_doors(&self.doors, sockets, &snapshot, &servers, &filters);
         self.socket
             .set(Arc::new(self.programs.socket_listening(config, &filters)));
         self.policy.set(Arc::new(policy(&snapshot)));
         self.relaying.set(Arc::new(Configured {
             snapshot: snapshot.clone(),
             tls,
-            bound: self.relaying.get().bound.clone(),
+            bound: bound(&self.doors),
         }));
         self.snapshot.set(snapshot);
+        listeners
     }
+}
+
+/// Those of listeners that go on get what they are told now, and what is known of the others goes.
+fn change_doors(
+    doors: &Mutex<BTreeMap<SocketAddr, Live<Door>>>,
+    sockets: Sockets,
+    now: &Arc<Snapshot>,
+    servers: &[Option<Arc<Server>>],
+    filters: &Filters,
+) -> Listeners {
+    let mut doors = doors.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut before = std::mem::take(&mut *doors);
+    let mut added = Vec::new();
+    for (index, socket) in sockets {
+        let listener = now.config.listeners.get(index as usize);
+        let (Some(listener), Ok(address)) = (listener, socket.local_addr()) else {
+            continue;
+        };
+        let server = servers.get(index as usize).cloned().flatten();
+        let told = Arc::new(door(now, listener, Some(address), filters, server));
+        let live = match before.remove(&address) {
+            Some(live) => {
+                live.set(told);
+                live
+            }
+            None => {
+                let live = Live::from(told);
+                added.push((socket, live.clone()));
+                live
+            }
+        };
+        doors.insert(address, live);
+    }
+    let gone = before.into_keys().collect();
+    Listeners { added, gone }
+}
+
+fn bound(doors: &Mutex<BTreeMap<SocketAddr, Live<Door>>>) -> Arc<[SocketAddr]> {
+    let doors = doors.lock().unwrap_or_else(PoisonError::into_inner);
+    doors.keys().copied().collect()
 }
 
 fn policy(now: &Arc<Snapshot>) -> Policy {

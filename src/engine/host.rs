@@ -15,7 +15,7 @@ use crate::explain::explain;
 use crate::filter::{Figures, Filters};
 use crate::log::{self, stat};
 use crate::mail::Supposed;
-use crate::privsep::Client;
+use crate::privsep::{Client, Extent};
 use crate::runner;
 use crate::table::Tables;
 
@@ -57,7 +57,7 @@ struct AdminThread {
 }
 
 impl AdminThread {
-    fn run(&self, wanted: &Receiver<(ConnId, Work)>, mut hangups: Receiver<()>) {
+    fn run(&self, wanted: &Receiver<(ConnId, Work)>, mut hangups: Receiver<Extent>) {
         loop {
             select! {
                 recv(wanted) -> wanted => match wanted {
@@ -66,7 +66,7 @@ impl AdminThread {
                 },
                 recv(hangups) -> hangup => match hangup {
                     // What came of it is in the log.
-                    Ok(()) => drop(self.reloader.reload()),
+                    Ok(extent) => drop(self.reloader.reload(extent)),
                     Err(_) => hangups = never(),
                 },
             }
@@ -81,7 +81,7 @@ impl AdminThread {
                 let libexec = &self.reloader.paths.libexec;
                 Answer::Text(explain(&self.services.world(&now), libexec, &supposed))
             }
-            Work::Reload => match self.reloader.reload() {
+            Work::Reload => match self.reloader.reload(Extent::All) {
                 Ok(()) => Answer::Ok,
                 Err(why) => Answer::Fail(why),
             },
@@ -97,7 +97,7 @@ impl Host {
         relaying: relay::Handle,
         mailbox: Mailbox,
         reloader: Reloader,
-        hangups: Receiver<()>,
+        hangups: Receiver<Extent>,
         owner_uid: u32,
     ) -> std::io::Result<Host> {
         let (work, wanted) = bounded::<(ConnId, Work)>(WORK_MAX);

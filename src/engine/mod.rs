@@ -92,13 +92,8 @@ fn serve(startup: Startup) -> Result<(), String> {
         parent: client.clone(),
         paths: paths.clone(),
     };
-    let bound = startup
-        .listeners
-        .iter()
-        .filter_map(|(_, socket)| socket.local_addr().ok());
-    let mut configuration =
-        Configuration::new(prepared, programs, bound.collect()).map_err(said("filters"))?;
-    let listeners = configuration.listeners(startup.listeners);
+    let (configuration, listeners) =
+        Configuration::new(prepared, programs, startup.listeners).map_err(said("filters"))?;
     for text in accept::secure::ending(&configuration.certificates.get(), Timestamp::now()) {
         log::warn(format_args!("{text}"));
     }
@@ -127,6 +122,7 @@ fn serve(startup: Startup) -> Result<(), String> {
             paths,
             reach: startup.reach,
             keys,
+            mailbox: mailbox.clone(),
         },
         startup.hangups,
         owner_uid,
@@ -142,7 +138,7 @@ fn serve(startup: Startup) -> Result<(), String> {
     client.ready().map_err(said("parent"))?;
     acceptor
         .run(accept::Setup {
-            listeners,
+            listeners: listeners.added,
             control: startup.control,
             socket,
             services,

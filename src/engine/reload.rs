@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::accept::Mailbox;
 use crate::config::Paths;
 use crate::log;
-use crate::privsep::{Client, Handover, Reloaded};
+use crate::privsep::{Client, Extent, Handover, Reloaded};
 use crate::tls::keys::Keys;
 
 use super::configuration::{Configuration, Prepared};
@@ -32,12 +33,14 @@ pub struct Reloader {
     pub reach: Option<BTreeSet<PathBuf>>,
     /// The private keys of the present configuration.
     pub keys: KeyRing,
+    /// Where connections come in.
+    pub mailbox: Mailbox,
 }
 
 impl Reloader {
     /// Does it; says, in lines, why the old configuration stays.
-    pub fn reload(&self) -> Result<(), String> {
-        let result = self.try_reload();
+    pub fn reload(&self, extent: Extent) -> Result<(), String> {
+        let result = self.try_reload(extent);
         match &result {
             Ok(()) => log::info(format_args!("info: configuration reloaded")),
             Err(why) => {
@@ -50,9 +53,10 @@ impl Reloader {
         result
     }
 
-    fn try_reload(&self) -> Result<(), String> {
-        let asked = self.client.reload();
-        let reloaded = asked.map_err(|error| format!("parent: {error}"))??;
+    fn try_reload(&self, extent: Extent) -> Result<(), String> {
+        let asked = self.client.reload(extent);
+        let mut reloaded = asked.map_err(|error| format!("parent: {error}"))??;
+        let sockets = std::mem::take(&mut reloaded.listeners);
         let result = self.prepare(reloaded);
         if result.is_ok() {
             // A socket that nobody has taken leads to the process that goes.
@@ -63,13 +67,16 @@ impl Reloader {
             .map_err(|error| format!("parent: {error}"))?;
         let (prepared, keys) = result?;
         let before = self.configuration.snapshot.get();
-        prepared.tables().take_programs(&before.tables);
+        let same =
+            |table: &str| prepared.config().tables.get(table) == before.config.tables.get(table);
+        prepared.tables().take_programs(&before.tables, &same);
         self.keys.replace(keys);
         // Those that are new.
         if let Err(error) = helpers::start_tables(prepared.tables(), &self.client) {
             log::warn(format_args!("tables: {error}"));
         }
-        self.configuration.replace(prepared);
+        self.mailbox
+            .listen(self.configuration.replace(prepared, sockets));
         Ok(())
     }
 

@@ -22,7 +22,7 @@ use crate::log::{self, Target, Writer};
 use crate::privsep::frame::Malformed;
 use crate::privsep::handover;
 use crate::privsep::identity::Rights;
-use crate::privsep::{Channel, Client, Event, Handover, Reply};
+use crate::privsep::{Channel, Client, Event, Extent, Handover, Reply};
 use crate::queue::fs::layout;
 use crate::sys::fdpass::Wait;
 use crate::sys::poll::{Interest, PollFd, poll};
@@ -57,8 +57,8 @@ pub struct Startup {
     pub owner_uid: u32,
     /// The directories that it can read, if it is shut in.
     pub reach: Option<BTreeSet<PathBuf>>,
-    /// SIGHUP: read the configuration anew.
-    pub hangups: Receiver<()>,
+    /// What of the configuration is to be read anew.
+    pub hangups: Receiver<Extent>,
     /// A message, or its end, means: finish what is being answered, record outcomes, and return.
     pub shutdown: Receiver<()>,
 }
@@ -93,6 +93,8 @@ pub fn main(paths: Paths, target: Target) -> i32 {
     }
 }
 
+/// SIGHUPs that may wait: certificates alone never take all the room, they come once an hour.
+const HANGUPS: usize = 4;
 /// How long the parent may take to hand everything over.
 const HANDOVER: Duration = Duration::from_secs(30);
 
@@ -127,13 +129,13 @@ fn start(paths: Paths, target: Target) -> Result<Startup, String> {
     log::set_verbose(handed.verbose);
     log::start("engine", target, Writer::Thread);
     let (stop, shutdown) = bounded(1);
-    // One that waits stands for all that come meanwhile.
-    let (hangup, hangups) = bounded(1);
+    // Those that wait stand for all that come meanwhile.
+    let (hangup, hangups) = bounded(HANGUPS);
     let client = Client::start(channel, move |event| match event {
         Event::Shutdown => {
             let _ = stop.try_send(());
         }
-        Event::Hangup => drop(hangup.try_send(())),
+        Event::Hangup(extent) => drop(hangup.try_send(extent)),
         Event::ParentGone => {
             log::fatal(format_args!("parent is gone"));
             std::process::exit(1);

@@ -67,8 +67,9 @@ pub enum Ground {
     Back,
 }
 
-/// Reads the configuration's files and checks all that can be checked before it is used.
-pub type Reread = Box<dyn Fn() -> Result<(Handover, Config), Vec<String>>>;
+/// Reads the configuration's files, or takes them from a hand-over, and checks all that can be
+/// checked before they are used.
+pub type Reread = Box<dyn Fn(Option<Handover>) -> Result<(Handover, Config), Vec<String>>>;
 
 /// Runs the daemon until it is told to stop; says what to exit with. Before it goes into the
 /// background, what is wrong is said on standard error.

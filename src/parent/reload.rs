@@ -4,19 +4,22 @@
 //! engine, with a way to its private keys; once the engine has it in use it is used here too. What
 //! is wrong, or takes a restart, is said, and nothing changes.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::config::{Config, needs_restart};
+use crate::config::{Config, limits, needs_restart};
 use crate::log;
-use crate::privsep::{Handover, Reply};
+use crate::privsep::{Extent, Handover, Reply};
 use crate::sys::errno::strerror;
+use crate::sys::open;
 use crate::util::cut;
 
 use super::keys::Keeper;
 use super::serve::Parent;
-use super::start::scratch_file;
+use super::start::{Bound, bind_all, scratch_file};
 use super::userbase::Userbases;
 
 /// A configuration, for us and for every engine.
@@ -27,12 +30,19 @@ pub struct InUse {
     pub config: Config,
     /// Who its users are.
     pub users: Userbases,
+    /// The files of certificates and authorities, as they were read.
+    certificates: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 impl InUse {
     /// Reads the tables in which users are found.
     pub fn new(handover: &Handover, config: Config) -> Result<InUse, String> {
         let users = Userbases::load(&config, &handover.sources)?;
+        let certificates = certificate_files(&config).filter_map(|path| {
+            let bytes = handover.sources.file(path).ok()?;
+            Some((path.to_owned(), bytes.to_vec()))
+        });
+        let certificates = certificates.collect();
         let handover = handover
             .encode()
             .map_err(|error| format!("configuration: {error}"))?;
@@ -40,8 +50,35 @@ impl InUse {
             handover,
             config,
             users,
+            certificates,
         })
     }
+
+    /// The same with the certificates that lie there now; `None` if none of them has changed.
+    fn renewed(&self) -> Result<Option<Handover>, String> {
+        let mut changed = Vec::new();
+        for (path, before) in &self.certificates {
+            let now = open::read_plain(path, limits::TABLE_BYTES)
+                .map_err(|error| format!("{}: {}", path.display(), strerror(&error)))?;
+            if now != *before {
+                changed.push((path, now));
+            }
+        }
+        if changed.is_empty() {
+            return Ok(None);
+        }
+        let mut handover =
+            Handover::decode(&self.handover).map_err(|error| format!("configuration: {error}"))?;
+        for (path, bytes) in changed {
+            handover.sources.insert(path, bytes);
+        }
+        Ok(Some(handover))
+    }
+}
+
+fn certificate_files(config: &Config) -> impl Iterator<Item = &Path> {
+    let certs = config.pki.values().filter_map(|pki| pki.cert.as_deref());
+    certs.chain(config.ca.values().map(PathBuf::as_path))
 }
 
 /// What will be in use once the engine says that it is.
@@ -49,6 +86,8 @@ pub struct Next {
     in_use: InUse,
     /// Its private keys, if they differ.
     keys: Option<Keeper>,
+    /// What listens then.
+    listeners: Vec<Bound>,
 }
 
 impl Parent {
@@ -56,9 +95,9 @@ impl Parent {
     /// that could go wrong behind our back.
     pub(super) fn hangup(&mut self) {
         if self.link().is_some() {
-            return self.tell(&Reply::Hangup);
+            return self.tell(&Reply::Hangup(Extent::All));
         }
-        match self.read_anew() {
+        match self.read_anew(Extent::All) {
             Ok(next) => {
                 self.use_next(next);
                 log::info(format_args!("info: configuration reloaded"));
@@ -72,18 +111,39 @@ impl Parent {
         }
     }
 
-    /// The engine asks for a new configuration.
-    pub(super) fn reload(&mut self, id: u32) {
-        self.reloaded(false);
-        let fds = self.read_anew().and_then(|next| {
-            let fds = self.for_engine(&next);
-            self.next = Some(next);
-            fds.map_err(|error| strerror(&error))
+    /// Certificates that have been renewed are used, whatever else of the configuration may have
+    /// been changed and not yet put to use.
+    pub(super) fn look_at_certificates(&mut self) {
+        let keys = Keeper::load(&self.in_use.config);
+        let changed = self.in_use.renewed().and_then(|renewed| {
+            let keys = keys.map(|keys| !self.held.keys.has_those_of(&keys));
+            Ok(renewed.is_some() || keys?)
         });
-        match fds {
-            Ok(fds) => {
-                let keys = fds.len() > 1;
-                self.hand_over(&Reply::NewConfig { id, keys }, fds);
+        match changed {
+            Ok(true) => {
+                log::info(format_args!(
+                    "info: certificates have changed: reading them"
+                ));
+                self.tell(&Reply::Hangup(Extent::Certificates));
+            }
+            Ok(false) => {}
+            Err(why) => log::warn(format_args!("certificates: {why}")),
+        }
+    }
+
+    /// The engine asks for a new configuration.
+    pub(super) fn reload(&mut self, id: u32, extent: Extent) {
+        self.reloaded(false);
+        let frames = self.read_anew(extent).and_then(|next| {
+            let frames = self.for_engine(id, &next);
+            self.next = Some(next);
+            frames.map_err(|error| strerror(&error))
+        });
+        match frames {
+            Ok(frames) => {
+                for (reply, fds) in frames {
+                    self.hand_over(&reply, fds);
+                }
             }
             Err(text) => self.tell(&Reply::BadConfig {
                 id,
@@ -110,36 +170,104 @@ impl Parent {
 
     fn use_next(&mut self, next: Next) {
         self.in_use = next.in_use;
+        self.held.listeners = next.listeners;
         if let Some(keys) = next.keys {
             self.held.keys.replace(keys, Instant::now());
         }
     }
 
-    fn read_anew(&mut self) -> Result<Next, String> {
-        let (handover, config) = (self.reread)().map_err(|lines| lines.join("\n"))?;
+    fn read_anew(&mut self, extent: Extent) -> Result<Next, String> {
+        let handover = match extent {
+            Extent::All => None,
+            Extent::Certificates => Some(match self.in_use.renewed()? {
+                Some(renewed) => renewed,
+                // A key alone.
+                None => Handover::decode(&self.in_use.handover)
+                    .map_err(|error| format!("configuration: {error}"))?,
+            }),
+        };
+        let (handover, config) = (self.reread)(handover).map_err(|lines| lines.join("\n"))?;
         let restart = needs_restart(&self.in_use.config, &config);
         if !restart.is_empty() {
             return Err(restart.join("\n"));
         }
         let keys = Keeper::load(&config)?;
+        // A queue run takes no mail from the network.
+        let listeners = match self.options.run_once {
+            true => Vec::new(),
+            false => bind_all(&config.listeners, &self.held.listeners)?,
+        };
         let in_use = InUse::new(&handover, config)?;
         let keys = match self.held.keys.has_those_of(&keys) {
             true => None,
             false => Some(keys.started(&self.options)?),
         };
-        Ok(Next { in_use, keys })
+        Ok(Next {
+            in_use,
+            keys,
+            listeners,
+        })
     }
 
-    fn for_engine(&mut self, next: &Next) -> io::Result<Vec<OwnedFd>> {
+    /// What the engine is told of it: the sockets first.
+    fn for_engine(&mut self, id: u32, next: &Next) -> io::Result<Vec<(Reply, Vec<OwnedFd>)>> {
+        let mut frames = Vec::new();
+        for bound in &next.listeners {
+            let copy = OwnedFd::from(bound.socket.try_clone()?);
+            frames.push((Reply::Listener { index: bound.index }, vec![copy]));
+        }
         let file = scratch_file(&self.options.paths.spool, &next.in_use.handover)?;
         let mut fds = vec![OwnedFd::from(file)];
         fds.extend(match &next.keys {
             Some(keys) => keys.socket()?,
             None => None,
         });
-        Ok(fds)
+        let reply = Reply::NewConfig {
+            id,
+            keys: fds.len() > 1,
+            listeners: u32::try_from(next.listeners.len()).unwrap_or(u32::MAX),
+        };
+        frames.push((reply, fds));
+        Ok(frames)
     }
 }
 
 /// Most bytes of what is said about a configuration: some dozen lines.
 const TEXT_MAX: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Defaults, Sources};
+    use crate::util::Line;
+
+    #[test]
+    fn renewed_certificates_are_noticed_and_nothing_else_is_taken_over() {
+        // smtpd.conf(5), pki: files are looked at once an hour.
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, conf) = (dir.path().join("cert"), dir.path().join("smtpd.conf"));
+        std::fs::write(&cert, "old").unwrap();
+        let text = format!(
+            "pki a cert \"{0}\"\npki a key \"{0}\"\naction x maildir\nmatch for local action x\n",
+            cert.display()
+        );
+        std::fs::write(&conf, &text).unwrap();
+        let handover = Handover {
+            sources: Sources::collect(&conf, &[]).unwrap(),
+            defaults: Defaults {
+                server_name: Line::new("mx.example.org").unwrap(),
+                addresses: Vec::new(),
+            },
+        };
+        let config = handover.load().unwrap().config;
+        let in_use = InUse::new(&handover, config).unwrap();
+        assert!(in_use.renewed().unwrap().is_none());
+        std::fs::write(&conf, "nonsense").unwrap();
+        std::fs::write(&cert, "new").unwrap();
+        let renewed = in_use.renewed().unwrap().unwrap();
+        assert_eq!(renewed.sources.file(&cert), Ok(&b"new"[..]));
+        assert_eq!(renewed.sources.file(&conf), Ok(text.as_bytes()));
+        std::fs::remove_file(&cert).unwrap();
+        assert!(in_use.renewed().is_err());
+    }
+}

@@ -47,6 +47,7 @@ pub struct Parent {
     offline: Offline,
     purge: Option<Pid>,
     next_purge: Instant,
+    pub(super) next_certificates: Instant,
     run: Run,
     stop: Stop,
 }
@@ -97,6 +98,8 @@ const MOST_HELPERS: usize = 256;
 /// How long a graceful stop may take.
 const GENTLE_STOP: Duration = Duration::from_secs(30);
 const HARD_STOP: Duration = Duration::from_secs(5);
+/// How often the files of certificates are looked at.
+const BETWEEN_CERTIFICATES: Duration = Duration::from_secs(3600);
 const BETWEEN_PURGES: Duration = Duration::from_secs(10);
 /// Requests served before signals and time are looked at again.
 const REQUESTS_PER_TURN: usize = 64;
@@ -134,6 +137,7 @@ impl Parent {
             helpers: Helpers::default(),
             purge: None,
             next_purge: now,
+            next_certificates: now + BETWEEN_CERTIFICATES,
             stop: Stop::No,
         }
     }
@@ -191,6 +195,10 @@ impl Parent {
                 if now >= self.next_purge {
                     self.start_purge(now);
                 }
+                if now >= self.next_certificates {
+                    self.next_certificates = now + BETWEEN_CERTIFICATES;
+                    self.look_at_certificates();
+                }
             }
             Stop::Gently(until) if until <= now => self.stop_at_once(now),
             _ => {}
@@ -221,6 +229,7 @@ impl Parent {
             Stop::Gently(until) | Stop::AtOnce(until) => until,
             Stop::No | Stop::Failed => {
                 let own = self.offline.deadline().min(self.next_purge);
+                let own = own.min(self.next_certificates);
                 let own = self.held.keys.deadline().map_or(own, |when| own.min(when));
                 match self.engine {
                     Engine::Starts(when) => own.min(when),
@@ -293,7 +302,7 @@ impl Parent {
                 let InUse { config, users, .. } = &self.in_use;
                 users.update(config, &table);
             }
-            Request::Reload { id } => self.reload(id),
+            Request::Reload { id, extent } => self.reload(id, extent),
             Request::Reloaded(used) => self.reloaded(used),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
             Request::Ready => {

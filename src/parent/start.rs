@@ -55,7 +55,7 @@ pub fn start(
     // A queue run takes no mail from the network, and disturbs no one who does.
     let listeners = match options.run_once {
         true => Vec::new(),
-        false => bind_all(&in_use.config.listeners)?,
+        false => bind_all(&in_use.config.listeners, &[])?,
     };
     let advice =
         (trial && !options.run_once).then(|| built_in::advice(&options.paths, &in_use.config));
@@ -89,8 +89,8 @@ pub fn start(
 
 /// What every engine gets, and what goes when the parent does.
 pub struct Held {
-    /// Sockets, with the number of their listener.
-    pub listeners: Vec<(u32, TcpListener)>,
+    /// What listens.
+    pub listeners: Vec<Bound>,
     /// smtpctl(8)'s.
     pub control: ControlSocket,
     /// To be said on standard error when the first engine serves.
@@ -99,6 +99,17 @@ pub struct Held {
     pub keys: Keeper,
     _pid_file: PidFile,
     _spool_lock: Option<File>,
+}
+
+/// A socket of a listener.
+#[derive(Debug)]
+pub struct Bound {
+    /// Position of the listener in `Config::listeners`.
+    pub index: u32,
+    /// What was asked for; port 0 became another one.
+    wanted: SocketAddr,
+    /// The socket.
+    pub socket: TcpListener,
 }
 
 /// Another daemon on its way out may still hold the spool, and the engine of a parent that was
@@ -330,32 +341,47 @@ fn interfaces() -> Result<Vec<InterfaceAddr>, String> {
     net::interface_addrs().map_err(|error| format!("interface addresses: {}", strerror(&error)))
 }
 
-fn bind_all(listeners: &[Listener]) -> Result<Vec<(u32, TcpListener)>, String> {
+/// Binds what `held` has not bound: a socket of the same address goes on, with all who wait at it.
+pub fn bind_all(listeners: &[Listener], held: &[Bound]) -> Result<Vec<Bound>, String> {
     let interfaces = interfaces()?;
     let world = Names::of_this_host(&interfaces);
+    let mut left: Vec<&Bound> = held.iter().collect();
     let mut bound = Vec::new();
     for (index, listener) in (0u32..).zip(listeners) {
-        for addr in world.resolve(listener)? {
-            let socket = net::listen_tcp(addr, BACKLOG).map_err(|error| {
-                let at = &listener.at;
-                format!(
-                    "bind: {} ({addr}, {}:{}){}",
-                    strerror(&error),
-                    at.file,
-                    at.line,
-                    way_out(&error, listener)
-                )
+        let addrs = world
+            .resolve(listener)
+            .map_err(|why| format!("{}: {why}", listener.at))?;
+        for wanted in addrs {
+            let same = left.iter().position(|known| known.wanted == wanted);
+            let socket = match same.map(|at| left.swap_remove(at)) {
+                Some(known) => known.socket.try_clone(),
+                None => net::listen_tcp(wanted, BACKLOG),
+            };
+            let socket = socket.map_err(|error| {
+                let (why, at) = (strerror(&error), &listener.at);
+                let hint = way_out(&error, listener, held);
+                format!("bind: {why} ({wanted}, {}:{}){hint}", at.file, at.line)
             })?;
-            bound.push((index, socket));
+            bound.push(Bound {
+                index,
+                wanted,
+                socket,
+            });
         }
     }
     Ok(bound)
 }
 
 /// What can be done about an address that cannot be had.
-fn way_out(error: &io::Error, listener: &Listener) -> &'static str {
+fn way_out(error: &io::Error, listener: &Listener, held: &[Bound]) -> &'static str {
+    let is_ours = held
+        .iter()
+        .any(|known| known.wanted.port() == listener.port);
     let trial = listener.at.file == built_in::NAME;
     match error.kind() {
+        io::ErrorKind::AddrInUse if is_ours => {
+            ": a listener of the present configuration is in its place: restart smtpd for that"
+        }
         io::ErrorKind::AddrInUse if trial => ": -D port=N chooses another port",
         io::ErrorKind::AddrInUse => ": another program listens there",
         io::ErrorKind::PermissionDenied if listener.port < 1024 => {
@@ -529,18 +555,33 @@ mod tests {
             file: "smtpd.conf".into(),
             line: 3,
         };
-        let error = bind_all(&[again.clone()]).unwrap_err();
+        let error = bind_all(&[again.clone()], &[]).unwrap_err();
         let text = format!("bind: Address already in use (127.0.0.1:{}, ", again.port);
         assert_eq!(
             error,
             format!("{text}smtpd.conf:3): another program listens there")
         );
         again.at.file = built_in::NAME.into();
-        let error = bind_all(&[again]).unwrap_err();
+        let error = bind_all(&[again], &[]).unwrap_err();
         assert_eq!(
             error,
             format!("{text}built-in:3): -D port=N chooses another port")
         );
+    }
+
+    #[test]
+    fn a_listener_that_is_bound_goes_on_wherever_it_stands_now() {
+        // smtpctl(8), reload.
+        let mut any = listener("127.0.0.1", None);
+        any.port = 0;
+        let first = bind_all(&[any.clone()], &[]).unwrap();
+        let address = |bound: &Bound| bound.socket.local_addr().unwrap();
+        let mut new = any.clone();
+        new.on = "127.0.0.2".into();
+        let next = bind_all(&[new, any], &first).unwrap();
+        assert_eq!(next[1].index, 1);
+        assert_eq!(address(&next[1]), address(&first[0]));
+        assert_ne!(address(&next[0]), address(&first[0]));
     }
 
     #[test]

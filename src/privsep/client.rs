@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,8 +21,8 @@ use crate::util::{Line, Secret, Zeroize};
 use super::channel::{Channel, Packet};
 use super::handover;
 use super::{
-    Calls, Forward, Forwards, Found, Helper, MdaEnd, MdaJob, MdaResult, PasswordVerdict, Passwords,
-    Reply, Request,
+    Calls, Extent, Forward, Forwards, Found, Helper, MdaEnd, MdaJob, MdaResult, PasswordVerdict,
+    Passwords, Reply, Request,
 };
 
 /// The engine's end; clones share it.
@@ -34,6 +35,8 @@ pub struct Reloaded {
     pub handover: Vec<u8>,
     /// A socket to the process with its private keys, if they are not those of before.
     pub keys: Option<OwnedFd>,
+    /// Listening sockets, not blocking, with their position in `Config::listeners`.
+    pub listeners: Vec<(u32, TcpListener)>,
 }
 
 /// What the parent says without having been asked.
@@ -41,8 +44,8 @@ pub struct Reloaded {
 pub enum Event {
     /// Finish what is being answered, record outcomes, and exit.
     Shutdown,
-    /// SIGHUP: read the configuration anew.
-    Hangup,
+    /// Read the configuration anew.
+    Hangup(Extent),
     /// The parent has gone, or speaks nonsense: exit at once.
     ParentGone,
 }
@@ -65,6 +68,7 @@ impl Client {
             sending: Mutex::new(()),
             verbose: Mutex::new(None),
             keys: Mutex::new(None),
+            listeners: Mutex::default(),
             waiting: Mutex::new(Waiting {
                 last_id: 0,
                 promises: HashMap::new(),
@@ -100,14 +104,14 @@ impl Client {
         self.0.send(&Request::UpdateTable { table }, &[])
     }
 
-    /// Has the parent read and check the configuration afresh, and waits for it; the inner error
+    /// Has the parent read and check the configuration or a part of it afresh, and waits for it; the inner error
     /// says, in lines, what is wrong with it. Whether it is used then has to be told with
     /// [`Client::reloaded`].
-    pub fn reload(&self) -> io::Result<Result<Reloaded, String>> {
+    pub fn reload(&self, extent: Extent) -> io::Result<Result<Reloaded, String>> {
         let (promise, answer) = bounded(1);
         let id = self.0.register(Promise::Reload(promise))?;
         self.0
-            .ask(id, &Request::Reload { id }, &answer, RELOAD_WAIT)
+            .ask(id, &Request::Reload { id, extent }, &answer, RELOAD_WAIT)
     }
 
     /// Whether the new configuration is in use.
@@ -299,6 +303,8 @@ struct Wire {
     verbose: Mutex<Option<bool>>,
     /// A socket to the process that holds private keys, until it is taken.
     keys: Mutex<Option<OwnedFd>>,
+    /// Those of a configuration that is still to come.
+    listeners: Mutex<Vec<(u32, TcpListener)>>,
     waiting: Mutex<Waiting>,
 }
 
@@ -420,7 +426,7 @@ impl Wire {
         while let Ok(Some(packet)) = self.channel.receive(Wait::Yes) {
             match self.hear(packet) {
                 Some(Reply::Shutdown) => on_event(Event::Shutdown),
-                Some(Reply::Hangup) => on_event(Event::Hangup),
+                Some(Reply::Hangup(extent)) => on_event(Event::Hangup(extent)),
                 Some(_) => {}
                 // Nothing else is said once the engine has been started.
                 None => break,
@@ -475,23 +481,37 @@ impl Wire {
                 Some(_) => return None,
                 None => {}
             },
-            Reply::NewConfig { id, keys } => {
+            // One that came when we had no room for it is missed below.
+            Reply::Listener { index } => {
+                if let Some(fd) = fds.next() {
+                    lock(&self.listeners).push((*index, TcpListener::from(fd)));
+                }
+            }
+            Reply::NewConfig {
+                id,
+                keys,
+                listeners: count,
+            } => {
+                let listeners = std::mem::take(&mut *lock(&self.listeners));
                 let reloaded = match (fds.next(), fds.next()) {
+                    _ if packet.lost_fds || listeners.len() != *count as usize => {
+                        Err("too many open files".to_owned())
+                    }
                     (Some(file), socket) if socket.is_some() == *keys => {
                         let handover = handover::read(&File::from(file));
                         let handover = handover.map_err(|error| format!("hand-over: {error}"));
                         handover.map(|handover| Reloaded {
                             handover,
                             keys: socket,
+                            listeners,
                         })
                     }
-                    _ if packet.lost_fds => Err("too many open files".to_owned()),
                     _ => return None,
                 };
                 self.reloaded(*id, reloaded)?;
             }
             Reply::BadConfig { id, text } => self.reloaded(*id, Err(text.clone()))?,
-            Reply::Shutdown | Reply::Hangup => {}
+            Reply::Shutdown | Reply::Hangup(_) => {}
             _ => return None,
         }
         fds.next().is_none().then_some(reply)

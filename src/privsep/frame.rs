@@ -10,7 +10,7 @@ use crate::mail::{Command, MailAddr};
 use crate::util::Secret;
 use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 
-use super::{Found, Helper, MdaEnd, MdaJob, PasswordVerdict, Reply, Request};
+use super::{Extent, Found, Helper, MdaEnd, MdaJob, PasswordVerdict, Reply, Request};
 
 /// Longest frame between parent and engine, in bytes.
 pub const MAX_FRAME: usize = 32 * 1024;
@@ -73,9 +73,10 @@ impl Request {
                 w.u8(11);
                 w.u32(*id);
             }
-            Request::Reload { id } => {
+            Request::Reload { id, extent } => {
                 w.u8(12);
                 w.u32(*id);
+                w.flag(extent.is_all());
             }
             Request::Reloaded(used) => {
                 w.u8(13);
@@ -117,7 +118,10 @@ impl Request {
                 },
             },
             11 => Request::KillHelper { id: r.u32()? },
-            12 => Request::Reload { id: r.u32()? },
+            12 => Request::Reload {
+                id: r.u32()?,
+                extent: Extent::read(&mut r)?,
+            },
             13 => Request::Reloaded(r.flag()?),
             _ => return Err(Malformed),
         };
@@ -131,6 +135,19 @@ impl Request {
             Request::StartMda { .. } | Request::StartHelper { .. } => 2,
             _ => 0,
         }
+    }
+}
+
+impl Extent {
+    fn is_all(self) -> bool {
+        self == Extent::All
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Extent, Malformed> {
+        Ok(match r.flag()? {
+            true => Extent::All,
+            false => Extent::Certificates,
+        })
     }
 }
 
@@ -230,11 +247,19 @@ impl Reply {
                     }
                 }
             }
-            Reply::Hangup => w.u8(15),
-            Reply::NewConfig { id, keys } => {
+            Reply::Hangup(extent) => {
+                w.u8(15);
+                w.flag(extent.is_all());
+            }
+            Reply::NewConfig {
+                id,
+                keys,
+                listeners,
+            } => {
                 w.u8(16);
                 w.u32(*id);
                 w.flag(*keys);
+                w.u32(*listeners);
             }
             Reply::BadConfig { id, text } => {
                 w.u8(17);
@@ -304,10 +329,11 @@ impl Reply {
                     _ => return Err(Malformed),
                 },
             },
-            15 => Reply::Hangup,
+            15 => Reply::Hangup(Extent::read(&mut r)?),
             16 => Reply::NewConfig {
                 id: r.u32()?,
                 keys: r.flag()?,
+                listeners: r.u32()?,
             },
             17 => Reply::BadConfig {
                 id: r.u32()?,

@@ -1,5 +1,6 @@
 //! What the parent answers, and what it tells the engine at its start.
 
+use super::Extent;
 use crate::util::Line;
 use crate::util::Secret;
 
@@ -86,8 +87,8 @@ pub enum Reply {
     /// One descriptor comes with it: a socket to the process that holds private keys, the first or
     /// a new one.
     Keys,
-    /// SIGHUP has come: ask for a reload.
-    Hangup,
+    /// Ask for a reload: SIGHUP has come, or certificates have changed.
+    Hangup(Extent),
     /// One descriptor comes with it: an unlinked file with the sources of a new configuration. If
     /// it has other private keys a second one does: a socket to the process that holds those.
     NewConfig {
@@ -95,6 +96,8 @@ pub enum Reply {
         id: u32,
         /// Whether there is a socket.
         keys: bool,
+        /// How many `Listener` have come before, for this configuration.
+        listeners: u32,
     },
     /// The files make no configuration, or none that can be taken over without a restart.
     BadConfig {

@@ -62,11 +62,13 @@ pub enum Request {
     },
     /// `smtpctl log verbose|brief`: the parent follows.
     SetVerbose(bool),
-    /// Read and check the configuration afresh. Answered by `NewConfig` or `BadConfig`; whatever is
+    /// Read and check the configuration afresh, or its certificates alone. Answered by `NewConfig` or `BadConfig`; whatever is
     /// answered, the old one is in use until `Reloaded`.
     Reload {
         /// Returned in the answer.
         id: u32,
+        /// Which files.
+        extent: Extent,
     },
     /// Whether the engine uses the configuration that `NewConfig` brought. The parent does the same.
     Reloaded(bool),
@@ -74,6 +76,15 @@ pub enum Request {
     Ready,
     /// `smtpd -q`: the queue has been run; end the service.
     Finished,
+}
+
+/// What of a configuration is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All files.
+    All,
+    /// Certificates, keys and authorities.
+    Certificates,
 }
 
 /// A program that the configuration names.

@@ -325,11 +325,12 @@ impl Tables {
     }
 
     /// Takes over the programs that run for the tables of the same names before.
-    pub fn take_programs(&self, before: &Tables) {
+    pub fn take_programs(&self, before: &Tables, is_same: &dyn Fn(&str) -> bool) {
         for (name, table) in &self.by_name {
             if let Source::Program(place) = &table.source
                 && let Some(Source::Program(running)) = before.by_name.get(name).map(|t| &t.source)
                 && let Some(program) = running.get()
+                && is_same(name)
             {
                 place.get_or_init(|| program.clone());
             }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::lmtp::on_tcp;
 use crate::relay::Host;
-use crate::support::{Client, Instance, Setup, field, wait_for};
+use crate::support::{Client, Instance, Setup, field, free_port, wait_for};
 
 /// What `smtpctl reload` says on standard error; it fails.
 fn refused(daemon: &Instance) -> String {
@@ -109,13 +111,11 @@ fn a_bad_configuration_changes_nothing_and_is_explained() {
     // A table that cannot be read is as bad.
     daemon.configure(&(takes("two.org", "") + "table x file:$dir/nowhere\n"));
     assert!(refused(&daemon).contains("nowhere"));
-    // What has to be bound or opened anew is refused by name.
-    daemon.configure(&takes("two.org", "").replace("listen", "listen on ::1 port $port\nlisten"));
+    // So is an address that cannot be bound.
+    daemon.configure(&("listen on 192.0.2.1 port 2525\n".to_owned() + &takes("two.org", "")));
     let said = refused(&daemon);
-    assert!(
-        said.contains("listen on ::1") && said.contains("restart smtpd"),
-        "{said}"
-    );
+    assert!(said.contains("192.0.2.1:2525"), "{said}");
+    // What is fixed at the start is refused by name.
     daemon.configure(&(takes("two.org", "") + "queue compression\n"));
     assert!(refused(&daemon).contains("queue compression"));
     let mut client = daemon.hello();
@@ -132,6 +132,72 @@ fn a_bad_configuration_changes_nothing_and_is_explained() {
             .is_some_and(|mut client| rcpt(&mut client, "x@two.org").starts_with("250 "))
     });
     daemon.stop();
+}
+
+#[test]
+fn listeners_come_and_go_and_the_others_notice_nothing() {
+    // smtpctl(8), reload: listeners that are new are opened, those that are gone are closed; who
+    // waits at one that stays, or has a session over one that goes, is served.
+    let daemon = Setup::new(&takes("one.org", "")).start();
+    let other = free_port();
+    let two = format!("listen on 127.0.0.1 port {other} tag x\n") + &takes("one.org", "");
+    daemon.configure(&two);
+    reload(&daemon);
+    let mut over_the_other = Client::try_hello(other).expect("the new listener");
+    // Those who wait in the backlog are there after a reload that changes the numbers of listeners.
+    assert!(daemon.ctl(["pause", "smtp"]).status.success());
+    let mut waiting = Client::connect(daemon.port);
+    daemon.configure(&takes("one.org", ""));
+    reload(&daemon);
+    assert!(daemon.ctl(["resume", "smtp"]).status.success());
+    assert!(waiting.reply().starts_with("220 "));
+    waiting.say("EHLO client.example.net", 250);
+    assert!(rcpt(&mut waiting, "x@one.org").starts_with("250 "));
+    wait_for("the other listener to be closed", || {
+        TcpStream::connect(("127.0.0.1", other)).is_err()
+    });
+    assert!(rcpt(&mut over_the_other, "x@one.org").starts_with("250 "));
+    // A new engine has the listeners of the configuration in use.
+    daemon.configure(&two);
+    reload(&daemon);
+    let engine = daemon.engine_pid();
+    daemon.signal(engine, "KILL");
+    for port in [daemon.port, other] {
+        wait_for("another engine", || {
+            daemon.engine_pid() != engine && Client::try_hello(port).is_some()
+        });
+    }
+}
+
+#[test]
+fn programs_whose_line_has_not_changed_go_on() {
+    // smtpctl(8), reload: filters and programs of tables are started anew where their line changed.
+    let config = |word: &str| {
+        "filter \"a\" proc-exec \"$dir/filter\"\nfilter \"b\" proc-exec \"$dir/filter WORD\"\n"
+            .replace("WORD", word)
+            + &takes("one.org", "")
+    };
+    let mut daemon = Setup::new("").prepare();
+    let program = daemon.path().join("filter");
+    let text = "#!/bin/sh\necho 'register|ready'\nexec cat >/dev/null\n";
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    daemon.configure(&config("one"));
+    daemon.start();
+    let pids = || -> Vec<String> {
+        let output = daemon.ctl(["show", "filters"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let pid = |line: &str| line.split('|').nth(2).map(str::to_owned);
+        text.lines().filter_map(pid).collect()
+    };
+    let before = pids();
+    daemon.configure(&config("two"));
+    reload(&daemon);
+    wait_for("the program to be another one", || {
+        let now = pids();
+        now.len() == 2 && now[1] != "0" && now[1] != before[1]
+    });
+    assert_eq!(pids()[0], before[0]);
 }
 
 #[test]
@@ -184,18 +250,21 @@ fn destinations_change_for_mail_that_comes_later() {
 #[test]
 fn two_hundred_reloads_under_load_lose_double_and_refuse_nothing() {
     // smtpctl(8), reload: good and bad configurations in turn while mail comes in over kept and
-    // new sessions and goes out to maildirs and to a host.
+    // new sessions and goes out to maildirs and to a host. Another listener comes and goes.
     let host = Host::start(|_| None);
+    let other = free_port();
     let (good, bad) = (
         |turn: usize| {
-            format!(
-                "listen on 127.0.0.1 port $port tag \"t{turn}\"\n\
+            let listen = ["".to_owned(), format!("listen on 127.0.0.1 port {other}\n")];
+            listen[turn].clone()
+                + &format!(
+                    "listen on 127.0.0.1 port $port tag \"t{turn}\"\n\
                  action \"in{turn}\" maildir \"$dir/mail\" virtual $all\n\
                  action \"out\" relay host \"smtp://127.0.0.1:{}\"\n\
                  match from any for domain \"in.org\" action \"in{turn}\"\n\
                  match from any for any action \"out\"\n",
-                host.port
-            )
+                    host.port
+                )
         },
         "listen on 127.0.0.1 port $port\nmatch form any\n",
     );

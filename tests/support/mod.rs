@@ -950,7 +950,7 @@ fn reachable_programs(root: &Path) -> Option<PathBuf> {
 
 /// A port that nobody has, and that no client gets either: a daemon wants it back after a restart,
 /// however many connections the tests have made meanwhile.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const BELOW_CLIENTS: std::ops::Range<u64> = 2000..10_000;
     let width = BELOW_CLIENTS.end - BELOW_CLIENTS.start;
     loop {

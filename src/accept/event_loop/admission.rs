@@ -4,18 +4,18 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use mio::net::TcpStream;
+use mio::net::{TcpListener, TcpStream};
 
 use crate::accept::conn::{Conn, Prelude, Socket, Stream, Wants};
-use crate::accept::millis;
 use crate::accept::source::{Entry, Source};
+use crate::accept::{Listeners, millis};
 use crate::log::{self, maillog, stat};
 use crate::mail::{Peer, SessionId};
 use crate::session::Session;
 use crate::sys::errno::strerror;
 use crate::sys::{descriptors, random, socket};
 
-use super::EventLoop;
+use super::{EventLoop, made_ready};
 
 impl EventLoop {
     pub(super) fn accept_sessions(&mut self) {
@@ -34,6 +34,41 @@ impl EventLoop {
                 return;
             }
         }
+    }
+
+    /// Opens and closes listeners. Those who wait at one that closes are let in first, as far as
+    /// there is room.
+    pub(super) fn change_listeners(&mut self, change: Listeners) {
+        let is_gone = |listener: &TcpListener| {
+            let address = listener.local_addr();
+            address.is_ok_and(|address| change.gone.contains(&address))
+        };
+        for index in 0..self.doors.len() {
+            if self.mailbox.paused() || !is_gone(self.smtp.listener(index)) {
+                continue;
+            }
+            self.smtp.mark_ready(index);
+            let mut bursts = 0;
+            while self.smtp.is_ready(index) && bursts < LAST_BURSTS {
+                bursts += 1;
+                if self.accept_burst(index).is_err() {
+                    break;
+                }
+            }
+        }
+        let listeners = self.smtp.take(self.poll.registry());
+        let doors = std::mem::take(&mut self.doors);
+        let kept = listeners.into_iter().zip(doors);
+        let added = change.added.into_iter().filter_map(|(listener, door)| {
+            let listener = made_ready(listener).map_err(|error| {
+                log::warn(format_args!("smtp: listener: {}", strerror(&error)));
+            });
+            Some((listener.ok()?, door))
+        });
+        let kept = kept.filter(|(listener, _)| !is_gone(listener));
+        let (listeners, doors) = kept.chain(added).unzip();
+        self.smtp.put(listeners);
+        self.doors = doors;
     }
 
     /// Takes some of those who wait at a listener. An error says why nobody can be taken now.
@@ -136,7 +171,7 @@ impl EventLoop {
     pub(super) fn reopen_when_due(&mut self) {
         let due = |until_ms: Option<u64>| until_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
         if due(self.smtp.shut_until_ms()) {
-            if self.has_slack() && self.has_descriptors(self.smtp.listener(0)) {
+            if self.has_slack() && self.has_descriptors(self.control.listener(0)) {
                 self.smtp.reopen();
                 log::warn(format_args!(
                     "smtp: fd exhaustion over, re-enabling incoming connections"
@@ -174,6 +209,9 @@ impl EventLoop {
         true
     }
 }
+
+/// Bursts of connections that are still taken at a listener that closes.
+const LAST_BURSTS: usize = 256;
 
 /// Numbers of sessions: a counter that starts anywhere above 32 random bits, never 0.
 pub(super) struct SessionIds {

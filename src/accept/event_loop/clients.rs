@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use mio::Interest;
 use mio::net::UnixStream;
+use mio::{Interest, Token};
 
 use crate::accept::conn::{Conn, Socket, Stream};
 use crate::accept::control::{Client, Step};
@@ -18,7 +18,7 @@ use crate::mail::Peer;
 use crate::session::Session;
 use crate::sys::socket;
 
-use super::{EventLoop, Seat};
+use super::{EventLoop, FIRST_CLIENT, Seat};
 
 impl EventLoop {
     pub(super) fn accept_controls(&mut self) {
@@ -78,7 +78,7 @@ impl EventLoop {
             client: Box::new(Client::new(stream, uid)),
             deadline_ms: u64::MAX,
         });
-        let token = self.token(id.index());
+        let token = Token(FIRST_CLIENT + id.index());
         if let Some(seat) = self.clients.get_mut(id.index()) {
             let stream = &mut seat.client.stream;
             let registered = self
@@ -145,7 +145,7 @@ impl EventLoop {
     }
 
     fn park_control(&mut self, index: usize, patience: Duration, interest: Interest) {
-        let token = self.token(index);
+        let token = Token(FIRST_CLIENT + index);
         let at_ms = self.now_ms + millis(patience);
         let Some(seat) = self.clients.get_mut(index) else {
             return;

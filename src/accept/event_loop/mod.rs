@@ -120,16 +120,8 @@ impl EventLoop {
             .map(|number| Worker::start(number, shared.clone(), ends.clone()))
             .collect::<io::Result<_>>()?;
         let (listeners, doors) = setup.listeners.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
-        let listeners = listeners
-            .into_iter()
-            .map(|listener| {
-                listener.set_nonblocking(true)?;
-                // Its connections inherit it: replies are written whole, and waiting for more to
-                // send would only add to round trips.
-                socket::set_nodelay(listener.as_fd())?;
-                Ok(TcpListener::from_std(listener))
-            })
-            .collect::<io::Result<Vec<_>>>()?;
+        let listeners = listeners.into_iter().map(made_ready);
+        let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
         setup.control.set_nonblocking(true)?;
         Ok(EventLoop {
             poll: acceptor.poll,
@@ -199,14 +191,13 @@ impl EventLoop {
     }
 
     fn on_event(&mut self, token: Token) {
-        let first_client = self.first_client();
         if token == BELL {
         } else if token == CONTROL {
             self.control.mark_ready(0);
-        } else if token.0 < first_client {
+        } else if token.0 >= FIRST_LISTENER {
             self.smtp.mark_ready(token.0 - FIRST_LISTENER);
         } else {
-            let index = token.0 - first_client;
+            let index = token.0 - FIRST_CLIENT;
             if self
                 .clients
                 .get_mut(index)
@@ -215,14 +206,6 @@ impl EventLoop {
                 self.serve(index);
             }
         }
-    }
-
-    fn first_client(&self) -> usize {
-        FIRST_LISTENER + self.doors.len()
-    }
-
-    fn token(&self, index: usize) -> Token {
-        Token(self.first_client() + index)
     }
 
     // Wishes and letters.
@@ -246,6 +229,7 @@ impl EventLoop {
         for _ in 0..LETTERS {
             match self.letters.try_recv() {
                 Ok(Letter::Answer(id, answer)) => self.answer(id, &answer),
+                Ok(Letter::Listen(listeners)) => self.change_listeners(listeners),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
             }
         }
@@ -290,6 +274,14 @@ impl EventLoop {
     }
 }
 
+/// Not blocking, and its connections neither wait for more to send: replies are written whole, and
+/// waiting would only add to round trips.
+fn made_ready(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    socket::set_nodelay(listener.as_fd())?;
+    Ok(TcpListener::from_std(listener))
+}
+
 fn count_of_workers(wanted: usize) -> usize {
     match wanted {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -299,7 +291,9 @@ fn count_of_workers(wanted: usize) -> usize {
 
 const BELL: Token = Token(0);
 const CONTROL: Token = Token(1);
-const FIRST_LISTENER: usize = 2;
+const FIRST_CLIENT: usize = 2;
+/// Above all clients.
+const FIRST_LISTENER: usize = usize::MAX / 2;
 /// Events looked at in one go.
 const EVENTS: usize = 1024;
 /// Letters of other threads that may wait.

@@ -93,9 +93,9 @@ impl Parent {
     fn brief_engine(&mut self) -> io::Result<()> {
         let config = scratch_file(&self.options.paths.spool, &self.in_use.handover)?;
         let mut frames = vec![(Reply::Config, vec![OwnedFd::from(config)])];
-        for (index, listener) in &self.held.listeners {
-            let copy = OwnedFd::from(listener.try_clone()?);
-            frames.push((Reply::Listener { index: *index }, vec![copy]));
+        for bound in &self.held.listeners {
+            let copy = OwnedFd::from(bound.socket.try_clone()?);
+            frames.push((Reply::Listener { index: bound.index }, vec![copy]));
         }
         let control = OwnedFd::from(self.held.control.listener.try_clone()?);
         frames.push((Reply::Control, vec![control]));

@@ -35,8 +35,8 @@ pub fn enter(role: Role<'_>) -> io::Result<Vec<&'static str>> {
         }
         Role::Parent => {
             pledge(
-                c"stdio rpath wpath cpath fattr chown flock inet dns unix getpw sendfd recvfd \
-                  proc exec id",
+                c"stdio rpath wpath cpath fattr chown flock inet dns route unix getpw sendfd \
+                  recvfd proc exec id",
             )?;
             return Ok(vec!["pledge"]);
         }
