@@ -137,12 +137,8 @@ impl Checker {
     /// Has an attempt looked at. `answer` is called once, from another thread or at once; it must
     /// not block.
     pub fn check(&self, attempt: Attempt, answer: Answer, now: Timestamp) {
-        if let Some(limit) = attempt.failures_max {
-            let budget = lock(&self.shared.budget);
-            if let Err(exhausted) = budget.check(limit, &attempt.peer, &attempt.user, now) {
-                drop(budget);
-                return answer(Verdict::Exhausted(exhausted));
-            }
+        if let Err(exhausted) = self.shared.within_budget(&attempt, now) {
+            return answer(Verdict::Exhausted(exhausted));
         }
         let jobs = match &attempt.table {
             Some((now, name)) if !now.tables.judges_passwords(name) => &self.hashes,
@@ -169,7 +165,11 @@ impl Shared {
             since,
         }) = jobs.recv()
         {
-            let verdict = self.judge(&attempt);
+            // Many may have come at once, before any of them had failed.
+            let verdict = match self.within_budget(&attempt, Timestamp::now()) {
+                Ok(()) => self.judge(&attempt),
+                Err(exhausted) => Verdict::Exhausted(exhausted),
+            };
             let now = Timestamp::now();
             if attempt.failures_max.is_some() {
                 let mut budget = lock(&self.budget);
@@ -185,6 +185,12 @@ impl Shared {
                 verdict => answer(verdict),
             }
         }
+    }
+
+    fn within_budget(&self, attempt: &Attempt, now: Timestamp) -> Result<(), Exhausted> {
+        attempt.failures_max.map_or(Ok(()), |limit| {
+            lock(&self.budget).check(limit, &attempt.peer, &attempt.user, now)
+        })
     }
 
     fn judge(&self, attempt: &Attempt) -> Verdict {
@@ -403,6 +409,24 @@ mod tests {
         let start = Instant::now();
         assert_eq!(world.ask("ann", "wrong"), Verdict::Refused);
         assert!(start.elapsed() >= BEAT, "refusals come on the full second");
+    }
+
+    #[test]
+    fn guesses_that_come_at_once_are_not_looked_at_any_more_than_others() {
+        // smtpd.conf(5), smtp limit max-auth-failures: each thread may have begun with one more.
+        let world = World::new(None);
+        let guesses: Vec<_> = (0..200)
+            .map(|n| world.asked(&format!("u{n}"), "x"))
+            .collect();
+        let refused = guesses.iter().filter(|guess| match guess.recv().unwrap() {
+            Verdict::Refused => true,
+            verdict => {
+                assert_eq!(verdict, Verdict::Exhausted(Exhausted::Network));
+                false
+            }
+        });
+        let refused = refused.count();
+        assert!((50..50 + SYSTEM_THREADS).contains(&refused), "{refused}");
     }
 
     #[test]

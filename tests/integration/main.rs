@@ -36,5 +36,6 @@ mod spf;
 mod stories;
 mod table_programs;
 mod submission;
+mod submission_hostile;
 mod tables;
 mod threads;

@@ -258,7 +258,8 @@ fn broken_handshakes_leave_nothing_and_disturb_nobody() {
         thread.join().expect("a client");
     }
     if cfg!(target_os = "linux") {
-        wait_for("descriptors to be closed", || descriptors() <= before + 2);
+        // Some sockets to the process that holds the keys are kept.
+        wait_for("descriptors to be closed", || descriptors() <= before + 8);
     }
     assert_eq!(daemon.engine_pid(), engine);
     let mut client = TlsClient::starttls(address(&daemon, 1));

@@ -25,7 +25,7 @@ enum Wire {
 
 /// Takes any certificate; what it was is for the test to see.
 #[derive(Debug)]
-struct Anybody;
+pub struct Anybody;
 
 /// What a client is made of.
 pub fn config(own: Option<&Certificate>) -> Arc<ClientConfig> {
