@@ -129,7 +129,9 @@ fn hanging_up_at_any_byte_of_a_submission_leaves_nothing() {
     });
     wait_for("all sessions to end", || sessions(&daemon) == 0);
     if cfg!(target_os = "linux") {
-        wait_for("descriptors to be closed", || descriptors() <= before + KEPT);
+        wait_for("descriptors to be closed", || {
+            descriptors() <= before + KEPT
+        });
     }
     assert_eq!(daemon.engine_pid(), engine);
     // In clear text, and where nobody says a word.
