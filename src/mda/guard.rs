@@ -149,9 +149,9 @@ mod tests {
     fn a_command_gets_all_of_a_message_or_no_end() {
         // smtpd.conf(5), COMMANDS. The pipes hold less than the message.
         for (ended, script) in [
-            (true, "cat"),
+            (true, "exec cat"),
             (true, "sleep 0.1; exec cat"),
-            (false, "cat"),
+            (false, "exec cat"),
             (false, "sleep 0.1; exec cat"),
         ] {
             let mut child = Command::new("/bin/sh")
