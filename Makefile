@@ -144,9 +144,13 @@ bench: build
 torture: build
 	python3 -B tests/torture/run.py ${TORTUREFLAGS}
 
-# Mail to and from other mail systems; those that are not here are skipped by name. Needs root.
+# Mail to and from other mail systems, and programs that people submit mail with; those that are not here
+# are skipped by name. Needs root. A part of it alone: make interop PEERS=postfix, make interop PARTS=curl
 interop: build
-	SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" python3 tests/interop/run.py ${PEERS}
+	[ -n "${PARTS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
+		python3 -B tests/interop/run.py ${PEERS}
+	[ -n "${PEERS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
+		python3 -B tests/interop/submission.py ${PARTS}
 
 # Whoever installs needs no Rust toolchain, but what is installed must know the paths it lies at.
 install:

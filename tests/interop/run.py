@@ -4,7 +4,8 @@
 One line is printed for each peer and direction; a peer that is not here is skipped by name, and
 whatever differs in a message that has arrived is a failure. The peers are Debian's postfix,
 exim4 and opensmtpd, Dovecot's lmtpd, and hosts made of aiosmtpd that want a login or speak old
-TLS only. exim4 and opensmtpd conflict with others as packages and need not be installed: their
+TLS only. postfix and opensmtpd come once more to submit, with STARTTLS and AUTH; postfix and we show
+each other certificates of clients. exim4 and opensmtpd conflict with others as packages and need not be installed: their
 directories may be given as SMTPD_INTEROP_EXIM4 and SMTPD_INTEROP_OPENSMTPD, else they are fetched
 with apt-get(8) and unpacked.
 
@@ -23,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from submission import authority, certificate
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -116,10 +119,10 @@ def split(text):
     return head, body
 
 
-def compare(message, texts):
+def compare(message, texts, copies):
     """What is wrong with the copies of a message that have arrived."""
-    if len(texts) != message.rcpts:
-        return f"{message.subject}: {len(texts)} copies for {message.rcpts} recipients"
+    if len(texts) != copies:
+        return f"{message.subject}: {len(texts)} copies in place of {copies}"
     for text in texts:
         head, body = split(text)
         if body != message.body:
@@ -145,6 +148,10 @@ class Server:
     options = ""
     # It takes and gives mail by SMTP; others only take it.
     relays_back = False
+    # It can be spoken to as its configuration says.
+    takes_ours = True
+    # What must stand in a message that has come from us, and in one that has come to us.
+    proof_there = proof_here = ""
 
     def __init__(self, place, port):
         self.dir = os.path.join(place, self.name)
@@ -161,6 +168,10 @@ class Server:
 
     def tables(self):
         return ""
+
+    def back(self, ours):
+        """The port of ours that mail comes back to."""
+        return ours.port
 
     def mails(self):
         return [read(path) for path in tree(self.box) if "/tmp/" not in path[len(self.box):]]
@@ -190,8 +201,21 @@ class Server:
 class Ours(Server):
     name = "smtpd"
 
+    @property
+    def submission(self):
+        return self.port + 100
+
+    def pki(self):
+        top = os.path.dirname(self.dir)
+        return (f'pki client cert "{top}/client.pem" key "{top}/client.key"\nca peers cert "{top}/ca.pem"\n'
+                'table submitters { "ann" = "$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW" }\n'
+                'table passwords { "ours" = "ann:secret" }')
+
     def start(self, peers):
-        lines = [f"listen on 127.0.0.1 port {self.port}", "queue ttl 1h", "smtp max-message-size 40M",
+        lines = [self.pki(),
+                 f"listen on 127.0.0.1 port {self.submission} tls-require verify pki client ca peers auth <submitters> "
+                 "received-auth",
+                 f"listen on 127.0.0.1 port {self.submission + 1} tls-require pki client auth <submitters> received-auth", f"listen on 127.0.0.1 port {self.port}", "queue ttl 1h", "smtp max-message-size 40M",
                  f'action "in" maildir "{self.box}" virtual {{ "@" = "{MAILBOX}" }}',
                  f'match from any for domain "{self.domain}" action "in"']
         for peer in peers:
@@ -203,7 +227,7 @@ class Ours(Server):
         self.spawn(SMTPD, "-d", "-v", "-R", self.dir)
 
     def accepts(self, peer):
-        text = peer.tables() + f'\naction "out" {peer.host()}\nmatch from any for any action "out"\n'
+        text = self.pki() + "\n" + peer.tables() + f'\naction "out" {peer.host()}\nmatch from any for any action "out"\n'
         path = write(f"{self.dir}/try/smtpd.conf", "listen on 127.0.0.1 port 1\n" + text)
         write(f"{self.dir}/try/mailname", "smtpd.example\n")
         result = subprocess.run([SMTPD, "-n", "-R", f"{self.dir}/try", "-f", path], capture_output=True)
@@ -216,6 +240,9 @@ class Ours(Server):
 class Postfix(Server):
     name = "postfix"
     relays_back = True
+
+    def security(self, ours):
+        return "smtp_tls_security_level = may\nsmtpd_tls_security_level = may\n"
 
     def start(self, ours, cert):
         if not shutil.which("postfix"):
@@ -245,14 +272,12 @@ virtual_mailbox_maps = static:mail/
 virtual_uid_maps = static:{UID}
 virtual_gid_maps = static:{UID}
 relay_domains = {ours.domain}
-transport_maps = inline:{{ {ours.domain}=smtp:[127.0.0.1]:{ours.port} }}
+transport_maps = inline:{{ {ours.domain}=smtp:[127.0.0.1]:{self.back(ours)} }}
 smtpd_tls_cert_file = {cert}.pem
 smtpd_tls_key_file = {cert}.key
-smtpd_tls_security_level = may
 smtpd_tls_loglevel = 1
-smtp_tls_security_level = may
 smtp_dns_support_level = disabled
-""")
+""" + self.security(ours))
         proto = "/etc/postfix/master.cf.proto"
         lines = []
         for line in read(proto).decode().splitlines():
@@ -268,6 +293,35 @@ smtp_dns_support_level = disabled
             subprocess.run(["postfix", "-c", etc, "check"], check=True, stdout=log, stderr=log)
         # Not by postfix(1), so that it is a child of ours.
         self.spawn("/usr/lib/postfix/sbin/master", "-c", etc, "-d", env=dict(os.environ, MAIL_CONFIG=etc))
+
+
+class PostfixSubmission(Postfix):
+    """Both sides show certificates; postfix logs in at ours."""
+    name = "postfix-submit"
+    proof_there = '(Client CN "client.example.net", Issuer "authority.example" (verified OK))'
+    proof_here = ":YES) auth=yes user=ann"
+
+    def host(self):
+        return f"relay host smtp+tls://127.0.0.1:{self.port} pki client tls no-verify"
+
+    def back(self, ours):
+        return ours.submission
+
+    def security(self, ours):
+        if not glob.glob("/usr/lib/*/sasl2/libplain.so"):
+            raise Skip("libsasl2-modules is not installed")
+        top = os.path.dirname(self.dir)
+        return f"""smtp_tls_security_level = encrypt
+smtp_tls_cert_file = {top}/client.pem
+smtp_tls_key_file = {top}/client.key
+smtp_sasl_auth_enable = yes
+smtp_sasl_password_maps = inline:{{ [127.0.0.1]:{ours.submission}=ann:secret }}
+smtp_sasl_security_options = noanonymous
+smtpd_tls_security_level = may
+smtpd_tls_CAfile = {top}/ca.pem
+smtpd_tls_ask_ccert = yes
+smtpd_tls_received_header = yes
+"""
 
 
 def unpacked(name, program, *packages):
@@ -358,11 +412,16 @@ class Opensmtpd(Server):
     name = "opensmtpd"
     relays_back = True
 
+    def security(self, ours):
+        """Options of its listener, and its action for our mail."""
+        return "tls", f"relay host smtp://127.0.0.1:{ours.port}", ""
+
     def start(self, ours, cert):
-        folder = unpacked(self.name, "usr/sbin/smtpd", "opensmtpd")
+        folder = unpacked("opensmtpd", "usr/sbin/smtpd", "opensmtpd")
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/usr/libexec"], check=True)
         shutil.copytree(f"{folder}/usr/libexec", "/usr/libexec", dirs_exist_ok=True)
-        os.makedirs("/var/lib/opensmtpd/empty")
+        os.makedirs("/var/lib/opensmtpd/empty", exist_ok=True)
+        listener, back, more = self.security(ours)
         for kind in ("pem", "key"):
             shutil.copy(f"{cert}.{kind}", f"{self.dir}/cert.{kind}")
             os.chmod(f"{self.dir}/cert.{kind}", 0o600)
@@ -370,14 +429,29 @@ class Opensmtpd(Server):
         shutil.copy(f"{self.dir}/mailname", "/etc/mailname")
         conf = write(f"{self.dir}/smtpd.conf", f"""pki host.example cert "{self.dir}/cert.pem"
 pki host.example key "{self.dir}/cert.key"
+{more}
 smtp max-message-size 40M
-listen on 127.0.0.1 port {self.port} tls pki host.example hostname mx.{self.domain}
+listen on 127.0.0.1 port {self.port} {listener} pki host.example hostname mx.{self.domain}
 action "in" maildir "{self.box}" virtual {{ "@" = "{MAILBOX}" }}
-action "back" relay host smtp://127.0.0.1:{ours.port}
+action "back" {back}
 match from any for domain "{self.domain}" action "in"
 match from any for domain "{ours.domain}" action "back"
 """)
-        self.spawn(f"{folder}/usr/sbin/smtpd", "-d", "-f", conf)
+        # Each with a spool and a control socket of its own, whose paths are built in.
+        alone = 'for dir in /var/spool /run; do mount -t tmpfs tmpfs $dir || exit 1; done && exec "$@"'
+        self.spawn("unshare", "-m", "sh", "-c", alone, "sh", f"{folder}/usr/sbin/smtpd", "-d", "-f", conf)
+
+
+class OpensmtpdSubmission(Opensmtpd):
+    """It logs in. Debian's 6.8 signs nothing with the OpenSSL of the same Debian ("missing private key"), so
+    that it shows no certificate, and nobody speaks TLS to it."""
+    name = "opensmtpd-submit"
+    takes_ours = False
+    proof_here = ":NO) auth=yes user=ann"
+
+    def security(self, ours):
+        return ("tls", f"relay host smtp+tls://peer@127.0.0.1:{ours.submission + 1} auth <passwords> tls no-verify",
+                'table passwords { peer = "ann:secret" }')
 
 
 class Dovecot(Server):
@@ -479,24 +553,31 @@ class Old(Smarthost):
         return f"relay host smtp+tls://127.0.0.1:{self.port} tls no-verify"
 
 
-PEERS = [Postfix, Exim, Opensmtpd, Dovecot, Smarthost, Login, LoginOnly, Old]
+PEERS = [Postfix, PostfixSubmission, Exim, Opensmtpd, OpensmtpdSubmission, Dovecot, Smarthost, Login, LoginOnly, Old]
 
 
 # The run.
 
-def carry(port, domain, mailbox):
-    """Sends every message there; what is wrong with what came, or None."""
+def carry(port, domain, mailbox, copies=None):
+    """Sends every message there; what is wrong with what came, or None. A copy comes for each recipient, or
+    so many."""
     for message in MESSAGES:
         submit(port, domain, message)
         count = lambda: len(with_subject(mailbox(), message))
         try:
-            wait("the mail", lambda: count() >= message.rcpts)
+            wait("the mail", lambda: count() >= (copies or message.rcpts))
         except RuntimeError:
             pass
-        wrong = compare(message, with_subject(mailbox(), message))
+        wrong = compare(message, with_subject(mailbox(), message), copies or message.rcpts)
         if wrong:
             return wrong
     return None
+
+
+def lacking(mails, proof):
+    """The head of a message that does not have what must be there, or None."""
+    heads = (split(text)[0].decode(errors="replace") for text in mails)
+    return next((f"no {proof!r} in {head}" for head in heads if proof not in f"{head}\n"), None)
 
 
 def security(log, port):
@@ -518,6 +599,8 @@ def main():
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=peer.example",
                     "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{cert}.key", "-out", f"{cert}.pem"],
                    check=True, capture_output=True)
+    authority(place)
+    certificate(place, "client", ["rsa:2048"], "client.example.net")
     ours = Ours(place, 3000)
     wanted = [kind for kind in PEERS if not sys.argv[1:] or kind.name in sys.argv[1:]]
     peers, fine = [], True
@@ -539,13 +622,15 @@ def main():
                 fine &= report(peer.name, "", "FAILED", str(error))
         ours.start(peers)
         for peer in peers:
-            wrong = carry(ours.port, peer.domain, peer.mails)
-            how = security(ours.log(), peer.port)
-            fine &= report(peer.name, "from us", "FAILED" if wrong else "ok", wrong or how)
+            if peer.takes_ours:
+                wrong = carry(ours.port, peer.domain, peer.mails) or lacking(peer.mails(), peer.proof_there)
+                how = security(ours.log(), peer.port)
+                fine &= report(peer.name, "from us", "FAILED" if wrong else "ok", wrong or how)
             if peer.relays_back:
+                # All recipients have one mailbox here, and a message comes there once.
                 before = set(tree(ours.box))
                 arrived = lambda: [read(path) for path in set(tree(f"{ours.box}/new")) - before]
-                wrong = carry(peer.port, ours.domain, arrived)
+                wrong = carry(peer.port, ours.domain, arrived, 1) or lacking(arrived(), peer.proof_here)
                 fine &= report(peer.name, "to us", "FAILED" if wrong else "ok", wrong or "")
     finally:
         ours.stop()
