@@ -181,6 +181,7 @@ impl Proc {
             talk,
             woken,
             backoff: Backoff::default(),
+            served: false,
         };
         let thread = thread::Builder::new()
             .name(thread_name(name))
@@ -358,6 +359,8 @@ struct Runner {
     talk: Box<dyn Talk>,
     woken: UnixStream,
     backoff: Backoff,
+    /// Whether the process that ran last has got ready.
+    served: bool,
 }
 
 /// Why a program is spoken to no more.
@@ -382,7 +385,11 @@ impl Runner {
                 (End::Closed, None) => "exited abnormally".to_owned(),
                 (End::Bad(why), _) => format!("was ended: {why}"),
             };
-            let wait = self.backoff.died(started.elapsed());
+            let lived = started.elapsed();
+            let wait = match std::mem::take(&mut self.served) {
+                true => self.backoff.died_at_work(lived),
+                false => self.backoff.died(lived),
+            };
             log::warn(format_args!(
                 "lost processor: {} {why}; starting it again in {} s",
                 self.proc.name(),
@@ -554,6 +561,7 @@ impl Runner {
             })?;
             if became_ready && !*ready {
                 *ready = true;
+                self.served = true;
                 self.serve();
             }
         }
@@ -592,7 +600,7 @@ impl Runner {
 }
 
 /// Bytes that become lines.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Lines {
     rest: Vec<u8>,
     /// Bytes of `rest` that hold no line end.
