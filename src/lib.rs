@@ -25,7 +25,8 @@
 //!  ├─ keys         _smtpd: holds private keys and signs                          [tls]
 //!  ├─ auth         root, one for each password of the system's: bsd_auth, PAM    [parent]
 //!  ├─ purge        _smtpq, at the start: deletes what a crash left behind        [parent]
-//!  ├─ programs     _smtpd, or the user of smtpd.conf: tables and filters          [proc]
+//!  ├─ programs     _smtpd, or the user of smtpd.conf: tables and filters; a table
+//!  │               that is a userbase has a second one, which the parent asks    [proc]
 //!  └─ deliveries   the recipient: maildirs, mail.local, commands                 [mda]
 //!                  _smtpd: commands and files of aliases
 //! ```

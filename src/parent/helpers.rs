@@ -64,8 +64,13 @@ impl Helpers {
 
     /// An engine has ended: its helpers are to follow.
     pub fn orphan(&mut self, engine: u64, now: Instant) {
+        self.give_up(|request| request.engine == engine, now);
+    }
+
+    /// These helpers are not wanted any more, and have been told so by the end of their input.
+    pub fn give_up(&mut self, which: impl Fn(Delivery) -> bool, now: Instant) {
         for running in self.running.values_mut() {
-            if running.request.engine == engine {
+            if which(running.request) {
                 running.until.get_or_insert(now + GRACE);
             }
         }

@@ -28,6 +28,7 @@ mod question;
 mod reload;
 mod serve;
 mod start;
+mod user_programs;
 mod userbase;
 
 pub use question::OwnForwards;

@@ -169,6 +169,7 @@ impl Parent {
     }
 
     fn use_next(&mut self, next: Next) {
+        self.close_user_programs();
         self.in_use = next.in_use;
         self.held.listeners = next.listeners;
         if let Some(keys) = next.keys {

@@ -1,6 +1,7 @@
 //! The parent's loop: signals, the engine's requests, ended children, and time.
 
 mod engine;
+mod users;
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +24,8 @@ use super::link::{Heard, Link};
 use super::offline::Offline;
 use super::reload::{InUse, Next};
 use super::start::Held;
+use super::user_programs::UserPrograms;
+use super::userbase::Userbases;
 use super::{Options, Reread, mda, purge};
 use crate::util::backoff::Backoff;
 
@@ -44,6 +47,7 @@ pub struct Parent {
     children: Children,
     checks: Checks,
     helpers: Helpers,
+    user_programs: UserPrograms,
     offline: Offline,
     purge: Option<Pid>,
     next_purge: Instant,
@@ -135,6 +139,7 @@ impl Parent {
             children: Children::default(),
             checks: Checks::default(),
             helpers: Helpers::default(),
+            user_programs: UserPrograms::default(),
             purge: None,
             next_purge: now,
             next_certificates: now + BETWEEN_CERTIFICATES,
@@ -156,6 +161,7 @@ impl Parent {
             }
             self.hear_signals();
             self.hear_engine();
+            self.hear_user_programs();
             self.reap(Instant::now());
         }
     }
@@ -221,6 +227,12 @@ impl Parent {
                 fds.push(PollFd::new(link.as_fd(), interest));
             }
         }
+        for (fd, writes) in self.user_programs.fds() {
+            fds.push(PollFd::new(fd, Interest::Read));
+            if writes {
+                fds.push(PollFd::new(fd, Interest::Write));
+            }
+        }
         poll(&mut fds, Some(timeout)).map(drop)
     }
 
@@ -238,7 +250,9 @@ impl Parent {
             }
         };
         let checks = self.checks.deadline();
-        [self.children.deadline(), checks, self.helpers.deadline()]
+        let helpers = self.helpers.deadline();
+        let users = self.user_programs.deadline();
+        [self.children.deadline(), checks, helpers, users]
             .into_iter()
             .flatten()
             .fold(of_stop, Instant::min)
@@ -270,11 +284,21 @@ impl Parent {
             };
             match heard {
                 Ok(Heard::Nothing) => return,
-                Ok(Heard::Request(request, fds)) => self.serve(request, fds),
+                Ok(Heard::Request(request, fds)) => self.take(request, fds),
                 // It is ending, or should be.
                 Ok(Heard::Closed) => return self.kill_engine(None),
                 Err(error) => return self.kill_engine(Some(&strerror(&error))),
             }
+        }
+    }
+
+    /// A request waits for its user where a program has to be asked.
+    fn take(&mut self, request: Request, fds: Vec<OwnedFd>) {
+        match Userbases::needed(&self.in_use.config, &request) {
+            Some((table, user)) if self.stop == Stop::No => {
+                self.ask_for_user(request, fds, table, user);
+            }
+            _ => self.serve(request, fds),
         }
     }
 
@@ -286,6 +310,8 @@ impl Parent {
             Request::KillMda { id } => {
                 if let Some(pid) = self.children.find(self.delivery(id)) {
                     process::kill(pid);
+                } else if self.user_programs.take_back(self.engine_number, id) {
+                    self.tell(&not_wanted(id));
                 }
             }
             Request::OpenForward { id, action, user } => self.open_forward(id, &action, &user),
@@ -520,6 +546,7 @@ impl Parent {
 
     fn stop_gently(&mut self) {
         if self.stop == Stop::No {
+            self.close_user_programs();
             self.stop = Stop::Gently(Instant::now() + GENTLE_STOP);
             self.tell(&Reply::Shutdown);
         }
@@ -537,6 +564,14 @@ impl Parent {
         if !matches!(self.stop, Stop::AtOnce(_)) {
             self.stop = Stop::AtOnce(now + HARD_STOP);
         }
+    }
+}
+
+fn not_wanted(id: u32) -> Reply {
+    Reply::MdaRefused {
+        id,
+        code: sysexits::TEMPFAIL,
+        text: Line::sanitize(b"the delivery is not wanted any more"),
     }
 }
 

@@ -2,12 +2,16 @@
 //!
 //! The engine names a user; whom that makes, and where his home is, the parent never believes it.
 //! The tables are those of the configuration, read as the engine reads them, and a file is read
-//! again when smtpctl(8) says so. A userbase that cannot be asked is a failure that passes.
+//! again when smtpctl(8) says so. A userbase that cannot be asked is a failure that passes. What a
+//! program says of a user is asked beforehand ([`super::user_programs`]) and told here.
 
-use crate::config::{Config, LocalAction, Method, Sources};
+use crate::config::{Config, LocalAction, Method, Sources, TableSource, service};
 use crate::log;
+use crate::privsep::Request;
 use crate::sys::user::User;
 use crate::table::Tables;
+
+use super::user_programs::Told;
 
 /// Whom a name makes.
 pub trait Users {
@@ -18,7 +22,11 @@ pub trait Users {
 }
 
 /// The userbases of all actions, and the system's users.
-pub struct Userbases(Tables);
+pub struct Userbases {
+    tables: Tables,
+    /// What the program of this table has said of this user, for the request that is served now.
+    told: Option<(String, String, Told)>,
+}
 
 /// The system's users.
 const SYSTEM: &str = "<getpwnam>";
@@ -32,7 +40,7 @@ impl Userbases {
             .tables
             .retain(|name, _| name == SYSTEM || is_userbase(config, name));
         match Tables::load(&reduced, sources) {
-            Ok(tables) => Ok(Userbases(tables)),
+            Ok(tables) => Ok(Userbases { tables, told: None }),
             Err(found) => {
                 let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
                 Err(texts.join("; "))
@@ -45,13 +53,45 @@ impl Userbases {
         if !is_userbase(config, name) {
             return;
         }
-        if let Err(error) = self.0.update(name) {
+        if let Err(error) = self.tables.update(name) {
             log::warn(format_args!("{error}"));
         }
     }
 
+    /// The program's table and the user that a request needs, if its userbase is a program's.
+    pub fn needed(config: &Config, request: &Request) -> Option<(String, String)> {
+        let (action, user) = match request {
+            Request::OpenForward { action, user, .. } => (action, user),
+            Request::StartMda { job, .. } => (&job.action, &job.user),
+            _ => return None,
+        };
+        let table = match &config.actions.get(action.as_str())?.method {
+            Method::Local(local) => local.userbase.as_ref()?,
+            Method::Relay(_) => return None,
+        };
+        let of_program = matches!(config.tables.get(table), Some(TableSource::Program(_)));
+        of_program.then(|| (table.clone(), user.to_ascii_lowercase()))
+    }
+
+    /// Serves a request while it is known what a program has said of its user.
+    pub fn tell(&mut self, table: &str, user: &str, told: Option<Told>) {
+        self.told = told.map(|told| (table.to_owned(), user.to_owned(), told));
+    }
+
     fn find(&self, table: &str, name: &str) -> Result<Option<User>, String> {
-        self.0
+        if let Some((of, user, told)) = &self.told
+            && of == table
+            && user.eq_ignore_ascii_case(name)
+        {
+            let failed = |why: &str| format!("table {table}: {why}");
+            let value = told.as_ref().map_err(|why| failed(why))?;
+            let parsed = value.as_ref().map(|value| {
+                service::userinfo(user, value)
+                    .ok_or_else(|| failed(&format!("bad userinfo for {user}")))
+            });
+            return parsed.transpose();
+        }
+        self.tables
             .userinfo(table, name)
             .map_err(|error| error.to_string())
     }

@@ -171,7 +171,8 @@ impl Tables {
         let domain = self.key(table, address.domain())?;
         if let Some(program) = self.program(table)? {
             let key = match (user.is_empty(), domain.is_empty()) {
-                (true, true) => String::new(),
+                // The null sender, as OpenSMTPD writes it.
+                (true, true) => "@".to_owned(),
                 (_, true) => user,
                 _ => format!("{user}@{domain}"),
             };

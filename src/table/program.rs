@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use crate::log;
-use crate::proc::{Heard, Keeper, Launcher, Proc, Talk, stamp};
+use crate::proc::{Heard, Keeper, Launcher, Proc, Talk};
+pub use crate::proc::{Lines, stamp};
 use crate::sys::random;
 use crate::util::Line;
 
@@ -193,6 +194,16 @@ impl Program {
     }
 }
 
+/// What the program of the table `name` is told first.
+pub fn greeting(name: &Line) -> Vec<u8> {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        "config|smtpd-version|{version}\nconfig|protocol|0.1\nconfig|tablename|{name}\n\
+         config|ready\n"
+    )
+    .into_bytes()
+}
+
 /// One request, its line end included. The key is the last field, and may hold bars.
 pub fn request(
     stamp: &str,
@@ -221,12 +232,7 @@ impl Talk for Tongue {
     fn greeting(&mut self) -> Vec<u8> {
         self.ready = false;
         lock(&self.asked).services.clear();
-        format!(
-            "config|smtpd-version|{}\nconfig|protocol|0.1\nconfig|tablename|{}\nconfig|ready\n",
-            env!("CARGO_PKG_VERSION"),
-            self.name
-        )
-        .into_bytes()
+        greeting(&self.name)
     }
 
     fn hear(&mut self, line: &[u8]) -> Result<Heard, String> {
@@ -336,6 +342,28 @@ fn shown(line: &str) -> Line {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An entry for the fuzzer: what these lookups are answered by all that a program says.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_program(said: &[u8], asked: &[(u32, Operation)]) -> Vec<Option<Answer>> {
+    let waiting = Asked::default();
+    let mut promised = Vec::new();
+    for (id, how) in asked {
+        let (promise, answer) = bounded(1);
+        lock(&waiting).requests.insert(*id, (*how, promise));
+        promised.push(answer);
+    }
+    let mut tongue = Tongue {
+        name: Line::default(),
+        asked: waiting,
+        ready: false,
+    };
+    let mut hear = |line: &[u8]| tongue.hear(line).map(drop);
+    let _breach = Lines::default().push(said, &mut hear);
+    tongue.gone();
+    // Nobody is left to answer: whoever still waits knows it at once.
+    promised.iter().map(|answer| answer.recv().ok()).collect()
 }
 
 #[cfg(test)]

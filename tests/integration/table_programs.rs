@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Instance, Setup, wait_for};
+use crate::support::{Instance, Setup, give, wait_for};
 
 /// One table program for all services. It answers out of the file `answers` beside it, lines of
 /// `service|key|answer`, and notes every request in `asked`.
@@ -136,4 +136,71 @@ fn it_ends_with_the_daemon() {
     };
     assert!(daemon.stop().success());
     assert!(!crate::support::alive(pid));
+}
+
+/// Whom the daemon delivers to, as a value of userinfo.
+fn recipient(dir: &Path) -> (String, u32) {
+    let owner = fs::metadata(dir).unwrap();
+    let home = dir.join("home");
+    fs::create_dir(&home).unwrap();
+    give(&home, owner.uid());
+    let (uid, gid) = (owner.uid(), owner.gid());
+    (format!("{uid}:{gid}:{}", home.display()), uid)
+}
+
+// smtpd.conf(5), userbase: the users of a table, whom a program may know. The parent asks a program
+// of its own, for a .forward as for a delivery.
+#[test]
+fn users_may_be_those_that_a_program_knows() {
+    let mut daemon = Setup::new("").prepare();
+    let (user, uid) = recipient(daemon.path());
+    write(
+        daemon.path(),
+        &format!(
+            "userinfo|vera|found|{user}\nuserinfo|al|found|{user}\nuserinfo|odd|found|x\n\
+             userinfo|sick|error|no route\n"
+        ),
+    );
+    daemon.configure(
+        "listen on 127.0.0.1 port $port\n\
+         table people proc:$dir/table:$dir/answers\n\
+         action \"in\" maildir userbase <people>\n\
+         match from any for domain e.org action \"in\"\n",
+    );
+    daemon.start();
+    let mut client = daemon.hello();
+    client.mail("a@b.net", &["Vera@e.org"], b"\none\n");
+    let mail = || {
+        let new = daemon.path().join("home/Maildir/new");
+        fs::read_dir(new).map_or(0, Iterator::count)
+    };
+    wait_for("the mail of a program's user", || mail() == 1);
+    client.say("MAIL FROM:<a@b.net>", 250);
+    client.say("RCPT TO:<nobody@e.org>", 550);
+    client.say("RCPT TO:<root@e.org>", 550);
+    client.say("RCPT TO:<odd@e.org>", 451);
+    client.say("RCPT TO:<sick@e.org>", 451);
+    client.say("RSET", 250);
+    // The home of the .forward is the program's word, too.
+    let forward = daemon.path().join("home/.forward");
+    fs::write(&forward, "\\al, nobody@e.org\n").unwrap();
+    give(&forward, uid);
+    client.say("MAIL FROM:<a@b.net>", 250);
+    client.say("RCPT TO:<vera@e.org>", 550);
+    client.say("RSET", 250);
+    fs::remove_file(&forward).unwrap();
+    // Mail that was taken waits while nobody can say who its user is.
+    client.say("MAIL FROM:<a@b.net>", 250);
+    client.say("RCPT TO:<al@e.org>", 250);
+    client.say("DATA", 354);
+    fs::write(daemon.path().join("die"), "").unwrap();
+    client.send(b"\r\ntwo\r\n.\r\n");
+    assert!(client.reply().starts_with("250 "));
+    daemon.wait_log("result=TempFail");
+    fs::remove_file(daemon.path().join("die")).unwrap();
+    wait_for("the mail that has waited", || {
+        daemon.ctl(["schedule", "all"]);
+        mail() == 2
+    });
+    assert!(daemon.stop().success());
 }

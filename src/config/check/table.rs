@@ -24,8 +24,6 @@ pub(super) enum Kind {
     Either,
     /// Whatever is asked for: the contents are not known beforehand.
     Dynamic,
-    /// Whatever a program answers; but whom a user makes is the parent's to find out.
-    Program,
     /// The system's users: userinfo and nothing else.
     Users,
     /// Declared wrongly; that has been said already.
@@ -64,7 +62,6 @@ impl Kind {
             Kind::List => takes != Takes::Map,
             Kind::Map => takes != Takes::List,
             Kind::Users => takes != Takes::List && service == Service::Userinfo,
-            Kind::Program => service != Service::Userinfo,
             Kind::Either | Kind::Dynamic | Kind::Wrong => true,
         }
     }
@@ -200,7 +197,7 @@ impl Checker<'_> {
                 return (TableSource::Db(PathBuf::from(path)), kind);
             }
             _ => match self.program(name, config) {
-                Some(program) => return (TableSource::Program(program), Kind::Program),
+                Some(program) => return (TableSource::Program(program), Kind::Dynamic),
                 None => return nothing,
             },
         }
@@ -336,7 +333,6 @@ impl Checker<'_> {
         let is = match kind {
             Kind::Map => "it is a mapping",
             Kind::Users => "it is the system's users",
-            Kind::Program => "it is served by a program",
             _ => "it is a list",
         };
         let text = format!("{}; {is}", refused(&name));
