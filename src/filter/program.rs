@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub struct Program {
 #[derive(Default)]
 struct Shared {
     book: Mutex<Book>,
+    /// Whether what it wants is known.
+    known: AtomicBool,
     /// Counts of `smtpctl show filters`.
     requests: AtomicU64,
     timeouts: AtomicU64,
@@ -153,6 +155,16 @@ impl Program {
     /// Whether it wants to be asked at this phase.
     pub fn filters(&self, phase: Phase) -> bool {
         self.shared.book().wants.phases & phase.bit() != 0
+    }
+
+    /// Whether it has said what it wants: it, or the process before it.
+    pub fn is_known(&self) -> bool {
+        self.shared.known.load(Ordering::Acquire)
+    }
+
+    /// Whether it wants to be asked at any phase.
+    pub fn filters_anything(&self) -> bool {
+        self.shared.book().wants.phases != 0
     }
 
     /// Whether it wants to hear of this.
@@ -320,6 +332,7 @@ impl Talk for Tongue {
             (false, Said::Ready) => {
                 self.ready = true;
                 self.shared.book().wants = self.heard;
+                self.shared.known.store(true, Ordering::Release);
                 return Ok(Heard::Ready);
             }
             (true, Said::Result(session, token, decision)) => {
@@ -400,4 +413,48 @@ impl Tongue {
             false => Ok(()),
         }
     }
+}
+
+/// An entry for the fuzzer: what comes of all that a program says when these sessions wait with
+/// their tokens, and the lines of a message that the first of them has under way. Every session
+/// that waits has its answer at the end, and one answer.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_program(
+    said: &[u8],
+    waiting: [(SessionId, u64); 2],
+    content: &Arc<Content>,
+) -> [Option<Decision>; 2] {
+    let shared = Arc::new(Shared::default());
+    let told: Arc<Mutex<[Vec<Option<Decision>>; 2]>> = Arc::default();
+    for (number, (session, token)) in waiting.into_iter().enumerate() {
+        let told = told.clone();
+        let reply: Reply = Box::new(move |decision| {
+            told.lock().unwrap_or_else(PoisonError::into_inner)[number].push(decision);
+        });
+        let since = Instant::now();
+        let waits = Waiting {
+            token,
+            since,
+            reply,
+        };
+        shared.book().waiting.insert(session.0, waits);
+        let key = (session.0, token);
+        shared.book().content.insert(key, (content.clone(), 0));
+    }
+    let mut tongue = Tongue {
+        name: Line::default(),
+        greeting: Vec::new(),
+        shared,
+        ready: false,
+        heard: Wants::default(),
+        mistakes: 0,
+    };
+    let mut hear = |line: &[u8]| tongue.hear(line).map(drop);
+    let _breach = crate::proc::Lines::default().push(said, &mut hear);
+    tongue.gone();
+    let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
+    told.map(|mut answers| {
+        assert_eq!(answers.len(), 1, "each that waits is answered once");
+        answers.pop().flatten()
+    })
 }

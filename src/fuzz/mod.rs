@@ -7,6 +7,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 mod expansion;
+mod programs;
 mod text;
 mod wire;
 
@@ -30,6 +31,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dns", wire::dns),
     ("frames", wire::frames),
     ("helpers", wire::helpers),
+    ("filter", programs::filter),
+    ("table-program", programs::table),
 ];
 
 /// The target of this name.
