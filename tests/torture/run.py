@@ -415,16 +415,8 @@ def torture(top, args):
     return judge(clients, arrivals, kills)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=15, help="stop killing after this long")
-    parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--pace", type=float, default=0.02, help="seconds between a client's messages")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 31))
-    parser.add_argument("--parts", nargs="+", choices=sorted(set(PARTS)), default=PARTS)
-    parser.add_argument("--program", default=os.path.join(TOP, "target/release/smtpd"))
-    args = parser.parse_args()
+def in_a_place_of_its_own(torture, args):
+    """Runs `torture` with a directory that goes if all is good, and with users that go in any case."""
     if os.geteuid() != 0:
         sys.exit("torture: needs root, to deliver as another user")
     added = []
@@ -447,7 +439,20 @@ def main():
             print(f"the evidence is in {top}")
         for user in added:
             subprocess.run(["userdel", user], stderr=subprocess.DEVNULL)
-    sys.exit(0 if good else 1)
+    return good
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=15, help="stop killing after this long")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--pace", type=float, default=0.02, help="seconds between a client's messages")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 31))
+    parser.add_argument("--parts", nargs="+", choices=sorted(set(PARTS)), default=PARTS)
+    parser.add_argument("--program", default=os.path.join(TOP, "target/release/smtpd"))
+    args = parser.parse_args()
+    sys.exit(0 if in_a_place_of_its_own(torture, args) else 1)
 
 
 if __name__ == "__main__":
