@@ -18,6 +18,7 @@ use crate::queue::{Draft, LoadError, Queue, Store};
 use crate::util::dice::Dice;
 
 use super::*;
+use crate::mail::Destination;
 use crate::smtp::auth::{self, Credentials};
 
 mod chance;
@@ -123,7 +124,7 @@ impl Services for World {
         self.queue.begin()
     }
 
-    fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+    fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
         let copies = match (rcpt.user(), rcpt.domain()) {
             (_, domain) if !domain.ends_with("example.org") => 0,
             ("nobody", _) => 0,
@@ -146,7 +147,7 @@ impl Services for World {
         };
         match copies {
             0 => Err(Refusal::new(550, "Invalid recipient")),
-            copies => Ok((0..copies).map(destination).collect()),
+            copies => Ok((0..copies).map(destination).collect::<Vec<_>>().into()),
         }
     }
 
@@ -985,6 +986,75 @@ fn a_silent_client_is_told_once_and_its_transaction_is_gone() {
     talk.send(b"age\r\n.\r\n");
     assert_eq!((talk.is_over(), talk.messages()), (true, 0));
     assert_eq!(talk.world.queue.messages().count(), 0);
+}
+
+/// The program's lines, with names in the place of times, ports and ids.
+fn transcript(path: &std::path::Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let lines = text.lines().filter(|line| line.starts_with("report|"));
+    let mut message = String::new();
+    let mut told = String::new();
+    for line in lines {
+        let mut fields: Vec<&str> = line.split('|').collect();
+        (fields[2], fields[5]) = ("T", "S1");
+        if fields[4] == "tx-begin" {
+            message = fields[6].to_owned();
+        }
+        let mut line = fields.join("|");
+        if !message.is_empty() {
+            line = line.replace(&message, "M1");
+        }
+        told += &(line + "\n");
+    }
+    text.ends_with('\n')
+        .then_some(told)
+        .filter(|told| told.contains("link-disconnect"))
+}
+
+// tests/transcripts: what a filter hears of a client that is silent for too long.
+#[test]
+fn the_transcript_of_a_time_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let heard = dir.path().join("heard");
+    let script = format!(
+        "while read -r line; do [ \"$line\" = 'config|ready' ] && break; done\n\
+         echo 'register|report|smtp-in|*'; echo 'register|ready'; exec cat >'{}'",
+        heard.display()
+    );
+    let filters = crate::filter::tests::filters(
+        "filter f proc-exec x\nlisten on 127.0.0.1 port 25 filter f",
+        &script,
+    );
+    let mut listening = listening();
+    listening.filter = filters.of_sessions(&Some("f".to_owned()));
+    listening.observers.push(Arc::new(Reports));
+    let mut talk = Talk::start(listening, loopback(), World::new(None));
+    talk.send(b"EHLO client.example.org\r\nMAIL FROM:<alice@example.org>\r\n");
+    talk.session.timeout(&mut talk.out);
+    assert_eq!(
+        talk.replies().last().unwrap(),
+        "421 4.4.2 Timeout, closing connection"
+    );
+    drop(talk.session.close(Disconnect::Timeout));
+    let due = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let told = loop {
+        match transcript(&heard) {
+            Some(told) => break told,
+            None => assert!(std::time::Instant::now() < due),
+        }
+        std::thread::yield_now();
+    };
+    let golden = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/transcripts/timeout.transcript"
+    );
+    let text = std::fs::read_to_string(golden).unwrap();
+    let (head, want) = text.split_once("[told]\n").unwrap();
+    if std::env::var_os("SMTPD_WRITE_GOLDEN").is_some() {
+        std::fs::write(golden, format!("{head}[told]\n{told}")).unwrap();
+    } else {
+        assert_eq!(told, want);
+    }
 }
 
 #[test]

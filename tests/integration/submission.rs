@@ -50,7 +50,7 @@ fn world() -> World {
 }
 
 /// `smtpctl encrypt`.
-fn hash(password: &str) -> String {
+pub fn hash(password: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_smtpctl"));
     command.arg("encrypt");
     let output = run(command, format!("{password}\n").as_bytes());

@@ -13,7 +13,7 @@ use crate::smtp::Reply;
 use crate::smtp::auth::{self, Credentials, Mechanism};
 use crate::util::Line;
 
-use super::not_allowed;
+use super::{HIDDEN, not_allowed};
 
 /// What the log calls the lines of AUTH: none of them is shown.
 const PLAIN: &str = "AUTH PLAIN (...)";
@@ -86,6 +86,7 @@ impl Session {
             Ok(found) => found,
             Err(taken) => return taken,
         };
+        self.tell(&Event::Command(HIDDEN));
         let State::Auth(step) = std::mem::replace(&mut self.state, State::Identified) else {
             return Taken::Nothing;
         };

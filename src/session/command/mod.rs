@@ -19,6 +19,7 @@ use crate::mail::Refusal;
 use crate::smtp::{Command, Reply, find};
 
 pub use mail::bad_sender;
+pub(super) use rcpt::too_many;
 pub use rcpt::{bad_recipient, recipient_reply};
 
 use super::event::Event;
@@ -168,13 +169,22 @@ pub(super) fn too_late() -> Refusal {
     Refusal::new(451, "4.3.0 Temporary failure").because("the answer took too long")
 }
 
-/// A line as observers may see it.
+/// A line as observers may see it: with the asterisks that OpenSMTPD's filters know in the place of
+/// credentials.
 fn shown(line: &[u8]) -> Cow<'_, [u8]> {
     match Command::parse(line) {
-        Command::Auth(_) => Cow::Owned(masked(line)),
+        Command::Auth(_) => {
+            let mut words = line.splitn(3, |&byte| byte == b' ');
+            let head: Vec<&[u8]> = words.by_ref().take(2).collect();
+            let rest = words.next().map(|_| HIDDEN);
+            Cow::Owned(head.into_iter().chain(rest).collect::<Vec<_>>().join(&b' '))
+        }
         _ => Cow::Borrowed(line),
     }
 }
+
+/// What stands for credentials.
+pub(super) const HIDDEN: &[u8] = b"********";
 
 /// An AUTH line as it may be logged: the mechanism, and no credentials.
 fn masked(line: &[u8]) -> Vec<u8> {
