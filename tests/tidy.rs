@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &str)] = &[
     // Hears what an expansion does, and asks the delivery's own code what it would come to.
     (
         "explain",
-        "session expansion ruleset table mda privsep smtp config sys",
+        "session filter expansion ruleset table mda privsep smtp config sys",
     ),
     // The control socket is one of the sockets of the event loop: frames in, answers out.
     ("accept", "session filter dns control tls smtp config sys"),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::control::message::{decode_answer, encode_ask, frame_length};
 use crate::control::{Answer, Ask, Which};
 use crate::mail::samples::line;
-use crate::mail::{Destination, Facts, Kind, Local, MailAddr, MsgId, Peer, Refusal};
+use crate::mail::{Destination, Expanded, Facts, Kind, Local, MailAddr, MsgId, Peer, Refusal};
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::session::{Disconnect, Event, HostNames, Observer, Session};
@@ -106,7 +106,7 @@ impl Services for World {
         }
         Timestamp(0)
     }
-    fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+    fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
         if rcpt.user() == "slow" {
             self.book.pass_the_gate();
         }
@@ -120,7 +120,8 @@ impl Services for World {
             }),
             internal: false,
             sameness: rcpt.to_string(),
-        }])
+        }]
+        .into())
     }
     fn name_of(&self, _: &str, _: &Peer) -> Option<Line> {
         self.book.pass_the_gate();

@@ -36,7 +36,9 @@ impl Inject for FrontDoor {
             let text = format!("{}: <{}>", refusal.text, dsn.to);
             Refusal::new(refusal.code, &text)
         };
-        let destinations = self.services.expand(&facts, &dsn.to).map_err(unwanted)?;
+        let expanded = self.services.expand(&facts, &dsn.to).map_err(unwanted)?;
+        // What we write ourselves is not filtered.
+        let destinations = expanded.destinations;
         if destinations.is_empty() {
             let text = "5.1.1 Invalid recipient: it leads nowhere";
             return Err(unwanted(Refusal::new(550, text)));

@@ -8,8 +8,8 @@ use crossbeam_channel::unbounded;
 
 use crate::mail::samples::line;
 use crate::mail::{
-    BounceKind, Destination, Dsn as DsnParameters, Facts, Flags, Kind, Local, Past, Peer, Ret,
-    Verdict,
+    BounceKind, Destination, Dsn as DsnParameters, Expanded, Facts, Flags, Kind, Local, Past, Peer,
+    Ret, Verdict,
 };
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Committed, Incoming, Store};
@@ -571,9 +571,9 @@ impl Services for House {
     fn begin(&self) -> Result<Incoming, BeginError> {
         self.queue.begin()
     }
-    fn expand(&self, facts: &Facts, _rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+    fn expand(&self, facts: &Facts, _rcpt: &MailAddr) -> Result<Expanded, Refusal> {
         self.facts.lock().unwrap().push(facts.clone());
-        self.answer.lock().unwrap().clone()
+        self.answer.lock().unwrap().clone().map(Into::into)
     }
     fn withdraw(&self, _: Committed) {}
     fn committed(&self, message: Committed) {

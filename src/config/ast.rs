@@ -390,11 +390,13 @@ pub enum RelayKind {
     Srs,
 }
 
-/// `match CRITERIA reject` or `match CRITERIA action NAME`.
+/// `match CRITERIA reject` or `match CRITERIA [filter NAME] action NAME`.
 #[derive(Clone, Debug)]
 pub struct MatchText {
     /// Criteria in their order.
     pub criteria: Vec<CriterionText>,
+    /// `filter`, with where its word stands; each of them, for there may be one.
+    pub filters: Vec<(Pos, FilterRef)>,
     /// The action; `None` for `reject`.
     pub action: Option<Text>,
 }

@@ -280,6 +280,8 @@ pub struct Rule {
     pub criteria: Vec<Criterion>,
     /// What then happens: `None` for `reject`, else an action of [`Config::actions`].
     pub action: Option<String>,
+    /// `filter`: the filters of messages for recipients whom this rule matches.
+    pub filter: Option<FilterName>,
     /// The rule as it is written, macros replaced, on one line.
     pub text: Line,
     /// File and line of the directive.

@@ -261,6 +261,9 @@ impl Printer {
             self.negation(criterion.negated);
             self.criterion(&criterion.kind);
         }
+        for (_, filter) in &rule.filters {
+            self.filter_ref(filter);
+        }
         match &rule.action {
             Some(action) => self.pair("action", action),
             None => self.word("reject"),

@@ -81,10 +81,7 @@ fn tcp_listening(
         }),
         received_auth: listener.received_auth,
         limits: session_limits(config),
-        filter: listener
-            .filter
-            .as_ref()
-            .and_then(|name| filters.chain(name)),
+        filter: filters.of_sessions(&listener.filter),
         address,
         socket: PathBuf::new(),
         observers: vec![Arc::new(Maillog), Arc::new(Reports)],
@@ -112,7 +109,7 @@ pub fn socket_listening(
         senders: None,
         received_auth: false,
         limits: session_limits(config),
-        filter: socket.filter.as_ref().and_then(|name| filters.chain(name)),
+        filter: filters.of_sessions(&socket.filter),
         address: None,
         socket: path.to_owned(),
         observers: vec![Arc::new(Maillog), Arc::new(Reports)],

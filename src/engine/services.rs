@@ -3,7 +3,7 @@
 use crate::auth::{self, Attempt, Verdict};
 use crate::expansion::{self, World};
 use crate::log;
-use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
+use crate::mail::{Expanded, Facts, MailAddr, Peer, Refusal};
 use crate::privsep::Client;
 use crate::queue::{BeginError, Committed, Incoming, Queue};
 use crate::runner;
@@ -50,7 +50,7 @@ impl session::Services for Services {
         self.queue.begin()
     }
 
-    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
         expansion::expand(&self.world(&self.live.get()), facts, rcpt)
     }
 

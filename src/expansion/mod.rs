@@ -22,11 +22,11 @@ pub use self::forward::names as forward_names;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use crate::config::{Action, Config, Delivery, LocalAction, Method, Place};
+use crate::config::{Action, Config, Delivery, FilterName, LocalAction, Method, Place};
 use crate::log;
 use crate::mail::item::{self, Item};
 use crate::mail::srs;
-use crate::mail::{Command, Destination, Facts, Kind, Local, MailAddr, Refusal};
+use crate::mail::{Command, Destination, Expanded, Facts, Kind, Local, MailAddr, Refusal};
 use crate::privsep::Forwards;
 use crate::ruleset::watch::{Answer, Lookup};
 use crate::ruleset::{self, Decision, Origin, Question, Unanswered};
@@ -94,11 +94,7 @@ pub struct World<'w> {
 
 /// The destinations of `rcpt`, at least one of them, or why it is refused. The refusal's text does
 /// not name the recipient: the session appends it.
-pub fn expand(
-    world: &World<'_>,
-    facts: &Facts,
-    rcpt: &MailAddr,
-) -> Result<Vec<Destination>, Refusal> {
+pub fn expand(world: &World<'_>, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
     let rcpt = with_domain(world, rcpt);
     let mut expansion = Expansion {
         world,
@@ -106,6 +102,7 @@ pub fn expand(
         rcpt: rcpt.clone(),
         tree: Tree::new(&rcpt),
         found: Vec::new(),
+        filter: None,
         known: HashSet::new(),
         forwards: HashMap::new(),
     };
@@ -123,7 +120,10 @@ pub fn expand(
         let refusal = replies::list_permanent().because("it expands to nothing");
         return Err(expansion.with_rule(0, refusal));
     }
-    Ok(expansion.found)
+    Ok(Expanded {
+        destinations: expansion.found,
+        filter: expansion.filter.cloned(),
+    })
 }
 
 /// RFC 5321 §4.5.1: a recipient without domain (postmaster) is one of this server.
@@ -140,10 +140,15 @@ struct Expansion<'e, 'w> {
     rcpt: MailAddr,
     tree: Tree<'e>,
     found: Vec<Destination>,
+    /// The filters of the rule that the recipient itself has met.
+    filter: Option<&'e FilterName>,
     known: HashSet<String>,
     /// What .forward files say, by action and user: each is opened once.
     forwards: HashMap<(Line, Line), Option<Vec<Item>>>,
 }
+
+/// What a rule says: its action, where it stands, and its filters.
+type Judged<'e> = (&'e Action, &'e Place, Option<&'e FilterName>);
 
 impl<'e> Expansion<'e, '_> {
     fn step(&mut self, at: usize) -> Result<(), Refusal> {
@@ -170,7 +175,10 @@ impl<'e> Expansion<'e, '_> {
 
     fn address(&mut self, at: usize, address: &MailAddr) -> Result<(), Refusal> {
         let address = &self.lead_back(at, address);
-        let (action, rule) = self.judge(at, address)?;
+        let (action, rule, filter) = self.judge(at, address)?;
+        if at == 0 {
+            self.filter = filter;
+        }
         self.tree.settle(at, action, rule);
         let local = match &action.method {
             Method::Relay(_) => return self.destination(at, Kind::Relay),
@@ -216,7 +224,7 @@ impl<'e> Expansion<'e, '_> {
     }
 
     /// Asks the rules.
-    fn judge(&self, at: usize, address: &MailAddr) -> Result<(&'e Action, &'e Place), Refusal> {
+    fn judge(&self, at: usize, address: &MailAddr) -> Result<Judged<'e>, Refusal> {
         let origin = self
             .tree
             .node(at)
@@ -231,12 +239,16 @@ impl<'e> Expansion<'e, '_> {
         let decision = ruleset::decide(self.world.config, &question);
         self.tell(Event::Decided(&decision));
         match decision {
-            Ok(Decision::Accept { action, rule }) => {
+            Ok(Decision::Accept {
+                action,
+                rule,
+                filter,
+            }) => {
                 log::debug(format_args!(
                     "<{address}>: rule at {rule}, action {}",
                     action.name
                 ));
-                Ok((action, rule))
+                Ok((action, rule, filter))
             }
             Ok(Decision::Reject { rule }) => {
                 log::debug(format_args!("<{address}>: rejected by the rule at {rule}"));

@@ -196,7 +196,8 @@ impl Bench {
             tag: None,
             sender: self.sender.clone(),
         };
-        expand(&world, &facts, &MailAddr::from_stored(rcpt).unwrap())
+        let found = expand(&world, &facts, &MailAddr::from_stored(rcpt).unwrap())?;
+        Ok(found.destinations)
     }
 
     /// The destinations in words, or code and text of the refusal.

@@ -60,7 +60,7 @@ impl Watch for Log {
             },
             Event::Repeated { item } => format!("{item} is known already"),
             Event::Taken { at } => format!("working on node {at}"),
-            Event::Decided(Ok(Decision::Accept { action, rule })) => {
+            Event::Decided(Ok(Decision::Accept { action, rule, .. })) => {
                 format!("action {} by the rule at {rule}", action.name)
             }
             Event::Decided(Ok(Decision::Reject { rule })) => {

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod destination;
+mod filters;
 mod page;
 mod recorder;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub fn explain(world: &World<'_>, libexec: &Path, supposed: &Supposed) -> String
         Err(reply) => reply.to_string(),
         Ok((facts, rcpt)) => {
             introduce(&facts, &rcpt, &mut page);
+            filters::of_listeners(world, supposed, &facts, &rcpt, &mut page);
             let recorder = Recorder::new(world.config, world.tables);
             let watched = World {
                 watch: Some(&recorder),
@@ -42,6 +44,10 @@ pub fn explain(world: &World<'_>, libexec: &Path, supposed: &Supposed) -> String
             };
             let judged = expansion::expand(&watched, &facts, &rcpt);
             recorder.write(&mut page);
+            if let Ok(Some(name)) = judged.as_ref().map(|judged| judged.filter.as_ref()) {
+                filters::of_rule(world, name, &facts, &rcpt, &mut page);
+            }
+            let judged = judged.map(|judged| judged.destinations);
             page.line(0, &reason(&judged));
             let deliveries = Deliveries {
                 world,

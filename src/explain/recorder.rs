@@ -205,7 +205,7 @@ impl Watch for Recorder<'_> {
                     node.taken = true;
                 }
             }
-            Event::Decided(Ok(Decision::Accept { action, rule: _ })) => {
+            Event::Decided(Ok(Decision::Accept { action, .. })) => {
                 heard.say(format!("action \"{}\", {}", action.name, action.at));
             }
             Event::Decided(Ok(Decision::Reject { .. })) => heard.say("rejected".to_owned()),

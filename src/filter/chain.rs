@@ -18,10 +18,8 @@ use super::content::Content;
 use super::program::{Program, Reply};
 use super::protocol::{Decision, Event, Phase, Subsystem};
 
-/// Filters of a listener.
+/// Filters of a session.
 pub struct Chain {
-    /// Its name in the configuration.
-    pub name: String,
     pub(super) members: Vec<Member>,
     /// The tables that it asks.
     pub(super) tables: Arc<Snapshot>,
@@ -33,6 +31,28 @@ pub struct Chain {
 pub(super) struct Member {
     pub(super) name: Line,
     pub(super) kind: Kind,
+    /// It is asked only when a recipient's rule names these filters.
+    pub(super) rule: Option<Arc<str>>,
+}
+
+impl Member {
+    /// Whether both would be asked the same of the same.
+    pub(super) fn is_same(&self, other: &Member) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Program(one, _), Kind::Program(two, _)) => Arc::ptr_eq(one, two),
+            _ => self.name == other.name,
+        }
+    }
+
+    /// Whether it is asked when the rule of the recipients names these filters. About a recipient
+    /// the listener's filters have been asked before its rule was known.
+    fn is_asked(&self, phase: Phase, rule: Option<&str>) -> bool {
+        match (self.rule.as_deref(), rule) {
+            (None, None) => true,
+            (None, Some(_)) => phase != Phase::RcptTo,
+            (own, rule) => own == rule,
+        }
+    }
 }
 
 pub(super) enum Kind {
@@ -81,6 +101,7 @@ pub struct Asking {
     phase: Phase,
     parameter: Vec<u8>,
     facts: Facts,
+    rule: Option<Arc<str>>,
     at: usize,
     outcome: Outcome,
 }
@@ -151,7 +172,14 @@ impl Chain {
         }
     }
 
-    /// The question to all of them.
+    /// Whether these are among the filters of rules.
+    pub fn has_rule(&self, rule: &str) -> bool {
+        let is = |member: &Member| member.rule.as_deref() == Some(rule);
+        self.members.iter().any(is)
+    }
+
+    /// The question to the listener's filters, and to those of this rule. At `rcpt-to` it is the
+    /// one or the other.
     pub fn ask(
         self: &Arc<Chain>,
         lives: &Lives,
@@ -159,6 +187,7 @@ impl Chain {
         phase: Phase,
         parameter: Vec<u8>,
         facts: Facts,
+        rule: Option<Arc<str>>,
     ) -> Asking {
         Asking {
             chain: self.clone(),
@@ -167,6 +196,7 @@ impl Chain {
             phase,
             parameter,
             facts,
+            rule,
             at: 0,
             outcome: Outcome {
                 verdict: Verdict::Proceed,
@@ -209,6 +239,7 @@ impl Chain {
         &self,
         lives: &Lives,
         session: SessionId,
+        rule: Option<&str>,
         most_bytes: u64,
     ) -> Result<Option<Arc<Content>>, Verdict> {
         let mut stages = Vec::new();
@@ -216,7 +247,8 @@ impl Chain {
             let Kind::Program(program, tokens) = &member.kind else {
                 continue;
             };
-            if !program.filters(Phase::DataLine) {
+            let asked = member.is_asked(Phase::DataLine, rule);
+            if !asked || program.is_known() && !program.filters(Phase::DataLine) {
                 continue;
             }
             match lives.knows(number, program) {
@@ -245,7 +277,12 @@ impl Chain {
     /// The programs that have heard of a session from its start.
     fn programs(&self, lives: &Lives) -> impl Iterator<Item = (&Arc<Program>, usize)> {
         let known = |(number, member): (usize, &'_ Member)| match &member.kind {
-            Kind::Program(program, _) => lives.knows(number, program).then_some(number),
+            // One that several rules name hears of everything once.
+            Kind::Program(program, _) => {
+                let mut before = self.members.iter().take(number);
+                let first = !before.any(|other| other.is_same(member));
+                (first && lives.knows(number, program)).then_some(number)
+            }
             Kind::BuiltIn(_) => None,
         };
         let numbers: Vec<usize> = self.members.iter().enumerate().filter_map(known).collect();
@@ -305,6 +342,7 @@ impl Asking {
         let chain = self.chain.clone();
         while let Some(member) = chain.members.get(self.at) {
             match &member.kind {
+                _ if !member.is_asked(self.phase, self.rule.as_deref()) => {}
                 Kind::BuiltIn(filter) => {
                     if builtin::phase(filter.phase) == self.phase {
                         if !may_wait && builtin::may_wait(filter, &chain.tables.tables) {
@@ -335,8 +373,13 @@ impl Asking {
                         if self.fail(program) {
                             break;
                         }
-                    } else if self.phase == Phase::Connect && !program.proc().is_up() {
-                        // What it wants to be asked nobody knows, but it is wanted.
+                    } else if !program.is_known()
+                        || self.phase == Phase::Connect
+                            && !program.proc().is_up()
+                            && program.filters_anything()
+                    {
+                        // What it wants to be asked nobody knows yet, or it will be asked later,
+                        // and will then be another process that knows nothing of this session.
                         if self.fail(program) {
                             break;
                         }
@@ -414,6 +457,10 @@ impl Asking {
 
     fn rewrite(&mut self, name: &Line, value: Line) {
         match self.phase {
+            // The rule was found for the recipient as it is.
+            Phase::RcptTo if self.rule.is_some() => log::warn(format_args!(
+                "filter {name}: rewrite at rcpt-to is ignored in the filters of a rule"
+            )),
             Phase::Helo | Phase::Ehlo | Phase::Auth | Phase::MailFrom | Phase::RcptTo => {
                 self.parameter = value.as_bytes().to_vec();
                 if let Some(bare) = between_brackets(&self.parameter) {

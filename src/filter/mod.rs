@@ -1,6 +1,7 @@
 //! smtpd-filters(7): what is asked about sessions and messages, and who answers.
 //!
-//! A listener's filters are a [`Chain`]. A session asks it at each phase ([`Chain::ask`]) and goes
+//! A session's filters are a [`Chain`]: its listener's, and those of rules, which are asked once a
+//! recipient has met such a rule. A session asks it at each phase ([`Chain::ask`]) and goes
 //! through what it answers step by step: filters of the configuration decide at once, or on a
 //! thread that may wait for a table; a program's decision comes later, from the thread that reads
 //! it. Content goes through programs as [`content`] describes. Programs are shared by all chains
@@ -11,12 +12,13 @@
 pub mod builtin;
 pub mod chain;
 pub mod content;
+mod preview;
 pub mod program;
 pub mod protocol;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::util::Line;
 pub use builtin::Facts;
 pub use chain::{Asking, Chain, Lives, Outcome, Request, Step, Verdict, between_brackets};
 pub use content::{Content, Progress};
+pub use preview::{Opinion, preview};
 pub use program::{Figures, Program, WAIT};
 pub use protocol::{Decision, Event, Phase, Subsystem};
 
@@ -41,6 +44,8 @@ use program::Settings;
 pub struct Filters {
     programs: BTreeMap<String, Arc<Program>>,
     chains: BTreeMap<String, Arc<Chain>>,
+    /// For sessions, by the filter of their listener.
+    sessions: BTreeMap<Option<String>, Arc<Chain>>,
 }
 
 impl Filters {
@@ -73,27 +78,43 @@ impl Filters {
         for program in programs.values() {
             program.proc().wait_until_ready(deadline);
         }
-        let mut chains = BTreeMap::new();
-        for (name, filter) in &config.filters {
-            let names = match filter {
-                Filter::Chain(names) => names.as_slice(),
-                Filter::Proc(_) | Filter::BuiltIn(_) => std::slice::from_ref(name),
-            };
-            let member = |name: &String| member(config, &programs, name);
-            let chain = Chain {
-                name: name.clone(),
-                members: names.iter().filter_map(member).collect(),
+        let chain = |members| {
+            Arc::new(Chain {
+                members,
                 tables: now.clone(),
                 dir: dir.to_owned(),
-            };
-            chains.insert(name.clone(), Arc::new(chain));
+            })
+        };
+        let named = |name: &String| chain(members(config, &programs, name, None));
+        let chains = config
+            .filters
+            .keys()
+            .map(|name| (name.clone(), named(name)));
+        let chains = chains.collect();
+        let listeners = config.listeners.iter().map(|one| &one.filter);
+        let mut sessions = BTreeMap::new();
+        for filter in listeners.chain([&config.socket.filter]) {
+            let members = of_sessions(config, &programs, filter.as_ref());
+            if !members.is_empty() {
+                sessions.insert(filter.clone(), chain(members));
+            }
         }
-        Ok(Filters { programs, chains })
+        Ok(Filters {
+            programs,
+            chains,
+            sessions,
+        })
     }
 
     /// The filters of this name.
     pub fn chain(&self, name: &str) -> Option<Arc<Chain>> {
         self.chains.get(name).cloned()
+    }
+
+    /// The filters of a listener's sessions, if they have any: those that it names, and those of
+    /// rules.
+    pub fn of_sessions(&self, filter: &Option<String>) -> Option<Arc<Chain>> {
+        self.sessions.get(filter).cloned()
     }
 
     /// How every program does.
@@ -105,10 +126,47 @@ impl Filters {
     }
 }
 
+/// What a filter's name stands for, in their order. `rule` is the name that a rule says.
+fn members(
+    config: &Config,
+    programs: &BTreeMap<String, Arc<Program>>,
+    name: &String,
+    rule: Option<&str>,
+) -> Vec<Member> {
+    let names = match config.filters.get(name) {
+        Some(Filter::Chain(names)) => names.as_slice(),
+        _ => std::slice::from_ref(name),
+    };
+    let member = |name| member(config, programs, name, rule);
+    names.iter().filter_map(member).collect()
+}
+
+/// A listener's filters, and behind them those of each rule that the listener does not ask anyhow.
+fn of_sessions(
+    config: &Config,
+    programs: &BTreeMap<String, Arc<Program>>,
+    listener: Option<&String>,
+) -> Vec<Member> {
+    let own = listener.map(|name| members(config, programs, name, None));
+    let mut all = own.unwrap_or_default();
+    let count = all.len();
+    let named: BTreeSet<&String> = config.rules.iter().flat_map(|rule| &rule.filter).collect();
+    for name in named {
+        for member in members(config, programs, name, Some(name)) {
+            let known = all.iter().take(count).any(|own| own.is_same(&member));
+            if !known {
+                all.push(member);
+            }
+        }
+    }
+    all
+}
+
 fn member(
     config: &Config,
     programs: &BTreeMap<String, Arc<Program>>,
     name: &String,
+    rule: Option<&str>,
 ) -> Option<Member> {
     let kind = match config.filters.get(name)? {
         Filter::BuiltIn(filter) => Kind::BuiltIn(filter.clone()),
@@ -119,7 +177,8 @@ fn member(
         Filter::Chain(_) => return None,
     };
     let name = Line::sanitize(name.as_bytes());
-    Some(Member { name, kind })
+    let rule = rule.map(Arc::from);
+    Some(Member { name, kind, rule })
 }
 
 /// In which sessions a program is used.
@@ -131,7 +190,8 @@ fn subsystems(config: &Config, program: &str) -> Vec<Subsystem> {
         _ => is(name),
     };
     let listeners = config.listeners.iter().filter_map(|l| l.filter.as_ref());
-    let mut inward = listeners.chain(&config.socket.filter);
+    let rules = config.rules.iter().filter_map(|rule| rule.filter.as_ref());
+    let mut inward = listeners.chain(&config.socket.filter).chain(rules);
     let mut outward = config
         .actions
         .values()

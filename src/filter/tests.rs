@@ -7,7 +7,7 @@ use crate::proc::tests::Scripts;
 use super::*;
 
 /// The filters of a configuration whose programs are this script.
-fn filters(text: &str, script: &str) -> Filters {
+pub(crate) fn filters(text: &str, script: &str) -> Filters {
     let text = format!("{text}\naction a maildir\nmatch from any for any action a\n");
     let sources = Sources::from_text("test", &text, &[]);
     let defaults = Defaults {
@@ -40,7 +40,7 @@ fn facts() -> Facts {
 fn said(filters: &Filters, chain: &str, phase: Phase, parameter: &str) -> Outcome {
     let chain = filters.chain(chain).unwrap();
     let lives = chain.meet();
-    let asking = chain.ask(&lives, SessionId(7), phase, parameter.into(), facts());
+    let asking = chain.ask(&lives, SessionId(7), phase, parameter.into(), facts(), None);
     let mut step = Box::new(asking).step();
     loop {
         step = match step {

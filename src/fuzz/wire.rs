@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::client::reply::Parser;
 use crate::control::message::{decode_answer, decode_ask, encode_answer, encode_ask};
 use crate::filter::protocol::{self, Said};
-use crate::mail::{Destination, Facts, Kind, Local, MailAddr, Peer, Refusal, SessionId};
+use crate::mail::{Destination, Expanded, Facts, Kind, Local, MailAddr, Peer, Refusal, SessionId};
 use crate::privsep::batch::{Answer, Chunk, Head};
 use crate::privsep::{ChildJob, Handover, Reply, Request};
 use crate::proc::Lines;
@@ -171,7 +171,7 @@ impl Services for World {
         self.queue.begin()
     }
 
-    fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+    fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
         if rcpt.user().starts_with('n') {
             return Err(Refusal::new(550, "Invalid recipient"));
         }
@@ -186,7 +186,8 @@ impl Services for World {
             }),
             internal: false,
             sameness: rcpt.user().to_owned(),
-        }])
+        }]
+        .into())
     }
 
     fn withdraw(&self, _: Committed) {}

@@ -4,6 +4,25 @@ use crate::util::Line;
 
 use super::{Kind, MailAddr};
 
+/// What becomes of a recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expanded {
+    /// Where it leads, at least to one place.
+    pub destinations: Vec<Destination>,
+    /// The filters of its rule, by their name in the configuration.
+    pub filter: Option<String>,
+}
+
+/// Without filters.
+impl From<Vec<Destination>> for Expanded {
+    fn from(destinations: Vec<Destination>) -> Expanded {
+        Expanded {
+            destinations,
+            filter: None,
+        }
+    }
+}
+
 /// One final destination of a recipient; becomes one envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {

@@ -18,7 +18,7 @@ pub(crate) mod samples;
 pub mod srs;
 
 pub use address::MailAddr;
-pub use destination::Destination;
+pub use destination::{Destination, Expanded};
 pub use dsn::{Dsn, Notify, Ret};
 pub use envelope::{BounceKind, Command, Envelope, Flags, Kind, Local, Past};
 pub use facts::Facts;

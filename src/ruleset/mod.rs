@@ -13,7 +13,7 @@ mod plain_tests;
 mod tests;
 pub mod watch;
 
-use crate::config::{Action, Config, Place, Rule};
+use crate::config::{Action, Config, FilterName, Place, Rule};
 use crate::table::TableError;
 
 pub use criteria::Question;
@@ -36,6 +36,8 @@ pub enum Decision<'c> {
         action: &'c Action,
         /// The rule that said so.
         rule: &'c Place,
+        /// Who filters the message.
+        filter: Option<&'c FilterName>,
     },
     /// A `reject` rule holds.
     Reject {
@@ -71,6 +73,7 @@ pub fn decide<'c>(
             Some(Some(action)) => Decision::Accept {
                 action,
                 rule: place,
+                filter: rule.filter.as_ref(),
             },
             // An action that is not there cannot come out of `config::load`.
             Some(None) | None => Decision::Reject { rule: place },

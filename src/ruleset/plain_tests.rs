@@ -37,7 +37,7 @@ fn the_rules_say_what_they_say_in_plain_words() {
             };
             let line = |rule: &Place| rule.line - TABLES.lines().count() as u32;
             let found = match decide(&config, &question) {
-                Ok(Decision::Accept { action, rule }) => {
+                Ok(Decision::Accept { action, rule, .. }) => {
                     Verdict::Accept(action.name.to_string(), line(rule))
                 }
                 Ok(Decision::Reject { rule }) => Verdict::Reject(line(rule)),

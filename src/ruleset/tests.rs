@@ -84,7 +84,7 @@ fn verdict(rules: &str, words: &str) -> String {
     };
     let line = |rule: &Place| rule.line as usize - TABLES.lines().count();
     match decide(&config, &question) {
-        Ok(Decision::Accept { action, rule }) => format!("{} {}", action.name, line(rule)),
+        Ok(Decision::Accept { action, rule, .. }) => format!("{} {}", action.name, line(rule)),
         Ok(Decision::Reject { rule }) => format!("reject {}", line(rule)),
         Ok(Decision::NoRule) => "none".to_owned(),
         Err(Unanswered { error, rule }) => format!("error {} {error}", line(rule)),

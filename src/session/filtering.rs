@@ -11,9 +11,12 @@ use crate::filter::{
     Chain, Content, Facts, Lives, Outcome, Phase, Program, Step, Verdict, between_brackets,
 };
 use crate::log;
+use crate::mail::{Expanded, MailAddr};
 use crate::smtp::{Command, Reply};
+use crate::transaction::Asked;
 use crate::util::Line;
 
+use super::command::too_many;
 use super::event::Event;
 use super::opening::Stage;
 use super::question::{FilterQuestion, Lookup, Question, Waits};
@@ -28,6 +31,8 @@ pub(super) struct Filtering {
     bypass: bool,
     /// The rest of the transaction is not filtered.
     bypass_transaction: bool,
+    /// The filters of the recipients' rule in this transaction; `None` before the first of them.
+    rule: Option<RuleFilters>,
     /// Every message of the session is marked.
     junk: bool,
     /// The message of this transaction is.
@@ -40,14 +45,26 @@ pub(super) struct Filtering {
     pub(super) rcpt: Option<Line>,
 }
 
+/// The filters of a rule, which may be none.
+type RuleFilters = Option<Arc<str>>;
+
 /// What goes on when filters have decided.
 pub(super) enum Then {
     /// The banner.
     Banner,
     /// This command.
     Command(Vec<u8>),
+    /// The recipient of this command, of which it is known where it leads.
+    Recipient(Vec<u8>, Box<Recipient>),
     /// The commit of a message.
     Commit,
+}
+
+/// A recipient that is accepted unless filters refuse it.
+pub(super) struct Recipient {
+    pub(super) rcpt: MailAddr,
+    pub(super) asked: Asked,
+    pub(super) expanded: Expanded,
 }
 
 impl Session {
@@ -59,6 +76,7 @@ impl Session {
                 lives: chain.meet(),
                 bypass: false,
                 bypass_transaction: false,
+                rule: None,
                 junk: false,
                 junk_transaction: false,
                 helo: None,
@@ -86,6 +104,7 @@ impl Session {
         if let Some(filtering) = &mut self.filtering {
             filtering.bypass_transaction = false;
             filtering.junk_transaction = false;
+            filtering.rule = None;
         }
     }
 
@@ -150,12 +169,79 @@ impl Session {
             Some(filtering) => {
                 let (chain, lives) = (&filtering.chain, &filtering.lives);
                 let facts = self.filter_facts(filtering);
-                Some(chain.ask(lives, self.id, phase, parameter.to_vec(), facts))
+                let rule = match &then {
+                    Then::Recipient(_, recipient) => recipient.rule(),
+                    // Its rule is not known yet.
+                    Then::Command(_) if phase == Phase::RcptTo => None,
+                    _ => filtering.rule.clone().flatten(),
+                };
+                Some(chain.ask(lives, self.id, phase, parameter.to_vec(), facts, rule))
             }
         };
         match asking {
             Some(asking) => self.advance(Box::new(asking).step(), then, out, world),
             None => self.go_on(then, None, out, world),
+        }
+    }
+
+    /// A recipient's rule is known: asks the rule's filters about it. A transaction has one rule's
+    /// filters, for they get one message; recipients of other rules have to come in another one.
+    pub(super) fn filter_recipient(
+        &mut self,
+        line: Vec<u8>,
+        recipient: Box<Recipient>,
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) -> Option<Question> {
+        let rule = recipient.rule();
+        let then = Then::Recipient(line, recipient);
+        let Some(filtering) = &mut self.filtering else {
+            return match rule {
+                None => self.go_on(then, None, out, Some(world)),
+                Some(rule) => self.unknown_rule(&rule, then, out),
+            };
+        };
+        let exempt = filtering.bypass || filtering.bypass_transaction;
+        let others = filtering.rule.as_ref().filter(|chosen| **chosen != rule);
+        match (&rule, others) {
+            _ if exempt => self.go_on(then, None, out, Some(world)),
+            (_, Some(_)) => {
+                self.refuse_then(then, too_many(), false, out);
+                None
+            }
+            (Some(rule), None) if !filtering.chain.has_rule(rule) => {
+                self.unknown_rule(rule, then, out)
+            }
+            (Some(_), None) => {
+                let Then::Recipient(line, _) = &then else {
+                    return None;
+                };
+                let argument = match Command::parse(line) {
+                    Command::Rcpt(argument) => between_brackets(argument).unwrap_or_default(),
+                    _ => &[],
+                };
+                let parameter = argument.to_vec();
+                self.ask_filters(Phase::RcptTo, &parameter, then, out, Some(world))
+            }
+            (None, None) => self.go_on(then, None, out, Some(world)),
+        }
+    }
+
+    /// The configuration is younger than this session, which cannot ask what is new in it.
+    fn unknown_rule(&mut self, rule: &str, then: Then, out: &mut Vec<u8>) -> Option<Question> {
+        log::info(format_args!(
+            "smtp-in: session {}: began before there was filter {rule}",
+            self.id
+        ));
+        let reply = Reply::new(451, "4.3.0 Temporary failure");
+        self.refuse_then(then, reply, false, out);
+        None
+    }
+
+    /// A recipient is in the transaction: the others have to be of the same filters.
+    pub(super) fn choose_rule(&mut self, recipient: &Recipient) {
+        if let Some(filtering) = &mut self.filtering {
+            filtering.rule.get_or_insert_with(|| recipient.rule());
         }
     }
 
@@ -275,7 +361,11 @@ impl Session {
                     }
                 }
             }
-            (Then::Command(_), None) => None,
+            (Then::Recipient(line, recipient), Some(world)) => {
+                self.add_recipient(&line, &recipient, out, world);
+                None
+            }
+            (Then::Command(_) | Then::Recipient(..), None) => None,
         }
     }
 
@@ -289,7 +379,7 @@ impl Session {
                 self.say(None, &reply, out);
             }
             Then::Commit => self.refuse_message(&reply, out),
-            Then::Command(line) => {
+            Then::Command(line) | Then::Recipient(line, _) => {
                 let of_transaction = match &self.state {
                     State::Mail(transaction) => Some(transaction.msgid()),
                     _ => None,
@@ -321,6 +411,7 @@ impl Session {
         let content = filtering.chain.content(
             &filtering.lives,
             self.id,
+            filtering.rule.as_ref().and_then(Option::as_deref),
             most_bytes.saturating_add(CONTENT_SLACK),
         );
         content.map_err(|verdict| reply_of(&verdict))
@@ -341,6 +432,12 @@ impl Session {
             self.id
         ));
         Reply::new(421, "4.3.0 Temporary failure")
+    }
+}
+
+impl Recipient {
+    fn rule(&self) -> RuleFilters {
+        self.expanded.filter.as_deref().map(Arc::from)
     }
 }
 

@@ -35,7 +35,7 @@ use crate::auth::Verdict;
 use crate::dns::Confirmed;
 use crate::filter::Chain;
 use crate::log::{self, Trace};
-use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal, SessionId};
+use crate::mail::{Expanded, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::smtp::Reply;
 use crate::transaction::{Completion, Protocol, Writing};
@@ -77,7 +77,7 @@ pub trait Services: Send + Sync {
 
     /// Judges and expands a recipient (ruleset, aliases, users). The refusal's text comes without
     /// the recipient, which is put behind it. May wait for tables and the parent.
-    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal>;
+    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal>;
     /// The name that a table of `hostnames` gives to an address of ours; `None` without one, or
     /// when the table cannot say. May wait for the table.
     fn name_of(&self, _table: &str, _address: &Peer) -> Option<Line> {
@@ -438,8 +438,7 @@ impl Session {
                     Answer::Expanded(expanded) => expanded,
                     _ => Err(command::too_late()),
                 };
-                self.expanded(&line, &rcpt, &asked, expanded, out, world);
-                Next::Flush
+                asking_or_flush(self.expanded(line, rcpt, asked, expanded, out, world))
             }
             (Waits::Filters { then, .. }, Answer::Filters(step)) => {
                 asking_or_flush(self.advance(step, then, out, Some(world)))

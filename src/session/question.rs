@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::auth::Verdict;
 use crate::dns::Reverse;
 use crate::filter::{Asking, Content, Decision, Program, Request, Step};
-use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal};
+use crate::mail::{Expanded, Facts, MailAddr, Peer, Refusal};
 use crate::queue::Committed;
 use crate::smtp::auth::Credentials;
 use crate::transaction::{Accepted, Asked, Fault, TlsFacts, Writing};
@@ -118,7 +118,7 @@ pub enum Answer {
     /// To [`Lookup::ServerName`]: `None` if the table does not have the address.
     ServerName(Option<Line>),
     /// To [`Lookup::Expand`].
-    Expanded(Result<Vec<Destination>, Refusal>),
+    Expanded(Result<Expanded, Refusal>),
     /// To [`Lookup::Filters`]: how far that has come.
     Filters(Step),
     /// To [`FilterQuestion::Decide`]: `None` if it never will.

@@ -53,7 +53,7 @@ EOF
 done
 "#;
 
-const ALL: &str = "register|report|smtp-in|*\nregister|filter|smtp-in|connect\n\
+pub const ALL: &str = "register|report|smtp-in|*\nregister|filter|smtp-in|connect\n\
     register|filter|smtp-in|helo\nregister|filter|smtp-in|ehlo\n\
     register|filter|smtp-in|mail-from\nregister|filter|smtp-in|rcpt-to\n\
     register|filter|smtp-in|data\nregister|filter|smtp-in|data-line\n\
@@ -61,7 +61,7 @@ const ALL: &str = "register|report|smtp-in|*\nregister|filter|smtp-in|connect\n\
     register|filter|smtp-in|quit\nregister|filter|smtp-in|noop\n";
 
 /// A filter's directory below the instance root.
-fn prepare(dir: &Path, name: &str, register: &str, answers: &str) {
+pub fn prepare(dir: &Path, name: &str, register: &str, answers: &str) {
     let dir = dir.join(name);
     fs::create_dir_all(&dir).unwrap();
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
@@ -96,7 +96,7 @@ fn recorder(answers: &str) -> Instance {
     )
 }
 
-fn heard(daemon: &Instance, filter: &str) -> String {
+pub fn heard(daemon: &Instance, filter: &str) -> String {
     let path = daemon.path().join(filter).join("heard");
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -496,7 +496,7 @@ fn a_message_goes_through_filters_in_their_order_without_being_held_in_memory() 
     assert_eq!(body(&mail[0]), b".dot\n\n..\nlong|\xff\n");
     let before = resident_kib(daemon.engine_pid());
     let line = [b"0123456789abcdef".repeat(4), b"\n".to_vec()].concat();
-    let message = [b"\n".to_vec(), line.repeat(16 * 1024 * 1024 / line.len())].concat();
+    let message = [b"\n".to_vec(), line.repeat(30 * 1024 * 1024 / line.len())].concat();
     client.mail("a@e.org", &["b@e.org"], &message);
     let mail = daemon.wait_mail(2);
     let longest = mail.iter().map(|m| body(m).len()).max().unwrap();

@@ -49,8 +49,9 @@ impl Checker<'_> {
         match filter {
             FilterRef::Chain(names) => {
                 let chain = self.chain(names);
-                self.anonymous_chains += 1;
-                let name = format!("<dynchain:{:08x}>", self.anonymous_chains);
+                // It says what it is, so that it is the same one in another configuration.
+                let members: Vec<&str> = names.iter().map(|name| name.value.as_str()).collect();
+                let name = format!("<dynchain:{}>", members.join(","));
                 self.config.filters.insert(name.clone(), chain);
                 Some(name)
             }

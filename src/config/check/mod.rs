@@ -45,7 +45,6 @@ pub fn check(
         declared: Declared::default(),
         used: Used::default(),
         anonymous: 0,
-        anonymous_chains: 0,
         broken: &ast.broken,
     };
     checker.builtin_tables(defaults);
@@ -100,7 +99,6 @@ struct Checker<'c> {
     declared: Declared,
     used: Used,
     anonymous: u32,
-    anonymous_chains: u32,
     broken: &'c [String],
 }
 

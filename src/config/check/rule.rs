@@ -66,10 +66,16 @@ impl Checker<'_> {
                 self.unknown(action, text);
             }
         }
+        if let Some((at, _)) = text.filters.get(1) {
+            self.error(*at, "filter already specified for this rule".to_owned());
+        }
+        let filter = text.filters.first();
+        let filter = filter.and_then(|(_, filter)| self.filter_ref(filter));
         self.declared.rules.push(at);
         self.config.rules.push(Rule {
             criteria: slots.into_criteria(),
             action: text.action.as_ref().map(|action| action.value.clone()),
+            filter,
             text: Line::sanitize(print::rule(text).as_bytes()),
             at: self.place(at),
         });

@@ -16,11 +16,13 @@ const CRITERIA: &[&str] = &[
     "for",
 ];
 
-const ENDS: &[&str] = &["action", "reject"];
+const ENDS: &[&str] = &["action", "reject", "filter"];
+const WITH_FILTER: &[&str] = &["action"];
 
 impl Parser<'_> {
     pub(super) fn rule(&mut self) -> Parsed<Body> {
         let mut criteria = Vec::new();
+        let mut filters = Vec::new();
         loop {
             let negated = self.accept_punct(b'!');
             let (token, at) = self.peek();
@@ -30,22 +32,37 @@ impl Parser<'_> {
                     let kind = self.criterion(word)?;
                     criteria.push(CriterionText { at, negated, kind });
                 }
-                Token::Keyword("reject") if !negated => {
+                Token::Keyword("filter") if !negated => {
                     self.take();
-                    let action = None;
-                    return Ok(Body::Match(MatchText { criteria, action }));
+                    filters.push((at, self.filter_ref()?));
+                }
+                // Whom it matches nobody has to filter.
+                Token::Keyword("reject") if !negated && filters.is_empty() => {
+                    self.take();
+                    return Ok(Body::Match(MatchText {
+                        criteria,
+                        filters,
+                        action: None,
+                    }));
                 }
                 Token::Keyword("action") if !negated => {
                     self.take();
                     let action = Some(self.string("the name of an action")?);
-                    return Ok(Body::Match(MatchText { criteria, action }));
+                    return Ok(Body::Match(MatchText {
+                        criteria,
+                        filters,
+                        action,
+                    }));
                 }
                 other if negated => {
                     return Err(self.unexpected(&other, at, "a criterion after \"!\"", CRITERIA));
                 }
                 other => {
-                    let words: Vec<&str> = CRITERIA.iter().chain(ENDS).copied().collect();
-                    let expected = "a criterion, \"action\" or \"reject\"";
+                    let (ends, expected) = match filters.is_empty() {
+                        true => (ENDS, "a criterion, \"action\" or \"reject\""),
+                        false => (WITH_FILTER, "a criterion or \"action\""),
+                    };
+                    let words: Vec<&str> = CRITERIA.iter().chain(ends).copied().collect();
                     return Err(self.unexpected(&other, at, expected, &words));
                 }
             }

@@ -115,9 +115,9 @@ fn filters_and_their_programs_are_known_by_name() {
     );
     assert_eq!(found.listeners[0].filter.as_deref(), Some("all"));
     let anonymous = found.listeners[1].filter.as_deref();
-    assert_eq!(anonymous, Some("<dynchain:00000001>"));
+    assert_eq!(anonymous, Some("<dynchain:d,e>"));
     assert!(
-        matches!(&found.filters["<dynchain:00000001>"], Filter::Chain(names) if names == &["d", "e"])
+        matches!(&found.filters["<dynchain:d,e>"], Filter::Chain(names) if names == &["d", "e"])
     );
     assert_eq!(found.socket.filter.as_deref(), Some("f"));
     let Method::Relay(relay) = &found.actions["r"].method else {

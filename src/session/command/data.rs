@@ -40,11 +40,12 @@ impl Session {
                 return self.tell(&Event::Data(msgid, &reply));
             }
         };
+        let mut head = None;
         let reply = match transaction.write(self.terms(content.is_some()), world.now()) {
             Ok(mut writing) => {
-                if let Some(content) = &content {
-                    content.feed(&writing.take_head());
-                }
+                head = content
+                    .clone()
+                    .map(|content| (content, writing.take_head()));
                 self.state = State::Data(Box::new(Data {
                     msgid,
                     decoder: Decoder::new(),
@@ -67,6 +68,10 @@ impl Session {
         self.tell(&Event::Data(msgid, &reply));
         if is_refused {
             self.tell(&Event::Rollback(msgid));
+        }
+        // Filters hear that there will be a message before they get it.
+        if let Some((content, head)) = head {
+            content.feed(&head);
         }
     }
 

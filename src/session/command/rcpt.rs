@@ -1,8 +1,9 @@
 //! RCPT (RFC 5321 §4.1.1.3): judged, expanded and put into the queue while the client waits.
 
 use crate::log;
-use crate::mail::{Destination, MailAddr, Refusal};
+use crate::mail::{Expanded, MailAddr, Refusal};
 use crate::session::event::Event;
+use crate::session::filtering::Recipient;
 use crate::session::question::{Lookup, Question, Waits};
 use crate::session::state::State;
 use crate::session::{Services, Session};
@@ -52,10 +53,42 @@ impl Session {
     /// It is known where the recipient leads.
     pub(in crate::session) fn expanded(
         &mut self,
+        line: Vec<u8>,
+        rcpt: MailAddr,
+        asked: Asked,
+        expanded: Result<Expanded, Refusal>,
+        out: &mut Vec<u8>,
+        world: &dyn Services,
+    ) -> Option<Question> {
+        let State::Mail(transaction) = &self.state else {
+            return None;
+        };
+        let msgid = transaction.msgid();
+        let reply = match expanded {
+            Ok(expanded) if transaction.has_room(&expanded.destinations) => {
+                let recipient = Box::new(Recipient {
+                    rcpt,
+                    asked,
+                    expanded,
+                });
+                return self.filter_recipient(line, recipient, out, world);
+            }
+            Ok(_) => too_many(),
+            Err(refusal) => {
+                self.tell(&Event::Rejected(&rcpt, &refusal));
+                recipient_reply(&rcpt, Err(&refusal))
+            }
+        };
+        self.conclude(&line, reply.clone(), out);
+        self.tell(&Event::Rcpt(msgid, &rcpt, &reply));
+        None
+    }
+
+    /// Filters do not mind it.
+    pub(in crate::session) fn add_recipient(
+        &mut self,
         line: &[u8],
-        rcpt: &MailAddr,
-        asked: &Asked,
-        expanded: Result<Vec<Destination>, Refusal>,
+        recipient: &Recipient,
         out: &mut Vec<u8>,
         world: &dyn Services,
     ) {
@@ -63,29 +96,17 @@ impl Session {
             return;
         };
         let msgid = transaction.msgid();
-        if let Ok(destinations) = &expanded
-            && !transaction.has_room(destinations)
-        {
-            let reply = too_many();
-            self.conclude(line, reply.clone(), out);
-            self.tell(&Event::Rcpt(msgid, rcpt, &reply));
-            return;
-        }
-        let added =
-            expanded.map(|destinations| transaction.add(rcpt, asked, destinations, world.now()));
-        let reply = match added {
-            Ok(Ok(envelopes)) => {
+        let (rcpt, destinations) = (&recipient.rcpt, recipient.expanded.destinations.clone());
+        let reply = match transaction.add(rcpt, &recipient.asked, destinations, world.now()) {
+            Ok(envelopes) => {
                 for id in envelopes {
                     self.tell(&Event::Envelope(id));
                 }
+                self.choose_rule(recipient);
                 recipient_reply(rcpt, Ok(()))
             }
-            Err(refusal) => {
-                self.tell(&Event::Rejected(rcpt, &refusal));
-                recipient_reply(rcpt, Err(&refusal))
-            }
             // What was added in part cannot be taken back, so a failure ends the transaction.
-            Ok(Err(error)) => {
+            Err(error) => {
                 let text = what_failed(transaction, &error);
                 log::warn(format_args!("smtp-in: session {}: {text}", self.id));
                 Reply::new(421, "4.3.0 Temporary failure")
@@ -108,7 +129,7 @@ impl Session {
 }
 
 /// RFC 5321 §4.5.3.1.10: the client sends the message to the others in another transaction.
-fn too_many() -> Reply {
+pub(in crate::session) fn too_many() -> Reply {
     Reply::new(451, "4.5.3 Too many recipients: Too many recipients")
 }
 

@@ -134,7 +134,7 @@ impl Services for Counted {
     fn now(&self) -> Timestamp {
         self.world.now()
     }
-    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Vec<Destination>, Refusal> {
+    fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
         self.world.expand(facts, rcpt)
     }
     fn name_of(&self, table: &str, address: &Peer) -> Option<Line> {
