@@ -36,7 +36,7 @@ impl Session {
         out: &mut Vec<u8>,
         world: &dyn Services,
     ) -> Option<Question> {
-        self.tell(&Event::Command(&shown(line)));
+        self.tell(&Event::Command(&shown(line, HIDDEN)));
         match self.check(line) {
             Ok(()) => self.filter_command(line, out, world),
             Err(refusal) => {
@@ -122,7 +122,7 @@ impl Session {
             true => Reply::new(421, "4.7.0 Too many errors or idle commands"),
             false => reply,
         };
-        self.say(Some(&shown(line)), &reply, out);
+        self.say(Some(&shown(line, b"(...)")), &reply, out);
     }
 
     /// Counts what the budgets of `limits` are about. RCPT and DATA never count as bad: they may
@@ -169,42 +169,25 @@ pub(super) fn too_late() -> Refusal {
     Refusal::new(451, "4.3.0 Temporary failure").because("the answer took too long")
 }
 
-/// A line as observers may see it: with the asterisks that OpenSMTPD's filters know in the place of
-/// credentials.
-fn shown(line: &[u8]) -> Cow<'_, [u8]> {
+/// A line as others may see it: AUTH has this in the place of credentials.
+fn shown<'l>(line: &'l [u8], hidden: &[u8]) -> Cow<'l, [u8]> {
     match Command::parse(line) {
         Command::Auth(_) => {
             let mut words = line.splitn(3, |&byte| byte == b' ');
             let head: Vec<&[u8]> = words.by_ref().take(2).collect();
-            let rest = words.next().map(|_| HIDDEN);
+            let rest = words.next().map(|word| match word {
+                // What we call a response of LOGIN.
+                b"(username)" | b"(password)" => word,
+                _ => hidden,
+            });
             Cow::Owned(head.into_iter().chain(rest).collect::<Vec<_>>().join(&b' '))
         }
         _ => Cow::Borrowed(line),
     }
 }
 
-/// What stands for credentials.
+/// What stands for credentials, as OpenSMTPD's filters know it.
 pub(super) const HIDDEN: &[u8] = b"********";
-
-/// An AUTH line as it may be logged: the mechanism, and no credentials.
-fn masked(line: &[u8]) -> Vec<u8> {
-    let mut words = line.splitn(3, |&byte| byte == b' ');
-    let mut masked = words.next().unwrap_or_default().to_vec();
-    if let Some(mechanism) = words.next() {
-        masked.push(b' ');
-        masked.extend_from_slice(mechanism);
-    }
-    match words.next() {
-        // What we call a response of LOGIN.
-        Some(step @ (b"(username)" | b"(password)")) => {
-            masked.push(b' ');
-            masked.extend_from_slice(step);
-        }
-        Some(_) => masked.extend_from_slice(b" (...)"),
-        None => {}
-    }
-    masked
-}
 
 #[cfg(test)]
 mod tests {
@@ -215,10 +198,11 @@ mod tests {
         for (line, want) in [
             ("AUTH PLAIN AGJvYgBzZWNyZXQ=", "AUTH PLAIN (...)"),
             ("auth  PLAIN x", "auth  (...)"),
+            ("AUTH LOGIN (password)", "AUTH LOGIN (password)"),
             ("AUTH LOGIN", "AUTH LOGIN"),
             ("AUTH", "AUTH"),
         ] {
-            assert_eq!(masked(line.as_bytes()), want.as_bytes());
+            assert_eq!(shown(line.as_bytes(), b"(...)"), want.as_bytes());
         }
     }
 }
