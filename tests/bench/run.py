@@ -26,6 +26,7 @@ import large
 import many
 import relay
 import restart
+import tls
 from servers import TOP, USER, Before, Opensmtpd, Ours, Postfix, memory_kib, run, wait
 
 
@@ -240,6 +241,7 @@ def measure(servers, top, args):
         middle, worst, kib = crowd(servers[0], args)
         print(f"\n{args.crowd} idle sessions, {args.crowd // 25} of them sending single bytes: a new session's "
               f"banner comes after {middle:.1f} ms (worst of 100: {worst:.1f} ms); {kib / 1024:.1f} MiB in all")
+    tls.measure(servers, top, args, report)
     many.measure([s for s in servers if s.name != "opensmtpd"], top, args.only)
     if not args.only or args.only in "restart":
         restart.measure(servers[0], top, args.envelopes)

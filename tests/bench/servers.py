@@ -59,14 +59,22 @@ def memory_kib(pid):
     return total
 
 
-def smtpd_conf(server, routes, extra="", exchangers=False):
-    """The configuration of both smtpds; `routes` is the path of the table, if mail is relayed by one."""
+def smtpd_conf(server, routes, extra="", exchangers=False, tls=None, auth=None):
+    """The configuration of both smtpds: `routes` is the path of the table, if mail is relayed by one, `tls`
+    that of certificate and key, without their endings, `auth` that of a credentials table."""
+    options = ""
+    if tls:
+        extra += f'pki bench cert "{tls}.pem"\npki bench key "{tls}.key"\n'
+        options = " tls pki bench"
+    if auth:
+        extra += f"table creds file:{auth}\n"
+        options += " auth-optional <creds>"
     action = f'action "out" maildir "{server.home}/Maildir"\n'
     if routes:
         action = f'table routes file:{routes}\naction "out" relay domain <routes>\n'
     elif exchangers:
         action = 'action "out" relay\n'
-    return (f"{extra}smtp limit max-mails 1000000\nlisten on 127.0.0.1 port {server.port}\n"
+    return (f"{extra}smtp limit max-mails 1000000\nlisten on 127.0.0.1 port {server.port}{options}\n"
             f"{action}match from any for any action \"out\"\n")
 
 
@@ -110,12 +118,12 @@ class Ours(Server):
     name = "smtpd-rs"
     program = f"{TOP}/target/release/smtpd"
 
-    def start(self, deliver, routes=None, extra="", dns=None):
+    def start(self, deliver, routes=None, extra="", dns=None, tls=None, auth=None):
         self.fresh()
-        self.configure(routes, extra, dns)
+        self.configure(routes, extra, dns, tls, auth)
         self.go([] if deliver else ["-P", "mda", "-P", "mta"])
 
-    def configure(self, routes=None, extra="", dns=None):
+    def configure(self, routes=None, extra="", dns=None, tls=None, auth=None):
         table = f"{self.dir}/routes" if routes else None
         if routes:
             write_routes(table, routes, "{} smtp://{}:{}")
@@ -123,7 +131,7 @@ class Ours(Server):
             with open(f"{self.dir}/resolv.conf", "w") as f:
                 f.write(f"nameserver [127.0.0.1]:{dns}\n")
         with open(f"{self.dir}/smtpd.conf", "w") as f:
-            f.write(smtpd_conf(self, table, extra, exchangers=dns))
+            f.write(smtpd_conf(self, table, extra, exchangers=dns, tls=tls, auth=auth))
         with open(f"{self.dir}/mailname", "w") as f:
             f.write("mx.example.org\n")
 
@@ -159,7 +167,7 @@ class Opensmtpd(Server):
         super().__init__(top, port)
         self.package = package
 
-    def start(self, deliver, routes=None, extra="", dns=None):
+    def start(self, deliver, routes=None, extra="", dns=None, tls=None):
         self.fresh()
         root = f"{self.dir}/root"
         for d in ("etc", "var/run", "var/spool", "var/lib/opensmtpd/empty", "var/empty", "run", "tmp",
@@ -178,8 +186,11 @@ class Opensmtpd(Server):
             f.write("opensmtpd:x:54331:\nopensmtpq:x:54332:\n")
         if routes:
             write_routes(f"{root}/etc/routes", routes, "{} smtp://{}:{}")
+        if tls:
+            for kind in ("pem", "key"):
+                shutil.copy(f"{tls}.{kind}", f"{root}/etc/bench.{kind}")
         with open(f"{root}/etc/smtpd.conf", "w") as f:
-            f.write(smtpd_conf(self, "/etc/routes" if routes else None))
+            f.write(smtpd_conf(self, "/etc/routes" if routes else None, tls="/etc/bench" if tls else None))
         with open(f"{root}/etc/mailname", "w") as f:
             f.write("mx.example.org\n")
         os.makedirs(root + self.home, exist_ok=True)
@@ -204,7 +215,7 @@ class Opensmtpd(Server):
 class Postfix(Server):
     name = "postfix"
 
-    def start(self, deliver, routes=None, extra="", dns=None):
+    def start(self, deliver, routes=None, extra="", dns=None, tls=None):
         self.fresh()
         etc, spool, data = (f"{self.dir}/{d}" for d in ("etc", "spool", "data"))
         for d in (etc, spool, data):
@@ -230,7 +241,9 @@ mailbox_command =
 smtpd_client_connection_count_limit = 0
 smtpd_peername_lookup = no
 """ + ("" if deliver else "smtpd_sender_restrictions = static:HOLD\n")
-                    + (f"transport_maps = texthash:{etc}/routes\n" if routes else ""))
+                    + (f"transport_maps = texthash:{etc}/routes\n" if routes else "")
+                    + (f"smtpd_tls_cert_file = {tls}.pem\nsmtpd_tls_key_file = {tls}.key\n"
+                       "smtpd_tls_security_level = may\n" if tls else ""))
         write_routes(f"{etc}/routes", routes or {}, "{} smtp:[{}]:{}")
         master = open("/etc/postfix/master.cf.proto" if os.path.exists("/etc/postfix/master.cf.proto")
                       else "/usr/share/postfix/master.cf.dist").read()
