@@ -6,16 +6,34 @@
 use std::cell::RefCell;
 use std::io;
 
-use super::errno::cvt;
+use super::errno::retry;
 
 /// Fills `buffer` with random bytes.
 pub fn fill(buffer: &mut [u8]) -> io::Result<()> {
-    // getentropy(2) takes at most 256 bytes.
+    // At most 256 bytes come at once and whole.
     for chunk in buffer.chunks_mut(256) {
-        // SAFETY: `chunk` is writable for its length.
-        cvt(unsafe { libc::getentropy(chunk.as_mut_ptr().cast(), chunk.len()) })?;
+        retry(|| fill_few(chunk))?;
     }
     Ok(())
+}
+
+/// getentropy(3) as musl's users have it.
+#[cfg(target_os = "linux")]
+fn fill_few(buffer: &mut [u8]) -> io::Result<()> {
+    // SAFETY: `buffer` is writable for its length.
+    let filled = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    match usize::try_from(filled) {
+        Ok(filled) if filled == buffer.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::Interrupted.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn fill_few(buffer: &mut [u8]) -> io::Result<()> {
+    // SAFETY: `buffer` is writable for its length.
+    super::errno::cvt(unsafe { libc::getentropy(buffer.as_mut_ptr().cast(), buffer.len()) })
+        .map(drop)
 }
 
 /// A random number. The kernel's generator does not fail once the system is up; if it does, there
