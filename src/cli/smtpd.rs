@@ -492,9 +492,10 @@ fn flush_through_daemon(paths: &Paths) -> i32 {
     }
 }
 
-/// `-x mda`: we have become the recipient; what is to be done is on descriptor 3.
+/// `-x keys`.
 fn keys(asked: &Asked) -> i32 {
-    let identity = match Rights::find(&asked.paths()) {
+    let paths = asked.paths();
+    let identity = match Rights::find(&paths) {
         Ok(Rights::Root { daemon, .. }) => Some(daemon),
         Ok(Rights::User { .. }) => None,
         Err(why) => {
@@ -502,9 +503,10 @@ fn keys(asked: &Asked) -> i32 {
             return 1;
         }
     };
-    agent::main(asked.log(), identity.as_ref())
+    agent::main(asked.log(), identity.as_ref(), &paths.spool)
 }
 
+/// `-x mda`: we have become the recipient; what is to be done is on descriptor 3.
 fn deliver() -> i32 {
     match ChildJob::read_from_fd3() {
         Ok(job) => mda::exec::run(&job),

@@ -297,12 +297,14 @@ fn shut_in(
         write: std::slice::from_ref(&paths.spool),
     })
     .map_err(|error| format!("sandbox: {error}"))?;
-    let (reach, active) = match active.is_empty() {
-        true => (None, "none".to_owned()),
-        false => (Some(read.into_iter().collect()), active.join(", ")),
-    };
-    log::info(format_args!("info: engine sandbox: {active}"));
-    Ok(reach)
+    log::info(format_args!(
+        "info: engine sandbox: {}",
+        sandbox::list(&active)
+    ));
+    let confines_reading = active
+        .iter()
+        .any(|what| ["landlock", "unveil"].contains(what));
+    Ok(confines_reading.then(|| read.into_iter().collect()))
 }
 
 /// What the engine reads besides the system's files: the configuration, its tables, and what they

@@ -25,6 +25,7 @@ use crate::privsep::batch::{BodyReader, CHUNK_MAX};
 use crate::privsep::forward_file::{self, Verdict};
 use crate::privsep::job::ChildJob;
 use crate::sys;
+use crate::sys::sandbox::{self, Role};
 use crate::util::Timestamp;
 use crate::util::sysexits::{CONFIG, DATAERR, NOPERM, OK, OSERR, TEMPFAIL};
 
@@ -94,12 +95,12 @@ pub fn run(job: &ChildJob) -> i32 {
         Ok(ready) => ready,
         Err(failure) => return conclude(program, Err(failure)),
     };
-    match &job.delivery {
-        Delivery::Lmtp { dest, .. } if job.job.is_batch() => {
-            return conclude(program, lmtp::connect(dest, &message));
-        }
-        _ if job.job.is_batch() => return conclude(program, run_batch(job, &home, message)),
-        _ => {}
+    if job.job.is_batch() {
+        let done = shut_in().and_then(|()| match &job.delivery {
+            Delivery::Lmtp { dest, .. } => lmtp::connect(dest, &message),
+            _ => run_batch(job, &home, message),
+        });
+        return conclude(program, done);
     }
     match plan(job, &home).and_then(|plan| carry_out(plan, message)) {
         Ok(code) => code,
@@ -212,9 +213,12 @@ fn run_batch(job: &ChildJob, home: &str, input: File) -> Result<(), Failure> {
 
 fn carry_out(plan: Plan, input: File) -> Result<i32, Failure> {
     if let Plan::Program(program) = &plan {
-        return guard::run(&mut command(program), input)
+        // The command is on its way already, and must not be started twice for want of this.
+        let shut_in = || drop(sandbox::enter(Role::Guard));
+        return guard::run(&mut command(program), input, shut_in)
             .map_err(|error| Failure::on(OSERR, &program.path, &error));
     }
+    shut_in()?;
     let message = &mut BodyReader::new(BufReader::with_capacity(CHUNK_MAX, input));
     match plan {
         Plan::Program(_) => Ok(()),
@@ -240,6 +244,13 @@ fn carry_out(plan: Plan, input: File) -> Result<i32, Failure> {
         }
     }
     .map(|()| OK)
+}
+
+/// What strangers wrote is only read from here on.
+fn shut_in() -> Result<(), Failure> {
+    sandbox::enter(Role::Delivery)
+        .map(drop)
+        .map_err(|error| Failure::new(OSERR, format!("sandbox: {}", sys::errno::strerror(&error))))
 }
 
 fn command(program: &Program) -> Command {

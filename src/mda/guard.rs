@@ -18,9 +18,10 @@ use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::process;
 
 /// Runs `command` with the message that comes on `input`; its exit code. A signal that ends it
-/// ends us, too. An error means that it was not started.
-pub fn run(command: &mut Command, input: File) -> io::Result<i32> {
+/// ends us, too. An error means that it was not started; once it is, `started` is called.
+pub fn run(command: &mut Command, input: File, started: impl FnOnce()) -> io::Result<i32> {
     let mut child = command.stdin(Stdio::piped()).spawn()?;
+    started();
     if let Some(output) = child.stdin.take()
         && feed(input, output).is_err()
     {
@@ -206,11 +207,13 @@ mod tests {
         let code = run(
             Command::new("/bin/sh").args(["-c", "exit 3"]),
             sent(&message(60, true)),
+            || (),
         );
         assert_eq!(code.unwrap(), 3);
         let missing = run(
             &mut Command::new("/no/such/program"),
             sent(&message(1, true)),
+            || (),
         );
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }

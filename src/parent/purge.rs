@@ -43,12 +43,19 @@ pub(super) fn start(options: &Options) -> io::Result<Option<Pid>> {
     .map(Some)
 }
 
-/// The child: becomes the queue's owner, deletes, and says what to exit with.
+/// The child: becomes the queue's owner, with the directory as its root if it can be, deletes, and
+/// says what to exit with.
 pub fn run(rights: &Rights, dir: &Path) -> i32 {
-    let ready = rights
-        .drop_privileges()
-        .and_then(|()| sandbox::enter(Role::Purge(dir)));
-    let result = ready.and_then(|_| empty(dir));
+    let inside = match rights.is_root() {
+        true => sandbox::root_at(dir),
+        false => Ok(false),
+    };
+    let result = inside.and_then(|inside| {
+        let place = if inside { Path::new("/") } else { dir };
+        rights.drop_privileges()?;
+        sandbox::enter(Role::Purge(place))?;
+        empty(place)
+    });
     match result {
         Ok(()) => 0,
         Err(error) => {

@@ -1,15 +1,22 @@
 //! Giving up what a process will not need: what the system offers, behind one call.
 //!
-//! OpenBSD has unveil(2) and pledge(2). On Linux it is no_new_privs, Landlock for the file system,
-//! and a list of system calls that are refused. FreeBSD gets no_new_privs and a limit of no new
-//! processes. The parent, which starts others as root and as users, is restricted on OpenBSD only,
-//! where what it starts is not bound by what it has given up. None of it replaces running as another user; it is what remains when that failed.
+//! OpenBSD has unveil(2) and pledge(2). On Linux it is no_new_privs, Landlock for files, ports and
+//! signals, and a list of the system calls that there are. FreeBSD gets no_new_privs and a limit of
+//! no new processes. Where root started us, the process with the private keys has an empty root
+//! directory as well, and the one that purges its directory. The parent, which starts others as
+//! root and as users, is restricted on OpenBSD only, where what it starts is not bound by what it
+//! has given up. None of it replaces running as another user; it is what remains when that failed.
 
+use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::errno::cvt;
+use super::random;
+
 #[cfg(target_os = "linux")]
-#[path = "linux.rs"]
+#[path = "linux/mod.rs"]
 mod platform;
 #[cfg(target_os = "openbsd")]
 #[path = "openbsd.rs"]
@@ -35,6 +42,11 @@ pub enum Role<'a> {
     Keys,
     /// Deletes what lies in this directory.
     Purge(&'a Path),
+    /// Has become the recipient, and writes into mailboxes and maildirs or connects to a server of
+    /// LMTP.
+    Delivery,
+    /// Feeds the command that it has started, and waits for its end.
+    Guard,
     /// Root's: starts programs, opens and makes files of users. Everything else, listening sockets
     /// and the groups of interfaces above all, it must have done before.
     Parent,
@@ -45,6 +57,41 @@ pub enum Role<'a> {
 /// what should have worked is an error.
 pub fn enter(role: Role<'_>) -> io::Result<Vec<&'static str>> {
     platform::enter(role)
+}
+
+/// As lines in the log say it.
+pub fn list(active: &[&str]) -> String {
+    match active.is_empty() {
+        true => "none".to_owned(),
+        false => active.join(", "),
+    }
+}
+
+/// Makes `dir` the root directory of this process, which must be root's. False where even root may
+/// not, as in some containers.
+pub fn root_at(dir: &Path) -> io::Result<bool> {
+    let dir = CString::new(dir.as_os_str().as_bytes())?;
+    // SAFETY: a C string.
+    match cvt(unsafe { libc::chroot(dir.as_ptr()) }) {
+        Ok(_) => std::env::set_current_dir("/").map(|()| true),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes an empty directory the root of this process, as [`root_at`] does: the system's, or one in
+/// `spool` that is removed as soon as we are in it, and that nothing can be put into any more.
+pub fn empty_root(spool: &Path) -> io::Result<bool> {
+    let of_system = Path::new("/var/empty");
+    if !cfg!(target_os = "linux") && of_system.is_dir() {
+        return root_at(of_system);
+    }
+    let path = spool.join(format!(".empty.{:016x}", random::number_u64()));
+    std::fs::create_dir(&path)?;
+    let entered = std::env::set_current_dir(&path);
+    std::fs::remove_dir(&path)?;
+    entered?;
+    root_at(Path::new("."))
 }
 
 /// What libraries read behind our back: the user database, the resolver's settings, time zones.
@@ -65,74 +112,4 @@ const SYSTEM_READ: [&str; 12] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-
-    // A sandbox cannot be left, so each role runs in a process of its own: this test again.
-    const INSIDE: &str = "SMTPD_TEST_SANDBOX";
-
-    #[test]
-    fn the_engine_writes_its_spool_and_nothing_else() {
-        if let Some(dir) = std::env::var_os(INSIDE) {
-            inside(Path::new(&dir));
-            return;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("spool")).unwrap();
-        std::fs::write(dir.path().join("secret"), "x").unwrap();
-        let name = "sys::sandbox::tests::the_engine_writes_its_spool_and_nothing_else";
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture", "--test-threads=1"])
-            .env(INSIDE, dir.path())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-
-    #[test]
-    fn the_parent_may_still_start_programs() {
-        let Some(_) = std::env::var_os(INSIDE) else {
-            let name = "sys::sandbox::tests::the_parent_may_still_start_programs";
-            let output = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", name, "--nocapture", "--test-threads=1"])
-                .env(INSIDE, "")
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{output:?}");
-            return;
-        };
-        enter(Role::Parent).unwrap();
-        let status = Command::new("/bin/sh").args(["-c", "exit 3"]).status();
-        assert_eq!(status.unwrap().code(), Some(3));
-    }
-
-    fn inside(dir: &Path) {
-        let spool = [dir.join("spool")];
-        let active = enter(Role::Engine {
-            read: &[],
-            write: &spool,
-        })
-        .unwrap();
-        let (a, b) = (dir.join("spool/a"), dir.join("spool/b"));
-        std::fs::write(&a, "mail").unwrap();
-        std::fs::create_dir(dir.join("spool/sub")).unwrap();
-        std::fs::rename(&a, &b).unwrap();
-        std::fs::rename(&b, dir.join("spool/sub/c")).unwrap();
-        std::fs::remove_file(dir.join("spool/sub/c")).unwrap();
-        assert!(crate::sys::user::by_name("root").unwrap().is_some());
-        std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        if active
-            .iter()
-            .any(|a| a.starts_with("landlock") || *a == "unveil")
-        {
-            assert!(std::fs::read(dir.join("secret")).is_err());
-            assert!(std::fs::write(dir.join("new"), "x").is_err());
-        }
-        if active.contains(&"seccomp") {
-            assert!(Command::new("/bin/true").status().is_err());
-        }
-        std::thread::spawn(|| ()).join().unwrap();
-    }
-}
+mod tests;

@@ -33,6 +33,15 @@ pub fn enter(role: Role<'_>) -> io::Result<Vec<&'static str>> {
             pledge(c"stdio recvfd unix")?;
             return Ok(vec!["pledge"]);
         }
+        // kill(2) asks whether the owner of a lock still lives.
+        Role::Delivery => {
+            pledge(c"stdio rpath wpath cpath fattr chown flock inet unix getpw sendfd proc")?;
+            return Ok(vec!["pledge"]);
+        }
+        Role::Guard => {
+            pledge(c"stdio proc")?;
+            return Ok(vec!["pledge"]);
+        }
         Role::Parent => {
             pledge(
                 c"stdio rpath wpath cpath fattr chown flock inet dns route unix getpw sendfd \

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::thread;
 
@@ -30,18 +31,27 @@ fn read(pem: &[u8]) -> Result<Arc<dyn SigningKey>, String> {
     rustls::crypto::ring::sign::any_supported_type(&der).map_err(|error| error.to_string())
 }
 
-/// The process's `main`: what to exit with. `become` is who it is to be, if we are root.
-pub fn main(target: Target, becomes: Option<&creds::Identity>) -> i32 {
+/// The process's `main`: what to exit with. `becomes` is who it is to be, if we are root, and then
+/// `spool` is a directory of root's.
+pub fn main(target: Target, becomes: Option<&creds::Identity>, spool: &Path) -> i32 {
     log::start("keys", target, Writer::Caller);
     title::set("smtpd: keys");
     let run = || -> io::Result<()> {
         let wire = process::inherited()?;
         signal::ignore_all()?;
+        let mut active = Vec::new();
         if let Some(identity) = becomes {
+            if sandbox::empty_root(spool)? {
+                active.push("chroot");
+            }
             // A process that changes its user cannot be looked into by others of that user.
             creds::become_for_good(identity)?;
         }
-        sandbox::enter(Role::Keys)?;
+        active.extend(sandbox::enter(Role::Keys)?);
+        log::info(format_args!(
+            "info: keys sandbox: {}",
+            sandbox::list(&active)
+        ));
         serve(wire)
     };
     match run() {
