@@ -17,6 +17,7 @@ use crate::util::Secret;
 pub mod auth;
 pub mod built_in;
 mod children;
+mod chores;
 mod forward;
 mod helpers;
 mod keys;

@@ -18,6 +18,7 @@ use crate::util::{Line, Secret, sysexits};
 
 use super::auth::{Asked, Checks};
 use super::children::{Children, Delivery};
+use super::chores::{Chore, Chores};
 use super::forward::{self, Opened};
 use super::helpers::{self, Helpers};
 use super::link::{Heard, Link};
@@ -25,7 +26,7 @@ use super::offline::Offline;
 use super::reload::{InUse, Next};
 use super::start::Held;
 use super::user_programs::UserPrograms;
-use super::userbase::Userbases;
+use super::userbase::{Userbases, is_userbase};
 use super::{Options, Reread, mda, purge};
 use crate::util::backoff::Backoff;
 
@@ -48,6 +49,7 @@ pub struct Parent {
     checks: Checks,
     helpers: Helpers,
     user_programs: UserPrograms,
+    chores: Chores,
     offline: Offline,
     purge: Option<Pid>,
     next_purge: Instant,
@@ -140,6 +142,7 @@ impl Parent {
             checks: Checks::default(),
             helpers: Helpers::default(),
             user_programs: UserPrograms::default(),
+            chores: Chores::new(now),
             purge: None,
             next_purge: now,
             next_certificates: now + BETWEEN_CERTIFICATES,
@@ -205,6 +208,7 @@ impl Parent {
                     self.next_certificates = now + BETWEEN_CERTIFICATES;
                     self.look_at_certificates();
                 }
+                self.read_again(now);
             }
             Stop::Gently(until) if until <= now => self.stop_at_once(now),
             _ => {}
@@ -242,7 +246,8 @@ impl Parent {
             Stop::No | Stop::Failed => {
                 let own = self.offline.deadline().min(self.next_purge);
                 let own = own.min(self.next_certificates);
-                let own = self.held.keys.deadline().map_or(own, |when| own.min(when));
+                let others = [self.held.keys.deadline(), self.chores.deadline()];
+                let own = others.into_iter().flatten().fold(own, Instant::min);
                 match self.engine {
                     Engine::Starts(when) => own.min(when),
                     Engine::Runs(_) => own,
@@ -325,10 +330,13 @@ impl Parent {
                 }
             }
             Request::UpdateTable { table } => {
-                let InUse { config, users, .. } = &self.in_use;
-                users.update(config, &table);
+                if is_userbase(&self.in_use.config, &table) {
+                    self.chores.update(&table);
+                    // Deliveries asked for after it know of it, unless there is to be a rest.
+                    self.read_again(Instant::now());
+                }
             }
-            Request::Reload { id, extent } => self.reload(id, extent),
+            Request::Reload { id, extent } => self.chores.reload(id, extent),
             Request::Reloaded(used) => self.reloaded(used),
             Request::SetVerbose(verbose) => log::set_verbose(verbose),
             Request::Ready => {
@@ -426,6 +434,19 @@ impl Parent {
             }
         };
         self.tell(&reply);
+    }
+
+    fn read_again(&mut self, now: Instant) {
+        match self.chores.take(now) {
+            Some(Chore::Table(name)) => {
+                let InUse { config, users, .. } = &self.in_use;
+                users.update(config, &name);
+            }
+            Some(Chore::Reload(id, extent)) => self.reload(id, extent),
+            None => return,
+        }
+        let end = Instant::now();
+        self.chores.done(end.saturating_duration_since(now), end);
     }
 
     fn open_forward(&mut self, id: u32, action: &str, user: &str) {

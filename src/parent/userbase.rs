@@ -107,7 +107,8 @@ impl Users for Userbases {
     }
 }
 
-fn is_userbase(config: &Config, table: &str) -> bool {
+/// Whether users of an action are found in this table.
+pub(super) fn is_userbase(config: &Config, table: &str) -> bool {
     config.actions.values().any(|action| match &action.method {
         Method::Local(local) => local.userbase.as_deref() == Some(table),
         Method::Relay(_) => false,

@@ -1,0 +1,131 @@
+//! Reading files again, which takes time, and which an engine may ask for as often as it likes.
+//!
+//! After each time the parent does other things for [`REST`] times as long, two seconds at most:
+//! signals, ends of deliveries and passwords wait no longer for fifty updates of a table than for
+//! one, and an administrator who reloads twice does not wait long on a busy machine.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::privsep::Extent;
+
+/// What is still to be read.
+#[derive(Debug)]
+pub struct Chores {
+    /// Names of userbases, so no more than there are.
+    tables: BTreeSet<String>,
+    /// The last request for a new configuration.
+    reload: Option<(u32, Extent)>,
+    next: Instant,
+}
+
+/// One thing to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chore {
+    /// This userbase.
+    Table(String),
+    /// As much of the configuration, for the request with this id.
+    Reload(u32, Extent),
+}
+
+/// Less than a tenth of the time is the engine's to spend, while it does not take long.
+const REST: u32 = 10;
+const LONGEST_REST: Duration = Duration::from_secs(2);
+
+impl Chores {
+    /// Nothing is to be done.
+    pub fn new(now: Instant) -> Chores {
+        Chores {
+            tables: BTreeSet::new(),
+            reload: None,
+            next: now,
+        }
+    }
+
+    /// A userbase of the configuration is to be read again. Twice is once.
+    pub fn update(&mut self, table: &str) {
+        self.tables.insert(table.to_owned());
+    }
+
+    /// A new configuration is to be read. Of two requests that wait, the later one counts.
+    pub fn reload(&mut self, id: u32, extent: Extent) {
+        self.reload = Some((id, extent));
+    }
+
+    /// Nobody waits for a configuration any more.
+    pub fn forget_reload(&mut self) {
+        self.reload = None;
+    }
+
+    /// What may be done now.
+    pub fn take(&mut self, now: Instant) -> Option<Chore> {
+        if now < self.next {
+            return None;
+        }
+        let table = || self.tables.pop_first().map(Chore::Table);
+        let reload = |(id, extent)| Chore::Reload(id, extent);
+        self.reload.take().map(reload).or_else(table)
+    }
+
+    /// It took this long.
+    pub fn done(&mut self, took: Duration, now: Instant) {
+        self.next = now + (took * REST).min(LONGEST_REST);
+    }
+
+    /// When there will be something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        (self.reload.is_some() || !self.tables.is_empty()).then_some(self.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // smtpd(8), Processes and privileges: no engine holds up the parent.
+    #[test]
+    fn an_engine_that_asks_without_end_has_a_tenth_of_the_time() {
+        let start = Instant::now();
+        let took = Duration::from_millis(92);
+        let (mut chores, mut now, mut busy) = (Chores::new(start), start, Duration::ZERO);
+        while now < start + Duration::from_secs(60) {
+            chores.update("users");
+            chores.reload(1, Extent::All);
+            match chores.take(now) {
+                Some(_) => {
+                    now += took;
+                    busy += took;
+                    chores.done(took, now);
+                    assert_eq!(chores.take(now), None);
+                }
+                None => now = chores.deadline().unwrap(),
+            }
+        }
+        assert!(
+            busy > took * 50 && busy < Duration::from_secs(6),
+            "{busy:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_once_is_done_at_once_and_twice_is_once() {
+        let now = Instant::now();
+        let mut chores = Chores::new(now);
+        assert_eq!((chores.deadline(), chores.take(now)), (None, None));
+        for table in ["users", "others", "users"] {
+            chores.update(table);
+        }
+        chores.reload(3, Extent::All);
+        chores.reload(4, Extent::Certificates);
+        let all: Vec<_> = std::iter::from_fn(|| chores.take(now)).collect();
+        let table = |name: &str| Chore::Table(name.to_owned());
+        let reload = Chore::Reload(4, Extent::Certificates);
+        assert_eq!(all, [reload, table("others"), table("users")]);
+        // A busy machine keeps nobody waiting for minutes.
+        chores.done(Duration::from_secs(20), now);
+        chores.reload(5, Extent::All);
+        assert_eq!(chores.deadline(), Some(now + LONGEST_REST));
+        chores.forget_reload();
+        assert_eq!(chores.deadline(), None);
+    }
+}
