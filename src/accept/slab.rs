@@ -115,4 +115,17 @@ mod tests {
         assert_eq!(slab.get_mut(other.index()), Some(&mut "other"));
         assert_eq!(slab.get_mut(99), None);
     }
+
+    #[test]
+    fn a_row_that_was_used_without_end_starts_over() {
+        // OpenSMTPD 5.7.2 ended when its numbers of connections did.
+        let mut slab = Slab::new();
+        let first = slab.insert(1);
+        slab.rows[first.index()].generation = u32::MAX;
+        let last = slab.id(first.index()).unwrap();
+        slab.remove(last.index());
+        let next = slab.insert(2);
+        assert_eq!((slab.find(last), next.generation), (None, 0));
+        assert_eq!(slab.find(next), Some(&mut 2));
+    }
 }

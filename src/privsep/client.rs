@@ -613,6 +613,28 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_requests_start_over_past_those_that_are_in_use() {
+        // OpenSMTPD 5.7.2 ended when its numbers of connections did.
+        let (parent, client, _events) = started();
+        let from = |last: u32| client.0.waiting().last_id = last;
+        from(u32::MAX - 1);
+        let old = [start(&client), start(&client), start(&client)];
+        let ids: Vec<u32> = old.iter().map(|_| next_id(&parent)).collect();
+        assert_eq!(ids, [u32::MAX, 0, 1]);
+        from(u32::MAX - 1);
+        let new = start(&client);
+        assert_eq!(next_id(&parent), 2);
+        let end = MdaEnd::Exited(9);
+        say(&parent, &Reply::MdaDone { id: 2, end });
+        assert_eq!(new.try_wait(LONG), Some(MdaResult::Done(end)));
+        for (pending, id) in old.into_iter().zip(ids) {
+            let end = MdaEnd::Exited(id as i32 & 3);
+            say(&parent, &Reply::MdaDone { id, end });
+            assert_eq!(pending.try_wait(LONG), Some(MdaResult::Done(end)));
+        }
+    }
+
+    #[test]
     fn answers_reach_the_one_who_asked_in_any_order() {
         let (parent, client, _events) = started();
         let (first, second) = (start(&client), start(&client));

@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use smtpd::sys::fdpass::{self, Wait};
 
 use crate::dice::Dice;
 use crate::mda::start_with_users;
@@ -315,6 +318,33 @@ fn half_frames_hold_nobody_else_up() {
     }
     daemon.wait_log("sent invalid imsg over control socket");
     still_serves(&daemon);
+}
+
+#[test]
+fn descriptors_that_come_over_the_control_socket_are_not_kept() {
+    // OpenSMTPD 5.7.2 ran out of them: a local user passes some with every frame.
+    let daemon = Setup::maildir().start();
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let engine = daemon.engine_pid();
+    let open = || fs::read_dir(format!("/proc/{engine}/fd")).map_or(0, Iterator::count);
+    let before = open();
+    let file = fs::File::open("/dev/null").unwrap();
+    let flood: Vec<UnixStream> = (0..16)
+        .map(|_| {
+            let stream = UnixStream::connect(daemon.path().join("smtpd.sock")).unwrap();
+            // The first of these is a frame that has begun.
+            for bytes in [&b""[..], b"x", b"xx", b"xxx"] {
+                let _ = fdpass::send(stream.as_fd(), bytes, &[file.as_fd(); 16], Wait::No);
+            }
+            stream
+        })
+        .collect();
+    still_serves(&daemon);
+    assert!(open() < before + 64, "{before} before, {} after", open());
+    drop(flood);
+    wait_for("the connections to be closed", || open() < before + 16);
 }
 
 fn outcome(daemon: &Instance) -> String {

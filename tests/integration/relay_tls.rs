@@ -587,6 +587,36 @@ fn what_cannot_be_is_refused_before_anything_starts_with_the_line_that_asks_for_
 }
 
 #[test]
+fn a_chain_of_any_length_costs_its_host_the_handshake_and_nobody_else() {
+    // CVE-2015-7687 and its like. From half a kilobyte to more than a megabyte.
+    let authority = Authority::new();
+    let lengths = [0, 10, 100, 160, 300, 3000];
+    let hosts = lengths.map(|count| {
+        let certificate = authority.certify(NAME).followed_by(count);
+        TlsHost::start(Manner::with(certificate))
+    });
+    let places: Vec<String> = hosts
+        .iter()
+        .zip(lengths)
+        .map(|(host, count)| format!("\"d{count}.example\" = \"{}\"", url("smtp", host)))
+        .collect();
+    let daemon = relay(&authority, &format!("domain {{ {} }}", places.join(", ")));
+    let engine = daemon.engine_pid();
+    for count in lengths {
+        submit(&daemon, &format!("bob@d{count}.example"));
+    }
+    for host in &hosts {
+        wait_for("the message", || {
+            host.has("tls: message") || host.has("plain: message")
+        });
+    }
+    assert!(hosts[0].has("tls: message") && hosts[1].has("tls: message"));
+    assert!(hosts[5].has("plain: message"), "{:?}", hosts[5].heard());
+    daemon.wait_empty();
+    assert_eq!(daemon.engine_pid(), engine);
+}
+
+#[test]
 fn a_greeting_in_plain_text_is_no_handshake() {
     // smtps:// to a port of SMTP.
     let authority = Authority::new();

@@ -165,6 +165,13 @@ fn certificates_are_shown_by_name_and_asked_of_clients() {
     let (p, q) = (world.p.der().to_vec(), world.q.der().to_vec());
     let friend = world.authority.certify("friend.example.net");
     let stranger = Certificate::self_signed("stranger.example.net");
+    let friends = |count| {
+        world
+            .authority
+            .certify("friend.example.net")
+            .followed_by(count)
+    };
+    let long = [10, 100, 160, 300, 3000].map(friends);
     let daemon = daemon(
         world,
         &format!("{SUBMISSION}\nlisten on 127.0.0.2 port $port smtps verify pki p pki q ca all"),
@@ -191,6 +198,13 @@ fn certificates_are_shown_by_name_and_asked_of_clients() {
     };
     assert!(greeted(Some(&friend)));
     assert!(!greeted(Some(&stranger)) && !greeted(None));
+    // CVE-2015-7687: a chain of more than a megabyte, and some that are nearly too long.
+    let engine = daemon.engine_pid();
+    let answers = long
+        .each_ref()
+        .map(|certificate| greeted(Some(certificate)));
+    assert!(answers[0] && !answers[4], "{answers:?}");
+    assert!(greeted(Some(&friend)) && daemon.engine_pid() == engine);
     daemon.wait_log("smtp cert-check result=\"verified\" fingerprint=\"SHA256:");
     assert!(
         TlsClient::starttls(address(&daemon, 1))

@@ -39,7 +39,7 @@ pub fn config(own: Option<&Certificate>) -> Arc<ClientConfig> {
         None => builder.with_no_client_auth(),
         Some(certificate) => {
             let key = PrivateKeyDer::try_from(certificate.key_der()).expect("a key");
-            let chain = vec![certificate.der().clone()];
+            let chain = certificate.chain();
             builder.with_client_auth_cert(chain, key).expect("a pair")
         }
     };

@@ -28,6 +28,8 @@ pub struct Authority {
 /// A certificate and its key.
 pub struct Certificate {
     der: CertificateDer<'static>,
+    /// What is shown besides it.
+    others: Vec<CertificateDer<'static>>,
     key: KeyPair,
     pub pem: String,
 }
@@ -69,6 +71,7 @@ impl Authority {
         let signed = params.signed_by(&key, &self.issuer).expect("a certificate");
         Certificate {
             der: signed.der().clone(),
+            others: Vec::new(),
             pem: signed.pem(),
             key,
         }
@@ -83,9 +86,20 @@ impl Certificate {
         let own = params.self_signed(&key).expect("a certificate");
         Certificate {
             der: own.der().clone(),
+            others: Vec::new(),
             pem: own.pem(),
             key,
         }
+    }
+
+    /// The same, shown with so many others behind it.
+    pub fn followed_by(mut self, count: usize) -> Certificate {
+        self.others = vec![self.der.clone(); count];
+        self
+    }
+
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        [std::slice::from_ref(&self.der), &self.others].concat()
     }
 
     pub fn der(&self) -> &CertificateDer<'static> {
@@ -168,10 +182,9 @@ impl Manner {
                 builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
             }
         };
-        let Certificate { der, key, .. } = &self.certificate;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let key = PrivateKeyDer::try_from(self.certificate.key_der()).expect("a key");
         builder
-            .with_single_cert(vec![der.clone()], key)
+            .with_single_cert(self.certificate.chain(), key)
             .expect("a certificate")
     }
 }

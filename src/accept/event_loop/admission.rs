@@ -253,3 +253,20 @@ fn refuse(mut stream: TcpStream, why: &[u8]) {
 const FULL: &[u8] = b"421 4.3.2 Service temporarily out of resources, try again later\r\n";
 /// RFC 3463 §3.8: policy.
 const TOO_MANY: &[u8] = b"421 4.7.0 Service not available, too many connections\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_sessions_start_over_and_are_never_zero() {
+        // OpenSMTPD 5.7.2 ended when its numbers of connections did.
+        let mut ids = SessionIds {
+            counter: u32::MAX - 1,
+        };
+        let upper: Vec<u64> = (0..4).map(|_| ids.next().0 >> 32).collect();
+        assert_eq!(upper, [u64::from(u32::MAX), 0, 1, 2]);
+        let mut ids = SessionIds { counter: u32::MAX };
+        assert_ne!(ids.next().0, 0);
+    }
+}

@@ -1,12 +1,15 @@
-//! How much memory the scheduler needs per queued envelope. A program of its own, because a
-//! counting allocator counts for the whole process.
+//! How much memory the scheduler needs per queued envelope, and a pattern that is looked up again
+//! and again. A program of its own, because a counting allocator counts for the whole process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
+use smtpd::config::{Defaults, Sources, load};
 use smtpd::mail::{EvpId, MsgId};
 use smtpd::scheduler::{Class, Destination, Facts, Limits, Scheduler};
-use smtpd::util::Timestamp;
+use smtpd::table::Tables;
+use smtpd::util::{Line, Timestamp};
 
 /// Bytes that are allocated now.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -30,6 +33,9 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// Held by the test that counts.
+static COUNTS: Mutex<()> = Mutex::new(());
 
 const COUNT: u32 = 100_000;
 /// Half of what the queue may cost; the lines of destinations take a part of it.
@@ -57,8 +63,38 @@ fn measure(id_of: impl Fn(u32) -> u32) -> usize {
 #[test]
 fn an_envelope_costs_little_memory() {
     // A queue of a million envelopes is to fit into 300 MB.
+    let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let random = measure(|n| n.wrapping_mul(2_654_435_761));
     let rising = measure(|n| n);
     println!("{random} bytes per envelope with random ids, {rising} with rising ids");
     assert!(random <= LIMIT_BYTES && rising <= LIMIT_BYTES);
+}
+
+#[test]
+fn a_pattern_costs_memory_once() {
+    // CVE-2020-35679: each look-up of a pattern lost some.
+    let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = "table \"t\" { \"^a+b.*@example\\.org$\", \"x{3}\" }\n\
+                action \"a\" mbox\nmatch from src regex <t> for any action \"a\"\n";
+    let sources = Sources::from_text("t", text, &[]);
+    let defaults = Defaults {
+        server_name: Line::new("mx.example.org").expect("a line"),
+        addresses: Vec::new(),
+    };
+    let config = load(&sources, &defaults).expect("a configuration").config;
+    let tables = Tables::load(&config, &sources).expect("tables");
+    let look_up = |times: usize| {
+        for n in 0..times {
+            let found = tables.regex("t", &format!("{}b{n}@example.org", "a".repeat(n % 50)));
+            assert_eq!(found.expect("an answer"), n % 50 > 0);
+        }
+    };
+    look_up(1000);
+    let before = LIVE.load(Relaxed);
+    look_up(100_000);
+    let after = LIVE.load(Relaxed);
+    assert!(
+        after <= before + 4096,
+        "{before} bytes before, {after} after"
+    );
 }
