@@ -44,9 +44,9 @@
 //! name, with addresses of its choice in the values of format specifiers. As `_smtpd` it can run
 //! commands and append to files, for what an alias says is known to it alone. It runs no other
 //! user's command: the parent takes an action's from the configuration, and the delivery, which
-//! has become the user, looks for the command in that user's own .forward (`mda::exec`
-//! `a_users_command_runs_only_if_the_users_own_forward_names_it`). It is not root, and reads no
-//! file but those of the system and those of the configuration.
+//! has become the user, looks for the command in that user's own .forward. It is not root, starts
+//! no process, and reads no file but those of the system and those of the configuration.
+//! SECURITY.md has the test of each of these, and what others than the engine can do.
 //!
 //! # Threads of the engine
 //!

@@ -470,6 +470,40 @@ fn contributing_names_what_is_here() {
 }
 
 #[test]
+fn every_claim_of_security_has_its_test() {
+    // SECURITY.md: each row of its tables names a test that is there.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("SECURITY.md")).expect("SECURITY.md");
+    let (mut wrong, mut rows) = (Vec::new(), 0);
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let tests: Vec<_> = quoted(row)
+            .filter_map(|word| word.split_once("::"))
+            .collect();
+        if tests.is_empty() {
+            let is_head = row.ends_with("| Test |") || row.ends_with("| Tests |");
+            if !is_head {
+                wrong.push(format!("no test: {row}"));
+            }
+            continue;
+        }
+        rows += 1;
+        for (path, name) in tests {
+            let text = fs::read_to_string(root.join(path)).unwrap_or_default();
+            let function = format!("fn {name}() {{");
+            let before = text
+                .split(&function)
+                .next()
+                .filter(|before| *before != text);
+            if !before.is_some_and(|before| before.trim_end().ends_with("#[test]")) {
+                wrong.push(format!("{path} has no test {name}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(rows > 50, "only {rows} rows");
+}
+
+#[test]
 fn threads_are_those_of_the_map() {
     // src/lib.rs, Threads of the engine. Of processes without an engine it does not tell.
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
