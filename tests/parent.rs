@@ -22,7 +22,7 @@ use smtpd::sys::{fdpass, user};
 use smtpd::util::Line;
 
 const SMTPD: &str = env!("CARGO_BIN_EXE_smtpd");
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
 
 /// An instance root that other users may enter, for an engine that is another user.
 fn root() -> tempfile::TempDir {

@@ -353,7 +353,7 @@ const TIMEOUT: &str = "421 4.4.2 Timeout, closing connection";
 const HELP_LINES: usize = 4;
 
 /// How long a test waits for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn who_only_talks_does_not_wait_behind_a_slow_disk() {
@@ -412,7 +412,10 @@ fn a_question_that_takes_too_long_is_a_451_and_its_answer_finds_nobody() {
     server.book.change(|told| told.is_open = true);
     drop(server.book.wait(|told| told.waiting == 0));
     assert!(client.ask("DATA").starts_with("503 "), "still none");
-    assert!(client.ask("RCPT TO:<slow@example.org>").starts_with("250 "));
+    // A busy machine may not manage in the time that is allowed here.
+    until("the recipient is taken", || {
+        client.ask("RCPT TO:<slow@example.org>").starts_with("250 ")
+    });
 }
 
 #[test]

@@ -534,7 +534,7 @@ fn every_envelope_of_a_report_gets_its_outcome() {
     assert_eq!(agent.offer(envelope, T0), Offer::Hold(HOLD_KEY));
     let mut released = Vec::new();
     for _ in 0..HIGH_WATER {
-        let Ok(Report::Done(id, outcome)) = outcomes.recv_timeout(Duration::from_secs(30)) else {
+        let Ok(Report::Done(id, outcome)) = outcomes.recv_timeout(Duration::from_secs(120)) else {
             panic!("no outcome");
         };
         assert_eq!(outcome.verdict, Verdict::Delivered);

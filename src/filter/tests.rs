@@ -20,7 +20,7 @@ pub(crate) fn filters(text: &str, script: &str) -> Filters {
     let launcher = move |_: &Line| -> Arc<dyn Launcher> {
         Arc::new(Scripts(vec![script.clone()], std::sync::Mutex::new(0)))
     };
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     Filters::start(&now, None, Path::new("/"), &launcher, deadline).unwrap()
 }
 
@@ -49,7 +49,7 @@ fn said(filters: &Filters, chain: &str, phase: Phase, parameter: &str) -> Outcom
             Step::Ask(asking, request) => {
                 let (tell, decided) = std::sync::mpsc::channel();
                 request.send(Box::new(move |decision| tell.send(decision).unwrap()));
-                let decision = decided.recv_timeout(Duration::from_secs(20)).unwrap();
+                let decision = decided.recv_timeout(Duration::from_secs(120)).unwrap();
                 asking.decided(decision)
             }
         };

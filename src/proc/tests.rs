@@ -3,7 +3,7 @@ use std::sync::mpsc;
 
 use super::*;
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(120);
 
 fn line(text: &str) -> Line {
     Line::new(text).unwrap()

@@ -902,7 +902,7 @@ fn the_thread_runs_the_queue_once_and_stops_when_told() {
         handle.committed(commit(&dynamic, vec![envelope(&rcpt, now)]));
     }
     let scan = scan::start(queue, handle.clone()).unwrap();
-    finished.recv_timeout(Duration::from_secs(60)).unwrap();
+    finished.recv_timeout(Duration::from_secs(180)).unwrap();
     scan.join().unwrap();
     assert_eq!(delivered.load(SeqCst), 501);
     assert_eq!(store.on_disk(), []);

@@ -26,7 +26,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 /// How long a test waits for something that must happen.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The uid that stands for an ordinary user when the tests run as root (nobody).
 const ORDINARY: u32 = 65534;

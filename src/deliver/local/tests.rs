@@ -240,7 +240,7 @@ impl Rig {
     }
 
     fn next(&mut self) -> (EvpId, Outcome) {
-        let Ok(Report::Done(id, outcome)) = self.reports.recv_timeout(Duration::from_secs(60))
+        let Ok(Report::Done(id, outcome)) = self.reports.recv_timeout(Duration::from_secs(180))
         else {
             panic!("no outcome");
         };
@@ -277,7 +277,7 @@ fn run(text: &str, body: &[u8]) -> Outcome {
     run_with(
         Script::Shell(text.to_string()),
         body,
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )
 }
 
