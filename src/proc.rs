@@ -277,7 +277,7 @@ impl Proc {
         state.phase == Phase::Ready
     }
 
-    /// How it is.
+    /// What `smtpctl show filters` tells of it.
     pub fn status(&self) -> Status {
         let state = self.state();
         Status {

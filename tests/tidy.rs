@@ -429,6 +429,68 @@ fn every_document_that_is_cited_is_here() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn modules_types_and_functions_say_what_they_are() {
+    // A field or a variant has a comment only where its name does not say it all.
+    let starts = [
+        "fn",
+        "unsafe fn",
+        "const fn",
+        "struct",
+        "enum",
+        "trait",
+        "type",
+        "const",
+        "static",
+    ];
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|s| s.room != "bin") {
+        if !source
+            .lines
+            .first()
+            .is_some_and(|line| line.starts_with("//!"))
+        {
+            wrong.push(format!("{}: no //! at the head of the file", source.path));
+        }
+        // What a platform has in its own file or module says the same as that of the others.
+        if ["sys/login/", "sys/sandbox/"]
+            .iter()
+            .any(|dir| source.path.starts_with(dir))
+            && !source.path.ends_with("mod.rs")
+        {
+            continue;
+        }
+        let mut documented = false;
+        let (mut in_trait, mut in_module) = (false, false);
+        for (number, line) in source.lines.iter().enumerate() {
+            let code = line.trim_start();
+            let item = match in_trait && line.starts_with("    fn ") {
+                true => Some(code),
+                false => code.strip_prefix("pub "),
+            };
+            let is_item = item.is_some_and(|item| {
+                let starts_with = |word: &&str| {
+                    item.strip_prefix(word)
+                        .is_some_and(|rest| rest.starts_with(' '))
+                };
+                starts.iter().any(starts_with)
+            });
+            let opens = !line.starts_with(' ') && line.contains("mod ") && line.ends_with('{');
+            in_module = opens || in_module && line != "}";
+            if is_item && !documented && !in_module {
+                wrong.push(format!(
+                    "{}:{}: {code}: no comment",
+                    source.path,
+                    number + 1
+                ));
+            }
+            in_trait = line.starts_with("pub trait ") || in_trait && line != "}";
+            documented = code.starts_with("///") || documented && code.starts_with("#[");
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// What stands between backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)

@@ -107,7 +107,7 @@ impl Client {
 
     /// Says why the connection ends, if the socket takes it at once.
     pub(super) fn farewell(&mut self, frame: &[u8]) {
-        // It has only itself to blame if it does not read.
+        // A client that does not read loses this text, and nothing else.
         let _ = self.stream.write(frame);
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Gate<L> {
 }
 
 impl<L: Source> Gate<L> {
-    /// Listeners whose events bear tokens from `first_token` on; not in the loop yet.
+    /// Listeners whose events have tokens from `first_token` on; not in the loop yet.
     pub(super) fn new(listeners: Vec<L>, first_token: usize) -> Gate<L> {
         Gate {
             ready: vec![false; listeners.len()],

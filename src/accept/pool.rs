@@ -15,7 +15,7 @@ pub(super) type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub(super) struct Pool(Arc<Shared>);
 
-/// The threads.
+/// The threads of a pool, to be waited for at the end.
 pub(super) struct Threads {
     pool: Pool,
     handles: Vec<JoinHandle<()>>,
@@ -38,7 +38,7 @@ struct Line {
 }
 
 impl Pool {
-    /// Starts threads that bear `name` and a number. `room` jobs may wait.
+    /// Starts threads, named `name` and a number. `room` jobs may wait.
     pub(super) fn start(name: &str, threads: usize, room: usize) -> io::Result<(Pool, Threads)> {
         let pool = Pool(Arc::new(Shared {
             line: Mutex::default(),

@@ -31,7 +31,7 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
     found.collect()
 }
 
-/// What is worth a word and stops nobody.
+/// Warnings about certificates and keys that can be used.
 pub fn warnings(config: &Config, sources: &Sources, now: Timestamp) -> Vec<String> {
     let mut found = Vec::new();
     for listener in &config.listeners {

@@ -38,7 +38,7 @@ struct Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Counted,
-    /// There are too many, and this is the first refusal since the key came: worth a log line.
+    /// There are too many, and this is the first refusal of this key, which is logged.
     RefusedFirst,
     Refused,
 }

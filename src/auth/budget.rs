@@ -31,7 +31,7 @@ pub struct Budget {
 pub enum Exhausted {
     /// The client's network.
     Network,
-    /// The user, for networks that he has not logged in from lately.
+    /// The user, for networks without a recent login of that user.
     User,
 }
 

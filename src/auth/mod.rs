@@ -1,4 +1,4 @@
-//! AUTH: whether somebody is who he says.
+//! AUTH: whether a user and password belong together.
 //!
 //! A password is compared with the hash that a credentials table has, judged by the table's program,
 //! or handed to the parent, whose child asks the system. Both take their time on purpose, so they run on threads of their own:
@@ -37,7 +37,6 @@ use budget::Budget;
 pub struct Attempt {
     /// Where it comes from.
     pub peer: Peer,
-    /// As whom.
     pub user: Line,
     /// What is to prove it.
     pub password: Secret,
@@ -52,7 +51,6 @@ pub struct Attempt {
 pub enum Verdict {
     /// It is the user.
     Accepted,
-    /// It is not.
     Refused,
     /// There have been too many failures; the password was not looked at.
     Exhausted(Exhausted),

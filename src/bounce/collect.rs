@@ -18,7 +18,6 @@ const LONGEST_MS: u64 = 5000;
 /// Envelopes of one report, in the order they came; never empty.
 #[derive(Debug)]
 pub struct Group {
-    /// The bounce envelopes.
     pub envelopes: Vec<Envelope>,
     first_ms: u64,
     last_ms: u64,

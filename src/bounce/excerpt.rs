@@ -29,9 +29,7 @@ pub struct Excerpt {
 /// How much of a message is returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Its header.
     Header,
-    /// All of it.
     Whole,
 }
 

@@ -9,7 +9,6 @@ use crate::sys::errno::strerror;
 /// The end of a front end that did not do what it was asked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The exit code.
     pub code: i32,
     /// What standard error is told; empty for nothing.
     pub text: String,

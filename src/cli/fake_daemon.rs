@@ -22,6 +22,7 @@ pub struct Root {
 }
 
 impl Root {
+    /// A temporary directory that is laid out like an instance.
     pub fn new() -> Root {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::under(dir.path());
@@ -33,6 +34,7 @@ impl Root {
         Root { dir, paths }
     }
 
+    /// What sendmail(8) has left for a daemon that is not there.
     pub fn offline_files(&self) -> Vec<PathBuf> {
         let dir = std::fs::read_dir(self.paths.spool.join("offline")).unwrap();
         dir.map(|entry| entry.unwrap().path()).collect()

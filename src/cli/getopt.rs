@@ -21,7 +21,6 @@ pub enum Item {
 /// The command line does not fit the letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misuse {
-    /// No such letter.
     Unknown(u8),
     /// A letter without the argument it needs.
     Missing(u8),

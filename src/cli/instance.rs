@@ -66,7 +66,6 @@ pub fn offline_dir(paths: &Paths) -> PathBuf {
 /// What newaliases(8) reads.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Aliases {
-    /// A text.
     Text(PathBuf),
     /// Nothing: there is neither a configuration nor a file.
     None,

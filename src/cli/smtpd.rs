@@ -440,7 +440,7 @@ fn daemon(asked: Asked) -> i32 {
     parent::run(options, &handover, loaded.config, reread)
 }
 
-/// `-E`: nothing is started; the one who asks reads what he may.
+/// `-E`: nothing is started, and only files that the caller can read are read.
 fn explain(paths: &Paths, handover: &Handover, config: &Config, supposed: &Supposed) -> i32 {
     let tables = match Tables::load(config, &handover.sources) {
         Ok(tables) => tables,

@@ -37,9 +37,7 @@ pub enum Size {
 /// Mechanisms of AUTH that we know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Auth {
-    /// PLAIN.
     pub plain: bool,
-    /// LOGIN.
     pub login: bool,
 }
 

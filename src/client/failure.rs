@@ -23,9 +23,7 @@ pub struct Failure {
 pub enum Stage {
     /// The source address cannot be used: no other destination helps.
     Source,
-    /// No connection.
     Connect,
-    /// The greeting.
     Banner,
     /// EHLO, HELO or LHLO.
     Hello,
@@ -33,9 +31,7 @@ pub enum Stage {
     StartTls,
     /// The handshake. With [`super::Tls::IfOffered`] a session without TLS is worth a try.
     Handshake,
-    /// Logging in.
     Auth,
-    /// Later.
     Session,
 }
 

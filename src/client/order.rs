@@ -33,9 +33,7 @@ pub enum Tls {
 /// Who we log in as.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user.
     pub user: Line,
-    /// The password.
     pub password: Line,
 }
 
@@ -49,7 +47,6 @@ impl fmt::Debug for Credentials {
 /// How a session introduces itself.
 #[derive(Clone, Debug)]
 pub struct Hello {
-    /// The language.
     pub protocol: Protocol,
     /// Our name in EHLO, HELO or LHLO.
     pub name: Line,
@@ -100,7 +97,6 @@ pub struct Timeouts {
     pub block: Duration,
     /// For each reply after the final dot. RFC 5321 §4.5.3.2.6.
     pub dot: Duration,
-    /// For RSET.
     pub rset: Duration,
     /// For QUIT: nothing depends on it.
     pub quit: Duration,
@@ -199,7 +195,6 @@ pub struct Message<'a> {
     pub ret: Option<Ret>,
     /// ENVID, for a peer that offers DSN.
     pub envid: Option<Line>,
-    /// Its bytes.
     pub content: &'a dyn Content,
 }
 

@@ -41,7 +41,6 @@ pub trait Upgrade: Send + Sync {
 
 /// A connection with TLS around it.
 pub struct Secured {
-    /// It.
     pub stream: Box<dyn Stream>,
     /// What was negotiated, for the log: `TLSv1.3:TLS_AES_256_GCM_SHA384:256`.
     pub ciphers: Line,

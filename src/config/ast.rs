@@ -9,7 +9,7 @@ pub use super::model::Phase;
 pub struct Ast {
     /// Statements in the order of the text.
     pub statements: Vec<Statement>,
-    /// The first names of wrong statements: whoever refers to one of these is not to blame.
+    /// Names that wrong statements would have declared: a use of one of these is not a second error.
     pub broken: Vec<String>,
 }
 

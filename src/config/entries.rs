@@ -17,11 +17,8 @@ use super::{Config, Method, Route, service};
 /// What a table is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// `alias`.
     Alias,
-    /// `virtual`.
     Virtual,
-    /// `userbase`.
     Userbase,
     /// `auth` of an action.
     Credentials,

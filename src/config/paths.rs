@@ -35,7 +35,6 @@ pub struct Paths {
     pub conf: PathBuf,
     /// The server name's file.
     pub mailname: PathBuf,
-    /// The spool.
     pub spool: PathBuf,
     /// smtpctl(8)'s socket.
     pub socket: PathBuf,

@@ -68,7 +68,7 @@ impl Scheme {
         }
     }
 
-    /// The port of a URL without one; LMTP has none.
+    /// The port of a URL that names none; there is no usual one for LMTP.
     fn port(self) -> Option<u16> {
         match self {
             Scheme::Smtp | Scheme::SmtpTls | Scheme::SmtpNoTls => Some(25),

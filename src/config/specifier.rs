@@ -80,7 +80,6 @@ impl fmt::Display for Unexpanded {
 pub enum Use {
     /// The path of a maildir, or a destination of LMTP.
     Path,
-    /// A command.
     Command,
     /// `mda wrapper`.
     Wrapper,

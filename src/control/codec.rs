@@ -14,7 +14,7 @@ use crate::util::frame::{Bad, Reader, Writer};
 
 use super::message::{Answer, Ask, Block, Listed, Listing, MAX_FRAME, Subsystem, VERSION, Which};
 
-/// Why a frame was refused. None of these is worth more than closing the connection.
+/// Why a frame was refused. Whatever it is, the connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadFrame {
     /// The other side speaks another version; this is what it said.

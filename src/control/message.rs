@@ -20,11 +20,8 @@ pub const MAX_FRAME: usize = 256 * 1024;
 /// Which envelopes a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// One.
     Envelope(EvpId),
-    /// All of a message.
     Message(MsgId),
-    /// All there are.
     All,
 }
 
@@ -96,7 +93,6 @@ pub enum Listing {
 /// Mail for a destination is not sent from an address, or is sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// The address.
     pub source: IpAddr,
     /// The destination.
     pub domain: String,
@@ -107,9 +103,7 @@ pub struct Block {
 /// A part of the daemon that can be paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subsystem {
-    /// Local delivery.
     Mda,
-    /// Relaying.
     Mta,
     /// Receiving.
     Smtp,
@@ -134,9 +128,7 @@ pub enum Answer {
     Lines(Vec<String>),
     /// What is paused.
     Status {
-        /// Local delivery.
         mda: bool,
-        /// Relaying.
         mta: bool,
         /// Receiving.
         smtp: bool,
@@ -148,7 +140,6 @@ pub enum Answer {
 /// One envelope of `show queue`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its id.
     pub id: EvpId,
     /// Fields 2 to 14 of the line, joined by `|`.
     pub text: String,

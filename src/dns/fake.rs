@@ -23,7 +23,7 @@ pub(super) fn answer(query: &[u8], rcode: Rcode, records: &[(&str, Data)]) -> Ve
     build(query, rcode, records, None)
 }
 
-/// An answer without records, with the word of the zone that this is so for `minimum_s`.
+/// An answer without records, which the zone allows to be kept for `minimum_s`.
 pub(super) fn nothing(query: &[u8], rcode: Rcode, minimum_s: u32) -> Vec<u8> {
     build(query, rcode, &[], Some(minimum_s))
 }

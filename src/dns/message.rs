@@ -117,7 +117,7 @@ enum Data {
     Mx(Mx),
     Ptr(Line),
     Txt(Vec<u8>),
-    /// Of the right kind, and of no use: a host with a name that is none.
+    /// Of the right kind, but of no use: a host whose name cannot be one.
     Odd,
 }
 

@@ -327,7 +327,8 @@ impl Files {
         }
     }
 
-    /// Reads what has changed. Files that are gone (or out of reach, in a chroot) keep their word.
+    /// Reads files that have changed. What was read last stays in use for those that are gone, or
+    /// cannot be reached in a chroot.
     fn refresh(&mut self, core: &mut Core, now: Instant) {
         if self.checked.is_some_and(|at| now < at + limits::RELOAD) {
             return;

@@ -59,7 +59,7 @@ impl Prepared {
         })
     }
 
-    /// Its tables.
+    /// The tables that it brings.
     pub fn tables(&self) -> &Tables {
         &self.snapshot.tables
     }

@@ -61,7 +61,6 @@ impl Programs {
 struct ByParent {
     /// The wire.
     client: Client,
-    /// Which one.
     helper: Helper,
 }
 

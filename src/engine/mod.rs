@@ -61,7 +61,7 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
     found
 }
 
-/// What is worth a word before anything is started.
+/// Warnings about a configuration that can be used, for the start and for `smtpd -n`.
 pub fn warnings(config: &Config, sources: &Sources, now: Timestamp) -> Vec<String> {
     accept::secure::warnings(config, sources, now)
 }

@@ -23,7 +23,6 @@ use super::start::{readable, roots};
 
 /// Replaces the configuration of an engine. One thread at a time uses it.
 pub struct Reloader {
-    /// What is replaced.
     pub configuration: Configuration,
     /// Who reads the files.
     pub client: Client,

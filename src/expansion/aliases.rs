@@ -16,7 +16,6 @@ use super::{replies, subaddress};
 /// Where values come from.
 #[derive(Clone, Copy)]
 pub struct Aliases<'w> {
-    /// The tables.
     pub tables: &'w Tables,
     /// Files that values include.
     pub includes: &'w dyn Includes,

@@ -17,7 +17,6 @@ pub const NODES: usize = 10_000;
 
 /// One node.
 pub struct Node<'c> {
-    /// What it is.
     pub item: Item,
     /// The node it came from.
     pub parent: Option<usize>,
@@ -42,7 +41,6 @@ pub struct Node<'c> {
 pub struct Resolved {
     /// The name, without sub-address.
     pub name: Line,
-    /// The user id.
     pub uid: u32,
     /// Whether a .forward took the user's place.
     pub forwarded: bool,

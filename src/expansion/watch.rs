@@ -29,12 +29,10 @@ pub enum Event<'e> {
     },
     /// An item adds no node: an equal one is or was there.
     Repeated {
-        /// What it is.
         item: &'e dyn fmt::Display,
     },
     /// A node is worked on now.
     Taken {
-        /// Its number.
         at: usize,
     },
     /// The rules have been tried on an address.
@@ -43,13 +41,13 @@ pub enum Event<'e> {
     LedBack(&'e MailAddr),
     /// The node is this user.
     User(&'e User),
-    /// The user's .forward takes his place.
+    /// The user's .forward takes the place of the user.
     Forwarded,
     /// The user has no .forward, or there is nothing in it.
     NotForwarded,
     /// Something is wrong, but not with the recipient.
     Warning(fmt::Arguments<'e>),
-    /// It is a destination, the so-manyth.
+    /// It is a destination, with this number.
     Destination(usize),
     /// It is a destination that another node has led to already.
     SameDestination,

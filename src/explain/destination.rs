@@ -23,7 +23,7 @@ pub struct Deliveries<'d> {
 }
 
 impl Deliveries<'_> {
-    /// One line: the action, for whom, and what it comes to.
+    /// One line: the action, the recipient, and what the delivery would do.
     pub fn words(&self, number: usize, destination: &Destination) -> String {
         let name = &destination.action;
         let head = format!(

@@ -18,7 +18,7 @@ pub struct Facts {
     pub confirmed: bool,
     /// What the latest HELO or EHLO said.
     pub helo: Option<Line>,
-    /// As whom it has authenticated.
+    /// The user as which it has authenticated.
     pub user: Option<Line>,
     /// What the latest MAIL said between `<` and `>`.
     pub sender: Option<Line>,

@@ -107,7 +107,7 @@ pub struct Figures {
 }
 
 impl Program {
-    /// Starts it.
+    /// Has the program started, and kept running, by `launcher`.
     pub fn start(
         of: &config::Proc,
         settings: Settings<'_>,

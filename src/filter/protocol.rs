@@ -9,35 +9,25 @@ use std::fmt::Write;
 use crate::mail::SessionId;
 use crate::util::Line;
 
-/// The version that every line bears. Programs compare it as text.
+/// The version in every line. Programs compare it as text.
 pub const VERSION: &str = "0.7";
 
 /// When a filter is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// On connection.
     Connect,
-    /// HELO.
     Helo,
-    /// EHLO.
     Ehlo,
     /// STARTTLS.
     StartTls,
-    /// AUTH.
     Auth,
-    /// MAIL.
     MailFrom,
-    /// RCPT.
     RcptTo,
-    /// DATA.
     Data,
     /// Each line of a message.
     DataLine,
-    /// RSET.
     Rset,
-    /// QUIT.
     Quit,
-    /// NOOP.
     Noop,
     /// HELP, which may be registered and is never asked.
     Help,
@@ -108,13 +98,11 @@ impl Phase {
 pub enum Event {
     /// A client has connected.
     LinkConnect,
-    /// It is gone.
     LinkDisconnect,
     /// The banner was sent.
     LinkGreeting,
     /// HELO or EHLO was accepted.
     LinkIdentify,
-    /// TLS is on.
     LinkTls,
     /// AUTH has ended.
     LinkAuth,
@@ -170,7 +158,7 @@ impl Event {
         Event::Timeout,
     ];
 
-    /// Its word.
+    /// Its name in lines of the protocol.
     pub fn word(self) -> &'static str {
         match self {
             Event::LinkConnect => "link-connect",
@@ -211,7 +199,7 @@ pub enum Subsystem {
 }
 
 impl Subsystem {
-    /// Its word.
+    /// Its name in lines of the protocol.
     pub fn word(self) -> &'static str {
         match self {
             Subsystem::In => "smtp-in",
@@ -223,7 +211,6 @@ impl Subsystem {
 /// What filters decide about a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Go on.
     Proceed,
     /// Go on, and ask no other filter.
     Bypass,

@@ -10,29 +10,17 @@ pub enum Trace {
     Imsg = 1,
     /// Bytes in and out.
     Io = 1 << 1,
-    /// SMTP sessions.
     Smtp = 1 << 2,
-    /// Filters.
     Filters = 1 << 3,
-    /// Relaying.
     Mta = 1 << 4,
-    /// Bounces.
     Bounce = 1 << 5,
-    /// The scheduler.
     Scheduler = 1 << 6,
-    /// Look-ups.
     Lookup = 1 << 7,
-    /// Counters.
     Stat = 1 << 8,
-    /// Rules.
     Rules = 1 << 9,
-    /// Helper processes.
     Mproc = 1 << 10,
-    /// Expansion.
     Expand = 1 << 11,
-    /// Tables.
     Tables = 1 << 12,
-    /// The queue.
     Queue = 1 << 13,
 }
 

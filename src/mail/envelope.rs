@@ -45,7 +45,6 @@ pub struct Envelope {
     pub ttl_s: u32,
     /// Temporary failures so far.
     pub retry: u16,
-    /// Marks.
     pub flags: Flags,
     /// What the sender asked to be told.
     pub dsn: Dsn,
@@ -105,9 +104,7 @@ pub struct Local {
 /// Where an alias or .forward sends a message other than to a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// `|command`.
     Pipe(Line),
-    /// `/file`.
     File(Line),
 }
 

@@ -15,7 +15,6 @@ pub struct Facts {
     pub helo: Line,
     /// Whether the client authenticated; local submitters count as such.
     pub authenticated: bool,
-    /// As whom.
     pub username: Option<Line>,
     /// Whether the connection is encrypted.
     pub tls: bool,

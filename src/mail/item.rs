@@ -27,10 +27,9 @@ pub enum Item {
     Error(u16, Line),
 }
 
-/// The line, or an item of it, is none of these.
+/// The line, or an item of it, cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadItem {
-    /// What is wrong.
     pub text: String,
 }
 

@@ -29,7 +29,6 @@ pub struct Keys<'k> {
 /// Why an address leads nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bad {
-    /// It has not the form of one.
     Form,
     /// No key of ours has made it.
     Hash,

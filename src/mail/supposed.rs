@@ -17,7 +17,7 @@ pub struct Supposed {
     pub rdns: Option<Line>,
     /// HELO or EHLO argument; the client's address otherwise.
     pub helo: Option<Line>,
-    /// As whom the client authenticated.
+    /// The user as which the client has authenticated.
     pub username: Option<Line>,
     /// The listener's tag.
     pub tag: Option<Line>,

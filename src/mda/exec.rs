@@ -120,7 +120,7 @@ pub fn describe(job: &ChildJob) -> Result<String, Failure> {
     Ok(plan(job, &home(job)?)?.to_string())
 }
 
-/// Whose name a message bears: the helper's that does this in other circumstances.
+/// The name that messages begin with: that of the helper program which does the same.
 fn program_name(job: &ChildJob) -> &'static str {
     match (&job.job.command, &job.delivery) {
         (Some(mail::Command::File(_)), _) => "mail.mboxfile",

@@ -20,7 +20,6 @@ use super::Failure;
 /// Where a message goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The maildir.
     pub root: PathBuf,
     /// Whether marked messages go to `.Junk`.
     pub junk: Junk,

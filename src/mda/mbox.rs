@@ -18,7 +18,6 @@ use super::{Failure, copy};
 pub enum Quote {
     /// Those after an empty line, and the first line.
     AfterEmptyLine,
-    /// All.
     Every,
 }
 

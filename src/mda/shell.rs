@@ -23,7 +23,6 @@ use super::Failure;
 /// A text for `sh -c` and the parameters that follow `$0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
-    /// The text.
     pub text: String,
     /// `$1` and so on.
     pub values: Vec<String>,
@@ -123,7 +122,6 @@ struct Writer {
 /// What has been opened and not closed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Open {
-    /// `"`.
     Double,
     /// `(` or `$(`: quoting starts anew inside.
     Paren,

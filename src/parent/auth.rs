@@ -100,7 +100,7 @@ impl Checks {
         .collect()
     }
 
-    /// A child has ended; says what to tell whom.
+    /// A child has ended: the verdict, and which question it answers.
     pub fn ended(&mut self, pid: Pid, how: Ended) -> Option<(Asked, PasswordVerdict)> {
         let check = self.running.remove(&pid)?;
         let verdict = match how {
@@ -116,7 +116,7 @@ impl Checks {
         Some((check.asked, verdict))
     }
 
-    /// All of them.
+    /// The processes of all checks that run.
     pub fn pids(&self) -> Vec<Pid> {
         self.running.keys().copied().collect()
     }

@@ -59,7 +59,7 @@ impl Children {
         pids
     }
 
-    /// A child has ended; says what to tell whom.
+    /// A child has ended: the reply, and the delivery that it belongs to.
     pub fn ended(&mut self, pid: Pid, how: Ended) -> Option<(Delivery, MdaEnd)> {
         let child = self.running.remove(&pid)?;
         let end = match how {
@@ -78,7 +78,7 @@ impl Children {
             .map(|(pid, _)| *pid)
     }
 
-    /// All of them.
+    /// The processes of all deliveries that run.
     pub fn pids(&self) -> Vec<Pid> {
         self.running.keys().copied().collect()
     }
@@ -88,7 +88,7 @@ impl Children {
         self.running.len()
     }
 
-    /// Whether there are none.
+    /// Whether no delivery runs.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
     }

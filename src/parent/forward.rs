@@ -22,7 +22,6 @@ use super::userbase::Users;
 pub enum Opened {
     /// There is no such file.
     Absent,
-    /// Here it is.
     File(File),
     /// It cannot be used, or nobody can say whether there is one.
     Unusable(String),

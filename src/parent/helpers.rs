@@ -52,7 +52,7 @@ impl Helpers {
         found.map(|(pid, _)| *pid)
     }
 
-    /// A helper has ended; says what to tell whom.
+    /// A helper has ended: the reply to the engine that asked for it, if it still runs.
     pub fn ended(&mut self, pid: Pid, how: Ended) -> Option<(Delivery, MdaEnd)> {
         let running = self.running.remove(&pid)?;
         let end = match how {
@@ -96,12 +96,12 @@ impl Helpers {
             .min()
     }
 
-    /// All of them.
+    /// The processes of all programs that run.
     pub fn pids(&self) -> Vec<Pid> {
         self.running.keys().copied().collect()
     }
 
-    /// Whether there are none.
+    /// Whether no program runs.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
     }

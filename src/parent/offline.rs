@@ -91,7 +91,6 @@ struct Candidate {
 struct Replay {
     candidate: Candidate,
     deadline: Instant,
-    /// What it says.
     words: PipeReader,
 }
 

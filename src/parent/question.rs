@@ -22,8 +22,8 @@ pub struct OwnForwards<'q> {
 }
 
 impl<'q> OwnForwards<'q> {
-    /// For this configuration. An ordinary user asks about an instance of his own, or about the
-    /// system's daemon, which may do more than he.
+    /// For this configuration. An ordinary user asks about an instance of their own, or about the
+    /// system's daemon, which has rights that the user has not.
     pub fn new(
         config: &'q Config,
         sources: &Sources,

@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(users.recipient(s, "bob"), Ok(None));
         assert_eq!(users.recipient(s, "root").unwrap().unwrap().uid, 0);
         assert_eq!(users.system("root").unwrap().unwrap().uid, 0);
-        // Other tables are none of the parent's business.
+        // The parent does not need other tables.
         assert!(users.find("secret", "eve").is_err());
     }
 

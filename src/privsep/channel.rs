@@ -14,7 +14,6 @@ pub struct Channel(OwnedFd);
 /// One frame with the descriptors that came with it.
 #[derive(Debug)]
 pub struct Packet {
-    /// The frame.
     pub frame: Vec<u8>,
     /// The descriptors; none if some were lost.
     pub fds: Vec<OwnedFd>,

@@ -8,7 +8,6 @@ use crate::sys::user;
 /// Who we start as, and who the processes become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rights {
-    /// Root.
     Root {
         /// The engine's, who owns the queue. Its groups are the daemon's, for tables that are
         /// closed to others, and never that of sendmail(8).
@@ -83,7 +82,7 @@ impl Rights {
         }
     }
 
-    /// As whom programs of tables and filters run; `None` where that is ourselves.
+    /// The user of programs of tables and filters; `None` if it is our own.
     pub fn of_helpers(&self) -> Option<Identity> {
         match self {
             Rights::Root { daemon, .. } => Some(daemon.clone()),

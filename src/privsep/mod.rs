@@ -54,7 +54,7 @@ pub trait Passwords: Send + Sync {
 /// A user's .forward.
 #[derive(Debug)]
 pub enum Forward {
-    /// There is none: mail is delivered as usual.
+    /// The user has no .forward: mail is delivered as usual.
     Absent,
     /// It may be read. Nobody but its owner and root can have written it.
     File(OwnedFd),

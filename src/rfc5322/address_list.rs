@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-/// The field's value with `@domain` behind each address that has none.
+/// The field's value with `@domain` added to each address without a domain.
 pub fn complete(value: &[u8], domain: &str) -> Vec<u8> {
     let mut completed = Vec::with_capacity(value.len() + domain.len() + 1);
     let mut group = Group::Outside;

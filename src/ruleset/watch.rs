@@ -1,6 +1,6 @@
-//! What somebody who wants to know hears of the rules and the tables while they are asked.
+//! Reports each step of an evaluation of the rules: `smtpctl explain` and the trace `rules` listen.
 //!
-//! Nobody does as a rule; then nothing is put together for them.
+//! Without a listener, which is the usual case, no report is put together.
 
 use crate::config::{Criterion, Rule};
 use crate::table::{Service, TableError};
@@ -22,7 +22,6 @@ pub struct Lookup<'l> {
     pub service: Service,
     /// The table's name.
     pub table: &'l str,
-    /// The key.
     pub key: &'l str,
     /// What came of it.
     pub answer: Answer<'l>,
@@ -33,7 +32,6 @@ pub struct Lookup<'l> {
 pub enum Answer<'l> {
     /// The key is there; with its value where there is one.
     Found(Option<&'l str>),
-    /// It is not.
     NotFound,
     /// Nobody can say now.
     Failed(&'l TableError),

@@ -48,7 +48,6 @@ pub type Reply = Box<dyn FnOnce(Answer) + Send>;
 
 /// Who settles what.
 pub struct Agents {
-    /// Local deliveries.
     pub local: Box<dyn Agent>,
     /// Relaying, where there is any; without it such envelopes wait, visibly.
     pub relay: Option<Box<dyn Agent>>,
@@ -58,13 +57,11 @@ pub struct Agents {
 
 /// What the runner is made of.
 pub struct Setup {
-    /// The queue.
     pub queue: Queue,
     /// Who settles what.
     pub agents: Agents,
     /// Where the agents send outcomes; made by [`reports`].
     pub reports: Receiver<Report>,
-    /// `scheduler limit …`.
     pub limits: scheduler::Limits,
     /// What the configuration says about envelopes.
     pub policy: Live<Policy>,

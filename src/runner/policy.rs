@@ -23,7 +23,7 @@ pub enum Way {
     Relay,
 }
 
-/// Looks an action up by its name; `None` if the configuration has none of that name.
+/// The action of this name; `None` if the configuration has no such action.
 pub type ActionLookup = Arc<dyn Fn(&str) -> Option<ActionFacts> + Send + Sync>;
 
 /// What the configuration says about queued envelopes. Clones share the lookup.
@@ -33,7 +33,6 @@ pub struct Policy {
     pub queue_ttl_s: u32,
     /// `bounce warn-interval`, in seconds.
     pub bounce_warn_s: Vec<u32>,
-    /// The actions.
     pub action: ActionLookup,
 }
 

@@ -17,7 +17,7 @@ pub enum State {
     Held,
 }
 
-/// One envelope. Kept small: a million of these are an ordinary bad day.
+/// One envelope. Kept small: there may be millions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     pub created: Timestamp,
@@ -54,14 +54,17 @@ impl Marks {
     /// Nobody can settle it now; it waits for the administrator or its expiry.
     pub const PARKED: u8 = 8;
 
+    /// Whether any of these is set.
     pub fn has(self, bits: u8) -> bool {
         self.0 & bits != 0
     }
 
+    /// Sets these, whichever are set already.
     pub fn set(&mut self, bits: u8) {
         self.0 |= bits;
     }
 
+    /// Takes these away.
     pub fn clear(&mut self, bits: u8) {
         self.0 &= !bits;
     }
@@ -82,6 +85,7 @@ pub(super) enum Lane {
 }
 
 impl Lane {
+    /// Every line, in the order of a batch.
     pub const ALL: [Lane; 8] = [
         Lane::Removed,
         Lane::Expired,
@@ -117,6 +121,7 @@ impl Lane {
 }
 
 impl Entry {
+    /// The state in which listings show it.
     pub fn state(&self) -> State {
         match self.spot {
             Spot::Pending => State::Pending,
@@ -126,6 +131,7 @@ impl Entry {
         }
     }
 
+    /// When its life time is over.
     pub fn expire(&self) -> Timestamp {
         self.created.plus(u64::from(self.ttl_s))
     }
@@ -135,6 +141,7 @@ impl Entry {
         self.next.min(self.expire())
     }
 
+    /// Whether the administrator has suspended it.
     pub fn is_suspended(&self) -> bool {
         self.marks.has(Marks::SUSPENDED)
     }
@@ -144,6 +151,7 @@ impl Entry {
         self.marks.has(Marks::REMOVED | Marks::EXPIRED)
     }
 
+    /// The line in which it waits when it is due.
     pub fn lane(&self) -> Lane {
         if self.marks.has(Marks::REMOVED) {
             return Lane::Removed;

@@ -11,7 +11,6 @@ use super::{Class, NEVER, Scheduler, State};
 /// One envelope as the scheduler sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Which.
     pub id: EvpId,
     /// Who settles it.
     pub class: Class,
@@ -30,7 +29,6 @@ pub struct Row {
 /// Why an envelope is not simply waiting for its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holding {
-    /// It is.
     No,
     /// On a hold queue.
     Held,

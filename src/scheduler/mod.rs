@@ -42,9 +42,7 @@ pub use listing::{Holding, Row};
 pub enum Class {
     /// The bounce agent.
     Bounce,
-    /// Local delivery.
     Mda,
-    /// Relaying.
     Mta,
 }
 
@@ -91,7 +89,6 @@ pub struct Facts {
 /// One thing to do; the envelope is in flight until it is answered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// Try it.
     Deliver(EvpId, Class),
     /// Its life time is over.
     Expire(EvpId),
@@ -134,7 +131,6 @@ pub struct Counts {
     pub inflight: usize,
     /// On hold queues.
     pub held: usize,
-    /// Hold queues.
     pub hold_queues: usize,
 }
 

@@ -20,7 +20,7 @@ use super::{Disconnect, Session};
 
 /// Something that has happened.
 pub enum Event<'e> {
-    /// The client's name is known, or it has none.
+    /// The client has connected, and its reverse name has been looked up.
     Connected,
     /// The banner is on its way.
     Greeted,
@@ -85,7 +85,7 @@ pub struct Tally {
     rejections: Cell<u16>,
 }
 
-/// Counts one more; whether it is still worth a line.
+/// Counts one more; false if there were too many to log this one.
 fn has_line(count: &Cell<u16>) -> bool {
     count.set(count.get().saturating_add(1));
     count.get() <= LINES_MAX

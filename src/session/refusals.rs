@@ -1,4 +1,4 @@
-//! How many recipients were refused to whom lately, in all sessions together.
+//! How many recipients each network was refused lately, in all sessions together.
 //!
 //! Clients are counted by their network: an address of IPv4, a /64 of IPv6. Half of a count is
 //! forgotten every [`HALF_LIFE_S`]. The table is bounded; where it is full, the smallest counts go.

@@ -15,7 +15,6 @@ pub enum State {
     New,
     /// In its opening, and observers have heard of the client.
     Connected,
-    /// Banner sent.
     Greeted,
     /// HELO or EHLO done, no transaction.
     Identified,
@@ -43,7 +42,6 @@ pub enum AuthStep {
 
 /// A message on its way in.
 pub struct Data {
-    /// Its id.
     pub msgid: MsgId,
     /// Finds the end, and the text.
     pub decoder: Decoder,
@@ -57,7 +55,6 @@ pub struct Data {
 
 /// A message on its way through filters.
 pub struct Filtered {
-    /// The way.
     pub content: Arc<Content>,
     /// The start of a line.
     pub partial: Vec<u8>,
@@ -88,6 +85,5 @@ impl Drop for Filtered {
 pub struct Greeting {
     /// Which of the two.
     pub protocol: Protocol,
-    /// The name given.
     pub name: Line,
 }

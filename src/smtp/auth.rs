@@ -11,7 +11,6 @@ use crate::util::{Line, Secret, Zeroizing};
 /// Who a client says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user.
     pub user: Line,
     /// What is to prove it.
     pub password: Secret,
@@ -20,9 +19,7 @@ pub struct Credentials {
 /// A mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
-    /// PLAIN.
     Plain,
-    /// LOGIN.
     Login,
 }
 

@@ -7,33 +7,24 @@
 /// A command with what followed it. `None`: nothing, not even a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command<'line> {
-    /// HELO.
     Helo(Option<&'line [u8]>),
-    /// EHLO.
     Ehlo(Option<&'line [u8]>),
     /// STARTTLS.
     StartTls(Option<&'line [u8]>),
-    /// AUTH.
     Auth(Option<&'line [u8]>),
     /// `MAIL FROM:` and what follows the colon.
     Mail(&'line [u8]),
     /// `RCPT TO:` and what follows the colon.
     Rcpt(&'line [u8]),
-    /// DATA.
     Data(Option<&'line [u8]>),
-    /// RSET.
     Rset(Option<&'line [u8]>),
-    /// QUIT.
     Quit(Option<&'line [u8]>),
-    /// HELP.
     Help(Option<&'line [u8]>),
-    /// WIZ.
     Wiz(Option<&'line [u8]>),
     /// NOOP, whatever follows.
     Noop,
     /// VRFY, whatever follows.
     Vrfy,
-    /// Anything else.
     Unknown,
 }
 

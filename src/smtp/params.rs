@@ -27,18 +27,14 @@ pub enum DsnSupport {
 pub struct MailParams {
     /// SIZE in bytes; numbers too large to count are `u64::MAX`.
     pub size_bytes: Option<u64>,
-    /// RET.
     pub ret: Option<Ret>,
-    /// ENVID.
     pub envid: Option<Line>,
 }
 
 /// What RCPT was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RcptParams {
-    /// NOTIFY.
     pub notify: Notify,
-    /// ORCPT.
     pub orcpt: Option<Line>,
 }
 
@@ -53,7 +49,7 @@ pub enum BadParam<'a> {
     EnvidSyntax,
     /// NOTIFY=NEVER and another word.
     NotifyNever,
-    /// An ORCPT that is none.
+    /// An ORCPT that is not of the form of RFC 3461.
     OrcptSyntax,
 }
 

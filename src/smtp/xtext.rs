@@ -14,7 +14,7 @@ pub fn is_xtext(mut bytes: &[u8]) -> bool {
     }
 }
 
-/// What xtext stands for. Text that is none stays as it is; bytes that are not UTF-8 are replaced.
+/// Decodes xtext. Text that is not xtext stays as it is; bytes that are not UTF-8 are replaced.
 pub fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

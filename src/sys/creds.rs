@@ -9,9 +9,7 @@ use super::user;
 /// The ids a process runs under.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// User id.
     pub uid: u32,
-    /// Group id.
     pub gid: u32,
     /// Supplementary groups; `gid` belongs in it.
     pub groups: Vec<u32>,

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::errno::{cvt, retry};
 
-/// The soft limit on descriptors. `usize::MAX` when there is none.
+/// The soft limit on descriptors; `usize::MAX` stands for no limit.
 pub fn limit() -> io::Result<usize> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,

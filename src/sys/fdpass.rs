@@ -25,9 +25,7 @@ pub enum Wait {
 pub struct Received {
     /// How many bytes of the buffer it filled; 0 when the other end is gone.
     pub length: usize,
-    /// Its descriptors, close-on-exec.
     pub fds: Vec<OwnedFd>,
-    /// What was lost of it.
     pub lost: Lost,
 }
 

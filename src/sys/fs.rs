@@ -17,20 +17,16 @@ use super::open;
 pub struct Room {
     /// Size in bytes; 0 where the file system does not say.
     pub total_bytes: u64,
-    /// Free bytes.
     pub free_bytes: u64,
     /// Inodes; 0 where the file system makes them as it needs them.
     pub total_inodes: u64,
-    /// Free inodes.
     pub free_inodes: u64,
 }
 
 /// Who owns a directory and what may be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirFacts {
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
     /// Permission bits, with set-id and sticky bits.
     pub mode: u32,

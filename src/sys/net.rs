@@ -12,7 +12,6 @@ use super::poll::{Interest, PollFd, poll};
 /// One address of one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceAddr {
-    /// The interface.
     pub interface: String,
     /// The address; the port is 0, and a link-local one carries its scope.
     pub addr: SocketAddr,

@@ -15,16 +15,13 @@ pub struct Pid(libc::pid_t);
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// With this code.
     Exited(i32),
-    /// By this signal.
     Signaled(i32),
 }
 
 /// What to start: it leads a session and process group of its own.
 #[derive(Debug)]
 pub struct Spawn<'a> {
-    /// The program's path.
     pub program: CString,
     /// Its arguments, its own name first.
     pub argv: Vec<CString>,

@@ -7,15 +7,11 @@ use std::path::PathBuf;
 /// One entry of the user database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Login name.
     pub name: String,
-    /// User id.
     pub uid: u32,
-    /// Primary group id.
     pub gid: u32,
     /// Full name and more (gecos).
     pub gecos: String,
-    /// Home directory.
     pub home: PathBuf,
 }
 

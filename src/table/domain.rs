@@ -39,7 +39,6 @@ pub fn matches(name: &str, pattern: &str) -> bool {
 }
 
 enum Token {
-    /// This byte.
     Byte(u8),
     /// `*` in front of a dot: anything but a dot.
     Label,

@@ -23,7 +23,6 @@ pub enum Service {
     Netaddr,
     /// As a mail address.
     Mailaddr,
-    /// As it is.
     String,
     /// With each entry as a regular expression.
     Regex,
@@ -33,7 +32,7 @@ pub enum Service {
     Userinfo,
 }
 
-/// The word of table(5).
+/// Its name in table(5).
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -23,7 +23,6 @@ pub trait Includes: Send + Sync {
 /// A file that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Included {
-    /// Its text.
     pub bytes: Vec<u8>,
     /// Who may have written it.
     pub author: Author,
@@ -34,7 +33,6 @@ pub struct Included {
 pub enum Author {
     /// Only root and the daemon's user.
     Trusted,
-    /// Somebody else, too.
     Anybody,
 }
 

@@ -11,7 +11,6 @@ pub struct Snapshot {
     pub version: u64,
     /// Rules, actions and limits.
     pub config: Config,
-    /// Tables.
     pub tables: Tables,
 }
 

@@ -26,7 +26,6 @@ pub struct Table {
     state: RwLock<Option<Arc<State>>>,
     /// Held by who opens a database that was replaced.
     reopening: Mutex<()>,
-    /// What it is for.
     pub uses: Vec<Use>,
 }
 

@@ -19,7 +19,6 @@ use super::store::Store;
 
 /// Entries that never change, and indices over them.
 pub struct State {
-    /// Keys and values.
     pub store: Store,
     domains: Index<DomainPatterns>,
     networks: Index<Networks>,

@@ -8,7 +8,6 @@ use super::db::Db;
 
 /// Where the entries of a table are.
 pub enum Store {
-    /// In memory.
     Memory(Contents),
     /// In a file of makemap(8).
     Db(Db),

@@ -17,7 +17,7 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Nobody.
+    /// Trusts no authority: every certificate is unknown.
     pub fn nobody() -> Trust {
         Trust {
             roots: Arc::new(RootCertStore::empty()),

@@ -170,7 +170,7 @@ pub enum Fault {
     TooBig,
     /// It has passed too many hosts.
     Loop,
-    /// Its header section is none.
+    /// What stands before the first empty line is not a header section.
     Malformed,
     /// It holds a NUL.
     Nul,

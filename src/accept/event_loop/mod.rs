@@ -256,7 +256,7 @@ impl EventLoop {
         }
     }
 
-    /// Lets nobody in any more, and waits until the workers have told their sessions.
+    /// Stops accepting, and waits until the workers have told the clients and closed.
     fn end(mut self) {
         self.smtp.close(self.poll.registry());
         self.control.close(self.poll.registry());

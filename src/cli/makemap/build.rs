@@ -16,7 +16,6 @@ use crate::util::cdb::Writer;
 /// What the lines of a text are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Keys and values.
     Map,
     /// `-t aliases`: the values are items of aliases(5).
     Aliases,

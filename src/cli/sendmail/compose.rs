@@ -9,9 +9,7 @@ use super::intake::Message;
 pub struct Author {
     /// The display name of From; may be empty.
     pub name: Vec<u8>,
-    /// The address of From.
     pub address: Vec<u8>,
-    /// Date.
     pub date: String,
 }
 

@@ -34,7 +34,6 @@ pub struct Options {
 /// The trades.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Submit a message.
     #[default]
     Submit,
     /// `-bs`: SMTP on standard input and output.
@@ -45,7 +44,6 @@ pub enum Mode {
     PrintQueue,
     /// `-bi`: newaliases(8), perhaps with `-O AliasFile=PATH`.
     InitAliases {
-        /// The aliases' source.
         source: Option<Vec<u8>>,
     },
     /// `-q`: try everything now.

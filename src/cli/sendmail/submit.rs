@@ -34,7 +34,6 @@ pub struct Letter {
 pub enum Undelivered {
     /// The daemon refused: its reply.
     Refused(String),
-    /// Anything else.
     Failed(String),
 }
 
@@ -97,16 +96,13 @@ pub fn verify(
 pub struct Pass {
     /// The message is the daemon's for these.
     pub accepted: Vec<usize>,
-    /// Never.
     pub refused: Vec<(usize, String)>,
-    /// Not now.
     pub put_off: Vec<(usize, String)>,
 }
 
 /// Whether some get the message where others are put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
-    /// They do.
     Some,
     /// Nobody gets it then.
     AllOrNone,

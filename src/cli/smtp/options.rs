@@ -26,7 +26,6 @@ pub struct Asked {
     pub helo: Line,
     /// `-n`.
     pub only_connect: bool,
-    /// `-s`.
     pub server: Server,
     /// `-S`, `-T servername=`.
     pub server_name: Option<String>,
@@ -40,14 +39,12 @@ pub struct Asked {
     pub protocols: Option<String>,
     /// How often `-v`.
     pub verbose: usize,
-    /// Who gets it.
     pub recipients: Vec<Line>,
 }
 
 /// `-s [proto://][user:pass@]host[:port]`.
 #[derive(Debug, PartialEq)]
 pub struct Server {
-    /// What is spoken.
     pub protocol: Protocol,
     /// Whether and when it is encrypted.
     pub tls: Tls,
@@ -55,7 +52,6 @@ pub struct Server {
     pub credentials: Option<Credentials>,
     /// A name, or an address in brackets.
     pub host: Line,
-    /// The TCP port.
     pub port: u16,
 }
 

@@ -13,7 +13,6 @@ use crate::mail::{EvpId, MsgId, Supposed};
 /// A command line that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// What to do.
     pub verb: Verb,
     /// The arguments, in order.
     pub args: Vec<Arg>,
@@ -22,60 +21,39 @@ pub struct Command {
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// `discover`.
     Discover,
-    /// `explain`.
     Explain,
-    /// `pause envelope`.
     PauseEnvelope,
-    /// `resume envelope`.
     ResumeEnvelope,
     /// `pause mda`, `pause mta`, `pause smtp`.
     Pause(Subsystem),
     /// `resume mda`, `resume mta`, `resume smtp`.
     Resume(Subsystem),
-    /// `log brief`.
     LogBrief,
-    /// `log verbose`.
     LogVerbose,
-    /// `monitor`.
     Monitor,
-    /// `remove`.
     Remove,
-    /// `schedule`.
     Schedule,
-    /// `show envelope`.
     ShowEnvelope,
-    /// `show message`.
     ShowMessage,
-    /// `show queue`.
     ShowQueue,
-    /// `show stats`.
     ShowStats,
-    /// `show status`.
     ShowStatus,
-    /// `trace`.
     Trace,
-    /// `untrace`.
     Untrace,
-    /// `reload`.
     Reload,
-    /// `update table`.
     UpdateTable,
     /// `show hosts`, `show hoststats`, `show mta paused`, `show relays`, `show routes`,
     /// `show filters`.
     ShowRelaying(Listing),
-    /// `resume route`.
     ResumeRoute,
     /// `pause mta from … for …`.
     BlockMta,
     /// `resume mta from … for …`.
     UnblockMta,
-    /// `spf walk`.
     SpfWalk,
     /// Known, and not in this version.
     NotYet(&'static str),
-    /// `encrypt`.
     Encrypt,
 }
 

@@ -83,7 +83,7 @@ pub fn show_message(
     copy(spool, &body_path(msgid), Name::body(msgid), keys, out)
 }
 
-/// Envelope files are a few lines; what is longer is none.
+/// Envelope files have a few lines; a longer file is not one.
 const LONGEST_ENVELOPE: u64 = 1 << 20;
 
 /// Directories of messages, sorted by their ids: the buckets are the ids' first digits.

@@ -281,7 +281,7 @@ impl Engine {
         self.said.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Ends the session in good manners.
+    /// Says QUIT, unless a transaction or an answer is under way.
     pub fn quit(&mut self) {
         if self.state == State::Talking && self.expected.is_empty() {
             self.say("QUIT", Expect::Quit);

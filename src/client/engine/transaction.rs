@@ -130,7 +130,7 @@ impl Engine {
         }
     }
 
-    /// What need not be asked.
+    /// The outcome of a message that the server has already said it cannot take.
     fn unfit(&self, message: &Message<'_>) -> Option<Outcome> {
         let perm =
             |status, text: &str| Some(Outcome::perm(status, Line::sanitize(text.as_bytes())));

@@ -35,7 +35,7 @@ impl Checker<'_> {
         place.or_insert(name.at);
         match filter {
             Some(filter) => drop(self.config.filters.insert(name.value.clone(), filter)),
-            // What is wrong with it has been said; whoever names it is not to blame.
+            // What is wrong with it has been said; its uses are no errors of their own.
             None => drop(
                 self.config
                     .filters

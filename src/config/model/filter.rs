@@ -18,9 +18,7 @@ pub struct Proc {
     pub user: Option<Line>,
     /// `group`; the user's without it.
     pub group: Option<Line>,
-    /// `chroot`.
     pub chroot: Option<PathBuf>,
-    /// `on failure`.
     pub on_failure: OnFailure,
     /// File and line of the directive.
     pub at: Place,
@@ -70,9 +68,7 @@ pub enum Filter {
 pub struct BuiltIn {
     /// When it is asked.
     pub phase: Phase,
-    /// Written with `!`.
     pub negated: bool,
-    /// What is asked.
     pub condition: Condition,
     /// What then happens.
     pub decision: Decision,
@@ -81,19 +77,12 @@ pub struct BuiltIn {
 /// A phase of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// On connection.
     Connect,
-    /// HELO.
     Helo,
-    /// EHLO.
     Ehlo,
-    /// AUTH.
     Auth,
-    /// MAIL.
     MailFrom,
-    /// RCPT.
     RcptTo,
-    /// DATA.
     Data,
     /// The final dot.
     Commit,
@@ -142,7 +131,6 @@ pub enum Condition {
     Auth(Option<Pattern>),
     /// The sender.
     MailFrom(Pattern),
-    /// The recipient.
     RcptTo(Pattern),
 }
 

@@ -36,7 +36,6 @@ pub enum TlsMode {
 /// What a listener asks of clients' certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientCertificate {
-    /// Nothing.
     NotAsked,
     /// `verify`: a valid one.
     Required,
@@ -56,6 +55,5 @@ pub struct ListenAuth {
 pub enum AuthNeed {
     /// `auth`: before MAIL.
     Required,
-    /// `auth-optional`.
     Optional,
 }

@@ -69,8 +69,6 @@ pub enum RelayTls {
 pub enum MailFrom {
     /// `user@domain`.
     Both(MailAddr),
-    /// `user`.
     User(Line),
-    /// `@domain`.
     Domain(Line),
 }

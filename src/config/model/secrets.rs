@@ -12,7 +12,6 @@ pub struct Pki {
     pub cert: Option<PathBuf>,
     /// `key FILE`.
     pub key: Option<PathBuf>,
-    /// `dhe`.
     pub dhe: Dhe,
 }
 
@@ -31,7 +30,6 @@ pub enum Dhe {
 /// `srs …`.
 #[derive(Clone, Debug)]
 pub struct Srs {
-    /// `srs key`.
     pub key: Secret,
     /// `srs key backup`: still accepted.
     pub backup: Option<Secret>,

@@ -90,7 +90,7 @@ pub enum State {
 }
 
 impl Child {
-    /// Starts a child.
+    /// Has the parent start one for this action and user.
     pub fn start(calls: &dyn Calls, key: &Key) -> io::Result<Child> {
         let (child_input, input) = io::pipe()?;
         let (output, child_output) = io::pipe()?;

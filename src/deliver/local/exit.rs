@@ -32,7 +32,7 @@ const TAIL_MAX: usize = 4096;
 const TEXT_MAX: usize = 253;
 
 impl Settled {
-    /// Delivered.
+    /// The message is with its recipient.
     pub fn delivered() -> Settled {
         Settled {
             outcome: Outcome::delivered(),

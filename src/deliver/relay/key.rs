@@ -11,7 +11,6 @@ use super::mx::{self, AsHost, Failure};
 /// one action never goes out in the way of another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// The action.
     pub action: Line,
     /// Domain or smarthost, in lower case.
     pub name: String,
@@ -19,7 +18,6 @@ pub struct Key {
     pub as_host: AsHost,
     /// The port of a smarthost; 25 without one.
     pub port: Option<u16>,
-    /// What is spoken.
     pub scheme: Spoken,
     /// The key of the credentials.
     pub label: Option<Line>,
@@ -34,11 +32,9 @@ pub enum Spoken {
     Smtp,
     /// STARTTLS or nothing.
     SmtpTls,
-    /// No TLS.
     SmtpNoTls,
     /// TLS at once.
     Smtps,
-    /// LMTP.
     Lmtp,
 }
 
@@ -70,7 +66,6 @@ impl From<Scheme> for Spoken {
 /// What a session does about TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
-    /// Nothing.
     None,
     /// STARTTLS where it is offered; whatever goes wrong with it, plain text.
     Opportunistic,

@@ -97,7 +97,7 @@ pub enum Event {
     /// A transaction is over: outcomes, recipients that were not tried, and whether the session
     /// takes another one.
     Done(SessionId, Vec<(EvpId, Outcome)>, Vec<EvpId>, Next),
-    /// A session is no more.
+    /// A session has ended.
     Ended(SessionId, End),
     /// The administrator's question.
     Admin(Admin, Reply),

@@ -136,7 +136,7 @@ pub enum Step {
 }
 
 impl Resolution {
-    /// Begins.
+    /// Begins with the question for the domain's exchangers, or for the host's addresses.
     pub fn begin(name: &str, as_host: AsHost, own: &Own) -> (Resolution, Step) {
         let mut resolution = Resolution {
             as_host,

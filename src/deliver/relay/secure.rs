@@ -26,7 +26,7 @@ use super::key::{Security, Verify};
 enum Demand {
     /// Better than none.
     Any,
-    /// Encryption of our day, whoever is at the other end.
+    /// TLS of 1.2 or later; the certificate is not verified.
     Unverified,
     /// The certificate verifies.
     Verified,

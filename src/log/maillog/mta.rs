@@ -21,7 +21,7 @@ impl fmt::Display for Bracketed {
     }
 }
 
-/// Who is about to be connected to. `ptr` is the reverse name, or `None` where there is none.
+/// A connection to this address is being opened. `ptr` is its reverse name.
 pub fn mta_connecting(session: SessionId, scheme: &str, to: SocketAddr, ptr: Option<&str>) {
     info(format_args!("{}", connecting(session, scheme, to, ptr)));
 }

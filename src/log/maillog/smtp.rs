@@ -6,7 +6,7 @@
 use crate::mail::{EvpId, MailAddr, MsgId, Peer, Refusal, SessionId};
 use crate::util::vis::{self, Style};
 
-/// A client has connected and its name is known, or it has none.
+/// A client has connected; its reverse name has been looked up.
 pub fn smtp_connected(session: SessionId, peer: &Peer, rdns: Option<&str>) {
     let host = rdns.unwrap_or("<unknown>");
     crate::log::info(format_args!(
@@ -28,7 +28,7 @@ pub fn smtp_reject(session: SessionId, rcpt: &MailAddr, refusal: &Refusal) {
     }
 }
 
-/// So many lines of these kinds were left out: the client caused more of them than are worth it.
+/// So many lines of these kinds were left out, because this client caused too many.
 pub fn smtp_summed_up(session: SessionId, peer: &Peer, failed_commands: u16, rejections: u16) {
     crate::log::info(format_args!(
         "{session} smtp summed-up failed-command={failed_commands} reject={rejections} address={peer}"

@@ -54,7 +54,6 @@ pub enum Failure {
     Protocol(Error),
     /// It is our fault: a key cannot be had.
     Ours(String),
-    /// The socket failed.
     Io(io::Error),
 }
 

@@ -861,6 +861,7 @@ pub(super) struct Paces {
 }
 
 impl Paces {
+    /// Those of `mta limit`, which may hold for a domain.
     pub fn of(limits: &MtaLimits) -> Paces {
         let usual = MtaLimits::default();
         Paces {

@@ -8,7 +8,6 @@ use super::{Destination, RelayId, RouteId};
 /// A count of connections that is full.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Limit {
-    /// All sessions.
     Sessions,
     /// Those on routes of which it is not known that they answer.
     Unproven,
