@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod ast;
+pub mod built_in;
 mod check;
 mod diagnostic;
 pub mod entries;

@@ -22,6 +22,7 @@ pub use self::forward::names as forward_names;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
+use crate::config::built_in::SYSTEM_USERS;
 use crate::config::{Action, Config, Delivery, FilterName, LocalAction, Method, Place};
 use crate::log;
 use crate::mail::item::{self, Item};
@@ -275,7 +276,7 @@ impl<'e> Expansion<'e, '_> {
         }
         let delimiter = self.world.config.smtp.sub_addr_delim;
         let (user, subaddress) = subaddress::cut(name, delimiter);
-        let userbase = local.userbase.as_deref().unwrap_or("<getpwnam>");
+        let userbase = local.userbase.as_deref().unwrap_or(SYSTEM_USERS);
         let found = self.world.tables.userinfo(userbase, user);
         if let Some(watch) = self.world.watch {
             watch.lookup(&Lookup {

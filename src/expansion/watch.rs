@@ -28,13 +28,9 @@ pub enum Event<'e> {
         item: &'e dyn fmt::Display,
     },
     /// An item adds no node: an equal one is or was there.
-    Repeated {
-        item: &'e dyn fmt::Display,
-    },
+    Repeated { item: &'e dyn fmt::Display },
     /// A node is worked on now.
-    Taken {
-        at: usize,
-    },
+    Taken { at: usize },
     /// The rules have been tried on an address.
     Decided(&'e Result<Decision<'e>, Unanswered<'e>>),
     /// The address was that of a rewritten sender (SRS), and leads back to this one.

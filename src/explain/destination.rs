@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::config::{Action, Delivery, LocalAction, Method, RelayAction, RelayTls, Route};
+use crate::config::{
+    Action, Delivery, LocalAction, Method, RelayAction, RelayTls, Route, TableSource, built_in,
+};
 use crate::expansion::World;
 use crate::mail::{Command, Destination, Kind, Local, MailAddr};
 use crate::mda;
@@ -100,7 +102,7 @@ impl Deliveries<'_> {
     }
 
     fn user(&self, name: &str, userbase: Option<&str>) -> Result<User, String> {
-        let table = userbase.unwrap_or("<getpwnam>");
+        let table = userbase.unwrap_or(built_in::SYSTEM_USERS);
         match self.world.tables.userinfo(table, name) {
             Ok(Some(user)) => Ok(user),
             Ok(None) => Err(format!("fails: delivery user '{name}' does not exist")),
@@ -138,9 +140,7 @@ impl Deliveries<'_> {
     /// A table's name; in place of one that nobody has given, its values.
     fn hosts(&self, table: &str) -> String {
         match self.world.config.tables.get(table) {
-            Some(crate::config::TableSource::List(values)) if table.starts_with("<dynamic:") => {
-                values.join(", ")
-            }
+            Some(TableSource::List(values)) if built_in::is_anonymous(table) => values.join(", "),
             _ => format!("<{}>", table.trim_matches(['<', '>'])),
         }
     }

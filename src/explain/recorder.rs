@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use crate::config::{Config, Criterion, Rule, TableSource};
+use crate::config::{Config, Criterion, Rule, TableSource, built_in};
 use crate::expansion::watch::{Event, Watch};
 use crate::ruleset::watch::{Answer, Lookup, Watch as RuleWatch};
 use crate::ruleset::{Decision, Unanswered};
@@ -107,10 +107,10 @@ impl<'r> Recorder<'r> {
     /// A criterion, with the values of its table where they have no other name.
     fn words(&self, criterion: &Criterion) -> String {
         let words = criterion.to_string();
-        let Some((head, name)) = words.split_once("<dynamic:") else {
+        let Some((head, name)) = built_in::split_at_anonymous(&words) else {
             return words;
         };
-        match self.config.tables.get(&format!("<dynamic:{name}")) {
+        match self.config.tables.get(name) {
             Some(TableSource::List(values)) => format!("{head}{}", list(values)),
             _ => words,
         }

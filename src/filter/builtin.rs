@@ -1,6 +1,7 @@
 //! Filters of smtpd.conf(5) themselves: one condition, one decision.
 
 use crate::config::{self, BuiltIn, Condition, Pattern};
+use crate::mail::peer::UNKNOWN_NAME;
 use crate::mail::{MailAddr, Peer};
 use crate::table::{TableError, Tables};
 use crate::util::Line;
@@ -93,7 +94,7 @@ fn holds(condition: &Condition, facts: &Facts, tables: &Tables) -> Result<bool, 
             Ok(facts.rdns.as_ref().is_some_and(named))
         }
         Condition::Rdns(Some(pattern)) => {
-            domain(pattern, facts.rdns.as_deref().unwrap_or("<unknown>"))
+            domain(pattern, facts.rdns.as_deref().unwrap_or(UNKNOWN_NAME))
         }
         Condition::Src(pattern) if pattern.regex => {
             tables.regex(&pattern.table, &facts.peer.to_string())

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
+/// What stands for the name of a client without a reverse name.
+pub const UNKNOWN_NAME: &str = "<unknown>";
+
 /// The client's address as rules, envelopes and log lines see it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {

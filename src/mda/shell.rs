@@ -128,7 +128,9 @@ enum Open {
     /// A backquote: likewise.
     Backquote,
     /// `${`, inside double quotes or not.
-    Brace { double: bool },
+    Brace {
+        double: bool,
+    },
 }
 
 impl Writer {

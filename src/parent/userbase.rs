@@ -5,6 +5,7 @@
 //! again when smtpctl(8) says so. A userbase that cannot be asked is a failure that passes. What a
 //! program says of a user is asked beforehand ([`super::user_programs`]) and told here.
 
+use crate::config::built_in::SYSTEM_USERS;
 use crate::config::{Config, LocalAction, Method, Sources, TableSource, service};
 use crate::log;
 use crate::privsep::Request;
@@ -28,9 +29,6 @@ pub struct Userbases {
     told: Option<(String, String, Told)>,
 }
 
-/// The system's users.
-const SYSTEM: &str = "<getpwnam>";
-
 impl Userbases {
     /// Takes the tables that actions find their users in.
     pub fn load(config: &Config, sources: &Sources) -> Result<Userbases, String> {
@@ -38,7 +36,7 @@ impl Userbases {
         reduced.rules.clear();
         reduced
             .tables
-            .retain(|name, _| name == SYSTEM || is_userbase(config, name));
+            .retain(|name, _| name == SYSTEM_USERS || is_userbase(config, name));
         match Tables::load(&reduced, sources) {
             Ok(tables) => Ok(Userbases { tables, told: None }),
             Err(found) => {
@@ -99,11 +97,11 @@ impl Userbases {
 
 impl Users for Userbases {
     fn recipient(&self, action: &LocalAction, name: &str) -> Result<Option<User>, String> {
-        self.find(action.userbase.as_deref().unwrap_or(SYSTEM), name)
+        self.find(action.userbase.as_deref().unwrap_or(SYSTEM_USERS), name)
     }
 
     fn system(&self, name: &str) -> Result<Option<User>, String> {
-        self.find(SYSTEM, name)
+        self.find(SYSTEM_USERS, name)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One function per criterion: yes, no, or an error of a table.
 
-use crate::config::{Criterion, Pattern, Test};
+use crate::config::{Criterion, Pattern, Test, built_in};
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::table::{Service, TableError, Tables};
 
@@ -90,7 +90,7 @@ impl Question<'_> {
     fn local_source(&self) -> Answered {
         let source = self.source();
         self.look(
-            "<localhost>",
+            built_in::LOCAL_HOST,
             Service::Netaddr,
             &source.to_string(),
             &|tables, table| tables.netaddr(table, source),
@@ -127,9 +127,12 @@ impl Question<'_> {
 
     fn for_local(&self) -> Answered {
         let domain = self.dest.domain();
-        self.look("<localnames>", Service::Domain, domain, &|tables, table| {
-            tables.domain(table, domain)
-        })
+        self.look(
+            built_in::LOCAL_NAMES,
+            Service::Domain,
+            domain,
+            &|tables, table| tables.domain(table, domain),
+        )
     }
 
     fn for_domain(&self, pattern: &Pattern) -> Answered {

@@ -11,6 +11,7 @@ use crate::filter::{
     Chain, Content, Facts, Lives, Outcome, Phase, Program, Step, Verdict, between_brackets,
 };
 use crate::log;
+use crate::mail::peer::UNKNOWN_NAME;
 use crate::mail::{Expanded, MailAddr};
 use crate::smtp::{Command, Reply};
 use crate::transaction::Asked;
@@ -110,7 +111,7 @@ impl Session {
 
     /// The parameters of the phase `connect`.
     pub(super) fn connect_parameter(&self) -> String {
-        format!("{}|{}", self.rdns().unwrap_or("<unknown>"), self.peer)
+        format!("{}|{}", self.rdns().unwrap_or(UNKNOWN_NAME), self.peer)
     }
 
     /// Asks about a command that is legal, and does it when that is decided.

@@ -6,6 +6,7 @@ use crate::auth::Verdict;
 use crate::dns::Confirmed;
 use crate::filter::{self, Subsystem};
 use crate::mail::Peer;
+use crate::mail::peer::UNKNOWN_NAME;
 use crate::smtp::Reply;
 use crate::transaction::Protocol;
 use crate::util::vis;
@@ -109,7 +110,7 @@ impl Session {
     }
 
     fn link_connect(&self) -> String {
-        let name = self.rdns().unwrap_or("<unknown>");
+        let name = self.rdns().unwrap_or(UNKNOWN_NAME);
         let confirmed = match self.fcrdns {
             Confirmed::Pass => "pass",
             Confirmed::Fail => "fail",

@@ -34,6 +34,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use crate::config::built_in;
 use crate::config::relayhost::RelayHost;
 use crate::config::{
     Config, Criterion, Diagnostic, Place, Sources, Test, entries, limits, service,
@@ -433,7 +434,7 @@ impl Tables {
                 }
             }
         }
-        for name in ["<localhost>", "<localnames>"] {
+        for name in [built_in::LOCAL_HOST, built_in::LOCAL_NAMES] {
             if self.by_name.contains_key(name) {
                 let asked = self
                     .netaddr(name, &Peer::Local)

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::{fmt, io};
 
+use crate::mail::peer::UNKNOWN_NAME;
 use crate::mail::{
     Destination, Dsn, Envelope, EvpId, Facts, Flags, MailAddr, MsgId, Notify, Past, Ret,
 };
@@ -325,7 +326,7 @@ impl Transaction {
             hostname: facts
                 .rdns
                 .clone()
-                .unwrap_or_else(|| Line::sanitize(b"<unknown>")),
+                .unwrap_or_else(|| Line::sanitize(UNKNOWN_NAME.as_bytes())),
             username: facts.username.clone(),
             errorline: None,
             peer: facts.peer.clone(),

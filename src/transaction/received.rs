@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::mail::peer::UNKNOWN_NAME;
 use crate::mail::{Facts, MailAddr, MsgId};
 use crate::util::{Line, vis};
 
@@ -33,7 +34,7 @@ impl fmt::Display for Received<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Received: ")?;
         if self.source == Source::Shown {
-            let host = self.facts.rdns.as_ref().map_or("<unknown>", Line::as_str);
+            let host = self.facts.rdns.as_ref().map_or(UNKNOWN_NAME, Line::as_str);
             write!(f, "from {} ({host} ", self.facts.helo)?;
             write_bracketed(f, &self.facts.peer.to_string())?;
             f.write_str(")")?;

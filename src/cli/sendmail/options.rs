@@ -43,9 +43,7 @@ pub enum Mode {
     /// `-bp`: mailq(8).
     PrintQueue,
     /// `-bi`: newaliases(8), perhaps with `-O AliasFile=PATH`.
-    InitAliases {
-        source: Option<Vec<u8>>,
-    },
+    InitAliases { source: Option<Vec<u8>> },
     /// `-q`: try everything now.
     Flush,
 }

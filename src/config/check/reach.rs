@@ -4,6 +4,7 @@
 //! of the earlier rule must follow from one of the later rule's. What tables that can change say
 //! is not looked at, and neither is what several earlier rules take together.
 
+use crate::config::built_in::{LOCAL_HOST, LOCAL_NAMES};
 use crate::config::model::{Config, Criterion, Pattern, Rule, TableSource, Test};
 use crate::config::netaddr::Network;
 
@@ -108,11 +109,11 @@ impl Shadows<'_> {
             | (Test::Auth(None), Test::Auth(_))
             | (Test::Tls, Test::Tls) => true,
             (Test::FromLocal, Test::FromSrc(b)) => {
-                self.within(&built_in("<localhost>"), b, network_covers)
+                self.within(&built_in(LOCAL_HOST), b, network_covers)
             }
             (Test::FromSrc(a), Test::FromSrc(b)) => self.within(a, b, network_covers),
             (Test::ForLocal, Test::ForDomain(b)) => {
-                self.within(&built_in("<localnames>"), b, domain_covers)
+                self.within(&built_in(LOCAL_NAMES), b, domain_covers)
             }
             (Test::ForDomain(a), Test::ForDomain(b))
             | (Test::Helo(a), Test::Helo(b))

@@ -9,7 +9,7 @@ use crate::config::lexer::Pos;
 use crate::config::model::{ProgramPath, TableName, TableProgram, TableSource};
 use crate::config::sources::file_of_table;
 use crate::config::table_text::{Entries, Shape};
-use crate::config::{Defaults, limits};
+use crate::config::{Defaults, built_in, limits};
 
 use super::{Checker, did_you_mean};
 
@@ -79,8 +79,8 @@ fn as_list(config: &Text) -> String {
 impl Checker<'_> {
     pub(super) fn builtin_tables(&mut self, defaults: &Defaults) {
         let list = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
-        self.builtin("<anyhost>", list(&["local", "0.0.0.0/0", "::/0"]));
-        self.builtin("<anydestination>", list(&["*"]));
+        self.builtin(built_in::ANY_HOST, list(&["local", "0.0.0.0/0", "::/0"]));
+        self.builtin(built_in::ANY_DESTINATION, list(&["*"]));
         let mut hosts = list(&["local"]);
         let mut names = list(&["localhost", &defaults.server_name]);
         if let Some((short, _)) = defaults.server_name.split_once('.') {
@@ -98,9 +98,9 @@ impl Checker<'_> {
                 }
             }
         }
-        self.builtin("<localhost>", hosts);
-        self.builtin("<localnames>", names);
-        self.add("<getpwnam>", TableSource::Passwd, Kind::Users);
+        self.builtin(built_in::LOCAL_HOST, hosts);
+        self.builtin(built_in::LOCAL_NAMES, names);
+        self.add(built_in::SYSTEM_USERS, TableSource::Passwd, Kind::Users);
     }
 
     fn builtin(&mut self, name: &str, mut values: Vec<String>) {
@@ -306,11 +306,11 @@ impl Checker<'_> {
                 self.unknown(name, text);
                 return None;
             }
-            TableValue::One(value) => self.list("<dynamic>", std::slice::from_ref(value)),
-            TableValue::List(values) => self.list("<dynamic>", values),
-            TableValue::Map(pairs) => self.map("<dynamic>", pairs),
+            TableValue::One(value) => self.list(built_in::ANONYMOUS, std::slice::from_ref(value)),
+            TableValue::List(values) => self.list(built_in::ANONYMOUS, values),
+            TableValue::Map(pairs) => self.map(built_in::ANONYMOUS, pairs),
         };
-        let name = format!("<dynamic:{}>", self.anonymous);
+        let name = built_in::anonymous(self.anonymous);
         self.anonymous += 1;
         self.add(&name, source, kind);
         Some(name)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::config::built_in::LOCAL_HOST;
 use crate::config::{Config, Method, MtaLimits, RelayAction, Route, TableSource};
 use crate::table::Snapshot;
 
@@ -70,7 +71,7 @@ impl Configured {
     /// What of this host matters to where mail goes.
     pub fn own(&self) -> Own {
         // The rules' table of all addresses of the interfaces, as they were when it was made.
-        let interfaces: Vec<IpAddr> = match self.config().tables.get("<localhost>") {
+        let interfaces: Vec<IpAddr> = match self.config().tables.get(LOCAL_HOST) {
             Some(TableSource::List(entries)) => {
                 entries.iter().filter_map(|e| mx::literal(e)).collect()
             }

@@ -3,12 +3,13 @@
 //! What a stranger sent is escaped as vis(3) does, and `"` with a backslash, so that no client can
 //! end a field or a line and write one of its own.
 
+use crate::mail::peer::UNKNOWN_NAME;
 use crate::mail::{EvpId, MailAddr, MsgId, Peer, Refusal, SessionId};
 use crate::util::vis::{self, Style};
 
 /// A client has connected; its reverse name has been looked up.
 pub fn smtp_connected(session: SessionId, peer: &Peer, rdns: Option<&str>) {
-    let host = rdns.unwrap_or("<unknown>");
+    let host = rdns.unwrap_or(UNKNOWN_NAME);
     crate::log::info(format_args!(
         "{session} smtp connected address={peer} host={host}"
     ));
