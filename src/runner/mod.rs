@@ -15,7 +15,7 @@
 
 mod cache;
 mod clock;
-mod desk;
+mod disk;
 mod list;
 mod policy;
 pub mod scan;

@@ -1,7 +1,7 @@
 //! The runner's decisions, one at a time: no thread, no clock, no waiting.
 //!
 //! [`Core`] owns the scheduler and the agents. Everything that happens comes in through a call with
-//! the time, and [`Core::step`] does what is due. With a [`super::desk::Desk`] without threads all of
+//! the time, and [`Core::step`] does what is due. With a [`super::disk::DiskWork`] without threads all of
 //! it runs in the caller's thread, which is how the tests drive it.
 
 mod admin;
@@ -21,7 +21,7 @@ use crate::util::{Live, Timestamp};
 
 use super::cache::Cache;
 use super::clock::Step;
-use super::desk::{Desk, Done, why};
+use super::disk::{DiskWork, Done, why};
 use super::policy::Misfit;
 use super::settle::{Cause, Settled, disk_refused};
 use super::{Agents, Policy, Setup};
@@ -30,7 +30,7 @@ use super::{Agents, Policy, Setup};
 const STUCK_RETRY_S: u64 = 10;
 /// Held envelopes below which those that a full hold queue refused follow, in a single run.
 const OVERFLOW_LOW: usize = 500;
-/// Results of the desk taken per step.
+/// Results of disk work taken per step.
 const DONE_PER_STEP: usize = 256;
 /// Ids remembered of envelopes that were settled while the scan runs.
 const GONE_MAX: usize = 1 << 18;
@@ -58,7 +58,7 @@ pub struct Core {
     queue: Queue,
     policy: Live<Policy>,
     agents: Agents,
-    desk: Desk,
+    disk: DiskWork,
     cache: Cache,
     flights: HashMap<EvpId, Flight>,
     stuck: BTreeMap<(Timestamp, EvpId), Stuck>,
@@ -82,7 +82,7 @@ impl Core {
         let mut scheduler = Scheduler::new(limits);
         scheduler.pause(Class::Mda, setup.pause_mda);
         scheduler.pause(Class::Mta, setup.pause_mta);
-        let desk = Desk::new(
+        let disk = DiskWork::new(
             setup.queue.clone(),
             setup.policy.clone(),
             setup.settle_threads,
@@ -93,7 +93,7 @@ impl Core {
             queue: setup.queue,
             policy: setup.policy,
             agents: setup.agents,
-            desk,
+            disk,
             cache: Cache::default(),
             flights: HashMap::new(),
             stuck: BTreeMap::new(),
@@ -160,7 +160,7 @@ impl Core {
     pub fn is_idle(&self, now: Timestamp) -> bool {
         !self.scanning
             && self.overflow.is_empty()
-            && self.desk.is_idle()
+            && self.disk.is_idle()
             && self.scheduler.counts().inflight == self.stuck.len()
             && self.scheduler.next_event().is_none_or(|at| at > now)
     }
@@ -184,7 +184,7 @@ impl Core {
 
     /// Whether outcomes are still awaited, or anything is still to be written down.
     pub fn is_settling(&self) -> bool {
-        !self.flights.is_empty() || !self.desk.is_idle() || !self.marks.is_empty()
+        !self.flights.is_empty() || !self.disk.is_idle() || !self.marks.is_empty()
     }
 
     /// When [`Core::step`] has something to do by the clock alone.
@@ -204,7 +204,7 @@ impl Core {
 
     /// Becomes readable when finished disk work waits for [`Core::step`].
     pub(super) fn done(&self) -> crossbeam_channel::Receiver<Done> {
-        self.desk.done()
+        self.disk.done()
     }
 
     /// Does what can be done now; false when that was nothing.
@@ -262,7 +262,7 @@ impl Core {
             Verdict::TempFail if self.scheduler.is_removed(id) => Cause::Removed,
             _ => Cause::Tried(outcome),
         };
-        self.desk.settle(flight.envelope, cause, now);
+        self.disk.settle(flight.envelope, cause, now);
     }
 
     /// Proves that the books balance.
@@ -379,7 +379,7 @@ impl Core {
     /// Ends an envelope that was not tried.
     fn end(&mut self, id: EvpId, cause: Cause, now: Timestamp) {
         match self.load(id) {
-            Ok(envelope) => self.desk.settle(Box::new(envelope), cause, now),
+            Ok(envelope) => self.disk.settle(Box::new(envelope), cause, now),
             Err(LoadError::Io(error)) => {
                 disk_refused(&error, format_args!("failed to load envelope {id}"));
                 let at = now.plus(STUCK_RETRY_S);
@@ -456,11 +456,11 @@ impl Core {
         }
     }
 
-    /// Takes results from the desk.
+    /// Takes results of disk work.
     fn collect(&mut self, now: Timestamp) -> bool {
         let mut busy = false;
         for _ in 0..DONE_PER_STEP {
-            let Some(done) = self.desk.collect() else {
+            let Some(done) = self.disk.collect() else {
                 break;
             };
             busy = true;
@@ -528,7 +528,7 @@ impl Core {
             busy = true;
             let ((_, id), stuck) = first.remove_entry();
             match stuck {
-                Stuck::Settle(envelope, cause) => self.desk.settle(envelope, cause, now),
+                Stuck::Settle(envelope, cause) => self.disk.settle(envelope, cause, now),
                 Stuck::Load(cause) => self.end(id, cause, now),
             }
         }

@@ -45,8 +45,8 @@ impl Inflight {
     /// destination.
     pub(super) fn add(&mut self, lane: Lane, entry: &Entry) -> bool {
         self.all += 1;
-        self.by_class[seat(lane)] += 1;
-        self.again[seat(lane)] += usize::from(lane.is_again());
+        self.by_class[index(lane)] += 1;
+        self.again[index(lane)] += usize::from(lane.is_again());
         let count = self.by_destination.entry((entry.class, entry.to));
         let count = count.or_insert(0);
         *count += 1;
@@ -56,8 +56,8 @@ impl Inflight {
     /// The envelope is not in flight any more; says whether it was the last one for its destination.
     pub(super) fn take(&mut self, lane: Lane, entry: &Entry) -> bool {
         self.all -= 1;
-        self.by_class[seat(lane)] -= 1;
-        self.again[seat(lane)] -= usize::from(lane.is_again());
+        self.by_class[index(lane)] -= 1;
+        self.again[index(lane)] -= usize::from(lane.is_again());
         let key = (entry.class, entry.to);
         let Some(count) = self.by_destination.get_mut(&key) else {
             return false;
@@ -72,18 +72,18 @@ impl Inflight {
 
     /// What a line may hand out when no more than `most` may be in flight.
     pub(super) fn allows(&self, lane: Lane, most: usize) -> Allowed {
-        let seat = seat(lane);
+        let class = index(lane);
         let own = most / (2 * CLASSES);
         let kept = |count: &usize| own.saturating_sub(*count);
         let kept: usize = self.by_class.iter().map(kept).sum();
-        if self.all >= most || self.by_class[seat] >= own && self.all + kept >= most {
+        if self.all >= most || self.by_class[class] >= own && self.all + kept >= most {
             return Allowed::Nothing;
         }
         let share = most - (CLASSES - 1) * own;
-        if lane.is_again() && self.again[seat] >= share.div_ceil(2) {
+        if lane.is_again() && self.again[class] >= share.div_ceil(2) {
             return Allowed::Nothing;
         }
-        if self.by_class[seat] >= (share - share / 4) && lane.has_destinations() {
+        if self.by_class[class] >= (share - share / 4) && lane.has_destinations() {
             return Allowed::Quiet;
         }
         Allowed::Anything
@@ -97,7 +97,8 @@ impl Inflight {
     }
 }
 
-fn seat(lane: Lane) -> usize {
+/// The row of `by_class` and `again` for a line.
+fn index(lane: Lane) -> usize {
     match lane {
         Lane::Removed | Lane::Expired => 0,
         Lane::Bounce | Lane::BounceAgain => 1,

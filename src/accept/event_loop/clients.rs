@@ -18,7 +18,7 @@ use crate::mail::Peer;
 use crate::session::Session;
 use crate::sys::socket;
 
-use super::{EventLoop, FIRST_CLIENT, Seat};
+use super::{ControlRow, EventLoop, FIRST_CLIENT};
 
 impl EventLoop {
     pub(super) fn accept_controls(&mut self) {
@@ -74,13 +74,13 @@ impl EventLoop {
             Entry::Refused => return,
         }
         stat::CONTROL_SESSION.inc();
-        let id = self.clients.insert(Seat {
+        let id = self.clients.insert(ControlRow {
             client: Box::new(Client::new(stream, uid)),
             deadline_ms: u64::MAX,
         });
         let token = Token(FIRST_CLIENT + id.index());
-        if let Some(seat) = self.clients.get_mut(id.index()) {
-            let stream = &mut seat.client.stream;
+        if let Some(row) = self.clients.get_mut(id.index()) {
+            let stream = &mut row.client.stream;
             let registered = self
                 .poll
                 .registry()
@@ -96,10 +96,10 @@ impl EventLoop {
     pub(super) fn serve(&mut self, index: usize) {
         // A client may send many questions at once; others come in between.
         for _ in 0..ASKS_PER_TURN {
-            let Some(seat) = self.clients.get_mut(index) else {
+            let Some(row) = self.clients.get_mut(index) else {
                 return;
             };
-            let client = &mut seat.client;
+            let client = &mut row.client;
             match client.step(&self.limits) {
                 Step::Ask(Ask::Submit) => {
                     if self.submit(index) {
@@ -114,8 +114,8 @@ impl EventLoop {
                     let Some(answer) = self.host.ask(id, uid, ask) else {
                         return;
                     };
-                    if let Some(seat) = self.clients.get_mut(index) {
-                        seat.client.answer(&answer);
+                    if let Some(row) = self.clients.get_mut(index) {
+                        row.client.answer(&answer);
                     }
                 }
                 Step::Read(patience) => {
@@ -147,16 +147,16 @@ impl EventLoop {
     fn park_control(&mut self, index: usize, patience: Duration, interest: Interest) {
         let token = Token(FIRST_CLIENT + index);
         let at_ms = self.now_ms + millis(patience);
-        let Some(seat) = self.clients.get_mut(index) else {
+        let Some(row) = self.clients.get_mut(index) else {
             return;
         };
-        if seat.client.has_advanced() {
-            seat.deadline_ms = at_ms;
+        if row.client.has_advanced() {
+            row.deadline_ms = at_ms;
         }
-        self.timers.set(index, seat.deadline_ms);
+        self.timers.set(index, row.deadline_ms);
         let registry = self.poll.registry();
         if registry
-            .reregister(&mut seat.client.stream, token, interest)
+            .reregister(&mut row.client.stream, token, interest)
             .is_err()
         {
             self.hang_up(index);
@@ -164,20 +164,20 @@ impl EventLoop {
     }
 
     pub(super) fn answer(&mut self, id: ConnId, answer: &Answer) {
-        if let Some(seat) = self.clients.find(id)
-            && seat.client.waits()
+        if let Some(row) = self.clients.find(id)
+            && row.client.waits()
         {
-            seat.client.answer(answer);
+            row.client.answer(answer);
             self.serve(id.index());
         }
     }
 
     /// Makes a session of a control connection, if that may be. False when it stays what it is.
     fn submit(&mut self, index: usize) -> bool {
-        let Some(seat) = self.clients.get_mut(index) else {
+        let Some(row) = self.clients.get_mut(index) else {
             return true;
         };
-        let client = &mut seat.client;
+        let client = &mut row.client;
         let source = Source::User(client.uid);
         let refusal = if self.mailbox.paused() {
             Some("smtp is paused")
@@ -209,7 +209,7 @@ impl EventLoop {
 
     /// Clears the row of a control client.
     fn dismiss(&mut self, index: usize) -> Option<Box<Client>> {
-        let Seat { client, .. } = self.clients.remove(index)?;
+        let ControlRow { client, .. } = self.clients.remove(index)?;
         self.callers.leave(client.uid);
         stat::CONTROL_SESSION.dec();
         Some(client)

@@ -89,13 +89,13 @@ struct EventLoop {
     alive: Receiver<()>,
     threads: [Threads; 3],
 
-    clients: Slab<Seat>,
+    clients: Slab<ControlRow>,
     timers: Timers,
     callers: Counts<u32>,
 }
 
-/// A control connection's row.
-struct Seat {
+/// A control connection, and until when it may say nothing.
+struct ControlRow {
     client: Box<Client>,
     deadline_ms: u64,
 }
@@ -201,7 +201,7 @@ impl EventLoop {
             if self
                 .clients
                 .get_mut(index)
-                .is_some_and(|seat| !seat.client.waits())
+                .is_some_and(|row| !row.client.waits())
             {
                 self.serve(index);
             }
@@ -239,9 +239,9 @@ impl EventLoop {
     fn expire(&mut self) {
         while let Some(index) = self.timers.pop(self.now_ms) {
             match self.clients.get_mut(index) {
-                Some(seat) if seat.client.waits() => {}
-                Some(seat) if seat.deadline_ms > self.now_ms => {
-                    self.timers.set(index, seat.deadline_ms);
+                Some(row) if row.client.waits() => {}
+                Some(row) if row.deadline_ms > self.now_ms => {
+                    self.timers.set(index, row.deadline_ms);
                 }
                 Some(_) => self.hang_up(index),
                 None => {}

@@ -65,7 +65,7 @@ fn send(options: &Options, world: &mut World<'_>) -> Result<i32, Failure> {
     let mut draft = Draft::read(options, world, &mut *input)?;
     if let Err(failure) = draft.address(options, world) {
         give_up(world)?;
-        return Err(draft.bury(failure));
+        return Err(draft.save_dead_letter(failure));
     }
     let why = match submit::session(&world.paths.socket) {
         Ok(stream) => {
@@ -79,7 +79,7 @@ fn send(options: &Options, world: &mut World<'_>) -> Result<i32, Failure> {
                 Err(undelivered) if undelivered.is_final() => {
                     give_up(world)?;
                     let text = undelivered.to_string();
-                    return Err(draft.bury(Failure::with(sysexits::SOFTWARE, text)));
+                    return Err(draft.save_dead_letter(Failure::with(sysexits::SOFTWARE, text)));
                 }
                 Err(undelivered) => undelivered.to_string(),
             }
@@ -274,8 +274,8 @@ impl Draft {
         Ok(file)
     }
 
-    /// Leaves the message with its writer. Where that fails, the caller must keep it.
-    fn bury(&mut self, failure: Failure) -> Failure {
+    /// Appends the message to the dead.letter of its writer. Where that fails, the caller must keep it.
+    fn save_dead_letter(&mut self, failure: Failure) -> Failure {
         if self.message.has_no_header() && self.message.has_no_body() {
             return failure;
         }

@@ -64,7 +64,7 @@ pub fn run(world: &mut World<'_>, file: &File) -> Result<i32, Failure> {
             }
             let mut draft = Draft::read(&options, world, &mut input)?;
             if let Err(failure) = draft.address(&options, world) {
-                return kept(draft.bury(failure));
+                return kept(draft.save_dead_letter(failure));
             }
             let written = file.metadata().map_or(0, |found| found.mtime());
             let written = u64::try_from(written).unwrap_or_default();

@@ -214,7 +214,7 @@ fn a_refusal_is_told_and_the_message_is_left_in_dead_letter() {
 #[test]
 fn what_cannot_be_sent_is_kept_or_left_to_the_caller() {
     // sendmail(8), EXIT STATUS: 75 is the caller's; every other failure leaves a dead.letter.
-    let bury = |line: &[&str], input: &[u8]| {
+    let refuse = |line: &[&str], input: &[u8]| {
         let root = Root::new();
         let refuse = &[("RCPT TO:<bad@x>", "550 no")];
         let _daemon = Daemon::start(&root.paths.socket, refuse, |_| Answer::Ok);
@@ -225,14 +225,14 @@ fn what_cannot_be_sent_is_kept_or_left_to_the_caller() {
         assert!(letters.ends_with("\nhi\n\n"), "{letters}");
         ran.result.unwrap_err()
     };
-    assert_eq!(bury(&["bad@x"], b"\nhi\n").code, 70);
-    assert_eq!(bury(&[], b"\nhi\n"), Failure::with(70, "no recipients"));
+    assert_eq!(refuse(&["bad@x"], b"\nhi\n").code, 70);
+    assert_eq!(refuse(&[], b"\nhi\n"), Failure::with(70, "no recipients"));
     assert_eq!(
-        bury(&["-t"], b"To: (a\n\nhi\n"),
+        refuse(&["-t"], b"To: (a\n\nhi\n"),
         Failure::new("syntax error in address")
     );
-    assert_eq!(bury(&["-f", "<a", "b"], b"\nhi\n").code, 1);
-    assert_eq!(bury(&["a\nb"], b"\nhi\n").code, 1);
+    assert_eq!(refuse(&["-f", "<a", "b"], b"\nhi\n").code, 1);
+    assert_eq!(refuse(&["a\nb"], b"\nhi\n").code, 1);
 
     // Where no letter can be left, the caller must keep it.
     let root = Root::new();

@@ -192,7 +192,7 @@ impl Dispatcher {
             group.sessions = group.sessions.saturating_sub(1);
         }
         self.enqueue(running.group);
-        self.bury(running.group);
+        self.remove_if_idle(running.group);
         key
     }
 
@@ -251,8 +251,8 @@ impl Dispatcher {
         stat::MDA_RUNNING.add(count);
     }
 
-    /// A group with nothing to do goes; whatever is still held for it comes back.
-    fn bury(&mut self, id: u64) {
+    /// Removes a group with nothing to do, and asks for what is still held for it.
+    fn remove_if_idle(&mut self, id: u64) {
         let Some(group) = self.groups.get(&id) else {
             return;
         };

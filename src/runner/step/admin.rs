@@ -6,7 +6,7 @@ use crate::control::message::{Answer, Ask, Subsystem, Which};
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::runner::Reply;
-use crate::runner::desk::{Job, why};
+use crate::runner::disk::{Job, why};
 use crate::runner::list::{self, Wanted};
 use crate::scheduler::{Class, Scheduler, State};
 use crate::util::Timestamp;
@@ -36,8 +36,8 @@ impl Core {
                 let count = self.suspend(which, Scheduler::resume);
                 reply(Answer::Count(count));
             }
-            Ask::Discover(Which::Message(id)) => self.desk.other(Job::DiscoverMessage(id, reply)),
-            Ask::Discover(Which::Envelope(id)) => self.desk.other(Job::DiscoverEnvelope(id, reply)),
+            Ask::Discover(Which::Message(id)) => self.disk.other(Job::DiscoverMessage(id, reply)),
+            Ask::Discover(Which::Envelope(id)) => self.disk.other(Job::DiscoverEnvelope(id, reply)),
             Ask::List { after, only } => self.list(after, only, reply, now),
             Ask::Pause(Subsystem::Mda, on) => reply(self.pause(Class::Mda, "mda", on)),
             Ask::Pause(Subsystem::Mta, on) => reply(self.pause(Class::Mta, "mta", on)),
@@ -147,7 +147,7 @@ impl Core {
             .into_iter()
             .map(|row| (row, self.at_hand(row.id)))
             .collect();
-        self.desk.other(Job::List {
+        self.disk.other(Job::List {
             wanted,
             only,
             now,

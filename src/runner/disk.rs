@@ -63,15 +63,15 @@ struct Tools {
 }
 
 /// The disk work under way.
-pub(super) struct Desk {
+pub(super) struct DiskWork {
     tools: Tools,
-    hands: Hands,
+    workers: Workers,
     open: usize,
     open_others: usize,
 }
 
-enum Hands {
-    Own(VecDeque<Job>),
+enum Workers {
+    Caller(VecDeque<Job>),
     Threads {
         jobs: Sender<Job>,
         done: Receiver<Done>,
@@ -79,26 +79,26 @@ enum Hands {
     },
 }
 
-impl Desk {
-    /// A desk with so many threads; none means that [`Desk::collect`] does the work itself.
+impl DiskWork {
+    /// With so many threads; 0 means that [`DiskWork::collect`] does the work itself.
     pub fn new(
         queue: Queue,
         policy: Live<Policy>,
         threads: usize,
         max_inflight: usize,
-    ) -> io::Result<Desk> {
+    ) -> io::Result<DiskWork> {
         let tools = Tools {
             settler: Settler::new(queue.clone(), policy.clone()),
             queue,
             policy,
         };
-        let hands = match threads {
-            0 => Hands::Own(VecDeque::new()),
-            _ => hire(&tools, threads, max_inflight + OTHERS_MAX)?,
+        let workers = match threads {
+            0 => Workers::Caller(VecDeque::new()),
+            _ => start_threads(&tools, threads, max_inflight + OTHERS_MAX)?,
         };
-        Ok(Desk {
+        Ok(DiskWork {
             tools,
-            hands,
+            workers,
             open: 0,
             open_others: 0,
         })
@@ -130,9 +130,9 @@ impl Desk {
 
     /// One finished piece of work, if there is one.
     pub fn collect(&mut self) -> Option<Done> {
-        let done = match &mut self.hands {
-            Hands::Own(jobs) => perform(&self.tools, jobs.pop_front()?),
-            Hands::Threads { done, .. } => done.try_recv().ok()?,
+        let done = match &mut self.workers {
+            Workers::Caller(jobs) => perform(&self.tools, jobs.pop_front()?),
+            Workers::Threads { done, .. } => done.try_recv().ok()?,
         };
         self.open -= 1;
         if !matches!(done, Done::Settled(..)) {
@@ -146,19 +146,19 @@ impl Desk {
         self.open == 0
     }
 
-    /// Becomes readable when [`Desk::collect`] has something.
+    /// Becomes readable when [`DiskWork::collect`] has something.
     pub fn done(&self) -> Receiver<Done> {
-        match &self.hands {
-            Hands::Own(_) => never(),
-            Hands::Threads { done, .. } => done.clone(),
+        match &self.workers {
+            Workers::Caller(_) => never(),
+            Workers::Threads { done, .. } => done.clone(),
         }
     }
 
     fn submit(&mut self, job: Job) {
         self.open += 1;
-        match &mut self.hands {
-            Hands::Own(jobs) => jobs.push_back(job),
-            Hands::Threads { jobs, .. } => {
+        match &mut self.workers {
+            Workers::Caller(jobs) => jobs.push_back(job),
+            Workers::Threads { jobs, .. } => {
                 if jobs.send(job).is_err() {
                     log::warn(format_args!("runner: the disk threads are gone"));
                 }
@@ -167,14 +167,14 @@ impl Desk {
     }
 }
 
-impl Drop for Desk {
+impl Drop for DiskWork {
     fn drop(&mut self) {
-        let hands = std::mem::replace(&mut self.hands, Hands::Own(VecDeque::new()));
-        if let Hands::Threads {
+        let workers = std::mem::replace(&mut self.workers, Workers::Caller(VecDeque::new()));
+        if let Workers::Threads {
             jobs,
             done,
             threads,
-        } = hands
+        } = workers
         {
             drop(jobs);
             drop(done);
@@ -186,7 +186,7 @@ impl Drop for Desk {
     }
 }
 
-fn hire(tools: &Tools, count: usize, room: usize) -> io::Result<Hands> {
+fn start_threads(tools: &Tools, count: usize, room: usize) -> io::Result<Workers> {
     let (jobs, work) = bounded::<Job>(room);
     let (results, done) = bounded::<Done>(room);
     let mut threads = Vec::with_capacity(count);
@@ -204,7 +204,7 @@ fn hire(tools: &Tools, count: usize, room: usize) -> io::Result<Hands> {
                 .spawn(body)?,
         );
     }
-    Ok(Hands::Threads {
+    Ok(Workers::Threads {
         jobs,
         done,
         threads,
