@@ -58,7 +58,9 @@ HELPERS=	local lmtp maildir mboxfile mda
 MAN1=		smtp
 MAN5=		smtpd.conf table aliases forward
 NAMES=		sendmail send-mail mailq newaliases makemap
-MAN7=		smtpd-filters smtpd-tables
+EXAMPLES=	smtpd.conf aliases mailer.conf crontab fail2ban.conf logrotate.conf newsyslog.conf grafana.json \
+		check_smtpd smtpd.service smtpd-metrics.service sysusers.conf tmpfiles.conf
+MAN7=		smtpd-filters smtpd-migration smtpd-tables
 MAN8=		smtpd smtpctl sendmail mailq newaliases makemap mail.lmtp mail.local mail.maildir mail.mboxfile \
 		mail.mda
 
@@ -169,6 +171,27 @@ install:
 		chgrp "${SMTPD_QUEUE_GROUP}" "$$spool/offline" && chmod 770 "$$spool/offline" || \
 		echo "smtpctl is not set-group-id: the group ${SMTPD_QUEUE_GROUP} does not exist yet"
 
+# The same under the name that others have for it.
+adduser: users
+
+# The manuals as pages for a browser, in ${TARGETDIR}/html.
+html:
+	@command -v mandoc >/dev/null 2>&1 || { echo "html: mandoc is not installed" >&2; exit 1; }
+	@mkdir -p ${TARGETDIR}/html; for page in man/*.[1578]; do name=$$(basename "$$page"); \
+		mandoc -Thtml -Oman=%N.%S.html,style=mandoc.css "$$page" >"${TARGETDIR}/html/$$name.html" || exit 1; done
+	@printf '%s\n' 'body { max-width: 48em; margin: 1em auto; font-family: serif; }' \
+		'table.head, table.foot { width: 100%; }' '.Bl-tag > dd, .Bd-indent { margin-left: 2em; }' \
+		>${TARGETDIR}/html/mandoc.css
+	@{ echo '<!DOCTYPE html><title>smtpd</title><h1>Manuals of smtpd</h1><ul>'; \
+		for page in man/*.[1578]; do name=$$(basename "$$page"); \
+		printf '<li><a href="%s.html">%s</a> %s\n' "$$name" "$$name" "$$(sed -n 's/^\.Nd //p' "$$page")"; done; \
+		echo '</ul>'; } >${TARGETDIR}/html/index.html
+	@echo "manuals are in ${TARGETDIR}/html"
+
+# A package for Debian beside this directory, with what dpkg-dev and debhelper make of debian/.
+deb:
+	dpkg-buildpackage -b -us -uc -d
+
 # System users without password, shell and home, each with a group of its name; and the group of
 # sendmail(8). What exists is left as it is.
 users:
@@ -205,8 +228,9 @@ install-files:
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man7/$$page.7" || exit 1; done
 	for page in ${MAN8}; do ${SUBST} man/$$page.8 >${TARGETDIR}/text && \
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${MANDIR}/man8/$$page.8" || exit 1; done
-	for file in smtpd.conf aliases mailer.conf crontab fail2ban.conf; do ${SUBST} etc/$$file >${TARGETDIR}/text && \
+	for file in ${EXAMPLES}; do ${SUBST} etc/$$file >${TARGETDIR}/text && \
 		install -m 444 ${TARGETDIR}/text "${DESTDIR}${EXAMPLESDIR}/$$file" || exit 1; done
+	chmod 555 "${DESTDIR}${EXAMPLESDIR}/check_smtpd"
 	@for file in smtpd.conf aliases mailer.conf; do new="${DESTDIR}${EXAMPLESDIR}/$$file"; \
 		old="${DESTDIR}${SYSCONFDIR}/$$file"; if [ ! -e "$$old" ]; then \
 		install -m 644 "$$new" "$$old" || exit 1; elif ! cmp -s "$$new" "$$old"; then \
@@ -230,7 +254,7 @@ uninstall:
 	for page in ${MAN5}; do rm -f "${DESTDIR}${MANDIR}/man5/$$page.5"; done
 	for page in ${MAN7}; do rm -f "${DESTDIR}${MANDIR}/man7/$$page.7"; done
 	for page in ${MAN8}; do rm -f "${DESTDIR}${MANDIR}/man8/$$page.8"; done
-	for file in smtpd.conf aliases mailer.conf crontab fail2ban.conf; do rm -f "${DESTDIR}${EXAMPLESDIR}/$$file"; done
+	for file in ${EXAMPLES}; do rm -f "${DESTDIR}${EXAMPLESDIR}/$$file"; done
 	rmdir "${DESTDIR}${LIBEXECDIR}" "${DESTDIR}${EXAMPLESDIR}" 2>/dev/null || true
 	@case "$$(uname -s)" in \
 	OpenBSD) dir="${RCDIR}"; rm -f "${DESTDIR}$${dir:-/etc/rc.d}/smtpd_rs";; \
@@ -250,4 +274,4 @@ clean:
 	${CARGO} clean
 	rm -rf run
 
-.PHONY: all build run test check lint-man test-poll check-bsd fuzz bench torture interop install install-files users uninstall stage clean
+.PHONY: adduser deb html all build run test check lint-man test-poll check-bsd fuzz bench torture interop install install-files users uninstall stage clean

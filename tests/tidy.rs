@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &str)] = &[
     // sendmail's replay writes the report that the daemon would have written.
     (
         "cli",
-        "engine bounce parent explain expansion table control mda client tls privsep config queue dns sys",
+        "engine bounce parent explain expansion table control mda client tls privsep config queue rfc5322 dns sys",
     ),
     // Root: keep this list short. Of the queue it knows the names of the spool's rooms. Of tables
     // it asks who a user is, in the words in which the engine asks it, and never the engine.
@@ -27,8 +27,8 @@ const ARROWS: &[(&str, &str)] = &[
     // Puts the rooms together, and has no rules of its own.
     (
         "engine",
-        "accept auth runner bounce deliver explain session filter expansion dns scheduler control tls \
-         privsep queue table proc config sys",
+        "accept auth runner bounce deliver explain session filter transaction expansion dns scheduler \
+         control tls privsep queue table proc config sys",
     ),
     // Hears what an expansion does, and asks the delivery's own code what it would come to.
     (

@@ -24,7 +24,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 
 use crate::dns::{self, Bell};
 use crate::filter;
-use crate::log::{self, Trace, maillog};
+use crate::log::{self, Trace, maillog, stat};
 use crate::mail::Peer;
 use crate::session::{Answer, Disconnect, Next, Question, Services, Store, TlsFacts};
 use crate::smtp::proxy::Client;
@@ -683,7 +683,15 @@ impl Hands {
             }
             Question::Pause(time) => (Wants::Answer, time, Ok(())),
             Question::Store(store) => {
-                let job = move || inbox.answer(id, number, store.answer(&*services));
+                let is_commit = matches!(store, Store::Commit(_));
+                let asked = Instant::now();
+                let job = move || {
+                    let answer = store.answer(&*services);
+                    if is_commit {
+                        stat::SMTP_COMMIT.took_ms(millis(asked.elapsed()));
+                    }
+                    inbox.answer(id, number, answer);
+                };
                 let brought = self.shared.committers.bring(Box::new(job));
                 (Wants::Disk, limits.store, brought)
             }

@@ -13,5 +13,5 @@ pub fn run(paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure>
     if !may_control(paths, uid) {
         return Err(Failure::new("need root privileges"));
     }
-    smtpctl::show_queue(None, paths, out)
+    smtpctl::show_queue(paths, out)
 }

@@ -31,7 +31,7 @@ use crate::util::{Line, Timestamp};
 use super::queue_key;
 use super::supposed::{self, Misfit};
 
-const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-E session] [-f file] [-P system] \
+const USAGE: &str = "usage: smtpd [-dFhnqv] [-D macro=value] [-E session] [-f file] [-L form] [-P system] \
                      [-R directory] [-T trace]";
 const EX_TEMPFAIL: i32 = 75;
 
@@ -142,6 +142,7 @@ impl Asked {
         asked.add_macros(&found.opt_strs("D"));
         asked.add_traces(found.opt_strs("T"));
         asked.judge_back_ends(&found.opt_strs("B"));
+        log::set_json(is_json(&found)?);
         Ok(asked)
     }
 
@@ -302,7 +303,7 @@ fn options() -> getopts::Options {
     for flag in ["d", "F", "h", "n", "q", "v"] {
         options.optflagmulti(flag, "", "");
     }
-    for option in ["B", "D", "E", "P", "f", "T", "x", "R"] {
+    for option in ["B", "D", "E", "L", "P", "f", "T", "x", "R"] {
         options.optmulti(option, "", "", "");
     }
     options
@@ -326,6 +327,17 @@ fn role(found: &Matches) -> Result<Role, Stop> {
         Some("mda") => Ok(Role::Mda),
         Some("purge") => Ok(Role::Purge),
         Some(other) => Err(Stop::new(format!("smtpd: bad rexec: {other}"))),
+    }
+}
+
+/// `-L`: the form of lines in the log.
+fn is_json(found: &Matches) -> Result<bool, Stop> {
+    match found.opt_strs("L").pop().as_deref() {
+        None | Some("text") => Ok(false),
+        Some("json") => Ok(true),
+        Some(other) => Err(Stop::new(format!(
+            "smtpd: -L {other}: the forms are text and json"
+        ))),
     }
 }
 

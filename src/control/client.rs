@@ -220,6 +220,8 @@ mod tests {
         Listed {
             id: id.parse().unwrap(),
             text: "x".to_owned(),
+            action: String::new(),
+            remote: String::new(),
         }
     }
 

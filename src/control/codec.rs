@@ -8,11 +8,13 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::mail::{EvpId, MsgId, Peer, Supposed};
+use crate::mail::{EvpId, MailAddr, MsgId, Peer, Supposed};
 use crate::util::cut;
 use crate::util::frame::{Bad, Reader, Writer};
 
-use super::message::{Answer, Ask, Block, Listed, Listing, MAX_FRAME, Subsystem, VERSION, Which};
+use super::message::{
+    Answer, Ask, Block, Change, Listed, Listing, MAX_FRAME, Subsystem, VERSION, Which,
+};
 
 /// Why a frame was refused. Whatever it is, the connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,15 @@ pub fn decode_ask(body: &[u8]) -> Result<Ask, BadFrame> {
         ASK_REMOVE => Ask::Remove(which(&mut fields)?),
         ASK_SUSPEND => Ask::Suspend(which(&mut fields)?),
         ASK_RESUME => Ask::Resume(which(&mut fields)?),
+        ASK_REQUEUE => {
+            let count = fields.u32()?;
+            let ids = (0..count)
+                .map(|_| evpid(&mut fields))
+                .collect::<Result<_, _>>()?;
+            let sender = fields.option(mailaddr)?;
+            let rcpt = fields.option(mailaddr)?;
+            Ask::Requeue(ids, Change { sender, rcpt })
+        }
         ASK_DISCOVER => Ask::Discover(which(&mut fields)?),
         ASK_PAUSE => Ask::Pause(subsystem(&mut fields)?, fields.flag()?),
         ASK_VERBOSE => Ask::Verbose(fields.flag()?),
@@ -75,6 +86,13 @@ pub fn encode_ask(ask: &Ask) -> Vec<u8> {
         Ask::Remove(which) => write_which(&mut frame, ASK_REMOVE, *which),
         Ask::Suspend(which) => write_which(&mut frame, ASK_SUSPEND, *which),
         Ask::Resume(which) => write_which(&mut frame, ASK_RESUME, *which),
+        Ask::Requeue(ids, Change { sender, rcpt }) => {
+            frame.u8(ASK_REQUEUE);
+            frame.list(ids, MAX_FRAME / 2, |frame, id| frame.u64(id.get()));
+            for addr in [sender, rcpt] {
+                frame.option(addr.as_ref(), |frame, addr| frame.text(&addr.stored()));
+            }
+        }
         Ask::Discover(which) => write_which(&mut frame, ASK_DISCOVER, *which),
         Ask::Pause(subsystem, pause) => {
             frame.u8(ASK_PAUSE);
@@ -140,6 +158,13 @@ pub fn decode_answer(body: &[u8]) -> Result<Answer, BadFrame> {
         ANSWER_OK => Answer::Ok,
         ANSWER_FAIL => Answer::Fail(fields.text()?.to_owned()),
         ANSWER_COUNT => Answer::Count(fields.u32()?),
+        ANSWER_REQUEUED => {
+            let count = fields.u32()?;
+            let lines = (0..fields.u32()?)
+                .map(|_| fields.text().map(str::to_owned))
+                .collect::<Result<_, _>>()?;
+            Answer::Requeued(count, lines)
+        }
         ANSWER_ENVELOPES => {
             let count = fields.u32()?;
             let mut list = Vec::new();
@@ -147,6 +172,8 @@ pub fn decode_answer(body: &[u8]) -> Result<Answer, BadFrame> {
                 list.push(Listed {
                     id: evpid(&mut fields)?,
                     text: fields.text()?.to_owned(),
+                    action: fields.text()?.to_owned(),
+                    remote: fields.text()?.to_owned(),
                 });
             }
             Answer::Envelopes(list)
@@ -199,11 +226,20 @@ pub fn encode_answer(answer: &Answer, out: &mut Vec<u8>) {
             frame.u8(ANSWER_COUNT);
             frame.u32(*count);
         }
+        Answer::Requeued(count, lines) => {
+            frame.u8(ANSWER_REQUEUED);
+            frame.u32(*count);
+            frame.list(lines, MAX_FRAME, |frame, line| {
+                frame.text(cut(line, MAX_LISTED));
+            });
+        }
         Answer::Envelopes(list) => {
             frame.u8(ANSWER_ENVELOPES);
             frame.list(list, MAX_FRAME, |frame, listed| {
                 frame.u64(listed.id.get());
                 frame.text(cut(&listed.text, MAX_LISTED));
+                frame.text(cut(&listed.action, MAX_NAME));
+                frame.text(cut(&listed.remote, MAX_NAME));
             });
         }
         Answer::Stats(list) => {
@@ -281,6 +317,7 @@ const ASK_RELAYING: u8 = 15;
 const ASK_RESUME_ROUTE: u8 = 16;
 const ASK_BLOCK: u8 = 17;
 const ASK_RELOAD: u8 = 18;
+const ASK_REQUEUE: u8 = 19;
 
 // Answers start elsewhere, so that an echo of a request is no answer.
 const ANSWER_OK: u8 = 129;
@@ -291,6 +328,7 @@ const ANSWER_STATS: u8 = 133;
 const ANSWER_STATUS: u8 = 134;
 const ANSWER_TEXT: u8 = 135;
 const ANSWER_LINES: u8 = 136;
+const ANSWER_REQUEUED: u8 = 137;
 
 fn open(body: &[u8]) -> Result<(u8, Reader<'_>), BadFrame> {
     if body.len() > MAX_FRAME {
@@ -318,6 +356,11 @@ fn msgid(fields: &mut Reader<'_>) -> Result<MsgId, BadFrame> {
 
 fn evpid(fields: &mut Reader<'_>) -> Result<EvpId, BadFrame> {
     EvpId::from_u64(fields.u64()?).ok_or(BadFrame::Value)
+}
+
+/// In the one form that is written.
+fn mailaddr(fields: &mut Reader<'_>) -> Result<MailAddr, Bad> {
+    MailAddr::from_stored(fields.text()?).ok_or(Bad::Value)
 }
 
 fn which(fields: &mut Reader<'_>) -> Result<Which, BadFrame> {

@@ -49,7 +49,7 @@ impl Chance {
     }
 
     fn ask(&mut self) -> Ask {
-        match self.below(17) {
+        match self.below(18) {
             0 => Ask::Submit,
             1 => Ask::Schedule(self.which()),
             2 => Ask::Remove(self.which()),
@@ -89,6 +89,15 @@ impl Chance {
                 domain: format!("d{}", self.text(20)),
                 on: self.flag(),
             }),
+            16 => Ask::Requeue(
+                (0..self.below(3)).map(|_| self.evpid()).collect(),
+                Change {
+                    sender: self.flag().then(|| MailAddr::new("a", "x.org").unwrap()),
+                    rcpt: self
+                        .flag()
+                        .then(|| MailAddr::new(&self.text(9), "").unwrap()),
+                },
+            ),
             _ => Ask::UpdateTable(format!("t{}", self.text(20))),
         }
     }
@@ -113,8 +122,12 @@ impl Chance {
     }
 
     fn answer(&mut self) -> Answer {
-        match self.below(8) {
+        match self.below(9) {
             0 => Answer::Ok,
+            8 => Answer::Requeued(
+                self.next() as u32,
+                (0..self.below(3)).map(|_| self.text(40)).collect(),
+            ),
             5 => Answer::Text(self.text(300)),
             1 => Answer::Fail(self.text(40)),
             2 => Answer::Count(self.next() as u32),
@@ -123,6 +136,8 @@ impl Chance {
                     .map(|_| Listed {
                         id: self.evpid(),
                         text: self.text(200),
+                        action: self.text(20),
+                        remote: self.text(20),
                     })
                     .collect(),
             ),
@@ -262,6 +277,8 @@ fn an_answer_that_would_not_fit_is_shortened_and_still_decodes() {
         .map(|_| Listed {
             id: chance.evpid(),
             text: "x".repeat(2000),
+            action: String::new(),
+            remote: String::new(),
         })
         .collect();
     let frame = encoded(&Answer::Envelopes(list.clone()));
@@ -275,6 +292,8 @@ fn an_answer_that_would_not_fit_is_shortened_and_still_decodes() {
     let huge = vec![Listed {
         id: chance.evpid(),
         text: "é".repeat(MAX_FRAME),
+        action: String::new(),
+        remote: String::new(),
     }];
     let Ok(Answer::Envelopes(got)) = decode_answer(body(&encoded(&Answer::Envelopes(huge)))) else {
         panic!("no list");

@@ -6,6 +6,8 @@ use crate::mail::{Envelope, Kind, Peer};
 use crate::util::Timestamp;
 use crate::util::vis::{self, Style};
 
+use super::message::Listed;
+
 /// What a line says beyond the stored envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -46,7 +48,17 @@ pub fn expiry(envelope: &Envelope, default_ttl_s: u32) -> Timestamp {
     envelope.created.plus(u64::from(ttl_s))
 }
 
-/// Fields 2 to 14, joined by `|`, as [`Listed::text`](super::message::Listed) carries them.
+/// What is listed of an envelope.
+pub fn listed(envelope: &Envelope, standing: &Standing) -> Listed {
+    Listed {
+        id: envelope.id,
+        text: text(envelope, standing),
+        action: without_controls(&envelope.action),
+        remote: without_controls(envelope.past.remote.as_deref().unwrap_or_default()),
+    }
+}
+
+/// Fields 2 to 14, joined by `|`, as [`Listed::text`] carries them.
 pub fn text(envelope: &Envelope, standing: &Standing) -> String {
     let family = match &envelope.peer {
         Peer::Local => "local",

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::mail::{EvpId, MsgId, Supposed};
+use crate::mail::{EvpId, MailAddr, MsgId, Supposed};
 
 pub use super::codec::{
     BadFrame, decode_answer, decode_ask, encode_answer, encode_ask, frame_length,
@@ -38,6 +38,8 @@ pub enum Ask {
     Suspend(Which),
     /// `resume envelope`. Answered by `Count`.
     Resume(Which),
+    /// `requeue` and `edit`: rules and expansion are run again for these. Answered by `Requeued`.
+    Requeue(Vec<EvpId>, Change),
     /// `discover`. Answered by `Count`.
     Discover(Which),
     /// `pause mda|mta|smtp` (true) or `resume` (false). Answered by `Ok` or `Fail`.
@@ -71,6 +73,15 @@ pub enum Ask {
     ResumeRoute(u64),
     /// `pause mta from … for …`, `resume mta from … for …`. Answered by `Ok` or `Fail`.
     Block(Block),
+}
+
+/// What is different when rules are run again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Another sender.
+    pub sender: Option<MailAddr>,
+    /// Another recipient.
+    pub rcpt: Option<MailAddr>,
 }
 
 /// A listing of what is known of relaying, or of filters.
@@ -118,6 +129,8 @@ pub enum Answer {
     Fail(String),
     /// So many envelopes.
     Count(u32),
+    /// So many envelopes, and why others were not: lines.
+    Requeued(u32, Vec<String>),
     /// Lines of `show queue`, in order of their ids.
     Envelopes(Vec<Listed>),
     /// Lines, each with its end.
@@ -143,4 +156,8 @@ pub struct Listed {
     pub id: EvpId,
     /// Fields 2 to 14 of the line, joined by `|`.
     pub text: String,
+    /// The action that settles it.
+    pub action: String,
+    /// The host whose words the last error is; empty if the words are ours.
+    pub remote: String,
 }

@@ -24,7 +24,7 @@ pub fn farewell(bad: BadFrame) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::message::{Listing, Subsystem, Which};
+    use crate::control::message::{Change, Listing, Subsystem, Which};
 
     #[test]
     fn anybody_may_submit_and_only_root_or_the_owner_may_do_more() {
@@ -48,6 +48,7 @@ mod tests {
             Ask::Relaying(Listing::Routes, 0),
             Ask::ResumeRoute(1),
             Ask::Reload,
+            Ask::Requeue(Vec::new(), Change::default()),
             Ask::Explain(Box::default()),
             Ask::Trace("rules".to_owned(), true),
         ];

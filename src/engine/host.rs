@@ -8,13 +8,13 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, never, select};
 
 use crate::accept::{self, ConnId, Mailbox};
-use crate::control::message::{Answer, Ask, Block, Listing, Subsystem};
+use crate::control::message::{Answer, Ask, Block, Change, Listing, Subsystem};
 use crate::control::server::permitted;
 use crate::deliver::relay::{self, Admin};
 use crate::explain::explain;
 use crate::filter::{Figures, Filters};
 use crate::log::{self, stat};
-use crate::mail::Supposed;
+use crate::mail::{EvpId, Supposed};
 use crate::privsep::{Client, Extent};
 use crate::runner;
 use crate::table::Tables;
@@ -22,6 +22,7 @@ use crate::table::Tables;
 use crate::util::{Live, Timestamp};
 
 use super::reload::Reloader;
+use super::requeue::requeue;
 use super::services::Services;
 
 /// The daemon behind the control socket.
@@ -47,6 +48,8 @@ enum Work {
     Explain(Box<Supposed>),
     /// The configuration is read again.
     Reload,
+    /// Envelopes go through the rules again.
+    Requeue(Vec<EvpId>, Change),
 }
 
 /// Does what takes its time.
@@ -85,6 +88,7 @@ impl AdminThread {
                 Ok(()) => Answer::Ok,
                 Err(why) => Answer::Fail(why),
             },
+            Work::Requeue(ids, change) => requeue(&self.services, &ids, &change),
         }
     }
 }
@@ -149,10 +153,7 @@ impl Host {
     }
 
     fn stats(&self) -> Answer {
-        let mut stats: Vec<(String, i64)> = stat::snapshot()
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
+        let mut stats = stat::snapshot();
         let uptime_s = i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX);
         stats.push(("uptime".to_owned(), uptime_s));
         Answer::Stats(stats)
@@ -233,6 +234,7 @@ impl accept::Host for Host {
             Ask::Stats => Some(self.stats()),
             Ask::UpdateTable(name) => self.later(conn, Work::Update(name)),
             Ask::Reload => self.later(conn, Work::Reload),
+            Ask::Requeue(ids, change) => self.later(conn, Work::Requeue(ids, change)),
             Ask::Explain(supposed) => self.later(conn, Work::Explain(supposed)),
             Ask::Trace(word, on) => Some(trace(&word, on)),
             Ask::Relaying(listing, seen) => self.relaying(conn, listing, seen),

@@ -14,6 +14,7 @@ mod host;
 mod listening;
 mod names;
 mod reload;
+mod requeue;
 mod services;
 mod spool;
 pub mod start;

@@ -11,6 +11,7 @@ use std::fmt::Arguments;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
+mod json;
 pub mod maillog;
 mod sink;
 pub mod stat;
@@ -101,6 +102,16 @@ pub fn is_verbose() -> bool {
     VERBOSE.load(Relaxed)
 }
 
+/// `-L json`: each line is an object of JSON.
+pub fn set_json(json: bool) {
+    JSON.store(json, Relaxed);
+}
+
+/// Whether each line is an object of JSON.
+pub fn is_json() -> bool {
+    JSON.load(Relaxed)
+}
+
 /// Waits, two seconds at most, until all lines so far are written. Call it before exit.
 pub fn flush() {
     let done = current().output.flush();
@@ -108,6 +119,7 @@ pub fn flush() {
 }
 
 static VERBOSE: AtomicBool = AtomicBool::new(false);
+static JSON: AtomicBool = AtomicBool::new(false);
 
 struct Current {
     role: &'static str,
@@ -129,6 +141,10 @@ fn current() -> MutexGuard<'static, Current> {
 
 fn write(level: Level, line: Arguments<'_>) {
     let line = without_numbers(one_line(line.to_string()));
+    let line = match JSON.load(Relaxed) {
+        true => json::object(level.name(), &line),
+        false => line,
+    };
     current().output.line(level, line);
 }
 

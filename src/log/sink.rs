@@ -24,6 +24,18 @@ pub enum Level {
     Debug,
 }
 
+impl Level {
+    /// As syslog.conf(5) calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Crit => "crit",
+            Level::Err => "err",
+            Level::Info => "info",
+            Level::Debug => "debug",
+        }
+    }
+}
+
 /// Takes finished lines.
 pub trait Sink: Send {
     /// Writes one line. It may fail, and then the line is lost.

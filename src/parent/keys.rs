@@ -191,6 +191,9 @@ impl Keeper {
                 Target::Syslog => c"-F".into(),
             },
         ];
+        if log::is_json() {
+            argv.extend([c"-L".into(), c"json".into()]);
+        }
         if let Some(root) = &options.paths.root {
             argv.push(c"-R".into());
             argv.push(CString::new(root.as_os_str().as_bytes())?);

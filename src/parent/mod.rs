@@ -29,6 +29,7 @@ mod question;
 mod reload;
 mod serve;
 mod start;
+mod takeover;
 mod user_programs;
 mod userbase;
 

@@ -27,6 +27,7 @@ use crate::sys::{lock, open, process, random, unix_connect, user};
 use super::keys::Keeper;
 use super::reload::InUse;
 use super::serve::Parent;
+use super::takeover::take_over;
 use super::{Ground, Options, Reread, built_in};
 
 /// Makes ready all that a running daemon holds.
@@ -245,6 +246,9 @@ fn prepare_spool(paths: &Paths, rights: &Rights) -> Result<(), String> {
     )?;
     for name in layout::PRIVATE {
         make_room(&paths.spool.join(name), inner, layout::PRIVATE_MODE)?;
+    }
+    if let Rights::Root { engine, .. } = rights {
+        take_over(&paths.spool.join(layout::QUEUE), engine.uid);
     }
     // What the engine makes durable lies in these rooms, and it may not sync the spool itself.
     sync_dir(&paths.spool)

@@ -146,7 +146,11 @@ impl Queue {
     /// Reads an envelope.
     pub fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
         log::trace(Trace::Queue, format_args!("queue: load {id}"));
-        self.0.load(id)
+        self.0.load(id).inspect_err(|error| {
+            if let LoadError::Corrupt(_) = error {
+                stat::QUEUE_CORRUPT.inc();
+            }
+        })
     }
 
     /// Opens a message's body.

@@ -16,7 +16,7 @@ const SHARE: usize = 256;
 /// Bytes of one answer: a frame with room for its own fields.
 const PAGE_BYTES: usize = MAX_FRAME / 2;
 /// What a listed envelope costs in a frame beside its text.
-const ROW_BYTES: usize = 24;
+const ROW_BYTES: usize = 32;
 
 /// One envelope to list, with its text where the runner had it at hand.
 pub(super) type Wanted = (Row, Option<Envelope>);
@@ -31,7 +31,7 @@ pub(super) fn lines(
     let mut lines = Vec::with_capacity(wanted.len());
     let mut size_bytes = 0;
     for listed in in_parallel(&wanted, |wanted| listed(wanted, queue, policy, now)) {
-        size_bytes += listed.text.len() + ROW_BYTES;
+        size_bytes += listed.text.len() + listed.action.len() + listed.remote.len() + ROW_BYTES;
         if size_bytes > PAGE_BYTES && !lines.is_empty() {
             break;
         }
@@ -46,16 +46,21 @@ fn listed(
     policy: &Policy,
     now: Timestamp,
 ) -> Option<Listed> {
-    let text = match at_hand {
+    let unreadable = |why: &str| Listed {
+        id: row.id,
+        text: unreadable(row, why, now),
+        action: String::new(),
+        remote: String::new(),
+    };
+    Some(match at_hand {
         Some(envelope) => line(row, envelope.clone(), policy, now),
         None => match queue.load(row.id) {
             Ok(envelope) => line(row, envelope, policy, now),
             Err(LoadError::Missing) => return None,
-            Err(LoadError::Corrupt(why)) => unreadable(row, &why, now),
-            Err(LoadError::Io(error)) => unreadable(row, &error.to_string(), now),
+            Err(LoadError::Corrupt(why)) => unreadable(&why),
+            Err(LoadError::Io(error)) => unreadable(&error.to_string()),
         },
-    };
-    Some(Listed { id: row.id, text })
+    })
 }
 
 /// What `each` makes of the items, in their order; several threads share a large number.
@@ -82,7 +87,7 @@ fn in_parallel<A: Sync, B: Send>(items: &[A], each: impl Fn(&A) -> Option<B> + S
     })
 }
 
-fn line(row: &Row, mut envelope: Envelope, policy: &Policy, now: Timestamp) -> String {
+fn line(row: &Row, mut envelope: Envelope, policy: &Policy, now: Timestamp) -> Listed {
     envelope.flags.suspended = row.suspended;
     if row.hold == Holding::Parked
         && let Some(misfit) = policy.misfit(&envelope)
@@ -90,7 +95,7 @@ fn line(row: &Row, mut envelope: Envelope, policy: &Policy, now: Timestamp) -> S
         let why = misfit.text(&envelope.action);
         envelope.errorline = Some(Line::sanitize(why.as_bytes()));
     }
-    listing::text(&envelope, &standing(row, envelope.last_try, now))
+    listing::listed(&envelope, &standing(row, envelope.last_try, now))
 }
 
 fn unreadable(row: &Row, why: &str, now: Timestamp) -> String {

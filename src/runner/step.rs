@@ -256,6 +256,10 @@ impl Core {
             return;
         };
         count(outcome.verdict);
+        if outcome.verdict == Verdict::Delivered {
+            let delay_s = now.since(flight.envelope.created);
+            stat::SCHEDULER_DELIVERY_DELAY.took_ms(delay_s.saturating_mul(1000));
+        }
         self.let_others_follow(id, flight.class, now);
         flight.envelope.flags.suspended = self.scheduler.is_suspended(id);
         let cause = match outcome.verdict {

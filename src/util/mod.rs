@@ -8,6 +8,7 @@ pub mod cdb;
 #[cfg(test)]
 pub(crate) mod dice;
 pub mod frame;
+pub mod json;
 pub mod line;
 pub mod live;
 pub mod secret;

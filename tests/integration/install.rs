@@ -184,6 +184,71 @@ fn freebsds_script_restarts_only_with_a_good_file() {
         ok && text.starts_with(&format!("restart: {at}/smtpd -f {at}/smtpd.conf")),
         "{text}"
     );
+    for word in ["start", "reload", "configtest"] {
+        assert!(run(word).0, "{word}");
+    }
     judge(1);
-    assert_eq!(run("restart"), (false, String::new()));
+    for word in ["start", "restart", "reload"] {
+        assert_eq!(run(word), (false, String::new()), "{word}");
+    }
+    assert!(run("stop").0);
+}
+
+/// A stand-in for rc.subr(8) of OpenBSD: rc_cmd asks rc_configtest before it starts, reloads or
+/// restarts, as that does.
+const OPENBSD_RC_SUBR: &str = r#"
+rc_start() { echo "start: ${daemon} ${daemon_flags}"; }
+rc_stop() { echo stop; }
+rc_reload() { echo reload; }
+rc_cmd() {
+	case "$1" in
+	start|reload|restart) rc_configtest || { echo "$1 failed"; exit 1; };;
+	esac
+	case "$1" in
+	restart) rc_stop && rc_start;;
+	start|stop|reload|configtest) rc_$1;;
+	*) exit 1;;
+	esac
+}
+"#;
+
+#[test]
+fn openbsds_script_has_the_configuration_tested_first() {
+    // rc.d(8): configtest, and start, reload and restart only with a good file.
+    let dir = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("rc.d/smtpd.openbsd");
+    let daemon = dir.path().join("smtpd");
+    let script = fs::read_to_string(script)
+        .unwrap()
+        .replace(". /etc/rc.d/rc.subr", OPENBSD_RC_SUBR)
+        .replace("/usr/local/sbin/smtpd", daemon.to_str().unwrap());
+    fs::write(dir.path().join("rc"), script).unwrap();
+    let run = |word: &str, good: bool| {
+        let text = format!("#!/bin/sh\n[ \"$1\" = -n ] && {good}\n");
+        fs::write(&daemon, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&daemon, mode).unwrap();
+        let done = Command::new("sh")
+            .arg(dir.path().join("rc"))
+            .arg(word)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        (done.status.success(), text)
+    };
+    let started = format!("start: {} \n", daemon.display());
+    for (word, said) in [
+        ("configtest", String::new()),
+        ("start", started.clone()),
+        ("stop", "stop\n".to_owned()),
+        ("reload", "reload\n".to_owned()),
+        ("restart", format!("stop\n{started}")),
+    ] {
+        assert_eq!(run(word, true), (true, said), "{word}");
+    }
+    for word in ["start", "reload", "restart"] {
+        assert_eq!(run(word, false), (false, format!("{word} failed\n")));
+    }
+    assert_eq!(run("configtest", false), (false, String::new()));
+    assert_eq!(run("stop", false), (true, "stop\n".to_owned()));
 }

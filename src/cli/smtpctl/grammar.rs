@@ -10,12 +10,16 @@ use crate::control::Which;
 use crate::control::message::{Listing, Subsystem};
 use crate::mail::{EvpId, MsgId, Supposed};
 
+use super::selection::{self, Selection};
+
 /// A command line that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     pub verb: Verb,
     /// The arguments, in order.
     pub args: Vec<Arg>,
+    /// Which envelopes, if not by their ids alone.
+    pub selection: Option<Selection>,
 }
 
 /// What to do.
@@ -32,6 +36,16 @@ pub enum Verb {
     LogBrief,
     LogVerbose,
     Monitor,
+    Hold,
+    Release,
+    Requeue,
+    EditSender,
+    EditRecipient,
+    QueueSummary,
+    Top,
+    Metrics,
+    TraceMessage,
+    Export,
     Remove,
     Schedule,
     ShowEnvelope,
@@ -60,7 +74,22 @@ pub enum Verb {
 impl Verb {
     /// Whether only root or the instance's owner may.
     pub fn privileged(self) -> bool {
-        !matches!(self, Verb::Encrypt | Verb::SpfWalk)
+        !matches!(self, Verb::Encrypt | Verb::SpfWalk | Verb::TraceMessage)
+    }
+
+    /// Whether a selection of envelopes may follow.
+    fn selects(self) -> bool {
+        matches!(
+            self,
+            Verb::ShowQueue
+                | Verb::Remove
+                | Verb::Schedule
+                | Verb::PauseEnvelope
+                | Verb::ResumeEnvelope
+                | Verb::Hold
+                | Verb::Release
+                | Verb::Requeue
+        )
     }
 }
 
@@ -77,6 +106,16 @@ pub enum Arg {
     Supposed(Box<Supposed>),
 }
 
+impl Arg {
+    fn which(&self) -> Option<Which> {
+        match self {
+            Arg::Envelope(id) => Some(Which::Envelope(*id)),
+            Arg::Message(id) => Some(Which::Message(*id)),
+            Arg::Text(_) | Arg::Supposed(_) => None,
+        }
+    }
+}
+
 impl Command {
     /// The envelopes the command is about; without an id, all.
     pub fn which(&self) -> Which {
@@ -89,14 +128,15 @@ impl Command {
 }
 
 impl Command {
+    /// What was selected, by ids or otherwise.
+    pub fn selected(&self) -> Selection {
+        let selection = self.selection.clone();
+        selection.unwrap_or_else(|| Selection::of(self.each()))
+    }
+
     /// The same, where several may be named.
     pub fn each(&self) -> Vec<Which> {
-        let ids = self.args.iter().filter_map(|arg| match arg {
-            Arg::Envelope(id) => Some(Which::Envelope(*id)),
-            Arg::Message(id) => Some(Which::Message(*id)),
-            _ => None,
-        });
-        let ids: Vec<Which> = ids.collect();
+        let ids: Vec<Which> = self.args.iter().filter_map(Arg::which).collect();
         match ids.is_empty() {
             true => vec![Which::All],
             false => ids,
@@ -114,13 +154,22 @@ pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
     let mut said: Vec<&str> = Vec::new();
     let mut args = Vec::new();
     for (at, word) in words.iter().enumerate() {
+        if let Some(verb) = selecting(&candidates)
+            && Selection::begins(word)
+        {
+            return select(verb, args, &said, words.get(at..).unwrap_or_default());
+        }
         if let Some(arg) = one_more(&candidates, &args, word) {
             said.push(word);
             args.push(arg);
             continue;
         }
         let Some((token, arg)) = choose(&following(&candidates), word) else {
-            return Err(possibilities(&said, &candidates));
+            let mut possible = following(&candidates);
+            if selecting(&candidates).is_some() && !possible.is_empty() {
+                possible.extend(selection::WORDS);
+            }
+            return Err(listed(&said, &possible));
         };
         candidates.retain_mut(|candidate| candidate.advance(token));
         if token == EXPLAIN {
@@ -141,8 +190,40 @@ pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
         Some(done) => Ok(Command {
             verb: done.verb,
             args,
+            selection: None,
         }),
         None => Err(possibilities(&said, &candidates)),
+    }
+}
+
+/// The command whose words have all been said, if a selection may follow it.
+fn selecting(candidates: &[Candidate]) -> Option<Verb> {
+    let verb = candidates.first()?.verb;
+    let is_said = |candidate: &Candidate| match candidate.left.last() {
+        Some(next) => next.starts_with('<') || ["all", "summary"].contains(next),
+        None => true,
+    };
+    (verb.selects() && candidates.iter().all(is_said)).then_some(verb)
+}
+
+fn select(
+    verb: Verb,
+    args: Vec<Arg>,
+    said: &[&str],
+    words: &[String],
+) -> Result<Command, Misunderstood> {
+    let ids = args.iter().filter_map(Arg::which).collect();
+    match Selection::parse(ids, words) {
+        Ok(selection) => Ok(Command {
+            verb,
+            args,
+            selection: Some(selection),
+        }),
+        Err((at, possible)) => {
+            let behind = words.iter().take(at).map(String::as_str);
+            let said: Vec<&str> = said.iter().copied().chain(behind).collect();
+            Err(listed(&said, &possible))
+        }
     }
 }
 
@@ -153,7 +234,15 @@ fn one_more(candidates: &[Candidate], args: &[Arg], word: &str) -> Option<Arg> {
         .find(|candidate| candidate.left.is_empty())?;
     let several = matches!(
         done.verb,
-        Verb::Discover | Verb::Remove | Verb::Schedule | Verb::PauseEnvelope | Verb::ResumeEnvelope
+        Verb::Discover
+            | Verb::Remove
+            | Verb::Schedule
+            | Verb::PauseEnvelope
+            | Verb::ResumeEnvelope
+            | Verb::ShowQueue
+            | Verb::Hold
+            | Verb::Release
+            | Verb::Requeue
     );
     match args.last() {
         Some(Arg::Envelope(_) | Arg::Message(_)) if several => {
@@ -169,6 +258,7 @@ fn explain(words: &[String]) -> Result<Command, Misunderstood> {
         Ok(supposed) => Ok(Command {
             verb: Verb::Explain,
             args: vec![Arg::Supposed(Box::new(supposed))],
+            selection: None,
         }),
         Err(Misfit { said, possible }) => {
             let said: Vec<&str> = std::iter::once(EXPLAIN)
@@ -179,8 +269,11 @@ fn explain(words: &[String]) -> Result<Command, Misunderstood> {
     }
 }
 
-/// A command that OpenSMTPD does not have: no abbreviation of one that it has becomes ambiguous.
 const EXPLAIN: &str = "explain";
+/// Words that OpenSMTPD does not have: no abbreviation of one that it has becomes ambiguous.
+const OURS: &[&str] = &[
+    EXPLAIN, "edit", "export", "hold", "metrics", "release", "requeue", "summary", "top",
+];
 
 /// Every command, its words separated by blanks; the order is that of `possibilities are:`.
 const COMMANDS: &[(&str, Verb)] = &[
@@ -233,6 +326,26 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("encrypt <str>", Verb::Encrypt),
     ("spf walk", Verb::SpfWalk),
     (EXPLAIN, Verb::Explain),
+    ("hold <evpid>", Verb::Hold),
+    ("hold <msgid>", Verb::Hold),
+    ("hold all", Verb::Hold),
+    ("release <evpid>", Verb::Release),
+    ("release <msgid>", Verb::Release),
+    ("release all", Verb::Release),
+    ("requeue <evpid>", Verb::Requeue),
+    ("requeue <msgid>", Verb::Requeue),
+    ("requeue all", Verb::Requeue),
+    ("edit <evpid> sender <str>", Verb::EditSender),
+    ("edit <msgid> sender <str>", Verb::EditSender),
+    ("edit <evpid> recipient <str>", Verb::EditRecipient),
+    ("show queue all", Verb::ShowQueue),
+    ("show queue summary", Verb::QueueSummary),
+    ("top", Verb::Top),
+    ("export <str>", Verb::Export),
+    ("metrics", Verb::Metrics),
+    ("trace message <evpid>", Verb::TraceMessage),
+    ("trace message <msgid>", Verb::TraceMessage),
+    ("metrics <str>", Verb::Metrics),
 ];
 
 /// A command whose first words have been said.
@@ -281,12 +394,14 @@ fn choose(tokens: &[&'static str], word: &str) -> Option<(&'static str, Option<A
     if word.is_empty() {
         return None;
     }
-    let mut begun = tokens
+    let begun = tokens
         .iter()
         .filter(keyword)
         .filter(|token| token.starts_with(word));
-    match (begun.next(), begun.next(), begun.next()) {
-        (Some(only), None, _) | (Some(only), Some(&EXPLAIN), None) => Some((only, None)),
+    let (ours, theirs): (Vec<&str>, Vec<&str>) = begun.partition(|token| OURS.contains(token));
+    match (theirs.as_slice(), ours.as_slice()) {
+        ([only], _) | ([], [only]) => Some((only, None)),
+        ([], ours) if ours.contains(&EXPLAIN) => Some((EXPLAIN, None)),
         _ => None,
     }
 }
@@ -377,10 +492,16 @@ mod tests {
                         Ok(command) => assert!(
                             command.verb == *verb_of
                                 || word.starts_with("host")
-                                || (*word == EXPLAIN && end == 1),
+                                || OURS.contains(word),
                             "{cut:?}"
                         ),
-                        Err(bad) => assert!(bad.0.starts_with("possibilities are:\n")),
+                        // What else follows trace takes any word; reload takes none.
+                        Err(bad) => assert!(
+                            bad.0.starts_with("possibilities are:\n")
+                                || *word == "message"
+                                || OURS.contains(word),
+                            "{cut:?}"
+                        ),
                     }
                 }
             }
@@ -465,7 +586,8 @@ mod tests {
         assert_eq!(
             complaint(""),
             "possibilities are:\ndiscover\npause\nresume\nshow\nlog\nmonitor\nprofile\nreload\nremove\n\
-             schedule\ntrace\nunprofile\nuntrace\nupdate\nencrypt\nspf\nexplain\n"
+             schedule\ntrace\nunprofile\nuntrace\nupdate\nencrypt\nspf\nexplain\n\
+             hold\nrelease\nrequeue\nedit\ntop\nexport\nmetrics\n"
         );
         assert_eq!(complaint("p"), complaint(""));
         assert_eq!(complaint("nonsense"), complaint(""));
@@ -489,6 +611,12 @@ mod tests {
         );
         assert_eq!(complaint("monitor now"), "invalid command\n");
         assert_eq!(complaint("show queue 1a2b3c4d more"), "invalid command\n");
+        let misspelled = complaint("remove domian x.org");
+        assert!(
+            misspelled.contains("remove all\nremove sender <str>\n"),
+            "{misspelled}"
+        );
+        assert!(complaint("remove age x").ends_with("remove age <time>\n"));
         assert!(parse(&[String::new()]).is_err());
         assert!(parse(&["update".into(), String::new(), "x".into()]).is_err());
     }

@@ -4,24 +4,33 @@
 //! done, 255 not understood); a closed standard output ends it quietly.
 
 pub mod encrypt;
+mod export;
 mod grammar;
+mod history;
+mod metrics;
 pub mod monitor;
+mod queue;
+mod row;
+mod selection;
 mod shown;
 pub mod spf;
 pub mod spool;
+mod top;
 
 use std::io::{self, IsTerminal, Write};
 
 use crate::config::paths::Paths;
 use crate::control::client::{Client, Error};
-use crate::control::message::{Block, Listing};
+use crate::control::message::{Block, Change, Listing};
 use crate::control::{Answer, Ask, Which};
-use crate::mail::{MsgId, Supposed};
+use crate::mail::{MailAddr, Supposed};
 
 use super::failure::Failure;
-use super::instance::{configured_key, configured_ttl_s, decode_envelope, may_control};
+use super::instance::{configured_key, may_control};
 use super::queue_key;
 use grammar::{Arg, Command, Misunderstood, Verb};
+use queue::Deed;
+use selection::Selection;
 use shown::{Shown, Watched};
 use spool::Keys;
 
@@ -35,25 +44,9 @@ pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Re
     execute(&command, paths, uid, out)
 }
 
-/// `show queue` and mailq(8).
-pub fn show_queue(only: Option<MsgId>, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
-    let mut client = match Client::connect(&paths.socket) {
-        Ok(client) => client,
-        Err(Error::Down) => {
-            let known: (spool::Decode, u32) = (decode_envelope, configured_ttl_s(paths));
-            return with_keys(paths, |keys| {
-                spool::show_queue(&paths.spool, only, known, keys, out)
-            });
-        }
-        Err(error) => return Err(error.into()),
-    };
-    for listed in client.list(only) {
-        let listed = listed?;
-        // None of what the daemon says may steer a terminal.
-        let text = printable(&listed.text);
-        writeln!(out, "{}|{text}", listed.id).map_err(|e| Failure::output(&e))?;
-    }
-    Ok(0)
+/// mailq(8).
+pub fn show_queue(paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+    queue::show(&Selection::default(), paths, out)
 }
 
 /// The exit code for a command that was not understood.
@@ -69,6 +62,9 @@ fn execute(
     let ask =
         |ask: Ask| -> Result<Answer, Failure> { Ok(Client::connect(&paths.socket)?.ask(&ask)?) };
     let each = |what: fn(Which) -> Ask| ask_each(&command.each(), what, paths);
+    if let (Some(selection), Some(deed)) = (&command.selection, deed(command.verb)) {
+        return queue::act(selection, &deed, paths, out);
+    }
     match command.verb {
         Verb::NotYet(name) => Err(Failure::new(format!(
             "this version does not have \"{name}\" yet"
@@ -76,6 +72,28 @@ fn execute(
         Verb::Discover => count(each(Ask::Discover)?, discovered, out),
         Verb::Schedule => count(each(Ask::Schedule)?, |n| plural(n, "scheduled"), out),
         Verb::Remove => count(each(Ask::Remove)?, |n| plural(n, "removed"), out),
+        Verb::Hold => count(each(Ask::Suspend)?, |n| plural(n, "held"), out),
+        Verb::Release => count(each(Ask::Resume)?, |n| plural(n, "released"), out),
+        Verb::Requeue => queue::requeue(&command.selected(), &Change::default(), paths, out),
+        Verb::EditSender | Verb::EditRecipient => {
+            queue::requeue(&command.selected(), &change(command)?, paths, out)
+        }
+        Verb::QueueSummary => queue::summary(paths, out),
+        Verb::Top => top::run(paths, out),
+        Verb::TraceMessage => {
+            let id = match which {
+                Which::Envelope(id) => id.to_string(),
+                Which::Message(id) => id.to_string(),
+                Which::All => String::new(),
+            };
+            history::run(&id, io::stdin().lock(), out)
+        }
+        Verb::Export => export::run(&text(command), paths, out),
+        Verb::Metrics => metrics::run(
+            command.args.first().map(|_| text(command)).as_deref(),
+            paths,
+            out,
+        ),
         Verb::PauseEnvelope => count(each(Ask::Suspend)?, |n| plural(n, "paused"), out),
         Verb::ResumeEnvelope => count(each(Ask::Resume)?, |n| plural(n, "resumed"), out),
         Verb::Pause(subsystem) => generic(ask(Ask::Pause(subsystem, true))?, out),
@@ -100,7 +118,7 @@ fn execute(
         Verb::ShowStatus => show_status(ask(Ask::Status)?, out),
         Verb::ShowStats => monitor::show_stats(ask(Ask::Stats)?, out),
         Verb::Monitor => monitor::run(&mut Client::connect(&paths.socket)?, out),
-        Verb::ShowQueue => show_queue(message(which), paths, out),
+        Verb::ShowQueue => queue::show(&command.selected(), paths, out),
         Verb::ShowEnvelope => with_keys(paths, |keys| {
             let mut out = Shown::new(out, is_watched());
             spool::show_envelope(&paths.spool, which, keys, &mut out)
@@ -110,6 +128,44 @@ fn execute(
             spool::show_message(&paths.spool, which, keys, &mut out)
         }),
     }
+}
+
+/// What commands for selected envelopes do to each.
+fn deed(verb: Verb) -> Option<Deed> {
+    let deed = |ask, done| Some(Deed { ask, done });
+    match verb {
+        Verb::Remove => deed(Ask::Remove, "removed"),
+        Verb::Schedule => deed(Ask::Schedule, "scheduled"),
+        Verb::PauseEnvelope => deed(Ask::Suspend, "paused"),
+        Verb::ResumeEnvelope => deed(Ask::Resume, "resumed"),
+        Verb::Hold => deed(Ask::Suspend, "held"),
+        Verb::Release => deed(Ask::Resume, "released"),
+        _ => None,
+    }
+}
+
+/// `edit`: the address that takes the place of another.
+fn change(command: &Command) -> Result<Change, Failure> {
+    let text = match command.args.get(1) {
+        Some(Arg::Text(text)) => text.as_str(),
+        _ => "",
+    };
+    let addr = match (command.verb, text) {
+        (Verb::EditSender, "<>") => Some(MailAddr::null()),
+        _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => None,
+        _ => MailAddr::from_stored(text).filter(|a| !a.user().is_empty() && !a.domain().is_empty()),
+    };
+    let addr = addr.ok_or_else(|| Failure::new(format!("not an address: {}", printable(text))))?;
+    Ok(match command.verb {
+        Verb::EditSender => Change {
+            sender: Some(addr),
+            rcpt: None,
+        },
+        _ => Change {
+            sender: None,
+            rcpt: Some(addr),
+        },
+    })
 }
 
 /// One question for each of these; the counts are added up.
@@ -225,14 +281,6 @@ fn traced(command: &Command) -> Result<String, Failure> {
     match TRACES.contains(&word.as_str()) {
         true => Ok(word),
         false => Err(Failure::new(format!("invalid trace keyword: {word}"))),
-    }
-}
-
-fn message(which: Which) -> Option<MsgId> {
-    match which {
-        Which::Message(id) => Some(id),
-        Which::Envelope(id) => Some(id.msgid()),
-        Which::All => None,
     }
 }
 

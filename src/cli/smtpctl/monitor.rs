@@ -52,7 +52,11 @@ const HEADER: &str = "\
 curr conn disc  curr  enq  deq   ok tmpfail prmfail loop expire remove bounce
 ";
 
-fn counters(answer: Answer) -> Result<BTreeMap<String, i64>, Failure> {
+/// Keys and values.
+pub type Stats = BTreeMap<String, i64>;
+
+/// What is in an answer to `Ask::Stats`.
+pub fn counters(answer: Answer) -> Result<Stats, Failure> {
     match answer {
         Answer::Stats(list) => Ok(list.into_iter().collect()),
         Answer::Fail(why) => Err(Error::Refused(super::printable(&why)).into()),

@@ -14,6 +14,7 @@ use crate::cli::failure::Failure;
 use crate::cli::queue_key;
 use crate::control::Which;
 use crate::control::listing::{self, Standing, State};
+use crate::control::message::Listed;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::Body;
 use crate::queue::coding::{Coding, Key, Name, Unreadable};
@@ -25,15 +26,15 @@ use crate::sys::{open, user};
 /// Makes an envelope of a file's bytes.
 pub type Decode = fn(EvpId, &[u8]) -> Result<Envelope, String>;
 
-/// Prints a line for every envelope in the spool (or of one message), in order of the ids. What was
-/// queued without a time of its own has `ttl_s`.
-pub fn show_queue(
+/// Takes every envelope in the spool (or of one message), in order of the ids. What was queued
+/// without a time of its own has `ttl_s`.
+pub fn each_envelope(
     spool: &Path,
     only: Option<MsgId>,
     (decode, ttl_s): (Decode, u32),
     keys: &Keys<'_>,
-    out: &mut dyn Write,
-) -> Result<i32, Failure> {
+    take: &mut dyn FnMut(Listed) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     // One that is not there is no empty one: a mistyped root, or an instance that never ran.
     fs::metadata(spool).map_err(|e| Failure::io(spool.display(), &e))?;
     let coding = Coding {
@@ -44,15 +45,13 @@ pub fn show_queue(
         for id in envelopes(&dir) {
             let path = dir.join(id.to_string());
             match offline_line((spool, &path), id, (decode, ttl_s), &coding) {
-                Ok(Some(line)) => {
-                    writeln!(out, "{id}|{line}").map_err(|e| Failure::output(&e))?;
-                }
+                Ok(Some(listed)) => take(listed)?,
                 Ok(None) => {}
                 Err(why) => eprintln_quietly(&why),
             }
         }
     }
-    Ok(0)
+    Ok(())
 }
 
 /// Prints an envelope's file.
@@ -108,6 +107,18 @@ fn messages(spool: &Path, only: Option<MsgId>) -> Result<Vec<PathBuf>, Failure> 
     Ok(dirs)
 }
 
+/// The ids of all messages.
+pub(super) fn message_ids(spool: &Path) -> Result<Vec<MsgId>, Failure> {
+    let id = |dir: &PathBuf| dir.file_name()?.to_str()?.parse().ok();
+    Ok(messages(spool, None)?.iter().filter_map(id).collect())
+}
+
+/// The ids of a message's envelopes.
+pub(super) fn envelope_ids(spool: &Path, msgid: MsgId) -> Vec<EvpId> {
+    let body = spool.join(body_path(msgid));
+    body.parent().map(envelopes).unwrap_or_default()
+}
+
 fn envelopes(dir: &Path) -> Vec<EvpId> {
     let names = names(dir).unwrap_or_default();
     names.iter().filter_map(|name| name.parse().ok()).collect()
@@ -127,13 +138,13 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Fields 2 to 14 of an envelope that lies in the spool; `None` when it has just gone.
+/// What is listed of an envelope that lies in the spool; `None` when it has just gone.
 fn offline_line(
     (spool, path): (&Path, &Path),
     id: EvpId,
     (decode, ttl_s): (Decode, u32),
     coding: &Coding,
-) -> Result<Option<String>, String> {
+) -> Result<Option<Listed>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let mut bytes = Vec::new();
     let read =
@@ -156,7 +167,7 @@ fn offline_line(
         held: false,
         state: State::Offline,
     };
-    Ok(Some(listing::text(&envelope, &standing)))
+    Ok(Some(listing::listed(&envelope, &standing)))
 }
 
 fn eprintln_quietly(line: &str) {
@@ -182,7 +193,7 @@ fn open_file(spool: &Path, path: &Path) -> io::Result<File> {
     }
 }
 
-fn copy(
+pub(super) fn copy(
     spool: &Path,
     path: &Path,
     name: Name,
@@ -285,6 +296,19 @@ mod tests {
             fs::write(message.join(id), id).unwrap();
         }
         dir
+    }
+
+    fn show_queue(
+        spool: &Path,
+        only: Option<MsgId>,
+        known: (Decode, u32),
+        keys: &Keys<'_>,
+        out: &mut dyn Write,
+    ) -> Result<i32, Failure> {
+        each_envelope(spool, only, known, keys, &mut |listed| {
+            writeln!(out, "{}|{}", listed.id, listed.text).map_err(|e| Failure::output(&e))
+        })?;
+        Ok(0)
     }
 
     fn shown(spool: &Path, only: Option<MsgId>) -> (i32, String) {

@@ -142,6 +142,8 @@ fn the_queue_is_listed_line_by_line() {
         Ask::List { after: None, .. } => Answer::Envelopes(vec![Listed {
             id,
             text: "local|mda||a@b|c@d|c@d|1|1|0|0|pending|5|".to_owned(),
+            action: String::new(),
+            remote: String::new(),
         }]),
         _ => Answer::Envelopes(Vec::new()),
     });

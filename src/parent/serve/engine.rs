@@ -78,6 +78,9 @@ impl Parent {
         if log::is_verbose() {
             argv.push(c"-v".into());
         }
+        if log::is_json() {
+            argv.extend([c"-L".into(), c"json".into()]);
+        }
         for word in &options.traces {
             argv.push(c"-T".into());
             argv.push(CString::new(word.as_bytes())?);

@@ -54,6 +54,7 @@ impl Core {
             | Ask::Stats
             | Ask::UpdateTable(_)
             | Ask::Reload
+            | Ask::Requeue(..)
             | Ask::Relaying(..)
             | Ask::ResumeRoute(_)
             | Ask::Block(_)
