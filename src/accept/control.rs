@@ -15,7 +15,7 @@ use crate::control::{Answer, Ask};
 use super::conn::would_block;
 use super::limits::Limits;
 
-/// A control connection.
+/// A connection over the control socket: who asks, and what is still to be written.
 pub(super) struct Client {
     pub(super) stream: UnixStream,
     /// Who connected.

@@ -126,7 +126,7 @@ impl<L: Source> Gate<L> {
         self.listeners = listeners;
     }
 
-    /// Closes all listeners.
+    /// Closes all listeners for good: clients are refused from now on.
     pub(super) fn close(&mut self, registry: &Registry) {
         drop(self.take(registry));
     }

@@ -9,7 +9,7 @@ pub struct ConnId {
 }
 
 impl ConnId {
-    /// The row.
+    /// The row in the table of connections.
     pub(super) fn index(self) -> usize {
         self.index as usize
     }
@@ -51,7 +51,7 @@ impl<V> Slab<V> {
         }
     }
 
-    /// Empties a row.
+    /// Takes out what is in a row, whose number may be used again.
     pub(super) fn remove(&mut self, index: usize) -> Option<V> {
         let value = self.rows.get_mut(index)?.value.take()?;
         self.free.push(index as u32);

@@ -19,7 +19,7 @@ const ENTRIES_MAX: usize = 16_384;
 /// How long a client is known by its last log-in, in seconds.
 const KNOWN_S: u64 = 30 * 86_400;
 
-/// Failures so far.
+/// Failed logins by network and by user, and from where each user has logged in.
 pub struct Budget {
     networks: Counts<Network>,
     users: Counts<String>,
@@ -44,7 +44,7 @@ enum Network {
 }
 
 impl Budget {
-    /// Nobody has failed.
+    /// A budget that nobody has used yet.
     pub fn new() -> Budget {
         Budget {
             networks: Counts(HashMap::new()),

@@ -98,7 +98,7 @@ const SYSTEM_THREADS: usize = 8;
 const BEAT: Duration = Duration::from_secs(1);
 
 impl Checker {
-    /// Starts the threads.
+    /// Starts the threads that check and the one that holds refusals back.
     pub fn start(parent: impl Passwords + 'static) -> io::Result<Checker> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (hashes, hash_jobs) = bounded(WAITING_MAX);

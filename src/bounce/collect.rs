@@ -71,7 +71,7 @@ impl Collector {
         self.groups.values().map(Group::due_ms).min()
     }
 
-    /// Groups waiting.
+    /// How many reports are being collected.
     pub fn groups(&self) -> usize {
         self.groups.len()
     }

@@ -26,7 +26,7 @@ pub enum Login {
 }
 
 impl Caller {
-    /// Asks the system.
+    /// Looks the user up in passwd(5), and takes what the environment adds.
     pub fn of(login: Login) -> Caller {
         let uid = real_uid();
         let own = user::by_uid(uid).ok().flatten();

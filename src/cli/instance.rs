@@ -63,7 +63,7 @@ pub fn offline_dir(paths: &Paths) -> PathBuf {
     paths.spool.join(layout::OFFLINE)
 }
 
-/// What newaliases(8) reads.
+/// The aliases that newaliases(8) makes a database of.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Aliases {
     Text(PathBuf),

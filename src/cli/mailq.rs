@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::instance::may_control;
 use super::smtpctl;
 
-/// Prints the queue.
+/// Prints what is in the queue, as `smtpctl show queue` does.
 pub fn run(paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
     if !may_control(paths, uid) {
         return Err(Failure::new("need root privileges"));

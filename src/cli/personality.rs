@@ -76,7 +76,7 @@ impl Group {
     }
 }
 
-/// The program.
+/// What smtpctl does under the name that it was called by.
 pub fn main() -> ExitCode {
     let mut words = env::args_os().map(OsString::into_vec);
     let name = words.next().unwrap_or_default();

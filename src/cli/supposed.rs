@@ -30,7 +30,7 @@ const KEYWORDS: &[(&str, Option<&str>)] = &[
     ("tls", None),
 ];
 
-/// Reads the words.
+/// Reads what the words suppose; the error says where they stop to make sense.
 pub fn parse(words: &[String]) -> Result<Supposed, Misfit> {
     let mut supposed = Supposed::default();
     let mut left: Vec<_> = KEYWORDS.to_vec();

@@ -25,7 +25,7 @@ pub struct Extensions {
     pub mail_max: Option<usize>,
 }
 
-/// What SIZE says.
+/// The limit that the server gives with SIZE (RFC 1870).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     /// No fixed limit.

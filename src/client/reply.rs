@@ -17,7 +17,7 @@ pub const MOST_LINES: usize = 128;
 /// Bytes of the text that is kept of a reply of many lines; the rest is dropped.
 const TEXT_MAX: usize = 8192;
 
-/// A whole reply.
+/// A reply of a server, with all its lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     code: u16,

@@ -4,7 +4,7 @@
 use super::lexer::Pos;
 pub use super::model::Phase;
 
-/// A whole configuration.
+/// The statements of a configuration, in their order.
 #[derive(Clone, Debug, Default)]
 pub struct Ast {
     /// Statements in the order of the text.
@@ -31,7 +31,7 @@ pub struct Number {
     pub at: Pos,
 }
 
-/// One statement.
+/// A statement, and where it stands.
 #[derive(Clone, Debug)]
 pub struct Statement {
     /// Where its first word stands.

@@ -47,7 +47,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The system's instance.
+    /// The paths of the system's instance, as they were built in.
     pub fn system() -> Paths {
         let confdir = Path::new(SYSCONFDIR);
         let programs = Programs::find();

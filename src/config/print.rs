@@ -8,7 +8,7 @@ use super::ast::{
     ProcOption, RelayKind, Size, TableValue, Text, Verify,
 };
 
-/// The whole text.
+/// The text of a whole configuration.
 pub fn print(ast: &Ast) -> String {
     let mut out = Printer::default();
     for statement in &ast.statements {
@@ -18,7 +18,7 @@ pub fn print(ast: &Ast) -> String {
     out.text
 }
 
-/// One rule.
+/// The text of a `match` rule on one line.
 pub fn rule(rule: &MatchText) -> String {
     let mut out = Printer::default();
     out.rule(rule);

@@ -14,7 +14,7 @@ pub enum Shape {
     Map,
 }
 
-/// One entry.
+/// A line of a table: a key, and a value if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry<'t> {
     /// The key, as written.

@@ -203,7 +203,7 @@ impl Core {
         self.settle(now);
     }
 
-    /// Time has passed.
+    /// Repeats what got no answer in time, and gives up what was repeated enough.
     pub(super) fn tick(&mut self, now: Instant) {
         while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now

@@ -83,7 +83,7 @@ pub enum Answer {
     Txt(Vec<Vec<u8>>),
 }
 
-/// One mail exchanger.
+/// A mail exchanger of a domain (RFC 5321, section 5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mx {
     /// Lower comes first.
@@ -115,7 +115,7 @@ pub struct Reverse {
     pub confirmed: Confirmed,
 }
 
-/// Forward-confirmed reverse DNS.
+/// Whether the reverse name of an address leads back to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmed {
     /// The name has the address.

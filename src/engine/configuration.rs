@@ -64,7 +64,7 @@ impl Prepared {
         &self.snapshot.tables
     }
 
-    /// What it says.
+    /// The configuration itself.
     pub fn config(&self) -> &Config {
         &self.snapshot.config
     }

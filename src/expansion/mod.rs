@@ -224,7 +224,7 @@ impl<'e> Expansion<'e, '_> {
         }
     }
 
-    /// Asks the rules.
+    /// Asks the rules which action takes this address.
     fn judge(&self, at: usize, address: &MailAddr) -> Result<Judged<'e>, Refusal> {
         let origin = self
             .tree

@@ -15,7 +15,7 @@ pub const DEPTH: usize = 10;
 /// More nodes than this for one recipient are refused.
 pub const NODES: usize = 10_000;
 
-/// One node.
+/// A recipient, or what one has led to.
 pub struct Node<'c> {
     pub item: Item,
     /// The node it came from.
@@ -80,7 +80,7 @@ impl<'c> Tree<'c> {
         (at < self.nodes.len()).then_some(at)
     }
 
-    /// A node.
+    /// The node of this number.
     pub fn node(&self, at: usize) -> Option<&Node<'c>> {
         self.nodes.get(at)
     }

@@ -15,7 +15,7 @@ pub trait Watch: ruleset::watch::Watch {
     fn event(&self, event: &Event<'_>);
 }
 
-/// One step.
+/// A step of an expansion.
 #[derive(Clone, Copy)]
 pub enum Event<'e> {
     /// There is a new node, with this number.

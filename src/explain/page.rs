@@ -1,7 +1,7 @@
 //! The page that is printed: bounded lines, a bounded number of them, nothing that steers a
 //! terminal.
 
-/// Lines so far.
+/// The text of an explanation, which has a bound.
 #[derive(Debug, Default)]
 pub struct Page {
     text: String,
@@ -15,7 +15,7 @@ const PAGE_BYTES: usize = 200 * 1024;
 const LINE_CHARS: usize = 1000;
 
 impl Page {
-    /// Adds a line.
+    /// Adds a line, as long as there is room.
     pub fn line(&mut self, indent: usize, text: &str) {
         let line = printable(text);
         if self.omitted > 0 || self.text.len() + 2 * indent + line.len() >= PAGE_BYTES {

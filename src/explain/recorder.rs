@@ -10,7 +10,7 @@ use crate::table::{TableError, Tables};
 
 use super::page::Page;
 
-/// One expansion.
+/// Notes the steps of one expansion.
 pub struct Recorder<'r> {
     config: &'r Config,
     tables: &'r Tables,
@@ -86,7 +86,7 @@ impl<'r> Recorder<'r> {
         }
     }
 
-    /// Writes the tree.
+    /// Writes what was noted as a tree of recipients.
     pub fn write(&self, page: &mut Page) {
         let mut heard = self.heard.borrow_mut();
         heard.close_rule();

@@ -27,7 +27,7 @@ pub struct Chain {
     pub(super) dir: PathBuf,
 }
 
-/// One filter.
+/// A filter of a chain.
 pub(super) struct Member {
     pub(super) name: Line,
     pub(super) kind: Kind,
@@ -106,7 +106,7 @@ pub struct Asking {
     outcome: Outcome,
 }
 
-/// What comes next.
+/// What a chain needs next: an answer of a table or of a program, or nothing more.
 #[derive(Debug)]
 pub enum Step {
     /// It is decided.
@@ -135,7 +135,7 @@ impl Request {
             .ask(self.phase, session, token, &self.parameter, reply);
     }
 
-    /// Who is asked.
+    /// The program that is asked.
     pub fn program(&self) -> &Arc<Program> {
         &self.program
     }

@@ -24,7 +24,7 @@ use super::protocol::{self, Phase};
 /// programs, and must not wait.
 pub type Notice = Box<dyn FnOnce() + Send>;
 
-/// One message.
+/// The lines of a message on their way through the programs of a chain.
 pub struct Content {
     session: SessionId,
     stages: Vec<(Arc<Program>, u64)>,

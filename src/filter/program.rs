@@ -247,7 +247,7 @@ impl Program {
         self.shared.book().content.remove(&(session.0, token));
     }
 
-    /// How it does.
+    /// What `smtpctl show filters` tells of it.
     pub fn figures(&self) -> Figures {
         let times: Vec<u64> = self
             .shared

@@ -93,7 +93,7 @@ impl Phase {
     }
 }
 
-/// What is reported.
+/// The events that programs can ask to be told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A client has connected.
@@ -189,7 +189,7 @@ impl Event {
     }
 }
 
-/// Which sessions.
+/// The sessions of which events are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subsystem {
     /// Those in which we are the server.

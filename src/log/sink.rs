@@ -36,7 +36,7 @@ impl Level {
     }
 }
 
-/// Takes finished lines.
+/// Where finished lines go.
 pub trait Sink: Send {
     /// Writes one line. It may fail, and then the line is lost.
     fn write(&mut self, level: Level, line: &str) -> io::Result<()>;

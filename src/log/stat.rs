@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use super::{Trace, trace};
 
-/// One key.
+/// A counter or gauge of `smtpctl show stats`.
 pub struct Stat {
     key: &'static str,
     kind: Kind,

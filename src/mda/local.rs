@@ -31,7 +31,7 @@ const CODES: Codes = Codes {
 /// A lock file this old whose process is gone was left by a crash.
 const STALE: Duration = Duration::from_secs(300);
 
-/// How to deliver.
+/// The options of mail.local(8).
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The directory of mailboxes.

@@ -97,7 +97,7 @@ impl Target {
 }
 
 impl Draft {
-    /// Starts a message.
+    /// Starts a message. Its file is made once it is known which folder it goes to.
     pub fn new(target: &Target) -> Result<Draft, Failure> {
         let junk_folder = target.root.join(".Junk");
         let mut draft = Draft {

@@ -83,7 +83,7 @@ impl Children {
         self.running.keys().copied().collect()
     }
 
-    /// How many.
+    /// How many deliveries run.
     pub fn len(&self) -> usize {
         self.running.len()
     }

@@ -144,7 +144,7 @@ impl Keeper {
         Ok(Some(engine))
     }
 
-    /// The process.
+    /// The process that holds the keys, while it runs.
     pub fn pid(&self) -> Option<Pid> {
         match self.state {
             State::Runs { pid, .. } => Some(pid),

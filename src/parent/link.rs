@@ -10,7 +10,7 @@ use crate::privsep::{Reply, Request};
 use crate::sys::fdpass::Wait;
 use crate::util::Zeroize;
 
-/// One engine's wire.
+/// The parent's end of the channel to one engine.
 #[derive(Debug)]
 pub struct Link {
     channel: Channel,

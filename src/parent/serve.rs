@@ -30,7 +30,7 @@ use super::userbase::{Userbases, is_userbase};
 use super::{Options, Reread, mda, purge};
 use crate::util::backoff::Backoff;
 
-/// The running parent.
+/// All that the parent knows while it runs.
 pub struct Parent {
     pub(super) options: Options,
     rights: Rights,

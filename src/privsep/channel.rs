@@ -7,7 +7,7 @@ use crate::sys::fdpass::{self, Lost, Wait};
 
 use super::frame::{MAX_FRAME, Malformed};
 
-/// One end.
+/// One end of the channel between parent and engine.
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
 
@@ -31,7 +31,7 @@ impl Channel {
         Ok((Channel(a), Channel(b)))
     }
 
-    /// Sends a frame.
+    /// Sends a frame and the descriptors that belong to it, in one piece.
     pub fn send(&self, frame: &[u8], fds: &[BorrowedFd<'_>], wait: Wait) -> io::Result<()> {
         fdpass::send(self.0.as_fd(), frame, fds, wait)
     }

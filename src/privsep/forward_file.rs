@@ -15,7 +15,7 @@ use crate::sys::errno::strerror;
 /// The file's name in a home directory.
 const NAME: &str = ".forward";
 
-/// What was found.
+/// Whether a .forward may be used.
 #[derive(Debug)]
 pub enum Verdict {
     /// No such file.

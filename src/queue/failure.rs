@@ -10,7 +10,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Notes `error`.
+    /// Keeps kind and text of an error, which cannot be cloned.
     pub(super) fn of(error: &io::Error) -> Failure {
         Failure {
             kind: error.kind(),

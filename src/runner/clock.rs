@@ -30,7 +30,7 @@ pub enum Step {
 }
 
 impl Clock {
-    /// Both clocks now.
+    /// Compares the two clocks from now on.
     pub fn new(wall: Timestamp, steady: Instant) -> Clock {
         Clock { wall, steady }
     }

@@ -29,7 +29,7 @@ struct Waiting {
 }
 
 impl Line {
-    /// How many wait.
+    /// How many envelopes are in line.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.len

@@ -226,7 +226,7 @@ pub enum Disconnect {
     IoError(String),
 }
 
-/// One conversation.
+/// One session with a client.
 pub struct Session {
     id: SessionId,
     listening: Arc<Listening>,

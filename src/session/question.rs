@@ -110,7 +110,7 @@ pub enum Store {
     HandOver(Committed),
 }
 
-/// An answer.
+/// What the world has answered to a [`Question`].
 #[derive(Debug)]
 pub enum Answer {
     /// To [`Question::Name`].

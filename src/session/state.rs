@@ -63,7 +63,7 @@ pub struct Filtered {
 }
 
 impl Filtered {
-    /// At its start.
+    /// The content of a message of which nothing has come yet.
     pub fn new(content: Arc<Content>) -> Filtered {
         Filtered {
             content,

@@ -16,7 +16,7 @@ pub struct Credentials {
     pub password: Secret,
 }
 
-/// A mechanism.
+/// The mechanisms of SASL that we have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
     Plain,

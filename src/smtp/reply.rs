@@ -57,7 +57,7 @@ impl Reply {
         Reply::echo(code.trim_end().parse().unwrap_or(421), rest)
     }
 
-    /// The three digits.
+    /// The reply code.
     pub fn code(&self) -> u16 {
         self.code
     }

@@ -36,7 +36,7 @@ pub enum Author {
     Anybody,
 }
 
-/// The disk.
+/// Includes are read from the disk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Disk;
 

@@ -41,7 +41,7 @@ const SERVICES: [&str; 12] = [
 /// The one service that is asked with `check` alone and is no list.
 const REGEX: &str = "regex";
 
-/// A running program.
+/// A program that answers for a table (smtpd-tables(7)).
 pub struct Program {
     name: Line,
     proc: Proc,
@@ -135,7 +135,7 @@ impl Program {
         self.value(Operation::Lookup, service, key)
     }
 
-    /// The next element.
+    /// The next element of the table, in an order of the program's own.
     pub fn fetch(&self, service: &str) -> Result<Option<String>, String> {
         self.value(Operation::Fetch, service, "")
     }

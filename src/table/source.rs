@@ -18,7 +18,7 @@ use super::program::Program;
 use super::state::State;
 use super::store::Store;
 
-/// One table.
+/// A table as it was read, and what it is used for.
 pub struct Table {
     /// Where its entries come from.
     pub source: Source,

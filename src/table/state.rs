@@ -32,7 +32,7 @@ pub struct State {
 const REGEX_BYTES: usize = 32 << 20;
 
 impl State {
-    /// Entries without indices.
+    /// Entries as they were read; each index is made when it is first needed.
     pub fn new(store: Store) -> State {
         State {
             store,

@@ -1,7 +1,7 @@
 //! Chance with a seed, for tests: the same numbers for the same seed, so that a failure can be had
 //! again. The tests outside the crate include this file, too.
 
-/// splitmix64.
+/// A generator of numbers that a seed repeats: splitmix64.
 pub struct Dice(u64);
 
 impl Dice {
@@ -10,7 +10,7 @@ impl Dice {
         Dice(seed)
     }
 
-    /// Any number.
+    /// The next number of the sequence.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -51,7 +51,7 @@ impl Line {
         Line::sanitize(format!("{head}{DOTS}").as_bytes())
     }
 
-    /// The text.
+    /// The line as text, without a line end.
     pub fn as_str(&self) -> &str {
         &self.0
     }

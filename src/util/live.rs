@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub struct Live<T: ?Sized>(Arc<RwLock<Arc<T>>>);
 
 impl<T> Live<T> {
-    /// A first value.
+    /// Starts with this value.
     pub fn new(value: T) -> Live<T> {
         Live::from(Arc::new(value))
     }

@@ -92,7 +92,7 @@ fn make(
     Ok(count)
 }
 
-/// Takes a record.
+/// Where each record of the source goes: key and value.
 type Add<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), Failure>;
 
 /// Every entry of a text, checked, as a record.

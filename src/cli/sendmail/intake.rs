@@ -88,13 +88,13 @@ impl Message {
         self.body_bytes == 0
     }
 
-    /// The header's lines.
+    /// Reads the header section from its start.
     pub fn header(&mut self) -> io::Result<impl Read + '_> {
         self.file.seek(SeekFrom::Start(0))?;
         Ok((&self.file).take(self.header_bytes))
     }
 
-    /// The body's lines.
+    /// Reads the body from its start.
     pub fn body(&mut self) -> io::Result<impl Read + '_> {
         self.file.seek(SeekFrom::Start(self.header_bytes))?;
         Ok((&self.file).take(self.body_bytes))

@@ -31,7 +31,7 @@ pub struct Options {
     pub operands: Vec<Vec<u8>>,
 }
 
-/// The trades.
+/// What sendmail(8) was called for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     #[default]

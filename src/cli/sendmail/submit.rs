@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::control::client::{Client, Error};
 use crate::sys::errno::strerror;
 
-/// The envelope.
+/// The envelope of a message that is submitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Letter {
     /// Empty is the null sender.
@@ -215,7 +215,7 @@ struct Session<'a, 'd> {
 }
 
 impl<'a, 'd> Session<'a, 'd> {
-    /// Greets the daemon.
+    /// Waits for the banner and introduces itself.
     fn open(
         stream: &'a UnixStream,
         dialogue: Option<&'a mut (dyn Write + 'd)>,

@@ -42,7 +42,7 @@ pub struct Asked {
     pub recipients: Vec<Line>,
 }
 
-/// `-s [proto://][user:pass@]host[:port]`.
+/// The server of `-s [proto://][user:pass@]host[:port]`.
 #[derive(Debug, PartialEq)]
 pub struct Server {
     pub protocol: Protocol,
@@ -131,7 +131,7 @@ impl Asked {
 }
 
 impl Server {
-    /// Reads a URL.
+    /// Reads a server; the error says what is wrong with it.
     pub fn parse(url: &str) -> Result<Server, String> {
         let (scheme, rest) = url.split_once("://").unwrap_or(("smtp", url));
         let (protocol, tls, port) = match scheme.to_ascii_lowercase().as_str() {

@@ -93,7 +93,7 @@ impl Verb {
     }
 }
 
-/// An argument.
+/// An argument, read as what the command wants there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Arg {
     /// `<evpid>`.
@@ -148,7 +148,7 @@ impl Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misunderstood(pub String);
 
-/// Reads a command.
+/// Finds the command that these words abbreviate.
 pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
     let mut candidates: Vec<Candidate> = COMMANDS.iter().map(Candidate::new).collect();
     let mut said: Vec<&str> = Vec::new();

@@ -21,7 +21,7 @@ use crate::sys::{random, user};
 
 use crate::cli::failure::Failure;
 
-/// Asks one question.
+/// Asks the resolver, which answers by a callback.
 pub type Lookup<'a> = &'a dyn Fn(&str, Kind, Reply<Found>);
 
 /// Longest line of the input, and longest name.

@@ -198,7 +198,7 @@ impl Engine {
         }
     }
 
-    /// Bytes came.
+    /// Takes bytes that the server has sent.
     pub fn received(&mut self, bytes: &[u8]) {
         if self.state == State::Over {
             return;
@@ -315,7 +315,7 @@ impl Engine {
         }
     }
 
-    /// Says a line.
+    /// Sends a command line, and notes what reply it expects.
     fn say(&mut self, line: &str, expect: Expect) {
         self.say_secret(line, line, expect);
     }

@@ -66,7 +66,7 @@ impl Engine {
         self.extensions.rcpt_max.unwrap_or(RCPT_MAX).min(RCPT_MAX)
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction, if the server can take the message at all.
     pub fn begin(&mut self, message: &Message<'_>, recipients: Vec<Recipient>) {
         let mut transaction =
             Transaction::new(mail(message, &recipients, &self.extensions), recipients);

@@ -175,7 +175,7 @@ fn sysexit(code: i32) -> Option<&'static str> {
 }
 
 impl Tail {
-    /// Output came.
+    /// Takes output of a command; only the last of it is kept.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         let surplus = self.bytes.len().saturating_sub(TAIL_MAX);

@@ -29,7 +29,7 @@ impl Configured {
         &self.snapshot.config
     }
 
-    /// A relay action.
+    /// The relay action of this name, if the configuration has it.
     pub fn action(&self, name: &str) -> Option<&RelayAction> {
         match &self.config().actions.get(name)?.method {
             Method::Relay(action) => Some(action),

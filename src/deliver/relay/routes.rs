@@ -100,7 +100,7 @@ impl Connections {
 /// The reverse name of an address, once it is known; `Some(None)` when there is none.
 pub type Ptr = Arc<OnceLock<Option<Line>>>;
 
-/// A remote address.
+/// A remote address, and how many connections it has.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// Its connections.
@@ -153,7 +153,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// A new one.
+    /// A route without connections or failures.
     pub fn new(source: Option<IpAddr>, to: SocketAddr) -> Route {
         Route {
             source,

@@ -17,7 +17,7 @@ use super::Core;
 const MARKS_PER_STEP: usize = 2;
 
 impl Core {
-    /// Answers the administrator.
+    /// Carries out a request of smtpctl(8), and answers it now or later.
     pub fn ask(&mut self, ask: Ask, reply: Reply, now: Timestamp) {
         match ask {
             Ask::Schedule(which) => {

@@ -46,7 +46,7 @@ pub struct Settings {
     pub oldest: Version,
 }
 
-/// Which library speaks.
+/// The library that a connection is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
     /// rustls.
@@ -170,7 +170,7 @@ impl<S: Read + Write> Stream<S> {
         &self.facts
     }
 
-    /// The stream below.
+    /// The connection that TLS runs over.
     pub fn below(&self) -> &S {
         match &self.inner {
             Inner::Modern(stream) => stream.get_ref(),

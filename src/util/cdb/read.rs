@@ -2,7 +2,7 @@
 
 use super::{Bad, Bytes, FIELD_BYTES, HEADER_BYTES, TABLES, first_slot, hash, pair, table_of};
 
-/// An open database.
+/// A cdb database that is open for lookups.
 pub struct Reader<B> {
     bytes: B,
     /// Position and number of slots of each hash table.
@@ -146,7 +146,7 @@ fn lengths(key: u32, value: u32, left: u64) -> Result<(usize, usize), Bad> {
     }
 }
 
-/// Key and value.
+/// A record: key and value.
 pub type Record<'b> = (&'b [u8], &'b [u8]);
 
 /// The records of a database, one by one. It borrows what it gives out: see [`Records::next`].

@@ -474,7 +474,7 @@ impl Core {
         }
     }
 
-    /// Time has passed.
+    /// Does what is due by now.
     pub fn tick(&mut self, now: Timestamp) {
         while let Some((at, timer)) = self.timers.first().copied()
             && at <= now

@@ -68,7 +68,7 @@ impl Core {
         }
     }
 
-    /// The resolver's answer.
+    /// Takes an answer of the resolver, and goes on with who waits for it.
     pub fn answer(
         &mut self,
         destination: Destination,

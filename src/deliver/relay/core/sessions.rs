@@ -88,7 +88,7 @@ impl Session {
     }
 }
 
-/// Sessions by name.
+/// The sessions that are open or being opened, by their number.
 #[derive(Default)]
 pub(super) struct Sessions {
     by_id: BTreeMap<SessionId, Session>,
