@@ -19,22 +19,24 @@ pub mod built_in;
 mod children;
 mod chores;
 mod forward;
+mod held;
 mod helpers;
 mod keys;
 mod link;
+mod listeners;
 mod mda;
 mod offline;
 pub mod purge;
 mod question;
-mod reload;
 mod serve;
+mod spool;
 mod start;
 mod takeover;
 mod user_programs;
 mod userbase;
 
+pub use listeners::check_listeners;
 pub use question::OwnForwards;
-pub use start::check_listeners;
 
 /// How the daemon was asked to run.
 #[derive(Clone, Debug)]

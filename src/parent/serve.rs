@@ -1,6 +1,7 @@
 //! The parent's loop: signals, the engine's requests, ended children, and time.
 
 mod engine;
+mod reload;
 mod users;
 
 use std::io::{self, Write};
@@ -20,15 +21,17 @@ use super::auth::{Asked, Checks};
 use super::children::{Children, Delivery};
 use super::chores::{Chore, Chores};
 use super::forward::{self, Opened};
+use super::held::Held;
 use super::helpers::{self, Helpers};
 use super::link::{Heard, Link};
 use super::offline::Offline;
-use super::reload::{InUse, Next};
-use super::start::Held;
 use super::user_programs::UserPrograms;
 use super::userbase::{Userbases, is_userbase};
 use super::{Options, Reread, mda, purge};
 use crate::util::backoff::Backoff;
+
+pub use reload::InUse;
+use reload::Next;
 
 /// All that the parent knows while it runs.
 pub struct Parent {

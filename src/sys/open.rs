@@ -4,7 +4,7 @@
 //! a device.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -21,6 +21,13 @@ pub fn nameless(dir: &Path) -> io::Result<File> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(&path)?;
     std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+/// The same with `bytes` in it, to be passed on.
+pub fn nameless_with(dir: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file = nameless(dir)?;
+    file.write_all(bytes)?;
     Ok(file)
 }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::log::{self, Target};
 use crate::parent::link::Link;
-use crate::parent::start::scratch_file;
 use crate::privsep::{Channel, Reply};
 use crate::sys::errno::strerror;
+use crate::sys::open;
 use crate::sys::process::{self, Ended, Pid, Spawn};
 
 use super::{Engine, Parent, Run, Running, Stop};
@@ -94,7 +94,7 @@ impl Parent {
 
     /// Everything an engine starts with; see `engine::start`.
     fn brief_engine(&mut self) -> io::Result<()> {
-        let config = scratch_file(&self.options.paths.spool, &self.in_use.handover)?;
+        let config = open::nameless_with(&self.options.paths.spool, &self.in_use.handover)?;
         let mut frames = vec![(Reply::Config, vec![OwnedFd::from(config)])];
         for bound in &self.held.listeners {
             let copy = OwnedFd::from(bound.socket.try_clone()?);

@@ -12,15 +12,15 @@ use std::time::Instant;
 
 use crate::config::{Config, limits, needs_restart};
 use crate::log;
+use crate::parent::keys::Keeper;
+use crate::parent::listeners::{Bound, bind_all};
+use crate::parent::userbase::Userbases;
 use crate::privsep::{Extent, Handover, Reply};
 use crate::sys::errno::strerror;
 use crate::sys::open;
 use crate::util::cut;
 
-use super::keys::Keeper;
-use super::serve::Parent;
-use super::start::{Bound, bind_all, scratch_file};
-use super::userbase::Userbases;
+use super::Parent;
 
 /// A configuration, for us and for every engine.
 pub struct InUse {
@@ -217,7 +217,7 @@ impl Parent {
             let copy = OwnedFd::from(bound.socket.try_clone()?);
             frames.push((Reply::Listener { index: bound.index }, vec![copy]));
         }
-        let file = scratch_file(&self.options.paths.spool, &next.in_use.handover)?;
+        let file = open::nameless_with(&self.options.paths.spool, &next.in_use.handover)?;
         let mut fds = vec![OwnedFd::from(file)];
         fds.extend(match &next.keys {
             Some(keys) => keys.socket()?,
