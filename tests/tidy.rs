@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/circles.rs"]
+mod circles;
+
 /// What each room imports, from the top of the house down: a room names only rooms below its own
 /// line, so nothing goes round in circles. Every room above the line of `log` may name [`COMMON`].
 const ARROWS: &[(&str, &str)] = &[
@@ -259,6 +262,20 @@ fn arrows_point_down() {
             assert!(below > Some(line), "{other} is not on a line below {room}");
         }
     }
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let texts: Vec<(String, String)> = sources()
+        .iter()
+        .map(|source| (source.path.clone(), source.lines.join("\n")))
+        .collect();
+    let files: Vec<_> = texts
+        .iter()
+        .map(|(path, text)| (&**path, &**text))
+        .collect();
+    let found = circles::circles(&files);
+    assert!(found.is_empty(), "circles:\n{}", found.join("\n"));
 }
 
 #[test]

@@ -306,12 +306,3 @@ impl EventSource for Socket {
         }
     }
 }
-
-/// Whether a socket has nothing now. Over poll(2), mio arms a socket again when it has nothing, and
-/// says that it is not there when its peer has gone meanwhile; waiting for it then ends at once.
-pub(super) fn would_block(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::NotFound
-    )
-}

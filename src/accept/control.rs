@@ -12,8 +12,8 @@ use mio::net::UnixStream;
 use crate::control::message::{BadFrame, MAX_FRAME, decode_ask, encode_answer};
 use crate::control::{Answer, Ask};
 
-use super::conn::would_block;
 use super::limits::Limits;
+use super::would_block;
 
 /// A connection over the control socket: who asks, and what is still to be written.
 pub(super) struct Client {

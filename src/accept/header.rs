@@ -54,7 +54,7 @@ impl Header {
             match read {
                 Ok(0) => return Err(Failure::HungUp),
                 Ok(_) => {}
-                Err(error) if super::conn::would_block(&error) => return Ok(Progress::WouldBlock),
+                Err(error) if super::would_block(&error) => return Ok(Progress::WouldBlock),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Failure::Io(error)),
             }

@@ -129,3 +129,12 @@ pub fn new() -> io::Result<(Acceptor, Mailbox)> {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }
+
+/// Whether a socket has nothing now. Over poll(2), mio arms a socket again when it has nothing, and
+/// says that it is not there when its peer has gone meanwhile; waiting for it then ends at once.
+fn would_block(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::NotFound
+    )
+}

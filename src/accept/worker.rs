@@ -34,14 +34,14 @@ use crate::tls::server::{Failure, Handshake, Step};
 use crate::util::{Line, Zeroize};
 
 use super::census::Census;
-use super::conn::{Conn, Prelude, Wants, would_block};
+use super::conn::{Conn, Prelude, Wants};
 use super::header;
 use super::limits::Limits;
-use super::millis;
 use super::pool::Pool;
 use super::slab::{ConnId, Slab};
 use super::source::{Entry, Source};
 use super::timers::Timers;
+use super::{millis, would_block};
 
 /// What all workers work with.
 pub(super) struct Shared {

@@ -1,8 +1,64 @@
-//! Who calls sendmail(8): the name that mail is sent under, and the home a refused letter goes to.
+//! Who calls a front end and what it has to work with: the name that mail is sent under, the home a
+//! refused letter goes to, files, and a group that is not the caller's.
 
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-use crate::sys::user::{self, User, login_name, real_uid};
+use crate::config::paths::Paths;
+use crate::sys::setgid;
+use crate::sys::user::{self, User, effective_gid, login_name, real_gid, real_uid};
+
+/// What a front end has to work with.
+pub struct World<'a> {
+    /// The daemon it belongs to.
+    pub paths: Paths,
+    /// Its effective user.
+    pub uid: u32,
+    /// The group it was started with.
+    pub group: Group,
+    /// Who calls.
+    pub caller: Box<dyn Fn(Login) -> Caller>,
+    /// Standard input.
+    pub input: Box<dyn Read + Send>,
+    /// Standard output.
+    pub output: &'a mut dyn Write,
+}
+
+/// A group that is not the caller's, for as long as it is kept.
+#[derive(Debug, Default)]
+pub struct Group {
+    gid: Option<u32>,
+}
+
+impl Group {
+    /// Puts the set-group-id group aside, if there is one.
+    pub fn put_aside() -> io::Result<Group> {
+        let gid = effective_gid();
+        if gid == real_gid() {
+            return Ok(Group::default());
+        }
+        setgid::put_aside()?;
+        Ok(Group { gid: Some(gid) })
+    }
+
+    /// Takes the group up for `work`, then gives it up.
+    pub fn spend<T>(self, work: impl FnOnce() -> T) -> io::Result<T> {
+        if let Some(gid) = self.gid {
+            setgid::take_up(gid)?;
+        }
+        let result = work();
+        self.give_up()?;
+        Ok(result)
+    }
+
+    /// Gives the group up for good.
+    pub fn give_up(self) -> io::Result<()> {
+        match self.gid {
+            Some(_) => setgid::give_up(),
+            None => Ok(()),
+        }
+    }
+}
 
 /// The caller, as mail shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -16,65 +16,13 @@ use std::process::ExitCode;
 use crate::config::paths::Paths;
 use crate::sys::creds::is_setid;
 use crate::sys::setgid;
-use crate::sys::user::{effective_gid, effective_uid, real_gid};
+use crate::sys::user::effective_uid;
 
-use super::caller::{Caller, Login};
+use super::caller::{Caller, Group, World};
 use super::failure::{Failure, Form};
 use super::makemap::Done;
 use super::sendmail;
 use super::{mailq, makemap, newaliases, smtpctl};
-
-/// What a front end has to work with.
-pub struct World<'a> {
-    /// The daemon it belongs to.
-    pub paths: Paths,
-    /// Its effective user.
-    pub uid: u32,
-    /// The group it was started with.
-    pub group: Group,
-    /// Who calls.
-    pub caller: Box<dyn Fn(Login) -> Caller>,
-    /// Standard input.
-    pub input: Box<dyn Read + Send>,
-    /// Standard output.
-    pub output: &'a mut dyn Write,
-}
-
-/// A group that is not the caller's, for as long as it is kept.
-#[derive(Debug, Default)]
-pub struct Group {
-    gid: Option<u32>,
-}
-
-impl Group {
-    /// Puts the set-group-id group aside, if there is one.
-    pub fn put_aside() -> io::Result<Group> {
-        let gid = effective_gid();
-        if gid == real_gid() {
-            return Ok(Group::default());
-        }
-        setgid::put_aside()?;
-        Ok(Group { gid: Some(gid) })
-    }
-
-    /// Takes the group up for `work`, then gives it up.
-    pub fn spend<T>(self, work: impl FnOnce() -> T) -> io::Result<T> {
-        if let Some(gid) = self.gid {
-            setgid::take_up(gid)?;
-        }
-        let result = work();
-        self.give_up()?;
-        Ok(result)
-    }
-
-    /// Gives the group up for good.
-    pub fn give_up(self) -> io::Result<()> {
-        match self.gid {
-            Some(_) => setgid::give_up(),
-            None => Ok(()),
-        }
-    }
-}
 
 /// What smtpctl does under the name that it was called by.
 pub fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! smtpd.conf(5) as it was written: every statement in its order, macros and includes replaced,
 //! nothing yet looked up.
 
-use super::lexer::Pos;
+use super::diagnostic::Pos;
 pub use super::model::Phase;
 
 /// The statements of a configuration, in their order.

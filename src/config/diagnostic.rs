@@ -2,7 +2,18 @@
 
 use std::fmt;
 
-use super::lexer::Pos;
+/// Where a token starts. `seq` counts tokens, so that complaints can be put in reading order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pos {
+    /// Index into [`Diagnostics::files`].
+    pub file: u32,
+    /// From 1.
+    pub line: u32,
+    /// In bytes, from 1.
+    pub column: u32,
+    /// Number of the token.
+    pub seq: u32,
+}
 
 /// One complaint about one place.
 #[derive(Clone, Debug, PartialEq, Eq)]

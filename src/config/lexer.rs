@@ -8,22 +8,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::diagnostic::Diagnostics;
+use super::diagnostic::{Diagnostics, Pos};
 use super::limits;
 use super::words::{KEYWORDS, allowed_in_word, nearest, starts_word};
-
-/// Where a token starts. `seq` counts tokens, so that complaints can be put in reading order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pos {
-    /// Index into [`Diagnostics::files`].
-    pub file: u32,
-    /// From 1.
-    pub line: u32,
-    /// In bytes, from 1.
-    pub column: u32,
-    /// Number of the token.
-    pub seq: u32,
-}
 
 /// One token.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 
 use super::ast::{ActionText, Ast, Body, MethodText, RelayKind, RelayOption, Statement};
 use super::diagnostic::Diagnostics;
-use super::lexer::Pos;
+use super::diagnostic::Pos;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feature {

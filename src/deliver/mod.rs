@@ -10,7 +10,9 @@ pub mod local;
 mod pool;
 pub mod relay;
 
+use crate::config::{LocalAction, Method};
 use crate::mail::{Envelope, EvpId, Outcome};
+use crate::table::Snapshot;
 use crate::util::Timestamp;
 
 /// What an agent tells the runner.
@@ -58,4 +60,12 @@ pub trait Agent: Send {
     fn finished(&mut self, id: EvpId, now: Timestamp) -> Option<Release>;
     /// Nothing more will be offered: what has not begun may be given back as [`Report::Held`].
     fn stop(&mut self) {}
+}
+
+/// The local action of an envelope.
+fn local_action<'s>(now: &'s Snapshot, envelope: &Envelope) -> Option<&'s LocalAction> {
+    match &now.config.actions.get(envelope.action.as_str())?.method {
+        Method::Local(action) => Some(action),
+        Method::Relay(_) => None,
+    }
 }

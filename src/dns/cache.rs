@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::core::Question;
+use super::message::Question;
 use super::{Answer, Failure, Found, limits};
 
 /// Answers and failures by question, bounded in number and in bytes.

@@ -14,16 +14,9 @@ use crate::util::Line;
 
 use super::cache::Cache;
 use super::hosts::Hosts;
-use super::message::{self, Edns, Transport, Verdict};
+use super::message::{self, Edns, Question, Transport, Verdict};
 use super::name::{self, Wire};
 use super::{Answer, Confirmed, Failure, Found, Kind, Reply, Reverse, Settings, limits};
-
-/// A name and what is asked about it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Question {
-    pub(super) name: Wire,
-    pub(super) kind: Kind,
-}
 
 /// What is to be done with sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,9 +7,15 @@ use domain::rdata::{AllRecordData, Soa};
 
 use crate::util::Line;
 
-use super::core::Question;
 use super::name::{self, Wire};
 use super::{Answer, Failure, Kind, Mx, limits};
+
+/// A name and what is asked about it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    pub(super) name: Wire,
+    pub(super) kind: Kind,
+}
 
 /// Whether the answer must fit a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use crate::proc::stamp;
 use crate::sys::open;
 use crate::util::Line;
 
-use super::program::Program;
+use super::program::{Hears, Program};
 use super::protocol::{self, Phase};
 
 /// Something has changed: there are lines, the end, a failure, or room. It is called by threads of
@@ -146,51 +146,6 @@ impl Content {
         tell(first);
     }
 
-    /// A program says a line.
-    pub fn heard(&self, stage: usize, line: &[u8]) {
-        let mut state = self.state();
-        if state.failed.is_some() {
-            return;
-        }
-        let next = stage + 1;
-        let mut notice = None;
-        if let Some(input) = state.inputs.get_mut(next) {
-            let kept = input.push_line(line);
-            self.keep(&mut state, next, kept);
-            notice = self.pump(&mut state, next);
-        } else if state.ended {
-            // Behind its own end.
-        } else if line == b"." {
-            state.ended = true;
-            notice = state.notice.take();
-        } else {
-            let length = line.len() as u64 + 1;
-            match state.allowed.checked_sub(length) {
-                Some(left) => {
-                    state.allowed = left;
-                    let kept = state.output.push_line(line);
-                    self.keep(&mut state, next, kept);
-                }
-                None => self.fail_in(&mut state, stage),
-            }
-            notice = state.notice.take();
-        }
-        // What this program has said makes it likely that it reads again.
-        let first = self.pump(&mut state, stage);
-        drop(state);
-        tell(notice);
-        tell(first);
-    }
-
-    /// A program is gone.
-    pub fn fail(&self, name: &Line) {
-        let mut state = self.state();
-        state.failed.get_or_insert_with(|| name.clone());
-        let notice = state.notice.take();
-        drop(state);
-        tell(notice);
-    }
-
     /// Says to stage `number` what waits for it, as far as it reads.
     fn pump(&self, state: &mut State, number: usize) -> Option<Notice> {
         let (program, token) = self.stages.get(number)?;
@@ -247,6 +202,51 @@ impl Content {
         for (program, token) in &self.stages {
             program.close(self.session, *token);
         }
+    }
+}
+
+impl Hears for Content {
+    fn heard(&self, stage: usize, line: &[u8]) {
+        let mut state = self.state();
+        if state.failed.is_some() {
+            return;
+        }
+        let next = stage + 1;
+        let mut notice = None;
+        if let Some(input) = state.inputs.get_mut(next) {
+            let kept = input.push_line(line);
+            self.keep(&mut state, next, kept);
+            notice = self.pump(&mut state, next);
+        } else if state.ended {
+            // Behind its own end.
+        } else if line == b"." {
+            state.ended = true;
+            notice = state.notice.take();
+        } else {
+            let length = line.len() as u64 + 1;
+            match state.allowed.checked_sub(length) {
+                Some(left) => {
+                    state.allowed = left;
+                    let kept = state.output.push_line(line);
+                    self.keep(&mut state, next, kept);
+                }
+                None => self.fail_in(&mut state, stage),
+            }
+            notice = state.notice.take();
+        }
+        // What this program has said makes it likely that it reads again.
+        let first = self.pump(&mut state, stage);
+        drop(state);
+        tell(notice);
+        tell(first);
+    }
+
+    fn fail(&self, name: &Line) {
+        let mut state = self.state();
+        state.failed.get_or_insert_with(|| name.clone());
+        let notice = state.notice.take();
+        drop(state);
+        tell(notice);
     }
 }
 

@@ -16,7 +16,6 @@ use crate::mail::SessionId;
 use crate::proc::{Heard, Keeper, Launcher, Proc, Status, Talk, stamp};
 use crate::util::Line;
 
-use super::content::Content;
 use super::protocol::{self, Decision, Event, Phase, Said, Subsystem};
 
 /// Takes what a program has decided; `None` where it never will. It is called by the program's
@@ -35,6 +34,14 @@ pub struct Program {
     proc: Proc,
     shared: Arc<Shared>,
     _keeper: Keeper,
+}
+
+/// A message, which hears what programs say of it.
+pub trait Hears: Send + Sync {
+    /// Stage `stage` says a line.
+    fn heard(&self, stage: usize, line: &[u8]);
+    /// The program of this name is gone.
+    fn fail(&self, name: &Line);
 }
 
 /// What all threads know of a program.
@@ -57,7 +64,7 @@ const TIMES: usize = 32;
 struct Book {
     wants: Wants,
     waiting: HashMap<u64, Waiting>,
-    content: HashMap<(u64, u64), (Arc<Content>, usize)>,
+    content: HashMap<(u64, u64), (Arc<dyn Hears>, usize)>,
 }
 
 /// What a program has registered.
@@ -237,7 +244,7 @@ impl Program {
     }
 
     /// From now on lines with this token are for stage `stage` of `content`.
-    pub fn open(&self, session: SessionId, token: u64, content: Arc<Content>, stage: usize) {
+    pub fn open(&self, session: SessionId, token: u64, content: Arc<dyn Hears>, stage: usize) {
         let key = (session.0, token);
         self.shared.book().content.insert(key, (content, stage));
     }
@@ -422,7 +429,7 @@ impl Tongue {
 pub(crate) fn fuzz_program(
     said: &[u8],
     waiting: [(SessionId, u64); 2],
-    content: &Arc<Content>,
+    content: Arc<dyn Hears>,
 ) -> [Option<Decision>; 2] {
     let shared = Arc::new(Shared::default());
     let told: Arc<Mutex<[Vec<Option<Decision>>; 2]>> = Arc::default();

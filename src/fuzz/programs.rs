@@ -29,7 +29,7 @@ const MOST_BYTES: u64 = 4096;
 /// not longer than it may be, and no text for a client has a second line.
 pub(super) fn filter(bytes: &[u8]) {
     let content = Content::open(WAITING[0].0, Vec::new(), PathBuf::from("/"), MOST_BYTES);
-    for decision in filters::fuzz_program(bytes, WAITING, &content) {
+    for decision in filters::fuzz_program(bytes, WAITING, content.clone()) {
         let (Decision::Reject(text) | Decision::Disconnect(text)) =
             decision.unwrap_or(Decision::Proceed)
         else {

@@ -20,8 +20,8 @@ use crate::util::Line;
 use crate::util::sysexits::{CONFIG, DATAERR, OK, TEMPFAIL};
 
 use super::Failure;
-use super::exec::maildir_root;
-use super::maildir::{self, Draft, Junk, Target, Written};
+use super::maildir::{self, Draft, Target, Written};
+use super::maildir_target::maildir_target;
 
 /// The name in front of failures: that of the program that delivers a single message.
 pub const NAME: &str = "mail.maildir";
@@ -78,11 +78,8 @@ fn target(job: &ChildJob, home: &str, head: &Head) -> Result<Target, Failure> {
         directory: &job.home,
         delimiter: job.delimiter,
     };
-    Ok(Target {
-        root: maildir_root(path.as_deref(), &values, home)?,
-        junk: if *junk { Junk::Folder } else { Junk::Ignore },
-        extension: head.subaddress.as_ref().map(|text| text.to_string()),
-    })
+    let subaddress = head.subaddress.as_ref();
+    maildir_target(path.as_deref(), *junk, &values, home, subaddress)
 }
 
 /// Takes one body off the stream, all of it whatever happens; an error means the stream is lost.

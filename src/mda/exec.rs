@@ -17,7 +17,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::config::specifier::{Piece, Values, expand, expand_path, mbox_from};
+use crate::config::specifier::{Piece, Values, expand, mbox_from};
 use crate::config::{Delivery, paths};
 use crate::expansion::forward_names;
 use crate::mail;
@@ -27,9 +27,10 @@ use crate::privsep::job::ChildJob;
 use crate::sys;
 use crate::sys::sandbox::{self, Role};
 use crate::util::Timestamp;
-use crate::util::sysexits::{CONFIG, DATAERR, NOPERM, OK, OSERR, TEMPFAIL};
+use crate::util::sysexits::{CONFIG, NOPERM, OK, OSERR, TEMPFAIL};
 
 use super::maildir::{self, Draft, Junk, Target};
+use super::maildir_target::maildir_target;
 use super::{Failure, batch, conclude, copy, guard, lmtp, local, mbox, mboxfile, shell};
 
 /// What a job comes to.
@@ -285,11 +286,8 @@ fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
         ],
         (None, Delivery::Mda(text)) => expand(text, &values)?,
         (None, Delivery::Maildir { path, junk }) => {
-            let target = Target {
-                root: maildir_root(path.as_deref(), &values, home)?,
-                junk: if *junk { Junk::Folder } else { Junk::Ignore },
-                extension: job.job.subaddress.as_ref().map(|text| text.to_string()),
-            };
+            let subaddress = job.job.subaddress.as_ref();
+            let target = maildir_target(path.as_deref(), *junk, &values, home, subaddress)?;
             if wrapper.is_none() {
                 return Ok(Plan::Maildir(target));
             }
@@ -338,19 +336,6 @@ fn values(job: &ChildJob) -> Values<'_> {
 
 fn helper(job: &ChildJob, name: &str) -> Piece {
     Piece::Home(job.helper(name).display().to_string())
-}
-
-/// The maildir a message belongs to.
-pub(super) fn maildir_root(
-    path: Option<&str>,
-    values: &Values<'_>,
-    home: &str,
-) -> Result<PathBuf, Failure> {
-    match path {
-        Some(template) => Ok(expand_path(template, values)?),
-        None if home.is_empty() => Err(Failure::new(DATAERR, "the user has no home")),
-        None => Ok(PathBuf::from(home).join("Maildir")),
-    }
 }
 
 fn maildir_command(job: &ChildJob, target: &Target) -> Vec<Piece> {

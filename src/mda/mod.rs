@@ -13,6 +13,7 @@ mod guard;
 pub mod lmtp;
 pub mod local;
 pub mod maildir;
+mod maildir_target;
 pub mod mbox;
 pub mod mboxfile;
 pub mod run;

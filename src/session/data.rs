@@ -13,9 +13,8 @@ use crate::smtp::dot::Progress;
 use crate::transaction::{Accepted, Fault, Writing};
 
 use super::event::Event;
-use super::filtering::Then;
 use super::limits::{DATA_CHUNK, MAX_DISCARDED};
-use super::question::{FilterQuestion, Question, Store, Waits};
+use super::question::{FilterQuestion, Question, Store, Then, Waits};
 use super::state::{Filtered, State};
 use super::{Next, Services, Session, Taken};
 

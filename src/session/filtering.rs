@@ -12,15 +12,13 @@ use crate::filter::{
 };
 use crate::log;
 use crate::mail::peer::UNKNOWN_NAME;
-use crate::mail::{Expanded, MailAddr};
 use crate::smtp::{Command, Reply};
-use crate::transaction::Asked;
 use crate::util::Line;
 
 use super::command::too_many;
 use super::event::Event;
 use super::opening::Stage;
-use super::question::{FilterQuestion, Lookup, Question, Waits};
+use super::question::{FilterQuestion, Lookup, Question, Recipient, Then, Waits};
 use super::state::State;
 use super::{Next, Services, Session};
 
@@ -48,25 +46,6 @@ pub(super) struct Filtering {
 
 /// The filters of a rule, which may be none.
 type RuleFilters = Option<Arc<str>>;
-
-/// What goes on when filters have decided.
-pub(super) enum Then {
-    /// The banner.
-    Banner,
-    /// This command.
-    Command(Vec<u8>),
-    /// The recipient of this command, of which it is known where it leads.
-    Recipient(Vec<u8>, Box<Recipient>),
-    /// The commit of a message.
-    Commit,
-}
-
-/// A recipient that is accepted unless filters refuse it.
-pub(super) struct Recipient {
-    pub(super) rcpt: MailAddr,
-    pub(super) asked: Asked,
-    pub(super) expanded: Expanded,
-}
 
 impl Session {
     /// The client's name is known: programs hear of it from now on.

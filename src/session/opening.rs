@@ -14,8 +14,7 @@ use crate::smtp::{Reply, domain_name};
 use crate::util::Line;
 
 use super::event::Event;
-use super::filtering::Then;
-use super::question::{Lookup, Question, Waits};
+use super::question::{Lookup, Question, Then, Waits};
 use super::state::State;
 use super::{Next, Session, Tls, TlsFacts};
 

@@ -21,7 +21,6 @@ use crate::transaction::{Accepted, Asked, Fault, TlsFacts, Writing};
 use crate::util::Line;
 
 use super::Services;
-use super::filtering::Then;
 
 /// A question, by who answers it.
 #[derive(Debug)]
@@ -210,4 +209,23 @@ pub(super) enum Waits {
     HandOver,
     /// [`Question::Pause`] is open.
     Pause,
+}
+
+/// What goes on when filters have decided.
+pub(super) enum Then {
+    /// The banner.
+    Banner,
+    /// This command.
+    Command(Vec<u8>),
+    /// The recipient of this command, of which it is known where it leads.
+    Recipient(Vec<u8>, Box<Recipient>),
+    /// The commit of a message.
+    Commit,
+}
+
+/// A recipient that is accepted unless filters refuse it.
+pub(super) struct Recipient {
+    pub(super) rcpt: MailAddr,
+    pub(super) asked: Asked,
+    pub(super) expanded: Expanded,
 }

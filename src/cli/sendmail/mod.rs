@@ -29,10 +29,9 @@ use crate::sys::localtime::rfc5322_date;
 use crate::util::Timestamp;
 use crate::util::sysexits;
 
-use super::caller::{Caller, Login};
+use super::caller::{Caller, Group, Login, World};
 use super::failure::Failure;
 use super::instance::{may_control, offline_dir, server_name};
-use super::personality::{Group, World};
 use super::{mailq, newaliases};
 use compose::Author;
 use intake::Message;

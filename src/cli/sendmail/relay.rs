@@ -8,8 +8,8 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::thread;
 
+use crate::cli::caller::World;
 use crate::cli::failure::Failure;
-use crate::cli::personality::World;
 use crate::sys::errno::strerror;
 use crate::util::sysexits;
 

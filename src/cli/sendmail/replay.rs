@@ -10,9 +10,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 
+use crate::cli::caller::World;
 use crate::cli::failure::Failure;
 use crate::cli::instance::server_name;
-use crate::cli::personality::World;
 use crate::mail::Outcome;
 use crate::util::{Timestamp, sysexits};
 

@@ -7,8 +7,8 @@ use crate::config::ast::{
     ActionText, LocalKind, LocalMethod, LocalOption, MethodText, RelayKind, RelayOption, TableRef,
     Text, Verify,
 };
+use crate::config::diagnostic::Pos;
 use crate::config::entries;
-use crate::config::lexer::Pos;
 use crate::config::model::{
     Action, Delivery, LocalAction, MailFrom, Method, RelayAction, RelayTls, Route, TableName,
 };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::ast::{self, ConditionKind, FilterRef, FilterValue, PatternText, Text};
-use crate::config::lexer::Pos;
+use crate::config::diagnostic::Pos;
 use crate::config::model::{BuiltIn, Condition, Decision, Filter, FilterName, Pattern, Phase};
 use crate::util::Line;
 

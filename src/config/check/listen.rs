@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::ast::{ListenKind, ListenOption, Number, TableRef, TableValue, Text, Verify};
-use crate::config::lexer::Pos;
+use crate::config::diagnostic::Pos;
 use crate::config::model::{
     AuthNeed, ClientCertificate, Family, ListenAuth, ListenTls, Listener, Proxy, Senders,
     SocketListener, TlsMode,

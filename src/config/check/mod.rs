@@ -18,8 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::util::{Line, Secret};
 
 use super::ast::{Ast, Body, Text};
-use super::diagnostic::Diagnostics;
-use super::lexer::Pos;
+use super::diagnostic::{Diagnostics, Pos};
 use super::model::{
     Config, MdaLimits, MtaOptions, Place, QueueOptions, SchedulerLimits, Smtp, SocketListener,
 };

@@ -2,8 +2,8 @@
 //! never match.
 
 use crate::config::ast::PatternText;
+use crate::config::diagnostic::Pos;
 use crate::config::entries;
-use crate::config::lexer::Pos;
 use crate::config::model::{Pattern, TableSource};
 use crate::config::netaddr::Network;
 use crate::config::relayhost::RelayHost;

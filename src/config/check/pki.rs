@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::ast::{PkiOption, ProcOption, ProcOptionKind, Text};
-use crate::config::lexer::Pos;
+use crate::config::diagnostic::Pos;
 use crate::config::model::{Dhe, OnFailure, Proc, Srs};
 use crate::util::Secret;
 

@@ -1,7 +1,7 @@
 //! `match`.
 
 use crate::config::ast::{CriterionKind, CriterionText, MatchText, PatternText};
-use crate::config::lexer::Pos;
+use crate::config::diagnostic::Pos;
 use crate::config::model::{Criterion, Rule, Test};
 use crate::config::print;
 use crate::util::Line;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::ast::{TableRef, TableValue, Text};
-use crate::config::lexer::Pos;
+use crate::config::diagnostic::Pos;
 use crate::config::model::{ProgramPath, TableName, TableProgram, TableSource};
 use crate::config::sources::file_of_table;
 use crate::config::table_text::{Entries, Shape};

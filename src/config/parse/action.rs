@@ -4,7 +4,8 @@ use crate::config::ast::{
     ActionText, Body, LocalKind, LocalMethod, LocalOption, MethodText, RelayKind, RelayOption,
     Verify,
 };
-use crate::config::lexer::{Pos, Token};
+use crate::config::diagnostic::Pos;
+use crate::config::lexer::Token;
 
 use super::{Parsed, Parser};
 

@@ -1,7 +1,8 @@
 //! `listen on`.
 
 use crate::config::ast::{Body, FilterRef, ListenKind, ListenOption, Text, Verify};
-use crate::config::lexer::{Pos, Token};
+use crate::config::diagnostic::Pos;
+use crate::config::lexer::Token;
 
 use super::{Abort, Parsed, Parser};
 

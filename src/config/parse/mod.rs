@@ -13,8 +13,8 @@ mod rule;
 mod table;
 
 use super::ast::{Ast, Body, Number, Statement, Text};
-use super::diagnostic::Diagnostics;
-use super::lexer::{Lexer, Pos, Token};
+use super::diagnostic::{Diagnostics, Pos};
+use super::lexer::{Lexer, Token};
 use super::limits;
 use super::words::nearest;
 

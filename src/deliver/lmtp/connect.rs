@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Failure, Hello, Opening, Protocol, Session, Socket, Timeouts};
 use crate::config::{Delivery, LmtpDest};
-use crate::deliver::local::action;
 use crate::deliver::local::exit::{Settled, Tail, quote_last_line};
 use crate::deliver::local::feed::is_transient;
+use crate::deliver::local_action;
 use crate::mail::{Envelope, Kind};
 use crate::privsep::{MdaJob, Pending};
 use crate::sys::descriptors::set_nonblocking;
@@ -33,7 +33,7 @@ const END_WAIT: Duration = Duration::from_secs(10);
 
 /// Opens a session for `envelope` and others of the same way.
 pub fn open(lmtp: &Lmtp, now: &Snapshot, envelope: &Envelope) -> Result<Session, Settled> {
-    let dest = match action(now, envelope).map(|action| &action.delivery) {
+    let dest = match local_action(now, envelope).map(|action| &action.delivery) {
         Some(Delivery::Lmtp { dest, .. }) => LmtpDest::parse(dest).ok(),
         _ => None,
     };

@@ -25,9 +25,9 @@ use crate::queue::Queue;
 use crate::table::Snapshot;
 use crate::util::Line;
 
-use super::local::action;
 use super::local::content::{Content, NoContent};
 use super::local::exit::{Settled, quote_last_line};
+use super::local_action;
 use super::pool::Pool;
 
 /// Finds the addresses of a host; the words say why there are none.
@@ -231,7 +231,7 @@ impl Lmtp {
 
 /// How an envelope travels, and whether the server hears the recipient's address.
 fn find(now: &Snapshot, envelope: &Envelope) -> Option<(Way, bool)> {
-    let action = action(now, envelope)?;
+    let action = local_action(now, envelope)?;
     match &action.delivery {
         Delivery::Lmtp { rcpt_to, .. } => Some((way(Some(action), envelope)?, *rcpt_to)),
         _ => None,

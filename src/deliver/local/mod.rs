@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::config::{Delivery, LocalAction, Method};
+use crate::config::{Delivery, LocalAction};
 use crate::log;
 use crate::mail::{Envelope, EvpId, Kind};
 use crate::privsep::Calls;
@@ -37,7 +37,7 @@ use crate::util::{Live, Timestamp};
 use self::dispatcher::{Dispatcher, Mode, Session, group_key};
 use self::worker::Worker;
 use super::lmtp::{self, Lmtp, Names};
-use super::{Offer, Release, Report};
+use super::{Offer, Release, Report, local_action};
 
 /// How the pool is made; [`Options::default`] is what the daemon uses.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ impl Agent {
 impl super::Agent for Agent {
     fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
         let now = self.live.get();
-        let action = action(&now, &envelope);
+        let action = local_action(&now, &envelope);
         if let Some(way) = lmtp::way(action, &envelope) {
             // Others of its message may follow, and share its transaction: see `offered`.
             let key = (way.user, Some(format!("lmtp {}", way.action)));
@@ -161,14 +161,6 @@ impl super::Agent for Agent {
         let group = self.dispatcher.finished(id);
         self.start_sessions();
         self.dispatcher.release(group)
-    }
-}
-
-/// The local action of an envelope.
-pub fn action<'s>(now: &'s Snapshot, envelope: &Envelope) -> Option<&'s LocalAction> {
-    match &now.config.actions.get(envelope.action.as_str())?.method {
-        Method::Local(action) => Some(action),
-        Method::Relay(_) => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::log;
 use crate::mail::{Expanded, MailAddr, Refusal};
 use crate::session::event::Event;
-use crate::session::filtering::Recipient;
+use crate::session::question::Recipient;
 use crate::session::question::{Lookup, Question, Waits};
 use crate::session::state::State;
 use crate::session::{Services, Session};
