@@ -11,17 +11,17 @@
 //! field wins. An unknown field, a value that does not parse, another version, a missing field
 //! or too much text make the whole file unreadable; nothing is guessed.
 
-mod crc;
 mod fields;
 #[cfg(test)]
 mod tests;
+
+use flate2::Crc;
 
 use crate::mail::{
     BounceKind, Command, Dsn, Envelope, EvpId, Flags, Kind, Local, Notify, Past, Peer, Ret, Status,
 };
 use crate::util::{Line, Timestamp};
 
-use crc::Crc;
 use fields::{Fields, Writer, digits, invalid};
 
 /// Longest file, in bytes.
@@ -124,9 +124,9 @@ fn render(envelope: &Envelope) -> String {
 fn with_check(body: &str) -> String {
     let version = format!("version: {VERSION}\n");
     let mut crc = Crc::new();
-    crc.add(version.as_bytes());
-    crc.add(body.as_bytes());
-    format!("{version}check: {:08x}\n{body}", crc.value())
+    crc.update(version.as_bytes());
+    crc.update(body.as_bytes());
+    format!("{version}check: {:08x}\n{body}", crc.sum())
 }
 
 fn put_flags(out: &mut Writer, flags: Flags) {

@@ -2,10 +2,10 @@
 
 use std::str::FromStr;
 
+use flate2::Crc;
+
 use crate::mail::MailAddr;
 use crate::util::Line;
-
-use super::crc::Crc;
 
 /// Puts lines together.
 #[derive(Default)]
@@ -116,13 +116,13 @@ impl<'a> Fields<'a> {
                     return Err("more than one check".to_owned());
                 }
             } else {
-                crc.add(line);
-                crc.add(b"\n");
+                crc.update(line);
+                crc.update(b"\n");
             }
             fields.set(&name, value)?;
         }
         match check {
-            Some(value) if value != format!("{:08x}", crc.value()).as_bytes() => {
+            Some(value) if value != format!("{:08x}", crc.sum()).as_bytes() => {
                 Err("check does not match".to_owned())
             }
             _ => Ok(fields),
