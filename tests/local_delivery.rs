@@ -22,7 +22,7 @@ use smtpd::privsep::{Calls, MdaEnd, MdaJob, MdaResult, Pending};
 use smtpd::queue::Queue;
 use smtpd::queue::ram::Ram;
 use smtpd::table::Snapshot;
-use smtpd::util::{Live, Timestamp};
+use smtpd::util::Live;
 
 #[path = "../src/mail/samples.rs"]
 mod samples;
@@ -91,10 +91,10 @@ impl Rig {
         let mut incoming = self.queue.begin().unwrap();
         incoming.add(envelope(local)).unwrap();
         incoming.write(body).unwrap();
-        let committed = incoming.commit(Timestamp(0)).unwrap();
+        let committed = incoming.commit().unwrap();
         let envelope = committed.envelopes()[0].clone();
         let id = envelope.id;
-        assert_eq!(self.agent.offer(envelope, Timestamp(0)), Offer::Taken);
+        assert_eq!(self.agent.offer(envelope), Offer::Taken);
         id
     }
 
@@ -103,7 +103,7 @@ impl Rig {
         else {
             panic!("no outcome");
         };
-        self.agent.finished(id, Timestamp(0));
+        self.agent.finished(id);
         (id, outcome)
     }
 

@@ -96,14 +96,6 @@ impl Services for World {
         self.queue.begin()
     }
     fn now(&self) -> Timestamp {
-        // The last thing before a message becomes durable, in the thread that does it.
-        if std::thread::current()
-            .name()
-            .is_some_and(|name| name.starts_with("commit"))
-            && self.book.told.lock().unwrap().commits_wait
-        {
-            self.book.pass_the_gate();
-        }
         Timestamp(0)
     }
     fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
@@ -223,6 +215,15 @@ impl Server {
         let socket = Live::new(listening(book.clone()));
         let mut listening = listening(book.clone());
         change(&mut listening);
+        let at_the_gate = {
+            let book = book.clone();
+            Arc::new(move || {
+                let waits = book.told.lock().unwrap().commits_wait;
+                if waits {
+                    book.pass_the_gate();
+                }
+            })
+        };
         let setup = Setup {
             listeners: vec![(
                 listener,
@@ -236,7 +237,7 @@ impl Server {
             socket,
             services: Arc::new(World {
                 book: book.clone(),
-                queue: Queue::new(Arc::new(Ram::default())),
+                queue: Queue::new(Arc::new(Ram::with_hook(at_the_gate))),
             }),
             host: Box::new(Desk(open_asks.clone())),
             resolver: dns::start(settings, random::number_u32).unwrap(),

@@ -51,7 +51,7 @@ impl Inject for FrontDoor {
             .map_err(no_queue)?;
         let mut writing = transaction.write(terms(), now).map_err(no_queue)?;
         writing.write(&dsn.text, dsn.text.len() as u64);
-        let accepted = writing.finish(now).map_err(refused)?;
+        let accepted = writing.finish().map_err(refused)?;
         let msgid = accepted.committed.msgid();
         let session = SessionId(dsn.about.get());
         maillog::bounce_message(session, msgid, accepted.size_bytes);

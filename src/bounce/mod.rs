@@ -100,7 +100,7 @@ impl BounceAgent {
 }
 
 impl Agent for BounceAgent {
-    fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
+    fn offer(&mut self, envelope: Envelope) -> Offer {
         let sent = match &self.door {
             Some(door) if self.waiting < HIGH_WATER => door.try_send(envelope).is_ok(),
             _ => false,
@@ -114,7 +114,7 @@ impl Agent for BounceAgent {
         Offer::Taken
     }
 
-    fn finished(&mut self, _id: EvpId, _now: Timestamp) -> Option<Release> {
+    fn finished(&mut self, _id: EvpId) -> Option<Release> {
         self.waiting = self.waiting.saturating_sub(1);
         stat::BOUNCE_ENVELOPE.set(self.waiting as i64);
         if !self.holding || self.waiting > LOW_WATER {

@@ -468,7 +468,7 @@ fn store_original(ram: &Arc<Ram>, envelope: &Envelope) -> EvpId {
     let mut incoming = Queue::new(ram.clone()).begin().unwrap();
     incoming.write(b"Subject: hello\n\nbody\n").unwrap();
     let id = incoming.add(envelope.clone()).unwrap();
-    incoming.commit(T0).unwrap();
+    incoming.commit().unwrap();
     id
 }
 
@@ -529,16 +529,16 @@ fn every_envelope_of_a_report_gets_its_outcome() {
     let mut envelope = failed_two().remove(0);
     for low in 1..=HIGH_WATER as u32 {
         envelope.id = EvpId::new(envelope.id.msgid(), low).unwrap();
-        assert_eq!(agent.offer(envelope.clone(), T0), Offer::Taken);
+        assert_eq!(agent.offer(envelope.clone()), Offer::Taken);
     }
-    assert_eq!(agent.offer(envelope, T0), Offer::Hold(HOLD_KEY));
+    assert_eq!(agent.offer(envelope), Offer::Hold(HOLD_KEY));
     let mut released = Vec::new();
     for _ in 0..HIGH_WATER {
         let Ok(Report::Done(id, outcome)) = outcomes.recv_timeout(Duration::from_secs(120)) else {
             panic!("no outcome");
         };
         assert_eq!(outcome.verdict, Verdict::Delivered);
-        released.extend(agent.finished(id, T0));
+        released.extend(agent.finished(id));
     }
     assert_eq!(released.len(), 1);
     assert_eq!(seen.lock().unwrap().len(), 1, "one report for all");

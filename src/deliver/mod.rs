@@ -13,7 +13,6 @@ pub mod relay;
 use crate::config::{LocalAction, Method};
 use crate::mail::{Envelope, EvpId, Outcome};
 use crate::table::Snapshot;
-use crate::util::Timestamp;
 
 /// What an agent tells the runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,11 +52,11 @@ pub struct Release {
 /// One way of settling envelopes. All calls are made by the runner's thread and none blocks.
 pub trait Agent: Send {
     /// Offers an envelope that is due.
-    fn offer(&mut self, envelope: Envelope, now: Timestamp) -> Offer;
+    fn offer(&mut self, envelope: Envelope) -> Offer;
     /// Everything that is due now has been offered: what was waiting for company may go.
-    fn offered(&mut self, _now: Timestamp) {}
+    fn offered(&mut self) {}
     /// An outcome of this agent has reached the runner; says which held envelopes may follow.
-    fn finished(&mut self, id: EvpId, now: Timestamp) -> Option<Release>;
+    fn finished(&mut self, id: EvpId) -> Option<Release>;
     /// Nothing more will be offered: what has not begun may be given back as [`Report::Held`].
     fn stop(&mut self) {}
 }

@@ -221,7 +221,7 @@ fn try_again(
                 writing.spill();
             }
         }
-        let accepted = writing.finish(now).map_err(|fault| format!("{fault:?}"))?;
+        let accepted = writing.finish().map_err(|fault| format!("{fault:?}"))?;
         services.committed(accepted.committed);
     }
     for (taken, why) in not_going {

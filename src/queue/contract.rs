@@ -19,7 +19,7 @@ pub(super) fn commit(queue: &Queue, users: &[&str], body: &[u8]) -> Vec<Envelope
         incoming.add(envelope(user)).unwrap();
     }
     incoming.write(body).unwrap();
-    let committed = incoming.commit(Timestamp(0)).unwrap();
+    let committed = incoming.commit().unwrap();
     committed.envelopes().to_vec()
 }
 
@@ -98,7 +98,7 @@ fn a_commit_keeps_every_envelope_and_byte(queue: &Queue) {
         incoming.write(piece).unwrap();
     }
     incoming.add(envelope("bob")).unwrap();
-    let committed = incoming.commit(Timestamp(0)).unwrap();
+    let committed = incoming.commit().unwrap();
     assert_eq!(committed.msgid(), msgid);
     let envelopes = sorted(committed.envelopes().to_vec());
     assert_eq!(envelopes.len(), 2);
@@ -176,5 +176,5 @@ fn what_is_gone_is_missing(queue: &Queue) {
 fn a_message_without_envelopes_is_none(queue: &Queue) {
     let mut incoming = queue.begin().unwrap();
     incoming.write(b"text\n").unwrap();
-    assert!(incoming.commit(Timestamp(0)).is_err());
+    assert!(incoming.commit().is_err());
 }

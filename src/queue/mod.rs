@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use crate::log::{self, Trace, stat};
 use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
-use crate::util::Timestamp;
 
 pub use coding::Body;
 
@@ -233,7 +232,7 @@ impl Incoming {
     }
 
     /// Makes the message durable. On an error nothing of it is left.
-    pub fn commit(self, _now: Timestamp) -> io::Result<Committed> {
+    pub fn commit(self) -> io::Result<Committed> {
         let msgid = self.msgid();
         let envelopes = self.draft.commit()?;
         log::trace(

@@ -1,11 +1,11 @@
 //! A store in memory, for tests of other rooms.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
+use crate::sys::open;
 
 use super::{BeginError, Body, Draft, LoadError, Store};
 
@@ -13,7 +13,10 @@ use super::{BeginError, Body, Draft, LoadError, Store};
 #[derive(Default)]
 pub struct Ram {
     inner: Arc<Mutex<Inner>>,
+    before_commit: Option<Hook>,
 }
+
+type Hook = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Inner {
@@ -29,11 +32,20 @@ struct Message {
 
 struct RamDraft {
     inner: Arc<Mutex<Inner>>,
+    before_commit: Option<Hook>,
     msgid: MsgId,
     message: Message,
 }
 
 impl Ram {
+    /// A store that calls `hook` before each commit, in the thread that commits.
+    pub fn with_hook(hook: Hook) -> Ram {
+        Ram {
+            before_commit: Some(hook),
+            ..Ram::default()
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,6 +76,7 @@ impl Store for Ram {
         let msgid = MsgId::new(inner.last).ok_or_else(|| BeginError::Io(gone()))?;
         Ok(Box::new(RamDraft {
             inner: self.inner.clone(),
+            before_commit: self.before_commit.clone(),
             msgid,
             message: Message::default(),
         }))
@@ -81,18 +94,7 @@ impl Store for Ram {
 
     fn open_body(&self, id: MsgId) -> io::Result<Body> {
         let body = self.body(id).ok_or_else(gone)?;
-        let path = std::env::temp_dir().join(format!(
-            "ram.{:016x}.{id}",
-            crate::sys::random::number_u64()
-        ));
-        let mut file = File::options()
-            .create(true)
-            .truncate(true)
-            .read(true)
-            .write(true)
-            .open(&path)?;
-        std::fs::remove_file(&path)?;
-        file.write_all(&body)?;
+        let file = open::nameless_with(&std::env::temp_dir(), &body)?;
         Ok(Body::from(file))
     }
 
@@ -173,6 +175,9 @@ impl Draft for RamDraft {
     fn commit(self: Box<Self>) -> io::Result<Vec<Envelope>> {
         if self.message.envelopes.is_empty() {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        if let Some(hook) = &self.before_commit {
+            hook();
         }
         let envelopes = self.message.envelopes.values().cloned().collect();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

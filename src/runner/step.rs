@@ -218,7 +218,7 @@ impl Core {
                 self.carry_out(work, now);
             }
             if offered {
-                self.all_offered(now);
+                self.all_offered();
             }
             busy |= offered;
         }
@@ -357,7 +357,7 @@ impl Core {
         let Some(agent) = self.agent(class) else {
             return;
         };
-        match agent.offer(envelope.clone(), now) {
+        match agent.offer(envelope.clone()) {
             Offer::Taken => {
                 let envelope = Box::new(envelope);
                 self.flights.insert(id, Flight { envelope, class });
@@ -434,10 +434,10 @@ impl Core {
         }
     }
 
-    fn all_offered(&mut self, now: Timestamp) {
+    fn all_offered(&mut self) {
         for class in [Class::Mda, Class::Mta, Class::Bounce] {
             if let Some(agent) = self.agent(class) {
-                agent.offered(now);
+                agent.offered();
             }
         }
     }
@@ -453,7 +453,7 @@ impl Core {
     // ---- outcomes ----
 
     fn let_others_follow(&mut self, id: EvpId, class: Class, now: Timestamp) {
-        let release = self.agent(class).and_then(|agent| agent.finished(id, now));
+        let release = self.agent(class).and_then(|agent| agent.finished(id));
         if let Some(release) = release {
             self.scheduler
                 .release(class, release.key.0, release.count, now);

@@ -62,7 +62,7 @@ fn commit(store: &Arc<dyn Store>, envelopes: Vec<Envelope>) -> Committed {
     for envelope in envelopes {
         incoming.add(envelope).unwrap();
     }
-    incoming.commit(T0).unwrap()
+    incoming.commit().unwrap()
 }
 
 /// A store in memory that refuses changes as told: bit n of `plan` refuses the nth of them, and
@@ -364,7 +364,7 @@ impl Scripted {
 }
 
 impl Agent for Scripted {
-    fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
+    fn offer(&mut self, envelope: Envelope) -> Offer {
         let mut script = self.0.lock().unwrap();
         if script.taken.len() >= script.limit {
             script.holding = true;
@@ -376,7 +376,7 @@ impl Agent for Scripted {
         Offer::Taken
     }
 
-    fn finished(&mut self, id: EvpId, _now: Timestamp) -> Option<Release> {
+    fn finished(&mut self, id: EvpId) -> Option<Release> {
         let mut script = self.0.lock().unwrap();
         script.taken.remove(&id).expect("finished but not taken");
         let count = match script.taken.len() {
@@ -853,13 +853,13 @@ fn calm_down(stage: &mut Stage, ledger: &mut Ledger, start: Timestamp, seed: u64
 struct Prompt(Sender<Report>, Arc<AtomicU64>);
 
 impl Agent for Prompt {
-    fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
+    fn offer(&mut self, envelope: Envelope) -> Offer {
         self.1.fetch_add(1, SeqCst);
         let done = Report::Done(envelope.id, Outcome::delivered());
         self.0.send(done).unwrap();
         Offer::Taken
     }
-    fn finished(&mut self, _id: EvpId, _now: Timestamp) -> Option<Release> {
+    fn finished(&mut self, _id: EvpId) -> Option<Release> {
         None
     }
 }

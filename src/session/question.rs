@@ -164,7 +164,7 @@ impl Store {
                 writing.spill();
                 Answer::Written(writing)
             }
-            Store::Commit(writing) => Answer::Committed(writing.finish(world.now())),
+            Store::Commit(writing) => Answer::Committed(writing.finish()),
             Store::HandOver(message) => {
                 world.committed(message);
                 Answer::HandedOver

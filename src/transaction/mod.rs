@@ -447,14 +447,14 @@ impl Writing {
     }
 
     /// The final dot: makes the message durable. This blocks on the disk.
-    pub fn finish(mut self, now: Timestamp) -> Result<Accepted, Fault> {
+    pub fn finish(mut self) -> Result<Accepted, Fault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
         let last = self.message.finish()?;
         self.incoming.write(&last).map_err(Fault::Write)?;
         let size_bytes = self.incoming.size_bytes();
-        let committed = self.incoming.commit(now).map_err(Fault::Commit)?;
+        let committed = self.incoming.commit().map_err(Fault::Commit)?;
         Ok(Accepted {
             committed,
             size_bytes,

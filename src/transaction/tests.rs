@@ -103,7 +103,7 @@ fn stored(text: &str, completion: &Completion, piece_bytes: usize) -> Result<Str
     for piece in text.as_bytes().chunks(piece_bytes) {
         writing.write(piece, 0);
     }
-    let body = spool.body(&writing.finish(NOW)?);
+    let body = spool.body(&writing.finish()?);
     let (_, rest) = body.split_once(";\n\t").unwrap();
     Ok(rest.split_once('\n').unwrap().1.to_string())
 }
@@ -132,7 +132,7 @@ fn an_envelope_carries_what_was_known_at_rcpt() {
     let accepted = transaction
         .write(terms(Completion::None), NOW)
         .unwrap()
-        .finish(NOW)
+        .finish()
         .unwrap();
     let [first, second, bob] = accepted.committed.envelopes() else {
         panic!("{:?}", accepted.committed.envelopes())
@@ -172,7 +172,7 @@ fn addressed(rcpts: &[(&str, u8)]) -> Vec<(String, u8)> {
     }
     assert_eq!(transaction.recipients(), rcpts.len());
     let writing = transaction.write(terms(Completion::None), NOW).unwrap();
-    let accepted = writing.finish(NOW).unwrap();
+    let accepted = writing.finish().unwrap();
     assert_eq!(accepted.recipients.len(), rcpts.len());
     let envelopes = accepted.committed.envelopes().iter();
     envelopes
@@ -257,7 +257,7 @@ fn a_recipient_without_destinations_is_an_error_and_dropping_rolls_back() {
 fn received(facts: Facts, rcpts: usize, terms: Terms) -> String {
     let spool = Spool::new();
     let transaction = (0..rcpts).fold(spool.begin(facts), |t, _| with_bob(t));
-    let accepted = transaction.write(terms, NOW).unwrap().finish(NOW).unwrap();
+    let accepted = transaction.write(terms, NOW).unwrap().finish().unwrap();
     let date = localtime::rfc5322_date(NOW.0);
     spool.body(&accepted).replace(&date, "DATE")
 }
@@ -395,6 +395,6 @@ fn a_message_over_the_limit_is_too_big_and_the_first_fault_counts() {
     writing.write(b"A: b\n", (1 << 20) + 1);
     writing.write(b"\0", 0);
     assert!(!writing.is_sound());
-    assert!(matches!(writing.finish(NOW), Err(Fault::TooBig)));
+    assert!(matches!(writing.finish(), Err(Fault::TooBig)));
     assert_eq!(spool.queue.messages().count(), 0);
 }

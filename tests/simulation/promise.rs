@@ -9,7 +9,7 @@ use std::io::Read;
 
 use smtpd::mail::{BounceKind, Envelope, EvpId, Kind, MsgId};
 use smtpd::queue::Queue;
-use smtpd::util::{Line, Timestamp};
+use smtpd::util::Line;
 
 use crate::disk::SimDisk;
 use crate::samples::envelope;
@@ -175,7 +175,7 @@ impl Teller<'_> {
         }
         self.disk
             .note(Note::Committing(envelopes.clone(), body.to_vec()));
-        let committed = incoming.commit(Timestamp(0)).map_err(|_| Failed)?;
+        let committed = incoming.commit().map_err(|_| Failed)?;
         assert_eq!(committed.envelopes(), envelopes);
         self.disk.note(Note::Committed(committed.msgid()));
         Ok(envelopes)

@@ -32,7 +32,7 @@ use crate::queue::Queue;
 use crate::sys;
 use crate::sys::errno::strerror;
 use crate::table::Snapshot;
-use crate::util::{Live, Timestamp};
+use crate::util::Live;
 
 use self::dispatcher::{Dispatcher, Mode, Session, group_key};
 use self::worker::Worker;
@@ -137,7 +137,7 @@ impl Agent {
 }
 
 impl super::Agent for Agent {
-    fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
+    fn offer(&mut self, envelope: Envelope) -> Offer {
         let now = self.live.get();
         let action = local_action(&now, &envelope);
         if let Some(way) = lmtp::way(action, &envelope) {
@@ -153,11 +153,11 @@ impl super::Agent for Agent {
         offer
     }
 
-    fn offered(&mut self, _now: Timestamp) {
+    fn offered(&mut self) {
         self.start_sessions();
     }
 
-    fn finished(&mut self, id: EvpId, _now: Timestamp) -> Option<Release> {
+    fn finished(&mut self, id: EvpId) -> Option<Release> {
         let group = self.dispatcher.finished(id);
         self.start_sessions();
         self.dispatcher.release(group)

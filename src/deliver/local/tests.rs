@@ -20,6 +20,8 @@ use crate::privsep::{MdaEnd, MdaJob, MdaResult, Pending};
 use crate::queue::ram::Ram;
 
 use super::*;
+use crate::config::Method;
+use crate::util::Timestamp;
 
 /// Envelope `number` of message 1 for `user`, by the action `local`.
 pub fn envelope(number: u32, user: &str) -> Envelope {
@@ -38,7 +40,7 @@ pub fn queue_with(envelope: Envelope, body: &[u8]) -> (Queue, Envelope) {
     let mut incoming = queue.begin().unwrap();
     incoming.add(envelope).unwrap();
     incoming.write(body).unwrap();
-    let committed = incoming.commit(Timestamp(0)).unwrap();
+    let committed = incoming.commit().unwrap();
     let envelope = committed.envelopes()[0].clone();
     (queue, envelope)
 }
@@ -233,9 +235,9 @@ impl Rig {
         let mut incoming = self.queue.begin().unwrap();
         let id = incoming.add(envelope(1, user)).unwrap();
         incoming.write(body).unwrap();
-        let committed = incoming.commit(Timestamp(0)).unwrap();
+        let committed = incoming.commit().unwrap();
         let envelope = committed.envelopes()[0].clone();
-        assert_eq!(self.agent.offer(envelope, Timestamp(0)), Offer::Taken);
+        assert_eq!(self.agent.offer(envelope), Offer::Taken);
         id
     }
 
@@ -244,7 +246,7 @@ impl Rig {
         else {
             panic!("no outcome");
         };
-        self.agent.finished(id, Timestamp(0));
+        self.agent.finished(id);
         (id, outcome)
     }
 }
@@ -438,7 +440,7 @@ fn a_loop_and_a_missing_message_start_nothing() {
         rig.queue.remove(id).unwrap();
         let mut gone = envelope(1, "bob");
         gone.id = id;
-        rig.agent.offer(gone, Timestamp(0));
+        rig.agent.offer(gone);
         let (_, outcome) = rig.next();
         assert_eq!(outcome.text.as_str(), "Cannot get message fd");
         let singles = parent.started.lock().unwrap();

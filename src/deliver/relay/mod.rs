@@ -196,19 +196,19 @@ fn sessions_max(config: &Config) -> usize {
 }
 
 impl super::Agent for Agent {
-    fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
+    fn offer(&mut self, envelope: Envelope) -> Offer {
         self.batch.push(envelope);
         Offer::Taken
     }
 
-    fn offered(&mut self, _now: Timestamp) {
+    fn offered(&mut self) {
         if !self.batch.is_empty() {
             // The thread ends only when this agent does.
             let _ = self.offers.send(std::mem::take(&mut self.batch));
         }
     }
 
-    fn finished(&mut self, _id: EvpId, _now: Timestamp) -> Option<Release> {
+    fn finished(&mut self, _id: EvpId) -> Option<Release> {
         None
     }
 

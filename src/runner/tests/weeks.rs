@@ -41,7 +41,7 @@ fn is_dead(envelope: &Envelope) -> bool {
 }
 
 impl Agent for Patient {
-    fn offer(&mut self, envelope: Envelope, _now: Timestamp) -> Offer {
+    fn offer(&mut self, envelope: Envelope) -> Offer {
         let mut desk = self.0.lock().unwrap();
         if is_dead(&envelope) {
             if desk.dead >= desk.dead_max {
@@ -54,7 +54,7 @@ impl Agent for Patient {
         Offer::Taken
     }
 
-    fn finished(&mut self, _id: EvpId, _now: Timestamp) -> Option<Release> {
+    fn finished(&mut self, _id: EvpId) -> Option<Release> {
         None
     }
 }
