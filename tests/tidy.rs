@@ -72,7 +72,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("control", "sys"),
     ("config", "sys"),
     ("queue", "sys"),
-    ("dns", ""),
+    ("dns", "sys"),
     ("scheduler", ""),
     ("smtp", ""),
     ("rfc5322", ""),
@@ -89,7 +89,7 @@ const COMMON: [&str; 3] = ["log", "mail", "util"];
 const DOORS: &[(&str, &str)] = &[
     ("libc", "sys"),
     ("base64", "smtp"),
-    ("mio", "accept dns"),
+    ("mio", "accept dns sys"),
     ("domain", "dns"),
     ("resolv_conf", "dns"),
     ("getopts", "cli"),

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::dns::Bell;
 use crate::log::stat;
+use crate::sys::bell::Bell;
 
 use super::source::{Counts, Entry, Source};
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::Sender;
 
 use crate::control::Answer;
-use crate::dns::Bell;
+use crate::sys::bell::Bell;
 
 use super::Listeners;
 use super::slab::ConnId;

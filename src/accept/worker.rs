@@ -22,12 +22,13 @@ use crossbeam_channel::Sender;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Registry, Token};
 
-use crate::dns::{self, Bell};
+use crate::dns;
 use crate::filter;
 use crate::log::{self, Trace, maillog, stat};
 use crate::mail::Peer;
 use crate::session::{Answer, Disconnect, Next, Question, Services, Store, TlsFacts};
 use crate::smtp::proxy::Client;
+use crate::sys::bell::Bell;
 use crate::sys::errno::strerror;
 use crate::sys::socket::EVENTS_ARE_THE_SYSTEMS;
 use crate::tls::server::{Failure, Handshake, Step};

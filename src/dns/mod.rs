@@ -19,7 +19,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::util::Line;
 
-mod bell;
 mod cache;
 mod core;
 mod hosts;
@@ -36,7 +35,6 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use bell::Bell;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use fuzz::fuzz;
 pub use settings::Settings;

@@ -14,12 +14,13 @@ use mio::net::{TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::log;
+use crate::sys::bell::Bell;
 
 use super::core::{Command, Core};
 use super::hosts::Hosts;
 use super::message::Transport;
 use super::settings::read_file;
-use super::{Bell, Confirmed, Failure, Found, Kind, Reply, Reverse, Settings, limits};
+use super::{Confirmed, Failure, Found, Kind, Reply, Reverse, Settings, limits};
 
 /// Reaches the resolver from any thread. Calls never wait; when the resolver has more to do than
 /// it may hold, the reply runs at once, in the caller's thread, with a temporary failure. The

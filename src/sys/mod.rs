@@ -3,6 +3,7 @@
 //! `cfg(target_os)` appears nowhere else.
 
 pub mod base;
+pub mod bell;
 pub mod creds;
 pub mod crypt;
 pub mod descriptors;

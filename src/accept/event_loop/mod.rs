@@ -25,8 +25,8 @@ use crate::accept::source::Counts;
 use crate::accept::timers::Timers;
 use crate::accept::worker::{Inbox, Shared, Worker};
 use crate::accept::{Door, Host, Limits, Setup};
-use crate::dns::Bell;
 use crate::session::Listening;
+use crate::sys::bell::Bell;
 use crate::sys::socket;
 use crate::util::Live;
 

@@ -10,7 +10,7 @@ use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
 /// The cord that other threads pull after they left work in a channel.
-pub(crate) struct Bell {
+pub struct Bell {
     cord: UnixStream,
     clapper: UnixStream,
     rung: AtomicBool,
@@ -20,7 +20,7 @@ pub(crate) struct Bell {
 
 impl Bell {
     /// A bell whose ring arrives at `registry`'s loop as `token`.
-    pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Bell> {
+    pub fn new(registry: &Registry, token: Token) -> io::Result<Bell> {
         let (cord, mut clapper) = UnixStream::pair()?;
         registry.register(&mut clapper, token, Interest::READABLE)?;
         Ok(Bell {
@@ -32,7 +32,7 @@ impl Bell {
     }
 
     /// Wakes the loop, unless a ring that it has not taken notice of yet will.
-    pub(crate) fn ring(&self) {
+    pub fn ring(&self) {
         // A few bytes at a time: the socket cannot be full.
         if !self.rung.swap(true, Ordering::AcqRel) && (&self.cord).write(&[0]).is_err() {
             self.rung.store(false, Ordering::Release);
@@ -41,7 +41,7 @@ impl Bell {
 
     /// The loop, woken by the token, takes notice. What was left in a channel before the ring is
     /// now visible; what is left there from now on rings again.
-    pub(crate) fn hush(&self) {
+    pub fn hush(&self) {
         // With kqueue and epoll each byte is an event of its own, read or not, and a few may lie
         // there. Over poll(2), mio brings no other event before a read has found nothing.
         let unread = self.unread.fetch_add(1, Ordering::Relaxed) + 1;
