@@ -13,6 +13,7 @@ use super::super::errno::cvt;
 use super::{Role, SYSTEM_READ};
 use landlock::{Rules, Ruleset};
 
+/// Shuts this process in, in as many of the ways as the system has, and names those.
 pub fn enter(role: Role<'_>) -> io::Result<Vec<&'static str>> {
     // Its deliveries may run set-id programs, which nothing here could be undone for.
     if matches!(role, Role::Parent) {
