@@ -148,12 +148,15 @@ torture: build
 	python3 -B tests/torture/helpers.py ${HELPERFLAGS}
 
 # Mail to and from other mail systems, and programs that people submit mail with; those that are not here
-# are skipped by name. Needs root. A part of it alone: make interop PEERS=postfix, make interop PARTS=curl
+# are skipped by name. Needs root. A part of it alone: make interop PEERS=postfix, make interop PARTS=curl,
+# make interop FILTERS=rspamd
 interop: build
-	[ -n "${PARTS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
+	[ -n "${PARTS}${FILTERS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
 		python3 -B tests/interop/run.py ${PEERS}
-	[ -n "${PEERS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
+	[ -n "${PEERS}${FILTERS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
 		python3 -B tests/interop/submission.py ${PARTS}
+	[ -n "${PEERS}${PARTS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
+		python3 -B tests/interop/filters.py ${FILTERS}
 
 # Whoever installs needs no Rust toolchain, but what is installed must know the paths it lies at.
 install:
