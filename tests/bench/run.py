@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 
+import filters
 import large
 import many
 import relay
@@ -242,6 +243,8 @@ def measure(servers, top, args):
         print(f"\n{args.crowd} idle sessions, {args.crowd // 25} of them sending single bytes: a new session's "
               f"banner comes after {middle:.1f} ms (worst of 100: {worst:.1f} ms); {kib / 1024:.1f} MiB in all")
     tls.measure(servers, top, args, report)
+    if not args.only or args.only in "filters":
+        filters.measure([s for s in servers if s.name != "before"], args, smtp_source, report)
     many.measure([s for s in servers if s.name != "opensmtpd"], top, args.only)
     if not args.only or args.only in "restart":
         restart.measure(servers[0], top, args.envelopes)

@@ -74,7 +74,8 @@ def smtpd_conf(server, routes, extra="", exchangers=False, tls=None, auth=None):
         action = f'table routes file:{routes}\naction "out" relay domain <routes>\n'
     elif exchangers:
         action = 'action "out" relay\n'
-    return (f"{extra}smtp limit max-mails 1000000\nlisten on 127.0.0.1 port {server.port}{options}\n"
+    filters, option = server.filters or ("", "")
+    return (f"{extra}{filters}smtp limit max-mails 1000000\nlisten on 127.0.0.1 port {server.port}{option}{options}\n"
             f"{action}match from any for any action \"out\"\n")
 
 
@@ -85,6 +86,10 @@ def write_routes(path, routes, form):
 
 class Server:
     """One mail system: started with deliveries on or off, and stopped by pid."""
+
+    # What it filters with, in its own words, and programs that it runs for that.
+    filters = None
+    bring = ()
 
     def __init__(self, top, port):
         self.dir = os.path.join(top, self.name)
@@ -179,6 +184,8 @@ class Opensmtpd(Server):
                 shutil.copy(f"/etc/{name}", f"{root}/etc/{name}")
         shutil.copytree(f"{self.package}/usr/libexec", f"{root}/libexec", dirs_exist_ok=True)
         shutil.copy(f"{self.package}/usr/sbin/smtpd", f"{root}/opt/smtpd")
+        for program in self.bring:
+            shutil.copy(program, f"{root}/tmp")
         with open(f"{root}/etc/passwd", "a") as f:
             f.write("opensmtpd:x:54331:54331::/var/lib/opensmtpd/empty:/bin/false\n"
                     "opensmtpq:x:54332:54332::/var/lib/opensmtpd/empty:/bin/false\n")
@@ -223,7 +230,7 @@ class Postfix(Server):
         user = pwd.getpwnam("postfix")
         os.chown(data, user.pw_uid, user.pw_gid)
         with open(f"{etc}/main.cf", "w") as f:
-            f.write(f"""compatibility_level = 3.6
+            f.write(f"""{self.filters or ""}compatibility_level = 3.6
 queue_directory = {spool}
 data_directory = {data}
 maillog_file = {self.dir}/log
