@@ -296,7 +296,6 @@ fn a_delivery_child_becomes_the_recipient_and_delivers() {
             output.as_fd(),
             theirs.as_fd(),
         ],
-        root: None,
         identity: root.then(|| Identity::alone(recipient.uid, recipient.gid)),
         dirs: vec![c(home.to_str().unwrap())],
         umask: 0o077,

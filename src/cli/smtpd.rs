@@ -64,6 +64,7 @@ pub fn main() -> i32 {
         Role::Auth => parent::auth::run(),
         Role::Mda => deliver(),
         Role::Purge => purge(&asked.paths()),
+        Role::Chroot(words) => parent::helpers::shut_in(words),
     }
 }
 
@@ -87,7 +88,7 @@ struct Asked {
     complaints: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Role {
     #[default]
     Daemon,
@@ -96,6 +97,8 @@ enum Role {
     Auth,
     Mda,
     Purge,
+    /// What runs in a root directory of its own.
+    Chroot(Vec<String>),
 }
 
 /// The program ends with this text on standard error, and this code.
@@ -123,11 +126,12 @@ impl Asked {
             let version = env!("CARGO_PKG_VERSION");
             return Err(Stop::new(format!("version: smtpd-rs {version}\n{USAGE}")));
         }
-        if !found.free.is_empty() {
+        let role = role(&found)?;
+        if !found.free.is_empty() && !matches!(role, Role::Chroot(_)) {
             return Err(Stop::new(USAGE));
         }
         let mut asked = Asked {
-            role: role(&found)?,
+            role,
             debug: found.opt_present("d"),
             foreground: found.opt_present("F"),
             check: found.opt_present("n"),
@@ -326,6 +330,7 @@ fn role(found: &Matches) -> Result<Role, Stop> {
         Some("auth") => Ok(Role::Auth),
         Some("mda") => Ok(Role::Mda),
         Some("purge") => Ok(Role::Purge),
+        Some("chroot") => Ok(Role::Chroot(found.free.clone())),
         Some(other) => Err(Stop::new(format!("smtpd: bad rexec: {other}"))),
     }
 }

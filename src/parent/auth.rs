@@ -160,7 +160,6 @@ fn launch(exe: &Path, user: &Line, password: &Secret) -> io::Result<Pid> {
         argv: vec![exe, c"-x".into(), c"auth".into()],
         env: Vec::new(),
         fds: vec![null.as_fd(), null.as_fd(), stderr.as_fd(), theirs.as_fd()],
-        root: None,
         identity: None,
         dirs: vec![c"/".into()],
         umask: 0o077,

@@ -8,15 +8,19 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Proc, TableProgram, TableSource};
+use crate::log;
 use crate::privsep::identity::Rights;
 use crate::privsep::{Helper, MdaEnd};
-use crate::sys::creds::Identity;
+use crate::sys::creds::{self, Identity};
 use crate::sys::errno::strerror;
 use crate::sys::process::{self, Ended, Pid, Spawn};
+use crate::sys::sandbox;
 use crate::sys::user;
 
 use super::children::Delivery;
@@ -107,16 +111,28 @@ impl Helpers {
     }
 }
 
+/// Where programs are.
+#[derive(Clone, Copy)]
+pub struct Programs<'p> {
+    /// The directory of helpers.
+    pub libexec: &'p Path,
+    /// Our own.
+    pub exe: &'p Path,
+}
+
 /// Starts a helper with its standard input and output, and its standard error.
 pub fn start(
     config: &Config,
     rights: &Rights,
-    libexec: &Path,
+    programs: Programs<'_>,
     helper: &Helper,
     stream: &OwnedFd,
     errors: &OwnedFd,
 ) -> Result<Pid, String> {
-    let plan = plan(config, rights, libexec, helper)?;
+    let mut plan = plan(config, rights, programs.libexec, helper)?;
+    if let Some(root) = plan.root.take() {
+        plan = by_way_of_ourselves(plan, root, programs.exe)?;
+    }
     let env = std::env::vars_os()
         .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
         .collect::<Result<_, _>>()
@@ -126,12 +142,54 @@ pub fn start(
         argv: plan.argv,
         env,
         fds: vec![stream.as_fd(), stream.as_fd(), errors.as_fd()],
-        root: plan.root,
         identity: plan.identity,
         dirs: vec![c"/".into()],
         umask: 0o022,
     })
     .map_err(|error| format!("fork: {}", strerror(&error)))
+}
+
+/// A program with a root directory of its own is started by a new process of ours, `smtpd -x
+/// chroot`, that enters it and runs the shell there. Between fork and exec nobody could: on OpenBSD
+/// the parent has called pledge(2), which no promise lets change its root, and what it has promised
+/// holds in a child until that runs another program.
+fn by_way_of_ourselves(plan: Plan, root: CString, exe: &Path) -> Result<Plan, String> {
+    let exe = CString::new(exe.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+    let number = |id: u32| CString::new(id.to_string()).map_err(|error| error.to_string());
+    let (uid, gid) = plan.identity.map_or((0, 0), |who| (who.uid, who.gid));
+    let mut argv = vec![exe.clone(), c"-x".into(), c"chroot".into(), c"--".into()];
+    argv.extend([root, number(uid)?, number(gid)?]);
+    argv.extend(plan.argv.into_iter().last());
+    Ok(Plan {
+        program: exe,
+        argv,
+        root: None,
+        identity: None,
+    })
+}
+
+/// `smtpd -x chroot -- DIR UID GID COMMAND`: what to exit with when the command does not run.
+pub fn shut_in(words: &[String]) -> i32 {
+    let failed = |what: &str, why: &str| {
+        log::warn(format_args!("{what}: {why}"));
+        process::NOT_STARTED
+    };
+    let [dir, uid, gid, command] = words else {
+        return failed("chroot", "a directory, two numbers and a command");
+    };
+    let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) else {
+        return failed("chroot", "a directory, two numbers and a command");
+    };
+    match sandbox::root_at(Path::new(dir)) {
+        Ok(true) => {}
+        Ok(false) => return failed(&format!("chroot {dir}"), "it is not permitted"),
+        Err(error) => return failed(&format!("chroot {dir}"), &strerror(&error)),
+    }
+    if let Err(error) = creds::become_for_good(&Identity::alone(uid, gid)) {
+        return failed("change of user", &strerror(&error));
+    }
+    let error = Command::new("/bin/sh").args(["-c", command]).exec();
+    failed(&format!("{dir}/bin/sh"), &strerror(&error))
 }
 
 /// Everything decided, nothing done.

@@ -203,7 +203,6 @@ impl Keeper {
             argv,
             env: Vec::new(),
             fds: vec![null.as_fd(), null.as_fd(), stderr.as_fd(), theirs.as_fd()],
-            root: None,
             identity: None,
             dirs: vec![c"/".into()],
             umask: 0o077,

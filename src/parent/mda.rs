@@ -274,7 +274,6 @@ fn launch(world: &World<'_>, plan: &Plan, stdin: OwnedFd, output: OwnedFd) -> io
             output.as_fd(),
             theirs.as_fd(),
         ],
-        root: None,
         identity: plan.identity.clone(),
         dirs,
         umask: 0o077,

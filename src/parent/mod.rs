@@ -20,7 +20,7 @@ mod children;
 mod chores;
 mod forward;
 mod held;
-mod helpers;
+pub mod helpers;
 mod keys;
 mod link;
 mod listeners;

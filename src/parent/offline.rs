@@ -477,7 +477,6 @@ fn launch(
         argv: vec![c"sendmail".into(), c"--replay".into()],
         env,
         fds: vec![file.as_fd(), null.as_fd(), stderr.as_fd()],
-        root: None,
         identity,
         dirs: vec![CString::new(home.as_os_str().as_bytes())?, c"/".into()],
         umask: 0o077,

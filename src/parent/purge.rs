@@ -35,7 +35,6 @@ pub(super) fn start(options: &Options) -> io::Result<Option<Pid>> {
         argv,
         env: Vec::new(),
         fds: vec![null.as_fd(), null.as_fd(), stderr.as_fd()],
-        root: None,
         identity: None,
         dirs: vec![c"/".into()],
         umask: 0o077,

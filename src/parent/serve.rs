@@ -22,7 +22,7 @@ use super::children::{Children, Delivery};
 use super::chores::{Chore, Chores};
 use super::forward::{self, Opened};
 use super::held::Held;
-use super::helpers::{self, Helpers};
+use super::helpers::{self, Helpers, Programs};
 use super::link::{Heard, Link};
 use super::offline::Offline;
 use super::user_programs::UserPrograms;
@@ -418,7 +418,10 @@ impl Parent {
             [stream, errors] => helpers::start(
                 &self.in_use.config,
                 &self.rights,
-                &self.options.paths.libexec,
+                Programs {
+                    libexec: &self.options.paths.libexec,
+                    exe: &self.options.exe,
+                },
                 &helper,
                 stream,
                 errors,

@@ -29,8 +29,6 @@ pub struct Spawn<'a> {
     pub env: Vec<CString>,
     /// Descriptors 0, 1, 2 and so on; whatever else is open is closed.
     pub fds: Vec<BorrowedFd<'a>>,
-    /// Its root directory, if it is to have another one than we do.
-    pub root: Option<CString>,
     /// Who it runs as; `None` for who we are.
     pub identity: Option<Identity>,
     /// The first of these directories that can be entered, as that user, is the working directory.
@@ -218,11 +216,6 @@ unsafe fn into_child(spawn: &Spawn<'_>) -> *const libc::c_char {
             return c"setsid".as_ptr();
         }
         libc::umask(spawn.umask as libc::mode_t);
-        if let Some(root) = &spawn.root
-            && (libc::chroot(root.as_ptr()) == -1 || libc::chdir(c"/".as_ptr()) == -1)
-        {
-            return c"chroot".as_ptr();
-        }
         if let Some(identity) = &spawn.identity
             && creds::assume(identity.uid, identity.gid, &identity.groups).is_err()
         {
@@ -346,7 +339,6 @@ mod tests {
             argv: argv.iter().map(|a| c(a)).collect(),
             env: vec![c("COLOUR=blue")],
             fds: vec![input.as_fd(), output.as_fd(), output.as_fd(), input.as_fd()],
-            root: None,
             identity: None,
             dirs: vec![c("/nonexistent"), c("/")],
             umask: 0o027,
@@ -389,7 +381,6 @@ mod tests {
             argv: vec![c("sh"), c("-c"), c("echo up; sleep 600 & wait")],
             env: vec![c("PATH=/usr/bin:/bin")],
             fds: vec![input.as_fd(), write.as_fd(), input.as_fd()],
-            root: None,
             identity: None,
             dirs: vec![],
             umask: 0o077,

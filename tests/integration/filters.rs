@@ -1,11 +1,11 @@
 //! smtpd-filters(7) and smtpd.conf(5), MAIL FILTERING: what filters are told, and what they do.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Client, Instance, Setup, alive, body, field, wait_for};
+use crate::support::{Client, Instance, Setup, alive, body, field, root_only, wait_for};
 
 /// A filter that notes every line in `heard` and answers what `answers` says: lines of
 /// `phase|parameter|answer`, where `*` is any parameter. It registers what `register` says, and
@@ -504,6 +504,27 @@ fn a_message_goes_through_filters_in_their_order_without_being_held_in_memory() 
     let grown = peak_kib(daemon.engine_pid()).saturating_sub(before);
     assert!(grown < 12 * 1024, "the engine has grown by {grown} KiB");
     assert!(alive(daemon.engine_pid()));
+}
+
+// smtpd.conf(5), proc: `user` and `chroot`. The root directory is this one, which has a shell.
+#[test]
+fn a_filter_may_have_a_user_and_a_root_directory_of_its_own() {
+    if !root_only("a filter in a root directory of its own") {
+        return;
+    }
+    let mut daemon = Setup::new("").with_root().prepare();
+    prepare(daemon.path(), "f", ALL, "");
+    fs::set_permissions(daemon.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    daemon.configure(
+        "filter \"f\" proc-exec \"$dir/f/filter $dir/f one\" user nobody chroot \"/\"\n\
+         listen on 127.0.0.1 port $port filter \"f\"\n\
+         action \"in\" maildir \"$dir/mail\" virtual $all\nmatch from any for any action \"in\"\n",
+    );
+    daemon.start();
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<a@e.org>", 250);
+    let heard = daemon.path().join("f/heard");
+    assert_eq!(fs::metadata(heard).unwrap().uid(), 65534);
 }
 
 /// Adds a field, and gives every line back at once.

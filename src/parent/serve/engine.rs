@@ -56,7 +56,6 @@ impl Parent {
             argv,
             env,
             fds: vec![null.as_fd(), null.as_fd(), stderr.as_fd(), theirs.as_fd()],
-            root: None,
             identity: None,
             dirs: vec![c"/".into()],
             umask: 0o077,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use crate::parent::children::Delivery;
-use crate::parent::helpers;
+use crate::parent::helpers::{self, Programs};
 use crate::parent::user_programs::Parked;
 use crate::privsep::{Helper, Request};
 use crate::sys::errno::strerror;
@@ -25,7 +25,11 @@ impl Parent {
         user: String,
     ) {
         let (config, rights) = (&self.in_use.config, &self.rights);
-        let (libexec, running) = (&self.options.paths.libexec, &mut self.helpers);
+        let programs = Programs {
+            libexec: &self.options.paths.libexec,
+            exe: &self.options.exe,
+        };
+        let running = &mut self.helpers;
         let mut start = |table: &str, stream: &OwnedFd| {
             if running.pids().len() >= MOST_HELPERS {
                 return Err("too many programs".to_owned());
@@ -35,7 +39,7 @@ impl Parent {
                 .as_fd()
                 .try_clone_to_owned()
                 .map_err(|error| strerror(&error))?;
-            let pid = helpers::start(config, rights, libexec, &helper, stream, &errors)?;
+            let pid = helpers::start(config, rights, programs, &helper, stream, &errors)?;
             let request = Delivery {
                 engine: OURS,
                 id: pid.number(),
