@@ -302,8 +302,8 @@ const LETTERS: usize = 4096;
 const LOOKUP_THREADS: usize = 16;
 /// Threads that wait for the disk: as many commits can share a sync.
 const COMMIT_THREADS: usize = 16;
-/// Threads that wait for signatures: the process that makes them does one at a time.
-const SIGN_THREADS: usize = 4;
+/// Threads that wait for signatures: so many are made at a time, where there are processors for it.
+const SIGN_THREADS: usize = 8;
 /// Handshakes that may wait for them.
 const WAITING_TO_SIGN: usize = 4096;
 /// Questions that may wait for a thread. Each session has one at a time.
