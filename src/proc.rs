@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::log;
@@ -78,11 +78,9 @@ pub struct Down;
 #[derive(Clone)]
 pub struct Proc(Arc<Shared>);
 
-/// Owns the thread; dropped, it lets the program end and waits for it.
-pub struct Keeper {
-    proc: Proc,
-    thread: Option<JoinHandle<()>>,
-}
+/// Keeps the program running; dropped, it lets it end, and waits for nothing: any thread may be the
+/// last to use one.
+pub struct Keeper(Proc);
 
 /// How a helper is, for who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,14 +181,10 @@ impl Proc {
             backoff: Backoff::default(),
             served: false,
         };
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name(thread_name(name))
             .spawn(move || runner.run())?;
-        let keeper = Keeper {
-            proc: proc.clone(),
-            thread: Some(thread),
-        };
-        Ok((proc, keeper))
+        Ok((proc.clone(), Keeper(proc)))
     }
 
     /// Its name in the configuration.
@@ -299,11 +293,8 @@ impl Proc {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.proc.state().stop = true;
-        self.proc.wake();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.0.state().stop = true;
+        self.0.wake();
     }
 }
 
