@@ -47,14 +47,14 @@ const ARROWS: &[(&str, &str)] = &[
     ("session", "auth filter transaction queue dns smtp"),
     // Checks passwords, with threads of its own: a table first, else the parent.
     ("auth", "table privsep sys"),
-    // What is asked about sessions: rules of the configuration, and programs.
-    ("filter", "table proc config sys"),
     // Dates in header fields are local time, and that is the system's.
     ("transaction", "queue rfc5322 sys"),
     (
         "deliver",
-        "client dns tls privsep queue table config rfc5322 sys",
+        "client dns tls privsep queue filter table config rfc5322 sys",
     ),
+    // What is asked about sessions, and told of them: rules of the configuration, and programs.
+    ("filter", "table proc config sys"),
     // The other side of a session: what relaying, LMTP and mail.lmtp speak with.
     ("client", "tls smtp sys"),
     // Runs what the parent hands over: a job, and batches of messages to a kept child. A user's

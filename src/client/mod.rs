@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod engine;
+pub mod event;
 pub mod extensions;
 pub mod failure;
 pub mod order;
@@ -36,11 +37,12 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use engine::Said;
+pub use event::{Event, Login, Tap};
 pub use failure::{Failure, Stage};
 pub use order::{
     Content, Credentials, Hello, Message, Protocol, Recipient, Timeouts, Tls, Transacted,
 };
+pub use reply::{Class, Reply};
 pub use secure::Secure;
-pub use session::{Opening, Session, Tap};
+pub use session::{Opening, Session};
 pub use stream::{Secured, Socket, Stream, Upgrade};

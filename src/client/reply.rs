@@ -65,10 +65,29 @@ impl Reply {
         &self.lines
     }
 
+    /// The lines with what is in front of their texts.
+    pub fn whole_lines(&self) -> impl Iterator<Item = String> {
+        let last = self.lines.len().saturating_sub(1);
+        self.lines.iter().enumerate().map(move |(at, text)| {
+            let separator = if at == last { ' ' } else { '-' };
+            format!("{}{separator}{text}", self.code)
+        })
+    }
+
     /// The whole reply as one line: the first line as it came, then the others without what they
     /// repeat of it.
     pub fn text(&self) -> &Line {
         &self.text
+    }
+}
+
+#[cfg(test)]
+impl Reply {
+    /// The reply that these lines are.
+    pub fn sample(text: &str) -> Reply {
+        let mut parser = Parser::default();
+        parser.push(format!("{text}\n").as_bytes());
+        parser.reply().ok().flatten().expect("a reply")
     }
 }
 

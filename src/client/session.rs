@@ -7,14 +7,12 @@ use crate::mail::{EvpId, Outcome, Status};
 use crate::smtp::stuffing::Encoder;
 use crate::util::Line;
 
-use super::engine::{Action, Engine, Loss, Said, Trace};
+use super::engine::{Action, Engine, Loss};
+use super::event::{Event, Tap};
 use super::extensions::Extensions;
 use super::failure::Failure;
 use super::order::{Hello, Message, Recipient, Transacted};
 use super::stream::{Secured, Stream, Upgrade, transport_text};
-
-/// Hears what both sides say.
-pub type Tap = Box<dyn FnMut(Said) + Send>;
 
 /// What a session needs besides a connection.
 pub struct Opening<'a> {
@@ -24,7 +22,7 @@ pub struct Opening<'a> {
     pub name: Line,
     /// Who makes TLS handshakes; without one they fail.
     pub upgrade: Option<&'a dyn Upgrade>,
-    /// Who hears what both sides say.
+    /// Who hears what happens.
     pub tap: Option<Tap>,
 }
 
@@ -43,6 +41,9 @@ pub struct Session {
 /// Bytes read at once.
 const READ_BYTES: usize = 8 * 1024;
 
+/// What ends a message.
+const DOT: &[u8] = b".\r\n";
+
 /// Bytes of a message that are read and sent at once.
 const BLOCK_BYTES: usize = 64 * 1024;
 
@@ -55,12 +56,8 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 impl Session {
     /// Hears the greeting, introduces us, makes TLS and logs in, as `opening` says.
     pub fn open(stream: Box<dyn Stream>, opening: Opening<'_>) -> Result<Session, Failure> {
-        let trace = match opening.tap {
-            Some(_) => Trace::On,
-            None => Trace::Off,
-        };
         let mut session = Session {
-            engine: Engine::new(opening.hello, opening.name, trace),
+            engine: Engine::new(opening.hello, opening.name, opening.tap.is_some()),
             stream: Some(stream),
             ciphers: None,
             wait: None,
@@ -94,6 +91,7 @@ impl Session {
             self.engine.begin(message, recipients);
             self.drive(None, Some((content.as_mut(), message.size_bytes)));
             let mut some = self.engine.take();
+            self.tell();
             all.settled.append(&mut some.settled);
             recipients = some.untried;
             recipients.extend(rest);
@@ -234,6 +232,7 @@ impl Session {
         let mut text = vec![0; BLOCK_BYTES];
         let mut wire = Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8);
         let mut encoder = Encoder::new();
+        let mut sent = 0;
         loop {
             let n = match content.read(&mut text) {
                 Ok(n) => n,
@@ -251,8 +250,9 @@ impl Session {
             if let Err(error) = self.write(&wire, until) {
                 return self.hung_up(&error);
             }
+            sent += wire.len() as u64;
             if n == 0 {
-                return self.engine.sent();
+                return self.engine.sent(sent - DOT.len() as u64);
             }
             wire.clear();
         }
@@ -270,7 +270,7 @@ impl Session {
         self.engine
             .secured(result.map(|Secured { stream, ciphers }| {
                 self.stream = Some(stream);
-                self.ciphers = Some(ciphers);
+                self.ciphers.insert(ciphers).clone()
             }));
     }
 
@@ -288,6 +288,12 @@ impl Session {
     }
 
     fn lost(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::TimedOut {
+            self.tell();
+            if let Some(tap) = &mut self.tap {
+                tap(Event::Timeout);
+            }
+        }
         let text = || Line::sanitize(transport_text(error).as_bytes());
         self.engine.lost(&match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => Loss::Closed,
@@ -300,7 +306,7 @@ impl Session {
 
     fn tell(&mut self) {
         if let Some(tap) = &mut self.tap {
-            self.engine.take_said().into_iter().for_each(tap);
+            self.engine.take_events().into_iter().for_each(tap);
         }
     }
 }

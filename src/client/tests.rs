@@ -420,13 +420,15 @@ fn both_sides_are_heard_by_who_wants_to() {
     wanted.tap = Some(Box::new(move |said| seen.send(said).unwrap()));
     let session = Session::open(Box::new(connect(|mut peer| peer.greet())), wanted).unwrap();
     drop(session);
-    let said: Vec<Said> = said.iter().collect();
+    let said: Vec<Event> = said.iter().collect();
     assert_eq!(
         said,
         [
-            Said::Server(line("220 mx.e.net ready")),
-            Said::Client(line("EHLO me")),
-            Said::Server(line("250-mx.e.net PIPELINING")),
+            Event::Server(Reply::sample("220 mx.e.net ready")),
+            Event::Greeted(line("mx.e.net")),
+            Event::Client(line("EHLO me")),
+            Event::Identified("EHLO", line("me")),
+            Event::Server(Reply::sample("250-mx.e.net\n250 PIPELINING")),
         ]
     );
 }

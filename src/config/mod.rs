@@ -1,8 +1,8 @@
 //! smtpd.conf(5): from text to the model that the other rooms read.
 //!
-//! [`Sources`] (every byte the configuration is made of) → lexer → ast → parse → check →
-//! unsupported → model. Errors carry file, line and column and are collected: one run reports all
-//! of them. Nothing here opens a socket, looks up a user or starts a program.
+//! [`Sources`] (every byte the configuration is made of) → lexer → ast → parse → check → model.
+//! Errors carry file, line and column and are collected: one run reports all of them. Nothing here
+//! opens a socket, looks up a user or starts a program.
 
 #![forbid(unsafe_code)]
 
@@ -31,7 +31,6 @@ pub mod specifier;
 pub mod table_text;
 #[cfg(test)]
 mod tests;
-mod unsupported;
 mod values;
 mod words;
 
@@ -73,15 +72,6 @@ pub struct Loaded {
 
 /// Parses and checks. The same sources and defaults always give the same configuration.
 pub fn load(sources: &Sources, defaults: &Defaults) -> Result<Loaded, Vec<Diagnostic>> {
-    judge(sources, defaults, unsupported::refuse)
-}
-
-/// [`load`], where `refuse` has a last word on what was written.
-fn judge(
-    sources: &Sources,
-    defaults: &Defaults,
-    refuse: impl Fn(&Ast, &mut Diagnostics),
-) -> Result<Loaded, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
     let ast = parse_sources(sources, &mut diagnostics);
     let well_formed = !diagnostics.failed();
@@ -90,7 +80,6 @@ fn judge(
     } else {
         None
     };
-    refuse(&ast, &mut diagnostics);
     let failed = diagnostics.failed();
     let files = diagnostics.files.clone();
     let (errors, warnings) = diagnostics.finish();

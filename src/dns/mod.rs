@@ -124,6 +124,17 @@ pub enum Confirmed {
     Error,
 }
 
+impl Confirmed {
+    /// The word of smtpd-filters(7).
+    pub fn word(self) -> &'static str {
+        match self {
+            Confirmed::Pass => "pass",
+            Confirmed::Fail => "fail",
+            Confirmed::Error => "error",
+        }
+    }
+}
+
 /// Takes what a lookup yields, in the resolver's thread; must not block.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
 

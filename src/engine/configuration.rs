@@ -86,7 +86,7 @@ pub struct Configuration {
     pub socket: Live<Listening>,
     /// What sessions of each listening socket are told, by its address.
     doors: Mutex<BTreeMap<SocketAddr, Live<Door>>>,
-    /// The filters of listeners.
+    /// The filters of listeners and relays.
     pub filters: Live<Filters>,
     programs: Programs,
     /// When certificates end, by their pki.
@@ -107,7 +107,7 @@ impl Configuration {
             certificates,
         } = prepared;
         let config = &snapshot.config;
-        let filters = programs.start(&snapshot, None)?;
+        let filters = Arc::new(programs.start(&snapshot, None)?);
         let doors = Mutex::default();
         let listeners = change_doors(&doors, sockets, &snapshot, &servers, &filters);
         let configuration = Configuration {
@@ -116,12 +116,13 @@ impl Configuration {
             relaying: Live::new(Configured {
                 snapshot: snapshot.clone(),
                 tls,
+                filters: filters.clone(),
                 bound: bound(&doors),
             }),
             doors,
             certificates: Live::new(certificates),
             snapshot: Live::from(snapshot),
-            filters: Live::new(filters),
+            filters: Live::from(filters),
             programs,
         };
         Ok((configuration, listeners))
@@ -151,6 +152,7 @@ impl Configuration {
         self.relaying.set(Arc::new(Configured {
             snapshot: snapshot.clone(),
             tls,
+            filters,
             bound: bound(&self.doors),
         }));
         self.snapshot.set(snapshot);

@@ -41,6 +41,7 @@ use chain::{Kind, Member};
 use program::Settings;
 
 /// All filters of a configuration.
+#[derive(Default)]
 pub struct Filters {
     programs: BTreeMap<String, Arc<Program>>,
     chains: BTreeMap<String, Arc<Chain>>,

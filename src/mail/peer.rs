@@ -1,7 +1,7 @@
 //! Where a session comes from.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What stands for the name of a client without a reverse name.
 pub const UNKNOWN_NAME: &str = "<unknown>";
@@ -27,6 +27,11 @@ impl Peer {
             addr: addr.to_canonical(),
             scope: None,
         }
+    }
+
+    /// `192.0.2.1:25`, `[2001:db8::1]:25`.
+    pub fn endpoint(addr: SocketAddr) -> String {
+        format!("{}:{}", Peer::inet(addr.ip()), addr.port())
     }
 
     /// Reads the form that `Display` prints.

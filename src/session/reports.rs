@@ -1,9 +1,6 @@
 //! What happens in sessions, told to the programs of their filters (smtpd-filters(7), reports).
 
-use std::net::SocketAddr;
-
 use crate::auth::Verdict;
-use crate::dns::Confirmed;
 use crate::filter::{self, Subsystem};
 use crate::mail::Peer;
 use crate::mail::peer::UNKNOWN_NAME;
@@ -111,15 +108,12 @@ impl Session {
 
     fn link_connect(&self) -> String {
         let name = self.rdns().unwrap_or(UNKNOWN_NAME);
-        let confirmed = match self.fcrdns {
-            Confirmed::Pass => "pass",
-            Confirmed::Fail => "fail",
-            Confirmed::Error => "error",
-        };
+        let confirmed = self.fcrdns.word();
         let (src, dest) = match (&self.peer, self.listening.address) {
-            (Peer::Inet { .. }, Some(address)) => {
-                (format!("{}:{}", self.peer, self.port), shown(address))
-            }
+            (Peer::Inet { .. }, Some(address)) => (
+                format!("{}:{}", self.peer, self.port),
+                Peer::endpoint(address),
+            ),
             (Peer::Inet { .. }, None) => (
                 format!("{}:{}", self.peer, self.port),
                 "0.0.0.0:25".to_owned(),
@@ -131,11 +125,6 @@ impl Session {
         };
         format!("{name}|{confirmed}|{src}|{dest}")
     }
-}
-
-/// `192.0.2.1:25`, `[2001:db8::1]:25`.
-fn shown(address: SocketAddr) -> String {
-    format!("{}:{}", Peer::inet(address.ip()), address.port())
 }
 
 fn result(reply: &Reply) -> &'static str {

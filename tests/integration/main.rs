@@ -10,6 +10,7 @@ mod control;
 mod explain;
 mod filter_transcripts;
 mod filters;
+mod filters_relay;
 mod forward;
 mod hostile;
 mod install;

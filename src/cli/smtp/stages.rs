@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::client::{Said, Tap};
+use crate::client::{Class, Event, Tap};
 use crate::util::Line;
 
 use super::say;
@@ -27,14 +27,15 @@ impl Stages {
     /// What a session is to be made with. `aloud` also prints the dialogue.
     pub fn tap(&self, aloud: bool) -> Tap {
         let stages = self.clone();
-        Box::new(move |said| {
+        Box::new(move |event| {
             if aloud {
-                match &said {
-                    Said::Client(line) => say(&format!(">>> {line}")),
-                    Said::Server(line) => say(&format!("<<< {line}")),
+                match &event {
+                    Event::Client(line) => say(&format!(">>> {line}")),
+                    Event::Server(reply) => say(&format!("<<< {reply}")),
+                    _ => {}
                 }
             }
-            stages.heard().hear(&said);
+            stages.heard().hear(&event);
         })
     }
 
@@ -51,24 +52,25 @@ impl Stages {
 }
 
 impl Heard {
-    fn hear(&mut self, said: &Said) {
-        match said {
-            Said::Client(line) => {
+    fn hear(&mut self, event: &Event) {
+        match event {
+            Event::Client(line) => {
                 if let Some(stage) = stage(line) {
                     self.open.push_back(stage);
                 }
             }
-            Said::Server(line) => {
+            Event::Server(reply) => {
                 // LMTP answers the end of a message more than once.
                 let stage = match self.open.len() {
                     0 => "EOM",
                     _ => self.open.pop_front().unwrap_or("EOM"),
                 };
-                if line.starts_with(['4', '5']) {
-                    self.refused.push_back((stage, line.clone()));
+                if matches!(reply.class(), Class::NotNow | Class::Never) {
+                    self.refused.push_back((stage, reply.text().clone()));
                     self.refused.truncate(REFUSED_MAX);
                 }
             }
+            _ => {}
         }
     }
 }
@@ -88,6 +90,7 @@ fn stage(command: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Reply;
 
     #[test]
     fn refusals_are_known_by_their_command() {
@@ -95,13 +98,13 @@ mod tests {
         let stages = Stages::default();
         let mut tap = stages.tap(false);
         for command in ["MAIL FROM:<a@b>", "RCPT TO:<c@d>", "RCPT TO:<e@f>", "DATA"] {
-            tap(Said::Client(line(command)));
+            tap(Event::Client(line(command)));
         }
         for reply in ["250 ok", "550 no c", "250 ok", "354 go"] {
-            tap(Said::Server(line(reply)));
+            tap(Event::Server(Reply::sample(reply)));
         }
-        tap(Said::Client(line(".")));
-        tap(Said::Server(line("452 full")));
+        tap(Event::Client(line(".")));
+        tap(Event::Server(Reply::sample("452 full")));
         assert_eq!(stages.of(&line("550 no c")), "RCPT");
         assert_eq!(stages.of(&line("452 full")), "EOM");
         assert_eq!(stages.of(&line("never said")), "MAIL");

@@ -1,8 +1,9 @@
 //! From the greeting to a session that mail can be sent in: EHLO, STARTTLS, AUTH.
 
-use crate::smtp::auth;
+use crate::smtp::{auth, domain_name};
 use crate::util::Line;
 
+use super::super::event::{Event, Login};
 use super::super::extensions::Extensions;
 use super::super::failure::{Failure, Stage};
 use super::super::order::{Credentials, Tls};
@@ -32,13 +33,16 @@ impl Engine {
             Expect::Greeting if done => {
                 // The text behind the code is the server's name and what it says of itself.
                 self.greeting = reply.lines().first().cloned().unwrap_or_default();
+                let name = self.greeting.split(' ').next().unwrap_or_default();
+                let name = domain_name::parse(name.as_bytes()).unwrap_or_default();
+                let name = Line::sanitize(name.as_bytes());
+                self.tell(|| Event::Greeted(name));
                 self.say_hello();
             }
             Expect::Greeting => self.fail(Failure::rejected(Stage::Banner, "BANNER", reply)),
             Expect::Ehlo | Expect::Lhlo if done => self.offered(Extensions::of(reply)),
             Expect::Ehlo if self.may_say_helo(reply) => {
-                let helo = format!("HELO {}", self.hello.name);
-                self.say(&helo, Expect::Helo);
+                self.introduce("HELO", Expect::Helo);
             }
             Expect::Ehlo => self.fail(Failure::rejected(Stage::Hello, "EHLO", reply)),
             Expect::Lhlo => self.fail(Failure::rejected(Stage::Hello, "LHLO", reply)),
@@ -54,14 +58,17 @@ impl Engine {
         }
     }
 
-    /// The handshake was made, or failed with these words.
-    pub fn secured(&mut self, result: Result<(), Line>) {
+    /// The handshake was made, with these ciphers, or failed with these words.
+    pub fn secured(&mut self, result: Result<Line, Line>) {
         if self.state != State::Securing {
             return;
         }
-        if let Err(text) = result {
-            let text = format!("IO Error: {text}");
-            return self.fail(Failure::new(Stage::Handshake, &text));
+        match result {
+            Ok(ciphers) => self.tell(|| Event::Secured(ciphers)),
+            Err(text) => {
+                let text = format!("IO Error: {text}");
+                return self.fail(Failure::new(Stage::Handshake, &text));
+            }
         }
         self.state = State::Talking;
         self.privacy = Privacy::Secured;
@@ -74,11 +81,16 @@ impl Engine {
     }
 
     fn say_hello(&mut self) {
-        let name = self.hello.name.clone();
         match self.is_lmtp() {
-            true => self.say(&format!("LHLO {name}"), Expect::Lhlo),
-            false => self.say(&format!("EHLO {name}"), Expect::Ehlo),
+            true => self.introduce("LHLO", Expect::Lhlo),
+            false => self.introduce("EHLO", Expect::Ehlo),
         }
+    }
+
+    fn introduce(&mut self, verb: &'static str, expect: Expect) {
+        let name = self.hello.name.clone();
+        self.say(&format!("{verb} {name}"), expect);
+        self.tell(|| Event::Identified(verb, name));
     }
 
     /// A server without EHLO has neither TLS nor AUTH. One that says 421 is about to go.
@@ -132,6 +144,15 @@ impl Engine {
     }
 
     fn auth_replied(&mut self, step: AuthStep, reply: &Reply) {
+        if let Some(login) = match (step, reply.class()) {
+            (AuthStep::Done, Class::Done) => Some(Login::Accepted),
+            (AuthStep::User | AuthStep::Password, Class::GoOn) => None,
+            _ => Some(Login::Refused),
+        } && let Some(credentials) = &self.hello.auth
+        {
+            let user = credentials.user.clone();
+            self.tell(|| Event::Login(user, login));
+        }
         let secret = self.hello.auth.as_ref().map(|c| match step {
             AuthStep::User => c.user.clone(),
             AuthStep::Password | AuthStep::Done => c.password.clone(),

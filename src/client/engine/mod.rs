@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::mail::{DsnOffer, Remote};
 use crate::util::Line;
 
+use super::event::Event;
 use super::extensions::Extensions;
 use super::failure::{Failure, Stage};
 use super::order::{Hello, Protocol, Timeouts, Tls, Transacted};
@@ -44,15 +45,6 @@ pub enum Action {
     Over,
 }
 
-/// One side's line, for a trace. What is secret is shown as `********`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// Ours.
-    Client(Line),
-    /// The server's reply.
-    Server(Line),
-}
-
 /// A client's half of a session.
 #[derive(Debug)]
 pub struct Engine {
@@ -74,7 +66,8 @@ pub struct Engine {
     transaction: Option<Transaction>,
     counts: Counts,
     failure: Option<Failure>,
-    said: Option<Vec<Said>>,
+    /// What nobody has taken yet, where somebody watches.
+    events: Option<Vec<Event>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,9 +148,9 @@ impl Loss {
 const FRUITLESS_MAX: usize = 10;
 
 impl Engine {
-    /// A session with the server that is called `name` in outcomes. With `said`, both sides' lines
-    /// are kept for [`Engine::take_said`].
-    pub fn new(hello: Hello, name: Line, said: Trace) -> Engine {
+    /// A session with the server that is called `name` in outcomes. If it is watched, what happens
+    /// is kept for [`Engine::take_events`].
+    pub fn new(hello: Hello, name: Line, watched: bool) -> Engine {
         let state = match hello.tls {
             Tls::OnConnect => State::Securing,
             _ => State::Talking,
@@ -177,7 +170,7 @@ impl Engine {
             transaction: None,
             counts: Counts::default(),
             failure: None,
-            said: (said == Trace::On).then(Vec::new),
+            events: watched.then(Vec::new),
         }
     }
 
@@ -276,9 +269,21 @@ impl Engine {
         self.failure.as_ref()
     }
 
-    /// What both sides have said since the last call.
-    pub fn take_said(&mut self) -> Vec<Said> {
-        self.said.as_mut().map(std::mem::take).unwrap_or_default()
+    /// What has happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.events.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn tell(&mut self, event: impl FnOnce() -> Event) {
+        if let Some(events) = &mut self.events {
+            events.push(event());
+        }
+    }
+
+    fn tell_of(&mut self, event: impl FnOnce(&Transaction) -> Option<Event>) {
+        if let (Some(events), Some(transaction)) = (&mut self.events, &self.transaction) {
+            events.extend(event(transaction));
+        }
     }
 
     /// Says QUIT, unless a transaction or an answer is under way.
@@ -290,10 +295,10 @@ impl Engine {
 
     fn replied(&mut self, reply: &Reply) {
         self.heard += 1;
-        if let Some(said) = &mut self.said {
-            said.push(Said::Server(reply.text().clone()));
-        }
-        let Some(expect) = self.expected.pop_front() else {
+        let expect = self.expected.pop_front();
+        self.tell_of(|transaction| transaction.answers(expect?));
+        self.tell(|| Event::Server(reply.clone()));
+        let Some(expect) = expect else {
             return self.interrupted(reply);
         };
         self.asked = self.asked.saturating_sub(1);
@@ -322,9 +327,7 @@ impl Engine {
 
     /// Says `line`, which is shown as `shown`.
     fn say_secret(&mut self, line: &str, shown: &str, expect: Expect) {
-        if let Some(said) = &mut self.said {
-            said.push(Said::Client(Line::sanitize(shown.as_bytes())));
-        }
+        self.tell(|| Event::Client(Line::sanitize(shown.as_bytes())));
         self.output.extend_from_slice(line.as_bytes());
         self.output.extend_from_slice(b"\r\n");
         self.expected.push_back(expect);
@@ -388,20 +391,12 @@ impl Engine {
 
     /// What came of the transaction that has ended.
     pub fn take(&mut self) -> Transacted {
+        self.tell_of(Transaction::ended);
         self.transaction
             .take()
             .map(Transaction::into_result)
             .unwrap_or_default()
     }
-}
-
-/// Whether both sides' lines are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trace {
-    /// They are.
-    On,
-    /// They are not.
-    Off,
 }
 
 const TOO_MUCH: &str = "Remote host sent too much data";

@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::client::order::{Content as _, Credentials, Message, Recipient};
+use crate::client::{Class, Reply};
 use crate::mail::samples::line;
-use crate::mail::{EvpId, MailAddr, Notify, Ret, Verdict};
+use crate::mail::{EvpId, MailAddr, MsgId, Notify, Ret, Verdict};
 use crate::util::dice::Dice;
 
 /// An engine and what it has written that was not looked at yet.
@@ -56,7 +57,7 @@ fn message() -> Message<'static> {
 impl Talk {
     fn new(hello: Hello) -> Talk {
         Talk {
-            engine: Engine::new(hello, line("mx.e.net"), Trace::On),
+            engine: Engine::new(hello, line("mx.e.net"), true),
             written: VecDeque::new(),
         }
     }
@@ -104,11 +105,11 @@ impl Talk {
         match step {
             "M" => {
                 assert_eq!(self.engine.action(), Action::Send);
-                self.engine.sent();
+                self.engine.sent(7);
             }
             "T" => {
                 assert!(matches!(self.engine.action(), Action::Secure(_)));
-                self.engine.secured(Ok(()));
+                self.engine.secured(Ok(line("TLSv1.3")));
             }
             "X" => self.engine.lost(&Loss::Closed),
             _ => panic!("{step}"),
@@ -636,7 +637,7 @@ fn credentials_go_over_tls_only_and_into_no_trace() {
     login.run("S: 250 AUTH=LOGIN\nC: AUTH LOGIN\nS: 334 VXNlcm5hbWU6\nC: am9l\nS: 334 UGFzc3dvcmQ6\nC: c2VjcmV0\nS: 235 welcome");
     assert!(login.engine.can_take_more());
     for talk in [&mut talk, &mut login] {
-        let said = format!("{:?}", talk.engine.take_said());
+        let said = format!("{:?}", talk.engine.take_events());
         assert!(
             said.contains("********") && !said.contains("c2Vj") && !said.contains("AGpv"),
             "{said}"
@@ -718,6 +719,92 @@ fn a_message_that_is_not_whole_is_not_ended() {
     }
 }
 
+// smtpd-filters(7), REPORTS: whatever the order of commands, what belongs to a transaction stands
+// behind its beginning, and it ends once.
+#[test]
+fn who_watches_hears_of_transactions_in_order() {
+    let mut talk = Talk::greeted(Protocol::Smtp, &["PIPELINING"]);
+    talk.engine.take_events();
+    talk.begin(&["a@e.net", "b@e.net"]);
+    talk.run(
+        "C: MAIL FROM:<al@e.org>\nC: RCPT TO:<a@e.net>\nC: RCPT TO:<b@e.net>\nC: DATA
+         S: 250 Ok\nS: 550 no\nS: 250 Ok\nS: 354 go\nM\nS: 250 Ok",
+    );
+    talk.outcomes();
+    let msgid = MsgId::new(7).unwrap();
+    let envelope = |n: u64| Event::Envelope(EvpId::from_u64(7 << 32 | n).unwrap());
+    let said = |text| Event::Client(line(text));
+    let reply = |text| Event::Server(Reply::sample(text));
+    let begin = || Event::Begin(msgid, "al@e.org".to_owned());
+    assert_eq!(
+        talk.engine.take_events(),
+        [
+            said("MAIL FROM:<al@e.org>"),
+            said("RCPT TO:<a@e.net>"),
+            said("RCPT TO:<b@e.net>"),
+            said("DATA"),
+            reply("250 Ok"),
+            begin(),
+            envelope(1),
+            reply("550 no"),
+            Event::Rcpt(msgid, line("a@e.net"), Class::Never),
+            envelope(2),
+            reply("250 Ok"),
+            Event::Rcpt(msgid, line("b@e.net"), Class::Done),
+            reply("354 go"),
+            Event::Data(msgid, Class::GoOn),
+            said("."),
+            reply("250 Ok"),
+            Event::Commit(msgid, 7),
+        ]
+    );
+    // LMTP: accepted for one is accepted, and that once.
+    let mut talk = Talk::greeted(Protocol::Lmtp, &[]);
+    talk.begin(&["a@e.net", "b@e.net"]);
+    talk.run(
+        "C: MAIL FROM:<al@e.org>\nS: 250 Ok\nC: RCPT TO:<a@e.net>\nS: 250 Ok\nC: RCPT TO:<b@e.net>
+         S: 250 Ok\nC: DATA\nS: 354 go\nM\nS: 450 later\nS: 250 Ok",
+    );
+    talk.engine.take_events();
+    talk.outcomes();
+    assert_eq!(talk.engine.take_events(), [Event::Commit(msgid, 7)]);
+    // A connection that is lost.
+    let mut talk = Talk::greeted(Protocol::Smtp, &[]);
+    talk.begin(&["a@e.net"]);
+    talk.run("C: MAIL FROM:<al@e.org>\nS: 250 Ok\nC: RCPT TO:<a@e.net>\nX");
+    talk.engine.take_events();
+    talk.outcomes();
+    assert_eq!(talk.engine.take_events(), [Event::Rollback(msgid)]);
+    // MAIL was refused: nothing has begun.
+    let mut talk = Talk::greeted(Protocol::Smtp, &["PIPELINING"]);
+    talk.begin(&["a@e.net"]);
+    talk.run(
+        "C: MAIL FROM:<al@e.org>\nC: RCPT TO:<a@e.net>\nC: DATA\nS: 550 no\nS: 503 no\nS: 503 no",
+    );
+    talk.outcomes();
+    let of_lines = |event: &Event| matches!(event, Event::Client(_) | Event::Server(_));
+    let events = talk.engine.take_events();
+    assert!(events.iter().skip(5).all(of_lines), "{events:?}");
+}
+
+/// Panics unless transactions begin and end as [`Event`] promises.
+fn check_order(events: &[Event]) {
+    let mut begun = false;
+    for event in events {
+        match event {
+            Event::Begin(..) => assert!(!std::mem::replace(&mut begun, true), "{events:?}"),
+            Event::Commit(..) | Event::Rollback(_) => {
+                assert!(std::mem::replace(&mut begun, false), "{events:?}");
+            }
+            Event::Envelope(_) | Event::Rcpt(..) | Event::Data(..) => {
+                assert!(begun, "{events:?}");
+            }
+            _ => {}
+        }
+    }
+    assert!(!begun, "{events:?}");
+}
+
 #[test]
 fn the_limits_a_server_names_are_kept() {
     // RFC 9422: recipients per transaction, transactions per session.
@@ -786,12 +873,13 @@ fn whatever_a_server_says_every_recipient_has_one_outcome() {
                 }
                 Action::Read(..) => talk.engine.lost(&Loss::Closed),
                 Action::Send if dice.roll(8) == 0 => talk.engine.received(b"550 no\r\n"),
-                Action::Send => talk.engine.sent(),
+                Action::Send => talk.engine.sent(7),
                 Action::Secure(_) => panic!("{round}"),
                 end => break end,
             }
         };
         let Transacted { settled, untried } = talk.engine.take();
+        check_order(&talk.engine.take_events());
         assert_eq!(settled.len() + untried.len(), count, "{round} {ended:?}");
         let mut ids: Vec<_> = settled
             .iter()

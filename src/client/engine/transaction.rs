@@ -1,8 +1,9 @@
 //! One message: MAIL, RCPT for each recipient, DATA, the message, and whose outcome each reply is.
 
-use crate::mail::{EvpId, MailAddr, Outcome, Remote, Ret, Status, Verdict};
+use crate::mail::{EvpId, MailAddr, MsgId, Outcome, Remote, Ret, Status, Verdict};
 use crate::util::Line;
 
+use super::super::event::Event;
 use super::super::extensions::{Extensions, Size};
 use super::super::order::{Message, Recipient, Transacted};
 use super::super::reply::{Class, Reply};
@@ -19,12 +20,18 @@ const AHEAD_MAX: usize = 32;
 #[derive(Debug)]
 pub struct Transaction {
     mail: String,
+    /// The reverse-path in it.
+    sender: String,
     step: Step,
     slots: Vec<Slot>,
     /// The first recipient that was not looked at yet.
     next: usize,
     /// Whether the server said anything of this message.
     heard: bool,
+    /// Whether MAIL was accepted.
+    begun: bool,
+    /// Bytes of the message that were sent, but for the final dot.
+    sent_bytes: u64,
     /// Whether the server said that there are too many recipients.
     full: bool,
     settled: Vec<(EvpId, Outcome)>,
@@ -68,8 +75,8 @@ impl Engine {
 
     /// Begins a transaction, if the server can take the message at all.
     pub fn begin(&mut self, message: &Message<'_>, recipients: Vec<Recipient>) {
-        let mut transaction =
-            Transaction::new(mail(message, &recipients, &self.extensions), recipients);
+        let line = mail(message, &recipients, &self.extensions);
+        let mut transaction = Transaction::new(line, path(&message.sender), recipients);
         if let Some(outcome) = self.unfit(message) {
             transaction.settle_rest(&outcome);
             transaction.step = Step::Ended;
@@ -85,16 +92,19 @@ impl Engine {
         self.pump();
     }
 
-    /// The message was sent, up to and with the final dot.
-    pub fn sent(&mut self) {
+    /// The message was sent, so many bytes of it and the final dot.
+    pub fn sent(&mut self, bytes: u64) {
         if self.state != State::Sending {
             return;
         }
         self.state = State::Talking;
-        let Some(transaction) = &self.transaction else {
+        self.tell(|| Event::Client(Line::sanitize(b".")));
+        let lmtp = self.is_lmtp();
+        let Some(transaction) = &mut self.transaction else {
             return;
         };
-        match self.is_lmtp() {
+        transaction.sent_bytes = bytes;
+        match lmtp {
             // RFC 2033 §4.2: a reply for each recipient that was accepted, in their order.
             true => {
                 let places = transaction.accepted().map(Expect::DotFor);
@@ -196,6 +206,11 @@ impl Engine {
         };
         transaction.heard |= expect != Expect::Rset;
         let done = reply.class() == Class::Done;
+        transaction.begun |= done && expect == Expect::Mail;
+        self.tell_of(|transaction| transaction.answered(expect, reply.class()));
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
         match expect {
             Expect::Mail if !done => {
                 transaction.settle_rest(&failed(reply, remote));
@@ -270,17 +285,20 @@ enum Answered {
 }
 
 impl Transaction {
-    fn new(mail: String, recipients: Vec<Recipient>) -> Transaction {
+    fn new(mail: String, sender: String, recipients: Vec<Recipient>) -> Transaction {
         let slot = |recipient| Slot {
             recipient,
             fate: Fate::Unsaid,
         };
         Transaction {
             mail,
+            sender,
             step: Step::Mail,
             slots: recipients.into_iter().map(slot).collect(),
             next: 0,
             heard: false,
+            begun: false,
+            sent_bytes: 0,
             full: false,
             settled: Vec::new(),
         }
@@ -388,6 +406,44 @@ impl Transaction {
         for place in 0..self.slots.len() {
             self.settle(place, outcome);
         }
+    }
+
+    fn msgid(&self) -> Option<MsgId> {
+        let slot = self.slots.first().filter(|_| self.begun)?;
+        Some(slot.recipient.id.msgid())
+    }
+
+    /// For who watches: RCPT is about to be answered.
+    pub(super) fn answers(&self, expect: Expect) -> Option<Event> {
+        let Expect::Rcpt(place) = expect else {
+            return None;
+        };
+        let slot = self.slots.get(place).filter(|_| self.begun)?;
+        Some(Event::Envelope(slot.recipient.id))
+    }
+
+    /// For who watches: a command was answered.
+    fn answered(&self, expect: Expect, class: Class) -> Option<Event> {
+        let msgid = self.msgid()?;
+        match expect {
+            Expect::Mail => Some(Event::Begin(msgid, self.sender.clone())),
+            Expect::Rcpt(place) => {
+                let to = self.slots.get(place)?.recipient.to.clone();
+                Some(Event::Rcpt(msgid, to, class))
+            }
+            Expect::Data => Some(Event::Data(msgid, class)),
+            _ => None,
+        }
+    }
+
+    /// For who watches: it is over.
+    pub(super) fn ended(&self) -> Option<Event> {
+        let msgid = self.msgid()?;
+        let delivered = |(_, outcome): &(EvpId, Outcome)| outcome.verdict == Verdict::Delivered;
+        Some(match self.settled.iter().any(delivered) {
+            true => Event::Commit(msgid, self.sent_bytes),
+            false => Event::Rollback(msgid),
+        })
     }
 
     /// The connection is gone.

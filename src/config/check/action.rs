@@ -313,7 +313,10 @@ impl Checker<'_> {
                 }
                 action.auth = self.relay_table(table, Takes::Map, "auth");
             }
-            RelayKind::Filter(filter) => action.filter = self.filter_ref(filter),
+            RelayKind::Filter(filter) => {
+                action.filter = self.filter_ref(filter);
+                self.programs_hear(action.filter.as_ref(), option.at);
+            }
             RelayKind::Srs => action.srs = true,
         }
     }

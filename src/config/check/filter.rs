@@ -59,6 +59,21 @@ impl Checker<'_> {
         }
     }
 
+    /// smtpd.conf(5), relay, filter: programs are told of sessions, and no filter decides in them.
+    pub(super) fn programs_hear(&mut self, name: Option<&FilterName>, at: Pos) {
+        let filters = &self.config.filters;
+        let decides = |name: &FilterName| matches!(filters.get(name), Some(Filter::BuiltIn(_)));
+        let is_useless = name.is_some_and(|name| match filters.get(name) {
+            Some(Filter::Chain(names)) => !names.is_empty() && names.iter().all(decides),
+            _ => decides(name),
+        });
+        if is_useless {
+            let text = "this filter has no effect: sessions with other hosts are told to \
+                        programs, and no filter decides in them";
+            self.diagnostics.warning(at, text);
+        }
+    }
+
     fn chain(&mut self, names: &[Text]) -> Filter {
         let mut seen = BTreeSet::new();
         let mut programs: BTreeMap<String, &str> = BTreeMap::new();

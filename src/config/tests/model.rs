@@ -2,16 +2,15 @@
 
 use crate::config::{
     AuthNeed, ClientCertificate, Condition, Config, Decision, Filter, Method, Phase, Sources,
-    TlsMode, judge,
+    TlsMode, load,
 };
 
 use super::defaults;
 
-/// The language as a whole, also what a version cannot do yet.
 fn config(text: &str) -> Config {
     let text = format!("{text}\naction a mbox\nmatch for any action a\n");
     let sources = Sources::from_text("t", &text, &[]);
-    judge(&sources, &defaults(), |_, _| {}).unwrap().config
+    load(&sources, &defaults()).unwrap().config
 }
 
 // smtpd.conf(5), listen on: tls, tls-require [verify], smtps, pki, ca, ciphers, protocols.

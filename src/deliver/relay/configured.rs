@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::config::built_in::LOCAL_HOST;
 use crate::config::{Config, Method, MtaLimits, RelayAction, Route, TableSource};
+use crate::filter::Filters;
 use crate::table::Snapshot;
 
 use super::mx::{self, Own};
@@ -19,6 +20,8 @@ pub struct Configured {
     pub snapshot: Arc<Snapshot>,
     /// TLS.
     pub tls: Connectors,
+    /// Who hears of sessions.
+    pub filters: Arc<Filters>,
     /// What the listeners are bound to.
     pub bound: Arc<[SocketAddr]>,
 }

@@ -21,6 +21,7 @@ pub mod core;
 pub mod hoststat;
 pub mod key;
 pub mod mx;
+mod reports;
 mod routes;
 pub mod secure;
 pub mod session;
@@ -346,7 +347,7 @@ impl Relay {
                 Action::Reverse(addr, ptr) => {
                     let events = self.tools.events.clone();
                     let put = move |found: dns::Reverse| {
-                        let _ = ptr.set(found.name);
+                        let _ = ptr.set(found);
                         let _ = events.send(Event::Named);
                     };
                     self.resolver.reverse(addr, Box::new(put));

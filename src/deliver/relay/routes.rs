@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
+use crate::dns::Reverse;
 use crate::log::maillog::Bracketed;
 use crate::mail::{Outcome, SessionId};
 use crate::util::{Line, Timestamp};
@@ -97,8 +98,8 @@ impl Connections {
     }
 }
 
-/// The reverse name of an address, once it is known; `Some(None)` when there is none.
-pub type Ptr = Arc<OnceLock<Option<Line>>>;
+/// The reverse name of an address, once the resolver has said what it knows.
+pub type Ptr = Arc<OnceLock<Reverse>>;
 
 /// A remote address, and how many connections it has.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +115,7 @@ pub struct Host {
 impl Host {
     /// The name, if there is one and it is known.
     pub fn name(&self) -> Option<&Line> {
-        self.ptr.get().and_then(Option::as_ref)
+        self.ptr.get()?.name.as_ref()
     }
 }
 

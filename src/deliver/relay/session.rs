@@ -13,7 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::client::{
-    Content as _, Failure, Hello, Message, Opening, Protocol, Recipient, Said, Secure, Session,
+    self, Content as _, Failure, Hello, Message, Opening, Protocol, Recipient, Secure, Session,
     Socket, Stage, Tap, Tls, Upgrade,
 };
 use crate::config::RelayAction;
@@ -28,6 +28,7 @@ use super::Event;
 use super::core::{End, Load, Next, Start, result_word};
 use super::key::Security;
 use super::mx;
+use super::reports::Reports;
 
 /// What a session is told.
 pub enum Order {
@@ -161,7 +162,7 @@ impl Worker<'_> {
         secure: Option<&Secure>,
     ) -> Result<Session, Failure> {
         let start = self.start;
-        let ptr = start.ptr.get().and_then(Option::as_ref);
+        let ptr = start.ptr.get().and_then(|found| found.name.as_ref());
         maillog::mta_connecting(start.id, scheme, start.to, ptr.map(Line::as_str));
         let protocol = match start.lmtp {
             true => Protocol::Lmtp,
@@ -177,7 +178,7 @@ impl Worker<'_> {
         let socket = Socket::tcp(start.to, start.source, hello.timeouts.connect)?;
         self.local = socket.local_addr().map(|addr| addr.ip().to_canonical());
         maillog::mta_connected(start.id);
-        let tap = log::tracing(Trace::Mta).then(|| tap(start.id.to_string()));
+        let tap = self.tap(&socket);
         let session = Session::open(
             Box::new(socket),
             Opening {
@@ -194,6 +195,36 @@ impl Worker<'_> {
             maillog::mta_cert_check(start.id, shown);
         }
         session
+    }
+
+    /// Who hears what happens on a connection: the trace, and the programs of the action's filters.
+    fn tap(&self, socket: &Socket) -> Option<Tap> {
+        let start = self.start;
+        let filter = start
+            .configured
+            .action(&start.action)
+            .and_then(|action| action.filter.as_ref());
+        let chain = filter.and_then(|name| start.configured.filters.chain(name));
+        let reports = chain.map(|chain| {
+            let name = start.ptr.get();
+            Reports::of(chain, start.id, name, socket.local_addr(), start.to)
+        });
+        let (trace, id) = (log::tracing(Trace::Mta), start.id);
+        let tap = move |event: client::Event| {
+            match &event {
+                client::Event::Client(line) if trace => {
+                    log::trace(Trace::Mta, format_args!("mta: {id}: >>> {line}"));
+                }
+                client::Event::Server(reply) if trace => {
+                    log::trace(Trace::Mta, format_args!("mta: {id}: <<< {reply}"));
+                }
+                _ => {}
+            }
+            if let Some(reports) = &reports {
+                reports.hear(&event);
+            }
+        };
+        (trace || filter.is_some()).then(|| Box::new(tap) as Tap)
     }
 
     fn failed(&self, failure: &Failure) -> End {
@@ -337,9 +368,10 @@ impl Worker<'_> {
     fn tell(&self, load: &Load, sender: &MailAddr, settled: &[(EvpId, Outcome)]) {
         let now = Timestamp::now();
         let address = Bracketed(self.start.to.ip());
-        let relay = match self.start.ptr.get() {
-            Some(Some(name)) => format!("{address} ({name})"),
-            _ => address.to_string(),
+        let ptr = self.start.ptr.get().and_then(|found| found.name.as_ref());
+        let relay = match ptr {
+            Some(name) => format!("{address} ({name})"),
+            None => address.to_string(),
         };
         for (id, outcome) in settled {
             let Some(envelope) = load.envelopes.iter().find(|e| e.id == *id) else {
@@ -390,13 +422,6 @@ fn no_message() -> Outcome {
 
 fn text(text: &str) -> Line {
     Line::sanitize(text.as_bytes())
-}
-
-fn tap(id: String) -> Tap {
-    Box::new(move |said| match said {
-        Said::Client(line) => log::trace(Trace::Mta, format_args!("mta: {id}: >>> {line}")),
-        Said::Server(line) => log::trace(Trace::Mta, format_args!("mta: {id}: <<< {line}")),
-    })
 }
 
 #[cfg(test)]

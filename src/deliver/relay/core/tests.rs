@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use crate::config::{self, Defaults, Sources};
 use crate::deliver::relay::Configured;
 use crate::deliver::relay::secure::Connectors;
-use crate::dns::{Answer, Failure as NotFound, Found, Kind, Mx};
+use crate::dns::{Answer, Confirmed, Failure as NotFound, Found, Kind, Mx, Reverse};
 use crate::mail::samples::{self, line};
 use crate::mail::{Kind as EnvelopeKind, Outcome, Status};
 use crate::table::Snapshot;
@@ -62,6 +62,7 @@ fn configured(version: u64, conf: &str) -> Arc<Configured> {
     Arc::new(Configured {
         snapshot: Arc::new(snapshot.unwrap_or_else(|bad| panic!("{bad:?}"))),
         tls: Connectors::default(),
+        filters: Arc::default(),
         bound: Arc::new(["192.0.2.9:25".parse().unwrap()]),
     })
 }
@@ -166,7 +167,10 @@ impl World {
             }
             Action::Resolve(name, question) => self.answer(name, &question),
             Action::Reverse(_, ptr) => {
-                drop(ptr.set(None));
+                drop(ptr.set(Reverse {
+                    name: None,
+                    confirmed: Confirmed::Fail,
+                }));
                 self.core.named();
             }
             Action::Smarthost(id, ask) => {
