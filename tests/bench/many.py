@@ -35,6 +35,8 @@ class Sink:
             os.unlink(self.stats)
         self.child = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL)
         wait("the hosts", lambda: os.path.exists(self.stats) or self.child.poll() is not None)
+        if self.child.poll() is not None:
+            raise RuntimeError("the hosts cannot have their ports: does another benchmark run?")
         return self
 
     def __getattr__(self, name):

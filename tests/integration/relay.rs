@@ -427,6 +427,30 @@ fn a_host_that_limits_a_session_gets_a_new_connection_at_once() {
     }
 }
 
+// RFC 9422: a host says how many recipients it takes in one transaction.
+#[test]
+fn a_host_that_limits_a_transaction_gets_several_over_one_connection() {
+    let host = Host::start(|c| {
+        c.starts_with("EHLO")
+            .then_some("250-fake\r\n250 LIMITS RCPTMAX=2")
+    });
+    let daemon = to_host(&host);
+    let rcpts = ["a", "b", "c", "d", "e"].map(|user| format!("{user}@a.example"));
+    submit(
+        &daemon,
+        &rcpts.each_ref().map(String::as_str),
+        "Subject: x\r\n\r\nhi",
+    );
+    let taken = host.wait(3);
+    let count = |taken: &Taken| {
+        let rcpts = taken.commands.iter().filter(|c| c.starts_with("RCPT"));
+        rcpts.count()
+    };
+    assert_eq!(taken.iter().map(count).collect::<Vec<_>>(), [2, 2, 1]);
+    daemon.wait_empty();
+    assert_eq!(daemon.log().matches(" mta connected").count(), 1);
+}
+
 #[test]
 fn a_connection_closed_at_any_point_puts_the_message_off() {
     let cases: [(Script, &str); 4] = [
