@@ -11,7 +11,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use crate::mail::{BounceKind, Envelope, Outcome, Status};
+use crate::mail::{BounceKind, Envelope, Literal, Outcome, Status};
 use crate::rfc5322::fields;
 use crate::smtp::xtext;
 use crate::util::Timestamp;
@@ -200,8 +200,7 @@ fn remote_mta(name: &str) -> Option<String> {
         return None;
     }
     match name.parse::<IpAddr>() {
-        Ok(IpAddr::V4(address)) => Some(format!("[{address}]")),
-        Ok(IpAddr::V6(address)) => Some(format!("[IPv6:{address}]")),
+        Ok(address) => Some(Literal(address).to_string()),
         Err(_) => Some(name.to_owned()),
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::mail::literal;
+
 /// The destination of LMTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LmtpDest {
@@ -42,10 +44,7 @@ impl LmtpDest {
         let (name, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (inside, port) = rest.split_once(']').ok_or(NoDest)?;
-                let inside = match inside.split_at_checked(5) {
-                    Some((tag, rest)) if tag.eq_ignore_ascii_case("IPv6:") => rest,
-                    _ => inside,
-                };
+                let inside = literal::strip_tag(inside).unwrap_or(inside);
                 match port.strip_prefix(':') {
                     Some(port) => (inside, Some(port)),
                     None if port.is_empty() => (inside, None),

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::mail::literal;
+
 /// A network: an address whose host bits are 0, and the length of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network {
@@ -46,7 +48,7 @@ impl Network {
             Some(_) => return None,
             None => (inside, after.strip_prefix('/')),
         };
-        let v6 = strip_ipv6(body).or_else(|| body.contains(':').then_some(body));
+        let v6 = literal::strip_tag(body).or_else(|| body.contains(':').then_some(body));
         if let Some(v6) = v6 {
             let addr: Ipv6Addr = v6.parse().ok()?;
             let bits = prefix.map_or(Some(128), |prefix| length(prefix, 128))?;
@@ -57,12 +59,6 @@ impl Network {
         }
         inet_net_pton(body, prefix)
     }
-}
-
-/// Takes `IPv6:` away, in either case.
-fn strip_ipv6(text: &str) -> Option<&str> {
-    let (head, rest) = text.split_at_checked(5)?;
-    head.eq_ignore_ascii_case("ipv6:").then_some(rest)
 }
 
 fn length(text: &str, most: u8) -> Option<u8> {

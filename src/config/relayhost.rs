@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::mail::literal;
 use crate::util::Line;
 
 use super::limits;
@@ -116,7 +117,7 @@ impl RelayHost {
 
     /// The host as an address, if it is one.
     pub fn address(&self) -> Option<IpAddr> {
-        literal(&self.host).or_else(|| self.host.parse().ok())
+        literal::parse_or_bare(&self.host)
     }
 }
 
@@ -142,7 +143,7 @@ fn host(text: &str) -> Result<(&str, &str), BadRelayHost> {
             .unwrap_or(text.len()),
     };
     let (host, rest) = text.split_at_checked(end).ok_or(bad)?;
-    match is_name(host) || literal(host).is_some() {
+    match is_name(host) || literal::parse(host).is_some() {
         true => Ok((host, rest)),
         false => Err(bad),
     }
@@ -155,16 +156,6 @@ fn is_name(host: &str) -> bool {
         && !host.starts_with('-')
         && host.bytes().all(byte)
         && host.split('.').all(label)
-}
-
-/// The address in `[192.0.2.1]`, `[2001:db8::1]` and `[IPv6:2001:db8::1]`.
-fn literal(host: &str) -> Option<IpAddr> {
-    let inside = host.strip_prefix('[')?.strip_suffix(']')?;
-    let bare = match inside.split_at_checked(5) {
-        Some((tag, rest)) if tag.eq_ignore_ascii_case("ipv6:") => rest,
-        _ => inside,
-    };
-    bare.parse().ok()
 }
 
 fn port(digits: &str) -> Result<u16, BadRelayHost> {

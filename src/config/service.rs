@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::mail::literal;
 use crate::sys::user::User;
 use crate::util::Line;
 use crate::util::Secret;
@@ -74,13 +75,11 @@ pub fn source(key: &str) -> Option<IpAddr> {
         Some(rest) => rest.strip_suffix(']')?,
         None => key,
     };
-    let prefix = inside
-        .get(..5)
-        .is_some_and(|p| p.eq_ignore_ascii_case("ipv6:"));
-    let text = if prefix { inside.get(5..)? } else { inside };
+    let tagged = literal::strip_tag(inside);
+    let text = tagged.unwrap_or(inside);
     let addr: IpAddr = text.split('%').next()?.parse().ok()?;
-    let bare_v6 = prefix || key.starts_with('[');
-    (addr.is_ipv6() || !bare_v6).then_some(addr)
+    let only_v6 = tagged.is_some() || key.starts_with('[');
+    (addr.is_ipv6() || !only_v6).then_some(addr)
 }
 
 #[cfg(test)]

@@ -14,11 +14,10 @@ mod recorder;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use crate::expansion::{self, World};
-use crate::mail::{Destination, Facts, MailAddr, Peer, Refusal, Supposed};
+use crate::mail::{Destination, Facts, Literal, MailAddr, Peer, Refusal, Supposed};
 use crate::session::{bad_recipient, bad_sender, recipient_reply};
 use crate::smtp::domain_name::is_host_name;
 use crate::smtp::path;
@@ -116,10 +115,7 @@ fn facts(world: &World<'_>, supposed: &Supposed, sender: MailAddr) -> Facts {
 fn own_name(peer: &Peer) -> Line {
     let name = match peer {
         Peer::Local => "localhost".to_owned(),
-        Peer::Inet { addr, .. } => match addr {
-            IpAddr::V4(addr) => format!("[{addr}]"),
-            IpAddr::V6(addr) => format!("[IPv6:{addr}]"),
-        },
+        Peer::Inet { addr, .. } => Literal(*addr).to_string(),
     };
     Line::sanitize(name.as_bytes())
 }

@@ -34,6 +34,14 @@ impl Peer {
         format!("{}:{}", Peer::inet(addr.ip()), addr.port())
     }
 
+    /// `[192.0.2.1]`, `[2001:db8::1]`, `[local]`: as a greeting and Received fields show it.
+    pub fn bracketed(&self) -> String {
+        match self {
+            Peer::Inet { addr, .. } if addr.is_ipv6() => self.to_string(),
+            _ => format!("[{self}]"),
+        }
+    }
+
     /// Reads the form that `Display` prints.
     pub fn parse(text: &str) -> Option<Peer> {
         if text == "local" {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 
 use crate::config::{Family, Listener};
+use crate::mail::literal;
 use crate::sys::errno::strerror;
 use crate::sys::net::{self, InterfaceAddr};
 
@@ -121,7 +122,10 @@ impl<'a> Names<'a> {
             found = self.of_interfaces(&|name| members.iter().any(|member| member == name));
         }
         if found.is_empty() {
-            found = literal(on).into_iter().collect();
+            found = literal::parse_or_bare(on)
+                .map(|ip| SocketAddr::new(ip, 0))
+                .into_iter()
+                .collect();
         }
         if found.is_empty() {
             let ips = (self.host)(on)
@@ -156,14 +160,6 @@ impl<'a> Names<'a> {
             .map(|i| i.addr)
             .collect()
     }
-}
-
-fn literal(on: &str) -> Option<SocketAddr> {
-    let bare = on
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(on);
-    bare.parse().ok().map(|ip| SocketAddr::new(ip, 0))
 }
 
 fn is_of(family: Option<Family>, addr: &SocketAddr) -> bool {

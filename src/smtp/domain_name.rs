@@ -4,7 +4,7 @@
 //! and hyphens anywhere but in front. Nothing else than letters, digits, `-`, `_`, `.` and, within
 //! brackets, an address gets through, so a domain is always safe to print.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use crate::mail::literal;
 
 /// The longest domain.
 pub const MAX_DOMAIN: usize = 255;
@@ -13,7 +13,7 @@ const MAX_LABEL: usize = 63;
 /// The domain as text, if `bytes` are one: a host name, or an address in brackets.
 pub fn parse(bytes: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(bytes).ok()?;
-    (is_literal(text) || is_host_name(text)).then_some(text)
+    (literal::parse(text).is_some() || is_host_name(text)).then_some(text)
 }
 
 /// Whether `text` is a host name: dotted labels, no trailing dot.
@@ -25,20 +25,6 @@ pub fn is_host_name(text: &str) -> bool {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         && text.split('.').all(label)
-}
-
-fn is_literal(text: &str) -> bool {
-    let Some(inner) = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    else {
-        return false;
-    };
-    let bare = match inner.split_at_checked(5) {
-        Some((tag, rest)) if tag.eq_ignore_ascii_case("IPv6:") => rest,
-        _ => inner,
-    };
-    bare.parse::<Ipv4Addr>().is_ok() || bare.parse::<Ipv6Addr>().is_ok()
 }
 
 #[cfg(test)]

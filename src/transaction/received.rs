@@ -35,9 +35,8 @@ impl fmt::Display for Received<'_> {
         f.write_str("Received: ")?;
         if self.source == Source::Shown {
             let host = self.facts.rdns.as_ref().map_or(UNKNOWN_NAME, Line::as_str);
-            write!(f, "from {} ({host} ", self.facts.helo)?;
-            write_bracketed(f, &self.facts.peer.to_string())?;
-            f.write_str(")")?;
+            let address = self.facts.peer.bracketed();
+            write!(f, "from {} ({host} {address})", self.facts.helo)?;
         }
         write!(f, "\n\tby {} (OpenSMTPD) with ", self.smtpname)?;
         self.write_protocol(f)?;
@@ -77,13 +76,5 @@ impl Received<'_> {
             f.write_str("A")?;
         }
         Ok(())
-    }
-}
-
-/// An IPv6 peer prints with its brackets already.
-fn write_bracketed(f: &mut fmt::Formatter<'_>, peer: &str) -> fmt::Result {
-    match peer.starts_with('[') {
-        true => f.write_str(peer),
-        false => write!(f, "[{peer}]"),
     }
 }

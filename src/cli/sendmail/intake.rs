@@ -6,12 +6,12 @@
 //! is told. Memory does not grow with the message.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
 use crate::cli::failure::Failure;
 use crate::sys::errno::strerror;
-use crate::sys::random;
+use crate::sys::open;
 use crate::util::sysexits;
 
 use super::address::{ListParser, MOST_ADDRESSES, too_many};
@@ -69,7 +69,7 @@ pub enum Recipients {
 impl Message {
     /// Reads a message up to the end of `input`.
     pub fn read(input: &mut dyn Read, recipients: Recipients) -> Result<Message, Failure> {
-        let file = nameless_file().map_err(|e| unkept("tmpfile", &e))?;
+        let file = open::nameless(&std::env::temp_dir()).map_err(|e| unkept("tmpfile", &e))?;
         let mut pass = Pass::new(recipients, file);
         let mut lines = Lines::new(input);
         while let Some(piece) = lines.next().map_err(|e| unkept("read", &e))? {
@@ -110,18 +110,6 @@ const LONGEST_NAME: usize = 998;
 
 fn unkept(what: &str, error: &io::Error) -> Failure {
     Failure::with(sysexits::TEMPFAIL, format!("{what}: {}", strerror(error)))
-}
-
-/// A file that has no name any more.
-pub fn nameless_file() -> io::Result<File> {
-    let name = format!("sendmail.{:016x}", random::number_u64());
-    let path = std::env::temp_dir().join(name);
-    let mut options = File::options();
-    options.read(true).write(true).create_new(true);
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(&path)?;
-    fs::remove_file(&path)?;
-    Ok(file)
 }
 
 /// A part of a line, without its end.

@@ -26,6 +26,7 @@ use crate::control::client::{Client, Error};
 use crate::control::{Answer, Ask, Which};
 use crate::sys::errno::strerror;
 use crate::sys::localtime::rfc5322_date;
+use crate::sys::open;
 use crate::util::Timestamp;
 use crate::util::sysexits;
 
@@ -266,7 +267,7 @@ impl Draft {
 
     /// The message as it leaves, in a file without a name.
     fn composed(&mut self) -> io::Result<File> {
-        let mut out = io::BufWriter::new(intake::nameless_file()?);
+        let mut out = io::BufWriter::new(open::nameless(&std::env::temp_dir())?);
         self.write(&mut out)?;
         let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.rewind()?;

@@ -8,7 +8,7 @@ mod options;
 mod stages;
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::client::{
 };
 use crate::mail::{EvpId, MsgId, Notify, Verdict};
 use crate::sys::errno::strerror;
-use crate::sys::{open, process, random};
+use crate::sys::{open, process};
 use crate::tls::client::{Connector, Settings, Verify};
 use crate::tls::{Choice, Trust, Version};
 use crate::util::Line;
@@ -120,20 +120,12 @@ fn connector(asked: &Asked) -> Result<Connector, String> {
     })
 }
 
-/// A host's name, or the address of a literal: RFC 5321 §4.1.3, where the tag is no matter of case.
-fn bare(host: &str) -> &str {
-    let literal = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    literal.map_or(host, |literal| match literal.split_at_checked(5) {
-        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address,
-        _ => literal,
-    })
-}
-
 fn addresses(asked: &Asked) -> Result<Vec<SocketAddr>, String> {
     let host = asked.server.host.as_str();
-    let found = (bare(host), asked.server.port).to_socket_addrs();
+    if let Some(address) = asked.server.address() {
+        return Ok(vec![SocketAddr::new(address, asked.server.port)]);
+    }
+    let found = (host, asked.server.port).to_socket_addrs();
     let found: Vec<SocketAddr> = found.map_err(|error| format!("{host}: {error}"))?.collect();
     match found.is_empty() {
         true => Err(format!("{host}: no address")),
@@ -144,7 +136,7 @@ fn addresses(asked: &Asked) -> Result<Vec<SocketAddr>, String> {
 /// Standard input with LF line ends, in a file without a name: each address may want it.
 fn text(input: &mut dyn BufRead) -> Result<File, String> {
     let wrong = |error: io::Error| format!("standard input: {}", strerror(&error));
-    let file = unnamed().map_err(wrong)?;
+    let file = open::nameless(&std::env::temp_dir()).map_err(wrong)?;
     let mut writer = BufWriter::new(&file);
     let mut line = Vec::new();
     loop {
@@ -162,15 +154,6 @@ fn text(input: &mut dyn BufRead) -> Result<File, String> {
     }
     writer.flush().map_err(wrong)?;
     drop(writer);
-    Ok(file)
-}
-
-/// A file that only we can reach and that goes when we do.
-fn unnamed() -> io::Result<File> {
-    let name = format!("smtp.{:016x}", random::number_u64());
-    let path = std::env::temp_dir().join(name);
-    let file = open::own_or_new(&path)?;
-    fs::remove_file(&path)?;
     Ok(file)
 }
 
@@ -319,19 +302,4 @@ fn failed(failure: &Failure) -> String {
 fn say(text: &str) {
     // Standard error may be closed; then there is nobody to tell.
     let _ = writeln!(io::stderr(), "{text}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_literal_is_an_address_however_its_tag_is_written() {
-        // smtp(1), -s: a host may be an address in brackets.
-        for host in ["[::1]", "[IPv6:::1]", "[ipv6:::1]", "::1"] {
-            assert_eq!(bare(host), "::1", "{host}");
-        }
-        assert_eq!(bare("[127.0.0.1]"), "127.0.0.1");
-        assert_eq!(bare("ipv6:x"), "ipv6:x");
-    }
 }

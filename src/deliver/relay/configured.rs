@@ -7,9 +7,10 @@ use std::sync::Arc;
 use crate::config::built_in::LOCAL_HOST;
 use crate::config::{Config, Method, MtaLimits, RelayAction, Route, TableSource};
 use crate::filter::Filters;
+use crate::mail::literal;
 use crate::table::Snapshot;
 
-use super::mx::{self, Own};
+use super::mx::Own;
 use super::secure::Connectors;
 
 /// A configuration with what was made of it for relaying. A relay whose action says something else
@@ -75,9 +76,10 @@ impl Configured {
     pub fn own(&self) -> Own {
         // The rules' table of all addresses of the interfaces, as they were when it was made.
         let interfaces: Vec<IpAddr> = match self.config().tables.get(LOCAL_HOST) {
-            Some(TableSource::List(entries)) => {
-                entries.iter().filter_map(|e| mx::literal(e)).collect()
-            }
+            Some(TableSource::List(entries)) => entries
+                .iter()
+                .filter_map(|e| literal::parse_or_bare(e))
+                .collect(),
             _ => Vec::new(),
         };
         Own::new(&interfaces, &self.bound)

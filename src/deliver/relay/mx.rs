@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::dns::{Answer, Failure as NotFound, Found, Kind, Mx};
-use crate::mail::{Outcome, Status};
+use crate::mail::{Outcome, Status, literal};
 use crate::util::Line;
 
 /// Where exchangers take mail.
@@ -148,7 +148,7 @@ impl Resolution {
     }
 
     fn first(&mut self, name: &str, own: &Own) -> Step {
-        if let Some(addr) = literal(name) {
+        if let Some(addr) = literal::parse_or_bare(name) {
             if self.as_host == AsHost::No && own.takes_mail_at(addr) {
                 return Step::Done(Err(OURSELVES));
             }
@@ -342,19 +342,6 @@ fn is_usable(addr: IpAddr) -> bool {
 
 fn absolute(name: &str) -> String {
     format!("{}.", name.trim_end_matches('.'))
-}
-
-/// The address in `[192.0.2.1]`, `[IPv6:2001:db8::1]` or `[2001:db8::1]`, or one without brackets.
-pub fn literal(name: &str) -> Option<IpAddr> {
-    let Some(inside) = name.strip_prefix('[') else {
-        return name.parse().ok();
-    };
-    let inside = inside.strip_suffix(']')?;
-    let bare = match inside.split_at_checked(5) {
-        Some((tag, rest)) if tag.eq_ignore_ascii_case("ipv6:") => rest,
-        _ => inside,
-    };
-    bare.parse().ok()
 }
 
 fn is_name(name: &str) -> bool {

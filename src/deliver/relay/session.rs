@@ -19,7 +19,7 @@ use crate::client::{
 use crate::config::RelayAction;
 use crate::log::maillog::{self, Bracketed, Delivery};
 use crate::log::{self, Trace};
-use crate::mail::{DsnOffer, Envelope, EvpId, MailAddr, Outcome, Peer, Remote, Status};
+use crate::mail::{DsnOffer, Envelope, EvpId, MailAddr, Outcome, Peer, Remote, Status, literal};
 use crate::queue::Queue;
 use crate::rfc5322::folded::Folded;
 use crate::util::{Line, Timestamp};
@@ -27,7 +27,6 @@ use crate::util::{Line, Timestamp};
 use super::Event;
 use super::core::{End, Load, Next, Start, result_word};
 use super::key::Security;
-use super::mx;
 use super::reports::Reports;
 
 /// What a session is told.
@@ -241,7 +240,7 @@ impl Worker<'_> {
         let start = self.start;
         let address = Bracketed(start.to.ip()).to_string();
         let name = start.exchanger.as_str();
-        let host = if mx::literal(name).is_some() {
+        let host = if literal::parse_or_bare(name).is_some() {
             address
         } else {
             format!("{name} ({address})")

@@ -50,7 +50,7 @@ impl Session {
         let hello = format!(
             "{} Hello {name} {}, pleased to meet you",
             self.server_name(),
-            bracketed(&self.peer),
+            self.peer.bracketed(),
         );
         self.end_transaction();
         self.greeting = Some(Greeting { protocol, name });
@@ -80,13 +80,4 @@ fn name(argument: &[u8]) -> Result<Line, Reply> {
     domain_name::parse(argument)
         .and_then(|name| Line::new(name).ok())
         .ok_or_else(|| Reply::new(501, text))
-}
-
-/// `[192.0.2.1]`, `[2001:db8::1]`, `[local]`.
-fn bracketed(peer: &Peer) -> String {
-    let text = peer.to_string();
-    match text.starts_with('[') {
-        true => text,
-        false => format!("[{text}]"),
-    }
 }

@@ -19,6 +19,8 @@ use std::io::{self, Read, Write};
 
 use rustls::pki_types::ServerName;
 
+use crate::mail::literal;
+
 use super::{Choice, Facts, Identity, Trust, Version};
 
 /// Whether the peer has to prove its name.
@@ -232,15 +234,9 @@ impl<S: Read + Write> fmt::Debug for Stream<S> {
 
 /// The name as certificates know it; brackets of address literals are not part of it.
 fn server_name(name: &str) -> Option<ServerName<'static>> {
-    let bare = name
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    let bare = bare.unwrap_or(name);
-    let bare = bare
-        .get(..5)
-        .filter(|prefix| prefix.eq_ignore_ascii_case("ipv6:"))
-        .and_then(|_| bare.get(5..))
-        .unwrap_or(bare);
-    let bare = bare.strip_suffix('.').unwrap_or(bare);
+    if let Some(address) = literal::parse(name) {
+        return Some(ServerName::from(address));
+    }
+    let bare = name.strip_suffix('.').unwrap_or(name);
     ServerName::try_from(bare.to_owned()).ok()
 }
