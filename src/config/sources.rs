@@ -6,7 +6,7 @@
 //! remembered with the reason; [`load`](super::load) then complains at the place that names it.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::sys::errno::strerror;
 use crate::sys::open;
 use crate::util::cdb;
-use crate::util::frame::{Bad, Reader, Writer};
+use crate::util::wire::wire;
 
 use super::ast::{Ast, Body, ListenKind, PkiOption, TableValue};
 use super::diagnostic::{Diagnostic, Diagnostics};
@@ -116,48 +116,6 @@ impl Sources {
     /// Macros of the command line.
     pub fn macros(&self) -> &[(String, String)] {
         &self.macros
-    }
-
-    /// A form for [`Sources::decode`].
-    pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::default();
-        w.bytes(path_bytes(&self.main));
-        put_count(&mut w, self.macros.len());
-        for (name, value) in &self.macros {
-            w.text(name);
-            w.text(value);
-        }
-        put_count(&mut w, self.unreadable.len());
-        for (path, reason) in &self.unreadable {
-            w.bytes(path_bytes(path));
-            w.text(reason);
-        }
-        put_count(&mut w, self.files.len());
-        for (path, bytes) in &self.files {
-            w.bytes(path_bytes(path));
-            w.bytes(bytes);
-        }
-        w.into_bytes()
-    }
-
-    /// Reads what [`Sources::encode`] wrote.
-    pub fn decode(bytes: &[u8]) -> Result<Sources, Bad> {
-        let mut r = Reader::new(bytes);
-        let mut sources = Sources::empty(path(&mut r)?, &[]);
-        for _ in 0..r.u32()? {
-            let name = r.text()?.to_owned();
-            sources.macros.push((name, r.text()?.to_owned()));
-        }
-        for _ in 0..r.u32()? {
-            let path = path(&mut r)?;
-            sources.unreadable.insert(path, r.text()?.to_owned());
-        }
-        for _ in 0..r.u32()? {
-            let path = path(&mut r)?;
-            sources.files.insert(path, r.bytes()?.to_vec());
-        }
-        r.end()?;
-        Ok(sources)
     }
 
     /// Parses while it reads; complaints are left to `load`, which parses the same bytes again.
@@ -311,13 +269,7 @@ pub fn file_of_table(text: &str) -> Option<&str> {
     (matches!(backend, "file" | "static") && path.starts_with('/')).then_some(path)
 }
 
-fn put_count(w: &mut Writer, count: usize) {
-    w.u32(u32::try_from(count).unwrap_or(u32::MAX));
-}
-
-fn path(r: &mut Reader<'_>) -> Result<PathBuf, Bad> {
-    Ok(PathBuf::from(OsStr::from_bytes(r.bytes()?)))
-}
+wire! { struct Sources { main, macros, unreadable, files } }
 
 fn path_bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
@@ -326,6 +278,8 @@ fn path_bytes(path: &Path) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::util::frame::Bad;
+    use crate::util::wire::Wire;
 
     #[test]
     fn collects_includes_and_tables_and_remembers_what_is_missing() {
@@ -347,7 +301,7 @@ mod tests {
             sources.file(&at("gone.conf")),
             Err("No such file or directory")
         );
-        assert_eq!(Sources::decode(&sources.encode()), Ok(sources));
+        assert_eq!(Sources::from_bytes(&sources.to_bytes()), Ok(sources));
         let error = Sources::collect(&at("none"), &[]).unwrap_err();
         assert!(
             error[0]
@@ -374,7 +328,10 @@ mod tests {
         assert_eq!(reason, "damaged, or no database of makemap(8)");
         let reason = sources.database(&at("gone"));
         assert_eq!(reason, Err("No such file or directory"));
-        assert_eq!(Sources::decode(&sources.encode()), Ok(sources.clone()));
+        assert_eq!(
+            Sources::from_bytes(&sources.to_bytes()),
+            Ok(sources.clone())
+        );
         sources.trust_databases();
         assert_eq!(sources.database(&at("gone")), Ok(()));
     }
@@ -382,15 +339,15 @@ mod tests {
     #[test]
     fn only_whole_encodings_decode() {
         let sources = Sources::from_text("x", "a = b\n", &[("m".into(), "v".into())]);
-        let bytes = sources.encode();
+        let bytes = sources.to_bytes();
         for end in 0..bytes.len() {
-            assert_eq!(Sources::decode(&bytes[..end]), Err(Bad::Short));
+            assert_eq!(Sources::from_bytes(&bytes[..end]), Err(Bad::Short));
         }
         let mut longer = bytes.clone();
         longer.push(0);
-        assert_eq!(Sources::decode(&longer), Err(Bad::Trailing));
+        assert_eq!(Sources::from_bytes(&longer), Err(Bad::Trailing));
         let mut lying = bytes;
         lying[..4].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(Sources::decode(&lying), Err(Bad::Short));
+        assert_eq!(Sources::from_bytes(&lying), Err(Bad::Short));
     }
 }

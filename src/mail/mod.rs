@@ -14,6 +14,7 @@ pub mod outcome;
 pub mod peer;
 pub mod refusal;
 pub mod supposed;
+mod wire;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod srs;

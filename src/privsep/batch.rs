@@ -1,15 +1,19 @@
 //! Many deliveries to one child: the frames between the engine and a batch.
 //!
-//! On the child's standard input, for each message: a head (magic, sequence number, addresses,
-//! lines to put in front), the body in chunks, and an end mark; or, when the body could not be
-//! read to its end, an abort mark. On its output, one [`Answer`] per message, in order. All
-//! numbers are big-endian. Every length has a bound: a reader that meets more, or anything out of
-//! place, gives up on the stream, because after that nothing in it can be trusted.
+//! On the child's standard input, for each message: a frame with its head (sequence number,
+//! addresses), the body in chunks, and an end mark; or, when the body could not be
+//! read to its end, an abort mark. On its output, one frame with an [`Answer`] per message, in order.
+//! Every length has a bound: a reader that meets more, or anything out of place, gives up on the
+//! stream, because after that nothing in it can be trusted.
 
 use std::io::{self, Read, Write};
 
 use crate::mail::MailAddr;
 use crate::util::Line;
+use crate::util::frame::LENGTH_BYTES;
+use crate::util::wire::{Cut, wire};
+
+use super::frame::{decode, whole};
 
 /// Most bytes of body in a chunk.
 pub const CHUNK_MAX: usize = 64 * 1024;
@@ -20,10 +24,11 @@ pub const TEXT_MAX: usize = 1024;
 /// Most bytes of a part of an address or a sub-address.
 pub const FIELD_MAX: usize = 8 * 1024;
 
-const MAGIC: u32 = 0x6d64_6131;
 const END: u32 = 0;
 const ABORT: u32 = u32::MAX;
-const ANSWER_HEAD: usize = 10;
+/// Longest frames, in bytes: texts, and what stands between them.
+const HEAD_MAX: usize = 7 * (FIELD_MAX + 4) + 16;
+const ANSWER_MAX: usize = TEXT_MAX + 32;
 
 /// What comes before a message's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,39 +67,30 @@ pub struct Answer {
     pub text: Line,
 }
 
+wire! { struct Head { sequence, subaddress, sender, rcpt, dest } }
+
+wire! { struct Answer { sequence, code, text as Cut<TEXT_MAX> } }
+
 impl Head {
     /// Appends the frame to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&MAGIC.to_be_bytes());
-        out.extend_from_slice(&self.sequence.to_be_bytes());
-        out.push(u8::from(self.subaddress.is_some()));
-        field(out, self.subaddress.as_deref().unwrap_or(""));
-        for addr in [&self.sender, &self.rcpt, &self.dest] {
-            field(out, addr.user());
-            field(out, addr.domain());
-        }
+        out.extend_from_slice(&whole(self));
     }
 
     /// Reads a head; `None` at an end of file between messages.
     pub fn read(from: &mut impl Read) -> io::Result<Option<Head>> {
-        let Some(magic) = number_or_eof(from)? else {
+        let Some(length) = number_or_eof(from)? else {
             return Ok(None);
         };
-        if magic != MAGIC {
+        let mut frame = length.to_le_bytes().to_vec();
+        let rest = u64::from(length);
+        if rest > HEAD_MAX as u64 {
             return Err(garbage());
         }
-        let sequence = number(from)?;
-        let mut has_subaddress = [0];
-        from.read_exact(&mut has_subaddress)?;
-        let subaddress = text(from)?;
-        let mut addr = || MailAddr::new(&text(from)?, &text(from)?).map_err(|_| garbage());
-        Ok(Some(Head {
-            sequence,
-            subaddress: (has_subaddress != [0]).then_some(subaddress),
-            sender: addr()?,
-            rcpt: addr()?,
-            dest: addr()?,
-        }))
+        if from.take(rest).read_to_end(&mut frame)? as u64 != rest {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        decode(&frame).map(Some).map_err(|_| garbage())
     }
 }
 
@@ -106,7 +102,7 @@ impl Chunk {
             Chunk::End => END,
             Chunk::Abort => ABORT,
         };
-        out.extend_from_slice(&word.to_be_bytes());
+        out.extend_from_slice(&word.to_le_bytes());
     }
 
     /// Reads a mark.
@@ -186,60 +182,31 @@ impl<R: Read> Read for BodyReader<R> {
 impl Answer {
     /// Writes the frame.
     pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
-        let text = self.text.as_bytes();
-        let text = &text[..text.len().min(TEXT_MAX)];
-        let mut frame = Vec::with_capacity(ANSWER_HEAD + text.len());
-        frame.extend_from_slice(&self.sequence.to_be_bytes());
-        frame.extend_from_slice(&self.code.to_be_bytes());
-        frame.extend_from_slice(&(text.len() as u16).to_be_bytes());
-        frame.extend_from_slice(text);
-        to.write_all(&frame)
+        to.write_all(&whole(self))
     }
 
     /// Takes one answer from the front of `buffer`; `None` while it is incomplete.
     pub fn take(buffer: &mut Vec<u8>) -> io::Result<Option<Answer>> {
-        let Some((head, rest)) = buffer.split_first_chunk::<ANSWER_HEAD>() else {
+        let Some(head) = buffer.first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
         };
-        let [s0, s1, s2, s3, c0, c1, c2, c3, l0, l1] = *head;
-        let len = usize::from(u16::from_be_bytes([l0, l1]));
-        if len > TEXT_MAX {
+        let length = u32::from_le_bytes(*head) as usize;
+        if length > ANSWER_MAX {
             return Err(garbage());
         }
-        let Some(text) = rest.get(..len) else {
+        let Some(frame) = buffer.get(..LENGTH_BYTES + length) else {
             return Ok(None);
         };
-        let answer = Answer {
-            sequence: u32::from_be_bytes([s0, s1, s2, s3]),
-            code: i32::from_be_bytes([c0, c1, c2, c3]),
-            text: Line::sanitize(text),
-        };
-        buffer.drain(..ANSWER_HEAD + len);
+        let answer = decode(frame).map_err(|_| garbage())?;
+        buffer.drain(..LENGTH_BYTES + length);
         Ok(Some(answer))
     }
-}
-
-fn field(out: &mut Vec<u8>, text: &str) {
-    // The caller has seen to the bound; what is longer is refused by the reader.
-    let len = text.len().min(FIELD_MAX + 1);
-    out.extend_from_slice(&(len as u32).to_be_bytes());
-    out.extend_from_slice(&text.as_bytes()[..len]);
-}
-
-fn text(from: &mut impl Read) -> io::Result<Line> {
-    let len = number(from)? as usize;
-    if len > FIELD_MAX {
-        return Err(garbage());
-    }
-    let mut bytes = vec![0; len];
-    from.read_exact(&mut bytes)?;
-    Line::from_bytes(&bytes).map_err(|_| garbage())
 }
 
 fn number(from: &mut impl Read) -> io::Result<u32> {
     let mut bytes = [0; 4];
     from.read_exact(&mut bytes)?;
-    Ok(u32::from_be_bytes(bytes))
+    Ok(u32::from_le_bytes(bytes))
 }
 
 fn number_or_eof(from: &mut impl Read) -> io::Result<Option<u32>> {
@@ -254,7 +221,7 @@ fn number_or_eof(from: &mut impl Read) -> io::Result<Option<u32>> {
             Err(error) => return Err(error),
         }
     }
-    Ok(Some(u32::from_be_bytes(bytes)))
+    Ok(Some(u32::from_le_bytes(bytes)))
 }
 
 fn garbage() -> io::Error {
@@ -306,9 +273,9 @@ mod tests {
             assert_eq!(taken.is_some(), at + 1 == bytes.len());
         }
         assert!(buffer.is_empty());
-        bytes[8] = 0xff;
+        bytes[2] = 0xff;
         assert!(Answer::take(&mut bytes).is_err());
-        assert!(Chunk::read(&mut [0, 2, 0, 0].as_slice()).is_err());
+        assert!(Chunk::read(&mut [0, 0, 2, 0].as_slice()).is_err());
     }
 
     #[test]

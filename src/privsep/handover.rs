@@ -4,13 +4,12 @@
 
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 
 use crate::config::{self, Defaults, Diagnostic, Loaded, Sources};
-use crate::util::frame::Writer;
+use crate::util::wire::wire;
 
-use super::frame::{Malformed, TooLong, VERSION, finish, open};
+use super::frame::{self, Malformed, TooLong};
 
 /// A configuration that can be loaded anywhere with the same result.
 #[derive(Clone, Debug)]
@@ -43,35 +42,18 @@ impl Handover {
 
     /// As bytes.
     pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
-        let mut w = Writer::frame(VERSION);
-        w.line(&self.defaults.server_name);
-        w.u32(u32::try_from(self.defaults.addresses.len()).map_err(|_| TooLong)?);
-        for address in &self.defaults.addresses {
-            w.text(&address.to_string());
-        }
-        w.bytes(&self.sources.encode());
-        finish(w, MAX_HANDOVER)
+        frame::encode(self, MAX_HANDOVER)
     }
 
     /// From bytes.
     pub fn decode(bytes: &[u8]) -> Result<Handover, Malformed> {
-        let mut r = open(bytes)?;
-        let server_name = r.line()?;
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        for _ in 0..r.u32()? {
-            addresses.push(r.text()?.parse().map_err(|_| Malformed)?);
-        }
-        let sources = Sources::decode(r.bytes()?)?;
-        r.end()?;
-        Ok(Handover {
-            sources,
-            defaults: Defaults {
-                server_name,
-                addresses,
-            },
-        })
+        frame::decode(bytes)
     }
 }
+
+wire! { struct Handover { sources, defaults } }
+
+wire! { struct Defaults { server_name, addresses } }
 
 #[cfg(test)]
 mod tests {

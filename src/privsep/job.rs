@@ -1,20 +1,18 @@
 //! What a delivery child is told on descriptor 3, when it has already become the recipient.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::config::Delivery;
 use crate::config::paths::find_helper;
 use crate::sys::fdpass::{self, Wait};
 use crate::sys::process;
 use crate::util::Line;
-use crate::util::frame::{Reader, Writer};
+use crate::util::wire::wire;
 
 use super::MdaJob;
-use super::frame::{Malformed, TooLong, VERSION, finish, open};
+use super::frame::{self, Malformed, TooLong};
 
 /// A delivery as its child sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,35 +50,12 @@ impl ChildJob {
 
     /// As bytes.
     pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
-        let mut w = Writer::frame(VERSION);
-        self.job.write(&mut w);
-        write_delivery(&self.delivery, &mut w);
-        w.flag(self.own_forward);
-        w.option(self.wrapper.as_ref(), Writer::line);
-        w.line(&self.user);
-        w.text(&self.home);
-        w.u32(self.uid);
-        w.bytes(self.libexec.as_os_str().as_bytes());
-        w.u32(u32::from(self.delimiter));
-        finish(w, MAX_JOB)
+        frame::encode(self, MAX_JOB)
     }
 
     /// From bytes.
     pub fn decode(bytes: &[u8]) -> Result<ChildJob, Malformed> {
-        let mut r = open(bytes)?;
-        let job = ChildJob {
-            job: MdaJob::read(&mut r)?,
-            delivery: read_delivery(&mut r)?,
-            own_forward: r.flag()?,
-            wrapper: r.option(Reader::line)?,
-            user: r.line()?,
-            home: r.text()?.to_owned(),
-            uid: r.u32()?,
-            libexec: Path::new(OsStr::from_bytes(r.bytes()?)).to_owned(),
-            delimiter: char::from_u32(r.u32()?).ok_or(Malformed)?,
-        };
-        r.end()?;
-        Ok(job)
+        frame::decode(bytes)
     }
 
     /// Puts the job where the child will find it. The socket's buffer holds it, so this does not
@@ -105,44 +80,29 @@ impl ChildJob {
     }
 }
 
-fn write_delivery(delivery: &Delivery, w: &mut Writer) {
-    match delivery {
-        Delivery::Mbox => w.u8(1),
-        Delivery::Maildir { path, junk } => {
-            w.u8(2);
-            w.option(path.as_ref(), Writer::line);
-            w.flag(*junk);
-        }
-        Delivery::Mda(command) => {
-            w.u8(3);
-            w.line(command);
-        }
-        Delivery::Lmtp { dest, rcpt_to } => {
-            w.u8(4);
-            w.line(dest);
-            w.flag(*rcpt_to);
-        }
-        Delivery::ForwardOnly => w.u8(5),
-        Delivery::ExpandOnly => w.u8(6),
+wire! {
+    struct ChildJob {
+        job,
+        delivery,
+        own_forward,
+        wrapper,
+        user,
+        home,
+        uid,
+        libexec,
+        delimiter,
     }
 }
 
-fn read_delivery(r: &mut Reader<'_>) -> Result<Delivery, Malformed> {
-    Ok(match r.u8()? {
-        1 => Delivery::Mbox,
-        2 => Delivery::Maildir {
-            path: r.option(Reader::line)?,
-            junk: r.flag()?,
-        },
-        3 => Delivery::Mda(r.line()?),
-        4 => Delivery::Lmtp {
-            dest: r.line()?,
-            rcpt_to: r.flag()?,
-        },
-        5 => Delivery::ForwardOnly,
-        6 => Delivery::ExpandOnly,
-        _ => return Err(Malformed),
-    })
+wire! {
+    enum Delivery {
+        1 = Mbox,
+        2 = Maildir { path, junk },
+        3 = Mda(command),
+        4 = Lmtp { dest, rcpt_to },
+        5 = ForwardOnly,
+        6 = ExpandOnly,
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub enum Bad {
     Trailing,
     /// A field holds what it must not.
     Value,
+    /// No kind of value has this number.
+    Kind(u8),
 }
 
 /// Bytes in front of a frame's version: its length.
@@ -24,32 +26,46 @@ pub const LENGTH_BYTES: usize = 4;
 
 /// Puts fields one behind the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Writer(Vec<u8>);
+pub struct Writer {
+    bytes: Vec<u8>,
+    most_bytes: Option<usize>,
+}
 
 impl Writer {
     /// The start of a frame: room for the length, then the version.
     pub fn frame(version: u8) -> Writer {
-        Writer(vec![0, 0, 0, 0, version])
+        Writer {
+            bytes: vec![0, 0, 0, 0, version],
+            most_bytes: None,
+        }
+    }
+
+    /// The same for a frame of `most_bytes`, its length not counted, in which lists end early.
+    pub fn bounded_frame(version: u8, most_bytes: usize) -> Writer {
+        Writer {
+            most_bytes: Some(most_bytes),
+            ..Writer::frame(version)
+        }
     }
 
     /// A byte.
     pub fn u8(&mut self, n: u8) {
-        self.0.push(n);
+        self.bytes.push(n);
     }
 
     /// A number.
     pub fn u32(&mut self, n: u32) {
-        self.0.extend_from_slice(&n.to_le_bytes());
+        self.bytes.extend_from_slice(&n.to_le_bytes());
     }
 
     /// A number.
     pub fn u64(&mut self, n: u64) {
-        self.0.extend_from_slice(&n.to_le_bytes());
+        self.bytes.extend_from_slice(&n.to_le_bytes());
     }
 
     /// A number.
     pub fn i32(&mut self, n: i32) {
-        self.0.extend_from_slice(&n.to_le_bytes());
+        self.bytes.extend_from_slice(&n.to_le_bytes());
     }
 
     /// Yes or no.
@@ -61,7 +77,7 @@ impl Writer {
     /// bound far below.
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// A text.
@@ -82,16 +98,17 @@ impl Writer {
         }
     }
 
-    /// A count, and as many of `items` as fit into a frame of `most_bytes`, its length not counted.
-    pub fn list<T>(&mut self, items: &[T], most_bytes: usize, write: impl Fn(&mut Writer, &T)) {
-        let count_at = self.0.len();
+    /// A count, and as many of `items` as fit.
+    pub fn list<T>(&mut self, items: &[T], write: impl Fn(&mut Writer, &T)) {
+        let count_at = self.bytes.len();
         self.u32(0);
         let mut count: u32 = 0;
         for item in items {
-            let before = self.0.len();
+            let before = self.bytes.len();
             write(self, item);
-            if self.0.len() - LENGTH_BYTES > most_bytes {
-                self.0.truncate(before);
+            let length = self.bytes.len() - LENGTH_BYTES;
+            if self.most_bytes.is_some_and(|most| length > most) {
+                self.bytes.truncate(before);
                 break;
             }
             count += 1;
@@ -101,18 +118,18 @@ impl Writer {
 
     /// The whole frame, its length filled in.
     pub fn into_frame(mut self) -> Vec<u8> {
-        let length = self.0.len().saturating_sub(LENGTH_BYTES);
+        let length = self.bytes.len().saturating_sub(LENGTH_BYTES);
         self.put(0, u32::try_from(length).unwrap_or(u32::MAX));
-        self.0
+        self.bytes
     }
 
     /// The fields alone.
     pub fn into_bytes(self) -> Vec<u8> {
-        self.0
+        self.bytes
     }
 
     fn put(&mut self, at: usize, n: u32) {
-        for (to, from) in self.0.iter_mut().skip(at).zip(n.to_le_bytes()) {
+        for (to, from) in self.bytes.iter_mut().skip(at).zip(n.to_le_bytes()) {
             *to = from;
         }
     }
@@ -202,7 +219,7 @@ impl fmt::Display for Bad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Bad::Short => "message too short",
-            Bad::Trailing | Bad::Value => "bogus data",
+            Bad::Trailing | Bad::Value | Bad::Kind(_) => "bogus data",
         })
     }
 }
@@ -258,8 +275,8 @@ mod tests {
 
     #[test]
     fn a_list_ends_where_the_frame_is_full() {
-        let mut w = Writer::frame(1);
-        w.list(&[1, 2, 3], 1 + 4 + 2 * 4, |w, n| w.u32(*n));
+        let mut w = Writer::bounded_frame(1, 1 + 4 + 2 * 4);
+        w.list(&[1, 2, 3], |w, n| w.u32(*n));
         let frame = w.into_frame();
         let mut r = Reader::new(&frame);
         assert_eq!(r.u32(), Ok(frame.len() as u32 - 4));

@@ -15,6 +15,7 @@ pub mod secret;
 pub mod sysexits;
 pub mod time;
 pub mod vis;
+pub mod wire;
 
 pub use line::{Line, NotALine, cut};
 pub use live::Live;

@@ -1,3 +1,4 @@
+use crate::mail::{Command, MailAddr};
 use crate::util::Line;
 use crate::util::Secret;
 use crate::util::dice::Dice;

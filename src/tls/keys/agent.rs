@@ -20,6 +20,7 @@ use crate::privsep::keys::{PACKET_MAX as KEY_PACKET_MAX, read_key_packet};
 use crate::sys::fdpass::{self, Lost, Wait};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::{creds, process, signal, title};
+use crate::util::wire::Wire;
 
 use super::{Answer, LINES_MAX, PACKET_MAX, Question};
 
@@ -128,15 +129,15 @@ fn answer(engine: &OwnedFd, keys: &Weak<Held>, buffer: &mut [u8]) -> bool {
         return true;
     }
     let packet = buffer.get(..received.length).unwrap_or_default();
-    let Ok(question) = Question::decode(packet) else {
+    let Ok(question) = Question::from_bytes(packet) else {
         return false;
     };
-    let reply = reply(&question, &held).encode();
+    let reply = reply(&question, &held).to_bytes();
     // An engine that asks and does not listen has broken the one rule there is.
     fdpass::send(engine.as_fd(), &reply, &[], Wait::No).is_ok()
 }
 
-fn reply(question: &Question<'_>, keys: &Held) -> Answer {
+fn reply(question: &Question, keys: &Held) -> Answer {
     let key = |name: &str| {
         let held = keys.read().unwrap_or_else(PoisonError::into_inner);
         held.get(name).cloned()

@@ -13,6 +13,7 @@ use crate::sys::fdpass::{self, Lost, Wait};
 use crate::sys::poll::{Interest, PollFd, poll};
 
 use crate::tls::certificate;
+use crate::util::wire::Wire;
 
 use super::{Answer, LINES_MAX, PACKET_MAX, Question};
 
@@ -58,7 +59,7 @@ impl Keys {
     }
 
     /// Asks, and waits a little for a process that is being started again.
-    fn ask(&self, question: &Question<'_>) -> io::Result<Answer> {
+    fn ask(&self, question: &Question) -> io::Result<Answer> {
         for _ in 0..LOOKS {
             match self.0.try_to_ask(question) {
                 Err(error) if is_gone(&error) => std::thread::sleep(BETWEEN_LOOKS),
@@ -70,7 +71,7 @@ impl Keys {
 }
 
 impl Way {
-    fn try_to_ask(&self, question: &Question<'_>) -> io::Result<Answer> {
+    fn try_to_ask(&self, question: &Question) -> io::Result<Answer> {
         let (line, trunk) = self.take_line()?;
         let answer = exchange(&line, question);
         let mut lines = self.lock();
@@ -138,8 +139,8 @@ fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-fn exchange(fd: &OwnedFd, question: &Question<'_>) -> io::Result<Answer> {
-    fdpass::send(fd.as_fd(), &question.encode(), &[], Wait::Yes)?;
+fn exchange(fd: &OwnedFd, question: &Question) -> io::Result<Answer> {
+    fdpass::send(fd.as_fd(), &question.to_bytes(), &[], Wait::Yes)?;
     if poll(
         &mut [PollFd::new(fd.as_fd(), Interest::Read)],
         Some(PATIENCE),
@@ -153,7 +154,7 @@ fn exchange(fd: &OwnedFd, question: &Question<'_>) -> io::Result<Answer> {
     if packet.is_empty() || received.lost == Lost::Bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Answer::decode(packet).map_err(|_| io::ErrorKind::InvalidData.into())
+    Answer::from_bytes(packet).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Stands for one key.
@@ -167,7 +168,7 @@ pub struct Holder {
 impl Holder {
     /// The key of the pki called `name`.
     pub fn find(name: &str, keys: &Keys) -> Result<Holder, String> {
-        match keys.ask(&Question::Schemes(name)) {
+        match keys.ask(&Question::Schemes(name.to_owned())) {
             Ok(Answer::Schemes(schemes)) if !schemes.is_empty() => Ok(Holder {
                 name: name.into(),
                 schemes: schemes.into(),
@@ -226,9 +227,9 @@ struct OneScheme {
 impl Signer for OneScheme {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let question = Question::Sign {
-            key: &self.holder.name,
+            key: self.holder.name.to_string(),
             scheme: self.scheme,
-            message,
+            message: message.to_vec(),
         };
         match self.holder.keys.ask(&question) {
             Ok(Answer::Signature(signature)) => Ok(signature),

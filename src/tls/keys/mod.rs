@@ -16,6 +16,7 @@ mod holder;
 use rustls::SignatureScheme;
 
 use crate::util::frame::{Bad, Reader, Writer};
+use crate::util::wire::{Each, Form, Wire, wire};
 
 pub use holder::{Holder, Keys};
 
@@ -23,24 +24,22 @@ pub use holder::{Holder, Keys};
 pub const PACKET_MAX: usize = 64 * 1024;
 /// Most questions of an engine at a time.
 const LINES_MAX: usize = 16;
-/// Most signature schemes of one key.
-const SCHEMES_MAX: u32 = 64;
 
 /// What the engine asks.
-#[derive(Debug, PartialEq, Eq)]
-enum Question<'q> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Question {
     /// The schemes that the key called so can sign with.
-    Schemes(&'q str),
+    Schemes(String),
     /// A signature.
     Sign {
-        key: &'q str,
+        key: String,
         scheme: SignatureScheme,
-        message: &'q [u8],
+        message: Vec<u8>,
     },
 }
 
 /// What it is told.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Answer {
     Schemes(Vec<SignatureScheme>),
     Signature(Vec<u8>),
@@ -48,89 +47,32 @@ enum Answer {
     No,
 }
 
-impl Question<'_> {
-    fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::default();
-        match self {
-            Question::Schemes(key) => {
-                w.u8(1);
-                w.text(key);
-            }
-            Question::Sign {
-                key,
-                scheme,
-                message,
-            } => {
-                w.u8(2);
-                w.text(key);
-                w.u32(u32::from(u16::from(*scheme)));
-                w.bytes(message);
-            }
-        }
-        w.into_bytes()
-    }
-
-    fn decode(packet: &[u8]) -> Result<Question<'_>, Bad> {
-        let mut r = Reader::new(packet);
-        let question = match r.u8()? {
-            1 => Question::Schemes(r.text()?),
-            2 => Question::Sign {
-                key: r.text()?,
-                scheme: scheme(&mut r)?,
-                message: r.bytes()?,
-            },
-            _ => return Err(Bad::Value),
-        };
-        r.end()?;
-        Ok(question)
+wire! {
+    enum Question {
+        1 = Schemes(key),
+        2 = Sign { key, scheme as Scheme, message },
     }
 }
 
-impl Answer {
-    fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::default();
-        match self {
-            Answer::Schemes(schemes) => {
-                w.u8(1);
-                w.u32(schemes.len() as u32);
-                for scheme in schemes {
-                    w.u32(u32::from(u16::from(*scheme)));
-                }
-            }
-            Answer::Signature(signature) => {
-                w.u8(2);
-                w.bytes(signature);
-            }
-            Answer::No => w.u8(3),
-        }
-        w.into_bytes()
-    }
-
-    fn decode(packet: &[u8]) -> Result<Answer, Bad> {
-        let mut r = Reader::new(packet);
-        let answer = match r.u8()? {
-            1 => {
-                let count = r.u32()?;
-                if count > SCHEMES_MAX {
-                    return Err(Bad::Value);
-                }
-                let schemes = (0..count)
-                    .map(|_| scheme(&mut r))
-                    .collect::<Result<_, _>>()?;
-                Answer::Schemes(schemes)
-            }
-            2 => Answer::Signature(r.bytes()?.to_vec()),
-            3 => Answer::No,
-            _ => return Err(Bad::Value),
-        };
-        r.end()?;
-        Ok(answer)
+wire! {
+    enum Answer {
+        1 = Schemes(schemes as Each<Scheme>),
+        2 = Signature(signature),
+        3 = No,
     }
 }
 
-fn scheme(r: &mut Reader<'_>) -> Result<SignatureScheme, Bad> {
-    let number = u16::try_from(r.u32()?).map_err(|_| Bad::Value)?;
-    Ok(SignatureScheme::from(number))
+/// A scheme by its number in TLS.
+struct Scheme;
+
+impl Form<SignatureScheme> for Scheme {
+    fn write(scheme: &SignatureScheme, w: &mut Writer) {
+        u16::from(*scheme).write(w);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<SignatureScheme, Bad> {
+        u16::read(r).map(SignatureScheme::from)
+    }
 }
 
 #[cfg(test)]
@@ -140,18 +82,18 @@ mod tests {
     #[test]
     fn packets_cross_whole_or_not_at_all() {
         let questions = [
-            Question::Schemes("mx.example.org"),
+            Question::Schemes("mx.example.org".to_owned()),
             Question::Sign {
-                key: "mx.example.org",
+                key: "mx.example.org".to_owned(),
                 scheme: SignatureScheme::ED25519,
-                message: b"to be signed",
+                message: b"to be signed".to_vec(),
             },
         ];
         for question in questions {
-            let packet = question.encode();
-            assert_eq!(Question::decode(&packet), Ok(question));
+            let packet = question.to_bytes();
+            assert_eq!(Question::from_bytes(&packet), Ok(question));
             for cut in 0..packet.len() {
-                assert!(Question::decode(&packet[..cut]).is_err());
+                assert!(Question::from_bytes(&packet[..cut]).is_err());
             }
         }
         let answers = [
@@ -160,11 +102,11 @@ mod tests {
             Answer::No,
         ];
         for answer in answers {
-            let packet = answer.encode();
+            let packet = answer.to_bytes();
             for cut in 0..packet.len() {
-                assert!(Answer::decode(&packet[..cut]).is_err());
+                assert!(Answer::from_bytes(&packet[..cut]).is_err());
             }
-            assert_eq!(Answer::decode(&packet), Ok(answer));
+            assert_eq!(Answer::from_bytes(&packet), Ok(answer));
         }
     }
 }
