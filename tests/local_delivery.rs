@@ -18,7 +18,7 @@ use smtpd::deliver::{Agent as _, Offer, Report};
 use smtpd::mail::{Envelope, EvpId, MailAddr, Outcome, Verdict};
 use smtpd::mda;
 use smtpd::privsep::job::ChildJob;
-use smtpd::privsep::{Calls, MdaEnd, MdaJob, MdaResult, Pending};
+use smtpd::privsep::{Calls, MdaEnd, MdaJob, MdaResult, MdaTask, Pending};
 use smtpd::queue::Queue;
 use smtpd::queue::ram::Ram;
 use smtpd::table::Snapshot;
@@ -37,7 +37,7 @@ struct Parent {
 
 impl Calls for Parent {
     fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
-        assert!(job.is_batch(), "a plain maildir action asks for batches");
+        assert_eq!(job.task, MdaTask::Batch, "a plain maildir action");
         let (done, result) = crossbeam_channel::bounded(1);
         let job = ChildJob {
             user: job.user.clone(),

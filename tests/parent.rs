@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use smtpd::config::{Delivery, Paths};
 use smtpd::mail::MailAddr;
 use smtpd::privsep::batch::Chunk;
-use smtpd::privsep::{ChildJob, MdaJob};
+use smtpd::privsep::{ChildJob, MdaJob, MdaTask, Single};
 use smtpd::sys::creds::Identity;
 use smtpd::sys::process::{self, Ended, Spawn};
 use smtpd::sys::{fdpass, user};
@@ -255,11 +255,13 @@ fn a_delivery_child_becomes_the_recipient_and_delivers() {
         job: MdaJob {
             action: line("local"),
             user: line(&recipient.name),
-            subaddress: None,
-            command: None,
-            sender: addr.clone(),
-            rcpt: addr.clone(),
-            dest: addr,
+            task: MdaTask::Single(Box::new(Single {
+                subaddress: None,
+                command: None,
+                sender: addr.clone(),
+                rcpt: addr.clone(),
+                dest: addr,
+            })),
         },
         delivery: Delivery::Maildir {
             path: None,

@@ -8,7 +8,7 @@ use crate::config::{
 use crate::expansion::World;
 use crate::mail::{Command, Destination, Kind, Local, MailAddr};
 use crate::mda;
-use crate::privsep::{ChildJob, MdaJob};
+use crate::privsep::{ChildJob, MdaJob, MdaTask, Single};
 use crate::sys::user::User;
 use crate::util::Line;
 
@@ -76,11 +76,13 @@ impl Deliveries<'_> {
             job: MdaJob {
                 action: action.name.clone(),
                 user: to.user.clone(),
-                subaddress: to.subaddress.clone(),
-                command: to.command.clone(),
-                sender: self.sender.clone(),
-                rcpt: self.rcpt.clone(),
-                dest: dest.clone(),
+                task: MdaTask::Single(Box::new(Single {
+                    subaddress: to.subaddress.clone(),
+                    command: to.command.clone(),
+                    sender: self.sender.clone(),
+                    rcpt: self.rcpt.clone(),
+                    dest: dest.clone(),
+                })),
             },
             delivery: local.delivery.clone(),
             own_forward: false,

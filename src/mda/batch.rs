@@ -36,7 +36,7 @@ type Outcome = (u32, Result<Written, Failure>);
 
 /// Delivers what comes from `input` until it ends.
 pub fn serve(job: &ChildJob, home: &str, input: File, mut output: File) -> Result<(), Failure> {
-    let (Delivery::Maildir { .. }, None, None) = (&job.delivery, &job.wrapper, &job.job.command)
+    let (Delivery::Maildir { .. }, None, None) = (&job.delivery, &job.wrapper, &job.job.command())
     else {
         return Err(Failure::new(CONFIG, "only maildir actions take a batch"));
     };
@@ -153,11 +153,15 @@ mod tests {
 
     use super::*;
     use crate::mail::MailAddr;
-    use crate::privsep::MdaJob;
+    use crate::privsep::{MdaJob, MdaTask};
 
     fn job(path: &str) -> ChildJob {
         ChildJob {
-            job: MdaJob::batch(Line::new("local").unwrap(), Line::new("bob").unwrap()),
+            job: MdaJob {
+                action: Line::new("local").unwrap(),
+                user: Line::new("bob").unwrap(),
+                task: MdaTask::Batch,
+            },
             delivery: Delivery::Maildir {
                 path: Line::new(path).ok(),
                 junk: false,

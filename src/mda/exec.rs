@@ -24,6 +24,7 @@ use crate::mail;
 use crate::privsep::batch::{BodyReader, CHUNK_MAX};
 use crate::privsep::forward_file::{self, Verdict};
 use crate::privsep::job::ChildJob;
+use crate::privsep::{MdaTask, Single};
 use crate::sys;
 use crate::sys::sandbox::{self, Role};
 use crate::util::Timestamp;
@@ -96,17 +97,23 @@ pub fn run(job: &ChildJob) -> i32 {
         Ok(ready) => ready,
         Err(failure) => return conclude(program, Err(failure)),
     };
-    if job.job.is_batch() {
-        let done = shut_in().and_then(|()| match &job.delivery {
-            Delivery::Lmtp { dest, .. } => lmtp::connect(dest, &message),
-            _ => run_batch(job, &home, message),
-        });
-        return conclude(program, done);
-    }
-    match plan(job, &home).and_then(|plan| carry_out(plan, message)) {
-        Ok(code) => code,
-        Err(failure) => conclude(program, Err(failure)),
-    }
+    let done = match (&job.job.task, &job.delivery) {
+        (MdaTask::Single(single), _) => {
+            return match plan(job, single, &home).and_then(|plan| carry_out(plan, message)) {
+                Ok(code) => code,
+                Err(failure) => conclude(program, Err(failure)),
+            };
+        }
+        (MdaTask::Batch, _) => shut_in().and_then(|()| run_batch(job, &home, message)),
+        (MdaTask::Connection, Delivery::Lmtp { dest, .. }) => {
+            shut_in().and_then(|()| lmtp::connect(dest, &message))
+        }
+        (MdaTask::Connection, _) => {
+            let text = "only lmtp actions have a connection";
+            Err(Failure::new(CONFIG, text))
+        }
+    };
+    conclude(program, done)
 }
 
 fn ready(job: &ChildJob) -> Result<(String, File), Failure> {
@@ -118,12 +125,15 @@ fn ready(job: &ChildJob) -> Result<(String, File), Failure> {
 /// What a delivery would come to, in words: for whoever asks before there is a message.
 pub fn describe(job: &ChildJob) -> Result<String, Failure> {
     no_root(job)?;
-    Ok(plan(job, &home(job)?)?.to_string())
+    match &job.job.task {
+        MdaTask::Single(single) => Ok(plan(job, single, &home(job)?)?.to_string()),
+        MdaTask::Batch | MdaTask::Connection => Ok(program_name(job).to_owned()),
+    }
 }
 
 /// The name that messages begin with: that of the helper program which does the same.
 fn program_name(job: &ChildJob) -> &'static str {
-    match (&job.job.command, &job.delivery) {
+    match (job.job.command(), &job.delivery) {
         (Some(mail::Command::File(_)), _) => "mail.mboxfile",
         (None, Delivery::Maildir { .. }) => batch::NAME,
         (None, Delivery::Mbox) => local::NAME,
@@ -145,7 +155,7 @@ fn may_run(job: &ChildJob) -> Result<(), Failure> {
 /// A user's command runs because it stands in that user's own .forward, and for no other reason:
 /// whoever asks for the delivery may be wrong about it.
 fn is_wanted(job: &ChildJob) -> Result<(), Failure> {
-    let (Some(command), true) = (&job.job.command, job.own_forward) else {
+    let (Some(command), true) = (job.job.command(), job.own_forward) else {
         return Ok(());
     };
     let temporary = |text: String| Failure::new(TEMPFAIL, text);
@@ -164,7 +174,7 @@ fn is_wanted(job: &ChildJob) -> Result<(), Failure> {
 
 /// Only a mailbox is opened with root's rights.
 fn no_root(job: &ChildJob) -> Result<(), Failure> {
-    let mailbox = job.delivery == Delivery::Mbox && job.job.command.is_none();
+    let mailbox = job.delivery == Delivery::Mbox && job.job.command().is_none();
     if job.uid == 0 && !mailbox {
         let text = format!("MDA not allowed to deliver to: {}", job.job.user);
         return Err(Failure::new(NOPERM, text));
@@ -263,13 +273,13 @@ fn command(program: &Program) -> Command {
     command
 }
 
-fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
-    let values = values(job);
+fn plan(job: &ChildJob, single: &Single, home: &str) -> Result<Plan, Failure> {
+    let values = values(job, single);
     let wrapper = match &job.wrapper {
         Some(text) => Some(expand(text, &values)?),
         None => None,
     };
-    let pieces = match (&job.job.command, &job.delivery) {
+    let pieces = match (&single.command, &job.delivery) {
         (Some(mail::Command::Pipe(text)), _) => expand(text, &values)?,
         (Some(mail::Command::File(path)), _) if wrapper.is_none() => {
             return Ok(Plan::File {
@@ -286,7 +296,7 @@ fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
         ],
         (None, Delivery::Mda(text)) => expand(text, &values)?,
         (None, Delivery::Maildir { path, junk }) => {
-            let subaddress = job.job.subaddress.as_ref();
+            let subaddress = single.subaddress.as_ref();
             let target = maildir_target(path.as_deref(), *junk, &values, home, subaddress)?;
             if wrapper.is_none() {
                 return Ok(Plan::Maildir(target));
@@ -310,7 +320,7 @@ fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
             shell::wrapped(&wrapper, &pieces, &mail_mda)?
         }
     };
-    let mut env = environment(job, home);
+    let mut env = environment(job, single, home);
     env.extend(script.wrapped.map(|text| (shell::WRAPPED, text)));
     let mut args: Vec<OsString> = vec!["-c".into(), script.text.into(), SHELL.into()];
     args.extend(script.values.into_iter().map(OsString::from));
@@ -323,11 +333,11 @@ fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
 
 const SHELL: &str = "/bin/sh";
 
-fn values(job: &ChildJob) -> Values<'_> {
+fn values<'a>(job: &'a ChildJob, single: &'a Single) -> Values<'a> {
     Values {
-        sender: &job.job.sender,
-        rcpt: &job.job.rcpt,
-        dest: &job.job.dest,
+        sender: &single.sender,
+        rcpt: &single.rcpt,
+        dest: &single.dest,
         username: &job.job.user,
         directory: &job.home,
         delimiter: job.delimiter,
@@ -388,21 +398,21 @@ fn system_mail_local() -> Option<PathBuf> {
 }
 
 /// smtpd.conf(5), MDA COMMANDS: these variables and no others.
-fn environment(job: &ChildJob, home: &str) -> Vec<(&'static str, String)> {
-    let mda = &job.job;
+fn environment(job: &ChildJob, single: &Single, home: &str) -> Vec<(&'static str, String)> {
+    let user = &job.job.user;
     let mut env = vec![
         ("PATH", sys::base::DEFAULT_PATH.to_string()),
         ("SHELL", SHELL.to_string()),
         ("HOME", home.to_string()),
-        ("LOGNAME", mda.user.to_string()),
-        ("USER", mda.user.to_string()),
-        ("DOMAIN", mda.rcpt.domain().to_string()),
-        ("LOCAL", mda.rcpt.user().to_string()),
-        ("ORIGINAL_RECIPIENT", mda.rcpt.to_string()),
-        ("RECIPIENT", mda.dest.to_string()),
-        ("SENDER", mda.sender.to_string()),
+        ("LOGNAME", user.to_string()),
+        ("USER", user.to_string()),
+        ("DOMAIN", single.rcpt.domain().to_string()),
+        ("LOCAL", single.rcpt.user().to_string()),
+        ("ORIGINAL_RECIPIENT", single.rcpt.to_string()),
+        ("RECIPIENT", single.dest.to_string()),
+        ("SENDER", single.sender.to_string()),
     ];
-    if let Some(subaddress) = &mda.subaddress {
+    if let Some(subaddress) = &single.subaddress {
         env.push(("EXTENSION", subaddress.to_string()));
     }
     env
@@ -413,18 +423,20 @@ mod tests {
     use super::*;
     use crate::mail::MailAddr;
     use crate::mail::samples::line;
-    use crate::privsep::MdaJob;
+    use crate::privsep::{MdaJob, MdaTask, Single};
 
     fn job(delivery: Delivery) -> ChildJob {
         ChildJob {
             job: MdaJob {
                 action: line("local"),
                 user: line("bob"),
-                subaddress: Some(line("tag")),
-                command: None,
-                sender: MailAddr::new("al", "e.org").unwrap(),
-                rcpt: MailAddr::new("bob+tag", "e.net").unwrap(),
-                dest: MailAddr::new("bob", "host.e.net").unwrap(),
+                task: MdaTask::Single(Box::new(Single {
+                    subaddress: Some(line("tag")),
+                    command: None,
+                    sender: MailAddr::new("al", "e.org").unwrap(),
+                    rcpt: MailAddr::new("bob+tag", "e.net").unwrap(),
+                    dest: MailAddr::new("bob", "host.e.net").unwrap(),
+                })),
             },
             delivery,
             own_forward: false,
@@ -435,6 +447,17 @@ mod tests {
             libexec: PathBuf::from("/usr/libexec/smtpd"),
             delimiter: '+',
         }
+    }
+
+    fn single(job: &mut ChildJob) -> &mut Single {
+        match &mut job.job.task {
+            MdaTask::Single(single) => single,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
+        super::plan(job, single(&mut job.clone()), home)
     }
 
     fn output(job: &ChildJob) -> String {
@@ -474,8 +497,8 @@ mod tests {
                 "USER=bob",
             ]
         );
-        job.job.subaddress = None;
-        job.job.sender = MailAddr::null();
+        single(&mut job).subaddress = None;
+        single(&mut job).sender = MailAddr::null();
         let text = output(&job);
         assert!(!text.contains("EXTENSION") && text.contains("SENDER=\n"));
     }
@@ -514,19 +537,19 @@ mod tests {
             output(&job),
             "al@e.org\n/bin/echo #/mail.maildir -j /v/bob+tag\n"
         );
-        job.job.command = Some(mail::Command::File(line("/a b")));
+        single(&mut job).command = Some(mail::Command::File(line("/a b")));
         job.wrapper = Some(line("echo %{mda}"));
         assert_eq!(output(&job), "/bin/echo #/mail.mboxfile -f al@e.org /a b\n");
-        job.job.command = Some(mail::Command::Pipe(line("/bin/echo \"%{dest.user}\"")));
+        single(&mut job).command = Some(mail::Command::Pipe(line("/bin/echo \"%{dest.user}\"")));
         job.wrapper = Some(line("%{mda}; %{mda}"));
         assert_eq!(output(&job), "bob\nbob\n");
-        job.job.command = Some(mail::Command::Pipe(line("true; echo \"%{dest.user}\"")));
+        single(&mut job).command = Some(mail::Command::Pipe(line("true; echo \"%{dest.user}\"")));
         job.wrapper = Some(line("echo %{mda} \"%{mda}\""));
         assert_eq!(
             output(&job),
             "/bin/echo #/mail.mda smtpd_1='bob';true; echo \"${smtpd_1}\"\n"
         );
-        job.job.command = None;
+        single(&mut job).command = None;
         job.delivery = Delivery::Mbox;
         assert_eq!(plan(&job, "/").unwrap_err().code, 78);
     }
@@ -551,8 +574,8 @@ mod tests {
                 })
             );
         }
-        job.job.command = Some(mail::Command::File(line("/a b;c")));
-        job.job.sender = MailAddr::null();
+        single(&mut job).command = Some(mail::Command::File(line("/a b;c")));
+        single(&mut job).sender = MailAddr::null();
         assert_eq!(
             plan(&job, "/"),
             Ok(Plan::File {
@@ -572,7 +595,8 @@ mod tests {
         assert_eq!(home(&job).unwrap(), root.home.to_str().unwrap());
         job.user = line("no-such-user");
         assert_eq!(home(&job).unwrap_err().code, TEMPFAIL);
-        assert_eq!(values(&job).directory, "/users/bob");
+        let one = single(&mut job).clone();
+        assert_eq!(values(&job, &one).directory, "/users/bob");
     }
 
     #[test]
@@ -591,7 +615,7 @@ mod tests {
         };
         let pipe = |text: &str| Some(mail::Command::Pipe(line(text)));
         let file = |text: &str| Some(mail::Command::File(line(text)));
-        job.job.command = pipe("touch canary");
+        single(&mut job).command = pipe("touch canary");
         assert_eq!(is_wanted(&job).unwrap_err().code, TEMPFAIL);
         forward("bob, \"|cat >x\"\n/home/bob/box\n|touch canary2\n:include:/x\n");
         for (command, wanted) in [
@@ -604,11 +628,11 @@ mod tests {
             (file("/home/bob/.ssh/authorized_keys"), false),
             (None, true),
         ] {
-            job.job.command = command;
-            assert_eq!(is_wanted(&job).is_ok(), wanted, "{:?}", job.job.command);
+            single(&mut job).command = command;
+            assert_eq!(is_wanted(&job).is_ok(), wanted, "{:?}", job.job.command());
         }
         // One that others may have written says nothing.
-        job.job.command = pipe("cat >x");
+        single(&mut job).command = pipe("cat >x");
         std::fs::set_permissions(dir.path().join(".forward"), mode(0o666)).unwrap();
         assert!(is_wanted(&job).is_err());
     }

@@ -16,7 +16,7 @@ use crate::config::{Config, Delivery, LocalAction, Method, Paths, paths};
 use crate::log;
 use crate::privsep::identity::Rights;
 use crate::privsep::reply::{PERMANENT_LOOKUP, TEMPORARY_LOOKUP};
-use crate::privsep::{ChildJob, MdaJob};
+use crate::privsep::{ChildJob, MdaJob, MdaTask};
 use crate::sys::creds::Identity;
 use crate::sys::errno::strerror;
 use crate::sys::fdpass;
@@ -83,7 +83,7 @@ fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, Refused> {
         (Some(name), Origin::Action) => delivery_user(world, name)?,
         _ => recipient.clone(),
     };
-    let plain_mbox = action.delivery == Delivery::Mbox && job.command.is_none();
+    let plain_mbox = action.delivery == Delivery::Mbox && job.command().is_none();
     may_deliver(world.rights, &job, &user, plain_mbox)?;
     let Some(home) = recipient.home.to_str().map(str::to_owned) else {
         let text = format!("home directory of {} is not UTF-8", recipient.name);
@@ -126,8 +126,19 @@ fn local_action<'a>(config: &'a Config, job: &MdaJob) -> Result<&'a LocalAction,
         return Err(refuse(sysexits::TEMPFAIL, text));
     };
     let only_expands = matches!(local.delivery, Delivery::ForwardOnly | Delivery::ExpandOnly);
-    if only_expands && job.command.is_none() {
+    if only_expands && job.command().is_none() {
         let text = format!("action '{name}' delivers to nobody");
+        return Err(refuse(sysexits::TEMPFAIL, text));
+    }
+    let plain = local.wrapper.is_none();
+    let fits = match (&job.task, &local.delivery) {
+        (MdaTask::Single(_), _) => true,
+        (MdaTask::Batch, Delivery::Maildir { .. }) => plain,
+        (MdaTask::Connection, Delivery::Lmtp { .. }) => plain,
+        (MdaTask::Batch | MdaTask::Connection, _) => false,
+    };
+    if !fits {
+        let text = format!("action '{name}' delivers messages one by one");
         return Err(refuse(sysexits::TEMPFAIL, text));
     }
     Ok(local)
@@ -145,7 +156,7 @@ enum Origin {
 }
 
 fn origin(rights: &Rights, action: &LocalAction, job: &MdaJob) -> Result<Origin, Refused> {
-    match (&job.command, rights) {
+    match (job.command(), rights) {
         (None, _) => Ok(Origin::Action),
         (Some(_), Rights::Root { .. }) if *job.user == *paths::USER => Ok(Origin::Alias),
         // All of them are one user's.
@@ -163,12 +174,12 @@ fn origin(rights: &Rights, action: &LocalAction, job: &MdaJob) -> Result<Origin,
 /// Commands and files of aliases are the daemon's own user's, whom a userbase need not have.
 fn recipient(world: &World<'_>, action: &LocalAction, job: &MdaJob) -> Result<User, Refused> {
     let found = match world.rights {
-        Rights::Root { daemon, .. } if job.command.is_some() && *job.user == *paths::USER => {
+        Rights::Root { daemon, .. } if job.command().is_some() && *job.user == *paths::USER => {
             let home = world.users.system(&job.user);
             home.map(|user| Some(daemon_user(daemon, user)))
         }
         Rights::User { uid, .. } => match world.users.recipient(action, &job.user) {
-            Ok(None) if job.command.is_some() => world
+            Ok(None) if job.command().is_some() => world
                 .users
                 .system(&job.user)
                 .map(|user| user.filter(|user| user.uid == *uid)),

@@ -9,7 +9,9 @@ use std::fmt;
 use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 use crate::util::wire::{Wire, wire};
 
-use super::{Extent, Found, Helper, MdaEnd, MdaJob, PasswordVerdict, Reply, Request};
+use super::{
+    Extent, Found, Helper, MdaEnd, MdaJob, MdaTask, PasswordVerdict, Reply, Request, Single,
+};
 
 /// Longest frame between parent and engine, in bytes.
 pub const MAX_FRAME: usize = 32 * 1024;
@@ -61,7 +63,17 @@ wire! {
     }
 }
 
-wire! { struct MdaJob { action, user, subaddress, command, sender, rcpt, dest } }
+wire! { struct MdaJob { action, user, task } }
+
+wire! {
+    enum MdaTask {
+        1 = Single(single),
+        2 = Batch,
+        3 = Connection,
+    }
+}
+
+wire! { struct Single { subaddress, command, sender, rcpt, dest } }
 
 wire! {
     enum Extent {

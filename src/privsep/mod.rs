@@ -26,7 +26,7 @@ pub use client::{Client, Event, Pending, PendingHelper, Reloaded};
 pub use handover::Handover;
 pub use job::ChildJob;
 pub use reply::{Found, MdaEnd, PasswordVerdict, Reply};
-pub use request::{Extent, Helper, MdaJob, Request};
+pub use request::{Extent, Helper, MdaJob, MdaTask, Request, Single};
 
 use crate::util::{Line, Secret};
 

@@ -104,6 +104,26 @@ pub struct MdaJob {
     pub action: Line,
     /// The recipient user, a key of the action's userbase.
     pub user: Line,
+    /// What the child is for.
+    pub task: MdaTask,
+}
+
+/// What a child does that has become the recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MdaTask {
+    /// It delivers one message, in the action's way or by a command.
+    Single(Box<Single>),
+    /// It takes many messages, which bring their own addresses, in the frames of [`super::batch`].
+    /// Only an action `maildir` without a wrapper has one.
+    Batch,
+    /// It connects to the socket of an action `lmtp` without a wrapper, sends the connection
+    /// through its standard input, which is one end of `sys::fdpass`, and is done.
+    Connection,
+}
+
+/// One message for one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Single {
     /// What followed the sub-address delimiter.
     pub subaddress: Option<Line>,
     /// A pipe or file from an alias or .forward, in place of the action's method.
@@ -117,24 +137,11 @@ pub struct MdaJob {
 }
 
 impl MdaJob {
-    /// A child for many messages, which bring their own addresses. For an action of the method
-    /// `maildir` it takes them itself, in the frames of [`super::batch`]. For `lmtp` its standard
-    /// input is a pair of `sys::fdpass`: it connects to the action's socket, sends that through
-    /// the pair, and is done. No other method has one.
-    pub fn batch(action: Line, user: Line) -> MdaJob {
-        MdaJob {
-            action,
-            user,
-            subaddress: None,
-            command: None,
-            sender: MailAddr::null(),
-            rcpt: MailAddr::null(),
-            dest: MailAddr::null(),
+    /// The pipe or file that takes the place of the action's method.
+    pub fn command(&self) -> Option<&Command> {
+        match &self.task {
+            MdaTask::Single(single) => single.command.as_ref(),
+            MdaTask::Batch | MdaTask::Connection => None,
         }
-    }
-
-    /// Whether this asks for a batch: a single delivery always has a recipient.
-    pub fn is_batch(&self) -> bool {
-        self.rcpt.is_null()
     }
 }

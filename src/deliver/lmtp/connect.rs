@@ -12,7 +12,7 @@ use crate::deliver::local::exit::{Settled, Tail, quote_last_line};
 use crate::deliver::local::feed::is_transient;
 use crate::deliver::local_action;
 use crate::mail::{Envelope, Kind};
-use crate::privsep::{MdaJob, Pending};
+use crate::privsep::{MdaJob, MdaTask, Pending};
 use crate::sys::descriptors::set_nonblocking;
 use crate::sys::fdpass::{self, Wait};
 use crate::sys::poll::{Interest, PollFd, poll};
@@ -119,7 +119,11 @@ fn by_child(lmtp: &Lmtp, envelope: &Envelope) -> Result<OwnedFd, Settled> {
     let Kind::Local(local) = &envelope.kind else {
         return Err(Settled::not_started("not a local envelope"));
     };
-    let job = MdaJob::batch(envelope.action.clone(), local.user.clone());
+    let job = MdaJob {
+        action: envelope.action.clone(),
+        user: local.user.clone(),
+        task: MdaTask::Connection,
+    };
     let no_process = |_: io::Error| Settled::not_started("Cannot get mda fd");
     let (ours, theirs) = fdpass::pair().map_err(no_process)?;
     let (output, child_output) = io::pipe().map_err(no_process)?;

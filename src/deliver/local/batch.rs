@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::mail::{Envelope, Kind};
 use crate::privsep::batch::{Answer, CHUNK_MAX, Chunk, Head};
-use crate::privsep::{Calls, MdaEnd, MdaJob, MdaResult, Pending};
+use crate::privsep::{Calls, MdaEnd, MdaJob, MdaResult, MdaTask, Pending};
 use crate::queue::Queue;
 use crate::sys::descriptors::set_nonblocking;
 use crate::sys::poll::{Interest, PollFd, poll};
@@ -97,7 +97,11 @@ impl Child {
         let (input, output) = (OwnedFd::from(input), OwnedFd::from(output));
         set_nonblocking(input.as_fd())?;
         set_nonblocking(output.as_fd())?;
-        let job = MdaJob::batch(key.action.clone(), key.user.clone());
+        let job = MdaJob {
+            action: key.action.clone(),
+            user: key.user.clone(),
+            task: MdaTask::Batch,
+        };
         let pending = calls.start_mda(job, child_input.into(), child_output.into())?;
         Ok(Child {
             pending,

@@ -16,7 +16,7 @@ use crate::mail::samples;
 pub(crate) use crate::mail::samples::line;
 use crate::mail::{MailAddr, MsgId, Outcome, Verdict};
 use crate::privsep::batch::{Answer, BodyReader, Chunk, Head};
-use crate::privsep::{MdaEnd, MdaJob, MdaResult, Pending};
+use crate::privsep::{MdaEnd, MdaJob, MdaResult, MdaTask, Pending};
 use crate::queue::ram::Ram;
 
 use super::*;
@@ -444,7 +444,7 @@ fn a_loop_and_a_missing_message_start_nothing() {
         let (_, outcome) = rig.next();
         assert_eq!(outcome.text.as_str(), "Cannot get message fd");
         let singles = parent.started.lock().unwrap();
-        assert!(singles.iter().all(MdaJob::is_batch));
+        assert!(singles.iter().all(|job| job.task == MdaTask::Batch));
     }
 }
 
@@ -473,7 +473,7 @@ fn a_batch_gives_each_message_its_own_outcome_with_one_process() {
     }
     let started = parent.started.lock().unwrap();
     assert!(started.len() <= 7, "{} processes", started.len());
-    assert!(started.iter().all(MdaJob::is_batch));
+    assert!(started.iter().all(|job| job.task == MdaTask::Batch));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::deliver::lmtp::Lmtp;
 use crate::deliver::pool::Pool;
 use crate::log;
 use crate::mail::{Envelope, Kind};
-use crate::privsep::{Calls, MdaJob};
+use crate::privsep::{Calls, MdaJob, MdaTask, Single};
 use crate::queue::Queue;
 use crate::table::Snapshot;
 use crate::util::{Live, Timestamp};
@@ -178,15 +178,19 @@ fn job(envelope: &Envelope) -> Option<MdaJob> {
     let Kind::Local(local) = &envelope.kind else {
         return None;
     };
-    let job = MdaJob {
+    // A damaged envelope without a recipient is for nobody.
+    if envelope.rcpt.is_null() {
+        return None;
+    }
+    Some(MdaJob {
         action: envelope.action.clone(),
         user: local.user.clone(),
-        subaddress: local.subaddress.clone(),
-        command: local.command.clone(),
-        sender: envelope.sender.clone(),
-        rcpt: envelope.rcpt.clone(),
-        dest: envelope.dest.clone(),
-    };
-    // A damaged envelope without a recipient must not look like a batch.
-    (!job.is_batch()).then_some(job)
+        task: MdaTask::Single(Box::new(Single {
+            subaddress: local.subaddress.clone(),
+            command: local.command.clone(),
+            sender: envelope.sender.clone(),
+            rcpt: envelope.rcpt.clone(),
+            dest: envelope.dest.clone(),
+        })),
+    })
 }

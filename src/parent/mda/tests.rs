@@ -3,7 +3,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::config::{Defaults, Sources, TableName};
 use crate::mail::samples::line;
 use crate::mail::{Command, MailAddr};
-use crate::privsep::Handover;
+use crate::privsep::{Handover, Single};
 use crate::sys::user;
 
 use super::*;
@@ -94,12 +94,23 @@ fn job(user: &str) -> MdaJob {
     MdaJob {
         action: line("local"),
         user: line(user),
-        subaddress: None,
-        command: None,
-        sender: MailAddr::null(),
-        rcpt: addr.clone(),
-        dest: addr,
+        task: MdaTask::Single(Box::new(Single {
+            subaddress: None,
+            command: None,
+            sender: MailAddr::null(),
+            rcpt: addr.clone(),
+            dest: addr,
+        })),
     }
+}
+
+/// The same with a command or file.
+fn with_command(user: &str, command: Command) -> MdaJob {
+    let mut job = job(user);
+    if let MdaTask::Single(single) = &mut job.task {
+        single.command = Some(command);
+    }
+    job
 }
 
 fn root() -> Rights {
@@ -182,8 +193,7 @@ fn root_gets_mail_only_by_a_plain_mbox() {
         Command::Pipe(line("id")),
         Command::File(line("/etc/passwd")),
     ] {
-        let mut job = job("root");
-        job.command = Some(command);
+        let job = with_command("root", command);
         assert_eq!(refused(mbox.plan(&root(), job)), (77, text.into()));
     }
     let mut fixture = Fixture::new(MAILDIR);
@@ -219,6 +229,30 @@ fn names_that_the_configuration_does_not_have_are_refused_for_now() {
 }
 
 #[test]
+fn a_child_for_more_than_a_message_is_for_plain_maildirs_and_lmtp() {
+    let lmtp = Delivery::Lmtp {
+        dest: line("/run/lmtp"),
+        rcpt_to: false,
+    };
+    for (delivery, batch, connection) in [
+        (MAILDIR, true, false),
+        (lmtp, false, true),
+        (Delivery::Mbox, false, false),
+        (Delivery::Mda(line("cat")), false, false),
+    ] {
+        for wrapper in [None, Some("wrapped".into())] {
+            let mut fixture = Fixture::new(delivery.clone());
+            let plain = wrapper.is_none();
+            fixture.local().wrapper = wrapper;
+            for (task, fits) in [(MdaTask::Batch, batch), (MdaTask::Connection, connection)] {
+                let job = MdaJob { task, ..job("bob") };
+                assert_eq!(fixture.plan(&root(), job).is_ok(), fits && plain);
+            }
+        }
+    }
+}
+
+#[test]
 fn users_of_a_userbase_are_whom_the_table_makes_them() {
     // smtpd.conf(5), userbase: uid, gid and home are those of the table.
     let mut fixture = Fixture::new(MAILDIR);
@@ -246,10 +280,7 @@ fn users_of_a_userbase_are_whom_the_table_makes_them() {
 #[test]
 fn a_command_is_the_daemons_or_has_to_be_in_the_users_own_forward() {
     // smtpd(8): what the engine says of a command is believed of no other user.
-    let command = |user: &str| MdaJob {
-        command: Some(Command::Pipe(line("id"))),
-        ..job(user)
-    };
+    let command = |user: &str| with_command(user, Command::Pipe(line("id")));
     let mut fixture = Fixture::new(MAILDIR);
     let plan = fixture.plan(&root(), command("bob")).unwrap();
     assert!(plan.child.own_forward);
@@ -270,8 +301,7 @@ fn commands_of_aliases_are_the_daemons_whatever_the_userbase() {
     // aliases(5): commands run as _smtpd.
     let mut fixture = Fixture::new(MAILDIR);
     fixture.local().userbase = Some(TableName::from("people"));
-    let mut command = job("_smtpd");
-    command.command = Some(Command::Pipe(line("id")));
+    let command = with_command("_smtpd", Command::Pipe(line("id")));
     let plan = fixture.plan(&root(), command.clone()).unwrap();
     assert_eq!(plan.identity, Some(Identity::alone(500, 500)));
     // Only commands, and only that user.

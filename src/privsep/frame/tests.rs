@@ -34,6 +34,16 @@ impl Chance {
         MdaJob {
             action: self.line(),
             user: self.line(),
+            task: match self.below(4) {
+                0 => MdaTask::Batch,
+                1 => MdaTask::Connection,
+                _ => MdaTask::Single(Box::new(self.single())),
+            },
+        }
+    }
+
+    fn single(&mut self) -> Single {
+        Single {
             subaddress: (self.below(2) == 0).then(|| self.line()),
             command: match self.below(3) {
                 0 => None,
@@ -214,6 +224,6 @@ fn a_second_line_cannot_be_smuggled_in() {
 #[test]
 fn what_does_not_fit_is_told_when_written() {
     let mut job = Chance::new(4).job();
-    job.command = Some(Command::Pipe(Line::new(&"x".repeat(MAX_FRAME)).unwrap()));
+    job.action = Line::new(&"x".repeat(MAX_FRAME)).unwrap();
     assert_eq!(Request::StartMda { id: 1, job }.encode(), Err(TooLong));
 }
