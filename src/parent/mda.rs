@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Config, Delivery, LocalAction, Method, Paths, paths};
 use crate::log;
 use crate::privsep::identity::Rights;
-use crate::privsep::reply::{PERMANENT_LOOKUP, TEMPORARY_LOOKUP};
-use crate::privsep::{ChildJob, MdaJob, MdaTask};
+use crate::privsep::{ChildJob, MdaJob, MdaRefusal, MdaTask};
 use crate::sys::creds::Identity;
 use crate::sys::errno::strerror;
 use crate::sys::fdpass;
@@ -26,15 +25,6 @@ use crate::util::Line;
 use crate::util::sysexits;
 
 use super::userbase::Users;
-
-/// A delivery that is not started, in terms of what a program would have exited with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// A sysexits(3) code.
-    pub code: i32,
-    /// Why.
-    pub text: Line,
-}
 
 /// What a delivery needs to know besides the job.
 pub struct World<'a> {
@@ -56,7 +46,7 @@ pub fn start(
     job: MdaJob,
     stdin: OwnedFd,
     output: OwnedFd,
-) -> Result<Pid, Refused> {
+) -> Result<Pid, MdaRefusal> {
     let plan = plan(world, job)?;
     if let Some(owner) = &plan.mailbox {
         make_mailbox(Path::new(paths::MAILDIR), owner)?;
@@ -75,7 +65,7 @@ struct Plan {
     mailbox: Option<User>,
 }
 
-fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, Refused> {
+fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, MdaRefusal> {
     let action = local_action(world.config, &job)?;
     let recipient = recipient(world, action, &job)?;
     let origin = origin(world.rights, action, &job)?;
@@ -113,7 +103,7 @@ fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, Refused> {
     })
 }
 
-fn local_action<'a>(config: &'a Config, job: &MdaJob) -> Result<&'a LocalAction, Refused> {
+fn local_action<'a>(config: &'a Config, job: &MdaJob) -> Result<&'a LocalAction, MdaRefusal> {
     let name = &job.action;
     let Some(action) = config.actions.get(name.as_str()) else {
         return Err(refuse(
@@ -155,7 +145,7 @@ enum Origin {
     Forward,
 }
 
-fn origin(rights: &Rights, action: &LocalAction, job: &MdaJob) -> Result<Origin, Refused> {
+fn origin(rights: &Rights, action: &LocalAction, job: &MdaJob) -> Result<Origin, MdaRefusal> {
     match (job.command(), rights) {
         (None, _) => Ok(Origin::Action),
         (Some(_), Rights::Root { .. }) if *job.user == *paths::USER => Ok(Origin::Alias),
@@ -172,7 +162,7 @@ fn origin(rights: &Rights, action: &LocalAction, job: &MdaJob) -> Result<Origin,
 }
 
 /// Commands and files of aliases are the daemon's own user's, whom a userbase need not have.
-fn recipient(world: &World<'_>, action: &LocalAction, job: &MdaJob) -> Result<User, Refused> {
+fn recipient(world: &World<'_>, action: &LocalAction, job: &MdaJob) -> Result<User, MdaRefusal> {
     let found = match world.rights {
         Rights::Root { daemon, .. } if job.command().is_some() && *job.user == *paths::USER => {
             let home = world.users.system(&job.user);
@@ -189,10 +179,10 @@ fn recipient(world: &World<'_>, action: &LocalAction, job: &MdaJob) -> Result<Us
     };
     match found {
         Ok(Some(user)) => Ok(user),
-        Ok(None) => Err(refuse(sysexits::NOUSER, PERMANENT_LOOKUP.to_owned())),
+        Ok(None) => Err(MdaRefusal::NoUser),
         Err(text) => {
             log::warn(format_args!("{text}"));
-            Err(refuse(sysexits::TEMPFAIL, TEMPORARY_LOOKUP.to_owned()))
+            Err(MdaRefusal::NoLookup)
         }
     }
 }
@@ -208,7 +198,7 @@ fn daemon_user(daemon: &Identity, found: Option<User>) -> User {
     }
 }
 
-fn delivery_user(world: &World<'_>, name: &str) -> Result<User, Refused> {
+fn delivery_user(world: &World<'_>, name: &str) -> Result<User, MdaRefusal> {
     match world.users.system(name) {
         Ok(Some(user)) => Ok(user),
         Ok(None) => {
@@ -227,7 +217,7 @@ fn may_deliver(
     job: &MdaJob,
     user: &User,
     plain_mbox: bool,
-) -> Result<(), Refused> {
+) -> Result<(), MdaRefusal> {
     match rights {
         Rights::Root { .. } if user.uid == 0 && !plain_mbox => Err(refuse(
             sysexits::NOPERM,
@@ -245,7 +235,7 @@ fn may_deliver(
 }
 
 /// Makes an empty mailbox that the user owns; one that exists is left as it is.
-fn make_mailbox(dir: &Path, owner: &User) -> Result<(), Refused> {
+fn make_mailbox(dir: &Path, owner: &User) -> Result<(), MdaRefusal> {
     let failed = |error: io::Error| {
         let text = format!("{}/{}: {}", dir.display(), owner.name, strerror(&error));
         refuse(sysexits::TEMPFAIL, text)
@@ -291,8 +281,8 @@ fn launch(world: &World<'_>, plan: &Plan, stdin: OwnedFd, output: OwnedFd) -> io
     })
 }
 
-fn refuse(code: i32, text: String) -> Refused {
-    Refused {
+fn refuse(code: i32, text: String) -> MdaRefusal {
+    MdaRefusal::Exit {
         code,
         text: Line::sanitize(text.as_bytes()),
     }

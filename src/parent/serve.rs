@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::log::{self, Trace};
 use crate::privsep::identity::Rights;
-use crate::privsep::{Found, Helper, MdaJob, Reply, Request};
+use crate::privsep::{Found, Helper, MdaJob, MdaRefusal, Reply, Request};
 use crate::sys::errno::strerror;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::process::{self, Ended, Pid};
@@ -370,7 +370,7 @@ impl Parent {
         let message = (fds.next(), fds.next());
         match self.try_mda(job, message) {
             Ok(pid) => self.children.started(pid, delivery, Instant::now()),
-            Err(mda::Refused { code, text }) => self.tell(&Reply::MdaRefused { id, code, text }),
+            Err(why) => self.tell(&Reply::MdaRefused { id, why }),
         }
     }
 
@@ -379,9 +379,9 @@ impl Parent {
         &self,
         job: MdaJob,
         message: (Option<OwnedFd>, Option<OwnedFd>),
-    ) -> Result<Pid, mda::Refused> {
+    ) -> Result<Pid, MdaRefusal> {
         let refused = |code, text: &str| {
-            Err(mda::Refused {
+            Err(MdaRefusal::Exit {
                 code,
                 text: Line::sanitize(text.as_bytes()),
             })
@@ -597,8 +597,10 @@ impl Parent {
 fn not_wanted(id: u32) -> Reply {
     Reply::MdaRefused {
         id,
-        code: sysexits::TEMPFAIL,
-        text: Line::sanitize(b"the delivery is not wanted any more"),
+        why: MdaRefusal::Exit {
+            code: sysexits::TEMPFAIL,
+            text: Line::sanitize(b"the delivery is not wanted any more"),
+        },
     }
 }
 

@@ -445,9 +445,8 @@ impl Wire {
         traced("parent", &reply);
         let mut fds = packet.fds.into_iter();
         match &reply {
-            Reply::MdaRefused { id, code, text } => {
-                let (code, text) = (*code, text.clone());
-                self.settle(*id, MdaResult::Refused { code, text })?;
+            Reply::MdaRefused { id, why } => {
+                self.settle(*id, MdaResult::Refused(why.clone()))?;
             }
             Reply::MdaDone { id, end } => self.settle(*id, MdaResult::Done(*end))?,
             Reply::Forward { id, found } => {
@@ -574,6 +573,7 @@ mod tests {
 
     use super::*;
     use crate::privsep::MdaEnd;
+    use crate::privsep::MdaRefusal;
     use crate::privsep::frame::tests::Chance;
     use crate::util::Line;
 
@@ -647,13 +647,12 @@ mod tests {
                 end: MdaEnd::TimedOut,
             },
         );
-        let text = Line::new("no").unwrap();
+        let why = MdaRefusal::NoUser;
         say(
             &parent,
             &Reply::MdaRefused {
                 id: a,
-                code: 67,
-                text: text.clone(),
+                why: why.clone(),
             },
         );
         say(
@@ -663,10 +662,7 @@ mod tests {
                 end: MdaEnd::Exited(0),
             },
         );
-        assert_eq!(
-            first.try_wait(LONG),
-            Some(MdaResult::Refused { code: 67, text })
-        );
+        assert_eq!(first.try_wait(LONG), Some(MdaResult::Refused(why)));
         assert_eq!(
             second.try_wait(LONG),
             Some(MdaResult::Done(MdaEnd::TimedOut))

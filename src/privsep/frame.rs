@@ -10,7 +10,8 @@ use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 use crate::util::wire::{Wire, wire};
 
 use super::{
-    Extent, Found, Helper, MdaEnd, MdaJob, MdaTask, PasswordVerdict, Reply, Request, Single,
+    Extent, Found, Helper, MdaEnd, MdaJob, MdaRefusal, MdaTask, PasswordVerdict, Reply, Request,
+    Single,
 };
 
 /// Longest frame between parent and engine, in bytes.
@@ -47,7 +48,7 @@ wire! {
         2 = Listener { index },
         3 = Control,
         4 = Start { verbose, pause_mda, pause_mta, pause_smtp, run_once },
-        5 = MdaRefused { id, code, text },
+        5 = MdaRefused { id, why },
         6 = MdaDone { id, end },
         7 = Shutdown,
         8 = Forward { id, found },
@@ -86,6 +87,14 @@ wire! {
     enum Helper {
         1 = Table(name),
         2 = Proc(name),
+    }
+}
+
+wire! {
+    enum MdaRefusal {
+        1 = NoUser,
+        2 = NoLookup,
+        3 = Exit { code, text },
     }
 }
 

@@ -25,7 +25,7 @@ pub use channel::Channel;
 pub use client::{Client, Event, Pending, PendingHelper, Reloaded};
 pub use handover::Handover;
 pub use job::ChildJob;
-pub use reply::{Found, MdaEnd, PasswordVerdict, Reply};
+pub use reply::{Found, MdaEnd, MdaRefusal, PasswordVerdict, Reply};
 pub use request::{Extent, Helper, MdaJob, MdaTask, Request, Single};
 
 use crate::util::{Line, Secret};
@@ -76,12 +76,7 @@ impl Forwards for NoParent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MdaResult {
     /// It was not started.
-    Refused {
-        /// What a delivery program would have exited with, a sysexits(3) code.
-        code: i32,
-        /// Why.
-        text: Line,
-    },
+    Refused(MdaRefusal),
     /// It was started and has ended.
     Done(MdaEnd),
     /// The parent is gone; nobody knows.

@@ -33,14 +33,12 @@ pub enum Reply {
         /// `-q`: run the queue once, then say `Finished`.
         run_once: bool,
     },
-    /// The delivery was not started. `code` is what a delivery program would have exited with.
+    /// The delivery was not started.
     MdaRefused {
         /// Of the request.
         id: u32,
-        /// A sysexits(3) code.
-        code: i32,
         /// Why.
-        text: Line,
+        why: MdaRefusal,
     },
     /// The delivery has ended.
     MdaDone {
@@ -110,6 +108,22 @@ pub enum Reply {
     Shutdown,
 }
 
+/// Why a delivery is not started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MdaRefusal {
+    /// The userbase has no such user.
+    NoUser,
+    /// The userbase could not be asked.
+    NoLookup,
+    /// Anything else, in terms of what a delivery program would have exited with.
+    Exit {
+        /// A sysexits(3) code.
+        code: i32,
+        /// Why.
+        text: Line,
+    },
+}
+
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MdaEnd {
@@ -148,9 +162,3 @@ pub enum PasswordVerdict {
         text: Line,
     },
 }
-
-/// Text of a refused delivery: the userbase could not be asked.
-pub const TEMPORARY_LOOKUP: &str = "Temporary failure in user lookup";
-
-/// Text of a refused delivery: the userbase has no such user.
-pub const PERMANENT_LOOKUP: &str = "Permanent failure in user lookup";

@@ -17,7 +17,7 @@ use crate::client::{
     Content, Failure, Hello, Message, Opening, Recipient, Secure, Session, Socket, Stage, Timeouts,
     Upgrade,
 };
-use crate::mail::{EvpId, MsgId, Notify, Verdict};
+use crate::mail::{EvpId, MsgId, Notify, Verdict, literal};
 use crate::sys::errno::strerror;
 use crate::sys::{open, process};
 use crate::tls::client::{Connector, Settings, Verify};
@@ -122,7 +122,7 @@ fn connector(asked: &Asked) -> Result<Connector, String> {
 
 fn addresses(asked: &Asked) -> Result<Vec<SocketAddr>, String> {
     let host = asked.server.host.as_str();
-    if let Some(address) = asked.server.address() {
+    if let Some(address) = literal::parse(host) {
         return Ok(vec![SocketAddr::new(address, asked.server.port)]);
     }
     let found = (host, asked.server.port).to_socket_addrs();

@@ -327,7 +327,7 @@ impl Exchange<'_> {
             End::Complete => (State::Alive, None),
             End::Gone(result) => {
                 let result = result.or_else(|| self.child.pending.try_wait(END_WAIT));
-                if matches!(result, Some(MdaResult::Refused { .. })) {
+                if matches!(result, Some(MdaResult::Refused(_))) {
                     self.heard = Heard::Something;
                 }
                 (State::Gone, Some(gone(result, &self.child.answers)))
@@ -362,7 +362,7 @@ fn gone(result: Option<MdaResult>, output: &[u8]) -> Settled {
     let said = quote_last_line(output);
     match result {
         // It was never started: that is an answer for all.
-        Some(refused @ MdaResult::Refused { .. }) => Settled::of(&refused, None),
+        Some(refused @ MdaResult::Refused(_)) => Settled::of(&refused, None),
         Some(MdaResult::Done(MdaEnd::Exited(_))) | None => {
             Settled::temporary(said.as_deref().unwrap_or("exited abnormally"))
         }

@@ -1,12 +1,10 @@
 //! From the end of a delivery process to an outcome, and the words for it in the log.
 
 use crate::mail::{Outcome, Status};
-use crate::privsep::{MdaEnd, MdaResult};
+use crate::privsep::{MdaEnd, MdaRefusal, MdaResult};
 use crate::util::Line;
 use crate::util::sysexits;
 use crate::util::vis::{self, Style};
-
-pub use crate::privsep::reply::{PERMANENT_LOOKUP, TEMPORARY_LOOKUP};
 
 /// An outcome with its part of the log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +79,7 @@ impl Settled {
     /// What the parent says of a delivery. `said` is the last line of its output.
     pub fn of(result: &MdaResult, said: Option<Line>) -> Settled {
         match result {
-            MdaResult::Refused { code, text } => Settled::refused(*code, text),
+            MdaResult::Refused(why) => Settled::refused(why),
             MdaResult::Done(MdaEnd::Exited(code)) => {
                 Settled::exited(*code, said, "exited abnormally")
             }
@@ -96,32 +94,27 @@ impl Settled {
         }
     }
 
-    fn refused(code: i32, text: &Line) -> Settled {
-        let class = if matches!(code, sysexits::OSERR | sysexits::TEMPFAIL) {
-            4
-        } else {
-            5
-        };
+    fn refused(why: &MdaRefusal) -> Settled {
         // A user that cannot be found has words and a status of its own.
-        match text.as_str() {
-            TEMPORARY_LOOKUP | PERMANENT_LOOKUP => {
-                let (result, status) = match class {
-                    4 => ("TempFail", Status::new(4, 1, 0)),
-                    _ => ("PermFail", Status::new(5, 1, 6)),
-                };
-                let outcome = match class {
-                    4 => Outcome::temp(status, text.clone()),
-                    _ => Outcome::perm(status, text.clone()),
-                };
-                Settled {
-                    outcome,
-                    result,
-                    stat: text.to_string(),
-                }
+        let (outcome, result) = match why {
+            MdaRefusal::NoLookup => {
+                let text = Line::sanitize(TEMPORARY_LOOKUP.as_bytes());
+                (Outcome::temp(Status::new(4, 1, 0), text), "TempFail")
+            }
+            MdaRefusal::NoUser => {
+                let text = Line::sanitize(PERMANENT_LOOKUP.as_bytes());
+                (Outcome::perm(Status::new(5, 1, 6), text), "PermFail")
             }
             // A refusal is a failure whatever its code says.
-            _ if code == 0 => Settled::temporary(text),
-            _ => Settled::exited(code, Some(text.clone()), ""),
+            MdaRefusal::Exit { code: 0, text } => return Settled::temporary(text),
+            MdaRefusal::Exit { code, text } => {
+                return Settled::exited(*code, Some(text.clone()), "");
+            }
+        };
+        Settled {
+            stat: outcome.text.to_string(),
+            outcome,
+            result,
         }
     }
 
@@ -149,6 +142,12 @@ enum Failing {
     Temporary,
     Permanent,
 }
+
+/// What is said when the userbase could not be asked.
+const TEMPORARY_LOOKUP: &str = "Temporary failure in user lookup";
+
+/// What is said when the userbase has no such user.
+pub const PERMANENT_LOOKUP: &str = "Permanent failure in user lookup";
 
 /// What is said when a delivery's time was over.
 pub const TIMED_OUT: &str = "terminated; timeout";
@@ -262,10 +261,10 @@ mod tests {
         let settled = exited(127, "first\nsh: 1: nosuch: not found");
         assert_eq!(settled.stat, "Error (\"sh: 1: nosuch: not found\")");
         let settled = Settled::of(
-            &MdaResult::Refused {
+            &MdaResult::Refused(MdaRefusal::Exit {
                 code: 77,
                 text: Line::new("MDA not allowed to deliver to: root").unwrap(),
-            },
+            }),
             None,
         );
         assert_eq!(
@@ -285,23 +284,21 @@ mod tests {
     #[test]
     fn a_user_that_is_not_found_has_its_own_status() {
         // RFC 3463 §3.2, X.1.6: the mailbox has moved, or is there no more.
-        let refused = |code, text: &str| {
+        let refused = |why| Settled::of(&MdaResult::Refused(why), None);
+        let exit = |code, text: &str| {
             let text = Line::new(text).unwrap();
-            Settled::of(&MdaResult::Refused { code, text }, None)
+            refused(MdaRefusal::Exit { code, text }).result
         };
-        let settled = refused(67, PERMANENT_LOOKUP);
+        let settled = refused(MdaRefusal::NoUser);
         assert_eq!(settled.outcome.status.to_string(), "5.1.6");
         assert_eq!(
             (settled.result, settled.stat.as_str()),
             ("PermFail", PERMANENT_LOOKUP)
         );
-        let settled = refused(75, TEMPORARY_LOOKUP);
+        let settled = refused(MdaRefusal::NoLookup);
         assert_eq!(settled.outcome.status.to_string(), "4.1.0");
-        assert_eq!(
-            refused(67, "delivery user 'x' does not exist").result,
-            "PermFail"
-        );
-        assert_eq!(refused(0, "odd").result, "TempFail");
+        assert_eq!(exit(67, "delivery user 'x' does not exist"), "PermFail");
+        assert_eq!(exit(0, "odd"), "TempFail");
     }
 
     #[test]

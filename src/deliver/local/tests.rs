@@ -16,7 +16,7 @@ use crate::mail::samples;
 pub(crate) use crate::mail::samples::line;
 use crate::mail::{MailAddr, MsgId, Outcome, Verdict};
 use crate::privsep::batch::{Answer, BodyReader, Chunk, Head};
-use crate::privsep::{MdaEnd, MdaJob, MdaResult, MdaTask, Pending};
+use crate::privsep::{MdaEnd, MdaJob, MdaRefusal, MdaResult, MdaTask, Pending};
 use crate::queue::ram::Ram;
 
 use super::*;
@@ -90,7 +90,7 @@ enum Script {
     /// `sh -c` with this text.
     Shell(String),
     /// The parent refuses.
-    Refuse(i32, &'static str),
+    Refuse(MdaRefusal),
     /// The request cannot be sent.
     Unreachable,
     /// The parent dies.
@@ -126,10 +126,7 @@ impl Calls for FakeParent {
         match script {
             Script::Unreachable => return Err(io::ErrorKind::BrokenPipe.into()),
             Script::Lost => {}
-            Script::Refuse(code, text) => {
-                let text = line(text);
-                done.send(MdaResult::Refused { code, text }).unwrap();
-            }
+            Script::Refuse(why) => done.send(MdaResult::Refused(why)).unwrap(),
             Script::Batch => {
                 thread::spawn(move || {
                     let end = batch_child(stdin, output).map_or(1, |()| 0);
@@ -401,20 +398,20 @@ fn a_child_left_behind_with_the_pipes_does_not_hold_the_delivery() {
 
 #[test]
 fn what_the_parent_says_is_passed_on() {
+    let refuse = |code, text: &str| {
+        let text = line(text);
+        Script::Refuse(MdaRefusal::Exit { code, text })
+    };
     for mode in [mda(), maildir()] {
         for (script, verdict, text) in [
             (
-                Script::Refuse(77, "MDA not allowed"),
+                refuse(77, "MDA not allowed"),
                 Verdict::PermFail,
                 "MDA not allowed",
             ),
+            (refuse(71, "fork: no"), Verdict::TempFail, "fork: no"),
             (
-                Script::Refuse(71, "fork: no"),
-                Verdict::TempFail,
-                "fork: no",
-            ),
-            (
-                Script::Refuse(67, exit::PERMANENT_LOOKUP),
+                Script::Refuse(MdaRefusal::NoUser),
                 Verdict::PermFail,
                 exit::PERMANENT_LOOKUP,
             ),

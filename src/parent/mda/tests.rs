@@ -40,7 +40,7 @@ impl Fixture {
         }
     }
 
-    fn plan(&self, rights: &Rights, job: MdaJob) -> Result<Plan, Refused> {
+    fn plan(&self, rights: &Rights, job: MdaJob) -> Result<Plan, MdaRefusal> {
         let world = World {
             config: &self.config,
             users: &People,
@@ -126,9 +126,11 @@ const MAILDIR: Delivery = Delivery::Maildir {
     junk: false,
 };
 
-fn refused(result: Result<Plan, Refused>) -> (i32, String) {
-    let refused = result.unwrap_err();
-    (refused.code, refused.text.to_string())
+fn refused(result: Result<Plan, MdaRefusal>) -> (i32, String) {
+    match result.unwrap_err() {
+        MdaRefusal::Exit { code, text } => (code, text.to_string()),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -156,22 +158,15 @@ fn the_actions_user_comes_before_the_recipient() {
     // %{user.directory} is the recipient's home all the same.
     assert_eq!(plan.child.user.as_str(), "vmail");
     assert_eq!(plan.child.home, "/home/bob");
-    assert_eq!(refused(fixture.plan(&root(), job("eve"))).0, 67);
+    assert_eq!(fixture.plan(&root(), job("eve")), Err(MdaRefusal::NoUser));
 }
 
 #[test]
 fn unknown_users_are_refused_for_good_and_failed_lookups_for_now() {
     let mut fixture = Fixture::new(MAILDIR);
-    let text = "Permanent failure in user lookup";
-    assert_eq!(
-        refused(fixture.plan(&root(), job("eve"))),
-        (67, text.into())
-    );
-    let text = "Temporary failure in user lookup";
-    assert_eq!(
-        refused(fixture.plan(&root(), job("broken"))),
-        (75, text.into())
-    );
+    let plan = |user| fixture.plan(&root(), job(user));
+    assert_eq!(plan("eve"), Err(MdaRefusal::NoUser));
+    assert_eq!(plan("broken"), Err(MdaRefusal::NoLookup));
     fixture.local().user = Some(line("gone"));
     let text = "delivery user 'gone' does not exist";
     assert_eq!(
@@ -264,7 +259,7 @@ fn users_of_a_userbase_are_whom_the_table_makes_them() {
         (5000, "/srv/bob")
     );
     // Nobody of the system who is not in it, and no root by another name.
-    assert_eq!(refused(fixture.plan(&root(), job("vmail"))).0, 67);
+    assert_eq!(fixture.plan(&root(), job("vmail")), Err(MdaRefusal::NoUser));
     assert_eq!(refused(fixture.plan(&root(), job("toor"))).0, 77);
     let plan = fixture.plan(&root(), job("homeless")).unwrap();
     assert_eq!(plan.home, PathBuf::new());
@@ -301,13 +296,16 @@ fn commands_of_aliases_are_the_daemons_whatever_the_userbase() {
     // aliases(5): commands run as _smtpd.
     let mut fixture = Fixture::new(MAILDIR);
     fixture.local().userbase = Some(TableName::from("people"));
-    let command = with_command("_smtpd", Command::Pipe(line("id")));
+    let mut command = with_command("_smtpd", Command::Pipe(line("id")));
     let plan = fixture.plan(&root(), command.clone()).unwrap();
     assert_eq!(plan.identity, Some(Identity::alone(500, 500)));
     // Only commands, and only that user.
-    assert_eq!(refused(fixture.plan(&root(), job("_smtpd"))).0, 67);
+    assert_eq!(
+        fixture.plan(&root(), job("_smtpd")),
+        Err(MdaRefusal::NoUser)
+    );
     command.user = line("vmail");
-    assert_eq!(refused(fixture.plan(&root(), command)).0, 67);
+    assert_eq!(fixture.plan(&root(), command), Err(MdaRefusal::NoUser));
 }
 
 #[test]
@@ -339,5 +337,6 @@ fn a_mailbox_is_made_once_and_never_through_a_link() {
         name: "../x".into(),
         ..owner
     };
-    assert_eq!(make_mailbox(dir.path(), &climber).unwrap_err().code, 75);
+    let refused = make_mailbox(dir.path(), &climber).unwrap_err();
+    assert!(matches!(refused, MdaRefusal::Exit { code: 75, .. }));
 }

@@ -116,8 +116,14 @@ impl Chance {
             },
             4 => Reply::MdaRefused {
                 id: self.next() as u32,
-                code: self.next() as i32,
-                text: self.line(),
+                why: match self.below(3) {
+                    0 => MdaRefusal::NoUser,
+                    1 => MdaRefusal::NoLookup,
+                    _ => MdaRefusal::Exit {
+                        code: self.next() as i32,
+                        text: self.line(),
+                    },
+                },
             },
             5 => Reply::MdaDone {
                 id: self.next() as u32,
@@ -216,6 +222,7 @@ fn a_second_line_cannot_be_smuggled_in() {
     let mut w = Writer::frame(VERSION);
     w.u8(5);
     w.u32(1);
+    w.u8(3);
     w.i32(75);
     w.text("one\ntwo");
     assert_eq!(Reply::decode(&w.into_frame()), Err(Malformed));

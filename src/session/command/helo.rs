@@ -1,6 +1,5 @@
 //! HELO and EHLO (RFC 5321 §4.1.1.1).
 
-use crate::mail::Peer;
 use crate::session::Session;
 use crate::session::event::Event;
 use crate::session::state::{Greeting, State};
