@@ -6,7 +6,7 @@
 use std::io;
 
 use crate::filter::{self, Phase};
-use crate::log;
+use crate::log::{self, maillog};
 use crate::queue::is_shortage;
 use crate::smtp::Reply;
 use crate::smtp::dot::Progress;
@@ -178,10 +178,7 @@ impl Session {
 
     /// A part of the message does not come back from the disk: nothing of it can be taken any more.
     pub(super) fn lost(&mut self, out: &mut Vec<u8>) {
-        log::warn(format_args!(
-            "smtp-in: session {}: write message: the disk does not answer",
-            self.id
-        ));
+        maillog::smtp_trouble(self.id, &"write message: the disk does not answer");
         self.give_up(Reply::new(421, "4.3.0 Temporary Error"), out);
     }
 
@@ -221,10 +218,7 @@ impl Session {
 
     /// The disk has not answered in time; whoever has the message drops it.
     pub(super) fn commit_is_late(&mut self, out: &mut Vec<u8>) {
-        log::warn(format_args!(
-            "smtp-in: session {}: commit message: the disk does not answer",
-            self.id
-        ));
+        maillog::smtp_trouble(self.id, &"commit message: the disk does not answer");
         let reply = Reply::new(451, "4.3.0 Temporary failure");
         self.refuse_message(&reply, out);
     }
@@ -261,12 +255,12 @@ impl Session {
     /// A full disk is the message's bad luck, which the queue has told the log; the session may go
     /// on. After anything else it ends.
     fn storage(&self, what: &str, error: &io::Error, text: &'static str) -> Reply {
-        let line = format_args!("smtp-in: session {}: {what} message: {error}", self.id);
+        let what = format!("{what} message: {error}");
         if is_shortage(error) {
-            log::debug(line);
+            maillog::smtp_shortage(self.id, &what);
             return Reply::new(452, "4.3.1 Mail system full: Try again later");
         }
-        log::warn(line);
+        maillog::smtp_trouble(self.id, &what);
         Reply::new(421, text)
     }
 }

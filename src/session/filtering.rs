@@ -10,7 +10,7 @@ use crate::dns::Confirmed;
 use crate::filter::{
     Chain, Content, Facts, Lives, Outcome, Phase, Program, Step, Verdict, between_brackets,
 };
-use crate::log;
+use crate::log::{self, maillog};
 use crate::mail::peer::UNKNOWN_NAME;
 use crate::smtp::{Command, Reply};
 use crate::util::Line;
@@ -275,10 +275,7 @@ impl Session {
 
     /// Tables have not answered in time.
     pub(super) fn filters_are_late(&mut self, then: Then, out: &mut Vec<u8>) -> Option<Question> {
-        log::warn(format_args!(
-            "smtp-in: session {}: filters take too long",
-            self.id
-        ));
+        maillog::smtp_trouble(self.id, &"filters take too long");
         let reply = Reply::new(451, "4.3.0 Temporary failure");
         self.refuse_then(then, reply, false, out);
         None
@@ -407,10 +404,7 @@ impl Session {
 
     /// A message does not come back from filters; whatever comes of it later is nobody's.
     pub(super) fn content_is_late(&self) -> Reply {
-        log::warn(format_args!(
-            "smtp-in: session {}: filters do not give the message back",
-            self.id
-        ));
+        maillog::smtp_trouble(self.id, &"filters do not give the message back");
         Reply::new(421, "4.3.0 Temporary failure")
     }
 }

@@ -107,20 +107,14 @@ impl Worker<'_> {
             };
             match secure.next() {
                 Some(next) => {
-                    log::debug(format_args!(
-                        "smtp-out: session {}: {failure}; trying the system's TLS library",
-                        start.id
-                    ));
+                    maillog::mta_other_tls(start.id, &failure);
                     secure = next;
                 }
                 None if tls == Tls::IfOffered => break failure,
                 None => return Err(failure),
             }
         };
-        log::info(format_args!(
-            "smtp-out: Error on session {}: opportunistic TLS failed, downgrading to plain: {failure}",
-            start.id
-        ));
+        maillog::mta_without_tls(start.id, &failure);
         self.connect("smtp+notls", name, Tls::Never, None)
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::log::info;
+use crate::log::{debug, info};
 use crate::mail::{Envelope, MailAddr, SessionId};
 use crate::util::Timestamp;
 use crate::util::time::Duration;
@@ -64,6 +64,21 @@ pub fn mta_error(session: SessionId, messages: u32, text: &str) {
             "smtp-out: Error on session {session} after {n} messages sent: {text}"
         )),
     }
+}
+
+/// A handshake has failed, and the system's TLS library is tried.
+pub fn mta_other_tls(session: SessionId, failure: &dyn fmt::Display) {
+    debug(format_args!(
+        "smtp-out: session {session}: {failure}; trying the system's TLS library"
+    ));
+}
+
+/// TLS that nobody requires has failed, and the host is spoken to without it.
+pub fn mta_without_tls(session: SessionId, failure: &dyn fmt::Display) {
+    info(format_args!(
+        "smtp-out: Error on session {session}: opportunistic TLS failed, \
+         downgrading to plain: {failure}"
+    ));
 }
 
 /// Ten messages in a row were refused.

@@ -3,6 +3,8 @@
 //! What a stranger sent is escaped as vis(3) does, and `"` with a backslash, so that no client can
 //! end a field or a line and write one of its own.
 
+use std::fmt;
+
 use crate::mail::peer::UNKNOWN_NAME;
 use crate::mail::{EvpId, MailAddr, MsgId, Peer, Refusal, SessionId};
 use crate::util::vis::{self, Style};
@@ -34,6 +36,16 @@ pub fn smtp_summed_up(session: SessionId, peer: &Peer, failed_commands: u16, rej
     crate::log::info(format_args!(
         "{session} smtp summed-up failed-command={failed_commands} reject={rejections} address={peer}"
     ));
+}
+
+/// Something of ours fails in a session.
+pub fn smtp_trouble(session: SessionId, what: &dyn fmt::Display) {
+    crate::log::warn(format_args!("smtp-in: session {session}: {what}"));
+}
+
+/// A message is not taken for want of space, of which the queue has told.
+pub fn smtp_shortage(session: SessionId, what: &dyn fmt::Display) {
+    crate::log::debug(format_args!("smtp-in: session {session}: {what}"));
 }
 
 /// Somebody has connected who will say who its client is.

@@ -1,6 +1,6 @@
 //! DATA (RFC 5321 §4.1.1.4), up to its 354.
 
-use crate::log;
+use crate::log::maillog;
 use crate::session::event::Event;
 use crate::session::state::{Data, Filtered, State};
 use crate::session::{Services, Session};
@@ -56,10 +56,7 @@ impl Session {
                 Reply::new(354, "Enter mail, end with \".\" on a line by itself")
             }
             Err(error) => {
-                log::warn(format_args!(
-                    "smtp-in: session {}: open message: {error}",
-                    self.id
-                ));
+                maillog::smtp_trouble(self.id, &format_args!("open message: {error}"));
                 Reply::new(421, "4.3.0 Temporary Error")
             }
         };

@@ -1,6 +1,6 @@
 //! MAIL (RFC 5321 §4.1.1.2).
 
-use crate::log;
+use crate::log::maillog;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::queue::BeginError;
 use crate::session::event::Event;
@@ -122,10 +122,7 @@ impl Session {
         let incoming = world.begin().map_err(|error| match error {
             BeginError::Full => Reply::new(452, "4.3.1 Mail system full: Try again later"),
             BeginError::Io(error) => {
-                log::warn(format_args!(
-                    "smtp-in: session {}: begin message: {error}",
-                    self.id
-                ));
+                maillog::smtp_trouble(self.id, &format_args!("begin message: {error}"));
                 Reply::new(421, "4.3.0 Temporary Error")
             }
         })?;

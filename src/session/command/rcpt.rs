@@ -1,10 +1,9 @@
 //! RCPT (RFC 5321 §4.1.1.3): judged, expanded and put into the queue while the client waits.
 
-use crate::log;
+use crate::log::maillog;
 use crate::mail::{Expanded, MailAddr, Refusal};
 use crate::session::event::Event;
-use crate::session::question::Recipient;
-use crate::session::question::{Lookup, Question, Waits};
+use crate::session::question::{Lookup, Question, Recipient, Waits};
 use crate::session::state::State;
 use crate::session::{Services, Session};
 use crate::smtp::params::{self, BadParam};
@@ -108,7 +107,7 @@ impl Session {
             // What was added in part cannot be taken back, so a failure ends the transaction.
             Err(error) => {
                 let text = what_failed(transaction, &error);
-                log::warn(format_args!("smtp-in: session {}: {text}", self.id));
+                maillog::smtp_trouble(self.id, &text);
                 Reply::new(421, "4.3.0 Temporary failure")
             }
         };

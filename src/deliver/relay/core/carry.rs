@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::deliver::Report;
+use crate::log::maillog::SmtpOut;
 use crate::log::stat;
 use crate::mail::{EvpId, Outcome, SessionId, Status, Verdict};
 use crate::util::{Line, Timestamp};
@@ -438,7 +439,7 @@ impl Core {
         if let Some(route) = self.routes.get(&id) {
             let name = route.name(ptr.as_ref());
             let length = crate::util::time::Duration(seconds);
-            self.info(format!("smtp-out: Disabling route {name} for {length}"));
+            self.info(SmtpOut::RouteDisabled(&name, length));
         }
     }
 
@@ -463,7 +464,7 @@ impl Core {
         if connector.error.replace(broken).is_none()
             && let Some(name) = name
         {
-            self.info(format!("smtp-out: Error on {name}: {text}"));
+            self.info(SmtpOut::RouteError(&name, text));
         }
     }
 }

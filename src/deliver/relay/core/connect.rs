@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::client::Credentials;
 use crate::config::{Family, MtaLimits};
+use crate::log::maillog::SmtpOut;
 use crate::log::stat;
 use crate::mail::{Outcome, SessionId, Status};
 use crate::util::Timestamp;
@@ -569,14 +570,13 @@ impl Core {
         if let Some(connector) = relay.connectors.get_mut(&source) {
             connector.error = Some(broken);
         }
-        let what = match trouble {
-            Trouble::Mx => "No MX found for",
-            Trouble::Family => "Address family mismatch on",
-            Trouble::RouteNet => "No valid route for",
+        self.info(match trouble {
+            Trouble::Mx => SmtpOut::NoExchanger(&name),
+            Trouble::Family => SmtpOut::OtherFamily(&name),
+            Trouble::RouteNet => SmtpOut::NoRoute(&name),
             // The one is the administrator's doing, the other has been said.
             Trouble::Blocked | Trouble::Source => return,
-        };
-        self.info(format!("smtp-out: {what} {name}"));
+        });
     }
 
     fn draw(&mut self, id: RelayId) {
@@ -828,7 +828,7 @@ impl Core {
             self.set_answers(id, false);
             let line = self.routes.get(&id).map(|route| {
                 let ptr = self.ptr_of(addr);
-                format!("smtp-out: Enabling route {}", route.name(ptr.as_ref()))
+                SmtpOut::RouteEnabled(&route.name(ptr.as_ref())).to_string()
             });
             self.out.extend(line.map(Action::Info));
             self.timers.extend(timer.map(|at| (at, Timer::Route(id))));

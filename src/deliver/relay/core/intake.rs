@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::{MtaLimits, RelayAction, Route};
 use crate::deliver::{Release, Report};
+use crate::log::maillog::SmtpOut;
 use crate::log::stat;
 use crate::mail::{Envelope, EvpId, Outcome, Status, Verdict};
 use crate::util::Timestamp;
@@ -172,9 +173,7 @@ impl Core {
         self.out
             .push(Action::Report(Report::Held(envelope, id.hold_key())));
         if first {
-            self.info(format!(
-                "smtp-out: hiwat reached on {printed}: holding envelopes"
-            ));
+            self.info(SmtpOut::HighWater(&printed));
         }
     }
 
@@ -201,7 +200,7 @@ impl Core {
             self.out.push(Action::Report(Report::Release(release)));
         }
         if was_on_hold {
-            self.info(format!("smtp-out: back to lowat on {printed}: releasing"));
+            self.info(SmtpOut::LowWater(&printed));
         }
     }
 

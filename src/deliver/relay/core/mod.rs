@@ -52,7 +52,7 @@ use crate::config::MtaLimits;
 use crate::config::relayhost::RelayHost;
 use crate::deliver::Report;
 use crate::deliver::relay::Configured;
-use crate::log::maillog::{Delivery, mta_delivery};
+use crate::log::maillog::{Delivery, SmtpOut, mta_delivery};
 use crate::log::stat;
 use crate::mail::{Envelope, EvpId, MailAddr, MsgId, Outcome, SessionId, Verdict};
 use crate::util::{Line, Timestamp};
@@ -526,8 +526,8 @@ impl Core {
         }
     }
 
-    fn info(&mut self, line: String) {
-        self.out.push(Action::Info(line));
+    fn info(&mut self, line: SmtpOut<'_>) {
+        self.out.push(Action::Info(line.to_string()));
     }
 
     fn warn(&mut self, line: String) {

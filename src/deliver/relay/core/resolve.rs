@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::dns::{Found, Kind};
+use crate::log::maillog::SmtpOut;
 use crate::mail::Status;
 use crate::util::Timestamp;
 
@@ -200,11 +201,8 @@ impl Core {
             return;
         };
         relay.state = State::Failed(failure.outcome());
-        let line = format!(
-            "smtp-out: Failed to resolve MX for {}: {}",
-            relay.printed, failure.text
-        );
-        self.info(line);
+        let printed = relay.printed.clone();
+        self.info(SmtpOut::Unresolved(&printed, &failure.text));
     }
 
     /// `backup`: only exchangers preferred to us are used.

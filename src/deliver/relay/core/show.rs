@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::log::maillog::SmtpOut;
 use crate::util::Timestamp;
 use crate::util::time::Duration;
 
@@ -127,7 +128,7 @@ impl Core {
         let ptr = self.ptr_of(addr);
         if let Some(route) = self.routes.get(&id) {
             let name = route.name(ptr.as_ref());
-            self.info(format!("smtp-out: Enabling route {name} per admin request"));
+            self.info(SmtpOut::RouteResumed(&name));
         }
         self.work(now);
     }
