@@ -95,7 +95,8 @@ pub fn load(sources: &Sources, defaults: &Defaults) -> Result<Loaded, Vec<Diagno
 
 /// The statements of a configuration as text, macros and includes replaced: what parsing
 /// understood. Parsing the result gives the same statements.
-pub fn print(sources: &Sources) -> Result<String, Vec<Diagnostic>> {
+#[cfg(test)]
+pub(crate) fn print(sources: &Sources) -> Result<String, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
     let ast = parse_sources(sources, &mut diagnostics);
     if diagnostics.failed() {
