@@ -208,10 +208,7 @@ fn remote_mta(name: &str) -> Option<String> {
 /// The reply as the other host gave it, also where it has become the reason of an expiry; else our
 /// own text.
 fn diagnostic(error: &str) -> String {
-    let last = error
-        .strip_prefix(Outcome::EXPIRED)
-        .and_then(|rest| rest.strip_prefix(": "))
-        .unwrap_or(error);
+    let last = Outcome::last_error(error);
     match is_reply(last) {
         true => format!("smtp; {last}"),
         false => format!("x-local; {error}"),

@@ -32,6 +32,8 @@ impl fmt::Display for Status {
     }
 }
 
+const EXPIRED: &str = "Envelope expired";
+
 /// The kinds of outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -77,8 +79,20 @@ pub enum DsnOffer {
 }
 
 impl Outcome {
-    /// What is said of an envelope whose life time is over, in front of its last error.
-    pub const EXPIRED: &str = "Envelope expired";
+    /// What is said of an envelope whose life time is over, with its last error.
+    pub fn expired(last: Option<&str>) -> String {
+        match last {
+            Some(last) => format!("{EXPIRED}: {last}"),
+            None => EXPIRED.to_owned(),
+        }
+    }
+
+    /// The last error in a text of [`Outcome::expired`]; another text is one itself.
+    pub fn last_error(text: &str) -> &str {
+        text.strip_prefix(EXPIRED)
+            .and_then(|rest| rest.strip_prefix(": "))
+            .unwrap_or(text)
+    }
 
     /// Success.
     pub fn delivered() -> Outcome {

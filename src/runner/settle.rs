@@ -278,10 +278,7 @@ fn with_failure(envelope: &Envelope, outcome: &Outcome, now: Timestamp) -> Envel
 /// The envelope as the report of its expiry describes it. OpenSMTPD forgets the last real error
 /// here; the sender wants to know it.
 fn expired(envelope: &Envelope) -> Envelope {
-    let text = match &envelope.errorline {
-        Some(last) => format!("{}: {last}", Outcome::EXPIRED),
-        None => Outcome::EXPIRED.to_owned(),
-    };
+    let text = Outcome::expired(envelope.errorline.as_deref());
     Envelope {
         errorline: Some(Line::shortened(&text, MAX_ERRORLINE_BYTES)),
         status: Some(Status::new(5, 4, 7)),

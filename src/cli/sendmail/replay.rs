@@ -134,7 +134,7 @@ impl Replay<'_, '_, '_> {
                 continue;
             }
             if self.expired {
-                let late = |(at, why)| (at, format!("{}: {why}", Outcome::EXPIRED));
+                let late = |(at, why): (usize, String)| (at, Outcome::expired(Some(&why)));
                 refused.extend(pass.put_off.into_iter().map(late));
             } else {
                 put_off = pass.put_off.into_iter().next();
