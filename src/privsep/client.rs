@@ -309,14 +309,13 @@ struct Wire {
 }
 
 /// `trace imsg` and `trace mproc`: what is asked and answered, but none of what goes with it.
-fn traced(who: &str, message: &dyn std::fmt::Debug) {
-    let about_a_process = |name: &str| name.contains("Mda") || name == "Fed";
+fn traced(who: &str, message: &dyn std::fmt::Debug, of_a_delivery: bool) {
     if log::tracing(Trace::Imsg) || log::tracing(Trace::Mproc) {
         let text = format!("{message:?}");
         let name = text.split(|c: char| !c.is_ascii_alphanumeric()).next();
         let name = name.unwrap_or_default();
         log::trace(Trace::Imsg, format_args!("imsg: {who}: {name}"));
-        if about_a_process(name) {
+        if of_a_delivery {
             log::trace(Trace::Mproc, format_args!("mproc: {who}: {name}"));
         }
     }
@@ -410,7 +409,8 @@ impl Wire {
     }
 
     fn put(&self, request: &Request, fds: &[OwnedFd], wait: Wait) -> io::Result<()> {
-        traced("engine", request);
+        let of_a_delivery = matches!(request, Request::StartMda { .. } | Request::KillMda { .. });
+        traced("engine", request, of_a_delivery);
         let mut frame = request
             .encode()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
@@ -442,7 +442,8 @@ impl Wire {
     /// Hands an answer to the one who asked; `None` when it makes no sense.
     fn hear(&self, packet: Packet) -> Option<Reply> {
         let reply = Reply::decode(&packet.frame).ok()?;
-        traced("parent", &reply);
+        let of_a_delivery = matches!(reply, Reply::MdaRefused { .. } | Reply::MdaDone { .. });
+        traced("parent", &reply, of_a_delivery);
         let mut fds = packet.fds.into_iter();
         match &reply {
             Reply::MdaRefused { id, why } => {
