@@ -59,7 +59,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("client", "tls smtp sys"),
     // Runs what the parent hands over: a job, and batches of messages to a kept child. A user's
     // command it looks for in that user's .forward.
-    ("mda", "expansion privsep config sys"),
+    ("mda", "expansion privsep config rfc5322 sys"),
     // Who is a user is the system's to say, and the parent opens users' files.
     ("expansion", "ruleset table privsep config sys"),
     ("ruleset", "table config"),

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::rfc5322::header_end;
 use crate::sys;
 use crate::util::sysexits::{FAILURE, TEMPFAIL};
 
@@ -436,14 +437,6 @@ fn host_name() -> String {
         true => "localhost".to_owned(),
         false => name,
     }
-}
-
-/// Where the header ends: at the first empty line.
-fn header_end(bytes: &[u8]) -> Option<usize> {
-    if bytes.first() == Some(&b'\n') {
-        return Some(0);
-    }
-    bytes.windows(2).position(|pair| pair == b"\n\n")
 }
 
 /// Whether a header has the line `X-Spam: Yes` or `X-Spam-Flag: Yes`.

@@ -57,6 +57,14 @@ pub fn fields(text: &[u8]) -> impl Iterator<Item = Field<'_>> {
     })
 }
 
+/// Where the header of a message ends: in front of the two line ends that come with the first empty line.
+pub fn header_end(text: &[u8]) -> Option<usize> {
+    if text.first() == Some(&b'\n') {
+        return Some(0);
+    }
+    text.windows(2).position(|pair| pair == b"\n\n")
+}
+
 /// The line that starts at `start`, with its line end.
 fn line_at(text: &[u8], start: usize) -> Option<&[u8]> {
     let rest = text.get(start..).filter(|rest| !rest.is_empty())?;
@@ -88,5 +96,8 @@ mod tests {
             assert_eq!(fields(none).count(), 0);
         }
         assert!(fields(b"Date: x").next().unwrap().is("DATE"));
+        assert_eq!(header_end(b"A: 1\n b\n\nbody"), Some(7));
+        assert_eq!(header_end(b"\nA: 1\n"), Some(0));
+        assert_eq!(header_end(b"A: 1\n"), None);
     }
 }

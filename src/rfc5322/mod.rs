@@ -8,5 +8,5 @@ pub mod fields;
 pub mod folded;
 pub mod scanner;
 
-pub use fields::fields;
+pub use fields::{fields, header_end};
 pub use scanner::{Malformed, Scanner, Visitor};

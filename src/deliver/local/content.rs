@@ -7,7 +7,7 @@ use std::io::{self, Cursor, Read};
 
 use crate::mail::Envelope;
 use crate::queue::{Body, Queue};
-use crate::rfc5322::fields;
+use crate::rfc5322::{fields, header_end};
 
 /// Most bytes of header that are looked at; what comes after is passed on as it is.
 const HEADER_MAX: usize = 1 << 20;
@@ -102,14 +102,10 @@ fn read_header(from: &mut Body) -> io::Result<Vec<u8>> {
     loop {
         let before = bytes.len();
         from.by_ref().take(STEP as u64).read_to_end(&mut bytes)?;
-        if bytes.len() == before || bytes.len() >= HEADER_MAX || has_end(&bytes) {
+        if bytes.len() == before || bytes.len() >= HEADER_MAX || header_end(&bytes).is_some() {
             return Ok(bytes);
         }
     }
-}
-
-fn has_end(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&b'\n') || bytes.windows(2).any(|pair| pair == b"\n\n")
 }
 
 fn same_address(value: &[u8], dest: &str) -> bool {
