@@ -7,7 +7,7 @@ use crate::config::ast::{
 use crate::config::diagnostic::Pos;
 use crate::config::lexer::Token;
 
-use super::{Parsed, Parser};
+use super::{Parsed, Parser, Wanted};
 
 const METHODS: &[&str] = &[
     "mbox",
@@ -92,7 +92,7 @@ impl Parser<'_> {
             Token::Newline | Token::Eof => Ok(None),
             other => {
                 let expected = "the end of the line: \"ttl\" is the last option";
-                Err(self.unexpected(&other, at, expected, &[]))
+                Err(self.unexpected(&other, at, expected, Wanted::End))
             }
         }
     }

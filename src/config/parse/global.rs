@@ -3,7 +3,7 @@
 use crate::config::ast::{Body, Limit, MtaLimit, Size, Text};
 use crate::config::lexer::Token;
 
-use super::{Abort, Parsed, Parser};
+use super::{Abort, Parsed, Parser, Wanted};
 
 impl Parser<'_> {
     pub(super) fn bounce(&mut self) -> Parsed<Body> {
@@ -92,7 +92,10 @@ impl Parser<'_> {
     }
 
     pub(super) fn delay(&mut self) -> Parsed<Text> {
-        self.string("a delay, a number directly followed by s, m, h or d")
+        self.string_as(
+            "a delay, a number directly followed by s, m, h or d",
+            Wanted::Delay,
+        )
     }
 
     fn size(&mut self) -> Parsed<Size> {

@@ -107,7 +107,7 @@ impl Parser<'_> {
                 Token::Keyword("include") => self.include(at),
                 Token::Keyword(word) => self.directive(word, at),
                 Token::Word(name) | Token::Quoted(name) => self.macro_definition(name, at),
-                other => Err(self.unexpected(&other, at, "a directive", DIRECTIVES)),
+                other => Err(self.unexpected(&other, at, "a directive", Wanted::Directive)),
             };
             match body {
                 Ok(Some(body)) => return Some(Statement { at, body }),
@@ -262,12 +262,16 @@ impl Parser<'_> {
         let (token, at) = self.peek();
         match token {
             Token::Newline | Token::Eof => Ok(()),
-            other => Err(self.unexpected(&other, at, "the end of the line", &[])),
+            other => Err(self.unexpected(&other, at, "the end of the line", Wanted::End)),
         }
     }
 
     /// Takes a string; `what` says what it is.
     fn string(&mut self, what: &str) -> Parsed<Text> {
+        self.string_as(what, Wanted::Value)
+    }
+
+    fn string_as(&mut self, what: &str, wanted: Wanted<'_>) -> Parsed<Text> {
         let (token, at) = self.peek();
         match token {
             Token::Word(value) | Token::Quoted(value) => {
@@ -275,7 +279,7 @@ impl Parser<'_> {
                 self.name.get_or_insert_with(|| value.clone());
                 Ok(Text { value, at })
             }
-            other => Err(self.unexpected(&other, at, what, &[])),
+            other => Err(self.unexpected(&other, at, what, wanted)),
         }
     }
 
@@ -286,7 +290,7 @@ impl Parser<'_> {
                 self.take();
                 Ok(Number { value, at })
             }
-            other => Err(self.unexpected(&other, at, what, &[])),
+            other => Err(self.unexpected(&other, at, what, Wanted::Value)),
         }
     }
 
@@ -330,7 +334,8 @@ impl Parser<'_> {
             return Ok(());
         }
         let (token, at) = self.peek();
-        Err(self.unexpected(&token, at, &format!("\"{word}\""), &[word]))
+        let words = [word];
+        Err(self.unexpected(&token, at, &format!("\"{word}\""), Wanted::Words(&words)))
     }
 
     fn expect_punct(&mut self, byte: u8) -> Parsed<()> {
@@ -338,7 +343,8 @@ impl Parser<'_> {
             return Ok(());
         }
         let (token, at) = self.peek();
-        Err(self.unexpected(&token, at, &format!("\"{}\"", char::from(byte)), &[]))
+        let sign = format!("\"{}\"", char::from(byte));
+        Err(self.unexpected(&token, at, &sign, Wanted::Literal))
     }
 
     /// The reserved word that comes next, one of `words`; `None` at the end of the line.
@@ -350,7 +356,10 @@ impl Parser<'_> {
                 Ok(Some((word, at)))
             }
             Token::Newline | Token::Eof => Ok(None),
-            other => Err(self.unexpected(&other, at, "an option or the end of the line", words)),
+            other => {
+                let expected = "an option or the end of the line";
+                Err(self.unexpected(&other, at, expected, Wanted::Words(words)))
+            }
         }
     }
 
@@ -362,7 +371,7 @@ impl Parser<'_> {
                 self.take();
                 Ok((word, at))
             }
-            other => Err(self.unexpected(&other, at, &choice(words), words)),
+            other => Err(self.unexpected(&other, at, &choice(words), Wanted::Words(words))),
         }
     }
 
@@ -374,11 +383,11 @@ impl Parser<'_> {
 
     /// Complains about a token that cannot stand here. What the lexer found wrong is not
     /// complained about twice.
-    fn unexpected(&mut self, token: &Token, at: Pos, expected: &str, words: &[&str]) -> Abort {
+    fn unexpected(&mut self, token: &Token, at: Pos, expected: &str, wanted: Wanted<'_>) -> Abort {
         if *token == Token::Bad {
             return Abort;
         }
-        let hint = hint(token, expected, words);
+        let hint = hint(token, wanted);
         let text = format!(
             "syntax error: found {}, expected {expected}{hint}",
             describe(token)
@@ -414,8 +423,37 @@ fn shorten(text: &str) -> String {
 const QUOTE_HINT: &str =
     "; quote a value that starts with anything but a letter, a digit, \":\" or \"_\"";
 
-fn hint(token: &Token, expected: &str, words: &[&str]) -> String {
-    let wants_string = words.is_empty() && !expected.starts_with("the end");
+/// What could have stood where something else does, as far as hints depend on it.
+#[derive(Clone, Copy)]
+enum Wanted<'w> {
+    /// A directive.
+    Directive,
+    /// One of these words.
+    Words(&'w [&'w str]),
+    /// A string or number of the writer's choice.
+    Value,
+    /// The same, beginning with a number.
+    Delay,
+    /// Signs or words that are written as they are named.
+    Literal,
+    /// Nothing more.
+    End,
+}
+
+impl<'w> Wanted<'w> {
+    fn words(self) -> &'w [&'w str] {
+        match self {
+            Wanted::Directive => DIRECTIVES,
+            Wanted::Words(words) => words,
+            Wanted::Value | Wanted::Delay | Wanted::Literal | Wanted::End => &[],
+        }
+    }
+}
+
+fn hint(token: &Token, wanted: Wanted<'_>) -> String {
+    let words = wanted.words();
+    let is_value = matches!(wanted, Wanted::Value | Wanted::Delay);
+    let wants_string = is_value || matches!(wanted, Wanted::Literal);
     match token {
         Token::Word(word) | Token::Quoted(word) => match nearest(word, words.iter().copied()) {
             Some(near) if near == word => {
@@ -424,7 +462,7 @@ fn hint(token: &Token, expected: &str, words: &[&str]) -> String {
             Some(near) => format!("; did you mean \"{near}\"?"),
             None => old_grammar(word).map_or(String::new(), |hint| format!("; {hint}")),
         },
-        Token::Keyword(word) if wants_string && !expected.starts_with('"') => {
+        Token::Keyword(word) if is_value => {
             format!("; \"{word}\" is a reserved word, quote it to use it as a name or value")
         }
         Token::Keyword("tagged") if words.contains(&"tag") => "; write \"tag\"".to_owned(),
@@ -433,7 +471,7 @@ fn hint(token: &Token, expected: &str, words: &[&str]) -> String {
         }
         Token::Keyword(word) => nearest(word, words.iter().copied())
             .map_or(String::new(), |near| format!("; did you mean \"{near}\"?")),
-        Token::Number(_) if wants_string && !expected.starts_with("a delay") => {
+        Token::Number(_) if wants_string && !matches!(wanted, Wanted::Delay) => {
             "; quote a number to use it as a string".to_owned()
         }
         Token::Punct(b'$') => "; a macro is not expanded inside the value of a macro".to_owned(),
@@ -442,7 +480,7 @@ fn hint(token: &Token, expected: &str, words: &[&str]) -> String {
         }
         Token::Punct(b',') => "; remove the comma, a list has no empty entries".to_owned(),
         Token::Punct(b'~' | b'/' | b'*' | b'@' | b'+' | b'|' | b'.')
-            if expected != "a directive" =>
+            if !matches!(wanted, Wanted::Directive) =>
         {
             QUOTE_HINT.to_owned()
         }

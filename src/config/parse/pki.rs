@@ -4,7 +4,7 @@ use crate::config::ast::{Body, PkiOption, ProcOption, ProcOptionKind, Text};
 use crate::config::lexer::Token;
 use crate::config::model::OnFailure;
 
-use super::{Parsed, Parser, choice};
+use super::{Parsed, Parser, Wanted, choice};
 
 impl Parser<'_> {
     pub(super) fn ca(&mut self) -> Parsed<Body> {
@@ -20,7 +20,9 @@ impl Parser<'_> {
             options.push(match word {
                 "cert" => PkiOption::Cert(self.string("the path of a file")?),
                 "key" => PkiOption::Key(self.string("the path of a file")?),
-                _ => PkiOption::Dhe(self.string("\"none\", \"legacy\" or \"auto\"")?),
+                _ => PkiOption::Dhe(
+                    self.string_as("\"none\", \"legacy\" or \"auto\"", Wanted::Literal)?,
+                ),
             });
         }
         Ok(Body::Pki(name, options))
@@ -58,7 +60,14 @@ impl Parser<'_> {
         let (token, at) = self.peek();
         match token {
             Token::Word(word) if word == "failure" => self.take(),
-            other => return Err(self.unexpected(&other, at, "\"failure\"", &["failure"])),
+            other => {
+                return Err(self.unexpected(
+                    &other,
+                    at,
+                    "\"failure\"",
+                    Wanted::Words(&["failure"]),
+                ));
+            }
         };
         let (token, at) = self.peek();
         let words = OnFailure::ALL.map(OnFailure::word);
@@ -70,7 +79,7 @@ impl Parser<'_> {
             _ => None,
         };
         let Some(word) = found else {
-            return Err(self.unexpected(&token, at, &choice(&words), &words));
+            return Err(self.unexpected(&token, at, &choice(&words), Wanted::Words(&words)));
         };
         self.take();
         let value = word.to_owned();

@@ -3,7 +3,7 @@
 use crate::config::ast::{Body, CriterionKind, CriterionText, MatchText};
 use crate::config::lexer::Token;
 
-use super::{Parsed, Parser};
+use super::{Parsed, Parser, Wanted};
 
 const CRITERIA: &[&str] = &[
     "tag",
@@ -55,7 +55,12 @@ impl Parser<'_> {
                     }));
                 }
                 other if negated => {
-                    return Err(self.unexpected(&other, at, "a criterion after \"!\"", CRITERIA));
+                    return Err(self.unexpected(
+                        &other,
+                        at,
+                        "a criterion after \"!\"",
+                        Wanted::Words(CRITERIA),
+                    ));
                 }
                 other => {
                     let (ends, expected) = match filters.is_empty() {
@@ -63,7 +68,7 @@ impl Parser<'_> {
                         false => (WITH_FILTER, "a criterion or \"action\""),
                     };
                     let words: Vec<&str> = CRITERIA.iter().chain(ends).copied().collect();
-                    return Err(self.unexpected(&other, at, expected, &words));
+                    return Err(self.unexpected(&other, at, expected, Wanted::Words(&words)));
                 }
             }
         }

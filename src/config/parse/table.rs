@@ -3,7 +3,7 @@
 use crate::config::ast::{Body, PatternText, TableRef, TableValue, Text};
 use crate::config::lexer::Token;
 
-use super::{Abort, Parsed, Parser};
+use super::{Abort, Parsed, Parser, Wanted};
 
 impl Parser<'_> {
     pub(super) fn table(&mut self) -> Parsed<Body> {
@@ -80,7 +80,7 @@ impl Parser<'_> {
             if !self.arrow() {
                 let (token, at) = self.peek();
                 let expected = "\"=\": entries with and without a value cannot be mixed";
-                return Err(self.unexpected(&token, at, expected, &[]));
+                return Err(self.unexpected(&token, at, expected, Wanted::Literal));
             }
             let value = self.string("the value of this key, on the same line")?;
             pairs.push((key, value));
@@ -130,7 +130,9 @@ impl Parser<'_> {
         let (token, at) = self.peek();
         match token {
             Token::Word(_) | Token::Quoted(_) => Ok(true),
-            other => Err(self.unexpected(&other, at, "\",\", another entry or \"}\"", &[])),
+            other => {
+                Err(self.unexpected(&other, at, "\",\", another entry or \"}\"", Wanted::Literal))
+            }
         }
     }
 }
