@@ -62,13 +62,14 @@
 //! | `auth hash` | half of the processors | a password that is compared with a hash | nothing, but it takes its time |
 //! | `auth system` | 8 | a password that the system or a program judges | the parent, a table's program |
 //! | `auth refusals` | 1 | refusals until they are due | nothing |
-//! | `commit` | 16 | a message on its way to the disk | the disk |
+//! | `commit` | 16 | messages on their way to the disk: the small ones of a moment together | the disk |
 //! | `resolver` | 1 | queries under way, the cache | nothing |
 //! | `runner` | 1 | the scheduler, the agents' queues | the disk |
 //! | `scan` | as needed | the walk over the spool at the start | the disk |
 //! | `settle` | 4 | outcomes on their way to the disk, listings | the disk |
 //! | `list` | as needed | a part of a long listing | the disk |
-//! | `purge` | 1 | files of settled messages | the disk |
+//! | `purge` | 1 | files of settled messages, what is left of old bags | the disk |
+//! | `unpack` | as needed | messages that leave bags when the engine ends | the disk |
 //! | `local delivery` | as needed | one delivery each | the delivery, with a time-out |
 //! | `relay` | 1 | which host gets what when, as a machine without sockets | nothing |
 //! | `relay tables` | 1 | a relay's question about its tables | tables |
@@ -87,8 +88,8 @@
 //! # Invariants
 //!
 //! 1. 250 after the dot needs a `queue::Committed`, and only a finished rename and sync make one.
-//! 2. A message directory appears in `queue/` whole or not at all; what is in `incoming/` at
-//!    start was never promised.
+//! 2. A message directory in `queue/`, or a file of several messages in `bags/`, appears whole or
+//!    not at all; what is in `incoming/` at start was never promised.
 //! 3. A failure is on disk as a bounce envelope before the envelope that failed is deleted, or
 //!    nothing is deleted.
 //! 4. The parent parses nothing a stranger wrote; requests name actions and users; a

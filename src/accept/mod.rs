@@ -47,6 +47,7 @@ use crate::tls::server::Server;
 use crate::util::Live;
 
 mod census;
+mod committer;
 mod conn;
 mod control;
 mod event_loop;

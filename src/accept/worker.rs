@@ -32,6 +32,7 @@ use crate::sys::socket::EVENTS_ARE_THE_SYSTEMS;
 use crate::tls::server::{Failure, Handshake};
 
 use super::census::Census;
+use super::committer::Committer;
 use super::conn::{Conn, Prelude, Wants};
 use super::limits::Limits;
 use super::millis;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     pub(super) signers: Pool,
     /// Waits for the disk.
     pub(super) committers: Pool,
+    /// Puts small messages together for them.
+    pub(super) committer: Committer,
     pub(super) census: Arc<Census>,
     pub(super) limits: Limits,
 }

@@ -31,6 +31,7 @@ use crate::config::{Config, Diagnostic, Sources};
 use crate::deliver::relay;
 use crate::dns;
 use crate::log;
+use crate::queue::Queue;
 use crate::runner;
 use crate::session::Refusals;
 use crate::sys::{random, user};
@@ -88,7 +89,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         random::number_u32,
     )
     .map_err(said("resolver"))?;
-    let queue = spool::open(&paths.spool, prepared.config(), startup.queue_key.as_ref())?;
+    let spool = spool::open(&paths.spool, prepared.config(), startup.queue_key.as_ref())?;
     let programs = Programs {
         parent: client.clone(),
         paths: paths.clone(),
@@ -101,7 +102,7 @@ fn serve(startup: Startup) -> Result<(), String> {
     let (runner_handle, inbox) = runner::channel();
     let services = Arc::new(Services {
         live: configuration.snapshot.clone(),
-        queue,
+        queue: Queue::new(Arc::new(spool.clone())),
         runner: runner_handle.clone(),
         parent: client.clone(),
         passwords: auth::Checker::start(client.clone()).map_err(said("auth"))?,
@@ -152,6 +153,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         .map_err(said("event loop"))?;
     runner_handle.shutdown();
     let _ = runner.join();
+    spool::close(&spool);
     Ok(())
 }
 

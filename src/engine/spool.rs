@@ -2,28 +2,37 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::thread;
 
 use crate::config::{Config, QueueKey};
 use crate::log;
-use crate::queue::Queue;
 use crate::queue::coding::{Coding, Key};
 use crate::queue::fs::{self, Fs};
 use crate::util::Secret;
 
 /// Opens the spool under `root`, and starts the thread that deletes what was never promised.
-pub fn open(root: &Path, config: &Config, key: Option<&Secret>) -> Result<Queue, String> {
+pub fn open(root: &Path, config: &Config, key: Option<&Secret>) -> Result<Fs, String> {
     let options = fs::Options {
         coding: coding(config, key)?,
         max_message_bytes: config.smtp.max_message_size,
+        bags: true,
         delete_later: true,
         ..fs::Options::default()
     };
     let store =
         Fs::open(root, options).map_err(|error| format!("spool {}: {error}", root.display()))?;
     purge_in_the_background(store.clone()).map_err(|error| format!("purge: {error}"))?;
-    Ok(Queue::new(Arc::new(store)))
+    Ok(store)
+}
+
+/// The end: what is on the disk is as older versions know it.
+pub fn close(store: &Fs) {
+    match store.unpack_all() {
+        0 => {}
+        failed => log::warn(format_args!(
+            "queue: {failed} messages stay in bags, which older versions do not read"
+        )),
+    }
 }
 
 /// How queue files are written. A key that is asked for has come from the parent.

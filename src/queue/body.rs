@@ -41,6 +41,22 @@ impl BodyWriter {
         self.keep(result)
     }
 
+    /// Bytes in memory.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether nothing has been written to the disk.
+    pub(super) fn is_unwritten(&self) -> bool {
+        self.file.is_none() && self.failure.is_none()
+    }
+
+    /// All of it, if nothing has been written to the disk.
+    pub(super) fn take_unwritten(&mut self) -> Option<Vec<u8>> {
+        self.is_unwritten()
+            .then(|| std::mem::take(&mut self.buffer))
+    }
+
     /// Whether [`BodyWriter::spill`] is due.
     pub(super) fn is_full(&self) -> bool {
         self.buffer.len() >= FULL_BYTES

@@ -63,6 +63,20 @@ fn the_store_on_disk_keeps_the_contract_compressed_and_encrypted() {
     }
 }
 
+#[test]
+fn the_store_on_disk_keeps_the_contract_with_bags() {
+    let key = Key::new("0123456789abcdef0123456789abcdef");
+    for (compress, key) in [(false, None), (true, key)] {
+        let root = tempfile::tempdir().unwrap();
+        let options = Options {
+            coding: Coding { compress, key },
+            bags: true,
+            ..Options::default()
+        };
+        contract(Arc::new(Fs::open(root.path(), options).unwrap()));
+    }
+}
+
 fn contract(store: Arc<dyn Store>) {
     let queue = Queue::new(store);
     nothing_is_seen_before_the_commit(&queue);

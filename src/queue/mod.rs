@@ -24,6 +24,8 @@ use crate::log::{self, Trace, stat};
 use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 
 pub use coding::Body;
+use failure::Failure;
+pub use fs::bags::Parcel;
 
 /// The door to a store; clones share it.
 #[derive(Clone)]
@@ -49,6 +51,10 @@ pub trait Store: Send + Sync {
     fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send>;
     /// The envelopes of one message. What cannot be read is set aside with a log line.
     fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>>;
+    /// Makes messages durable and visible together, all of them or none.
+    fn commit_parcels(&self, _: &[Parcel]) -> io::Result<()> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
 }
 
 /// A message being received, as a store sees it. Dropping it rolls back.
@@ -66,16 +72,29 @@ pub trait Draft: Send {
     fn is_full(&self) -> bool {
         false
     }
+    /// Whether all of it is in memory, and no more than is best committed together with others.
+    fn is_small(&self) -> bool {
+        false
+    }
     /// Writes to the disk what is in memory.
     fn spill(&mut self) -> io::Result<()> {
         Ok(())
     }
     /// Makes the message durable and visible, all of it or nothing.
     fn commit(self: Box<Self>) -> io::Result<Vec<Envelope>>;
+    /// The message as [`Store::commit_parcels`] takes it, or `None` if it must be committed alone.
+    fn pack(&mut self) -> io::Result<Option<Parcel>> {
+        Ok(None)
+    }
+    /// Its parcel is committed: its envelopes.
+    fn committed(&mut self) -> Vec<Envelope> {
+        Vec::new()
+    }
 }
 
 /// A message being received. Dropping it leaves nothing behind.
 pub struct Incoming {
+    queue: Queue,
     draft: Box<dyn Draft>,
     size_bytes: u64,
     counted: Counted,
@@ -136,6 +155,7 @@ impl Queue {
     /// Starts a message.
     pub fn begin(&self) -> Result<Incoming, BeginError> {
         Ok(Incoming {
+            queue: self.clone(),
             draft: self.0.begin()?,
             size_bytes: 0,
             counted: Counted::default(),
@@ -226,6 +246,11 @@ impl Incoming {
         self.draft.is_full()
     }
 
+    /// Whether it is so small that it is best committed together with others.
+    pub fn is_small(&self) -> bool {
+        self.draft.is_small()
+    }
+
     /// Writes what is in memory to the disk.
     pub fn spill(&mut self) -> io::Result<()> {
         self.draft.spill()
@@ -234,13 +259,38 @@ impl Incoming {
     /// Makes the message durable. On an error nothing of it is left.
     pub fn commit(self) -> io::Result<Committed> {
         let msgid = self.msgid();
-        let envelopes = self.draft.commit()?;
-        log::trace(
-            Trace::Queue,
-            format_args!("queue: commit {msgid} of {} envelopes", envelopes.len()),
-        );
-        Ok(Committed { msgid, envelopes })
+        Ok(Committed::new(msgid, self.draft.commit()?))
     }
+}
+
+/// Makes messages durable, of one queue, those that can be together. The answers come in their order.
+pub fn commit_all(mut messages: Vec<Incoming>) -> Vec<io::Result<Committed>> {
+    let Some(queue) = messages.first().map(|first| first.queue.clone()) else {
+        return Vec::new();
+    };
+    let mut parcels = Vec::new();
+    let packed: Vec<io::Result<bool>> = messages
+        .iter_mut()
+        .map(|message| {
+            let parcel = message.draft.pack()?;
+            let is_packed = parcel.is_some();
+            parcels.extend(parcel);
+            Ok(is_packed)
+        })
+        .collect();
+    let stored = match parcels.is_empty() {
+        true => Ok(()),
+        false => queue.0.commit_parcels(&parcels),
+    };
+    let stored = stored.map_err(|error| Failure::of(&error));
+    let answer = |(mut message, packed): (Incoming, io::Result<bool>)| match packed? {
+        true => {
+            stored.as_ref().map_err(Failure::to_error)?;
+            Ok(Committed::new(message.msgid(), message.draft.committed()))
+        }
+        false => message.commit(),
+    };
+    messages.into_iter().zip(packed).map(answer).collect()
 }
 
 /// Whether an error of the queue says that space, a quota or descriptors have run out: 452, and
@@ -253,6 +303,14 @@ pub fn is_shortage(error: &io::Error) -> bool {
 }
 
 impl Committed {
+    fn new(msgid: MsgId, envelopes: Vec<Envelope>) -> Committed {
+        log::trace(
+            Trace::Queue,
+            format_args!("queue: commit {msgid} of {} envelopes", envelopes.len()),
+        );
+        Committed { msgid, envelopes }
+    }
+
     /// The message's id.
     pub fn msgid(&self) -> MsgId {
         self.msgid

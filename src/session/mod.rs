@@ -36,10 +36,10 @@ use crate::log::{self, Trace};
 use crate::mail::{Expanded, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::smtp::Reply;
-use crate::transaction::{Completion, Protocol, Writing};
+use crate::transaction::{Completion, Protocol};
 use crate::util::{Line, Timestamp, take_off_and_wipe};
 
-pub use crate::transaction::TlsFacts;
+pub use crate::transaction::{TlsFacts, Writing};
 pub use command::{bad_recipient, bad_sender, recipient_reply};
 use event::Tally;
 pub use event::{Event, Maillog, Observer};

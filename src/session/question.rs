@@ -157,6 +157,12 @@ impl Lookup {
 }
 
 impl Store {
+    /// Commits messages together. This waits for the disk.
+    pub fn commit_all(messages: Vec<Box<Writing>>) -> Vec<Answer> {
+        let finished = Writing::finish_all(messages);
+        finished.into_iter().map(Answer::Committed).collect()
+    }
+
     /// Does it. This waits for the disk.
     pub fn answer(self, world: &dyn Services) -> Answer {
         match self {

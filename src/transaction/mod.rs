@@ -19,7 +19,7 @@ use crate::mail::peer::UNKNOWN_NAME;
 use crate::mail::{
     Destination, Dsn, Envelope, EvpId, Facts, Flags, MailAddr, MsgId, Notify, Past, Ret,
 };
-use crate::queue::{Committed, Incoming};
+use crate::queue::{self, Committed, Incoming};
 use crate::sys::localtime;
 use crate::util::{Line, Timestamp};
 
@@ -447,20 +447,64 @@ impl Writing {
     }
 
     /// The final dot: makes the message durable. This blocks on the disk.
-    pub fn finish(mut self) -> Result<Accepted, Fault> {
+    pub fn finish(self) -> Result<Accepted, Fault> {
+        let writing = self.complete()?;
+        let size_bytes = writing.size_bytes();
+        let committed = writing.incoming.commit().map_err(Fault::Commit)?;
+        Ok(Accepted {
+            committed,
+            size_bytes,
+            sender: writing.sender,
+            recipients: writing.recipients,
+        })
+    }
+
+    /// The final dots of several messages: makes them durable together. This blocks on the disk.
+    pub fn finish_all(messages: Vec<Box<Writing>>) -> Vec<Result<Accepted, Fault>> {
+        let mut ready = Vec::new();
+        let mut rest = Vec::new();
+        for writing in messages {
+            rest.push(writing.complete().map(|writing| {
+                let size_bytes = writing.size_bytes();
+                ready.push(writing.incoming);
+                (size_bytes, writing.sender, writing.recipients)
+            }));
+        }
+        let mut committed = queue::commit_all(ready).into_iter();
+        rest.into_iter()
+            .map(|complete| {
+                let (size_bytes, sender, recipients) = complete?;
+                let committed = committed
+                    .next()
+                    .unwrap_or_else(|| Err(io::Error::other("no commit")));
+                Ok(Accepted {
+                    committed: committed.map_err(Fault::Commit)?,
+                    size_bytes,
+                    sender,
+                    recipients,
+                })
+            })
+            .collect()
+    }
+
+    /// Whether it is so small that it is best made durable together with others.
+    pub fn is_small(&self) -> bool {
+        self.incoming.is_small()
+    }
+
+    /// Bytes written so far.
+    pub fn size_bytes(&self) -> u64 {
+        self.incoming.size_bytes()
+    }
+
+    /// With all of its text, or what is wrong with it.
+    fn complete(mut self) -> Result<Writing, Fault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
         let last = self.message.finish()?;
         self.incoming.write(&last).map_err(Fault::Write)?;
-        let size_bytes = self.incoming.size_bytes();
-        let committed = self.incoming.commit().map_err(Fault::Commit)?;
-        Ok(Accepted {
-            committed,
-            size_bytes,
-            sender: self.sender,
-            recipients: self.recipients,
-        })
+        Ok(self)
     }
 
     fn try_write(&mut self, text: &[u8], received_bytes: u64) -> Result<(), Fault> {

@@ -3,8 +3,9 @@
 
 Every server receives the same 4 KiB messages from smtp-source(1) on loopback, keeps its spool on
 the same disk, and is measured in the same run, one after the other, several rounds over; the
-medians are printed with their ratio to ours. `floor` is a bare loop of the file operations that
-our commit makes.
+medians are printed with their ratio to ours. `floor` is a bare loop of the file operations that our
+commit makes: those that wait at the same time share a file and its sync. `alone` is the same with a
+directory for each message.
 
 Needs root, smtp-source (package postfix) and, for its column, an unpacked opensmtpd package:
 SMTPD_BENCH_OPENSMTPD=DIR, or `apt-get download opensmtpd` must work here. The servers run as
@@ -122,9 +123,9 @@ def crowd(server, args):
         server.stop()
 
 
-def floor(top, args):
+def floor(top, args, threads, way):
     spool = os.path.join(top, "floor")
-    output = subprocess.run([f"{TOP}/target/release/examples/floor", spool, str(args.messages), "4"],
+    output = subprocess.run([f"{TOP}/target/release/examples/floor", spool, str(args.messages), str(threads), way],
                             check=True, capture_output=True, text=True).stdout
     shutil.rmtree(spool, ignore_errors=True)
     return float(output)
@@ -235,7 +236,8 @@ def measure(servers, top, args):
                 figures[server.name].append(work(server))
         rows = {name: statistics.median(values) for name, values in figures.items()}
         if title.startswith("accept and commit, kept"):
-            rows["floor"] = statistics.median(floor(top, args) for _ in range(args.rounds))
+            for name, threads, way in (("floor", args.sessions, "shared"), ("alone", 4, "alone")):
+                rows[name] = statistics.median(floor(top, args, threads, way) for _ in range(args.rounds))
         report(title, unit, rows)
     if not args.only or args.only in "crowd":
         point_home(servers[0])

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Instance, Setup, field};
+use crate::support::{Instance, Setup, field, files};
 
 /// Sends `count` numbered messages from each of `clients` threads.
 fn send(daemon: &Instance, clients: usize, count: usize, name: &str, sessions: Sessions) {
@@ -50,6 +50,28 @@ fn each_message_of_many_sessions_is_delivered_exactly_once() {
     assert!(more.is_empty(), "delivered twice: {more:?}");
     assert!(!daemon.log().contains("warn:"), "{}", daemon.log());
     assert!(daemon.spooled().is_empty(), "{:?}", daemon.spooled());
+}
+
+#[test]
+fn messages_that_end_at_the_same_time_are_committed_together() {
+    // spool-layout.md, Bags: one file, and its syncs, for all that wait.
+    let daemon = Setup::maildir().arg("-Pmda").start();
+    let mut clients: Vec<_> = (0..50).map(|_| daemon.hello()).collect();
+    for client in &mut clients {
+        client.say("MAIL FROM:<a@example.net>", 250);
+        client.say("RCPT TO:<b@example.org>", 250);
+        client.say("DATA", 354);
+        client.send(b"Subject: x\r\n\r\nx\r\n");
+    }
+    for client in &mut clients {
+        client.send(b".\r\n");
+    }
+    for client in &mut clients {
+        assert!(client.reply().starts_with("250 "));
+    }
+    let shared = files(&daemon.path().join("spool/bags")).len();
+    assert!((1..50).contains(&shared), "{shared} files for 50 messages");
+    assert_eq!(daemon.queue().len(), 50);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::support::{Client, Instance, Setup, field, wait_for};
+use crate::support::{Client, Instance, Setup, alive, field, files, wait_for};
 
 /// Kills per test; `SMTPD_TEST_KILLS=20` for the long run.
 fn rounds() -> usize {
@@ -210,6 +210,42 @@ fn a_queue_left_behind_is_delivered_at_the_next_start() {
     assert!(daemon.ctl(["resume", "mda"]).status.success());
     daemon.wait_mail(50);
     daemon.wait_empty();
+}
+
+#[test]
+fn small_messages_share_files_until_the_daemon_is_stopped() {
+    // spool-layout.md, Bags: they survive the death of the daemon, are shown by smtpctl, and a clean
+    // stop leaves what older versions know.
+    let mut daemon = Setup::maildir().arg("-Pmda").start();
+    let bags = daemon.path().join("spool/bags");
+    for n in 0..3 {
+        let text = format!("Subject: {n}\n\n{n}\n");
+        daemon
+            .hello()
+            .mail("a@example.net", &["b@example.org"], text.as_bytes());
+    }
+    assert!(!files(&bags).is_empty());
+    let engine = daemon.engine_pid();
+    daemon.signal(daemon.pid(), "KILL");
+    daemon.wait_end();
+    wait_for("the engine to be gone", || !alive(engine));
+    let listed = daemon.queue();
+    assert_eq!(listed.len(), 3, "{listed:?}");
+    assert!(listed.iter().all(|line| line.contains("|offline|")));
+    for line in &listed {
+        let id = line.split('|').next().unwrap();
+        let shown = daemon.ctl(["show", "message", id]).stdout;
+        assert!(String::from_utf8_lossy(&shown).contains("Subject: "));
+    }
+    daemon.start();
+    assert_eq!(daemon.queue().len(), 3);
+    daemon.stop();
+    assert!(files(&bags).is_empty());
+    assert_eq!(daemon.spooled().len(), 6);
+    daemon.start();
+    assert!(daemon.ctl(["resume", "mda"]).status.success());
+    daemon.wait_mail(3);
+    daemon.wait_settled();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -40,6 +41,7 @@ struct Inner {
     /// Syncs of these paths are said to be done and are not.
     lies: fn(&Path) -> bool,
     fault: Fault,
+    crowded: AtomicBool,
     meanwhile: Mutex<Option<Meanwhile>>,
 }
 
@@ -59,7 +61,7 @@ struct SimFile {
 }
 
 /// The directories of a spool.
-pub const ROOMS: [&str; 5] = ["queue", "incoming", "temporary", "purge", "corrupt"];
+pub const ROOMS: [&str; 6] = ["queue", "bags", "incoming", "temporary", "purge", "corrupt"];
 
 impl SimDisk {
     pub fn new(tree: Tree) -> SimDisk {
@@ -77,6 +79,7 @@ impl SimDisk {
             world: Mutex::new(world),
             lies,
             fault,
+            crowded: AtomicBool::new(false),
             meanwhile: Mutex::new(None),
         }))
     }
@@ -107,6 +110,18 @@ impl SimDisk {
         self.world().tree.clone()
     }
 
+    /// Several threads use this disk from now on: they get in each other's way as often as they can.
+    pub fn crowd(&self) {
+        self.0.crowded.store(true, Ordering::Relaxed);
+    }
+
+    /// Alone there is nobody to yield to but other programs.
+    fn yield_now(&self, times: usize) {
+        if self.0.crowded.load(Ordering::Relaxed) {
+            (0..times).for_each(|_| thread::yield_now());
+        }
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         lock(&self.0.world)
     }
@@ -123,8 +138,7 @@ impl SimDisk {
         if let Some((_, what)) = due {
             what();
         }
-        // Threads of one story get in each other's way as often as they can.
-        thread::yield_now();
+        self.yield_now(1);
         Ok(())
     }
 
@@ -157,9 +171,7 @@ impl SimDisk {
             world.syncs
         };
         self.step(start(path.to_owned(), serial))?;
-        for _ in 0..8 {
-            thread::yield_now();
-        }
+        self.yield_now(8);
         let mut world = self.world();
         let op = end(path.to_owned(), serial);
         world.tree.apply(&op)?;
@@ -217,6 +229,14 @@ impl Disk for SimDisk {
 
     fn rmdir(&self, path: &Path) -> io::Result<()> {
         self.step(Op::Rmdir(path.to_owned()))
+    }
+
+    fn overwrite(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.step(Op::Overwrite(path.to_owned(), at as usize, bytes.to_vec()))
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.sync(path, Op::SyncFileStart, Op::SyncFileEnd)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -5,10 +5,12 @@
 //! 3. A failed envelope is not gone before its bounce is durable.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
+use std::sync::Arc;
 
 use smtpd::mail::{BounceKind, Envelope, EvpId, Kind, MsgId};
-use smtpd::queue::Queue;
+use smtpd::queue::fs::{Fs, Options};
+use smtpd::queue::{Incoming, Queue, commit_all};
 use smtpd::util::Line;
 
 use crate::disk::SimDisk;
@@ -150,17 +152,50 @@ fn same(new: &Envelope, found: &Envelope) -> bool {
 }
 
 /// Something that happens to a queue; every promise is written into the disk's record.
-pub struct Teller<'a> {
-    pub queue: &'a Queue,
-    pub disk: &'a SimDisk,
+pub struct Teller {
+    pub queue: Queue,
+    pub fs: Fs,
+    pub disk: SimDisk,
 }
 
 /// A call failed, as it may on a failing disk.
 #[derive(Debug)]
 pub struct Failed;
 
-impl Teller<'_> {
+impl Teller {
+    /// Over a spool on this disk.
+    pub fn new(disk: &SimDisk, options: Options) -> io::Result<Teller> {
+        let fs = Fs::with_disk(Arc::new(disk.clone()), options)?;
+        Ok(Teller {
+            queue: Queue::new(Arc::new(fs.clone())),
+            fs,
+            disk: disk.clone(),
+        })
+    }
+
     pub fn commit(&self, users: &[&str], body: &[u8]) -> Result<Vec<Envelope>, Failed> {
+        let (incoming, envelopes) = self.receive(users, body)?;
+        let committed = incoming.commit().map_err(|_| Failed)?;
+        assert_eq!(committed.envelopes(), envelopes);
+        self.disk.note(Note::Committed(committed.msgid()));
+        Ok(envelopes)
+    }
+
+    /// Messages of one recipient each, committed at the same time.
+    pub fn commit_together(&self, users: &[&str]) -> Result<Vec<Envelope>, Failed> {
+        let received: Vec<_> = users
+            .iter()
+            .map(|user| self.receive(&[user], user.as_bytes()))
+            .collect::<Result<_, _>>()?;
+        let (messages, envelopes): (Vec<_>, Vec<_>) = received.into_iter().unzip();
+        for committed in commit_all(messages) {
+            let committed = committed.map_err(|_| Failed)?;
+            self.disk.note(Note::Committed(committed.msgid()));
+        }
+        Ok(envelopes.concat())
+    }
+
+    fn receive(&self, users: &[&str], body: &[u8]) -> Result<(Incoming, Vec<Envelope>), Failed> {
         let mut incoming = self.queue.begin().map_err(|_| Failed)?;
         let mut envelopes = Vec::new();
         for user in users {
@@ -175,10 +210,7 @@ impl Teller<'_> {
         }
         self.disk
             .note(Note::Committing(envelopes.clone(), body.to_vec()));
-        let committed = incoming.commit().map_err(|_| Failed)?;
-        assert_eq!(committed.envelopes(), envelopes);
-        self.disk.note(Note::Committed(committed.msgid()));
-        Ok(envelopes)
+        Ok((incoming, envelopes))
     }
 
     pub fn retry(&self, envelope: &Envelope) -> Result<Envelope, Failed> {

@@ -18,6 +18,8 @@ pub enum Op {
     Create(PathBuf),
     /// To the file of that creation.
     Write(PathBuf, Vec<u8>),
+    /// Over bytes that are there.
+    Overwrite(PathBuf, usize, Vec<u8>),
     SyncFileStart(PathBuf, usize),
     SyncFileEnd(PathBuf, usize),
     Rename(PathBuf, PathBuf),
@@ -51,7 +53,7 @@ pub struct Tree {
     changes: usize,
     /// What a running sync will have made durable.
     dir_syncs: HashMap<usize, BTreeSet<usize>>,
-    file_syncs: HashMap<usize, (usize, usize)>,
+    file_syncs: HashMap<usize, (usize, Vec<u8>)>,
     /// Files by the path they were created with: renames do not close a file.
     open: HashMap<PathBuf, usize>,
 }
@@ -108,15 +110,27 @@ impl Tree {
                 None => error(io::ErrorKind::NotFound),
             },
             Op::SyncFileStart(path, sync) => {
-                let (file, now, _) = self.file(path).unwrap();
-                let length = now.len();
-                self.file_syncs.insert(*sync, (file, length));
+                let file = self.open.get(path).copied();
+                let file = file.map_or_else(|| self.find(path), Ok)?;
+                if let Node::File { now, .. } = &self.nodes[file] {
+                    self.file_syncs.insert(*sync, (file, now.clone()));
+                }
                 Ok(())
             }
+            Op::Overwrite(path, at, bytes) => {
+                let file = self.find(path)?;
+                match &mut self.nodes[file] {
+                    Node::File { now, .. } => {
+                        now[*at..*at + bytes.len()].copy_from_slice(bytes);
+                        Ok(())
+                    }
+                    Node::Dir { .. } => error(io::ErrorKind::IsADirectory),
+                }
+            }
             Op::SyncFileEnd(_, sync) => {
-                let (file, length) = self.file_syncs.remove(sync).unwrap();
-                if let Some(Node::File { now, disk }) = self.nodes.get_mut(file) {
-                    *disk = now[..length].to_vec();
+                let (file, covered) = self.file_syncs.remove(sync).unwrap();
+                if let Some(Node::File { disk, .. }) = self.nodes.get_mut(file) {
+                    *disk = covered;
                 }
                 Ok(())
             }
@@ -152,7 +166,7 @@ impl Tree {
     pub fn has_unsynced_bytes(&self) -> bool {
         self.nodes
             .iter()
-            .any(|node| matches!(node, Node::File { now, disk } if now.len() != disk.len()))
+            .any(|node| matches!(node, Node::File { now, disk } if now != disk))
     }
 
     /// What is there after a power cut that kept these changes.
@@ -163,6 +177,7 @@ impl Tree {
             match node {
                 Node::Dir { now, disk } => *now = disk.clone(),
                 Node::File { now, disk } => {
+                    lose_overwritten(now, disk, unsynced);
                     let half = disk.len() + (now.len() - disk.len()) / 2;
                     match unsynced {
                         Unsynced::Lost => now.truncate(disk.len()),
@@ -342,6 +357,22 @@ impl Node {
             now: Vec::new(),
             disk: Vec::new(),
         }
+    }
+}
+
+/// What a crash does to bytes that were written over others and not synced.
+fn lose_overwritten(now: &mut [u8], disk: &[u8], unsynced: Unsynced) {
+    let changed: Vec<usize> = (0..disk.len()).filter(|&at| now[at] != disk[at]).collect();
+    let torn = match unsynced {
+        Unsynced::Torn => changed.len() / 2,
+        Unsynced::Lost | Unsynced::Zeroed => 0,
+        Unsynced::Kept => changed.len(),
+    };
+    for &at in &changed[torn..] {
+        now[at] = match unsynced {
+            Unsynced::Zeroed => 0,
+            _ => disk[at],
+        };
     }
 }
 

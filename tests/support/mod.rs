@@ -421,14 +421,13 @@ impl Instance {
             .collect()
     }
 
-    /// The files of all messages in the spool.
+    /// The files of all messages in the spool: while the daemon runs, small ones may share some.
     pub fn spooled(&self) -> Vec<PathBuf> {
         let buckets = files(&self.path().join("spool/queue"));
-        buckets
-            .iter()
-            .filter(|bucket| bucket.is_dir())
-            .flat_map(|bucket| tree(bucket))
-            .collect()
+        let rooms = buckets.iter().filter(|bucket| bucket.is_dir());
+        let mut spooled: Vec<PathBuf> = rooms.flat_map(|bucket| tree(bucket)).collect();
+        spooled.extend(files(&self.path().join("spool/bags")));
+        spooled
     }
 
     /// Waits until the queue is empty. A message is in its maildir before its envelope is gone.

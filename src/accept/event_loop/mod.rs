@@ -15,6 +15,7 @@ use mio::net::{TcpListener, UnixListener};
 use mio::{Events, Poll, Token};
 
 use crate::accept::census::Census;
+use crate::accept::committer::Committer;
 use crate::accept::conn::Conn;
 use crate::accept::control::Client;
 use crate::accept::gate::Gate;
@@ -111,6 +112,7 @@ impl EventLoop {
             resolver: setup.resolver,
             lookups,
             committers,
+            committer: Committer::default(),
             signers,
             census: census.clone(),
             limits: setup.limits.clone(),

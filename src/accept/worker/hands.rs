@@ -295,7 +295,7 @@ impl Hands {
             Question::Lookup(lookup) => {
                 let job = move || inbox.answer(id, number, lookup.answer(&*services));
                 let brought = self.shared.lookups.bring(Box::new(job));
-                (Wants::Answer, limits.lookup, brought)
+                (Wants::Answer, limits.lookup, brought.map_err(drop))
             }
             // Whoever goes on with a session begins it.
             Question::Tls => return None,
@@ -312,6 +312,17 @@ impl Hands {
                 (Wants::Answer, limits.store, Ok(()))
             }
             Question::Pause(time) => (Wants::Answer, time, Ok(())),
+            Question::Store(Store::Commit(message)) if message.is_small() => {
+                let asked = Instant::now();
+                let reply = move |answer| {
+                    stat::SMTP_COMMIT.took_ms(millis(asked.elapsed()));
+                    inbox.answer(id, number, answer);
+                };
+                let waiting = (message, Box::new(reply) as Box<_>);
+                let shared = &self.shared;
+                let brought = shared.committer.bring(waiting, &shared.committers);
+                (Wants::Disk, limits.store, brought.then_some(()).ok_or(()))
+            }
             Question::Store(store) => {
                 let is_commit = matches!(store, Store::Commit(_));
                 let asked = Instant::now();
@@ -323,7 +334,7 @@ impl Hands {
                     inbox.answer(id, number, answer);
                 };
                 let brought = self.shared.committers.bring(Box::new(job));
-                (Wants::Disk, limits.store, brought)
+                (Wants::Disk, limits.store, brought.map_err(drop))
             }
             Question::Filter(question) => {
                 question.send(Box::new(move |answer| inbox.answer(id, number, answer)));

@@ -76,7 +76,7 @@ fn export(
     let bucket = queue.join(id.get(..2).unwrap_or_default());
     let dir = bucket.join(&id);
     let failed = |error: io::Error| Failure::io(dir.display(), &error);
-    let ids = spool::envelope_ids(&paths.spool, msgid);
+    let ids = spool::envelope_ids(&paths.spool, msgid)?;
     if ids.is_empty() {
         return Ok(0);
     }

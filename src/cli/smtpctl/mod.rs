@@ -3,6 +3,7 @@
 //! Promises: the texts, their order and the exit codes are those of the manual (0 done, 1 not
 //! done, 255 not understood); a closed standard output ends it quietly.
 
+mod bags;
 pub mod encrypt;
 mod export;
 mod grammar;
@@ -15,6 +16,7 @@ mod selection;
 mod shown;
 pub mod spf;
 pub mod spool;
+mod spool_file;
 mod top;
 
 use std::io::{self, IsTerminal, Write};

@@ -5,10 +5,10 @@
 //! makes no envelope is named on standard error and passed over too. Compressed files are read as
 //! they are; for encrypted ones the key is taken from smtpd.conf, or asked for. It is never printed.
 
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::cli::failure::Failure;
 use crate::cli::queue_key;
@@ -17,11 +17,12 @@ use crate::control::listing::{self, Standing, State};
 use crate::control::message::Listed;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::Body;
-use crate::queue::coding::{Coding, Key, Name, Unreadable};
+use crate::queue::coding::{Coding, Key, Name, Source, Unreadable};
 use crate::queue::fs::{body_path, envelope_path, layout};
-use crate::sys::creds::{Identity, acting_as};
 use crate::sys::errno::strerror;
-use crate::sys::{open, user};
+
+use super::bags;
+use super::spool_file::open_file;
 
 /// Makes an envelope of a file's bytes.
 pub type Decode = fn(EvpId, &[u8]) -> Result<Envelope, String>;
@@ -41,10 +42,12 @@ pub fn each_envelope(
         key: (keys.configured)(),
         ..Coding::default()
     };
-    for dir in messages(spool, only)? {
-        for id in envelopes(&dir) {
-            let path = dir.join(id.to_string());
-            match offline_line((spool, &path), id, (decode, ttl_s), &coding) {
+    let bagged = bagged(spool, only)?;
+    let mut messages = messages(spool, only)?;
+    messages.extend(bagged.keys());
+    for msgid in messages {
+        for id in envelopes(spool, msgid, &bagged) {
+            match offline_line(spool, id, (decode, ttl_s), &coding) {
                 Ok(Some(listed)) => take(listed)?,
                 Ok(None) => {}
                 Err(why) => eprintln_quietly(&why),
@@ -85,43 +88,49 @@ pub fn show_message(
 /// Envelope files have a few lines; a longer file is not one.
 const LONGEST_ENVELOPE: u64 = 1 << 20;
 
-/// Directories of messages, sorted by their ids: the buckets are the ids' first digits.
-fn messages(spool: &Path, only: Option<MsgId>) -> Result<Vec<PathBuf>, Failure> {
+/// Messages that have a directory.
+fn messages(spool: &Path, only: Option<MsgId>) -> Result<BTreeSet<MsgId>, Failure> {
     if let Some(id) = only {
-        return Ok(spool
-            .join(body_path(id))
-            .parent()
-            .map(Path::to_owned)
-            .into_iter()
-            .collect());
+        return Ok(BTreeSet::from([id]));
     }
     let queue = spool.join(layout::QUEUE);
-    let mut dirs = Vec::new();
+    let mut messages = BTreeSet::new();
     let buckets = names(&queue).map_err(|e| Failure::io(queue.display(), &e))?;
     for bucket in buckets.iter().filter(|name| name.len() == 2) {
         let bucket = queue.join(bucket);
         let ids = names(&bucket).map_err(|e| Failure::io(bucket.display(), &e))?;
-        let ids = ids.iter().filter(|name| name.parse::<MsgId>().is_ok());
-        dirs.extend(ids.map(|id| bucket.join(id)));
+        messages.extend(ids.iter().filter_map(|name| name.parse::<MsgId>().ok()));
     }
-    Ok(dirs)
+    Ok(messages)
 }
 
 /// The ids of all messages.
-pub(super) fn message_ids(spool: &Path) -> Result<Vec<MsgId>, Failure> {
-    let id = |dir: &PathBuf| dir.file_name()?.to_str()?.parse().ok();
-    Ok(messages(spool, None)?.iter().filter_map(id).collect())
+pub(super) fn message_ids(spool: &Path) -> Result<BTreeSet<MsgId>, Failure> {
+    let mut messages = messages(spool, None)?;
+    messages.extend(bagged(spool, None)?.keys());
+    Ok(messages)
 }
 
 /// The ids of a message's envelopes.
-pub(super) fn envelope_ids(spool: &Path, msgid: MsgId) -> Vec<EvpId> {
-    let body = spool.join(body_path(msgid));
-    body.parent().map(envelopes).unwrap_or_default()
+pub(super) fn envelope_ids(spool: &Path, msgid: MsgId) -> Result<Vec<EvpId>, Failure> {
+    Ok(envelopes(spool, msgid, &bagged(spool, Some(msgid))?))
 }
 
-fn envelopes(dir: &Path) -> Vec<EvpId> {
-    let names = names(dir).unwrap_or_default();
-    names.iter().filter_map(|name| name.parse().ok()).collect()
+fn bagged(spool: &Path, only: Option<MsgId>) -> Result<bags::Envelopes, Failure> {
+    let room = spool.join(layout::BAGS);
+    bags::envelopes(spool, only).map_err(|e| Failure::io(room.display(), &e))
+}
+
+/// The envelopes of a message, in order. Where it has a directory, that counts.
+fn envelopes(spool: &Path, msgid: MsgId, bagged: &bags::Envelopes) -> Vec<EvpId> {
+    let body = spool.join(body_path(msgid));
+    let found = body.parent().map(names).and_then(Result::ok);
+    let names = found.unwrap_or_default();
+    let ids: Vec<EvpId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    match ids.is_empty() {
+        true => bagged.get(&msgid).cloned().unwrap_or_default(),
+        false => ids,
+    }
 }
 
 /// Names in a directory, sorted; none when it is gone.
@@ -140,20 +149,26 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
 
 /// What is listed of an envelope that lies in the spool; `None` when it has just gone.
 fn offline_line(
-    (spool, path): (&Path, &Path),
+    spool: &Path,
     id: EvpId,
     (decode, ttl_s): (Decode, u32),
     coding: &Coding,
 ) -> Result<Option<Listed>, String> {
+    let path = spool.join(envelope_path(id));
     let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let mut bytes = Vec::new();
-    let read =
-        open_file(spool, path).and_then(|file| file.take(LONGEST_ENVELOPE).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => {}
+    let read = source(spool, &path, Name::envelope(id)).and_then(|source| match source {
+        Source::Memory(bytes) => Ok(bytes),
+        Source::File(file) => {
+            let mut bytes = Vec::new();
+            let read = file.take(LONGEST_ENVELOPE).read_to_end(&mut bytes);
+            read.map(|_| bytes)
+        }
+    });
+    let bytes = match read {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&strerror(&error))),
-    }
+    };
     let bytes = coding
         .decode(Name::envelope(id), &bytes, LONGEST_ENVELOPE as usize)
         .map_err(|unreadable| match unreadable {
@@ -175,21 +190,16 @@ fn eprintln_quietly(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Opens a plain file of the spool. Root does so as the owner of the queue: a link there leads to
-/// nothing that he could not read himself.
-fn open_file(spool: &Path, path: &Path) -> io::Result<File> {
-    let owner = fs::symlink_metadata(spool.join(layout::QUEUE))?;
-    let owner = Identity::alone(owner.uid(), owner.gid());
-    let file = match user::effective_uid() == 0 && owner.uid != 0 {
-        true => acting_as(&owner, || open::foreign(path))??,
-        false => open::foreign(path)?,
-    };
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a plain file",
-        )),
+/// The bytes of a file of the queue, which may be a part of a bag.
+fn source(spool: &Path, path: &Path, name: Name) -> io::Result<Source> {
+    match open_file(spool, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened.map(Source::File),
+    }
+    match bags::part(spool, name)? {
+        Some(bytes) => Ok(Source::Memory(bytes)),
+        // It may have been unpacked just now.
+        None => open_file(spool, path).map(Source::File),
     }
 }
 
@@ -230,12 +240,13 @@ impl Keys<'_> {
     /// key.
     fn open(&self, spool: &Path, path: &Path, name: Name) -> Result<Body, Failure> {
         let open = |key: Option<Key>| {
-            let file = open_file(spool, &spool.join(path)).map_err(|e| Failure::io("fopen", &e))?;
+            let source =
+                source(spool, &spool.join(path), name).map_err(|e| Failure::io("fopen", &e))?;
             let coding = Coding {
                 key,
                 ..Coding::default()
             };
-            match coding.open(name, file) {
+            match coding.open(name, source) {
                 Ok(body) => Ok(Ok(body)),
                 Err(Unreadable::Key(why)) => Ok(Err(why)),
                 Err(Unreadable::Io(error)) => Err(Failure::io("fread", &error)),
@@ -265,6 +276,7 @@ impl Keys<'_> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::control::listing::tests::envelope;

@@ -5,19 +5,17 @@
 //! such files are never written. The form does not tell a wrong key from damage, and the mail may
 //! be good: it counts as a wrong key.
 
-use std::fs::File;
-
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use super::seal::{Key, TAG_BYTES};
-use super::{Unreadable, fill_at};
+use super::{Source, Unreadable, fill_at};
 
 /// The largest file that is read.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
 /// All of a file.
-pub(super) fn read(file: &File) -> Result<Vec<u8>, Unreadable> {
-    let length = file.metadata()?.len();
+pub(super) fn read(source: &Source) -> Result<Vec<u8>, Unreadable> {
+    let length = source.size_bytes()?;
     if length > MAX_BYTES {
         return Err(Unreadable::Key(format!(
             "OpenSMTPD has encrypted it as a whole, and it is larger than {MAX_BYTES} bytes: have \
@@ -25,7 +23,7 @@ pub(super) fn read(file: &File) -> Result<Vec<u8>, Unreadable> {
         )));
     }
     let mut bytes = vec![0; length as usize];
-    let count = fill_at(file, &mut bytes, 0)?;
+    let count = fill_at(source, &mut bytes, 0)?;
     bytes.truncate(count);
     Ok(bytes)
 }

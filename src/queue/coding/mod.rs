@@ -51,6 +51,11 @@ impl Name {
     pub fn envelope(id: EvpId) -> Name {
         Name(id.get())
     }
+
+    /// As a number that no other file of the queue has.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// Why a file cannot be read.
@@ -64,9 +69,23 @@ pub enum Unreadable {
     Io(io::Error),
 }
 
+/// What holds the bytes of a file: a file, or memory where it was a part of one.
+pub enum Source {
+    /// A file of its own.
+    File(File),
+    /// All of it.
+    Memory(Vec<u8>),
+}
+
+/// What can be read at any place.
+pub(super) trait ReadAt {
+    /// Reads from `at` on, as much as one call gives.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
+}
+
 /// A body being read: plain text from its first byte, LF line ends.
 pub struct Body {
-    file: Arc<File>,
+    source: Arc<Source>,
     coding: Coding,
     name: Name,
     text: Text,
@@ -108,7 +127,7 @@ impl Form {
         }
     }
 
-    pub(super) fn of_file(file: &File) -> io::Result<Form> {
+    pub(super) fn of_file(file: &impl ReadAt) -> io::Result<Form> {
         let mut start = [0; PROBE];
         let count = fill_at(file, &mut start, 0)?;
         Ok(Form::of(start.get(..count).unwrap_or_default()))
@@ -181,22 +200,25 @@ impl Coding {
     }
 
     /// Reads a body from its file. OpenSMTPD's encrypted ones are held in memory.
-    pub fn open(&self, name: Name, file: File) -> Result<Body, Unreadable> {
-        let file = Arc::new(file);
-        let text = match Form::of_file(&file)? {
+    pub fn open(&self, name: Name, source: impl Into<Source>) -> Result<Body, Unreadable> {
+        self.open_shared(name, Arc::new(source.into()))
+    }
+
+    fn open_shared(&self, name: Name, source: Arc<Source>) -> Result<Body, Unreadable> {
+        let text = match Form::of_file(&*source)? {
             Form::Plain => Text::Plain { at: 0 },
-            Form::Gzip => Text::Coded(Box::new(gzip::unpack(At::start(file.clone())))),
+            Form::Gzip => Text::Coded(Box::new(gzip::unpack(At::start(source.clone())))),
             Form::Sealed => {
-                let opened = seal::Reader::new(self.key()?, name, file.clone())?;
+                let opened = seal::Reader::new(self.key()?, name, source.clone())?;
                 Text::Coded(unpacked(opened)?)
             }
             Form::Legacy => {
-                let opened = legacy::open(self.key()?, legacy::read(&file)?)?;
+                let opened = legacy::open(self.key()?, legacy::read(&source)?)?;
                 Text::Coded(unpacked(Cursor::new(opened))?)
             }
         };
         Ok(Body {
-            file,
+            source,
             coding: self.clone(),
             name,
             text,
@@ -234,10 +256,9 @@ impl Body {
     /// Bytes of plain text, header included. A compressed body is read through for it.
     pub fn size_bytes(&self) -> io::Result<u64> {
         if let Text::Plain { .. } = self.text {
-            return Ok(self.file.metadata()?.len());
+            return self.source.size_bytes();
         }
-        let again = self.file.try_clone()?;
-        let mut body = self.coding.open(self.name, again)?;
+        let mut body = self.coding.open_shared(self.name, self.source.clone())?;
         io::copy(&mut body, &mut io::sink())
     }
 }
@@ -246,7 +267,7 @@ impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.text {
             Text::Plain { at } => {
-                let count = self.file.read_at(buffer, *at)?;
+                let count = self.source.read_at(buffer, *at)?;
                 *at += count as u64;
                 Ok(count)
             }
@@ -259,7 +280,7 @@ impl From<File> for Body {
     /// A body that lies there as it is.
     fn from(file: File) -> Body {
         Body {
-            file: Arc::new(file),
+            source: Arc::new(Source::File(file)),
             coding: Coding::default(),
             name: Name(0),
             text: Text::Plain { at: 0 },
@@ -298,28 +319,69 @@ impl From<Unreadable> for io::Error {
     }
 }
 
+impl Source {
+    fn size_bytes(&self) -> io::Result<u64> {
+        match self {
+            Source::File(file) => Ok(file.metadata()?.len()),
+            Source::Memory(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+}
+
+impl From<File> for Source {
+    fn from(file: File) -> Source {
+        Source::File(file)
+    }
+}
+
+impl From<Vec<u8>> for Source {
+    fn from(bytes: Vec<u8>) -> Source {
+        Source::Memory(bytes)
+    }
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, at)
+    }
+}
+
+impl ReadAt for Source {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        match self {
+            Source::File(file) => FileExt::read_at(file, buffer, at),
+            Source::Memory(bytes) => {
+                let rest = bytes.get(at as usize..).unwrap_or_default();
+                let count = rest.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&rest[..count]);
+                Ok(count)
+            }
+        }
+    }
+}
+
 /// A file read from a place of its own, whoever else reads it.
 struct At {
-    file: Arc<File>,
+    source: Arc<Source>,
     at: u64,
 }
 
 impl At {
-    fn start(file: Arc<File>) -> At {
-        At { file, at: 0 }
+    fn start(source: Arc<Source>) -> At {
+        At { source, at: 0 }
     }
 }
 
 impl Read for At {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.at)?;
+        let count = self.source.read_at(buffer, self.at)?;
         self.at += count as u64;
         Ok(count)
     }
 }
 
 /// Reads until `buffer` is full or the file ends; says how much that was.
-fn fill_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+pub(super) fn fill_at(file: &impl ReadAt, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut count = 0;
     while let Some(rest) = buffer.get_mut(count..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, at + count as u64) {

@@ -14,7 +14,6 @@
 //! covers the file's name too, so that an envelope does not open in another's place.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 use crate::queue::fs::DiskFile;
 use crate::sys;
 
-use super::{Bytes, Name, Unreadable, fill_at};
+use super::{Bytes, Name, Source, Unreadable, fill_at};
 
 /// The first bytes of a sealed file.
 pub(super) const MAGIC: [u8; 8] = *b"\x02SMTPD-Q";
@@ -222,7 +221,7 @@ impl<F: DiskFile> DiskFile for Writer<F> {
 
 /// Opens a sealed file, chunk by chunk.
 pub(super) struct Reader {
-    file: Arc<File>,
+    source: Arc<Source>,
     key: FileKey,
     number: u32,
     at: u64,
@@ -232,13 +231,13 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(key: &Key, name: Name, file: Arc<File>) -> Result<Reader, Unreadable> {
+    pub(super) fn new(key: &Key, name: Name, source: Arc<Source>) -> Result<Reader, Unreadable> {
         let mut header = [0; HEADER_BYTES];
-        let count = fill_at(&file, &mut header, 0)?;
+        let count = fill_at(&*source, &mut header, 0)?;
         let key = FileKey::of_file(key, name, header.get(..count).unwrap_or_default())?;
-        let end = file.metadata()?.len();
+        let end = source.size_bytes()?;
         Ok(Reader {
-            file,
+            source,
             key,
             number: 0,
             at: HEADER_BYTES as u64,
@@ -252,7 +251,7 @@ impl Reader {
         let left = self.end.saturating_sub(self.at);
         let length = left.min(SEALED_BYTES as u64) as usize;
         self.chunk.resize(length, 0);
-        if fill_at(&self.file, &mut self.chunk, self.at)? < length {
+        if fill_at(&*self.source, &mut self.chunk, self.at)? < length {
             return Err(cut_short());
         }
         let place = match left == length as u64 {

@@ -51,6 +51,13 @@ impl Shared {
         said(&format!("envelope {id}"), why, moved);
     }
 
+    /// Moves a bag of which nothing more can be read.
+    pub(super) fn set_aside_bag(&self, number: u64, why: &str) {
+        let place = layout::corrupt_bag(number);
+        let moved = self.disk.rename(&layout::bag(number), &place);
+        said(&format!("bag {number:016x}"), why, moved.map(|()| place));
+    }
+
     fn is_alone(&self, id: EvpId) -> io::Result<bool> {
         let mut alone = true;
         self.disk.list(

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys;
@@ -33,6 +34,10 @@ pub trait Disk: Send + Sync {
     fn unlink(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn rmdir(&self, path: &Path) -> io::Result<()>;
+    /// Writes over bytes that are there.
+    fn overwrite(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes a file's contents durable.
+    fn sync_file(&self, path: &Path) -> io::Result<()>;
     /// Makes durable what a directory's entries are when the call begins.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Shows a directory's entries until `each` breaks.
@@ -165,6 +170,19 @@ impl Disk for RealDisk {
 
     fn rmdir(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_dir(self.at(path)).map_err(|e| told("rmdir", path, &e))
+    }
+
+    fn overwrite(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let file =
+            sys::open::foreign_to_mark(&self.at(path)).map_err(|e| told("open", path, &e))?;
+        file.write_all_at(bytes, at)
+            .map_err(|e| told("write", path, &e))
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.open(path)?
+            .sync_data()
+            .map_err(|e| told("fsync", path, &e))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

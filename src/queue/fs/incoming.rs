@@ -4,14 +4,18 @@
 //! them back from the commit anyway, and so a transaction that is reset or refused costs no file
 //! at all; their number and size are bounded by [`super::Options`].
 //!
-//! The commit, in this order: body and envelopes written and synced, the directory with them
+//! A message that is still in memory at its commit goes into a bag, with others or alone. The commit
+//! of a larger one, in this order: body and envelopes written and synced, the directory with them
 //! synced, one rename into the bucket, the bucket synced. Files are first written, several at a
 //! time, and then synced: the file system's journal then takes the first sync's write for all of
 //! them.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::log;
 use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
@@ -20,12 +24,18 @@ use crate::queue::coding::Name;
 use crate::queue::{Draft, envelope_file};
 use crate::sys;
 
+use super::bags::Parcel;
 use super::{DiskFile, Shared, invalid, layout};
 
 /// What a small file takes up.
 const FILE_BYTES: u64 = 4096;
 /// Files held open at a time during a commit.
 const BATCH: usize = 16;
+/// So much leaves memory when messages hold too much of it together.
+const WORTH_WRITING_BYTES: usize = 4096;
+/// A message with more envelopes, or more bytes of them, shares no file.
+const PACKED_ENVELOPES: usize = 4096;
+const PACKED_ENVELOPE_BYTES: usize = 4 * 1024 * 1024;
 
 /// A message being received.
 pub(super) struct FsDraft {
@@ -36,6 +46,7 @@ pub(super) struct FsDraft {
     places: HashMap<EvpId, usize>,
     envelope_bytes: usize,
     body: BodyWriter,
+    held_bytes: usize,
     place: Place,
 }
 
@@ -59,62 +70,71 @@ impl FsDraft {
             places: HashMap::new(),
             envelope_bytes: 0,
             body: BodyWriter::default(),
+            held_bytes: 0,
             place: Place::Nowhere,
         }
     }
 
     fn store(&mut self) -> io::Result<()> {
-        if self.envelopes.is_empty() {
-            return Err(invalid("a message without envelopes"));
-        }
+        self.has_envelopes()?;
         self.write_files()?;
-        self.shared
-            .disk
-            .sync_dir(&layout::incoming_dir(self.msgid))?;
-        self.move_in()?;
-        let bucket = layout::bucket_dir(layout::bucket_of(self.msgid));
-        self.shared.sync_dir(&bucket)?;
+        self.shared.move_in(self.msgid)?;
+        self.place = Place::Queue;
+        self.shared.sync_bucket(self.msgid)?;
         self.place = Place::Nowhere;
         Ok(())
+    }
+
+    fn has_envelopes(&self) -> io::Result<()> {
+        match self.envelopes.is_empty() {
+            true => Err(invalid("a message without envelopes")),
+            false => Ok(()),
+        }
+    }
+
+    /// The envelope's file.
+    fn encoded(&self, envelope: &Envelope) -> io::Result<Vec<u8>> {
+        let text = envelope_file::encode(envelope).map_err(|why| invalid(&why))?;
+        let coding = &self.shared.options.coding;
+        coding.encode(Name::envelope(envelope.id), text.as_bytes())
     }
 
     fn write_files(&mut self) -> io::Result<()> {
         let body = self
             .body
             .finish(|| create_body(&self.shared, self.msgid, &mut self.place))?;
-        let dir = layout::incoming_dir(self.msgid);
-        let mut written = vec![body];
+        let mut files = Files::of(&self.shared, self.msgid);
+        files.written.push(body);
         for envelope in &self.envelopes {
-            if written.len() == BATCH {
-                sync_files(&mut written)?;
-            }
-            let text = envelope_file::encode(envelope).map_err(|why| invalid(&why))?;
-            let mut file = self
-                .shared
-                .disk
-                .create(&dir.join(envelope.id.to_string()))?;
-            let coding = &self.shared.options.coding;
-            file.write(&coding.encode(Name::envelope(envelope.id), text.as_bytes())?)?;
-            written.push(file);
+            files.add(envelope.id.to_string().as_ref(), &self.encoded(envelope)?)?;
         }
-        sync_files(&mut written)
+        files.sync()
     }
 
-    /// Only an administrator removes a bucket; then it is made again, once.
-    fn move_in(&mut self) -> io::Result<()> {
-        let bucket = layout::bucket_of(self.msgid);
-        let from = layout::incoming_dir(self.msgid);
-        let to = layout::message_dir(self.msgid);
-        self.shared.ensure_bucket(bucket)?;
-        let mut moved = self.shared.disk.rename(&from, &to);
-        if matches!(&moved, Err(error) if error.kind() == io::ErrorKind::NotFound) {
-            self.shared.buckets.lost(bucket);
-            self.shared.ensure_bucket(bucket)?;
-            moved = self.shared.disk.rename(&from, &to);
+    /// Notes how much of the message is in memory.
+    fn count_held(&mut self, held_bytes: usize) {
+        let held = &self.shared.held_bytes;
+        held.fetch_add(held_bytes, Ordering::Relaxed);
+        held.fetch_sub(self.held_bytes, Ordering::Relaxed);
+        self.held_bytes = held_bytes;
+    }
+
+    fn try_pack(&mut self) -> io::Result<Option<Parcel>> {
+        if !self.is_small() {
+            return Ok(None);
         }
-        moved?;
-        self.place = Place::Queue;
-        Ok(())
+        self.has_envelopes()?;
+        let Some(text) = self.body.take_unwritten() else {
+            return Ok(None);
+        };
+        let body = Name::body(self.msgid);
+        let mut parts = vec![(body, self.shared.options.coding.encode(body, &text)?)];
+        let mut envelopes: Vec<_> = self.envelopes.iter().collect();
+        envelopes.sort_unstable_by_key(|envelope| envelope.id);
+        for envelope in envelopes {
+            parts.push((Name::envelope(envelope.id), self.encoded(envelope)?));
+        }
+        Ok(Some(Parcel(parts)))
     }
 
     fn new_id(&self) -> io::Result<EvpId> {
@@ -136,17 +156,12 @@ impl FsDraft {
     }
 
     fn roll_back(&mut self) {
-        let undone = match self.place {
+        let dir = match self.place {
             Place::Nowhere => return,
-            Place::Incoming => self.shared.discard(&layout::incoming_dir(self.msgid)),
-            Place::Queue => self.shared.discard(&layout::message_dir(self.msgid)),
+            Place::Incoming => layout::incoming_dir(self.msgid),
+            Place::Queue => layout::message_dir(self.msgid),
         };
-        if let Err(error) = undone {
-            log::warn(format_args!(
-                "queue: cannot roll back message {}: {error}",
-                self.msgid
-            ));
-        }
+        self.shared.undo(self.msgid, &dir);
     }
 }
 
@@ -186,32 +201,62 @@ impl Draft for FsDraft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (shared, msgid, place) = (&self.shared, self.msgid, &mut self.place);
         shared.space.spend(bytes.len() as u64, 0);
-        self.body
+        let written = self
+            .body
             .write(bytes, || create_body(shared, msgid, place))
-            .inspect_err(|error| shared.note(error))
+            .inspect_err(|error| shared.note(error));
+        self.count_held(self.body.held_bytes());
+        written
     }
 
     fn is_full(&self) -> bool {
+        let all_held = self.shared.held_bytes.load(Ordering::Relaxed);
         self.body.is_full()
+            || all_held > self.shared.options.max_held_bytes
+                && self.body.held_bytes() >= WORTH_WRITING_BYTES
+    }
+
+    fn is_small(&self) -> bool {
+        self.shared.options.bags
+            && self.body.is_unwritten()
+            && self.envelopes.len() <= PACKED_ENVELOPES
+            && self.envelope_bytes <= PACKED_ENVELOPE_BYTES
     }
 
     fn spill(&mut self) -> io::Result<()> {
         let (shared, msgid, place) = (&self.shared, self.msgid, &mut self.place);
-        self.body
+        let spilled = self
+            .body
             .spill(|| create_body(shared, msgid, place))
-            .inspect_err(|error| shared.note(error))
+            .inspect_err(|error| shared.note(error));
+        self.count_held(self.body.held_bytes());
+        spilled
     }
 
     fn commit(mut self: Box<Self>) -> io::Result<Vec<Envelope>> {
-        let stored = self.store();
+        let stored = match self.try_pack() {
+            Ok(Some(parcel)) => self.shared.put_bag(&[parcel]),
+            Ok(None) => self.store(),
+            Err(error) => Err(error),
+        };
         self.shared.noted(stored)?;
-        Ok(std::mem::take(&mut self.envelopes))
+        Ok(self.committed())
+    }
+
+    fn pack(&mut self) -> io::Result<Option<Parcel>> {
+        let packed = self.try_pack();
+        packed.inspect_err(|error| self.shared.note(error))
+    }
+
+    fn committed(&mut self) -> Vec<Envelope> {
+        std::mem::take(&mut self.envelopes)
     }
 }
 
 impl Drop for FsDraft {
     fn drop(&mut self) {
         self.roll_back();
+        self.count_held(0);
         self.shared.ids.release(self.msgid);
     }
 }
@@ -224,12 +269,94 @@ fn create_body(shared: &Shared, msgid: MsgId, place: &mut Place) -> io::Result<B
     shared.options.coding.writer(Name::body(msgid), file)
 }
 
-fn sync_files(written: &mut Vec<Box<dyn DiskFile>>) -> io::Result<()> {
-    for file in written.iter_mut() {
-        file.start_writeback();
+/// Files of a message being written to `incoming`.
+struct Files<'s> {
+    shared: &'s Shared,
+    dir: PathBuf,
+    written: Vec<Box<dyn DiskFile>>,
+}
+
+impl Files<'_> {
+    fn of(shared: &Shared, msgid: MsgId) -> Files<'_> {
+        Files {
+            shared,
+            dir: layout::incoming_dir(msgid),
+            written: Vec::new(),
+        }
     }
-    for mut file in written.drain(..) {
-        file.sync()?;
+
+    fn add(&mut self, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+        if self.written.len() >= BATCH {
+            self.sync_files()?;
+        }
+        let mut file = self.shared.disk.create(&self.dir.join(name))?;
+        file.write(bytes)?;
+        self.written.push(file);
+        Ok(())
     }
-    Ok(())
+
+    /// Makes the files and their directory durable.
+    fn sync(mut self) -> io::Result<()> {
+        self.sync_files()?;
+        self.shared.disk.sync_dir(&self.dir)
+    }
+
+    fn sync_files(&mut self) -> io::Result<()> {
+        for file in &mut self.written {
+            file.start_writeback();
+        }
+        for mut file in self.written.drain(..) {
+            file.sync()?;
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// A message with these files appears in `queue`, durable, or not at all.
+    pub(super) fn put_message(
+        &self,
+        msgid: MsgId,
+        files: &[(OsString, Vec<u8>)],
+    ) -> io::Result<()> {
+        let (from, to) = (layout::incoming_dir(msgid), layout::message_dir(msgid));
+        self.disk.mkdir(&from)?;
+        let mut writing = Files::of(self, msgid);
+        let written = files
+            .iter()
+            .try_for_each(|(name, bytes)| writing.add(name, bytes))
+            .and_then(|()| writing.sync());
+        if let Err(error) = written.and_then(|()| self.move_in(msgid)) {
+            self.undo(msgid, &from);
+            return Err(error);
+        }
+        self.sync_bucket(msgid)
+            .inspect_err(|_| self.undo(msgid, &to))
+    }
+
+    fn undo(&self, msgid: MsgId, dir: &Path) {
+        if let Err(error) = self.discard(dir) {
+            log::warn(format_args!(
+                "queue: cannot roll back message {msgid}: {error}"
+            ));
+        }
+    }
+
+    /// Only an administrator removes a bucket; then it is made again, once.
+    fn move_in(&self, msgid: MsgId) -> io::Result<()> {
+        let bucket = layout::bucket_of(msgid);
+        let (from, to) = (layout::incoming_dir(msgid), layout::message_dir(msgid));
+        self.ensure_bucket(bucket)?;
+        let moved = self.disk.rename(&from, &to);
+        if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            return moved;
+        }
+        self.buckets.lost(bucket);
+        self.ensure_bucket(bucket)?;
+        self.disk.rename(&from, &to)
+    }
+
+    fn sync_bucket(&self, msgid: MsgId) -> io::Result<()> {
+        self.sync_dir(&layout::bucket_dir(layout::bucket_of(msgid)))
+    }
 }

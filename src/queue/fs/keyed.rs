@@ -2,7 +2,7 @@
 //! nothing is lost, and the store does not even open, so that somebody looks.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use crate::log;
@@ -18,22 +18,19 @@ const LOOKS: usize = 256;
 impl Shared {
     /// Tries the key on what is there. A spool of which it opens nothing is left alone.
     pub(super) fn check_key(&self) -> io::Result<()> {
-        let mut left = LOOKS;
-        for bucket in buckets::list(&*self.disk)? {
-            for msgid in self.messages_in(bucket) {
-                for id in self.listed(msgid) {
-                    if left == 0 {
-                        return Ok(());
-                    }
-                    left -= 1;
-                    match self.text_of(id) {
-                        Err(Unreadable::Key(why)) => return Err(locked(id, &why)),
-                        // What is sealed with this key says that it is the right one.
-                        Ok((Form::Sealed | Form::Legacy, _)) => return Ok(()),
-                        // Every other trouble is met again, by those who know what to do with it.
-                        Ok(_) | Err(Unreadable::Damaged(_) | Unreadable::Io(_)) => {}
-                    }
-                }
+        let buckets = buckets::list(&*self.disk)?;
+        let in_buckets = buckets
+            .into_iter()
+            .flat_map(|bucket| self.messages_in(bucket));
+        let messages = self.bags.messages().into_iter().chain(in_buckets);
+        let envelopes = messages.flat_map(|msgid| self.listed(msgid));
+        for id in envelopes.take(LOOKS) {
+            match self.text_of(id) {
+                Err(Unreadable::Key(why)) => return Err(self.locked(id, &why)),
+                // What is sealed with this key says that it is the right one.
+                Ok((Form::Sealed | Form::Legacy, _)) => return Ok(()),
+                // Every other trouble is met again, by those who know what to do with it.
+                Ok(_) | Err(Unreadable::Damaged(_) | Unreadable::Io(_)) => {}
             }
         }
         Ok(())
@@ -42,7 +39,7 @@ impl Shared {
     pub(super) fn read_envelope(&self, id: EvpId) -> Result<Envelope, LoadError> {
         let (_, text) = self.text_of(id).map_err(|unreadable| match unreadable {
             Unreadable::Damaged(why) => LoadError::Corrupt(why),
-            Unreadable::Key(why) => LoadError::Io(stays(&layout::envelope_path(id), &why)),
+            Unreadable::Key(why) => LoadError::Io(stays(&self.path_of(id), &why)),
             Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => LoadError::Missing,
             Unreadable::Io(error) => LoadError::Io(error),
         })?;
@@ -50,6 +47,17 @@ impl Shared {
     }
 
     pub(super) fn open_body(&self, id: MsgId) -> io::Result<Body> {
+        match self.body_in_bag(id) {
+            Ok(None) => {}
+            Ok(Some(body)) => return Ok(body),
+            Err(unreadable) => {
+                let path = self.bag_of(id).unwrap_or_else(|| layout::body_path(id));
+                if let Unreadable::Damaged(why) = &unreadable {
+                    self.unpack_unreadable(id, &format!("{id}: {why}"));
+                }
+                return Err(told(&path, unreadable.into()));
+            }
+        }
         let (path, name) = (layout::body_path(id), Name::body(id));
         let file = self.disk.open(&path)?;
         let coding = &self.options.coding;
@@ -63,13 +71,27 @@ impl Shared {
             }
             _ => coding.open(name, file).map_err(io::Error::from),
         };
-        opened.map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => stays(&path, &error.to_string()),
-            io::ErrorKind::InvalidData => {
-                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-            }
-            _ => error,
-        })
+        opened.map_err(|error| told(&path, error))
+    }
+
+    /// The bag that a message is in.
+    fn bag_of(&self, id: MsgId) -> Option<PathBuf> {
+        self.bags.envelopes(id).map(|(bag, _)| layout::bag(bag))
+    }
+
+    /// The file that an envelope is in.
+    fn path_of(&self, id: EvpId) -> PathBuf {
+        self.bag_of(id.msgid())
+            .unwrap_or_else(|| layout::envelope_path(id))
+    }
+
+    fn locked(&self, id: EvpId, why: &str) -> io::Error {
+        let text = format!(
+            "{}: {why}: start smtpd with the key that the queue was written with; nothing has been \
+             changed",
+            self.path_of(id).display()
+        );
+        io::Error::new(io::ErrorKind::PermissionDenied, text)
     }
 
     /// What had to be held in memory to be opened goes on as a nameless file of our own form, so
@@ -88,8 +110,13 @@ impl Shared {
     /// The text of an envelope's file, and how it lies there.
     fn text_of(&self, id: EvpId) -> Result<(Form, Vec<u8>), Unreadable> {
         let limit = envelope_file::MAX_FILE_BYTES;
-        let path = layout::envelope_path(id);
-        let bytes = self.disk.read(&path, limit + 1 + OVERHEAD_BYTES)?;
+        let bytes = match self.envelope_in_bag(id)? {
+            Some(bytes) => bytes,
+            None => {
+                let path = layout::envelope_path(id);
+                self.disk.read(&path, limit + 1 + OVERHEAD_BYTES)?
+            }
+        };
         let coding = &self.options.coding;
         let text = coding.decode(Name::envelope(id), &bytes, limit)?;
         Ok((Form::of(&bytes), text))
@@ -113,12 +140,13 @@ fn stays(path: &Path, why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, text)
 }
 
-fn locked(id: EvpId, why: &str) -> io::Error {
-    let path = layout::envelope_path(id);
-    let text = format!(
-        "{}: {why}: start smtpd with the key that the queue was written with; nothing has been \
-         changed",
-        path.display()
-    );
-    io::Error::new(io::ErrorKind::PermissionDenied, text)
+/// Why a body does not open, with its file.
+fn told(path: &Path, error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => stays(path, &error.to_string()),
+        io::ErrorKind::InvalidData => {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        }
+        _ => error,
+    }
 }

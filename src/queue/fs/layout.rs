@@ -13,6 +13,8 @@ use crate::sys;
 
 /// Committed messages, in 256 buckets.
 pub const QUEUE: &str = "queue";
+/// Committed messages that share files.
+pub const BAGS: &str = "bags";
 /// Messages being received.
 pub(super) const INCOMING: &str = "incoming";
 /// Envelopes being written into committed messages.
@@ -29,7 +31,7 @@ pub(super) const BODY: &str = "message";
 const LOCK: &str = "queue/lock";
 
 /// The rooms that only the engine enters.
-pub const PRIVATE: [&str; 5] = [QUEUE, INCOMING, TEMPORARY, PURGE, CORRUPT];
+pub const PRIVATE: [&str; 6] = [QUEUE, BAGS, INCOMING, TEMPORARY, PURGE, CORRUPT];
 /// Mode of the spool itself.
 pub const ROOT_MODE: u32 = 0o711;
 /// Mode of the rooms that only the engine enters.
@@ -167,6 +169,28 @@ pub(super) fn scratch(id: EvpId, serial: u64) -> PathBuf {
 /// The same, for a body.
 pub(super) fn scratch_body(id: MsgId, serial: u64) -> PathBuf {
     PathBuf::from(format!("{TEMPORARY}/{id}.{serial}"))
+}
+
+/// Where a bag lies, under the spool's root.
+pub fn bag(number: u64) -> PathBuf {
+    PathBuf::from(format!("{BAGS}/{number:016x}"))
+}
+
+/// A bag that is being written.
+pub(super) fn scratch_bag(number: u64) -> PathBuf {
+    PathBuf::from(format!("{TEMPORARY}/{number:016x}"))
+}
+
+/// The bag that a name in [`BAGS`] stands for.
+pub fn bag_from(name: &OsStr) -> Option<u64> {
+    let text = name.to_str()?;
+    let number = u64::from_str_radix(text, 16).ok()?;
+    (text == format!("{number:016x}")).then_some(number)
+}
+
+/// A bag that is set aside.
+pub(super) fn corrupt_bag(number: u64) -> PathBuf {
+    PathBuf::from(format!("{CORRUPT}/{number:016x}"))
 }
 
 pub(super) fn purged(serial: u64) -> PathBuf {

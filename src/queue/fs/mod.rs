@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::log;
@@ -21,6 +21,7 @@ use crate::mail::{Envelope, EvpId, MsgId};
 use crate::sys;
 use crate::util::Timestamp;
 
+use self::bags::{Index, Parcel};
 use self::buckets::Buckets;
 use self::dirsync::DirSync;
 use self::ids::Ids;
@@ -32,6 +33,7 @@ use self::walk::Walk;
 use super::coding::Coding;
 use super::{BeginError, Body, Draft, LoadError, Store};
 
+pub mod bags;
 mod buckets;
 mod corrupt;
 mod dirsync;
@@ -73,6 +75,10 @@ pub struct Options {
     pub max_envelope_bytes: usize,
     /// How files are written, and the key to those that are encrypted.
     pub coding: Coding,
+    /// Bytes of messages being received that are in memory; beyond that they go to the disk.
+    pub max_held_bytes: usize,
+    /// Whether small messages that are committed at the same time share a file.
+    pub bags: bool,
     /// The clock: it names buckets and ages the answer about free space.
     pub clock: Clock,
     /// Whether somebody will call [`Fs::delete_as_it_comes`] or [`Fs::delete_dropped`]: then nobody
@@ -93,6 +99,8 @@ impl Default for Options {
             max_envelopes: 20_000,
             max_envelope_bytes: 32 * 1024 * 1024,
             coding: Coding::default(),
+            max_held_bytes: 64 * 1024 * 1024,
+            bags: false,
             clock: Arc::new(Timestamp::now),
             delete_later: false,
         }
@@ -105,10 +113,13 @@ struct Shared {
     options: Options,
     ids: Ids,
     buckets: Buckets,
+    bags: Index,
     dirs: DirSync,
     dropped: Dropped,
     space: Space,
     serial: AtomicU64,
+    /// Bytes of messages being received that are in memory.
+    held_bytes: AtomicUsize,
     /// Bodies that OpenSMTPD has encrypted are opened one at a time.
     legacy: Mutex<()>,
     turns: [Mutex<()>; TURNS],
@@ -147,15 +158,23 @@ impl Fs {
         self.0.delete_all_dropped();
     }
 
-    /// The same for everything that is dropped from now on. Never returns: it is for a thread of
+    /// The same for everything that is dropped from now on, and for bags that keep much room for
+    /// little. Never returns: it is for a thread of
     /// its own.
     pub fn delete_as_it_comes(&self) -> ! {
         self.0.delete_as_it_comes()
     }
 
+    /// Gives every message a directory of its own, as older versions expect it; says how many could
+    /// not get one.
+    pub fn unpack_all(&self) -> u64 {
+        self.0.unpack_all()
+    }
+
     fn over(disk: Arc<dyn Disk>, options: Options, lock: Option<File>) -> io::Result<Fs> {
         let shared = Shared {
             buckets: Buckets::open(&*disk)?,
+            bags: Index::default(),
             disk,
             options,
             ids: Ids::default(),
@@ -164,12 +183,15 @@ impl Fs {
             space: Space::default(),
             // Names in purge outlive a process; a random start keeps them apart.
             serial: AtomicU64::new(sys::random::number_u64()),
+            held_bytes: AtomicUsize::new(0),
             legacy: Mutex::new(()),
             turns: [const { Mutex::new(()) }; TURNS],
             _lock: lock,
         };
+        let found = shared.find_bags()?;
         shared.check_key()?;
         shared.clear_leftovers()?;
+        shared.mend_bags(found);
         Ok(Fs(Arc::new(shared)))
     }
 }
@@ -177,7 +199,7 @@ impl Fs {
 impl Store for Fs {
     fn begin(&self) -> Result<Box<dyn Draft>, BeginError> {
         let shared = &self.0;
-        let now = (shared.options.clock)();
+        let now = shared.now();
         let short = shared
             .space
             .short(&shared.options, now, || shared.disk.room());
@@ -186,7 +208,7 @@ impl Store for Fs {
         }
         let msgid = shared
             .ids
-            .draw(now, |id| shared.disk.exists(&layout::message_dir(id)))
+            .draw(now, |id| shared.is_taken(id))
             .map_err(BeginError::Io)?;
         shared.space.spend(0, space::MESSAGE_INODES);
         Ok(Box::new(FsDraft::new(shared.clone(), msgid)))
@@ -220,9 +242,22 @@ impl Store for Fs {
     fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
         self.0.envelopes(id)
     }
+
+    fn commit_parcels(&self, parcels: &[Parcel]) -> io::Result<()> {
+        self.0.noted(self.0.put_bag(parcels))
+    }
 }
 
 impl Shared {
+    fn now(&self) -> Timestamp {
+        (self.options.clock)()
+    }
+
+    /// Whether a message has this id.
+    fn is_taken(&self, id: MsgId) -> io::Result<bool> {
+        Ok(self.bags.has(id) || self.disk.exists(&layout::message_dir(id))?)
+    }
+
     /// The right to change a message's directory. Not to be held across a sync.
     fn turn(&self, id: MsgId) -> MutexGuard<'_, ()> {
         let turn = id.get() as usize % TURNS;
@@ -246,7 +281,7 @@ impl Shared {
     /// A call has failed: if that was for a shortage, the log says so, once for all.
     fn note(&self, error: &io::Error) {
         if super::is_shortage(error) {
-            let now = (self.options.clock)();
+            let now = self.now();
             self.space
                 .refused(error, &self.options, now, || self.disk.room());
         }
@@ -255,7 +290,7 @@ impl Shared {
     /// What became of a call that writes.
     fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
         match &result {
-            Ok(_) => self.space.written((self.options.clock)()),
+            Ok(_) => self.space.written(self.now()),
             Err(error) => self.note(error),
         }
         result

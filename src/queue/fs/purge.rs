@@ -11,6 +11,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::log;
 
@@ -22,6 +23,8 @@ const MAX_DEPTH: usize = 8;
 const BATCH: usize = 1000;
 /// Directories that may wait to be deleted; whoever brings more deletes his own.
 const DROPPED_MAX: usize = 1024;
+/// Between two looks at bags of which little is left.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 
 /// Directories in `purge` that wait to be deleted by somebody who has time. What is not deleted when
 /// the process ends, the next one deletes.
@@ -48,16 +51,14 @@ impl Dropped {
         waiting.pop_front()
     }
 
-    /// The next one, however long that takes.
-    fn wait(&self) -> PathBuf {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(path) = waiting.pop_front() {
-                return path;
-            }
-            let woken = self.came.wait(waiting);
-            waiting = woken.unwrap_or_else(PoisonError::into_inner);
-        }
+    /// The next one, if one comes within this time.
+    fn wait(&self, time: Duration) -> Option<PathBuf> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let woken = self
+            .came
+            .wait_timeout_while(waiting, time, |waiting| waiting.is_empty());
+        let (mut waiting, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        waiting.pop_front()
     }
 }
 
@@ -103,10 +104,17 @@ impl Shared {
         }
     }
 
-    /// Deletes what is dropped, as it comes, for ever.
+    /// Deletes what is dropped, as it comes, for ever; and looks after old bags.
     pub(super) fn delete_as_it_comes(&self) -> ! {
+        let mut looked = self.now();
         loop {
-            self.delete_dropped(&self.dropped.wait());
+            if let Some(away) = self.dropped.wait(BETWEEN_LOOKS) {
+                self.delete_dropped(&away);
+            }
+            if self.now().since(looked) >= BETWEEN_LOOKS.as_secs() {
+                self.unpack_left_over();
+                looked = self.now();
+            }
         }
     }
 

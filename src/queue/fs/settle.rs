@@ -4,6 +4,9 @@
 //! are distinct, so any number of these run at once; short locks, by message and never held
 //! across a sync, keep a removal from overlapping an arrival in the same directory.
 //!
+//! What is in a bag is only marked when it is removed; any other change unpacks it, in one step with
+//! the change.
+//!
 //! A removal is not synced. Power lost right after it may bring the envelope back, and the mail
 //! goes out twice: that is the at-least-once that was promised, at half the price.
 
@@ -16,6 +19,7 @@ use crate::queue::coding::Name;
 use crate::queue::envelope_file;
 use crate::sys;
 
+use super::bags::Change;
 use super::incoming::ID_ATTEMPTS;
 use super::{Shared, invalid, layout};
 
@@ -28,6 +32,9 @@ struct Others {
 
 impl Shared {
     pub(super) fn update(&self, envelope: &Envelope) -> io::Result<()> {
+        if self.unpack(envelope.id.msgid(), Change::Replaced(envelope))? {
+            return Ok(());
+        }
         let path = layout::envelope_path(envelope.id);
         let scratch = self.write_scratch(envelope)?;
         let placed = {
@@ -44,10 +51,14 @@ impl Shared {
     pub(super) fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
         let msgid = envelope.id.msgid();
         let id = self.free_id(msgid)?;
-        let scratch = self.write_scratch(&Envelope {
+        let added = Envelope {
             id,
             ..envelope.clone()
-        })?;
+        };
+        if self.unpack(msgid, Change::Added(&added))? {
+            return Ok(id);
+        }
+        let scratch = self.write_scratch(&added)?;
         let placed = {
             let _turn = self.turn(msgid);
             self.disk.rename(&scratch, &layout::envelope_path(id))
@@ -59,6 +70,10 @@ impl Shared {
     /// The last envelope takes the message with it: its directory leaves `queue` by one rename,
     /// whole, and is then taken apart. What is there decides, not what was there once.
     pub(super) fn remove(&self, id: EvpId) -> io::Result<()> {
+        if self.settle_in_bag(id)? {
+            return Ok(());
+        }
+        self.make_owed_marks()?;
         let msgid = id.msgid();
         let dir = layout::message_dir(msgid);
         let _turn = self.turn(msgid);
@@ -112,7 +127,7 @@ impl Shared {
             let Some(id) = EvpId::new(msgid, sys::random::number_u32()) else {
                 continue;
             };
-            if !self.disk.exists(&layout::envelope_path(id))? {
+            if !self.bags.has_envelope(id) && !self.disk.exists(&layout::envelope_path(id))? {
                 return Ok(id);
             }
         }

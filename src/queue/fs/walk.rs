@@ -15,6 +15,7 @@ use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::{LoadError, is_shortage};
 
+use super::bags::form::Part;
 use super::{EntryKind, Shared, bogus, buckets, layout};
 
 /// A walk that finds descriptors used up waits for them: what it leaves out would lie there until
@@ -22,7 +23,8 @@ use super::{EntryKind, Shared, bogus, buckets, layout};
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
 const SHORT_TRIES: usize = 24 * 60 * 60;
 
-/// The ids of all messages, bucket by bucket.
+/// The ids of all messages: of those in bags, then bucket by bucket. One that is unpacked meanwhile
+/// may come twice.
 pub(super) struct Walk {
     shared: Arc<Shared>,
     buckets: std::vec::IntoIter<u8>,
@@ -31,11 +33,12 @@ pub(super) struct Walk {
 
 impl Walk {
     pub(super) fn new(shared: Arc<Shared>) -> Walk {
+        let bagged = shared.bags.messages();
         let buckets = shared.patiently(|| buckets::list(&*shared.disk));
         Walk {
             shared,
             buckets: buckets.into_iter(),
-            current: Vec::new().into_iter(),
+            current: bagged.into_iter(),
         }
     }
 }
@@ -57,6 +60,15 @@ impl Iterator for Walk {
     }
 }
 
+/// What was read of a message's envelopes.
+#[derive(Default)]
+struct Readings {
+    envelopes: Vec<Envelope>,
+    unreadable: Vec<(EvpId, String)>,
+    /// Whether there are some that may be read another time.
+    closed: bool,
+}
+
 /// The names in one message's directory.
 #[derive(Default)]
 struct Listing {
@@ -69,6 +81,14 @@ impl Shared {
     pub(super) fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
         let result = self.read_envelope(id);
         match &result {
+            Err(LoadError::Corrupt(why)) if self.bags.has(id.msgid()) => {
+                self.unpack_unreadable(id.msgid(), why);
+                let is_unpacked = !self.bags.has(id.msgid())
+                    && matches!(self.disk.exists(&layout::envelope_path(id)), Ok(true));
+                if is_unpacked {
+                    return self.load(id);
+                }
+            }
             Err(LoadError::Corrupt(why)) => {
                 let _turn = self.turn(id.msgid());
                 self.set_aside_one(id, why);
@@ -83,33 +103,56 @@ impl Shared {
         if self.ids.is_live(msgid) {
             return Err(io::Error::from(io::ErrorKind::NotFound));
         }
+        if let Some(ids) = self.bagged(msgid) {
+            let read = self.read_these(&ids)?;
+            let Some((id, why)) = read.unreadable.first() else {
+                return Ok(read.envelopes);
+            };
+            self.unpack_unreadable(msgid, &format!("{id}: {why}"));
+            if self.bags.has(msgid) {
+                return Ok(read.envelopes);
+            }
+            if !self.disk.exists(&layout::message_dir(msgid))? {
+                return Ok(Vec::new());
+            }
+        }
         let listing = self.listing(msgid).inspect_err(|error| self.note(error))?;
         if let Some(problem) = self.problem_of(msgid, &listing) {
             let _turn = self.turn(msgid);
             self.set_aside(msgid, problem);
             return Ok(Vec::new());
         }
-        let mut envelopes = Vec::with_capacity(listing.envelopes.len());
-        let mut unreadable = Vec::new();
-        let mut closed = false;
-        for id in listing.envelopes {
+        let read = self.read_these(&listing.envelopes)?;
+        let others = read.closed || !read.envelopes.is_empty();
+        self.set_aside_these(msgid, &read.unreadable, others);
+        Ok(read.envelopes)
+    }
+
+    fn read_these(&self, ids: &[EvpId]) -> io::Result<Readings> {
+        let mut read = Readings::default();
+        for &id in ids {
             match self.read_envelope(id) {
-                Ok(envelope) => envelopes.push(envelope),
+                Ok(envelope) => read.envelopes.push(envelope),
                 Err(LoadError::Missing) => {}
-                Err(LoadError::Corrupt(why)) => unreadable.push((id, why)),
+                Err(LoadError::Corrupt(why)) => read.unreadable.push((id, why)),
                 // All of it can be read a little later.
                 Err(LoadError::Io(error)) if is_shortage(&error) => {
                     self.note(&error);
                     return Err(error);
                 }
                 Err(LoadError::Io(error)) => {
-                    closed = true;
+                    read.closed = true;
                     log::warn(format_args!("queue: {error}"));
                 }
             }
         }
-        self.set_aside_these(msgid, &unreadable, closed || !envelopes.is_empty());
-        Ok(envelopes)
+        Ok(read)
+    }
+
+    /// The envelopes of a message that is in a bag.
+    fn bagged(&self, msgid: MsgId) -> Option<Vec<EvpId>> {
+        let (_, parts) = self.bags.envelopes(msgid)?;
+        Some(parts.iter().filter_map(Part::envelope).collect())
     }
 
     /// Unreadable envelopes go one by one while there are `others` to stay for, else all together.
@@ -141,8 +184,10 @@ impl Shared {
 
     /// The names of a message's envelopes, as far as they can be had.
     pub(super) fn listed(&self, msgid: MsgId) -> Vec<EvpId> {
-        let listing = self.listing(msgid);
-        listing.map(|found| found.envelopes).unwrap_or_default()
+        self.bagged(msgid).unwrap_or_else(|| {
+            let listing = self.listing(msgid);
+            listing.map(|found| found.envelopes).unwrap_or_default()
+        })
     }
 
     fn listing(&self, msgid: MsgId) -> io::Result<Listing> {

@@ -1,0 +1,340 @@
+//! Which messages are in bags: what the marks on the disk say, at hand.
+//!
+//! The index decides and the marks follow. A message that is being unpacked can be read meanwhile;
+//! whoever wants to change it waits.
+
+use std::collections::HashMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::mail::{EvpId, MsgId};
+use crate::util::Timestamp;
+
+use super::form::{Contents, Part};
+
+/// The messages that are in bags.
+#[derive(Default)]
+pub(in crate::queue::fs) struct Index {
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    places: HashMap<MsgId, Place>,
+    bags: HashMap<u64, Bag>,
+    /// Marks that could not be made.
+    owed: Vec<Marks>,
+}
+
+/// Where a message is.
+#[derive(Clone, Copy)]
+struct Place {
+    bag: u64,
+    /// Which of the bag's parts is its body.
+    body: usize,
+    parts: usize,
+    /// Envelopes that are not settled.
+    live: usize,
+    busy: bool,
+}
+
+struct Bag {
+    parts: Box<[Part]>,
+    gone: Box<[bool]>,
+    marks_at: u64,
+    /// Messages that are in it and nowhere else.
+    live: usize,
+    live_bytes: u64,
+    bytes: u64,
+    since: Timestamp,
+}
+
+/// Marks of a message or of an envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Marks {
+    pub(super) bag: u64,
+    /// Where in the bag.
+    pub(super) at: u64,
+    pub(super) count: usize,
+}
+
+/// What became of an envelope that is settled.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It is in no bag.
+    Elsewhere,
+    /// It is counted as settled; the bag stays.
+    Here,
+    /// It was the last one: the bag goes.
+    Last(Marks),
+}
+
+/// A message that is taken out. Nobody else changes it until it is put back or forgotten.
+pub(super) struct Taken {
+    pub(super) msgid: MsgId,
+    pub(super) bag: u64,
+    pub(super) body: Part,
+    pub(super) envelopes: Vec<Part>,
+    /// Those of all its parts.
+    pub(super) marks: Marks,
+}
+
+impl Bag {
+    fn bytes_of(&self, place: &Place) -> u64 {
+        let parts = self.parts.get(place.body..place.body + place.parts);
+        let lengths = parts.unwrap_or_default().iter();
+        lengths.map(|part| u64::from(part.length())).sum()
+    }
+
+    /// The unsettled envelopes of a message, by their places among the parts.
+    fn envelopes(&self, place: &Place) -> impl Iterator<Item = (usize, Part)> {
+        let places = place.body + 1..place.body + place.parts;
+        places.filter_map(|at| match self.gone.get(at) {
+            Some(false) => Some((at, *self.parts.get(at)?)),
+            _ => None,
+        })
+    }
+
+    /// Where an unsettled envelope of a message is among the parts, which are in the order of ids.
+    fn find(&self, place: &Place, id: EvpId) -> Option<usize> {
+        let first = place.body + 1;
+        let parts = self.parts.get(first..place.body + place.parts)?;
+        let found = parts.binary_search_by_key(&Some(id), Part::envelope);
+        let at = first + found.ok()?;
+        (self.gone.get(at) == Some(&false)).then_some(at)
+    }
+}
+
+impl State {
+    fn of(&self, msgid: MsgId) -> Option<(Place, &Bag)> {
+        let place = *self.places.get(&msgid)?;
+        Some((place, self.bags.get(&place.bag)?))
+    }
+
+    /// Forgets a message; says whether its bag went with it.
+    fn forget(&mut self, msgid: MsgId) -> bool {
+        let Some(place) = self.places.remove(&msgid) else {
+            return false;
+        };
+        let Some(bag) = self.bags.get_mut(&place.bag) else {
+            return false;
+        };
+        bag.live -= 1;
+        bag.live_bytes = bag.live_bytes.saturating_sub(bag.bytes_of(&place));
+        if bag.live > 0 {
+            return false;
+        }
+        self.bags.remove(&place.bag);
+        true
+    }
+}
+
+impl Index {
+    /// Takes in a bag; says whether anything in it is still to be delivered. `gone` says which
+    /// parts are not.
+    pub(super) fn add(
+        &self,
+        number: u64,
+        contents: Contents,
+        gone: Vec<bool>,
+        now: Timestamp,
+    ) -> bool {
+        let mut state = self.lock();
+        let mut bag = Bag {
+            parts: contents.parts.into(),
+            gone: gone.into(),
+            marks_at: contents.marks_at,
+            live: 0,
+            live_bytes: 0,
+            bytes: 0,
+            since: now,
+        };
+        for message in contents.messages {
+            let mut place = Place {
+                bag: number,
+                body: message.body,
+                parts: message.parts,
+                live: 0,
+                busy: false,
+            };
+            place.live = bag.envelopes(&place).count();
+            let bytes = bag.bytes_of(&place);
+            bag.bytes += bytes;
+            if place.live > 0 && !state.places.contains_key(&message.msgid) {
+                state.places.insert(message.msgid, place);
+                bag.live += 1;
+                bag.live_bytes += bytes;
+            }
+        }
+        let lives = bag.live > 0;
+        if lives {
+            state.bags.insert(number, bag);
+        }
+        lives
+    }
+
+    /// Whether a bag has this number.
+    pub(super) fn has_bag(&self, number: u64) -> bool {
+        self.lock().bags.contains_key(&number)
+    }
+
+    /// Whether a message is in a bag.
+    pub(in crate::queue::fs) fn has(&self, msgid: MsgId) -> bool {
+        self.lock().places.contains_key(&msgid)
+    }
+
+    /// Whether an envelope is in a bag.
+    pub(in crate::queue::fs) fn has_envelope(&self, id: EvpId) -> bool {
+        self.envelope(id).is_some()
+    }
+
+    /// All messages.
+    pub(in crate::queue::fs) fn messages(&self) -> Vec<MsgId> {
+        self.lock().places.keys().copied().collect()
+    }
+
+    /// Messages of one bag.
+    pub(super) fn messages_in(&self, bag: u64) -> Vec<MsgId> {
+        let state = self.lock();
+        let of_bag = state.places.iter().filter(|(_, place)| place.bag == bag);
+        of_bag.map(|(msgid, _)| *msgid).collect()
+    }
+
+    /// Messages in bags that came before `since` and of which less than half is left.
+    pub(super) fn left_over(&self, since: Timestamp) -> Vec<MsgId> {
+        let state = self.lock();
+        let wasteful = |place: &Place| {
+            let bag = state.bags.get(&place.bag);
+            bag.is_some_and(|bag| bag.since <= since && bag.live_bytes * 2 < bag.bytes)
+        };
+        let found = state.places.iter().filter(|(_, place)| wasteful(place));
+        found.map(|(msgid, _)| *msgid).collect()
+    }
+
+    /// The bag of a message, and its body there.
+    pub(super) fn body(&self, msgid: MsgId) -> Option<(u64, Part)> {
+        let state = self.lock();
+        let (place, bag) = state.of(msgid)?;
+        Some((place.bag, *bag.parts.get(place.body)?))
+    }
+
+    /// The bag of an envelope that is not settled, and its place there.
+    pub(super) fn envelope(&self, id: EvpId) -> Option<(u64, Part)> {
+        let state = self.lock();
+        let (place, bag) = state.of(id.msgid())?;
+        let at = bag.find(&place, id)?;
+        Some((place.bag, *bag.parts.get(at)?))
+    }
+
+    /// The bag of a message, and its envelopes that are not settled.
+    pub(in crate::queue::fs) fn envelopes(&self, msgid: MsgId) -> Option<(u64, Vec<Part>)> {
+        let state = self.lock();
+        let (place, bag) = state.of(msgid)?;
+        let parts = bag.envelopes(&place).map(|(_, part)| part).collect();
+        Some((place.bag, parts))
+    }
+
+    /// The mark to make for an envelope that is to be settled; the last one of a bag needs none.
+    pub(super) fn mark_of(&self, id: EvpId) -> Option<Marks> {
+        let state = self.lock();
+        let (place, bag) = state.of(id.msgid())?;
+        let at = bag.find(&place, id)?;
+        let is_last = place.live == 1 && bag.live == 1;
+        let mark = Marks {
+            bag: place.bag,
+            at: bag.marks_at + at as u64,
+            count: 1,
+        };
+        (!is_last).then_some(mark)
+    }
+
+    /// Counts an envelope as settled.
+    pub(super) fn settle(&self, id: EvpId) -> Settled {
+        let mut state = self.wait(id.msgid());
+        let Some((place, bag)) = state.of(id.msgid()) else {
+            return Settled::Elsewhere;
+        };
+        let Some(at) = bag.find(&place, id) else {
+            return Settled::Here;
+        };
+        let mark = Marks {
+            bag: place.bag,
+            at: bag.marks_at + at as u64,
+            count: 1,
+        };
+        if place.live == 1 {
+            return match state.forget(id.msgid()) {
+                true => Settled::Last(mark),
+                false => Settled::Here,
+            };
+        }
+        if let Some(place) = state.places.get_mut(&id.msgid()) {
+            place.live -= 1;
+        }
+        let bag = state.bags.get_mut(&mark.bag);
+        if let Some(gone) = bag.and_then(|bag| bag.gone.get_mut(at)) {
+            *gone = true;
+        }
+        Settled::Here
+    }
+
+    /// Takes a message out, if it is in a bag.
+    pub(super) fn take(&self, msgid: MsgId) -> Option<Taken> {
+        let mut state = self.wait(msgid);
+        let (place, bag) = state.of(msgid)?;
+        let taken = Taken {
+            msgid,
+            bag: place.bag,
+            body: *bag.parts.get(place.body)?,
+            envelopes: bag.envelopes(&place).map(|(_, part)| part).collect(),
+            marks: Marks {
+                bag: place.bag,
+                at: bag.marks_at + place.body as u64,
+                count: place.parts,
+            },
+        };
+        if let Some(place) = state.places.get_mut(&msgid) {
+            place.busy = true;
+        }
+        Some(taken)
+    }
+
+    /// A message that was taken out is as before.
+    pub(super) fn put_back(&self, msgid: MsgId) {
+        if let Some(place) = self.lock().places.get_mut(&msgid) {
+            place.busy = false;
+        }
+        self.freed.notify_all();
+    }
+
+    /// A message that was taken out is no longer in a bag. Says whether the bag goes with it.
+    pub(super) fn forget(&self, msgid: MsgId) -> bool {
+        let last = self.lock().forget(msgid);
+        self.freed.notify_all();
+        last
+    }
+
+    /// Notes marks that could not be made.
+    pub(super) fn owe(&self, marks: Marks) {
+        self.lock().owed.push(marks);
+    }
+
+    /// Takes marks that could not be made.
+    pub(super) fn owed(&self) -> Option<Marks> {
+        self.lock().owed.pop()
+    }
+
+    /// Waits until nobody has taken the message.
+    fn wait(&self, msgid: MsgId) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while state.places.get(&msgid).is_some_and(|place| place.busy) {
+            let woken = self.freed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
