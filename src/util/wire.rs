@@ -1,6 +1,6 @@
 //! Values in frames: what is in them is named once, and both directions are made of that.
 //!
-//! [`wire!`] takes the fields of a struct in their order, and for an enum the number of each
+//! `wire!` takes the fields of a struct in their order, and for an enum the number of each
 //! variant. A field may be written in another [`Form`] than its own: `text as Cut<1024>`.
 
 use std::collections::BTreeMap;
