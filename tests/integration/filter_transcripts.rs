@@ -5,7 +5,8 @@
 //! than OpenSMTPD tells it. `[answers]` has the filter's decisions, `phase|parameter|decision`;
 //! `[client]` what clients do: `1> line` sends, `1< 250` is the reply, `1! hangup` and `1! starttls`
 //! do that, and a session begins where its number comes first; `[told]` is what the filter reads.
-//! Sessions are S1 and S2 there, messages M1 and M2, tokens letters, times T, ports P.
+//! Sessions are S1 and S2 there, one after the other, messages M1 and M2, tokens letters, times T,
+//! ports P.
 //! SMTPD_WRITE_GOLDEN=1 writes `[told]` anew.
 
 use std::collections::BTreeMap;
@@ -185,6 +186,20 @@ fn session_of(line: &str) -> Option<&str> {
     line.split('|').nth(5).filter(|_| told)
 }
 
+/// Session after session in the order in which they began: what is told of one session has an order,
+/// what is told of two, that are served by different threads, has none.
+fn by_session(lines: &[String]) -> Vec<&String> {
+    let mut begun = Vec::new();
+    let mut told = Vec::new();
+    for line in lines {
+        if let Some(session) = session_of(line) {
+            told.push((Names::of(&mut begun, session), line));
+        }
+    }
+    told.sort_by_key(|(session, _)| *session);
+    told.into_iter().map(|(_, line)| line).collect()
+}
+
 /// Lines of sessions that have ended, all of them; `None` while one goes on.
 fn ended(text: &str) -> Option<Vec<String>> {
     let whole = text.is_empty() || text.ends_with('\n');
@@ -225,8 +240,10 @@ fn a_filter_is_told_what_the_transcripts_say() {
         });
         let mut names = Names::default();
         let lines = ended(&since()).unwrap();
-        let told = lines.iter().filter(|line| session_of(line).is_some());
-        let told: String = told.map(|line| names.line(line) + "\n").collect();
+        let told: String = by_session(&lines)
+            .into_iter()
+            .map(|line| names.line(line) + "\n")
+            .collect();
         if std::env::var_os("SMTPD_WRITE_GOLDEN").is_some() {
             transcript.told = told;
             transcript.write(&path);
