@@ -29,9 +29,13 @@ pub struct Held {
     pub _spool_lock: Option<File>,
 }
 
-/// Another daemon on its way out may still hold the spool, and the engine of a parent that was
-/// killed the socket, but not for long.
-const ORPHAN_TIME: Duration = Duration::from_secs(1);
+/// Another daemon on its way out may still hold the spool, but not for long.
+const LEAVING_TIME: Duration = Duration::from_secs(1);
+/// The engine of a parent that was killed may hold the sockets until it notices, which takes longer
+/// on a busy machine, and while it is just starting.
+const ORPHAN_TIME: Duration = Duration::from_secs(5);
+/// How often is looked again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Makes sure that of several daemons started at once only one goes on to the socket and the
 /// listeners. It goes when it is closed. Where a directory cannot be locked (some network file
@@ -39,11 +43,11 @@ const ORPHAN_TIME: Duration = Duration::from_secs(1);
 pub fn lock_spool(paths: &Paths) -> Result<Option<File>, String> {
     let failed = |error: io::Error| format!("{}: {}", paths.spool.display(), strerror(&error));
     let spool = open::dir(&paths.spool).map_err(failed)?;
-    let patience = Instant::now() + ORPHAN_TIME;
+    let patience = Instant::now() + LEAVING_TIME;
     loop {
         match lock::try_flock(&spool) {
             Ok(true) => return Ok(Some(spool)),
-            Ok(false) if Instant::now() < patience => std::thread::sleep(ORPHAN_TIME / 20),
+            Ok(false) if Instant::now() < patience => std::thread::sleep(LOOK_INTERVAL),
             Ok(false) => return Err(running(&paths.socket)),
             Err(_) => return Ok(None),
         }
@@ -61,6 +65,8 @@ pub struct ControlSocket {
     /// The socket.
     pub listener: UnixListener,
     path: PathBuf,
+    /// One was there before: a daemon has ended without taking its own away.
+    replaces_another: bool,
 }
 
 impl ControlSocket {
@@ -70,22 +76,40 @@ impl ControlSocket {
         let patience = Instant::now() + ORPHAN_TIME;
         while unix_connect::answers(path).map_err(failed)? {
             if Instant::now() < patience {
-                std::thread::sleep(ORPHAN_TIME / 20);
+                std::thread::sleep(LOOK_INTERVAL);
                 continue;
             }
             return Err(running(path));
         }
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
+        let replaces_another = match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => {
+                fs::remove_file(path).map_err(failed)?;
+                true
+            }
             Ok(_) => return Err(format!("{}: not a socket", path.display())),
-            Err(_) => {}
-        }
+            Err(_) => false,
+        };
         let listener = UnixListener::bind(path).map_err(failed)?;
         fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
         Ok(ControlSocket {
             listener,
             path: path.to_owned(),
+            replaces_another,
         })
+    }
+
+    /// Tries what an orphan of a daemon that was killed may hinder, again and again as long as
+    /// there may be one.
+    pub fn outlast_orphan<T>(&self, attempt: impl Fn() -> Result<T, String>) -> Result<T, String> {
+        let patience = Instant::now() + ORPHAN_TIME;
+        loop {
+            match attempt() {
+                Err(_) if self.replaces_another && Instant::now() < patience => {
+                    std::thread::sleep(LOOK_INTERVAL);
+                }
+                result => return result,
+            }
+        }
     }
 }
 
@@ -154,6 +178,26 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(ControlSocket::bind(&path).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn what_an_orphan_holds_is_waited_for_only_after_a_daemon_that_was_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("smtpd.sock");
+        let tried = std::cell::Cell::new(0);
+        let third_time = || {
+            tried.set(tried.get() + 1);
+            (tried.get() >= 3)
+                .then_some(())
+                .ok_or_else(|| "in use".to_owned())
+        };
+        let first = ControlSocket::bind(&path).unwrap();
+        assert_eq!(first.outlast_orphan(third_time), Err("in use".to_owned()));
+        drop(first);
+        drop(UnixListener::bind(&path).unwrap());
+        let second = ControlSocket::bind(&path).unwrap();
+        assert_eq!(second.outlast_orphan(third_time), Ok(()));
+        assert_eq!(tried.get(), 3);
     }
 
     #[test]

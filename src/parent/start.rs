@@ -43,7 +43,7 @@ pub fn start(
     // A queue run takes no mail from the network, and disturbs no one who does.
     let listeners = match options.run_once {
         true => Vec::new(),
-        false => bind_all(&in_use.config.listeners, &[])?,
+        false => control.outlast_orphan(|| bind_all(&in_use.config.listeners, &[]))?,
     };
     let advice =
         (trial && !options.run_once).then(|| built_in::advice(&options.paths, &in_use.config));
