@@ -11,9 +11,7 @@ use crate::log::maillog;
 use crate::mail::{Facts, MailAddr, MsgId, Peer, Refusal, SessionId};
 use crate::queue::BeginError;
 use crate::session::{Listening, Services};
-use crate::transaction::{
-    Asked, Completion, Fault, Protocol, ShownUser, Source, Terms, Transaction,
-};
+use crate::transaction::{Asked, Fault, Source, Terms, Transaction};
 use crate::util::{Live, Timestamp};
 
 use super::{Dsn, Inject};
@@ -49,7 +47,9 @@ impl Inject for FrontDoor {
         transaction
             .add(&dsn.to, &Asked::default(), destinations, now)
             .map_err(no_queue)?;
-        let mut writing = transaction.write(terms(), now).map_err(no_queue)?;
+        let mut writing = transaction
+            .write(Terms::as_it_is(Source::Shown), now)
+            .map_err(no_queue)?;
         writing.write(&dsn.text, dsn.text.len() as u64);
         let accepted = writing.finish().map_err(refused)?;
         let msgid = accepted.committed.msgid();
@@ -73,21 +73,6 @@ fn facts(socket: &Listening, dsn: &Dsn) -> Facts {
         tls: false,
         tag: socket.tag.clone(),
         sender: MailAddr::null(),
-    }
-}
-
-/// A report is complete, and as long as it is.
-fn terms() -> Terms {
-    Terms {
-        junk: false,
-        filtered: false,
-        tls: None,
-        user: ShownUser::Hidden,
-        masquerade: false,
-        protocol: Protocol::Esmtp,
-        source: Source::Shown,
-        completion: Completion::None,
-        limit_bytes: u64::MAX,
     }
 }
 

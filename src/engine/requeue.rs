@@ -15,7 +15,7 @@ use crate::log;
 use crate::mail::{Envelope, EvpId, Facts, Kind, MailAddr, MsgId};
 use crate::queue::LoadError;
 use crate::session::Services as _;
-use crate::transaction::{Asked, Completion, Protocol, ShownUser, Source, Terms, Transaction};
+use crate::transaction::{Asked, Source, Terms, Transaction};
 use crate::util::Timestamp;
 
 use super::services::Services;
@@ -205,7 +205,9 @@ fn try_again(
     }
     let msgid = transaction.msgid();
     if !going.is_empty() {
-        let mut writing = transaction.write(terms(), now).map_err(|e| e.to_string())?;
+        let mut writing = transaction
+            .write(Terms::as_it_is(Source::Masked), now)
+            .map_err(|e| e.to_string())?;
         let body = services.queue.open_body(first.id.msgid());
         let mut body = body.map_err(|error| error.to_string())?;
         let mut buffer = vec![0; 64 * 1024];
@@ -245,20 +247,5 @@ fn facts(envelope: &Envelope, change: &Change) -> Facts {
             .sender
             .clone()
             .unwrap_or_else(|| envelope.sender.clone()),
-    }
-}
-
-/// The message is complete; a Received field says that it was here again.
-fn terms() -> Terms {
-    Terms {
-        junk: false,
-        filtered: false,
-        tls: None,
-        user: ShownUser::Hidden,
-        masquerade: false,
-        protocol: Protocol::Esmtp,
-        source: Source::Masked,
-        completion: Completion::None,
-        limit_bytes: u64::MAX,
     }
 }

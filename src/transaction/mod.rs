@@ -84,6 +84,23 @@ pub struct Terms {
     pub limit_bytes: u64,
 }
 
+impl Terms {
+    /// Those of a message that the daemon brings itself, a report or one of its queue: as it is.
+    pub fn as_it_is(source: Source) -> Terms {
+        Terms {
+            protocol: Protocol::Esmtp,
+            source,
+            tls: None,
+            user: ShownUser::Hidden,
+            completion: Completion::None,
+            junk: false,
+            filtered: false,
+            masquerade: false,
+            limit_bytes: u64::MAX,
+        }
+    }
+}
+
 /// What the client greeted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
