@@ -141,11 +141,13 @@ fuzz:
 bench: build
 	sh tests/bench/run.sh ${BENCHFLAGS}
 
-# Processes are killed while mail comes in, and every message is accounted for. Needs root, python3.
+# Processes are killed while mail comes in, and every message is accounted for; then attacks on the time
+# of others, in figures. Needs root, python3.
 # More of it: make torture TORTUREFLAGS='--kills 1000 --minutes 60' HELPERFLAGS='--seconds 300'
 torture: build
 	python3 -B tests/torture/run.py ${TORTUREFLAGS}
 	python3 -B tests/torture/helpers.py ${HELPERFLAGS}
+	python3 -B tests/torture/attacks.py ${ATTACKFLAGS}
 
 # Mail to and from other mail systems, and programs that people submit mail with; those that are not here
 # are skipped by name. Needs root. A part of it alone: make interop PEERS=postfix, make interop PARTS=curl,
