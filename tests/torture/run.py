@@ -6,7 +6,7 @@ relaying. Meanwhile the engine, the parent, the process that holds the keys, and
 killed, in an order that the seed decides. At the end no message that was answered 250 may be
 missing, cut short or changed. Twice is allowed only where a kill hit a delivery: the table says how often.
 
-Needs root and python3. The instance runs below a temporary directory, listens on loopback only, and
+Needs root, python3 and openssl(1). The instance runs below a temporary directory, listens on loopback only, and
 is stopped by its pid. When something is wrong, the directory stays and says what happened: `log` is
 the daemon's, `record` has a line for each answer, kill and arrival.
 
@@ -23,6 +23,7 @@ import shutil
 import signal
 import socket
 import socketserver
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -170,7 +171,12 @@ class Daemon:
             "lmtp": f'lmtp "127.0.0.1:{sinks["lmtp"].port}"',
             "relay": f'relay host smtp://127.0.0.1:{sinks["relay"].port}',
         }
-        lines = ["smtp limit max-mails 1000000", f"listen on 127.0.0.1 port {self.port}"]
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=mx",
+                        "-keyout", f"{self.dir}/key.pem", "-out", f"{self.dir}/cert.pem"],
+                       check=True, stderr=subprocess.DEVNULL)
+        lines = ["smtp limit max-mails 1000000",
+                 f'pki torture cert "{self.dir}/cert.pem"', f'pki torture key "{self.dir}/key.pem"',
+                 f"listen on 127.0.0.1 port {self.port} tls pki torture"]
         for way, method in ways.items():
             users = "" if way == "relay" else f' virtual {{ "@" = "{USER}" }}'
             lines.append(f'action "{way}" {method}{users}')
@@ -257,8 +263,9 @@ def command_line(pid):
 class Client(threading.Thread):
     """Sends numbered messages as fast as they are taken, and remembers what was answered."""
 
-    def __init__(self, number, port, rng, record, pace_s):
+    def __init__(self, number, port, rng, record, pace_s, tls=False):
         super().__init__(daemon=True)
+        self.tls = tls
         self.number = number
         self.port = port
         self.rng = rng
@@ -276,6 +283,8 @@ class Client(threading.Thread):
                     talk = s.makefile("rwb")
                     self.expect(talk, b"220")
                     self.ask(talk, "EHLO torture.example.net")
+                    if self.tls and self.rng.randrange(4) == 0:
+                        talk = self.start_tls(s, talk)
                     for _ in range(10):
                         sent += 1
                         self.send(talk, f"{self.number}-{sent}")
@@ -283,6 +292,15 @@ class Client(threading.Thread):
                             break
             except (OSError, EOFError, ValueError):
                 self.stop.wait(0.01)
+
+    def start_tls(self, s, talk):
+        """What the process with the keys is asked for. No certificate of the instance is known to anybody."""
+        self.ask(talk, "STARTTLS", b"220")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        talk = context.wrap_socket(s).makefile("rwb")
+        self.ask(talk, "EHLO torture.example.net")
+        return talk
 
     def send(self, talk, name):
         way = self.rng.choice(WAYS)
@@ -384,7 +402,7 @@ def torture(top, args):
     sinks = {way: Sink(way, arrivals) for way in ("lmtp", "relay")}
     daemon = Daemon(args.program, top, sinks)
     daemon.start()
-    clients = [Client(n, daemon.port, random.Random(args.seed * 1000 + n), record, args.pace)
+    clients = [Client(n, daemon.port, random.Random(args.seed * 1000 + n), record, args.pace, tls=True)
                for n in range(args.clients)]
     try:
         if not wait(lambda: serves(daemon.port), 60):
