@@ -1,7 +1,6 @@
 //! RSET and HELP.
 
 use crate::session::Session;
-use crate::session::state::State;
 use crate::smtp::Reply;
 
 use super::{not_allowed, refuse_argument};
@@ -16,9 +15,8 @@ impl Session {
     }
 
     pub(super) fn proceed_rset(&mut self, line: &[u8], out: &mut Vec<u8>) {
-        self.end_transaction();
-        self.state = State::Identified;
         self.conclude(line, Reply::new(250, "2.0.0 Reset state"), out);
+        self.end_transaction();
     }
 }
 
