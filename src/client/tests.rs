@@ -433,6 +433,38 @@ fn both_sides_are_heard_by_who_wants_to() {
     );
 }
 
+// smtpd-filters(7), REPORTS: the server is silent for too long, then the transaction is given up.
+#[test]
+fn a_server_that_falls_silent_is_told_of_before_what_comes_of_it() {
+    let (done, wait) = mpsc::channel::<()>();
+    let server = move |mut peer: Peer| {
+        peer.greet();
+        peer.serve(&[("MAIL", "250 Ok\r\n")]);
+        let _ = wait.recv();
+    };
+    let (seen, said) = mpsc::channel();
+    let mut wanted = opening(quick());
+    wanted.tap = Some(Box::new(move |said| seen.send(said).unwrap()));
+    let mut session = Session::open(Box::new(connect(server)), wanted).unwrap();
+    let transacted = session.transaction(&message(&text), recipients(1));
+    assert_eq!(transacted.untried.len(), 0, "{transacted:?}");
+    drop((session, done));
+    let said: Vec<Event> = said.iter().skip_while(|said| !is_begin(said)).collect();
+    let msgid = recipients(1)[0].id.msgid();
+    assert_eq!(
+        said,
+        [
+            Event::Begin(msgid, String::new()),
+            Event::Timeout,
+            Event::Rollback(msgid),
+        ]
+    );
+}
+
+fn is_begin(event: &Event) -> bool {
+    matches!(event, Event::Begin(..))
+}
+
 #[test]
 fn tcp_says_who_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::thread;
 
 use crate::relay::{Host, Script, submit};
 use crate::support::tls_host::{Certificate, Manner, TlsHost};
@@ -157,6 +158,11 @@ const DATA: [&str; 4] = [
     "tx-data|M|ok",
     "protocol-client|.",
 ];
+const TAKEN: [&str; 3] = [
+    "protocol-server|250 2.0.0 taken",
+    "tx-commit|M|N",
+    "tx-reset|M",
+];
 const QUIT: [&str; 3] = [
     "protocol-client|QUIT",
     "protocol-server|221 bye",
@@ -205,18 +211,7 @@ fn a_program_hears_of_a_message_that_is_accepted_in_the_promised_order() {
     check(
         "accepted",
         &found,
-        &[
-            &HELLO,
-            &MAIL[..4],
-            &rcpts.concat(),
-            &DATA,
-            &[
-                "protocol-server|250 2.0.0 taken",
-                "tx-commit|M|N",
-                "tx-reset|M",
-            ],
-            &QUIT,
-        ],
+        &[&HELLO, &MAIL[..4], &rcpts.concat(), &DATA, &TAKEN, &QUIT],
     );
 }
 
@@ -240,11 +235,7 @@ fn commands_that_run_ahead_do_not_change_the_order_of_events() {
             &MAIL[1..4],
             &MAIL[5..],
             &DATA[1..],
-            &[
-                "protocol-server|250 2.0.0 taken",
-                "tx-commit|M|N",
-                "tx-reset|M",
-            ],
+            &TAKEN,
             &QUIT,
         ],
     );
@@ -254,7 +245,7 @@ fn commands_that_run_ahead_do_not_change_the_order_of_events() {
 // not begun is none.
 #[test]
 fn a_program_hears_what_a_host_refuses() {
-    let cases: [(&str, Script, &[&[&str]]); 7] = [
+    let cases: [(&str, Script, &[&[&str]]); 8] = [
         (
             "MAIL",
             |c| c.starts_with("MAIL").then_some("451 later"),
@@ -281,6 +272,17 @@ fn a_program_hears_what_a_host_refuses() {
                 &HELLO,
                 &MAIL,
                 &[DATA[0], "protocol-server|554 no", "tx-data|M|permfail"],
+                &["tx-rollback|M", "tx-reset|M"],
+                &QUIT,
+            ],
+        ),
+        (
+            "DATA for now",
+            |c| (c == "DATA").then_some("451 later"),
+            &[
+                &HELLO,
+                &MAIL,
+                &[DATA[0], "protocol-server|451 later", "tx-data|M|tempfail"],
                 &["tx-rollback|M", "tx-reset|M"],
                 &QUIT,
             ],
@@ -337,6 +339,46 @@ fn a_program_hears_what_a_host_refuses() {
     }
 }
 
+// The reply to QUIT is what is waited for the shortest time; `client::tests` has a transaction.
+#[test]
+fn a_program_hears_of_a_host_that_is_silent_for_too_long() {
+    let host = Host::start(|c| {
+        if c == "QUIT" {
+            loop {
+                thread::park();
+            }
+        }
+        None
+    });
+    let daemon = to_host(&host);
+    submit(&daemon, ONE, BODY);
+    let silence = ["protocol-client|QUIT", "timeout", "link-disconnect"];
+    let found = transcript(&daemon, 1);
+    check("silence", &found, &[&HELLO, &MAIL, &DATA, &TAKEN, &silence]);
+    // An event without fields of its own has no separator behind the session.
+    let text = heard(&daemon);
+    let line = text.lines().find(|line| line.contains("|timeout|"));
+    assert_eq!(
+        line.map(|line| line.split('|').count()),
+        Some(6),
+        "{line:?}"
+    );
+}
+
+#[test]
+fn a_banner_that_begins_with_no_name_is_a_greeting_without_one() {
+    let host = Host::start(|c| (c == "BANNER").then_some("220 (hello) world"));
+    let daemon = to_host(&host);
+    submit(&daemon, ONE, BODY);
+    let found = transcript(&daemon, 1);
+    let start = [
+        HELLO[0],
+        "protocol-server|220 (hello) world",
+        "link-greeting|",
+    ];
+    check("no name", &found[..6], &[&start, &HELLO[3..]]);
+}
+
 // RFC 5321 §3.8: 421 may come at any time; the message goes over another connection.
 #[test]
 fn a_session_that_a_host_ends_is_followed_by_another_one() {
@@ -346,11 +388,6 @@ fn a_session_that_a_host_ends_is_followed_by_another_one() {
     host.wait(1);
     submit(&daemon, ONE, BODY);
     let found = transcript_until(&daemon, "tx-reset", 2);
-    let taken = [
-        "protocol-server|250 2.0.0 taken",
-        "tx-commit|M|N",
-        "tx-reset|M",
-    ];
     check(
         "421",
         &found,
@@ -358,7 +395,7 @@ fn a_session_that_a_host_ends_is_followed_by_another_one() {
             &HELLO,
             &MAIL,
             &DATA,
-            &taken,
+            &TAKEN,
             &[
                 MAIL[0],
                 "protocol-server|421 4.7.0 enough",
@@ -367,7 +404,7 @@ fn a_session_that_a_host_ends_is_followed_by_another_one() {
             &HELLO,
             &MAIL,
             &DATA,
-            &taken,
+            &TAKEN,
         ],
     );
 }
@@ -468,6 +505,34 @@ fn a_program_hears_of_tls_and_logins_and_not_of_passwords() {
             "protocol-client|MAIL FROM:<>",
         ]],
     );
+}
+
+// smtps: the connection is encrypted before the host says anything.
+#[test]
+fn a_program_hears_of_tls_from_the_first_byte_and_of_logins_that_fail() {
+    let host = TlsHost::start(
+        Manner::with(Certificate::self_signed("mx.example.com"))
+            .at_once()
+            .script(|command| command.starts_with("AUTH").then_some("535 5.7.8 no")),
+    );
+    let url = format!("host smtps://label@127.0.0.1:{}", host.port);
+    let secrets = "table secrets { label = \"joe:secret\" }\n";
+    let options = format!("{url} auth <secrets> tls no-verify");
+    let daemon = recorded(secrets, &options, false);
+    submit(&daemon, ONE, BODY);
+    let mut found = transcript(&daemon, 1);
+    assert!(found[1].starts_with("link-tls|TLSv1.3:TLS_"), "{found:#?}");
+    found.remove(1);
+    let login = [
+        "protocol-client|AUTH PLAIN ********",
+        "protocol-server|535 5.7.8 no",
+        "link-auth|fail|joe",
+    ];
+    let at = found.iter().position(|line| line == login[0]);
+    let at = at.unwrap_or_else(|| panic!("{found:#?}"));
+    check("login", &found[at..at + 3], &[&login]);
+    assert_eq!(found.last().map(String::as_str), Some("link-disconnect"));
+    assert_eq!(found[2], "link-greeting|mx.example.com", "{found:#?}");
 }
 
 // A handshake that fails is followed by a connection in plain text: the first one has ended by then.
