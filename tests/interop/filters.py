@@ -6,7 +6,8 @@ opensmtpd-filter-rspamd with rspamd and redis-server, -dkimsign (its signatures 
 and opendkim) and -senderscore, which are fetched with apt-get(8) and unpacked unless
 SMTPD_INTEROP_FILTERS names a directory that has them; and small ones in Python, shell and awk. No
 package has table programs of protocol 0.1, so `table.py` here speaks it to SQLite, PostgreSQL, Redis
-and an LDAP server: virtual users, aliases, passwords and users of the system's kind.
+and an LDAP server: virtual users, aliases, passwords and users of the system's kind. The transcripts of what
+filters are told are compared with what Debian's opensmtpd tells them.
 
 Needs root and Linux: everything runs in namespaces of its own, with a nameserver of its own and no
 network but loopback, as an ordinary user, and is stopped by its pid.
@@ -26,11 +27,13 @@ import tempfile
 import threading
 
 import submission
+import transcripts
 from submission import SMTPD, Skip, needed, read, run, serves, user, wait, write
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 INSIDE = "SMTPD_INTEROP_INSIDE"
-PACKAGES = ["opensmtpd-filter-rspamd", "opensmtpd-filter-dkimsign", "libopensmtpd0", "opensmtpd-filter-senderscore"]
+PACKAGES = ["opensmtpd-filter-rspamd", "opensmtpd-filter-dkimsign", "libopensmtpd0", "opensmtpd-filter-senderscore",
+            "opensmtpd"]
 # Debian's, which has the modules of Debian's packages.
 PYTHON = "/usr/bin/python3"
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
@@ -433,7 +436,7 @@ access to * by * read
     return tables_of("ldap", children, "ldap://127.0.0.1:3890 dc=tables")
 
 
-PARTS = [rspamd, dkimsign, senderscore, scripts, sqlite, postgresql, redis, ldap]
+PARTS = [rspamd, dkimsign, senderscore, scripts, transcripts.transcripts, sqlite, postgresql, redis, ldap]
 
 
 def main():
