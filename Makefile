@@ -136,8 +136,8 @@ fuzz:
 			-print_final_stats=1 -verbosity=0 -artifact_prefix="$$dir/$$name-" \
 			"$$dir/corpus/$$name" "tests/fuzz/seeds/$$name" || exit 1; done
 
-# Side by side with whatever of postfix and opensmtpd is installed here. A part of it alone:
-# make bench BENCHFLAGS='--only relay'
+# Side by side with whatever of postfix, opensmtpd and exim4 is at hand: tests/bench/README.md. A part of
+# it alone: make bench BENCHFLAGS='--only relay'
 bench: build
 	sh tests/bench/run.sh ${BENCHFLAGS}
 

@@ -3,15 +3,19 @@
 The same program (`filter.rs`) filters for both smtpds; postfix has it as a milter that does the same.
 """
 
-import smtplib
+import socket
 import statistics
 import subprocess
 import time
 
-from servers import TOP, USER, Postfix
+import load
+from machine import EXAMPLES, wait
+from postfix import Postfix
+from rows import Row, Story
+from servers import RCPT
 
-PROGRAM = f"{TOP}/target/release/examples/filter"
-MILTER_PORT = 2610
+PROGRAM = f"{EXAMPLES}/filter"
+MILTER_PORT = 2740
 
 # Ten that look and decide nothing.
 CONDITIONS = ["connect match src { 192.0.2.1 }", "connect match rdns { 'x.example' }", "helo match helo { 'x.example' }",
@@ -47,6 +51,7 @@ class Milter:
         self.child = None
         if isinstance(server, Postfix) and kind:
             self.child = subprocess.Popen([PROGRAM, "milter", str(MILTER_PORT), kind])
+            wait("the milter", listens)
 
     def __enter__(self):
         return self
@@ -57,63 +62,93 @@ class Milter:
             self.child.wait()
 
 
+def listens():
+    try:
+        socket.create_connection(("127.0.0.1", MILTER_PORT), 2).close()
+        return True
+    except OSError:
+        return False
+
+
 def start(server):
     """With the program where the other smtpd, which has a root of its own, can run it."""
     server.bring = [PROGRAM]
     server.start(deliver=False)
 
 
-def rate(server, kind, messages, sessions, source):
+def rate(server, kind, args):
     if not configure(server, kind):
         return None
     with Milter(server, kind):
         start(server)
         try:
-            return messages / source(server.port, messages, sessions, True, f"{USER}@mx.example.org")
+            return load.rate(server, lambda count: load.smtp_source(server.port, count, args.sessions, args.size),
+                             args, args.sessions, args.size)
         finally:
             server.stop()
             server.filters = None
 
 
-def latency(server, kind, rounds=200):
-    """Median microseconds of each command and of the final dot."""
+STEPS = {"EHLO": b"EHLO client.example.net", "MAIL": b"MAIL FROM:<a@example.net>", "RCPT": f"RCPT TO:<{RCPT}>".encode(),
+         "DATA": b"DATA", "dot": b"Subject: x\r\n\r\nx\r\n.", "QUIT": b"QUIT"}
+
+
+def dialogue(port):
+    """Microseconds until the reply to each command, the banner among them, of a new session."""
+    begun = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port), 60) as s, s.makefile("rb") as replies:
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def reply(step):
+            line = replies.readline()
+            while line[3:4] == b"-":
+                line = replies.readline()
+            if line[:1] not in (b"2", b"3"):
+                raise RuntimeError(f"{step}: {line!r}")
+            return (time.perf_counter() - begun) * 1e6
+        times = {"banner": reply("banner")}
+        for step, line in STEPS.items():
+            begun = time.perf_counter()
+            s.sendall(line + b"\r\n")
+            times[step] = reply(step)
+    return times
+
+
+def latency(server, kind, rounds):
+    """Medians of each step; None where there is no such filter."""
     if not configure(server, kind):
         return None
-    steps = {"EHLO": b"EHLO client.example.net", "MAIL": b"MAIL FROM:<a@example.net>",
-             "RCPT": f"RCPT TO:<{USER}@mx.example.org>".encode(), "DATA": b"DATA", "dot": b"Subject: x\r\n\r\nx\r\n."}
-    times = {step: [] for step in steps}
     with Milter(server, kind):
         start(server)
         try:
-            with smtplib.SMTP("127.0.0.1", server.port, timeout=60) as client:
-                for _ in range(rounds):
-                    for step, line in steps.items():
-                        begun = time.perf_counter()
-                        client.send(line + b"\r\n")
-                        code, text = client.getreply()
-                        times[step].append((time.perf_counter() - begun) * 1e6)
-                        if code not in (250, 354):
-                            raise RuntimeError(f"{server.name}: {step}: {code} {text}")
+            # The first one may start processes.
+            dialogue(server.port)
+            times = [dialogue(server.port) for _ in range(rounds)]
         finally:
             server.stop()
             server.filters = None
-    return {step: statistics.median(found) for step, found in times.items()}
+    return {step: statistics.median(found[step] for found in times) for step in times[0]}
 
 
-def measure(servers, args, source, report):
-    for title, kind in KINDS.items():
-        figures = {server.name: [] for server in servers}
-        for _ in range(args.rounds):
-            for server in servers:
-                found = rate(server, kind, args.messages if server.name == "smtpd-rs" else args.messages // 4,
-                             args.sessions, source)
-                if found:
-                    figures[server.name].append(found)
-        report(f"filters: {title}, kept sessions", "messages/s",
-               {name: statistics.median(found) for name, found in figures.items() if found})
-    print("\nlatency of each command, median (microseconds)")
+def latencies(servers, rounds):
+    """What each phase takes without filters, and how much more with them."""
+    lines = []
     for server in servers:
+        without = None
         for title, kind in KINDS.items():
-            found = latency(server, kind)
-            if found:
-                print(f"  {server.name:10} {title:24}" + "".join(f" {step} {us:7.0f}" for step, us in found.items()), flush=True)
+            found = latency(server, kind, rounds)
+            if not found:
+                continue
+            without = without or found
+            shown = (f"{step} {us:6.0f}" if kind is None else f"{step} {us - without[step]:+6.0f}" for step, us in found.items())
+            lines.append(f"{server.name:10} {title:24} " + "  ".join(shown))
+    return lines
+
+
+def rows(servers, args):
+    some = [server for server in servers if server.name in ("smtpd-rs", "postfix", "opensmtpd")]
+    for title, kind in KINDS.items():
+        yield Row(f"filters/{kind or 'none'}", f"filters: {title}, kept sessions", "messages/s",
+                  lambda s, k=kind: rate(s, k, args), who=lambda s: s in some)
+    yield Story("filters/latency", "latency added per phase by filters (median, microseconds)",
+                lambda _: latencies(some, args.dialogues), seconds=120)

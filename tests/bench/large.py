@@ -8,10 +8,11 @@ import statistics
 import threading
 import time
 
-from servers import children
+from machine import tree
+from rows import Story
 
 SIZE_BYTES = 30 << 20
-SINK = ("127.0.0.2", 2613)
+SINK = ("127.0.0.2", 2713)
 LINE = b"x" * 76 + b"\r\n"
 TEXT = b"Subject: large\r\n\r\n" + LINE * (SIZE_BYTES // len(LINE)) + b".\r\n"
 
@@ -101,13 +102,13 @@ def loopback():
 def peak_kib(pid):
     """The most memory of its own that any process of the daemon ever had."""
     most = 0
-    for p in [pid] + children(pid):
+    for p in tree(pid):
         with open(f"/proc/{p}/status") as f:
             most = max([most] + [int(line.split()[1]) for line in f if line.startswith("VmHWM:")])
     return most
 
 
-def measure(server, top, rounds):
+def large(server, top, rounds):
     into, out, wires, disks, grown = [], [], [], [], []
     for _ in range(rounds):
         wire_s, disk_s = copy(top)
@@ -125,8 +126,11 @@ def measure(server, top, rounds):
         finally:
             server.stop()
     wire_s, disk_s, into_s, out_s = map(statistics.median, (wires, disks, into, out))
-    print(f"\none message of {SIZE_BYTES >> 20} MiB (load {os.getloadavg()[0]:.1f})\n"
-          f"  in  {into_s:6.3f} s; disk {disk_s:.3f} s and loopback {wire_s:.3f} s: "
-          f"{(disk_s + wire_s) / into_s * 100:.0f} % of their speed\n"
-          f"  out {out_s:6.3f} s; loopback {wire_s:.3f} s: {wire_s / out_s * 100:.0f} % of its speed\n"
-          f"  the engine's peak memory grew by {max(grown)} KiB", flush=True)
+    return [f"in  {into_s:6.3f} s; disk {disk_s:.3f} s and loopback {wire_s:.3f} s: "
+            f"{(disk_s + wire_s) / into_s * 100:.0f} % of their speed",
+            f"out {out_s:6.3f} s; loopback {wire_s:.3f} s: {wire_s / out_s * 100:.0f} % of its speed",
+            f"the engine's peak memory grew by {max(grown)} KiB"]
+
+
+def rows(top, args):
+    yield Story("large", f"one message of {SIZE_BYTES >> 20} MiB", lambda s: large(s, top, args.rounds))

@@ -1,6 +1,6 @@
 """Relaying to many hosts at once: how fast, over how many connections, and who waits for whom.
 
-Every address of 127.0.0.0/8 is a host (target/release/examples/sink), good, or silent from the
+Every address of 127.0.0.0/8 is a host (`sink.rs`), good, or silent from the
 banner, MAIL or the final dot on; some refuse. Messages with a recipient in each domain fan out, so
 that what is measured is relaying and not how fast they came in. Postfix is given the same domains by
 a transport table. What is not done in time is shown with how much of it was.
@@ -12,9 +12,12 @@ import subprocess
 import threading
 import time
 
-from servers import TOP, wait
+from machine import EXAMPLES, wait
+from rows import Reading, Row
 
-GOOD, BANNER, MAIL, DOT, REFUSING, DNS = 2620, 2621, 2622, 2623, 2629, 2630
+GOOD, BANNER, MAIL, DOT, REFUSING, DNS = 2720, 2721, 2722, 2723, 2729, 2730
+# Seconds after which the rest is not waited for.
+PATIENCE_S = 30
 BODY = b"Subject: x\r\n\r\n" + b"x" * 70 + b"\r\n"
 
 
@@ -25,7 +28,7 @@ class Sink:
 
     def __init__(self, top, delay_ms=0, exchangers=False):
         self.stats = os.path.join(top, "sink.stats")
-        self.argv = [f"{TOP}/target/release/examples/sink", self.stats, str(delay_ms), f"{GOOD}=good",
+        self.argv = [f"{EXAMPLES}/sink", self.stats, str(delay_ms), f"{GOOD}=good",
                      f"{BANNER}=banner", f"{MAIL}=mail", f"{DOT}=dot"]
         if exchangers:
             self.argv += ["25=good", f"{DNS}=dns"]
@@ -110,46 +113,40 @@ def inject(port, rcpts, times, each=100, clients=20):
         thread.join()
 
 
-class Row:
-    """One line of the result: `done` of `expected` messages, in so many seconds."""
-
-    def __init__(self, sink, expected, seconds):
-        self.done, self.expected, self.seconds = sink.messages, expected, seconds
-        self.connections, self.empty, self.worst, self.most = sink.connections, sink.empty, sink.worst, sink.most
-
-    def text(self):
-        rate = f"{self.done / self.seconds:8.0f} msg/s" if self.done >= self.expected else "  stopped at"
-        return (f"{self.done:6}/{self.expected:<6} in {self.seconds:6.2f} s {rate}  "
-                f"{self.connections / max(self.done, 1):6.3f} connections/message, {self.empty} empty "
-                f"(worst {self.worst} per host and minute), {self.most} at once")
+def reading(server, sink, expected, seconds, before_ms):
+    """What was done of what was expected, in so many seconds."""
+    done, opened = sink.messages, sink.connections
+    note = "" if done >= expected else f"stopped at {done} of {expected}; "
+    note += f"{sink.empty} empty connections (worst {sink.worst} per host and minute), {sink.most} at once"
+    each = max(done, 1)
+    return Reading(done / seconds, (server.cpu_ms() - before_ms) / each, opened / each, note)
 
 
-def fan_out(server, top, good, dead, times, delay_ms, seconds, extra="", exchangers=False, each=100):
-    exchangers = exchangers and server.name != "postfix"
+def fan_out(server, top, good, dead, times, delay_ms, extra="", exchangers=False, each=100):
+    exchangers = exchangers and not server.name.startswith("postfix")
     routes = None if exchangers else {**good, **dead}
     with Sink(top, delay_ms, 25 in {port for _, port in good.values()}) as sink:
         server.start(deliver=True, routes=routes, extra=extra, dns=DNS if exchangers else None)
         try:
-            names = list(dead) + list(good)
             # Dead ones lie among the others.
-            names = sorted(names, key=lambda name: int(name.split(".")[0]))
+            names = sorted(list(dead) + list(good), key=lambda name: int(name.split(".")[0]))
             expected = len(good) * times
+            before_ms = server.cpu_ms()
             start = time.monotonic()
             inject(server.port, names, times, each)
-            end = start + seconds
+            end = start + PATIENCE_S
             while sink.messages < expected and time.monotonic() < end:
                 time.sleep(0.02)
-            row = Row(sink, expected, time.monotonic() - start)
+            took = time.monotonic() - start
             if extra:
                 # What is wrong with limits shows when nothing is left to do, too.
                 time.sleep(3)
-                row = Row(sink, expected, row.seconds)
-            return row.text()
+            return reading(server, sink, expected, took, before_ms)
         finally:
             server.stop()
 
 
-def urgent(server, top, stalling, seconds):
+def urgent(server, top, stalling):
     """Hosts that stall have mail for them; how long a message for another one takes then."""
     good = domains("urgent", 1, GOOD)
     with Sink(top) as sink:
@@ -163,49 +160,46 @@ def urgent(server, top, stalling, seconds):
                 time.sleep(0.05)
             start = time.monotonic()
             inject(server.port, list(good), 1)
-            while sink.messages < 1 and time.monotonic() < start + seconds:
+            while sink.messages < 1 and time.monotonic() < start + PATIENCE_S:
                 time.sleep(0.005)
-            taken = time.monotonic() - start
-            shown = f"{taken:6.2f} s" if sink.messages else f"not in {seconds} s"
-            return f"{shown}  ({sink.most} connections at once)"
+            note = "" if sink.messages else "not in this time; "
+            return Reading(time.monotonic() - start, note=f"{note}{sink.most} connections at once")
         finally:
             server.stop()
 
 
-def parts():
-    """Title, and what is done with a server."""
+def shared_by_one(server, top, count):
+    return fan_out(server, top, shared(count), {}, 1, 0, exchangers=True, each=1)
+
+
+def with_dead(server, top):
+    refusing = {f"{n * 10}.dead.example": (host(n, 90), REFUSING) for n in range(100)}
+    silent = {f"{n * 10 + 5}.dead.example": (host(n, 91), BANNER) for n in range(100)}
+    return fan_out(server, top, domains("g", 800, GOOD), {**refusing, **silent}, 1, 0)
+
+
+def rows(top):
+    def row(name, title, work, default=False, dns=False):
+        who = lambda s: s.name in ("smtpd-rs", "before") or (s.name.startswith("postfix") and not dns)
+        return Row(f"many/{name}", title, "messages/s", work, who=who, default=default, seconds=PATIENCE_S + 5)
     for hosts in (1, 10, 100, 1000):
         for delay_ms in (0, 50, 200):
-            each = max(1, {0: 2000, 50: 400, 200: 100}[delay_ms] // hosts)
-            yield (f"{hosts} hosts, {delay_ms} ms per reply",
-                   lambda s, top, h=hosts, d=delay_ms, e=each: fan_out(s, top, domains("g", h, GOOD), {}, e, d, 60))
+            times = max(1, {0: 2000, 50: 400, 200: 100}[delay_ms] // hosts)
+            yield row(f"{hosts}-{delay_ms}ms", f"relay to {hosts} hosts, {delay_ms} ms per reply",
+                      lambda s, h=hosts, d=delay_ms, t=times: fan_out(s, top, domains("g", h, GOOD), {}, t, d),
+                      default=(hosts, delay_ms) in ((100, 50), (1000, 0)))
     for count in (60, 1000):
-        yield (f"{count} domains that share one exchanger",
-               lambda s, top, c=count: fan_out(s, top, shared(c), {}, 1, 0, 60, exchangers=True, each=1))
-
-    def dead(s, top):
-        refusing = {f"{n * 10}.dead.example": (host(n, 90), REFUSING) for n in range(100)}
-        silent = {f"{n * 10 + 5}.dead.example": (host(n, 91), BANNER) for n in range(100)}
-        return fan_out(s, top, domains("g", 800, GOOD), {**refusing, **silent}, 1, 0, 60)
-    yield "1000 domains, 20 % of them dead", dead
-    for where, port in (("at the banner", BANNER), ("at MAIL", MAIL), ("after the dot", DOT)):
+        yield row(f"shared-{count}", f"relay to {count} domains that share one exchanger",
+                  lambda s, c=count: shared_by_one(s, top, c), default=count == 1000)
+    yield row("dead", "relay to 1000 domains, 20 % of them dead", lambda s: with_dead(s, top), default=True)
+    for where, port in (("banner", BANNER), ("MAIL", MAIL), ("dot", DOT)):
         for count in (70, 300, 500):
-            yield (f"an urgent message beside {count} hosts that stall {where}",
-                   lambda s, top, c=count, p=port: urgent(s, top, domains("stall", c, p), 30))
+            yield Row(f"many/urgent-{where}-{count}", f"an urgent message beside {count} hosts that stall at {where}", "s",
+                      lambda s, c=count, p=port: urgent(s, top, domains("stall", c, p)), seconds=PATIENCE_S + 10,
+                      who=lambda s: s.name != "opensmtpd" and s.name != "exim4", less_is_better=True,
+                      default=(where, count) == ("banner", 300))
     limits = "mta limit conn-delay-route 0 conn-delay-relay 0\n"
-    yield ("100 hosts without pauses between connections (conn-delay-route 0 conn-delay-relay 0)",
-           lambda s, top: fan_out(s, top, domains("g", 100, GOOD), {}, 50, 0, 60, limits))
-    yield ("1000 domains with three exchangers each, by the DNS",
-           lambda s, top: None if s.name == "postfix" else
-           fan_out(s, top, domains("g", 1000, 25), {}, 1, 0, 60, exchangers=True))
-
-
-def measure(servers, top, only):
-    for title, work in parts():
-        if only and only not in title and only != "many":
-            continue
-        print(f"\n{title} (load {os.getloadavg()[0]:.1f})")
-        for server in servers:
-            text = work(server, top)
-            if text:
-                print(f"  {server.name:10} {text}", flush=True)
+    yield row("no-pauses", "relay to 100 hosts without pauses between connections (conn-delay-route 0 conn-delay-relay 0)",
+              lambda s: fan_out(s, top, domains("g", 100, GOOD), {}, 50, 0, limits))
+    yield row("dns", "relay to 1000 domains with three exchangers each, by the DNS",
+              lambda s: fan_out(s, top, domains("g", 1000, 25), {}, 1, 0, exchangers=True), dns=True)

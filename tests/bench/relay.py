@@ -1,59 +1,23 @@
 """Relaying: how many messages a second reach a sink, over one destination, over fifty, and over
-fifty with dead ones among them.
+fifty with dead ones among them; and over how many connections.
 
 All living destinations are addresses of one smtp-sink(1), which counts. A dead one refuses
 connections or takes them and says nothing; what is sent there is not waited for.
 """
 
-import os
 import socket
 import subprocess
-import time
 
-from servers import wait
+import load
+import sink
+from machine import wait
+from rows import Row
 
-SINK_PORT = 2610
-REFUSING_PORT = 2611
-SILENT_PORT = 2612
-LIVING = {f"d{n}.example.net": (f"127.0.0.{n + 1}", SINK_PORT) for n in range(1, 51)}
+REFUSING_PORT = 2711
+SILENT_PORT = 2712
+LIVING = {f"d{n}.example.net": (f"127.0.0.{n + 1}", sink.PORT) for n in range(1, 51)}
 DEAD = {"refuses.example.net": ("127.0.0.60", REFUSING_PORT),
         "silent.example.net": ("127.0.0.61", SILENT_PORT)}
-
-
-class Sink:
-    """A smtp-sink(1) on every loopback address, and what it has counted."""
-
-    def __init__(self, top):
-        self.path = os.path.join(top, "sink")
-
-    def __enter__(self):
-        self.out = open(self.path, "w")
-        argv = ["smtp-sink", "-u", "nobody", "-c", "-m", "1000", f":{SINK_PORT}", "1000"]
-        self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.out,
-                                      stderr=subprocess.DEVNULL)
-        wait("the sink", lambda: self.listens())
-        return self
-
-    def listens(self):
-        try:
-            socket.create_connection(("127.0.0.1", SINK_PORT), 2).close()
-            return True
-        except OSError:
-            return False
-
-    def count(self):
-        with open(self.path, "rb") as f:
-            f.seek(max(0, os.fstat(f.fileno()).st_size - 200))
-            counters = f.read().split(b"mesg=")
-        for last in reversed(counters[1:]):
-            if b"\r" in last:
-                return int(last.split(b"\r")[0])
-        return 0
-
-    def __exit__(self, *_):
-        self.child.terminate()
-        self.child.wait(10)
-        self.out.close()
 
 
 class Silent:
@@ -66,34 +30,59 @@ class Silent:
         self.listener.close()
 
 
-def send(port, messages, sessions, domains):
+class Senders:
     """As many smtp-source(1) as domains, at the same time."""
-    each, kept = messages // len(domains), max(1, sessions // len(domains))
-    argv = ["smtp-source", "-s", str(kept), "-l", "4096", "-m", str(each), "-d",
-            "-f", "sender@example.net"]
-    return [subprocess.Popen(argv + ["-t", f"someone@{domain}", f"127.0.0.1:{port}"],
-                             stdout=subprocess.DEVNULL) for domain in domains], each * len(domains)
+
+    def __init__(self, port, args):
+        self.port, self.args, self.running = port, args, []
+
+    def send(self, messages, sessions, domains):
+        """How many it will be."""
+        each, kept = -(-messages // len(domains)), max(1, sessions // len(domains))
+        argv = ["smtp-source", "-s", str(min(kept, each)), "-l", str(self.args.size), "-m", str(each), "-d",
+                "-f", "sender@example.net"]
+        self.running += [subprocess.Popen(argv + ["-t", f"someone@{domain}", f"127.0.0.1:{self.port}"],
+                                          stdout=subprocess.DEVNULL) for domain in domains]
+        return each * len(domains)
+
+    def end(self):
+        for sender in self.running:
+            if sender.poll() is None:
+                sender.kill()
+            sender.wait(10)
 
 
-def rate(server, top, messages, sessions, living, dead):
-    """Messages a second for the living destinations, from the first one sent to the last one
-    taken."""
+def relay(server, top, args, living, dead):
+    """Messages a second for the living destinations, from the first one sent to the last one taken."""
     domains = list(LIVING)[:living]
     lost = list(DEAD) if dead else []
     routes = {name: LIVING.get(name) or DEAD[name] for name in domains + lost}
-    with Sink(top) as sink, Silent():
+    with sink.Smtp(top) as taker, Silent():
         server.start(deliver=True, routes=routes)
-        senders = []
-        try:
-            start = time.monotonic()
+        senders = Senders(server.port, args)
+
+        def batch(count):
+            before = taker.messages()
             if lost:
-                senders += send(server.port, messages // 10, 2, lost)[0]
-            working, expected = send(server.port, messages, sessions, domains)
-            senders += working
-            wait("relaying", lambda: sink.count() >= expected, 300)
-            return expected / (time.monotonic() - start)
+                senders.send(count // 10, 2, lost)
+            sent = senders.send(count, args.sessions, domains)
+            wait("relaying", lambda: taker.messages() >= before + sent, 120)
+            return sent
+        try:
+            reading = load.rate(server, batch, args, max(args.sessions, living), args.size)
         finally:
-            for sender in senders:
-                sender.kill() if sender.poll() is None else None
-                sender.wait(10)
+            senders.end()
             server.stop()
+        # The sink counts connections when they end. One has looked whether it listens.
+        reading.connections = (taker.connections() - 1) / taker.messages()
+        return reading
+
+
+def rows(top, args):
+    floors = {"disk": lambda: load.disk(top, args, "shared", args.sessions, args.size),
+              "wire": lambda: load.wire(top, args, args.sessions, args.size)}
+    for name, title, living, dead in (
+            ("relay/1", "relay to one destination", 1, False),
+            ("relay/50", "relay to fifty destinations", 50, False),
+            ("relay/50-dead", "relay to fifty destinations with two dead ones among them", 50, True)):
+        yield Row(name, title, "messages/s", lambda s, n=living, d=dead: relay(s, top, args, n, d), floors)

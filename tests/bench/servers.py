@@ -1,4 +1,5 @@
-"""The mail systems that are measured: how each is configured, started and stopped.
+"""A mail system that is measured: how it is configured, started and stopped. Ours is here; the others
+are in `opensmtpd.py`, `postfix.py` and `exim.py`.
 
 Every one is an instance of its own under a directory of the benchmark: local mail goes to one
 maildir, and with `routes` all mail is relayed instead, by a table of domains and hosts.
@@ -8,55 +9,12 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
-import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-TOP = os.path.dirname(os.path.dirname(HERE))
+from machine import BUILD, Account, run, serves, wait
+
 USER = "benchmark"
-
-
-def run(*argv, **kw):
-    return subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, **kw)
-
-
-def wait(what, condition, seconds=120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.01)
-    raise RuntimeError(f"waited in vain for {what}")
-
-
-def serves(port):
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2) as s:
-            return s.recv(4) == b"220 "
-    except OSError:
-        return False
-
-
-def children(pid):
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as f:
-            direct = [int(p) for p in f.read().split()]
-    except OSError:
-        return []
-    return direct + [g for c in direct for g in children(c)]
-
-
-def memory_kib(pid):
-    """Proportional memory of a process and all it started."""
-    total = 0
-    for p in [pid] + children(pid):
-        try:
-            with open(f"/proc/{p}/smaps_rollup") as f:
-                total += sum(int(line.split()[1]) for line in f if line.startswith("Pss:"))
-        except OSError:
-            pass
-    return total
+RCPT = f"{USER}@mx.example.org"
 
 
 def smtpd_conf(server, routes, extra="", exchangers=False, tls=None, auth=None):
@@ -95,13 +53,42 @@ class Server:
         self.dir = os.path.join(top, self.name)
         self.port = port
         self.home = os.path.join(self.dir, "home")
-        self.pid = None
+        self.pid = self.child = self.account = None
+
+    def version(self):
+        return "?"
 
     def fresh(self):
         shutil.rmtree(self.dir, ignore_errors=True)
         os.makedirs(self.home)
         user = pwd.getpwnam(USER)
         os.chown(self.home, user.pw_uid, user.pw_gid)
+        # Where its deliveries go.
+        if user.pw_dir != self.home:
+            run("usermod", "--home", self.home, USER)
+
+    def spawn(self, *argv):
+        """Starts what stays in the foreground."""
+        self.account = Account(self.name)
+        with open(f"{self.dir}/out", "w") as log:
+            self.child = subprocess.Popen(self.account.inside(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.pid = self.child.pid
+        self.ready()
+
+    def ready(self):
+        def serving():
+            if self.child and self.child.poll() is not None:
+                with open(f"{self.dir}/out") as f:
+                    raise RuntimeError(f"{self.name} has ended: {f.read()[-300:]}")
+            return serves(self.port)
+        try:
+            wait(f"{self.name} to serve", serving)
+        except RuntimeError:
+            self.stop()
+            raise
+
+    def cpu_ms(self):
+        return self.account.ms(self.pid)
 
     def delivered(self):
         try:
@@ -109,19 +96,29 @@ class Server:
         except OSError:
             return 0
 
-    def ready(self):
-        wait(f"{self.name} to serve", lambda: serves(self.port))
-
     def stop(self):
         if self.pid:
+            self.end()
+            self.account.close()
+            self.pid = self.child = None
+
+    def end(self):
+        if self.child.poll() is None:
             os.kill(self.pid, signal.SIGTERM)
-            wait(f"{self.name} to end", lambda: not os.path.exists(f"/proc/{self.pid}"), 60)
-            self.pid = None
+        try:
+            self.child.wait(60)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
 
 
 class Ours(Server):
     name = "smtpd-rs"
-    program = f"{TOP}/target/release/smtpd"
+    program = f"{BUILD}/smtpd"
+
+    def version(self):
+        said = subprocess.run([self.program, "-h"], capture_output=True, text=True)
+        return (said.stdout + said.stderr).split("\n")[0].removeprefix("version: smtpd-rs ")
 
     def start(self, deliver, routes=None, extra="", dns=None, tls=None, auth=None):
         self.fresh()
@@ -141,17 +138,7 @@ class Ours(Server):
             f.write("mx.example.org\n")
 
     def go(self, flags=()):
-        argv = [self.program, "-d", "-R", self.dir, *flags]
-        log = open(f"{self.dir}/log", "w")
-        self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.pid = self.child.pid
-        self.ready()
-
-    def stop(self):
-        if self.pid:
-            os.kill(self.pid, signal.SIGTERM)
-            self.child.wait(60)
-            self.pid = None
+        self.spawn(self.program, "-d", "-R", self.dir, *flags)
 
 
 class Before(Ours):
@@ -161,120 +148,5 @@ class Before(Ours):
 
 
 def smtpctl(server, *words):
-    argv = [f"{TOP}/target/release/smtpctl", "-R", server.dir, *words]
+    argv = [f"{BUILD}/smtpctl", "-R", server.dir, *words]
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-
-
-class Opensmtpd(Server):
-    name = "opensmtpd"
-
-    def __init__(self, top, port, package):
-        super().__init__(top, port)
-        self.package = package
-
-    def start(self, deliver, routes=None, extra="", dns=None, tls=None):
-        self.fresh()
-        root = f"{self.dir}/root"
-        for d in ("etc", "var/run", "var/spool", "var/lib/opensmtpd/empty", "var/empty", "run", "tmp",
-                  "dev", "proc", "usr", "opt", "home"):
-            os.makedirs(f"{root}/{d}", exist_ok=True)
-        os.chmod(f"{root}/tmp", 0o1777)
-        for name in ("passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "services"):
-            if os.path.exists(f"/etc/{name}"):
-                shutil.copy(f"/etc/{name}", f"{root}/etc/{name}")
-        shutil.copytree(f"{self.package}/usr/libexec", f"{root}/libexec", dirs_exist_ok=True)
-        shutil.copy(f"{self.package}/usr/sbin/smtpd", f"{root}/opt/smtpd")
-        for program in self.bring:
-            shutil.copy(program, f"{root}/tmp")
-        with open(f"{root}/etc/passwd", "a") as f:
-            f.write("opensmtpd:x:54331:54331::/var/lib/opensmtpd/empty:/bin/false\n"
-                    "opensmtpq:x:54332:54332::/var/lib/opensmtpd/empty:/bin/false\n")
-        with open(f"{root}/etc/group", "a") as f:
-            f.write("opensmtpd:x:54331:\nopensmtpq:x:54332:\n")
-        if routes:
-            write_routes(f"{root}/etc/routes", routes, "{} smtp://{}:{}")
-        if tls:
-            for kind in ("pem", "key"):
-                shutil.copy(f"{tls}.{kind}", f"{root}/etc/bench.{kind}")
-        with open(f"{root}/etc/smtpd.conf", "w") as f:
-            f.write(smtpd_conf(self, "/etc/routes" if routes else None, tls="/etc/bench" if tls else None))
-        with open(f"{root}/etc/mailname", "w") as f:
-            f.write("mx.example.org\n")
-        os.makedirs(root + self.home, exist_ok=True)
-        script = "; ".join([
-            "set -e", f"cd {root}", "mount --bind /usr usr", "mount --bind libexec usr/libexec",
-            "mount --rbind /dev dev", "mount -t proc proc proc", f"mount --bind {self.home} .{self.home}",
-            "for d in bin lib lib64 sbin; do [ -L /$d ] && ln -s usr/$d $d; done",
-            f"exec chroot . /opt/smtpd -F -f /etc/smtpd.conf {'' if deliver else '-P mda'}"])
-        log = open(f"{self.dir}/log", "w")
-        self.child = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdin=subprocess.DEVNULL,
-                                      stdout=log, stderr=log)
-        self.pid = self.child.pid
-        self.ready()
-
-    def stop(self):
-        if self.pid:
-            os.kill(self.pid, signal.SIGTERM)
-            self.child.wait(60)
-            self.pid = None
-
-
-class Postfix(Server):
-    name = "postfix"
-
-    def start(self, deliver, routes=None, extra="", dns=None, tls=None):
-        self.fresh()
-        etc, spool, data = (f"{self.dir}/{d}" for d in ("etc", "spool", "data"))
-        for d in (etc, spool, data):
-            os.makedirs(d)
-        user = pwd.getpwnam("postfix")
-        os.chown(data, user.pw_uid, user.pw_gid)
-        with open(f"{etc}/main.cf", "w") as f:
-            f.write(f"""{self.filters or ""}compatibility_level = 3.6
-queue_directory = {spool}
-data_directory = {data}
-maillog_file = {self.dir}/log
-maillog_file_prefixes = {self.dir}
-myhostname = mx.example.org
-mydestination = mx.example.org
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-mynetworks = 127.0.0.0/8
-local_recipient_maps =
-alias_maps =
-luser_relay =
-home_mailbox = Maildir/
-mailbox_command =
-smtpd_client_connection_count_limit = 0
-smtpd_peername_lookup = no
-""" + ("" if deliver else "smtpd_sender_restrictions = static:HOLD\n")
-                    + (f"transport_maps = texthash:{etc}/routes\n" if routes else "")
-                    + (f"smtpd_tls_cert_file = {tls}.pem\nsmtpd_tls_key_file = {tls}.key\n"
-                       "smtpd_tls_security_level = may\n" if tls else ""))
-        write_routes(f"{etc}/routes", routes or {}, "{} smtp:[{}]:{}")
-        master = open("/etc/postfix/master.cf.proto" if os.path.exists("/etc/postfix/master.cf.proto")
-                      else "/usr/share/postfix/master.cf.dist").read()
-        lines = []
-        for line in master.splitlines():
-            if line.startswith("smtp ") and " inet " in line:
-                line = line.replace("smtp ", f"127.0.0.1:{self.port} ", 1)
-            parts = line.split()
-            if len(parts) > 7 and not line.startswith((" ", "#")) and parts[4] == "y":
-                parts[4] = "n"
-                line = " ".join(parts)
-            lines.append(line)
-        if not any(line.startswith("postlog") for line in lines):
-            lines.append("postlog unix-dgram n - n - 1 postlogd")
-        with open(f"{etc}/master.cf", "w") as f:
-            f.write("\n".join(lines) + "\n")
-        run("postfix", "-c", etc, "start", stderr=subprocess.DEVNULL)
-        with open(f"{spool}/pid/master.pid") as f:
-            self.pid = int(f.read())
-        self.ready()
-
-    def stop(self):
-        if self.pid:
-            subprocess.run(["postfix", "-c", f"{self.dir}/etc", "stop"], stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL)
-            wait("postfix to end", lambda: not os.path.exists(f"/proc/{self.pid}"), 60)
-            self.pid = None

@@ -1,8 +1,9 @@
 //! A spool full of deferred mail, for `make bench`.
 //!
-//! spool DIR ENVELOPES DUE: as many messages with one relayed envelope each, without syncs. All
-//! were tried and are to be tried again in some minutes, but for DUE of them, spread evenly, whose
-//! time has come.
+//! spool DIR ENVELOPES DUE [DOMAINS EACH]: as many messages with one relayed envelope each, without
+//! syncs. All were tried and are to be tried again in some minutes, but for DUE of them, spread evenly,
+//! whose time has come. With DOMAINS, a file of names, envelopes go to these in turn, and so many of them
+//! belong to one message.
 
 use std::fs;
 use std::io;
@@ -19,10 +20,18 @@ const FAILURES: u16 = 2;
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, dir, envelopes, due] = args.as_slice() else {
-        eprintln!("usage: spool DIR ENVELOPES DUE");
+    let [_, dir, envelopes, due, more @ ..] = args.as_slice() else {
+        eprintln!("usage: spool DIR ENVELOPES DUE [DOMAINS EACH]");
         std::process::exit(1);
     };
+    let (domains, each) = match more {
+        [domains, each] => (
+            fs::read_to_string(domains)?,
+            each.parse::<u32>().map_err(io::Error::other)?.max(1),
+        ),
+        _ => ("d1.example.net".to_owned(), 1),
+    };
+    let domains: Vec<&str> = domains.lines().collect();
     let (root, envelopes, due) = (
         PathBuf::from(dir),
         envelopes.parse::<u32>().map_err(io::Error::other)?,
@@ -31,33 +40,39 @@ fn main() -> io::Result<()> {
     let every = envelopes / due.clamp(1, envelopes.max(1));
     for n in 0..envelopes {
         // All over the buckets, never twice.
-        let id = MsgId::new(n.wrapping_add(1).wrapping_mul(2_654_435_761));
-        let id = id.and_then(|id| EvpId::new(id, 0x8000_0000 | n));
+        let id = MsgId::new((n / each).wrapping_add(1).wrapping_mul(2_654_435_761));
+        let id = id.ok_or_else(|| io::Error::other("not an id"))?;
+        if n % each == 0 {
+            put_body(&root, id)?;
+        }
+        let id = EvpId::new(id, 0x8000_0000 | n);
         let id = id.ok_or_else(|| io::Error::other("not an id"))?;
         let failures = if n % every == 0 { 0 } else { FAILURES };
-        put(&root, &envelope(id, n, failures).map_err(io::Error::other)?)?;
+        let domain = domains.get(n as usize % domains.len().max(1));
+        let domain = domain.ok_or_else(|| io::Error::other("no domains"))?;
+        let envelope = envelope(id, n, domain, failures).map_err(io::Error::other)?;
+        let text = envelope_file::encode(&envelope).map_err(io::Error::other)?;
+        fs::write(root.join(envelope_path(envelope.id)), text)?;
     }
     Ok(())
 }
 
-fn put(root: &Path, envelope: &Envelope) -> io::Result<()> {
-    let body = root.join(body_path(envelope.id.msgid()));
+fn put_body(root: &Path, id: MsgId) -> io::Result<()> {
+    let body = root.join(body_path(id));
     if let Some(dir) = body.parent() {
         fs::create_dir_all(dir)?;
     }
-    let text = envelope_file::encode(envelope).map_err(io::Error::other)?;
-    fs::write(body, format!("Subject: benchmark\n\n{}\n", "x".repeat(64)))?;
-    fs::write(root.join(envelope_path(envelope.id)), text)
+    fs::write(body, format!("Subject: benchmark\n\n{}\n", "x".repeat(64)))
 }
 
-fn envelope(id: EvpId, n: u32, failures: u16) -> Result<Envelope, String> {
+fn envelope(id: EvpId, n: u32, domain: &str, failures: u16) -> Result<Envelope, String> {
     let line = |text: &str| Line::sanitize(text.as_bytes());
     let address = |user: &str, domain: &str| {
         MailAddr::new(user, domain).map_err(|_| format!("{user}@{domain} is no address"))
     };
     let now = Timestamp::now();
     let created = Timestamp(now.0 - AGE_S);
-    let rcpt = address(&format!("recipient{n}"), "d1.example.net")?;
+    let rcpt = address(&format!("recipient{n}"), domain)?;
     Ok(Envelope {
         id,
         action: line("out"),

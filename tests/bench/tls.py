@@ -11,9 +11,10 @@ import subprocess
 import threading
 import time
 
-from servers import TOP, memory_kib
+from machine import EXAMPLES, memory_kib
+from rows import Reading, Row, Story
 
-SOURCE = f"{TOP}/target/release/examples/tls_source"
+SOURCE = f"{EXAMPLES}/tls_source"
 # "secret" by bcrypt with 2^10 rounds, as OpenBSD makes them.
 HASH = "$2b$10$abcdefghijklmnopqrstuuqflPDzB6gcMhKa1rZqKiun2YGL5sa2u"
 
@@ -31,25 +32,21 @@ def certificate(top, kind):
 
 
 def source(server, what, sessions, count):
-    output = subprocess.run([SOURCE, what, str(server.port), str(sessions), str(count)], check=True,
-                            capture_output=True, text=True, timeout=300).stdout
-    return float(output)
+    argv = [SOURCE, what, str(server.port), str(sessions), str(count)]
+    return float(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=300).stdout)
 
 
-def messages(server, top, args):
-    server.start(deliver=False, tls=certificate(top, "rsa"))
-    try:
-        return source(server, "messages", args.sessions, args.messages)
-    finally:
-        server.stop()
-
-
-def handshakes(server, top, args, what, kind):
+def driven(server, top, args, what, kind):
+    """Messages or handshakes a second. What a first, small number of them takes says how many there are to be."""
+    speaks(server, top)
     server.start(deliver=False, tls=certificate(top, kind))
     try:
-        # The others take some time for each connection.
-        count = {"smtpd-rs": 4, "before": 4}.get(server.name, 1) * args.messages // 4
-        return source(server, what, args.sessions, count)
+        count = int(source(server, what, args.sessions, 2 * args.sessions) * args.seconds)
+        count = min(max(count, 2 * args.sessions), args.messages)
+        os.sync()
+        before_ms = server.cpu_ms()
+        value = source(server, what, args.sessions, count)
+        return Reading(value, (server.cpu_ms() - before_ms) / count)
     finally:
         server.stop()
 
@@ -68,20 +65,24 @@ def session(port):
     return s
 
 
-def failure(server, top):
-    """Why nobody can speak TLS with a server: Debian's opensmtpd 6.8 signs nothing with Debian's OpenSSL 3."""
-    server.start(deliver=False, tls=certificate(top, "rsa"))
-    try:
-        session(server.port).close()
-        return None
-    except OSError as error:
-        return str(error)
-    finally:
-        server.stop()
+def speaks(server, top, known={}):
+    """Debian's opensmtpd 6.8 signs nothing with Debian's OpenSSL 3: nobody can speak TLS with it."""
+    if server.name not in known:
+        server.start(deliver=False, tls=certificate(top, "rsa"))
+        try:
+            session(server.port).close()
+            known[server.name] = None
+        except OSError as error:
+            known[server.name] = str(error)
+        finally:
+            server.stop()
+    if known[server.name]:
+        raise RuntimeError(f"no TLS: {known[server.name]}")
 
 
 def idle(server, top, args):
     """KiB per idle session."""
+    speaks(server, top)
     server.start(deliver=False, tls=certificate(top, "ecdsa"))
     held = []
     try:
@@ -90,7 +91,7 @@ def idle(server, top, args):
             session(server.port).close()
         before = memory_kib(server.pid)
         held = [session(server.port) for _ in range(args.idle)]
-        return (memory_kib(server.pid) - before) / len(held)
+        return Reading((memory_kib(server.pid) - before) / len(held))
     finally:
         for s in held:
             s.close()
@@ -131,35 +132,22 @@ def storm(server, top, count):
                 s.recv(100)
             waits.append((time.monotonic() - begun) * 1000)
             time.sleep(0.02)
-        return time.monotonic() - start, sorted(waits), wrong
+        took_s, waits = time.monotonic() - start, sorted(waits)
+        failed = f", {len(wrong)} failed: {wrong[0]}" if wrong else ""
+        return [f"{count} log-ins with bcrypt, 20 at a time, in {took_s:.1f} s{failed}",
+                f"a new session's banner comes after {waits[len(waits) // 2]:.1f} ms (99 of 100: "
+                f"{waits[len(waits) * 99 // 100]:.1f} ms, worst of {len(waits)}: {waits[-1]:.1f} ms)"]
     finally:
         server.stop()
 
 
-def measure(servers, top, args, report):
-    """`report` prints a title, a unit and a figure for each server."""
-    rows = [
-        ("tls: accept and commit, kept sessions", "messages/s", lambda s: messages(s, top, args)),
-        ("tls: handshakes, RSA 2048", "handshakes/s", lambda s: handshakes(s, top, args, "handshakes", "rsa")),
-        ("tls: handshakes, ECDSA P-256", "handshakes/s", lambda s: handshakes(s, top, args, "handshakes", "ecdsa")),
-        ("tls: handshakes by ticket", "handshakes/s", lambda s: handshakes(s, top, args, "resumed", "rsa")),
-        ("tls: memory per idle session", "KiB", lambda s: idle(s, top, args)),
-    ]
-    rows = [row for row in rows if not args.only or args.only in row[0]]
-    failures = {s: failure(s, top) for s in servers} if rows else {}
-    for server in filter(failures.get, failures):
-        print(f"\nno TLS with {server.name}, not measured: {failures[server]}", flush=True)
-    servers = [s for s in servers if not failures.get(s)]
-    for title, unit, work in rows:
-        figures = {s.name: [] for s in servers}
-        for _ in range(args.rounds):
-            for server in servers:
-                figures[server.name].append(work(server))
-        report(title, unit, {name: statistics.median(values) for name, values in figures.items()})
-    title = "tls: a banner while passwords are checked"
-    if not args.only or args.only in title:
-        seconds, waits, wrong = storm(servers[0], top, 1000)
-        print(f"\n{title} (load {os.getloadavg()[0]:.1f})\n  1000 log-ins with bcrypt, 20 at a time, in {seconds:.1f} s"
-              f"{f', {len(wrong)} failed: {wrong[0]}' if wrong else ''}; a new session's banner comes after "
-              f"{waits[len(waits) // 2]:.1f} ms (99 of 100: {waits[len(waits) * 99 // 100]:.1f} ms, worst of "
-              f"{len(waits)}: {waits[-1]:.1f} ms)", flush=True)
+def rows(top, args):
+    for name, title, unit, what, kind in (
+            ("kept", "accept and commit, kept sessions", "messages/s", "messages", "rsa"),
+            ("rsa", "handshakes, RSA 2048", "handshakes/s", "handshakes", "rsa"),
+            ("ecdsa", "handshakes, ECDSA P-256", "handshakes/s", "handshakes", "ecdsa"),
+            ("ticket", "handshakes by ticket", "handshakes/s", "resumed", "rsa")):
+        yield Row(f"tls/{name}", f"TLS: {title}", unit, lambda s, w=what, k=kind: driven(s, top, args, w, k))
+    yield Row("tls/memory", "TLS: memory per idle session", "KiB", lambda s: idle(s, top, args), seconds=5,
+              less_is_better=True)
+    yield Story("tls/logins", "TLS: a banner while passwords are checked", lambda s: storm(s, top, args.logins))
