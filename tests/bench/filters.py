@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import load
-from machine import EXAMPLES, wait
+from machine import EXAMPLES, Account, wait
 from postfix import Postfix
 from rows import Row, Story
 from servers import RCPT
@@ -45,21 +45,26 @@ def configure(server, kind):
 
 
 class Milter:
-    """The program that postfix asks, while it is needed."""
+    """The program that postfix asks, while it is needed. What it costs is postfix's."""
 
     def __init__(self, server, kind):
-        self.child = None
+        self.server, self.child = server, None
         if isinstance(server, Postfix) and kind:
-            self.child = subprocess.Popen([PROGRAM, "milter", str(MILTER_PORT), kind])
+            self.account = Account("milter")
+            argv = [PROGRAM, "milter", str(MILTER_PORT), kind]
+            self.child = subprocess.Popen(self.account.inside(argv))
             wait("the milter", listens)
+            server.beside = [(self.account, self.child.pid)]
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         if self.child:
+            self.server.beside = ()
             self.child.kill()
             self.child.wait()
+            self.account.close()
 
 
 def listens():

@@ -92,9 +92,10 @@ def domains(tag, count, port):
     return {f"{n}.{tag}.example": (host(n, 20 + ord(tag[0]) % 50), port) for n in range(count)}
 
 
-def shared(count):
-    """Domains that have one exchanger, as the name server of the hosts has it."""
-    return {f"{n}.shared.example": ("127.11.0.1", 25) for n in range(count)}
+def shared(count, exchangers):
+    """Domains that have one exchanger, or ten, as the name server of the hosts has it."""
+    tag = {1: "shared", 10: "ten"}[exchangers]
+    return {f"{n}.{tag}.example": (f"127.11.0.{n % exchangers + 1}", 25) for n in range(count)}
 
 
 def inject(port, rcpts, times, each=100, clients=20):
@@ -168,8 +169,8 @@ def urgent(server, top, stalling):
             server.stop()
 
 
-def shared_by_one(server, top, count):
-    return fan_out(server, top, shared(count), {}, 1, 0, exchangers=True, each=1)
+def through(server, top, count, exchangers):
+    return fan_out(server, top, shared(count, exchangers), {}, 1, 0, exchangers=True, each=1)
 
 
 def with_dead(server, top):
@@ -188,9 +189,10 @@ def rows(top):
             yield row(f"{hosts}-{delay_ms}ms", f"relay to {hosts} hosts, {delay_ms} ms per reply",
                       lambda s, h=hosts, d=delay_ms, t=times: fan_out(s, top, domains("g", h, GOOD), {}, t, d),
                       default=(hosts, delay_ms) in ((100, 50), (1000, 0)))
-    for count in (60, 1000):
-        yield row(f"shared-{count}", f"relay to {count} domains that share one exchanger",
-                  lambda s, c=count: shared_by_one(s, top, c), default=count == 1000)
+    for count, exchangers in ((60, 1), (1000, 1), (1000, 10)):
+        yield row(f"shared-{count}-{exchangers}",
+                  f"relay to {count} domains that share {'one exchanger' if exchangers == 1 else 'ten exchangers'}",
+                  lambda s, c=count, e=exchangers: through(s, top, c, e), default=count == 1000)
     yield row("dead", "relay to 1000 domains, 20 % of them dead", lambda s: with_dead(s, top), default=True)
     for where, port in (("banner", BANNER), ("MAIL", MAIL), ("dot", DOT)):
         for count in (70, 300, 500):

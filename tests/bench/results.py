@@ -17,6 +17,7 @@ NOTES = ("Median of {rounds} rounds, in brackets the least and the greatest. *CP
 
 class Results:
     def __init__(self, servers, args):
+        self.place = args.out
         self.names = [server.name for server in servers]
         self.rows, self.stories, self.left = [], [], []
         self.facts = {"when": time.strftime("%Y-%m-%d %H:%M %Z"), "system": f"{platform.system()} {platform.release()}",
@@ -35,14 +36,14 @@ class Results:
         self.stories.append({"name": story.name, "title": story.title, "lines": lines})
         print(f"\n{story.title} [{story.name}] (load {os.getloadavg()[0]:.1f})\n  " + "\n  ".join(lines), flush=True)
 
-    def write(self, place):
-        os.makedirs(place, exist_ok=True)
+    def write(self):
+        """After every row: a run may be ended by hand."""
+        os.makedirs(self.place, exist_ok=True)
         found = {"facts": self.facts, "names": self.names, "rows": self.rows, "stories": self.stories, "left": self.left}
         for name, text in (("results.json", json.dumps(found, indent=1) + "\n"), ("table.md", markdown(found)),
                            ("plot.svg", plot.svg(found))):
-            with open(os.path.join(place, name), "w") as f:
+            with open(os.path.join(self.place, name), "w") as f:
                 f.write(text)
-        print(f"\n{place}/: table.md, plot.svg, results.json")
 
 
 def ratio(row, name):
@@ -75,7 +76,7 @@ def shown(row):
         spread = f"({number(figure['least'])}–{number(figure['most'])})"
         better = ratio(row, name)
         yield (f"  {name:14} {number(figure['median']):>8} {spread:16} {', '.join(costs(figure)):28}"
-               + (f"ours is {better:.2f} times better" if better else "")).rstrip()
+               + (f"ours is {better:.2f} x as good" if better else "")).rstrip()
         if figure["note"]:
             yield f"  {'':14} {figure['note']}"
     ours = row["figures"].get("smtpd-rs")

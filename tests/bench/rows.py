@@ -85,12 +85,11 @@ class Story:
 
 
 def measure(rows, servers, args, results):
-    """All rows in their order, as long as there is time; names of those for which there was none."""
+    """All rows in their order, as long as there is time."""
     end = time.monotonic() + args.minutes * 60
-    left = []
     for row in rows:
         if time.monotonic() > end:
-            left.append(row.name)
+            results.left.append(row.name)
         else:
             row.measure(servers, args, results)
-    return left
+        results.write()

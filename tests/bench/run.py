@@ -140,10 +140,10 @@ def main():
     print(f"{len(rows)} rows, {', '.join(server.name for server in servers)}: at most {min(longest, args.minutes):.0f} minutes"
           " and what the last row takes", flush=True)
     results = Results(servers, args)
-    try:
-        results.left = measure(rows, servers, args, results)
-    finally:
-        results.write(args.out)
+    measure(rows, servers, args, results)
+    if results.left:
+        print(f"\nnot measured, for the time was over: {', '.join(results.left)}")
+    print(f"\n{args.out}/: table.md, plot.svg, results.json")
 
 
 def say_rows():

@@ -48,6 +48,8 @@ class Server:
     # What it filters with, in its own words, and programs that it runs for that.
     filters = None
     bring = ()
+    # What runs beside it for it: accounts, with the pids of their first processes.
+    beside = ()
 
     def __init__(self, top, port):
         self.dir = os.path.join(top, self.name)
@@ -88,7 +90,7 @@ class Server:
             raise
 
     def cpu_ms(self):
-        return self.account.ms(self.pid)
+        return sum(account.ms(pid) for account, pid in [(self.account, self.pid), *self.beside])
 
     def delivered(self):
         try:

@@ -4,7 +4,7 @@
 //! host. A manner is how the hosts on that port behave: `good`, or silent from then on at `banner`,
 //! `mail` or `dot`. Each reply comes DELAY_MS after its command. `dns` is a name server over UDP: the
 //! exchangers of N.TAG.example are m1, m2 and m3 of that name, at addresses of their own; all of
-//! N.shared.example have the same one.
+//! N.shared.example have the same one, and those of N.ten.example one of ten.
 //!
 //! STATS holds what was counted, written anew every 50 ms: messages, connections, connections on
 //! which no mail came, the most of these on one host in one minute, and the most connections at a time.
@@ -327,9 +327,14 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
         record
     };
     match (kind, labels.first()?.strip_prefix('m'), labels.get(1)) {
-        (15, None, Some(tag)) if tag == "shared" => {
-            let rest = 12 + 1 + labels.first()?.len() as u8;
-            records.push(record(15, &[0, 1, 2, b'm', b'1', 1, b'0', 0xc0, rest]));
+        (15, None, Some(tag)) if tag == "shared" || tag == "ten" => {
+            let name = labels.first()?;
+            let which = match tag.as_str() {
+                "ten" => name.parse::<u32>().ok()? % 10,
+                _ => 0,
+            };
+            let (which, rest) = (b'0' + which as u8, 12 + 1 + name.len() as u8);
+            records.push(record(15, &[0, 1, 2, b'm', b'1', 1, which, 0xc0, rest]));
         }
         (15, None, _) => {
             for n in 1..=3 {
