@@ -427,11 +427,6 @@ impl Asking {
                 self.outcome.bypass = true;
                 true
             }
-            // A message that is complete has its head already.
-            Decision::Junk if self.phase == Phase::Commit => {
-                log::warn(format_args!("filter {name}: junk after DATA is ignored"));
-                false
-            }
             Decision::Junk => {
                 self.outcome.junk = true;
                 false

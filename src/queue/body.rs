@@ -57,6 +57,16 @@ impl BodyWriter {
             .then(|| std::mem::take(&mut self.buffer))
     }
 
+    /// Puts bytes in front of all others, if nothing has been written to the disk; says whether it
+    /// did.
+    pub(super) fn put_in_front(&mut self, bytes: &[u8]) -> bool {
+        let fits = self.is_unwritten();
+        if fits {
+            self.buffer.splice(0..0, bytes.iter().copied());
+        }
+        fits
+    }
+
     /// Whether [`BodyWriter::spill`] is due.
     pub(super) fn is_full(&self) -> bool {
         self.buffer.len() >= FULL_BYTES

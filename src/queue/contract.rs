@@ -30,6 +30,33 @@ fn body(queue: &Queue, id: MsgId) -> Vec<u8> {
     bytes
 }
 
+/// RFC 6376 §5.6, RFC 8601 §5: fields that are known when the message is complete stand in front of
+/// it, wherever it is by then.
+fn fields_that_come_late_stand_in_front(queue: &Queue) {
+    for text in [
+        "small\n".to_owned(),
+        "a line of a large body\n".repeat(20_000),
+    ] {
+        let mut incoming = queue.begin().unwrap();
+        let id = incoming.add(envelope("ann")).unwrap();
+        for piece in text.as_bytes().chunks(10_000) {
+            incoming.write(piece).unwrap();
+            if incoming.is_full() {
+                incoming.spill().unwrap();
+            }
+        }
+        incoming.put_in_front(b"B: 2\n").unwrap();
+        incoming.put_in_front(b"A: 1\n").unwrap();
+        let size_bytes = text.len() as u64 + 10;
+        assert_eq!(incoming.size_bytes(), size_bytes);
+        let msgid = incoming.commit().unwrap().msgid();
+        assert!(body(queue, msgid) == format!("A: 1\nB: 2\n{text}").into_bytes());
+        let size = queue.open_body(msgid).unwrap().size_bytes();
+        assert_eq!(size.unwrap(), size_bytes);
+        queue.remove(id).unwrap();
+    }
+}
+
 fn sorted(mut envelopes: Vec<Envelope>) -> Vec<Envelope> {
     envelopes.sort_by_key(|envelope| envelope.id);
     envelopes
@@ -83,6 +110,7 @@ fn contract(store: Arc<dyn Store>) {
     a_commit_keeps_every_envelope_and_byte(&queue);
     envelopes_are_replaced_added_and_removed(&queue);
     what_is_gone_is_missing(&queue);
+    fields_that_come_late_stand_in_front(&queue);
     a_message_without_envelopes_is_none(&queue);
     assert_eq!(queue.messages().count(), 0);
 }

@@ -68,6 +68,9 @@ pub trait Draft: Send {
     /// Appends body bytes: LF line ends, header first. Does not touch the disk unless
     /// [`Draft::is_full`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Puts header fields, with LF line ends, in front of all that has been written. Does not touch
+    /// the disk.
+    fn put_in_front(&mut self, fields: &[u8]) -> io::Result<()>;
     /// Whether the next write may have to wait for the disk, unless [`Draft::spill`] comes first.
     fn is_full(&self) -> bool {
         false
@@ -238,6 +241,15 @@ impl Incoming {
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.draft.write(bytes)?;
         self.size_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Puts header fields, with LF line ends, in front of all that has been written: those that
+    /// nobody could know before the message was complete. A few kilobytes; what is on the disk
+    /// already is copied behind them by the commit.
+    pub fn put_in_front(&mut self, fields: &[u8]) -> io::Result<()> {
+        self.draft.put_in_front(fields)?;
+        self.size_bytes += fields.len() as u64;
         Ok(())
     }
 

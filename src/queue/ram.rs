@@ -172,6 +172,11 @@ impl Draft for RamDraft {
         Ok(())
     }
 
+    fn put_in_front(&mut self, fields: &[u8]) -> io::Result<()> {
+        self.message.body.splice(0..0, fields.iter().copied());
+        Ok(())
+    }
+
     fn commit(self: Box<Self>) -> io::Result<Vec<Envelope>> {
         if self.message.envelopes.is_empty() {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));

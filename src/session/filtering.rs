@@ -302,6 +302,11 @@ impl Session {
             filtering.junk |= outcome.junk && !in_transaction;
             filtering.junk_transaction |= outcome.junk && in_transaction;
         }
+        if let (Phase::Commit, true, State::Data(data)) = (phase, outcome.junk, &mut self.state)
+            && let Some(writing) = &mut data.writing
+        {
+            writing.mark_as_junk();
+        }
         match outcome.verdict {
             Verdict::Proceed => self.go_on(then, outcome.rewritten, out, world),
             Verdict::Reject(text) => {

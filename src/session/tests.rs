@@ -93,6 +93,9 @@ impl Draft for FailingDraft {
         fail(self.1, if received { "open" } else { "write" })?;
         self.0.write(bytes)
     }
+    fn put_in_front(&mut self, fields: &[u8]) -> io::Result<()> {
+        self.0.put_in_front(fields)
+    }
     fn commit(self: Box<Self>) -> io::Result<Vec<Envelope>> {
         fail(self.1, "commit")?;
         self.0.commit()

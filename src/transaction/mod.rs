@@ -156,6 +156,9 @@ pub enum Completion {
     Submission(Line),
 }
 
+/// The mark of junk, which mail.maildir(8) and other programs look for.
+const JUNK_FIELD: &str = "X-Spam: Yes\n";
+
 /// A message being written, until the final dot.
 pub struct Writing {
     /// Our own fields, where they are to be filtered.
@@ -165,6 +168,8 @@ pub struct Writing {
     recipients: Vec<(EvpId, MailAddr)>,
     message: Message,
     limit_bytes: u64,
+    /// Whether it is marked as junk.
+    junk: bool,
     fault: Option<Fault>,
 }
 
@@ -389,7 +394,7 @@ impl Transaction {
             only,
             date: &localtime::rfc5322_date(now.0),
         };
-        let junk = if terms.junk { "X-Spam: Yes\n" } else { "" };
+        let junk = if terms.junk { JUNK_FIELD } else { "" };
         let mut head = format!("{junk}{received}").into_bytes();
         let masquerade = terms.masquerade && !self.facts.sender.is_null();
         let masquerade = masquerade.then(|| self.facts.sender.clone());
@@ -404,6 +409,7 @@ impl Transaction {
             recipients: self.recipients,
             message,
             limit_bytes: terms.limit_bytes,
+            junk: terms.junk,
             fault: None,
         })
     }
@@ -427,6 +433,15 @@ impl Writing {
     /// Our own fields, for filters; what becomes of them is written like all other text.
     pub fn take_head(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.head)
+    }
+
+    /// All of it has come, and now filters call it junk: marks it, if it is not marked yet.
+    pub fn mark_as_junk(&mut self) {
+        if self.fault.is_none() && !self.junk {
+            self.junk = true;
+            let marked = self.incoming.put_in_front(JUNK_FIELD.as_bytes());
+            self.fault = marked.map_err(Fault::Write).err();
+        }
     }
 
     /// Judges what a client has sent where something else is written in its place.

@@ -349,6 +349,34 @@ fn a_filter_decides_at_every_phase() {
 }
 
 #[test]
+fn what_is_called_junk_at_its_end_is_marked_wherever_it_is_by_then() {
+    // smtpd-filters(7): junk puts the field in front of the message, also when it comes at commit.
+    let daemon = start(
+        "filter \"f\" proc-exec \"$dir/f/filter $dir/f one\"\n",
+        "\"f\"",
+        &[("f", "register|filter|smtp-in|commit\n", "commit|*|junk\n")],
+    );
+    // One is in memory at its end, of the other a part is on the disk.
+    let bodies = ["a line\n".to_owned(), "a long line\n".repeat(50_000)];
+    let mut client = daemon.hello();
+    for text in &bodies {
+        client.mail("a@e.org", &["b@e.org"], format!("\n{text}").as_bytes());
+    }
+    let mail = daemon.wait_mail(2);
+    for text in bodies {
+        let message = mail.iter().find(|m| body(m) == text.as_bytes()).unwrap();
+        let header = String::from_utf8_lossy(message);
+        let ours: Vec<&str> = header
+            .lines()
+            .skip_while(|line| !line.starts_with("X-Spam"))
+            .take(2)
+            .collect();
+        assert_eq!(ours[0], "X-Spam: Yes");
+        assert!(ours[1].starts_with("Received: from "), "{ours:?}");
+    }
+}
+
+#[test]
 fn a_connection_or_message_that_a_filter_refuses_is_refused() {
     let daemon = recorder("commit|*|reject|550 spam\n");
     let mut client = daemon.hello();

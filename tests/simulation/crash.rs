@@ -20,10 +20,14 @@ use crate::tree::{Op, Tree, UNSYNCED, Unsynced};
 pub type Story = fn(&Teller) -> Result<(), Failed>;
 
 /// Every story, by name.
-pub const STORIES: [(&str, Story); 12] = [
+pub const STORIES: [(&str, Story); 13] = [
     ("commit of one envelope", one_envelope),
     ("commit of three envelopes", three_envelopes),
     ("commit of a large body", large_body),
+    (
+        "commit of a large body behind late fields",
+        large_body_behind_late_fields,
+    ),
     ("two commits into one bucket", two_commits),
     ("update", update),
     ("bounce, then removal of the failed envelope", bounce),
@@ -46,11 +50,21 @@ fn three_envelopes(teller: &Teller) -> Result<(), Failed> {
     teller.commit(&["ann", "bob", "eve"], b"text\n").map(|_| ())
 }
 
-fn large_body(teller: &Teller) -> Result<(), Failed> {
-    // Nothing that compression could make small.
+/// Nothing that compression could make small.
+fn large() -> Vec<u8> {
     let mut dice = Dice::new(7);
-    let body: Vec<u8> = (0..150_000).map(|_| dice.roll(256) as u8).collect();
-    teller.commit(&["ann"], &body).map(|_| ())
+    (0..150_000).map(|_| dice.roll(256) as u8).collect()
+}
+
+fn large_body(teller: &Teller) -> Result<(), Failed> {
+    teller.commit(&["ann"], &large()).map(|_| ())
+}
+
+fn large_body_behind_late_fields(teller: &Teller) -> Result<(), Failed> {
+    let body = &large()[..90_000];
+    teller
+        .commit_behind(b"X-Spam: Yes\n", &["ann"], body)
+        .map(|_| ())
 }
 
 fn two_commits(teller: &Teller) -> Result<(), Failed> {

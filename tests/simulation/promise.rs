@@ -174,7 +174,17 @@ impl Teller {
     }
 
     pub fn commit(&self, users: &[&str], body: &[u8]) -> Result<Vec<Envelope>, Failed> {
-        let (incoming, envelopes) = self.receive(users, body)?;
+        self.commit_behind(&[], users, body)
+    }
+
+    /// Header fields are put in front when all of the body has come.
+    pub fn commit_behind(
+        &self,
+        fields: &[u8],
+        users: &[&str],
+        body: &[u8],
+    ) -> Result<Vec<Envelope>, Failed> {
+        let (incoming, envelopes) = self.receive(fields, users, body)?;
         let committed = incoming.commit().map_err(|_| Failed)?;
         assert_eq!(committed.envelopes(), envelopes);
         self.disk.note(Note::Committed(committed.msgid()));
@@ -185,7 +195,7 @@ impl Teller {
     pub fn commit_together(&self, users: &[&str]) -> Result<Vec<Envelope>, Failed> {
         let received: Vec<_> = users
             .iter()
-            .map(|user| self.receive(&[user], user.as_bytes()))
+            .map(|user| self.receive(&[], &[user], user.as_bytes()))
             .collect::<Result<_, _>>()?;
         let (messages, envelopes): (Vec<_>, Vec<_>) = received.into_iter().unzip();
         for committed in commit_all(messages) {
@@ -195,7 +205,12 @@ impl Teller {
         Ok(envelopes.concat())
     }
 
-    fn receive(&self, users: &[&str], body: &[u8]) -> Result<(Incoming, Vec<Envelope>), Failed> {
+    fn receive(
+        &self,
+        late_fields: &[u8],
+        users: &[&str],
+        body: &[u8],
+    ) -> Result<(Incoming, Vec<Envelope>), Failed> {
         let mut incoming = self.queue.begin().map_err(|_| Failed)?;
         let mut envelopes = Vec::new();
         for user in users {
@@ -207,9 +222,14 @@ impl Teller {
         }
         for piece in body.chunks(40_000) {
             incoming.write(piece).map_err(|_| Failed)?;
+            if !late_fields.is_empty() && incoming.is_full() {
+                incoming.spill().map_err(|_| Failed)?;
+            }
         }
+        incoming.put_in_front(late_fields).map_err(|_| Failed)?;
+        let whole = [late_fields, body].concat();
         self.disk
-            .note(Note::Committing(envelopes.clone(), body.to_vec()));
+            .note(Note::Committing(envelopes.clone(), whole));
         Ok((incoming, envelopes))
     }
 

@@ -25,6 +25,7 @@ use crate::queue::{Draft, envelope_file};
 use crate::sys;
 
 use super::bags::Parcel;
+use super::keyed::copy;
 use super::{DiskFile, Shared, invalid, layout};
 
 /// What a small file takes up.
@@ -46,6 +47,8 @@ pub(super) struct FsDraft {
     places: HashMap<EvpId, usize>,
     envelope_bytes: usize,
     body: BodyWriter,
+    /// Header fields that came when a part of the body was on the disk.
+    late_fields: Vec<u8>,
     held_bytes: usize,
     place: Place,
 }
@@ -70,6 +73,7 @@ impl FsDraft {
             places: HashMap::new(),
             envelope_bytes: 0,
             body: BodyWriter::default(),
+            late_fields: Vec::new(),
             held_bytes: 0,
             place: Place::Nowhere,
         }
@@ -100,15 +104,32 @@ impl FsDraft {
     }
 
     fn write_files(&mut self) -> io::Result<()> {
-        let body = self
+        let mut body = self
             .body
             .finish(|| create_body(&self.shared, self.msgid, &mut self.place))?;
+        if !self.late_fields.is_empty() {
+            drop(body);
+            body = self.copy_behind_late_fields()?;
+        }
         let mut files = Files::of(&self.shared, self.msgid);
         files.written.push(body);
         for envelope in &self.envelopes {
             files.add(envelope.id.to_string().as_ref(), &self.encoded(envelope)?)?;
         }
         files.sync()
+    }
+
+    /// Writes the body once more, for nothing can be put in front of what a file holds.
+    fn copy_behind_late_fields(&self) -> io::Result<Box<dyn DiskFile>> {
+        let (disk, coding) = (&self.shared.disk, &self.shared.options.coding);
+        let name = Name::body(self.msgid);
+        let path = layout::incoming_dir(self.msgid).join(layout::BODY);
+        let mut body = coding.open(name, disk.open(&path)?)?;
+        disk.unlink(&path)?;
+        let mut file = coding.writer(name, disk.create(&path)?)?;
+        file.write(&self.late_fields)?;
+        copy(&mut body, &mut *file)?;
+        Ok(file)
     }
 
     /// Notes how much of the message is in memory.
@@ -207,6 +228,15 @@ impl Draft for FsDraft {
             .inspect_err(|error| shared.note(error));
         self.count_held(self.body.held_bytes());
         written
+    }
+
+    fn put_in_front(&mut self, fields: &[u8]) -> io::Result<()> {
+        if self.body.put_in_front(fields) {
+            self.count_held(self.body.held_bytes());
+        } else {
+            self.late_fields.splice(0..0, fields.iter().copied());
+        }
+        Ok(())
     }
 
     fn is_full(&self) -> bool {

@@ -123,7 +123,8 @@ impl Shared {
     }
 }
 
-fn copy(body: &mut Body, file: &mut dyn super::DiskFile) -> io::Result<()> {
+/// Writes all of a body to a file, which is finished.
+pub(super) fn copy(body: &mut Body, file: &mut dyn super::DiskFile) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match io::Read::read(body, &mut buffer) {

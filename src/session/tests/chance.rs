@@ -109,6 +109,9 @@ impl Draft for CountedDraft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write(bytes)
     }
+    fn put_in_front(&mut self, fields: &[u8]) -> io::Result<()> {
+        self.0.put_in_front(fields)
+    }
     /// A part of the message goes to the disk whenever somebody asks.
     fn is_full(&self) -> bool {
         self.1.0.load(SeqCst) % 2 == 1
