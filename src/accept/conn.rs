@@ -94,7 +94,6 @@ impl Wants {
 
 /// What a peer has to go through before its session can go on.
 pub(super) enum Prelude {
-    /// Nothing.
     None,
     /// A proxy says who its client is.
     Header(Box<Header>),

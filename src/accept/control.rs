@@ -41,7 +41,6 @@ pub(super) enum Step {
     Wait,
     /// It sent what nobody can read.
     Garbage(BadFrame),
-    /// It is gone.
     Gone,
 }
 

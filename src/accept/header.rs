@@ -15,7 +15,6 @@ pub(super) struct Header {
 pub(super) enum Progress {
     /// The socket has nothing now.
     WouldBlock,
-    /// This is the client.
     Known(Client),
 }
 

@@ -32,7 +32,6 @@ pub enum Event {
     Data(MsgId, Class),
     /// The message, of so many bytes on the wire, was accepted for at least one recipient.
     Commit(MsgId, u64),
-    /// It was not.
     Rollback(MsgId),
     /// The server was silent, or did not read, for too long.
     Timeout,
@@ -41,9 +40,7 @@ pub enum Event {
 /// Whether we are logged in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Login {
-    /// We are.
     Accepted,
-    /// We are not.
     Refused,
 }
 

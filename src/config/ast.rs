@@ -18,16 +18,13 @@ pub struct Ast {
 pub struct Text {
     /// The value, without quotes.
     pub value: String,
-    /// Its place.
     pub at: Pos,
 }
 
 /// A number and where it stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Number {
-    /// The value.
     pub value: i64,
-    /// Its place.
     pub at: Pos,
 }
 
@@ -36,7 +33,6 @@ pub struct Number {
 pub struct Statement {
     /// Where its first word stands.
     pub at: Pos,
-    /// What it says.
     pub body: Body,
 }
 
@@ -45,45 +41,34 @@ pub struct Statement {
 pub enum Body {
     /// `bounce warn-interval`.
     BounceWarn(Vec<Text>),
-    /// `admd`.
     Admd(Text),
     /// `ca NAME cert FILE`.
     Ca(Text, Text),
     /// `pki NAME …`.
     Pki(Text, Vec<PkiOption>),
-    /// `mda limit`.
     MdaLimit(Vec<Limit>),
     /// `mda wrapper NAME COMMAND`.
     MdaWrapper(Text, Text),
-    /// `mta max-deferred`.
     MtaMaxDeferred(Number),
     /// `mta limit [for domain DOMAIN]`.
     MtaLimit(Option<Text>, Vec<MtaLimit>),
     /// `proc NAME COMMAND …`.
     Proc(Text, Text, Vec<ProcOption>),
-    /// `queue compression`.
     QueueCompression,
     /// `queue encryption [KEY]`.
     QueueEncryption(Option<Text>),
-    /// `queue ttl`.
     QueueTtl(Text),
-    /// `scheduler limit`.
     SchedulerLimit(Vec<Limit>),
-    /// `smtp limit`.
     SmtpLimit(Vec<Limit>),
     /// `smtp limit bypass <table>`.
     SmtpLimitBypass(TableRef),
-    /// `smtp ciphers`.
     SmtpCiphers(Text),
-    /// `smtp max-message-size`.
     SmtpMaxMessageSize(Size),
-    /// `smtp sub-addr-delim`.
     SmtpSubAddrDelim(Text),
     /// `srs key SECRET`.
     SrsKey(Text),
     /// `srs key backup SECRET`.
     SrsKeyBackup(Text),
-    /// `srs ttl`.
     SrsTtl(Text),
     /// `listen on INTERFACE …`.
     Listen(Text, Vec<ListenOption>),
@@ -102,7 +87,6 @@ pub enum Body {
 /// The argument of `max-message-size`.
 #[derive(Clone, Debug)]
 pub enum Size {
-    /// Bytes.
     Bytes(Number),
     /// With a unit.
     Scaled(Text),
@@ -113,7 +97,6 @@ pub enum Size {
 pub struct Limit {
     /// Which limit.
     pub key: Text,
-    /// Its value.
     pub value: Number,
 }
 
@@ -122,9 +105,7 @@ pub struct Limit {
 pub enum MtaLimit {
     /// `key number`.
     Limit(Limit),
-    /// `inet4`.
     Inet4,
-    /// `inet6`.
     Inet6,
 }
 
@@ -142,24 +123,18 @@ pub enum PkiOption {
 /// An option of `proc` and `proc-exec`.
 #[derive(Clone, Debug)]
 pub struct ProcOption {
-    /// Which.
     pub kind: ProcOptionKind,
     /// Its argument.
     pub value: Text,
-    /// Where its word stands.
     pub at: Pos,
 }
 
 /// Which option of `proc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcOptionKind {
-    /// `user`.
     User,
-    /// `group`.
     Group,
-    /// `chroot`.
     Chroot,
-    /// `on failure`.
     OnFailure,
 }
 
@@ -180,7 +155,6 @@ impl ProcOptionKind {
 pub struct TableRef {
     /// What is written.
     pub value: TableValue,
-    /// Where.
     pub at: Pos,
 }
 
@@ -203,25 +177,20 @@ pub enum TableValue {
 pub struct PatternText {
     /// Written with `regex`.
     pub regex: bool,
-    /// The table.
     pub table: TableRef,
 }
 
 /// An option of `listen on`.
 #[derive(Clone, Debug)]
 pub struct ListenOption {
-    /// Where its word stands.
     pub at: Pos,
-    /// What it says.
     pub kind: ListenKind,
 }
 
 /// What an option of `listen on` says.
 #[derive(Clone, Debug)]
 pub enum ListenKind {
-    /// `inet4`.
     Inet4,
-    /// `inet6`.
     Inet6,
     /// `port NUMBER`.
     PortNumber(Number),
@@ -229,39 +198,26 @@ pub enum ListenKind {
     PortName(Text),
     /// `smtps [verify]`.
     Smtps(Verify),
-    /// `tls`.
     Tls,
     /// `tls-require [verify]`.
     TlsRequire(Verify),
-    /// `ciphers`.
     Ciphers(Text),
-    /// `protocols`.
     Protocols(Text),
-    /// `pki`.
     Pki(Text),
-    /// `ca`.
     Ca(Text),
     /// `auth [TABLE]`.
     Auth(Option<TableRef>),
     /// `auth-optional [TABLE]`.
     AuthOptional(Option<TableRef>),
-    /// `hostname`.
     Hostname(Text),
-    /// `hostnames`.
     Hostnames(TableRef),
-    /// `received-auth`.
     ReceivedAuth,
-    /// `proxy-v2`.
     ProxyV2(Option<TableRef>),
     /// `senders TABLE [masquerade]`.
     Senders(TableRef, bool),
-    /// `filter`.
     Filter(FilterRef),
-    /// `mask-src`.
     MaskSrc,
-    /// `no-dsn`.
     NoDsn,
-    /// `tag`.
     Tag(Text),
 }
 
@@ -277,7 +233,6 @@ pub enum Verify {
 /// A filter where an option wants one.
 #[derive(Clone, Debug)]
 pub enum FilterRef {
-    /// By name.
     Named(Text),
     /// `{ a, b }`.
     Chain(Vec<Text>),
@@ -286,7 +241,6 @@ pub enum FilterRef {
 /// `action NAME METHOD OPTIONS`.
 #[derive(Clone, Debug)]
 pub struct ActionText {
-    /// Its name.
     pub name: Text,
     /// Where the method's word stands.
     pub method_at: Pos,
@@ -299,16 +253,13 @@ pub struct ActionText {
 /// A method with its options.
 #[derive(Clone, Debug)]
 pub enum MethodText {
-    /// A local one.
     Local(LocalMethod, Vec<LocalOption>),
-    /// `relay`.
     Relay(Vec<RelayOption>),
 }
 
 /// A local method.
 #[derive(Clone, Debug)]
 pub enum LocalMethod {
-    /// `mbox`.
     Mbox,
     /// `maildir [PATH] [junk]`.
     Maildir(Option<Text>, bool),
@@ -316,77 +267,53 @@ pub enum LocalMethod {
     Lmtp(Text, bool),
     /// `mda COMMAND`.
     Mda(Text),
-    /// `forward-only`.
     ForwardOnly,
-    /// `expand-only`.
     ExpandOnly,
 }
 
 /// An option of a local action.
 #[derive(Clone, Debug)]
 pub struct LocalOption {
-    /// Where its word stands.
     pub at: Pos,
-    /// What it says.
     pub kind: LocalKind,
 }
 
 /// What an option of a local action says.
 #[derive(Clone, Debug)]
 pub enum LocalKind {
-    /// `user`.
     User(Text),
-    /// `alias`.
     Alias(TableRef),
-    /// `virtual`.
     Virtual(TableRef),
-    /// `userbase`.
     Userbase(TableRef),
-    /// `wrapper`.
     Wrapper(Text),
 }
 
 /// An option of a relay action.
 #[derive(Clone, Debug)]
 pub struct RelayOption {
-    /// Where its word stands.
     pub at: Pos,
-    /// What it says.
     pub kind: RelayKind,
 }
 
 /// What an option of a relay action says.
 #[derive(Clone, Debug)]
 pub enum RelayKind {
-    /// `helo`.
     Helo(Text),
-    /// `helo-src`.
     HeloSrc(TableRef),
-    /// `pki`.
     Pki(Text),
-    /// `ca`.
     Ca(Text),
-    /// `ciphers`.
     Ciphers(Text),
-    /// `protocols`.
     Protocols(Text),
-    /// `src`.
     Src(TableRef),
-    /// `mail-from`.
     MailFrom(Text),
     /// `backup [mx NAME]`.
     Backup(Option<Text>),
-    /// `host`.
     Host(TableRef),
-    /// `domain`.
     Domain(TableRef),
     /// `tls [no-verify]`.
     Tls(Verify),
-    /// `auth`.
     Auth(TableRef),
-    /// `filter`.
     Filter(FilterRef),
-    /// `srs`.
     Srs,
 }
 
@@ -404,7 +331,6 @@ pub struct MatchText {
 /// One criterion.
 #[derive(Clone, Debug)]
 pub struct CriterionText {
-    /// Where its word stands.
     pub at: Pos,
     /// Written with `!`.
     pub negated: bool,
@@ -415,39 +341,25 @@ pub struct CriterionText {
 /// What a criterion asks.
 #[derive(Clone, Debug)]
 pub enum CriterionKind {
-    /// `tag`.
     Tag(PatternText),
-    /// `helo`.
     Helo(PatternText),
-    /// `mail-from`.
     MailFrom(PatternText),
-    /// `rcpt-to`.
     RcptTo(PatternText),
-    /// `tls`.
     Tls,
     /// `auth [TABLE]`.
     Auth(Option<PatternText>),
-    /// `from socket`.
     FromSocket,
-    /// `from local`.
     FromLocal,
-    /// `from any`.
     FromAny,
-    /// `from src`.
     FromSrc(PatternText),
     /// `from rdns [TABLE]`.
     FromRdns(Option<PatternText>),
     /// `from auth [TABLE]`.
     FromAuth(Option<PatternText>),
-    /// `from mail-from`.
     FromMailFrom(PatternText),
-    /// `for local`.
     ForLocal,
-    /// `for any`.
     ForAny,
-    /// `for domain`.
     ForDomain(PatternText),
-    /// `for rcpt-to`.
     ForRcptTo(PatternText),
 }
 
@@ -476,7 +388,6 @@ pub struct Condition {
 /// What a filter's condition asks.
 #[derive(Clone, Debug)]
 pub enum ConditionKind {
-    /// `fcrdns`.
     Fcrdns,
     /// `rdns [TABLE]`.
     Rdns(Option<PatternText>),
@@ -503,8 +414,6 @@ pub enum Decision {
     Rewrite(Text),
     /// `report TEXT`.
     Report(Text),
-    /// `junk`.
     Junk,
-    /// `bypass`.
     Bypass,
 }

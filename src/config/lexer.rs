@@ -21,7 +21,6 @@ pub enum Token {
     Quoted(String),
     /// A reserved word.
     Keyword(&'static str),
-    /// A number.
     Number(i64),
     /// `=>`.
     Arrow,

@@ -12,7 +12,6 @@ pub enum LmtpDest {
     Socket(PathBuf),
     /// A host, by name or address, without brackets.
     Host {
-        /// Which.
         name: String,
         /// Its TCP port; 25 where none is written.
         port: u16,

@@ -72,13 +72,9 @@ pub struct Listener {
     pub hostname: Line,
     /// `hostnames <table>`.
     pub hostnames: Option<TableName>,
-    /// `tag`.
     pub tag: Option<Line>,
-    /// `mask-src`.
     pub mask_src: bool,
-    /// `no-dsn`.
     pub no_dsn: bool,
-    /// `received-auth`.
     pub received_auth: bool,
     /// `senders <table> [masquerade]`.
     pub senders: Option<Senders>,
@@ -88,7 +84,6 @@ pub struct Listener {
     pub auth: Option<ListenAuth>,
     /// `proxy-v2`: the client is the one that a PROXY header names.
     pub proxy_v2: Option<Proxy>,
-    /// `filter`.
     pub filter: Option<FilterName>,
     /// File and line of the directive, for messages.
     pub at: Place,
@@ -113,13 +108,9 @@ pub struct Senders {
 /// `listen on socket`.
 #[derive(Clone, Debug, Default)]
 pub struct SocketListener {
-    /// `tag`.
     pub tag: Option<Line>,
-    /// `mask-src`.
     pub mask_src: bool,
-    /// `no-dsn`.
     pub no_dsn: bool,
-    /// `filter`.
     pub filter: Option<FilterName>,
 }
 
@@ -142,9 +133,7 @@ pub enum TableSource {
     List(Vec<String>),
     /// Key and value pairs written in the file.
     Map(Vec<(String, String)>),
-    /// `file:/path`.
     File(PathBuf),
-    /// `db:/path`.
     Db(PathBuf),
     /// The system's users.
     Passwd,
@@ -209,7 +198,6 @@ impl TableProgram {
 /// What `action` says.
 #[derive(Clone, Debug)]
 pub struct Action {
-    /// Its name.
     pub name: Line,
     /// Local delivery or relay.
     pub method: Method,
@@ -259,7 +247,6 @@ pub enum Delivery {
     },
     /// A command, with format specifiers.
     Mda(Line),
-    /// LMTP.
     Lmtp {
         /// `host:port` or a socket's path, which [`LmtpDest`](super::LmtpDest) reads; it may hold
         /// format specifiers.
@@ -300,40 +287,25 @@ pub struct Criterion {
 /// What a criterion asks. A `Pattern` names a list table, by value or by regex.
 #[derive(Clone, Debug)]
 pub enum Test {
-    /// `tag`.
     Tag(Pattern),
-    /// `from any`.
     FromAny,
-    /// `from local`.
     FromLocal,
-    /// `from socket`.
     FromSocket,
-    /// `from src`.
     FromSrc(Pattern),
-    /// `from rdns`.
     FromRdns(Option<Pattern>),
-    /// `for any`.
     ForAny,
-    /// `for local`.
     ForLocal,
-    /// `for domain`.
     ForDomain(Pattern),
-    /// `helo`.
     Helo(Pattern),
-    /// `auth`.
     Auth(Option<Pattern>),
-    /// `tls`.
     Tls,
-    /// `mail-from`.
     MailFrom(Pattern),
-    /// `rcpt-to`.
     RcptTo(Pattern),
 }
 
 /// A table to compare with.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    /// The table.
     pub table: TableName,
     /// Whether its entries are regular expressions.
     pub regex: bool,
@@ -367,7 +339,6 @@ pub struct QueueOptions {
     pub ttl_s: u32,
     /// `queue compression`.
     pub compression: bool,
-    /// `queue encryption`.
     pub encryption: Option<QueueKey>,
 }
 
@@ -404,7 +375,6 @@ pub struct SchedulerLimits {
 pub struct MtaOptions {
     /// Envelopes kept for a host that is suspended; 100.
     pub max_deferred: usize,
-    /// `mta limit`.
     pub limits: MtaLimits,
     /// `mta limit for domain`, by the domain as written.
     pub domains: BTreeMap<String, MtaLimits>,
@@ -460,7 +430,6 @@ pub struct MtaLimits {
 /// File and line of a directive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// The file.
     pub file: String,
     /// The line, from 1.
     pub line: u32,

@@ -79,7 +79,6 @@ pub(crate) fn fuzz_items(line: &str) {
 pub struct World<'w> {
     /// Rules and actions.
     pub config: &'w Config,
-    /// Tables.
     pub tables: &'w Tables,
     /// Files that alias values include.
     pub includes: &'w dyn Includes,

@@ -18,7 +18,6 @@ pub enum Phase {
     Connect,
     Helo,
     Ehlo,
-    /// STARTTLS.
     StartTls,
     Auth,
     MailFrom,
@@ -122,9 +121,7 @@ pub enum Event {
     TxCommit,
     /// The transaction was given up.
     TxRollback,
-    /// What the client says.
     ProtocolClient,
-    /// What the server says.
     ProtocolServer,
     /// What a filter wants to be known.
     FilterReport,

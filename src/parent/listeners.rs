@@ -18,7 +18,6 @@ pub struct Bound {
     pub index: u32,
     /// What was asked for; port 0 became another one.
     wanted: SocketAddr,
-    /// The socket.
     pub socket: TcpListener,
 }
 

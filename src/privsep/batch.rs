@@ -33,7 +33,6 @@ const ANSWER_MAX: usize = TEXT_MAX + 32;
 /// What comes before a message's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Returned in the answer.
     pub sequence: u32,
     /// What followed the sub-address delimiter.
     pub subaddress: Option<Line>,

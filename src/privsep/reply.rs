@@ -35,49 +35,36 @@ pub enum Reply {
     },
     /// The delivery was not started.
     MdaRefused {
-        /// Of the request.
         id: u32,
-        /// Why.
         why: MdaRefusal,
     },
     /// The delivery has ended.
     MdaDone {
-        /// Of the request.
         id: u32,
-        /// How.
         end: MdaEnd,
     },
     /// A helper runs.
     HelperStarted {
-        /// Of the request.
         id: u32,
         /// Its process.
         pid: u32,
     },
     /// A helper was not started.
     HelperRefused {
-        /// Of the request.
         id: u32,
-        /// Why.
         text: Line,
     },
-    /// A helper has ended.
     HelperEnded {
-        /// Of the request.
         id: u32,
-        /// How.
         end: MdaEnd,
     },
     /// A user's .forward.
     Forward {
-        /// Of the request.
         id: u32,
-        /// What became of it.
         found: Found,
     },
     /// Whether a password is that of a user of the system.
     Password {
-        /// Of the request.
         id: u32,
         /// What the system says.
         verdict: PasswordVerdict,
@@ -90,7 +77,6 @@ pub enum Reply {
     /// One descriptor comes with it: an unlinked file with the sources of a new configuration. If
     /// it has other private keys a second one does: a socket to the process that holds those.
     NewConfig {
-        /// Of the request.
         id: u32,
         /// Whether there is a socket.
         keys: bool,
@@ -99,9 +85,7 @@ pub enum Reply {
     },
     /// The files make no configuration, or none that can be taken over without a restart.
     BadConfig {
-        /// Of the request.
         id: u32,
-        /// Why, in lines.
         text: String,
     },
     /// Finish what is being answered, record outcomes, and exit.
@@ -119,7 +103,6 @@ pub enum MdaRefusal {
     Exit {
         /// A sysexits(3) code.
         code: i32,
-        /// Why.
         text: Line,
     },
 }
@@ -144,7 +127,6 @@ pub enum Found {
     Opened,
     /// There is one that cannot be used, or nobody can say now.
     Unusable {
-        /// Why.
         text: Line,
     },
 }
@@ -158,7 +140,6 @@ pub enum PasswordVerdict {
     Wrong,
     /// Nobody can say now.
     Unknown {
-        /// Why.
         text: Line,
     },
 }

@@ -27,7 +27,6 @@ pub enum Request {
     StartHelper {
         /// Names it in the answers and in `KillHelper`.
         id: u32,
-        /// Which one.
         helper: Helper,
     },
     /// End a helper; its `HelperEnded` follows.
@@ -38,9 +37,7 @@ pub enum Request {
     /// Open a user's .forward. No path is told: the parent finds the user in the action's userbase
     /// and looks only where the user's home is. Answered by `Forward`.
     OpenForward {
-        /// Returned in the answer.
         id: u32,
-        /// The action.
         action: Line,
         /// The user, a key of the action's userbase.
         user: Line,
@@ -48,16 +45,12 @@ pub enum Request {
     /// Check the password of a user of the system. Both come from a stranger; the parent hands them
     /// to a child of its own unread. Answered by `Password`.
     CheckPassword {
-        /// Returned in the answer.
         id: u32,
-        /// The user.
         user: Line,
-        /// The password.
         password: Secret,
     },
     /// `smtpctl update table`: if users are in it, the parent reads its copy again.
     UpdateTable {
-        /// The table.
         table: Line,
     },
     /// `smtpctl log verbose|brief`: the parent follows.
@@ -65,7 +58,6 @@ pub enum Request {
     /// Read and check the configuration afresh, or its certificates alone. Answered by `NewConfig` or `BadConfig`; whatever is
     /// answered, the old one is in use until `Reloaded`.
     Reload {
-        /// Returned in the answer.
         id: u32,
         /// Which files.
         extent: Extent,
@@ -100,7 +92,6 @@ pub enum Helper {
 /// the user in the system, and hands the texts to a child that has already become the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MdaJob {
-    /// The action.
     pub action: Line,
     /// The recipient user, a key of the action's userbase.
     pub user: Line,

@@ -141,7 +141,6 @@ pub enum BeginError {
 /// Why an envelope cannot be read.
 #[derive(Debug)]
 pub enum LoadError {
-    /// It is gone.
     Missing,
     /// It was unreadable and has been set aside.
     Corrupt(String),

@@ -32,7 +32,6 @@ pub enum Origin {
 pub enum Decision<'c> {
     /// This action settles it.
     Accept {
-        /// The action.
         action: &'c Action,
         /// The rule that said so.
         rule: &'c Place,
@@ -51,9 +50,7 @@ pub enum Decision<'c> {
 /// A rule asks what nobody can say now.
 #[derive(Clone, Debug)]
 pub struct Unanswered<'c> {
-    /// What the table said.
     pub error: TableError,
-    /// The rule.
     pub rule: &'c Place,
 }
 

@@ -54,7 +54,6 @@ pub enum Settled {
     },
     /// The disk refused: the envelope is still there, to be settled later as `cause` says.
     Stuck {
-        /// The envelope.
         envelope: Box<Envelope>,
         /// What is left to do.
         cause: Cause,

@@ -19,11 +19,8 @@ pub struct Listening {
     pub hostname: Line,
     /// `hostnames`: may give another name to both.
     pub hostnames: Option<HostNames>,
-    /// `tag`.
     pub tag: Option<Line>,
-    /// `mask-src`.
     pub mask_src: bool,
-    /// `no-dsn`.
     pub no_dsn: bool,
     /// Mail starts its journey here: the socket, or an address of this host to itself.
     pub local: bool,
@@ -33,13 +30,10 @@ pub struct Listening {
     pub tls: Option<Tls>,
     /// `auth` or `auth-optional`.
     pub auth: Option<Auth>,
-    /// `senders`.
     pub senders: Option<Senders>,
-    /// `received-auth`.
     pub received_auth: bool,
     /// Limits of smtpd.conf(5).
     pub limits: Limits,
-    /// The filters.
     pub filter: Option<Arc<Chain>>,
     /// Where it listens, as filters are told.
     pub address: Option<SocketAddr>,

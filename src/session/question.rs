@@ -195,7 +195,6 @@ pub(super) enum Waits {
     Filters {
         /// What waits for a program's decision.
         asking: Option<Box<Asking>>,
-        /// The program.
         program: Option<Arc<Program>>,
         then: Then,
     },
@@ -219,9 +218,7 @@ pub(super) enum Waits {
 
 /// What goes on when filters have decided.
 pub(super) enum Then {
-    /// The banner.
     Banner,
-    /// This command.
     Command(Vec<u8>),
     /// The recipient of this command, of which it is known where it leads.
     Recipient(Vec<u8>, Box<Recipient>),

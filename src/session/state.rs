@@ -83,7 +83,6 @@ impl Drop for Filtered {
 /// What HELO or EHLO said.
 #[derive(Clone, Debug)]
 pub struct Greeting {
-    /// Which of the two.
     pub protocol: Protocol,
     pub name: Line,
 }

@@ -9,7 +9,6 @@
 pub enum Command<'line> {
     Helo(Option<&'line [u8]>),
     Ehlo(Option<&'line [u8]>),
-    /// STARTTLS.
     StartTls(Option<&'line [u8]>),
     Auth(Option<&'line [u8]>),
     /// `MAIL FROM:` and what follows the colon.

@@ -76,7 +76,6 @@ pub enum Operation {
 pub enum Answer {
     /// Yes; with a value where one was asked for.
     Found(String),
-    /// No.
     NotFound,
     /// It cannot say now, for this reason.
     Error(String),

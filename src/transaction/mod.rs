@@ -55,9 +55,7 @@ struct Addressed {
 /// What the sender asked to be told about one recipient.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// NOTIFY.
     pub notify: Notify,
-    /// ORCPT.
     pub orcpt: Option<Line>,
 }
 
@@ -143,7 +141,6 @@ pub struct TlsFacts {
 pub enum ShownUser {
     /// Received says whether the client has logged in, and as whom.
     Shown,
-    /// It does not.
     Hidden,
 }
 

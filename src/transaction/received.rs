@@ -26,7 +26,6 @@ pub struct Received<'a> {
     pub msgid: MsgId,
     /// The recipient, if there is just one: more would tell Bcc recipients of each other.
     pub only: Option<&'a MailAddr>,
-    /// When.
     pub date: &'a str,
 }
 

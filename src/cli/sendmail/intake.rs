@@ -42,17 +42,11 @@ pub struct Message {
 /// Fields that are generated when they are missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// From.
     pub from: bool,
-    /// Date.
     pub date: bool,
-    /// MIME-Version.
     pub mime_version: bool,
-    /// Content-Type.
     pub content_type: bool,
-    /// Content-Disposition.
     pub content_disposition: bool,
-    /// Content-Transfer-Encoding.
     pub content_transfer_encoding: bool,
 }
 
@@ -61,7 +55,6 @@ pub struct Seen {
 pub enum Recipients {
     /// To, Cc and Bcc, or their Resent- fields where there are any, are read for addresses.
     FromHeader,
-    /// They are not.
     #[default]
     Ignored,
 }
@@ -178,7 +171,6 @@ enum Place {
     Header,
     /// In a field that is kept or dropped.
     Field { keep: bool },
-    /// In the body.
     Body,
 }
 

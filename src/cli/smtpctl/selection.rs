@@ -51,7 +51,6 @@ enum Bound {
 /// What the message itself says, which takes reading it.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
-    /// Its bytes.
     pub size_bytes: u64,
     /// Message-ID, without angle brackets.
     pub message_id: String,

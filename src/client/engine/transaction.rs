@@ -43,7 +43,6 @@ enum Step {
     Mail,
     /// RCPT is to be said, for one after another; then DATA.
     Rcpt,
-    /// DATA was said.
     Data,
     /// Nothing is left to say.
     Ended,

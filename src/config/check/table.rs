@@ -48,7 +48,6 @@ pub(super) enum Service {
 /// The kinds an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Takes {
-    /// Lists.
     List,
     /// Mappings.
     Map,

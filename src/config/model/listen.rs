@@ -44,7 +44,6 @@ pub enum ClientCertificate {
 /// `auth [<table>]` or `auth-optional [<table>]`.
 #[derive(Clone, Debug)]
 pub struct ListenAuth {
-    /// Which of the two.
     pub need: AuthNeed,
     /// Credentials by user; the system's passwords without it.
     pub table: Option<TableName>,

@@ -426,9 +426,7 @@ const QUOTE_HINT: &str =
 /// What could have stood where something else does, as far as hints depend on it.
 #[derive(Clone, Copy)]
 enum Wanted<'w> {
-    /// A directive.
     Directive,
-    /// One of these words.
     Words(&'w [&'w str]),
     /// A string or number of the writer's choice.
     Value,

@@ -61,7 +61,6 @@ impl fmt::Debug for Names {
 /// Which connection an envelope can travel on: the action, and who connects, where that matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// The action.
     pub action: Line,
     /// As whom it is connected to; empty for a host.
     pub user: Line,

@@ -43,9 +43,7 @@ const TICK: Duration = Duration::from_millis(500);
 pub struct Key {
     /// The configuration that its action is of.
     pub version: u64,
-    /// The action.
     pub action: Line,
-    /// The user.
     pub user: Line,
 }
 

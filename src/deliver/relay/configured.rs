@@ -19,7 +19,6 @@ use super::secure::Connectors;
 pub struct Configured {
     /// Actions and tables.
     pub snapshot: Arc<Snapshot>,
-    /// TLS.
     pub tls: Connectors,
     /// Who hears of sessions.
     pub filters: Arc<Filters>,

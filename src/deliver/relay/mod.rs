@@ -98,7 +98,6 @@ pub enum Event {
     /// A transaction is over: outcomes, recipients that were not tried, and whether the session
     /// takes another one.
     Done(SessionId, Vec<(EvpId, Outcome)>, Vec<EvpId>, Next),
-    /// A session has ended.
     Ended(SessionId, End),
     /// The administrator's question.
     Admin(Admin, Reply),
@@ -109,9 +108,7 @@ pub enum Event {
 /// What the administrator asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admin {
-    /// A listing.
     Show(Listing),
-    /// `resume route`.
     ResumeRoute(RouteId),
     /// `pause mta from … for …` (true), `resume mta from … for …`.
     Block(IpAddr, String, bool),

@@ -104,7 +104,6 @@ pub type Ptr = Arc<OnceLock<Reverse>>;
 /// A remote address, and how many connections it has.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Its connections.
     pub connections: Connections,
     /// Its name.
     pub ptr: Ptr,
@@ -127,7 +126,6 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// The remote one.
     pub to: SocketAddr,
-    /// Its connections.
     pub connections: Connections,
     /// Their sessions.
     pub sessions: BTreeSet<SessionId>,

@@ -31,7 +31,6 @@ use super::reports::Reports;
 
 /// What a session is told.
 pub enum Order {
-    /// Send this.
     Send(Arc<Load>),
     /// End.
     Quit,

@@ -90,7 +90,6 @@ pub fn mta_rejects_all(session: SessionId) {
 pub struct Delivery<'a> {
     /// The session; 0 where there was none.
     pub session: SessionId,
-    /// The envelope.
     pub envelope: &'a Envelope,
     /// The sender as used.
     pub sender: &'a MailAddr,

@@ -26,9 +26,7 @@ use super::Parent;
 pub struct InUse {
     /// As an engine gets it.
     pub handover: Vec<u8>,
-    /// What it says.
     pub config: Config,
-    /// Who its users are.
     pub users: Userbases,
     /// The files of certificates and authorities, as they were read.
     certificates: BTreeMap<PathBuf, Vec<u8>>,

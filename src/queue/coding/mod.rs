@@ -63,7 +63,6 @@ impl Name {
 pub enum Unreadable {
     /// Its key is another one, or none was given. The file may be as good as ever.
     Key(String),
-    /// It is damaged.
     Damaged(String),
     /// The disk said no.
     Io(io::Error),
@@ -73,7 +72,6 @@ pub enum Unreadable {
 pub enum Source {
     /// A file of its own.
     File(File),
-    /// All of it.
     Memory(Vec<u8>),
 }
 

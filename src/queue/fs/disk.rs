@@ -88,7 +88,6 @@ pub enum EntryKind {
     File,
     /// A directory.
     Dir,
-    /// Anything else.
     Other,
 }
 

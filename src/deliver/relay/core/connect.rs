@@ -48,11 +48,9 @@ enum Choice {
     Open(Way),
     /// Use this session, which is idle.
     Reuse(SessionId),
-    /// Wait.
     Wait(Wait),
     /// Ask for another source address.
     Draw,
-    /// Nothing.
     Nothing,
 }
 

@@ -82,7 +82,6 @@ const SWEEP_S: u64 = 60;
 /// How much may go on at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Sessions.
     pub sessions: usize,
 }
 

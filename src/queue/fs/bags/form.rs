@@ -39,7 +39,6 @@ pub struct Part {
 /// A message in a bag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Its id.
     pub msgid: MsgId,
     /// Which of the bag's parts is its body; its envelopes are the next ones.
     pub body: usize,
