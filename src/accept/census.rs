@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::log::stat;
-use crate::sys::bell::Bell;
+use crate::sys::waker::Waker;
 
 use super::source::{Counts, Entry, Source};
 
@@ -17,18 +17,18 @@ pub(super) struct Census {
     is_awaited: AtomicBool,
     /// Somebody has left since.
     has_left: AtomicBool,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
 }
 
 impl Census {
-    /// Nobody is there; `bell` wakes the event loop.
-    pub(super) fn new(bell: Arc<Bell>) -> Census {
+    /// Nobody is there; `waker` wakes the event loop.
+    pub(super) fn new(waker: Arc<Waker>) -> Census {
         Census {
             sessions: AtomicUsize::new(0),
             sources: Mutex::new(Counts::new()),
             is_awaited: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
-            bell,
+            waker,
         }
     }
 
@@ -54,7 +54,7 @@ impl Census {
         stat::SMTP_SESSION.dec();
         if self.is_awaited.swap(false, Ordering::AcqRel) {
             self.has_left.store(true, Ordering::Release);
-            self.bell.ring();
+            self.waker.wake();
         }
     }
 

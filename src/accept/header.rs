@@ -20,7 +20,7 @@ pub(super) enum Progress {
 
 /// Why there is no header.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum HeaderError {
     /// The proxy has hung up.
     HungUp,
     /// It has said something else.
@@ -31,11 +31,11 @@ pub(super) enum Failure {
 
 impl Header {
     /// Reads on. Never takes a byte that is not the header's.
-    pub(super) fn read(&mut self, socket: &mut impl Read) -> Result<Progress, Failure> {
+    pub(super) fn read(&mut self, socket: &mut impl Read) -> Result<Progress, HeaderError> {
         loop {
             let wanted = match self.bytes.first_chunk::<FIXED>() {
                 None => FIXED,
-                Some(fixed) => FIXED + proxy::rest(fixed).map_err(Failure::Bad)?,
+                Some(fixed) => FIXED + proxy::rest(fixed).map_err(HeaderError::Bad)?,
             };
             let have = self.bytes.len();
             if let Some((fixed, rest)) = self.bytes.split_first_chunk::<FIXED>()
@@ -43,7 +43,7 @@ impl Header {
             {
                 return proxy::client(fixed, rest)
                     .map(Progress::Known)
-                    .map_err(Failure::Bad);
+                    .map_err(HeaderError::Bad);
             }
             self.bytes.resize(wanted, 0);
             let (_, missing) = self.bytes.split_at_mut(have);
@@ -51,22 +51,24 @@ impl Header {
             self.bytes
                 .truncate(have + read.as_ref().copied().unwrap_or(0));
             match read {
-                Ok(0) => return Err(Failure::HungUp),
+                Ok(0) => return Err(HeaderError::HungUp),
                 Ok(_) => {}
                 Err(error) if super::would_block(&error) => return Ok(Progress::WouldBlock),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Failure::Io(error)),
+                Err(error) => return Err(HeaderError::Io(error)),
             }
         }
     }
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for HeaderError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::HungUp => f.write_str("disconnected"),
-            Failure::Bad(bad) => write!(f, "{bad}"),
-            Failure::Io(error) => write!(f, "IO error ({})", crate::sys::errno::strerror(error)),
+            HeaderError::HungUp => f.write_str("disconnected"),
+            HeaderError::Bad(bad) => write!(f, "{bad}"),
+            HeaderError::Io(error) => {
+                write!(f, "IO error ({})", crate::sys::errno::strerror(error))
+            }
         }
     }
 }
@@ -119,7 +121,7 @@ mod tests {
         for cut in 0..28 {
             let mut rest = &whole[..cut];
             let failure = Header::default().read(&mut rest).unwrap_err();
-            assert!(matches!(failure, Failure::HungUp), "{cut}");
+            assert!(matches!(failure, HeaderError::HungUp), "{cut}");
         }
     }
 }

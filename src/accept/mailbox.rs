@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::Sender;
 
 use crate::control::Answer;
-use crate::sys::bell::Bell;
+use crate::sys::waker::Waker;
 
 use super::Listeners;
 use super::slab::ConnId;
@@ -17,7 +17,7 @@ use super::slab::ConnId;
 pub struct Mailbox {
     pub(super) letters: Sender<Letter>,
     pub(super) wishes: Arc<Wishes>,
-    pub(super) bell: Arc<Bell>,
+    pub(super) waker: Arc<Waker>,
 }
 
 /// What the loop is told.
@@ -41,14 +41,14 @@ impl Mailbox {
     /// not to be called from the loop itself.
     pub fn answer(&self, conn: ConnId, answer: Answer) {
         if self.letters.send(Letter::Answer(conn, answer)).is_ok() {
-            self.bell.ring();
+            self.waker.wake();
         }
     }
 
     /// Other listeners from now on. Not to be called from the loop itself.
     pub fn listen(&self, listeners: Listeners) {
         if self.letters.send(Letter::Listen(listeners)).is_ok() {
-            self.bell.ring();
+            self.waker.wake();
         }
     }
 
@@ -56,7 +56,7 @@ impl Mailbox {
     /// Sessions that exist go on.
     pub fn pause(&self, paused: bool) {
         self.wishes.paused.store(paused, Ordering::Release);
-        self.bell.ring();
+        self.waker.wake();
     }
 
     /// Whether receiving is paused.
@@ -68,6 +68,6 @@ impl Mailbox {
     /// after [`super::Limits::shutdown`] at the latest the loop returns.
     pub fn shutdown(&self) {
         self.wishes.shutdown.store(true, Ordering::Release);
-        self.bell.ring();
+        self.waker.wake();
     }
 }

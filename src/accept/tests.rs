@@ -1,4 +1,4 @@
-//! The loop and its workers on real sockets, with real sessions and a world that a test can hold up.
+//! The loop and its workers on real sockets, with real sessions and services that a test can hold up.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -22,7 +22,7 @@ use crate::util::{Line, Live, Timestamp};
 
 use super::*;
 
-/// What has happened on one server, and its world. A recipient `slow` waits for the gate, and so
+/// What has happened on one server, and its services. A recipient `slow` waits for the gate, and so
 /// does the tale of a durable message when `commits_wait`.
 #[derive(Default)]
 struct Book {
@@ -86,12 +86,12 @@ impl Observer for Book {
     }
 }
 
-struct World {
+struct FakeServices {
     book: Arc<Book>,
     queue: Queue,
 }
 
-impl Services for World {
+impl Services for FakeServices {
     fn begin(&self) -> Result<Incoming, BeginError> {
         self.queue.begin()
     }
@@ -235,7 +235,7 @@ impl Server {
             )],
             control: UnixListener::bind(&control).unwrap(),
             socket,
-            services: Arc::new(World {
+            services: Arc::new(FakeServices {
                 book: book.clone(),
                 queue: Queue::new(Arc::new(Ram::with_hook(at_the_gate))),
             }),

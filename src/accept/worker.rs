@@ -26,10 +26,10 @@ use mio::{Events, Poll, Token};
 use crate::dns;
 use crate::log::maillog;
 use crate::session::{Answer, Disconnect, Services};
-use crate::sys::bell::Bell;
 use crate::sys::errno::strerror;
 use crate::sys::socket::EVENTS_ARE_THE_SYSTEMS;
-use crate::tls::server::{Failure, Handshake};
+use crate::sys::waker::Waker;
+use crate::tls::server::{Handshake, HandshakeError};
 
 use super::census::Census;
 use super::committer::Committer;
@@ -61,7 +61,7 @@ pub(super) struct Shared {
 /// How others reach a worker.
 pub(super) struct Inbox {
     letters: Mutex<Vec<Letter>>,
-    bell: Bell,
+    waker: Waker,
     stop: AtomicBool,
     /// Connections that it has, or is about to have.
     held: AtomicUsize,
@@ -78,7 +78,7 @@ enum Letter {
 }
 
 /// What came of a signature, and what the peer is to be told when there is none.
-type Signed = Result<(), (Failure, Vec<u8>)>;
+type Signed = Result<(), (HandshakeError, Vec<u8>)>;
 
 impl Inbox {
     /// Gives the worker a connection for life.
@@ -95,7 +95,7 @@ impl Inbox {
     /// Lets it tell its sessions that the service ends, and end with the last of them.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        self.bell.ring();
+        self.waker.wake();
     }
 
     fn answer(&self, id: ConnId, question: u32, answer: Answer) {
@@ -104,7 +104,7 @@ impl Inbox {
 
     fn send(&self, letter: Letter) {
         self.lock().push(letter);
-        self.bell.ring();
+        self.waker.wake();
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Letter>> {
@@ -134,7 +134,7 @@ impl Worker {
         let poll = Poll::new()?;
         let inbox = Arc::new(Inbox {
             letters: Mutex::default(),
-            bell: Bell::new(poll.registry(), BELL)?,
+            waker: Waker::new(poll.registry(), WAKER)?,
             stop: AtomicBool::new(false),
             held: AtomicUsize::new(0),
         });
@@ -181,7 +181,7 @@ impl Worker {
             self.hands.now_ms = self.started.elapsed().as_millis() as u64;
             for event in &events {
                 match event.token() {
-                    BELL => self.hands.inbox.bell.hush(),
+                    WAKER => self.hands.inbox.waker.acknowledge(),
                     token => self.on_event(token.0 - FIRST_CONN, event),
                 }
             }
@@ -402,7 +402,7 @@ fn token(index: usize) -> Token {
     Token(FIRST_CONN + index)
 }
 
-const BELL: Token = Token(0);
+const WAKER: Token = Token(0);
 const FIRST_CONN: usize = 1;
 /// Events looked at in one go.
 const EVENTS: usize = 1024;

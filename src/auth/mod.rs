@@ -339,14 +339,14 @@ mod tests {
         Arc::new(Snapshot::load(1, loaded.config, &sources).unwrap())
     }
 
-    struct World {
+    struct Judge {
         checker: Checker,
         tables: Option<Arc<Snapshot>>,
     }
 
-    impl World {
-        fn new(tables: Option<Arc<Snapshot>>) -> World {
-            World {
+    impl Judge {
+        fn new(tables: Option<Arc<Snapshot>>) -> Judge {
+            Judge {
                 checker: Checker::start(OneUser).unwrap(),
                 tables,
             }
@@ -379,11 +379,11 @@ mod tests {
     fn a_table_knows_users_by_their_hashes() {
         let hash = crypt::hash("right").unwrap();
         let text = format!("ann {hash}\nbob bob:{hash}\nodd clear-text\nshut !{hash}\n");
-        let world = World::new(Some(tables(&text)));
-        assert_eq!(world.ask("ann", "right"), Verdict::Accepted);
-        assert_eq!(world.ask("ANN", "right"), Verdict::Accepted);
-        assert_eq!(world.ask("bob", "right"), Verdict::Accepted);
-        assert_eq!(world.ask("odd", "clear-text"), Verdict::Unavailable);
+        let judge = Judge::new(Some(tables(&text)));
+        assert_eq!(judge.ask("ann", "right"), Verdict::Accepted);
+        assert_eq!(judge.ask("ANN", "right"), Verdict::Accepted);
+        assert_eq!(judge.ask("bob", "right"), Verdict::Accepted);
+        assert_eq!(judge.ask("odd", "clear-text"), Verdict::Unavailable);
         let refused = [
             ("ann", "Right"),
             ("ann", ""),
@@ -392,7 +392,7 @@ mod tests {
             ("shut", "right"),
         ];
         let waiting: Vec<_> = refused
-            .map(|(user, password)| world.asked(user, password))
+            .map(|(user, password)| judge.asked(user, password))
             .into();
         for answer in waiting {
             assert_eq!(answer.recv().unwrap(), Verdict::Refused);
@@ -401,20 +401,20 @@ mod tests {
 
     #[test]
     fn a_system_is_asked_and_what_it_does_not_know_is_no_refusal() {
-        let world = World::new(None);
-        assert_eq!(world.ask("ann", "right"), Verdict::Accepted);
-        assert_eq!(world.ask("broken", "x"), Verdict::Unavailable);
+        let judge = Judge::new(None);
+        assert_eq!(judge.ask("ann", "right"), Verdict::Accepted);
+        assert_eq!(judge.ask("broken", "x"), Verdict::Unavailable);
         let start = Instant::now();
-        assert_eq!(world.ask("ann", "wrong"), Verdict::Refused);
+        assert_eq!(judge.ask("ann", "wrong"), Verdict::Refused);
         assert!(start.elapsed() >= BEAT, "refusals come on the full second");
     }
 
     #[test]
     fn guesses_that_come_at_once_are_not_looked_at_any_more_than_others() {
         // smtpd.conf(5), smtp limit max-auth-failures: each thread may have begun with one more.
-        let world = World::new(None);
+        let judge = Judge::new(None);
         let guesses: Vec<_> = (0..200)
-            .map(|n| world.asked(&format!("u{n}"), "x"))
+            .map(|n| judge.asked(&format!("u{n}"), "x"))
             .collect();
         let refused = guesses.iter().filter(|guess| match guess.recv().unwrap() {
             Verdict::Refused => true,
@@ -429,15 +429,15 @@ mod tests {
 
     #[test]
     fn too_many_failures_end_the_looking() {
-        let world = World::new(None);
+        let judge = Judge::new(None);
         let failures: Vec<_> = (0..50)
-            .map(|n| world.asked(&format!("u{n}"), "x"))
+            .map(|n| judge.asked(&format!("u{n}"), "x"))
             .collect();
         for failure in failures {
             assert_eq!(failure.recv().unwrap(), Verdict::Refused);
         }
         assert_eq!(
-            world.ask("ann", "right"),
+            judge.ask("ann", "right"),
             Verdict::Exhausted(Exhausted::Network)
         );
     }

@@ -9,7 +9,7 @@ use crate::sys::setgid;
 use crate::sys::user::{self, User, effective_gid, login_name, real_gid, real_uid};
 
 /// What a front end has to work with.
-pub struct World<'a> {
+pub struct Environment<'a> {
     /// The daemon it belongs to.
     pub paths: Paths,
     /// Its effective user.

@@ -8,11 +8,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::client::{
-    Failure as NoSession, Hello, Message, Opening, Protocol, Recipient, Session, Socket, Timeouts,
+    Hello, Message, Opening, Protocol, Recipient, Session, SessionError, Socket, Timeouts,
 };
 use crate::config::LmtpDest;
 use crate::mail::{EvpId, MailAddr, Notify, Outcome, Verdict};
-use crate::mda::{Failure, conclude, lmtp::NAME};
+use crate::mda::{MdaError, conclude, lmtp::NAME};
 use crate::sys::errno::strerror;
 use crate::util::Line;
 use crate::util::sysexits::{TEMPFAIL, UNAVAILABLE};
@@ -42,7 +42,7 @@ impl Options {
     fn parse(
         args: &[OsString],
         variable: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Options, Failure> {
+    ) -> Result<Options, MdaError> {
         let words = words(args, "dlf");
         let (mut dest, mut lhlo, mut from) = (None, None, variable("SENDER"));
         let mut user = None;
@@ -73,15 +73,15 @@ impl Options {
     }
 }
 
-fn temporary(text: impl Into<String>) -> Failure {
-    Failure::new(TEMPFAIL, text)
+fn temporary(text: impl Into<String>) -> MdaError {
+    MdaError::new(TEMPFAIL, text)
 }
 
 /// smtpd(8) kills a delivery after 300 seconds; so that it can be said why, no phase takes so long.
 const PHASE_MAX: Duration = Duration::from_secs(280);
 const QUIT_MAX: Duration = Duration::from_secs(2);
 
-fn deliver(options: &Options) -> Result<(), Failure> {
+fn deliver(options: &Options) -> Result<(), MdaError> {
     let timeouts = Timeouts {
         quit: QUIT_MAX,
         ..Timeouts::default().at_most(PHASE_MAX)
@@ -107,8 +107,8 @@ fn deliver(options: &Options) -> Result<(), Failure> {
     result
 }
 
-fn connect(dest: &str, timeouts: &Timeouts) -> Result<(Socket, String), Failure> {
-    let failed = |failure: NoSession| temporary(format!("connect: {failure}"));
+fn connect(dest: &str, timeouts: &Timeouts) -> Result<(Socket, String), MdaError> {
+    let failed = |failure: SessionError| temporary(format!("connect: {failure}"));
     match LmtpDest::parse(dest) {
         Ok(LmtpDest::Socket(path)) => Socket::unix(&path, timeouts.connect)
             .map(|socket| (socket, "localhost".to_owned()))
@@ -130,13 +130,13 @@ fn connect(dest: &str, timeouts: &Timeouts) -> Result<(Socket, String), Failure>
     }
 }
 
-fn to_addr(addr: SocketAddr, timeouts: &Timeouts) -> Result<Socket, NoSession> {
+fn to_addr(addr: SocketAddr, timeouts: &Timeouts) -> Result<Socket, SessionError> {
     Socket::tcp(addr, None, timeouts.connect)
 }
 
 /// One message to all. Standard input can be read once; recipients that the server would have in
 /// a transaction of their own are a temporary failure.
-fn send(session: &mut Session, options: &Options) -> Result<(), Failure> {
+fn send(session: &mut Session, options: &Options) -> Result<(), MdaError> {
     let sender = match options.from.as_str() {
         "" | "@" => MailAddr::null(),
         // A sender without a domain passes as it is.
@@ -183,7 +183,7 @@ fn recipient(number: u32, user: &str) -> Option<Recipient> {
 }
 
 /// One failure for all: a temporary one goes before one for good, so that nobody is left out.
-fn conclusion<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> Result<(), Failure> {
+fn conclusion<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> Result<(), MdaError> {
     let mut result = Ok(());
     for outcome in outcomes {
         let code = match outcome.verdict {
@@ -196,8 +196,8 @@ fn conclusion<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> Result<(), Fai
             None => outcome.text.to_string(),
         };
         match &result {
-            Err(Failure { code: TEMPFAIL, .. }) => {}
-            _ => result = Err(Failure::new(code, said)),
+            Err(MdaError { code: TEMPFAIL, .. }) => {}
+            _ => result = Err(MdaError::new(code, said)),
         }
     }
     result

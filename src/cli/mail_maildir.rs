@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::mda::maildir::{self, Draft, Junk, Target};
-use crate::mda::{Failure, conclude, copy};
+use crate::mda::{MdaError, conclude, copy};
 use crate::util::sysexits::{FAILURE, TEMPFAIL};
 
 use super::mail_options::{lossy, refuse_root, words};
@@ -20,7 +20,7 @@ pub fn main() -> i32 {
     conclude(NAME, target.and_then(|target| deliver(&target)))
 }
 
-fn deliver(target: &Target) -> Result<(), Failure> {
+fn deliver(target: &Target) -> Result<(), MdaError> {
     let mut draft = Draft::new(target)?;
     copy(
         &mut io::stdin().lock(),
@@ -35,7 +35,7 @@ fn parse(
     args: &[OsString],
     home: Option<OsString>,
     extension: Option<String>,
-) -> Result<Target, Failure> {
+) -> Result<Target, MdaError> {
     let words = words(args, "");
     let junk = match words.letters.iter().any(|(letter, _)| *letter == b'j') {
         true => Junk::Folder,
@@ -43,10 +43,10 @@ fn parse(
     };
     let root = match (words.operands.as_slice(), home) {
         ([], Some(home)) if !home.is_empty() => PathBuf::from(home).join("Maildir"),
-        ([], _) => return Err(Failure::new(FAILURE, "HOME is not set")),
+        ([], _) => return Err(MdaError::new(FAILURE, "HOME is not set")),
         ([path], _) => PathBuf::from(path),
         _ => {
-            return Err(Failure::new(FAILURE, "only one maildir is allowed"));
+            return Err(MdaError::new(FAILURE, "only one maildir is allowed"));
         }
     };
     Ok(Target {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::mda::{Failure, conclude, mbox, mboxfile};
+use crate::mda::{MdaError, conclude, mbox, mboxfile};
 use crate::util::Timestamp;
 use crate::util::sysexits::FAILURE;
 
@@ -19,19 +19,19 @@ pub fn main() -> i32 {
     conclude(NAME, parsed.and_then(|(path, from)| deliver(&path, &from)))
 }
 
-fn deliver(path: &Path, from: &str) -> Result<(), Failure> {
+fn deliver(path: &Path, from: &str) -> Result<(), MdaError> {
     let mut message = io::stdin().lock();
     mboxfile::deliver(&mut message, path, from, Timestamp::now(), mbox::LOCK_WAIT)
 }
 
-fn parse(args: &[OsString]) -> Result<(PathBuf, String), Failure> {
+fn parse(args: &[OsString]) -> Result<(PathBuf, String), MdaError> {
     let words = words(args, "f");
     let from = words
         .letters
         .iter()
         .rev()
         .find_map(|(letter, value)| value.as_ref().filter(|_| *letter == b'f'));
-    let wrong = |text| Failure::new(FAILURE, text);
+    let wrong = |text| MdaError::new(FAILURE, text);
     match words.operands.as_slice() {
         [] => Err(wrong("mbox file required")),
         [path] => Ok((

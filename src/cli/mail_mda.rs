@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::mda::{Failure, complain, run};
+use crate::mda::{MdaError, complain, run};
 use crate::util::sysexits::FAILURE;
 
 use super::mail_options::{refuse_root, words};
@@ -23,8 +23,8 @@ pub fn main() -> i32 {
 }
 
 /// Without a command we stand in a wrapper of smtpd.conf(5), in place of the command in `wrapped`.
-fn parse(args: &[OsString], wrapped: Option<OsString>) -> Result<OsString, Failure> {
-    let wrong = |text| Failure::new(FAILURE, text);
+fn parse(args: &[OsString], wrapped: Option<OsString>) -> Result<OsString, MdaError> {
+    let wrong = |text| MdaError::new(FAILURE, text);
     match words(args, "").operands.as_slice() {
         [] => wrapped.ok_or_else(|| wrong("command required")),
         [command] => Ok(command.clone()),

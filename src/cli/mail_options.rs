@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::mda::Failure;
+use crate::mda::MdaError;
 
 /// A command line in getopt(3)'s order: letters with their values, then operands.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,9 +59,9 @@ pub fn lossy(arg: impl AsRef<OsStr>) -> String {
 }
 
 /// The helpers that run what users write refuse to do it for root.
-pub fn refuse_root() -> Result<(), Failure> {
+pub fn refuse_root() -> Result<(), MdaError> {
     if crate::sys::user::effective_uid() == 0 {
-        return Err(Failure::new(
+        return Err(MdaError::new(
             crate::util::sysexits::FAILURE,
             "may not be executed as root",
         ));

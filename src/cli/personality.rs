@@ -18,7 +18,7 @@ use crate::sys::creds::is_setid;
 use crate::sys::setgid;
 use crate::sys::user::effective_uid;
 
-use super::caller::{Caller, Group, World};
+use super::caller::{Caller, Environment, Group};
 use super::failure::{Failure, Form};
 use super::makemap::Done;
 use super::sendmail;
@@ -56,7 +56,7 @@ fn start(program: &str, words: Vec<Vec<u8>>, output: &mut dyn Write) -> Result<i
     };
     // A set-id program must not believe its environment. A replay has just given up all that it
     // had; the daemon of an instance tells it by the environment where that instance is.
-    let mut world = World {
+    let mut env = Environment {
         paths: Paths::of_environment(!set_id || replay),
         uid: effective_uid(),
         group,
@@ -67,27 +67,27 @@ fn start(program: &str, words: Vec<Vec<u8>>, output: &mut dyn Write) -> Result<i
     if replay {
         let stdin = io::stdin().as_fd().try_clone_to_owned();
         let file = File::from(stdin.map_err(|e| Failure::io("standard input", &e))?);
-        return sendmail::replay::run(&mut world, &file);
+        return sendmail::replay::run(&mut env, &file);
     }
-    run(program, words, &mut world)
+    run(program, words, &mut env)
 }
 
 /// Does what `program` does.
-pub fn run(program: &str, words: Vec<Vec<u8>>, world: &mut World<'_>) -> Result<i32, Failure> {
+pub fn run(program: &str, words: Vec<Vec<u8>>, env: &mut Environment<'_>) -> Result<i32, Failure> {
     match program {
-        "sendmail" | "send-mail" => sendmail::run(words, world),
+        "sendmail" | "send-mail" => sendmail::run(words, env),
         "smtpctl" => {
-            let (paths, words) = smtpctl_options(&texts(words)?, &world.paths)?;
-            smtpctl::run(&words, &paths, world.uid, world.output)
+            let (paths, words) = smtpctl_options(&texts(words)?, &env.paths)?;
+            smtpctl::run(&words, &paths, env.uid, env.output)
         }
-        "mailq" => mailq::run(&world.paths, world.uid, world.output),
-        "newaliases" => newaliases::run(&texts(words)?, &world.paths, world.uid, world.output),
+        "mailq" => mailq::run(&env.paths, env.uid, env.output),
+        "newaliases" => newaliases::run(&texts(words)?, &env.paths, env.uid, env.output),
         "makemap" => {
-            let input = std::mem::replace(&mut world.input, Box::new(io::empty()));
-            match makemap::run(words, input, world.output)? {
+            let input = std::mem::replace(&mut env.input, Box::new(io::empty()));
+            match makemap::run(words, input, env.output)? {
                 Done::Made => Ok(0),
                 Done::NewAliases(source) => {
-                    newaliases::init(source.as_deref(), &world.paths, world.uid, world.output)
+                    newaliases::init(source.as_deref(), &env.paths, env.uid, env.output)
                 }
             }
         }
@@ -146,7 +146,7 @@ mod tests {
 
     fn called(program: &str, words: &[&str]) -> Result<i32, Failure> {
         let root = Root::new();
-        let mut world = World {
+        let mut env = Environment {
             paths: root.paths.clone(),
             uid: effective_uid(),
             group: Group::default(),
@@ -155,7 +155,7 @@ mod tests {
             output: &mut Vec::new(),
         };
         let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
-        run(program, words, &mut world)
+        run(program, words, &mut env)
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::config::{self, Config, Defaults, Diagnostic, Loaded, Paths, Sources, 
 use crate::control::client::Client;
 use crate::control::{Answer, Ask, Which};
 use crate::engine;
-use crate::expansion::World;
+use crate::expansion::Context;
 use crate::explain;
 use crate::log::{self, Target, Writer};
 use crate::mail::Supposed;
@@ -477,7 +477,7 @@ fn explain(paths: &Paths, handover: &Handover, config: &Config, supposed: &Suppo
             return 1;
         }
     };
-    let world = World {
+    let context = Context {
         config,
         tables: &tables,
         includes: &Disk,
@@ -486,7 +486,7 @@ fn explain(paths: &Paths, handover: &Handover, config: &Config, supposed: &Suppo
         now: Timestamp::now(),
         watch: None,
     };
-    let text = explain::explain(&world, &paths.libexec, supposed);
+    let text = explain::explain(&context, &paths.libexec, supposed);
     // Nobody reading any more is no fault of ours.
     let _ = std::io::stdout().write_all(text.as_bytes());
     0

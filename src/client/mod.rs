@@ -27,7 +27,7 @@
 pub mod engine;
 pub mod event;
 pub mod extensions;
-pub mod failure;
+pub mod error;
 pub mod order;
 pub mod reply;
 pub mod secure;
@@ -37,8 +37,8 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use error::{SessionError, Stage};
 pub use event::{Event, Login, Tap};
-pub use failure::{Failure, Stage};
 pub use order::{
     Content, Credentials, Hello, Message, Protocol, Recipient, Timeouts, Tls, Transacted,
 };

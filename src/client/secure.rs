@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::tls::Facts;
-use crate::tls::client::{self as tls, Connector, Failure, Library};
+use crate::tls::client::{self as tls, Connector, Library, TlsError};
 use crate::util::Line;
 
 use super::stream::{Secured, Stream, Upgrade};
@@ -79,7 +79,7 @@ impl Upgrade for Secure {
                 Ok(Secured { stream, ciphers })
             }
             Err(failure) => {
-                if let Failure::NoCommonGround(_) = failure {
+                if let TlsError::NoCommonGround(_) = failure {
                     *self.heard() = Heard::NoCommonGround;
                 }
                 Err(Line::sanitize(failure.to_string().as_bytes()))

@@ -8,9 +8,9 @@ use crate::smtp::stuffing::Encoder;
 use crate::util::Line;
 
 use super::engine::{Action, Engine, Loss};
+use super::error::SessionError;
 use super::event::{Event, Tap};
 use super::extensions::Extensions;
-use super::failure::Failure;
 use super::order::{Hello, Message, Recipient, Transacted};
 use super::stream::{Secured, Stream, Upgrade, transport_text};
 
@@ -55,7 +55,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 impl Session {
     /// Hears the greeting, introduces us, makes TLS and logs in, as `opening` says.
-    pub fn open(stream: Box<dyn Stream>, opening: Opening<'_>) -> Result<Session, Failure> {
+    pub fn open(stream: Box<dyn Stream>, opening: Opening<'_>) -> Result<Session, SessionError> {
         let mut session = Session {
             engine: Engine::new(opening.hello, opening.name, opening.tap.is_some()),
             stream: Some(stream),
@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// What went wrong after the session was made, if anything did.
-    pub fn failure(&self) -> Option<&Failure> {
+    pub fn failure(&self) -> Option<&SessionError> {
         self.engine.failure()
     }
 

@@ -18,7 +18,7 @@ use crate::sys::errno::strerror;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::util::Line;
 
-use super::failure::{Failure, Stage};
+use super::error::{SessionError, Stage};
 
 /// What a session speaks over. Reads and writes block until something could be done, or the
 /// deadline has come, which is `TimedOut`.
@@ -65,15 +65,17 @@ impl Socket {
         to: SocketAddr,
         source: Option<IpAddr>,
         timeout: Duration,
-    ) -> Result<Socket, Failure> {
+    ) -> Result<Socket, SessionError> {
         let tcp = sys::net::connect_tcp(to, source, timeout).map_err(|error| match error {
-            sys::net::ConnectError::Source(error) => Failure::new(Stage::Source, &strerror(&error)),
+            sys::net::ConnectError::Source(error) => {
+                SessionError::new(Stage::Source, &strerror(&error))
+            }
             sys::net::ConnectError::AtOnce(error) => {
                 let text = format!("Connection failed: {}", strerror(&error));
-                Failure::new(Stage::Connect, &text)
+                SessionError::new(Stage::Connect, &text)
             }
             sys::net::ConnectError::Peer(error) => {
-                Failure::new(Stage::Connect, &transport_text(&error))
+                SessionError::new(Stage::Connect, &transport_text(&error))
             }
         })?;
         // Commands are short and each is waited for.
@@ -82,14 +84,14 @@ impl Socket {
     }
 
     /// Connects to the socket at `path`.
-    pub fn unix(path: &Path, timeout: Duration) -> Result<Socket, Failure> {
+    pub fn unix(path: &Path, timeout: Duration) -> Result<Socket, SessionError> {
         let unix = sys::unix_connect::connect(path, timeout)
-            .map_err(|error| Failure::new(Stage::Connect, &transport_text(&error)))?;
+            .map_err(|error| SessionError::new(Stage::Connect, &transport_text(&error)))?;
         Socket::new(Inner::Unix(unix))
     }
 
     /// A unix socket that somebody else has connected.
-    pub fn connected(unix: OwnedFd) -> Result<Socket, Failure> {
+    pub fn connected(unix: OwnedFd) -> Result<Socket, SessionError> {
         Socket::new(Inner::Unix(UnixStream::from(unix)))
     }
 
@@ -101,13 +103,13 @@ impl Socket {
         }
     }
 
-    fn new(inner: Inner) -> Result<Socket, Failure> {
+    fn new(inner: Inner) -> Result<Socket, SessionError> {
         let fd = match &inner {
             Inner::Tcp(tcp) => tcp.as_fd(),
             Inner::Unix(unix) => unix.as_fd(),
         };
         set_nonblocking(fd)
-            .map_err(|error| Failure::new(Stage::Connect, &transport_text(&error)))?;
+            .map_err(|error| SessionError::new(Stage::Connect, &transport_text(&error)))?;
         Ok(Socket {
             inner,
             deadline: Instant::now(),

@@ -87,7 +87,7 @@ fn opening(timeouts: Timeouts) -> Opening<'static> {
 fn open(
     server: impl FnOnce(Peer) + Send + 'static,
     timeouts: Timeouts,
-) -> Result<Session, Failure> {
+) -> Result<Session, SessionError> {
     Session::open(Box::new(connect(server)), opening(timeouts))
 }
 

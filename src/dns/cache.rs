@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::message::Question;
-use super::{Answer, Failure, Found, limits};
+use super::{Answer, DnsError, DnsResult, limits};
 
 /// Answers and failures by question, bounded in number and in bytes.
 pub(super) struct Cache {
@@ -13,7 +13,7 @@ pub(super) struct Cache {
 }
 
 struct Entry {
-    found: Found,
+    found: DnsResult,
     until: Instant,
     bytes: usize,
 }
@@ -27,7 +27,7 @@ impl Cache {
     }
 
     /// What is remembered for a question.
-    pub(super) fn get(&self, question: &Question, now: Instant) -> Option<&Found> {
+    pub(super) fn get(&self, question: &Question, now: Instant) -> Option<&DnsResult> {
         let entry = self.entries.get(question)?;
         (entry.until > now).then_some(&entry.found)
     }
@@ -37,18 +37,18 @@ impl Cache {
     pub(super) fn put(
         &mut self,
         question: Question,
-        found: Found,
+        found: DnsResult,
         ttl_s: Option<u32>,
         now: Instant,
     ) {
         let longest = match found {
             Ok(_) => limits::TTL,
-            Err(Failure::NoName | Failure::NoData) => limits::NEGATIVE_TTL,
-            Err(Failure::TempFail) => limits::FAILURE_TTL,
+            Err(DnsError::NoName | DnsError::NoData) => limits::NEGATIVE_TTL,
+            Err(DnsError::TempFail) => limits::FAILURE_TTL,
         };
         let ttl = match ttl_s {
             Some(ttl_s) => Duration::from_secs(u64::from(ttl_s)).min(longest),
-            None if found == Err(Failure::TempFail) => longest,
+            None if found == Err(DnsError::TempFail) => longest,
             None => return,
         };
         let bytes = weight(&question, &found);
@@ -105,7 +105,7 @@ impl Cache {
     }
 }
 
-fn weight(question: &Question, found: &Found) -> usize {
+fn weight(question: &Question, found: &DnsResult) -> usize {
     let records = match found {
         Ok(Answer::A(list)) => list.len() * 4,
         Ok(Answer::Aaaa(list)) => list.len() * 16,
@@ -133,10 +133,10 @@ mod tests {
     fn entries_live_as_long_as_their_records_and_not_for_ever() {
         let (mut cache, start) = (Cache::new(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        cache.put(question("a"), Err(Failure::NoData), Some(60), start);
-        cache.put(question("b"), Err(Failure::NoName), Some(u32::MAX), start);
-        cache.put(question("c"), Err(Failure::TempFail), None, start);
-        cache.put(question("d"), Err(Failure::NoName), None, start);
+        cache.put(question("a"), Err(DnsError::NoData), Some(60), start);
+        cache.put(question("b"), Err(DnsError::NoName), Some(u32::MAX), start);
+        cache.put(question("c"), Err(DnsError::TempFail), None, start);
+        cache.put(question("d"), Err(DnsError::NoName), None, start);
         assert!(cache.get(&question("a"), at(59)).is_some());
         assert!(cache.get(&question("a"), at(60)).is_none());
         assert!(cache.get(&question("b"), at(3600)).is_none());

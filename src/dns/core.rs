@@ -16,7 +16,7 @@ use super::cache::Cache;
 use super::hosts::Hosts;
 use super::message::{self, Edns, Question, Transport, Verdict};
 use super::name::{self, Wire};
-use super::{Answer, Confirmed, Failure, Found, Kind, Reply, Reverse, Settings, limits};
+use super::{Answer, Confirmed, DnsError, DnsResult, Kind, Reply, Reverse, Settings, limits};
 
 /// What is to be done with sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) struct Core {
     active: usize,
     deadlines: BTreeSet<(Instant, u64)>,
     /// Questions that are answered, by the job that asked.
-    settled: VecDeque<(u64, Found)>,
+    settled: VecDeque<(u64, DnsResult)>,
     commands: Vec<Command>,
     last_number: u64,
 }
@@ -120,14 +120,14 @@ impl Core {
     }
 
     /// Finds the records of a name; names without a last dot follow the search rules.
-    pub(super) fn lookup(&mut self, text: &str, kind: Kind, reply: Reply<Found>, now: Instant) {
+    pub(super) fn lookup(&mut self, text: &str, kind: Kind, reply: Reply<DnsResult>, now: Instant) {
         let in_hosts = name::parse(text).filter(|name| self.hosts.addresses(name).is_some());
         let mut names: VecDeque<Wire> = match (in_hosts, kind.other_family()) {
             (Some(itself), Some(_)) => [itself].into(),
             _ => self.settings.candidates(text).into(),
         };
         let Some(name) = names.pop_front() else {
-            return reply(Err(Failure::NoName));
+            return reply(Err(DnsError::NoName));
         };
         self.begin(
             Job::Lookup(Lookup {
@@ -135,7 +135,7 @@ impl Core {
                 names,
                 kind,
                 has_other_family: OtherFamily::NotAsked,
-                worst: Failure::NoName,
+                worst: DnsError::NoName,
                 reply,
             }),
             now,
@@ -222,7 +222,7 @@ impl Core {
 
     fn begin(&mut self, job: Job, now: Instant) {
         if self.jobs.len() >= limits::JOBS {
-            return job.finish(Err(Failure::TempFail));
+            return job.finish(Err(DnsError::TempFail));
         }
         match job.first() {
             Some(question) => {
@@ -231,7 +231,7 @@ impl Core {
                 self.ask(id, question, now);
                 self.settle(now);
             }
-            None => job.finish(Err(Failure::NoName)),
+            None => job.finish(Err(DnsError::NoName)),
         }
     }
 
@@ -347,7 +347,7 @@ impl Core {
         fetch.id = (self.random)() as u16;
         let wire = message::question(fetch.id, &fetch.asking, fetch.edns);
         let (Some(server), Some(wire)) = (server, wire) else {
-            return self.finish(id, Err(Failure::TempFail), None, now);
+            return self.finish(id, Err(DnsError::TempFail), None, now);
         };
         fetch.strangers = 0;
         fetch.deadline = (now + self.settings.timeout).min(fetch.over);
@@ -367,7 +367,7 @@ impl Core {
         };
         fetch.hops += hops;
         if fetch.hops > limits::CHAIN {
-            return self.finish(id, Err(Failure::TempFail), None, now);
+            return self.finish(id, Err(DnsError::TempFail), None, now);
         }
         fetch.asking.name = to;
         fetch.ttl_s = fetch.ttl_s.min(ttl_s);
@@ -376,14 +376,14 @@ impl Core {
         self.send(id, now);
     }
 
-    fn finish(&mut self, id: u64, found: Found, ttl_s: Option<u32>, now: Instant) {
+    fn finish(&mut self, id: u64, found: DnsResult, ttl_s: Option<u32>, now: Instant) {
         let Some(fetch) = self.fetches.remove(&id) else {
             return;
         };
         self.deadlines.remove(&(fetch.deadline, id));
         self.by_question.remove(&fetch.question);
         self.commands.push(Command::Close { fetch: id });
-        if found != Err(Failure::TempFail)
+        if found != Err(DnsError::TempFail)
             && let Some(server) = self.asked(&fetch)
         {
             server.shunned_until = None;
@@ -433,8 +433,8 @@ struct Lookup {
     kind: Kind,
     has_other_family: OtherFamily,
     /// The failure that says most of those so far.
-    worst: Failure,
-    reply: Reply<Found>,
+    worst: DnsError,
+    reply: Reply<DnsResult>,
 }
 
 /// Whether a name without addresses of one family has some of the other. The two lookups of a host
@@ -465,7 +465,7 @@ impl Job {
     }
 
     /// The next question, when `found` is not the end.
-    fn next(&mut self, found: &Found) -> Option<Question> {
+    fn next(&mut self, found: &DnsResult) -> Option<Question> {
         match self {
             Job::Lookup(lookup) => lookup.next(found),
             Job::Reverse(backward) => {
@@ -486,12 +486,12 @@ impl Job {
     }
 
     /// Tells the caller; `found` is the answer to the last question.
-    fn finish(self, found: Found) {
+    fn finish(self, found: DnsResult) {
         match self {
             Job::Lookup(lookup) => {
                 let worst = lookup.worst;
                 let found = match lookup.has_other_family {
-                    OtherFamily::Exists => Err(Failure::NoData),
+                    OtherFamily::Exists => Err(DnsError::NoData),
                     OtherFamily::NotAsked | OtherFamily::Asked => found,
                 };
                 (lookup.reply)(found.map_err(|failure| worse(worst, failure)));
@@ -510,18 +510,18 @@ impl Job {
 impl Lookup {
     /// The search goes on only from a name that has no address of either family. One of which
     /// nobody can say that ends it: another host must not get the mail because of that.
-    fn next(&mut self, found: &Found) -> Option<Question> {
+    fn next(&mut self, found: &DnsResult) -> Option<Question> {
         let asked = std::mem::replace(&mut self.has_other_family, OtherFamily::NotAsked);
         let failure = match (asked, found) {
             (OtherFamily::NotAsked, found) => *found.as_ref().err()?,
-            (_, Err(Failure::NoName | Failure::NoData)) => Failure::NoName,
-            (_, Ok(_) | Err(Failure::TempFail)) => {
+            (_, Err(DnsError::NoName | DnsError::NoData)) => DnsError::NoName,
+            (_, Ok(_) | Err(DnsError::TempFail)) => {
                 self.has_other_family = OtherFamily::Exists;
                 return None;
             }
         };
         self.worst = worse(self.worst, failure);
-        if failure == Failure::TempFail || self.names.is_empty() {
+        if failure == DnsError::TempFail || self.names.is_empty() {
             return None;
         }
         if let (OtherFamily::NotAsked, Some(other)) = (asked, self.kind.other_family()) {
@@ -541,20 +541,20 @@ impl Lookup {
 }
 
 impl Backward {
-    fn confirmed(&self, found: &Found) -> Confirmed {
+    fn confirmed(&self, found: &DnsResult) -> Confirmed {
         let has_address = match (found, self.addr) {
             (Ok(Answer::A(addrs)), IpAddr::V4(addr)) => addrs.contains(&addr),
             (Ok(Answer::Aaaa(addrs)), IpAddr::V6(addr)) => addrs.contains(&addr),
             _ => false,
         };
         match (found, &self.name) {
-            (Err(Failure::TempFail), Some(name)) => {
+            (Err(DnsError::TempFail), Some(name)) => {
                 log::info(format_args!(
                     "getaddrinfo: {name}: temporary failure in name resolution"
                 ));
                 Confirmed::Error
             }
-            (Err(Failure::TempFail), None) => Confirmed::Error,
+            (Err(DnsError::TempFail), None) => Confirmed::Error,
             _ if has_address => Confirmed::Pass,
             _ => Confirmed::Fail,
         }
@@ -563,11 +563,11 @@ impl Backward {
 
 /// Which of two failures of names in a search list is the truth about the name: that nobody could
 /// say, then that there is a name without such records, then that there is none.
-fn worse(one: Failure, other: Failure) -> Failure {
+fn worse(one: DnsError, other: DnsError) -> DnsError {
     let rank = |failure| match failure {
-        Failure::NoName => 0,
-        Failure::NoData => 1,
-        Failure::TempFail => 2,
+        DnsError::NoName => 0,
+        DnsError::NoData => 1,
+        DnsError::TempFail => 2,
     };
     if rank(other) > rank(one) { other } else { one }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::util::Line;
 
 use super::name::{self, Wire};
-use super::{Answer, Failure, Found, Kind, limits};
+use super::{Answer, DnsError, DnsResult, Kind, limits};
 
 /// What /etc/hosts says.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +49,7 @@ impl Hosts {
     }
 
     /// What the file says to a question. A name with addresses of one family has none of the other.
-    pub(super) fn answer(&self, name: &Wire, kind: Kind) -> Option<Found> {
+    pub(super) fn answer(&self, name: &Wire, kind: Kind) -> Option<DnsResult> {
         let answer = match kind {
             Kind::A => {
                 let addrs: Vec<Ipv4Addr> = self
@@ -76,7 +76,7 @@ impl Hosts {
             Kind::Ptr => Some(Answer::Ptr(vec![self.by_addr.get(name)?.clone()])),
             Kind::Mx | Kind::Txt => return None,
         };
-        Some(answer.ok_or(Failure::NoData))
+        Some(answer.ok_or(DnsError::NoData))
     }
 
     /// The addresses of a name that the file has.
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(reverse("192.0.2.1"), names("mail.example.org"));
         assert_eq!(reverse("192.0.2.9"), None);
         assert_eq!(reverse("1.2.3.4"), None);
-        assert_eq!(ask("mail", Kind::Aaaa), Some(Err(Failure::NoData)));
+        assert_eq!(ask("mail", Kind::Aaaa), Some(Err(DnsError::NoData)));
         assert_eq!(ask("nail", Kind::Aaaa), None);
         assert_eq!(ask("mail", Kind::Mx), None);
     }

@@ -8,7 +8,7 @@ use domain::rdata::{AllRecordData, Soa};
 use crate::util::Line;
 
 use super::name::{self, Wire};
-use super::{Answer, Failure, Kind, Mx, limits};
+use super::{Answer, DnsError, Kind, Mx, limits};
 
 /// A name and what is asked about it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ pub(super) enum Verdict {
     /// The name is another one for this name, of which the message says nothing more.
     Alias { to: Wire, hops: usize, ttl_s: u32 },
     /// There are no records; known for so long.
-    Nothing(Failure, Option<u32>),
+    Nothing(DnsError, Option<u32>),
 }
 
 /// The question as bytes.
@@ -94,8 +94,8 @@ pub(super) fn read(bytes: &[u8], id: u16, question: &Question, transport: Transp
         };
     }
     let failure = match header.rcode() {
-        Rcode::NOERROR => Failure::NoData,
-        Rcode::NXDOMAIN => Failure::NoName,
+        Rcode::NOERROR => DnsError::NoData,
+        Rcode::NXDOMAIN => DnsError::NoName,
         _ => return Verdict::ServerFailed,
     };
     records(message, question, failure).unwrap_or(Verdict::ServerFailed)
@@ -110,7 +110,7 @@ fn repeats(message: &Message<[u8]>, question: &Question) -> bool {
 }
 
 /// One record of an answer, as far as it is of use.
-struct Found {
+struct OneRecord {
     owner: Wire,
     ttl_s: u32,
     data: Data,
@@ -128,7 +128,7 @@ enum Data {
 }
 
 /// `None` when the message cannot be read.
-fn records(message: &Message<[u8]>, question: &Question, failure: Failure) -> Option<Verdict> {
+fn records(message: &Message<[u8]>, question: &Question, failure: DnsError) -> Option<Verdict> {
     let found = read_section(message.answer().ok()?, question.kind)?;
     let mut at = question.name.clone();
     let mut ttl_s = u32::MAX;
@@ -139,7 +139,7 @@ fn records(message: &Message<[u8]>, question: &Question, failure: Failure) -> Op
             let ttl_s = here().map(|record| record.ttl_s).fold(ttl_s, u32::min);
             return Some(match collect(here(), question.kind) {
                 Some(answer) => Verdict::Records(answer, ttl_s),
-                None => Verdict::Nothing(Failure::NoData, Some(ttl_s)),
+                None => Verdict::Nothing(DnsError::NoData, Some(ttl_s)),
             });
         }
         let alias = here().find_map(|record| match &record.data {
@@ -151,7 +151,7 @@ fn records(message: &Message<[u8]>, question: &Question, failure: Failure) -> Op
                 ttl_s = ttl_s.min(alias_ttl_s);
                 at = to.clone();
             }
-            None if hops > 0 && failure == Failure::NoData && soa_ttl_s(message).is_none() => {
+            None if hops > 0 && failure == DnsError::NoData && soa_ttl_s(message).is_none() => {
                 return Some(Verdict::Alias {
                     to: at,
                     hops,
@@ -168,7 +168,7 @@ fn records(message: &Message<[u8]>, question: &Question, failure: Failure) -> Op
 }
 
 /// The records of the wanted kind and the aliases among the first of a section.
-fn read_section(section: RecordSection<'_, [u8]>, kind: Kind) -> Option<Vec<Found>> {
+fn read_section(section: RecordSection<'_, [u8]>, kind: Kind) -> Option<Vec<OneRecord>> {
     let mut found = Vec::new();
     let mut text_bytes = 0;
     for record in section.take(limits::RECORDS) {
@@ -198,7 +198,7 @@ fn read_section(section: RecordSection<'_, [u8]>, kind: Kind) -> Option<Vec<Foun
             }
             _ => continue,
         };
-        found.push(Found {
+        found.push(OneRecord {
             owner: canonical(record.owner())?,
             ttl_s: record.ttl().as_secs(),
             data,
@@ -217,7 +217,7 @@ fn exchanger(preference: u16, exchange: &(impl ToName + ?Sized)) -> Data {
     name.map_or(Data::Odd, |name| Data::Mx(Mx { preference, name }))
 }
 
-fn collect<'a>(records: impl Iterator<Item = &'a Found>, kind: Kind) -> Option<Answer> {
+fn collect<'a>(records: impl Iterator<Item = &'a OneRecord>, kind: Kind) -> Option<Answer> {
     let data = records.map(|record| &record.data);
     macro_rules! gather {
         ($variant:ident) => {{

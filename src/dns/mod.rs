@@ -9,7 +9,7 @@
 //! asked, with the id and the question that were sent. Whatever else is in it costs at most that
 //! question: names are followed for [`limits::CHAIN`] aliases at most, records beyond
 //! [`limits::RECORDS`] are ignored, and what cannot be read counts as a server that failed. Memory,
-//! sockets and time per question are bounded. A failure that may pass is [`Failure::TempFail`].
+//! sockets and time per question are bounded. A failure that may pass is [`DnsError::TempFail`].
 //!
 //! It does not validate DNSSEC and does not resolve from the root: the name server does.
 
@@ -92,7 +92,7 @@ pub struct Mx {
 
 /// Why there are no records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum DnsError {
     /// The name does not exist, or cannot.
     NoName,
     /// The name exists, without records of this kind.
@@ -102,7 +102,7 @@ pub enum Failure {
 }
 
 /// What a lookup yields.
-pub type Found = Result<Answer, Failure>;
+pub type DnsResult = Result<Answer, DnsError>;
 
 /// The name of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -51,7 +51,7 @@ impl Bench {
         }
     }
 
-    fn lookup(&mut self, name: &str, kind: Kind) -> Inbox<Found> {
+    fn lookup(&mut self, name: &str, kind: Kind) -> Inbox<DnsResult> {
         let inbox = Inbox::default();
         let kept = inbox.clone();
         let reply = Box::new(move |found| kept.lock().unwrap().push(found));
@@ -187,17 +187,17 @@ fn failures_are_told_apart() {
     let mut bench = Bench::new();
     let gone = bench.lookup("gone.example.", Kind::Mx);
     bench.say(Rcode::NXDOMAIN, &[]);
-    assert_eq!(only(&gone), Err(Failure::NoName));
+    assert_eq!(only(&gone), Err(DnsError::NoName));
     let none = bench.lookup("none.example.", Kind::Mx);
     bench.say(Rcode::NOERROR, &[]);
-    assert_eq!(only(&none), Err(Failure::NoData));
+    assert_eq!(only(&none), Err(DnsError::NoData));
     let broken = bench.lookup("broken.example.", Kind::Mx);
     let before = bench.asks.len();
     while broken.lock().unwrap().is_empty() {
         let rcode = [Rcode::SERVFAIL, Rcode::REFUSED][bench.asks.len() % 2];
         bench.say(rcode, &[]);
     }
-    assert_eq!(only(&broken), Err(Failure::TempFail));
+    assert_eq!(only(&broken), Err(DnsError::TempFail));
     assert_eq!(
         bench.asks.len() - before,
         3,
@@ -205,7 +205,7 @@ fn failures_are_told_apart() {
     );
     assert_eq!(
         only(&bench.lookup("no good.example.", Kind::A)),
-        Err(Failure::NoName)
+        Err(DnsError::NoName)
     );
 }
 
@@ -230,7 +230,7 @@ fn a_silent_server_is_left_for_the_next_and_asked_last_for_a_while() {
     for _ in 0..20 {
         bench.pass(Duration::from_secs(5));
     }
-    assert_eq!(only(&dead), Err(Failure::TempFail));
+    assert_eq!(only(&dead), Err(DnsError::TempFail));
     assert_eq!(bench.core.next_deadline(), None, "nothing is left open");
 }
 
@@ -333,7 +333,7 @@ fn aliases_are_followed_within_and_across_answers_and_not_for_ever() {
             ],
         );
     }
-    assert_eq!(only(&looped), Err(Failure::TempFail));
+    assert_eq!(only(&looped), Err(DnsError::TempFail));
     let endless = bench.lookup("n0.example.", Kind::A);
     let before = bench.asks.len();
     while endless.lock().unwrap().is_empty() {
@@ -342,7 +342,7 @@ fn aliases_are_followed_within_and_across_answers_and_not_for_ever() {
         bench.say(Rcode::NOERROR, &[(&at, Data::Cname(to))]);
         assert!(bench.asks.len() - before <= limits::CHAIN + 1);
     }
-    assert_eq!(only(&endless), Err(Failure::TempFail));
+    assert_eq!(only(&endless), Err(DnsError::TempFail));
 }
 
 #[test]
@@ -371,7 +371,7 @@ fn thousands_of_records_and_pointers_that_loop_are_bounded() {
         bytes.extend_from_slice(&pointer);
         bench.receive(asked.fetch, &bytes);
     }
-    assert_eq!(only(&looping), Err(Failure::TempFail));
+    assert_eq!(only(&looping), Err(DnsError::TempFail));
 }
 
 #[test]
@@ -435,11 +435,11 @@ fn callers_with_the_same_question_share_it_and_the_answer_is_remembered() {
     let none = bench.lookup("none.example.", Kind::A);
     let asked = bench.asked();
     bench.receive(asked.fetch, &nothing(&asked.wire, Rcode::NXDOMAIN, 30));
-    assert_eq!(only(&none), Err(Failure::NoName));
+    assert_eq!(only(&none), Err(DnsError::NoName));
     bench.pass(Duration::from_secs(29));
     assert_eq!(
         only(&bench.lookup("none.example.", Kind::A)),
-        Err(Failure::NoName)
+        Err(DnsError::NoName)
     );
 }
 
@@ -451,13 +451,14 @@ fn questions_beyond_the_bound_wait_and_none_fails() {
         .map(|n| bench.lookup(&format!("n{n}.example."), Kind::A))
         .collect();
     assert_eq!(bench.asks.len(), limits::ACTIVE);
-    let answered = |inbox: &&Inbox<Found>| !inbox.lock().unwrap().is_empty();
+    let answered = |inbox: &&Inbox<DnsResult>| !inbox.lock().unwrap().is_empty();
     assert_eq!(inboxes.iter().filter(answered).count(), 0);
     for at in 0..limits::ACTIVE + 5000 {
         let asked = bench.asks[at].clone();
         bench.receive(asked.fetch, &answer(&asked.wire, Rcode::NXDOMAIN, &[]));
     }
-    let told = |inbox: &Inbox<Found>| inbox.lock().unwrap().first() == Some(&Err(Failure::NoName));
+    let told =
+        |inbox: &Inbox<DnsResult>| inbox.lock().unwrap().first() == Some(&Err(DnsError::NoName));
     assert!(inboxes.iter().all(told));
 }
 
@@ -488,7 +489,7 @@ fn short_names_go_through_the_search_list() {
             "mx"
         ]
     );
-    assert_eq!(only(&found), Err(Failure::NoData), "one of them exists");
+    assert_eq!(only(&found), Err(DnsError::NoData), "one of them exists");
     // Other records have no families.
     let mut bench = with_search();
     bench.lookup("mx", Kind::Txt);
@@ -510,7 +511,7 @@ fn a_name_with_addresses_of_one_family_is_not_searched_for_in_the_other() {
     let a = [("relay.example.net", Data::A(ADDR))];
     bench.receive(second.fetch, &answer(&second.wire, Rcode::NOERROR, &a));
     assert_eq!(only(&v4), Ok(Answer::A(vec![ADDR])));
-    assert_eq!(only(&v6), Err(Failure::NoData));
+    assert_eq!(only(&v6), Err(DnsError::NoData));
     assert_eq!(bench.names_asked(), ["relay.example.net"; 2]);
     // Where neither exists, both families go on to the same name.
     let (v6, v4) = (bench.lookup("b", Kind::Aaaa), bench.lookup("b", Kind::A));
@@ -528,7 +529,7 @@ fn a_name_with_addresses_of_one_family_is_not_searched_for_in_the_other() {
         bench.receive(asked.fetch, &answer(&asked.wire, Rcode::NOERROR, records));
     }
     assert_eq!(only(&v4), Ok(Answer::A(vec![ADDR])));
-    assert_eq!(only(&v6), Err(Failure::NoData));
+    assert_eq!(only(&v6), Err(DnsError::NoData));
 }
 
 #[test]
@@ -539,7 +540,7 @@ fn a_name_that_nobody_can_tell_about_is_not_searched_for_elsewhere() {
     while bench.core.next_deadline().is_some() {
         bench.pass(Duration::from_secs(5));
     }
-    assert_eq!(only(&found), Err(Failure::TempFail));
+    assert_eq!(only(&found), Err(DnsError::TempFail));
     assert!(
         bench
             .names_asked()
@@ -553,7 +554,7 @@ fn a_name_that_nobody_can_tell_about_is_not_searched_for_elsewhere() {
     while bench.core.next_deadline().is_some() {
         bench.pass(Duration::from_secs(5));
     }
-    assert_eq!(only(&found), Err(Failure::NoData));
+    assert_eq!(only(&found), Err(DnsError::NoData));
     assert!(
         bench
             .names_asked()
@@ -569,7 +570,7 @@ fn a_name_of_the_hosts_file_is_asked_of_nobody_in_any_family() {
     assert!(only(&bench.lookup("localhost", Kind::A)).is_ok());
     assert_eq!(
         only(&bench.lookup("localhost", Kind::Aaaa)),
-        Err(Failure::NoData)
+        Err(DnsError::NoData)
     );
     assert!(bench.asks.is_empty());
 }
@@ -719,13 +720,13 @@ fn the_thread_asks_over_udp_and_tcp_and_ends_with_its_last_handle() {
         );
         found.recv_timeout(Duration::from_secs(120)).unwrap()
     };
-    let count = |found: Found| match found {
+    let count = |found: DnsResult| match found {
         Ok(Answer::Mx(list)) => list.len(),
         other => panic!("{other:?}"),
     };
     assert_eq!(count(lookup("small.example.")), 1);
     assert_eq!(count(lookup("big.example.")), 120);
-    assert_eq!(lookup("slow.example."), Err(Failure::TempFail));
+    assert_eq!(lookup("slow.example."), Err(DnsError::TempFail));
     let (ended, end) = mpsc::channel::<()>();
     let reply = move |_| drop(ended);
     handle.reverse(IpAddr::from(ADDR), Box::new(reply));
@@ -758,7 +759,7 @@ fn nobody_at_the_servers_address_is_a_temporary_failure_at_once() {
     );
     assert_eq!(
         found.recv_timeout(Duration::from_secs(120)).unwrap(),
-        Err(Failure::TempFail)
+        Err(DnsError::TempFail)
     );
     assert!(begin.elapsed() < Duration::from_secs(4));
 }

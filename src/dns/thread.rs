@@ -14,13 +14,13 @@ use mio::net::{TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::log;
-use crate::sys::bell::Bell;
+use crate::sys::waker::Waker;
 
 use super::core::{Command, Core};
 use super::hosts::Hosts;
 use super::message::Transport;
 use super::settings::read_file;
-use super::{Confirmed, Failure, Found, Kind, Reply, Reverse, Settings, limits};
+use super::{Confirmed, DnsError, DnsResult, Kind, Reply, Reverse, Settings, limits};
 
 /// Reaches the resolver from any thread. Calls never wait; when the resolver has more to do than
 /// it may hold, the reply runs at once, in the caller's thread, with a temporary failure. The
@@ -30,18 +30,18 @@ pub struct Handle(Arc<Cord>);
 
 struct Cord {
     requests: Option<Sender<Request>>,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
 }
 
 enum Request {
-    Lookup(String, Kind, Reply<Found>),
+    Lookup(String, Kind, Reply<DnsResult>),
     Reverse(IpAddr, Reply<Reverse>),
 }
 
 /// Starts the resolver. `random` must be unpredictable: it guards against forged answers.
 pub fn start(settings: Settings, random: fn() -> u32) -> io::Result<Handle> {
     let poll = Poll::new()?;
-    let bell = Arc::new(Bell::new(poll.registry(), BELL)?);
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let (sender, requests) = bounded(REQUESTS);
     let mut core = Core::new(settings.clone(), Hosts::default(), random);
     let mut files = Files::new(settings);
@@ -49,7 +49,7 @@ pub fn start(settings: Settings, random: fn() -> u32) -> io::Result<Handle> {
     files.refresh(&mut core, Instant::now());
     let resolver = Resolver {
         poll,
-        bell: bell.clone(),
+        waker: waker.clone(),
         requests,
         core,
         sockets: HashMap::new(),
@@ -60,14 +60,14 @@ pub fn start(settings: Settings, random: fn() -> u32) -> io::Result<Handle> {
         .spawn(move || resolver.run())?;
     Ok(Handle(Arc::new(Cord {
         requests: Some(sender),
-        bell,
+        waker,
     })))
 }
 
 impl Handle {
     /// Finds the records of a name. A name with a last dot is taken as it is (so are the domains
     /// of mail addresses to be looked up); others follow the search rules of resolv.conf(5).
-    pub fn lookup(&self, name: &str, kind: Kind, reply: Reply<Found>) {
+    pub fn lookup(&self, name: &str, kind: Kind, reply: Reply<DnsResult>) {
         self.send(Request::Lookup(name.to_owned(), kind, reply));
     }
 
@@ -81,7 +81,7 @@ impl Handle {
             return request.give_up();
         };
         match requests.try_send(request) {
-            Ok(()) => self.0.bell.ring(),
+            Ok(()) => self.0.waker.wake(),
             Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) => {
                 request.give_up();
             }
@@ -92,7 +92,7 @@ impl Handle {
 impl Request {
     fn give_up(self) {
         match self {
-            Request::Lookup(_, _, reply) => reply(Err(Failure::TempFail)),
+            Request::Lookup(_, _, reply) => reply(Err(DnsError::TempFail)),
             Request::Reverse(_, reply) => reply(Reverse {
                 name: None,
                 confirmed: Confirmed::Error,
@@ -104,13 +104,13 @@ impl Request {
 impl Drop for Cord {
     fn drop(&mut self) {
         self.requests = None;
-        self.bell.ring();
+        self.waker.wake();
     }
 }
 
 struct Resolver {
     poll: Poll,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     requests: Receiver<Request>,
     core: Core,
     sockets: HashMap<u64, Socket>,
@@ -143,7 +143,7 @@ impl Resolver {
             }
             for event in &events {
                 match event.token() {
-                    BELL => self.bell.hush(),
+                    WAKER => self.waker.acknowledge(),
                     token => self.on_socket(token.0 as u64),
                 }
             }
@@ -169,7 +169,7 @@ impl Resolver {
                 Request::Reverse(addr, reply) => self.core.reverse(addr, reply, now),
             }
         }
-        self.bell.ring();
+        self.waker.wake();
         ControlFlow::Continue(())
     }
 
@@ -357,7 +357,7 @@ fn changed(path: Option<&PathBuf>) -> Option<SystemTime> {
     std::fs::metadata(path?).ok()?.modified().ok()
 }
 
-const BELL: Token = Token(0);
+const WAKER: Token = Token(0);
 /// Requests that may wait for the thread.
 const REQUESTS: usize = limits::JOBS;
 const DATAGRAM_BYTES: usize = 4096;

@@ -11,7 +11,7 @@ use crate::deliver::relay::Configured;
 use crate::deliver::relay::secure::Connectors;
 use crate::filter::Filters;
 use crate::log;
-use crate::runner::{ActionFacts, Policy, Way};
+use crate::runner::{ActionFacts, ActionKind, Policy};
 use crate::session::Listening;
 use crate::table::{Snapshot, Tables};
 use crate::tls::Trust;
@@ -207,12 +207,12 @@ fn policy(now: &Arc<Snapshot>) -> Policy {
         bounce_warn_s: now.config.bounce_warn_s.clone(),
         action: Arc::new(move |name| {
             let action = actions.config.actions.get(name)?;
-            let way = match action.method {
-                Method::Local(_) => Way::Local,
-                Method::Relay(_) => Way::Relay,
+            let kind = match action.method {
+                Method::Local(_) => ActionKind::Local,
+                Method::Relay(_) => ActionKind::Relay,
             };
             Some(ActionFacts {
-                way,
+                kind,
                 ttl_s: action.ttl_s,
             })
         }),

@@ -82,7 +82,7 @@ impl AdminThread {
             Work::Update(name) => update(&now.tables, &self.reloader.client, &name),
             Work::Explain(supposed) => {
                 let libexec = &self.reloader.paths.libexec;
-                Answer::Text(explain(&self.services.world(&now), libexec, &supposed))
+                Answer::Text(explain(&self.services.context(&now), libexec, &supposed))
             }
             Work::Reload => match self.reloader.reload(Extent::All) {
                 Ok(()) => Answer::Ok,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use crate::deliver::lmtp::Names;
-use crate::dns::{Answer, Failure, Handle, Kind};
+use crate::dns::{Answer, DnsError, Handle, Kind};
 
 /// Longer than the resolver ever takes.
 const WAIT: Duration = Duration::from_secs(90);
@@ -28,8 +28,8 @@ pub fn blocking(resolver: Handle) -> Names {
             match found.recv_timeout(WAIT) {
                 Ok(Ok(Answer::Aaaa(addrs))) => v6.extend(addrs.into_iter().map(IpAddr::V6)),
                 Ok(Ok(Answer::A(addrs))) => v4.extend(addrs.into_iter().map(IpAddr::V4)),
-                Ok(Ok(_) | Err(Failure::NoName | Failure::NoData)) => {}
-                Ok(Err(Failure::TempFail)) | Err(_) => {
+                Ok(Ok(_) | Err(DnsError::NoName | DnsError::NoData)) => {}
+                Ok(Err(DnsError::TempFail)) | Err(_) => {
                     why = "Temporary failure in name resolution";
                 }
             }

@@ -1,7 +1,7 @@
 //! What sessions and reports call: the rules, the queue and the runner behind one face.
 
 use crate::auth::{self, Attempt, Verdict};
-use crate::expansion::{self, World};
+use crate::expansion::{self, Context};
 use crate::log;
 use crate::mail::{Expanded, Facts, MailAddr, Peer, Refusal};
 use crate::privsep::Client;
@@ -12,7 +12,7 @@ use crate::table::Snapshot;
 use crate::table::include::Disk;
 use crate::util::{Line, Live, Timestamp};
 
-/// The world of a session in the engine.
+/// The context of a session in the engine.
 pub struct Services {
     /// Rules, actions and tables.
     pub live: Live<Snapshot>,
@@ -32,8 +32,8 @@ pub struct Services {
 
 impl Services {
     /// What expansion looks at, with the rules and tables of `now`.
-    pub fn world<'w>(&'w self, now: &'w Snapshot) -> World<'w> {
-        World {
+    pub fn context<'w>(&'w self, now: &'w Snapshot) -> Context<'w> {
+        Context {
             config: &now.config,
             tables: &now.tables,
             includes: &Disk,
@@ -51,7 +51,7 @@ impl session::Services for Services {
     }
 
     fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
-        expansion::expand(&self.world(&self.live.get()), facts, rcpt)
+        expansion::expand(&self.context(&self.live.get()), facts, rcpt)
     }
 
     fn refused(&self, peer: &Peer, more: u32) -> u32 {

@@ -26,11 +26,11 @@ pub struct Aliases<'w> {
 }
 
 /// What an entry says; `None` when there is no entry.
-pub type Found = Result<Option<Vec<Item>>, Refusal>;
+pub type AliasResult = Result<Option<Vec<Item>>, Refusal>;
 
 impl Aliases<'_> {
     /// The entry of an alias table for a user: with the sub-address first, then without.
-    pub fn alias(&self, table: &str, name: &str) -> Found {
+    pub fn alias(&self, table: &str, name: &str) -> AliasResult {
         let (user, tag) = subaddress::cut(name, self.delimiter);
         match tag {
             Some(_) => self.first(table, &[name.to_owned(), user.to_owned()]),
@@ -39,7 +39,7 @@ impl Aliases<'_> {
     }
 
     /// The entry of a virtual table for an address; catch-all entries come last.
-    pub fn virtual_address(&self, table: &str, address: &MailAddr) -> Found {
+    pub fn virtual_address(&self, table: &str, address: &MailAddr) -> AliasResult {
         let name = address.user().to_ascii_lowercase();
         let domain = address.domain().to_ascii_lowercase();
         let (user, tag) = subaddress::cut_tag(&name, self.delimiter);
@@ -55,7 +55,7 @@ impl Aliases<'_> {
     }
 
     /// The entry of a virtual table for a plain name out of another entry.
-    pub fn virtual_user(&self, table: &str, name: &str) -> Found {
+    pub fn virtual_user(&self, table: &str, name: &str) -> AliasResult {
         let (user, tag) = subaddress::cut_tag(name, self.delimiter);
         let tagged = tag.map(|tag| format!("{user}{}{tag}", self.delimiter));
         let mut keys = Vec::new();
@@ -66,7 +66,7 @@ impl Aliases<'_> {
         self.first(table, &keys)
     }
 
-    fn first(&self, table: &str, keys: &[String]) -> Found {
+    fn first(&self, table: &str, keys: &[String]) -> AliasResult {
         for key in keys {
             let found = self.tables.alias(table, key);
             if let Some(watch) = self.watch {
@@ -86,7 +86,7 @@ impl Aliases<'_> {
 
     /// The items of a value, in the order they are worked on. A value that was nothing but
     /// include files nobody could read is as good as no entry.
-    fn value(&self, table: &str, key: &str, value: &str) -> Found {
+    fn value(&self, table: &str, key: &str, value: &str) -> AliasResult {
         let mut items = match Item::list(value) {
             Ok(items) => items,
             Err(bad) => {

@@ -76,7 +76,7 @@ pub(crate) fn fuzz_items(line: &str) {
 
 /// What expansion looks at.
 #[derive(Clone, Copy)]
-pub struct World<'w> {
+pub struct Context<'w> {
     /// Rules and actions.
     pub config: &'w Config,
     pub tables: &'w Tables,
@@ -94,10 +94,10 @@ pub struct World<'w> {
 
 /// The destinations of `rcpt`, at least one of them, or why it is refused. The refusal's text does
 /// not name the recipient: the session appends it.
-pub fn expand(world: &World<'_>, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
-    let rcpt = with_domain(world, rcpt);
+pub fn expand(context: &Context<'_>, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
+    let rcpt = with_domain(context, rcpt);
     let mut expansion = Expansion {
-        world,
+        context,
         facts,
         rcpt: rcpt.clone(),
         tree: Tree::new(&rcpt),
@@ -127,15 +127,15 @@ pub fn expand(world: &World<'_>, facts: &Facts, rcpt: &MailAddr) -> Result<Expan
 }
 
 /// RFC 5321 §4.5.1: a recipient without domain (postmaster) is one of this server.
-fn with_domain(world: &World<'_>, rcpt: &MailAddr) -> MailAddr {
+fn with_domain(context: &Context<'_>, rcpt: &MailAddr) -> MailAddr {
     if !rcpt.domain().is_empty() {
         return rcpt.clone();
     }
-    MailAddr::new(rcpt.user(), &world.config.server_name).unwrap_or_else(|_| rcpt.clone())
+    MailAddr::new(rcpt.user(), &context.config.server_name).unwrap_or_else(|_| rcpt.clone())
 }
 
 struct Expansion<'e, 'w> {
-    world: &'e World<'w>,
+    context: &'e Context<'w>,
     facts: &'e Facts,
     rcpt: MailAddr,
     tree: Tree<'e>,
@@ -201,14 +201,14 @@ impl<'e> Expansion<'e, '_> {
     /// A report on mail that went out under a rewritten sender goes on to the sender it had. Only
     /// reports come to such an address.
     fn lead_back(&mut self, at: usize, address: &MailAddr) -> MailAddr {
-        let keys = match &self.world.config.srs {
+        let keys = match &self.context.config.srs {
             Some(srs) if self.facts.sender.user().is_empty() => srs.keys(),
             _ => return address.clone(),
         };
         if !srs::is_rewritten(address) {
             return address.clone();
         }
-        match keys.decode(address, self.world.now) {
+        match keys.decode(address, self.context.now) {
             Ok(back) => {
                 self.tree.replace(at, back.clone());
                 self.tell(Event::LedBack(&back));
@@ -230,13 +230,13 @@ impl<'e> Expansion<'e, '_> {
             .node(at)
             .map_or(Origin::Client, |node| node.origin);
         let question = Question {
-            tables: self.world.tables,
+            tables: self.context.tables,
             facts: self.facts,
             dest: address,
             origin,
-            watch: self.world.watch.map(|watch| watch as _),
+            watch: self.context.watch.map(|watch| watch as _),
         };
-        let decision = ruleset::decide(self.world.config, &question);
+        let decision = ruleset::decide(self.context.config, &question);
         self.tell(Event::Decided(&decision));
         match decision {
             Ok(Decision::Accept {
@@ -273,11 +273,11 @@ impl<'e> Expansion<'e, '_> {
         if !same && let Some(items) = self.entry(local, name)? {
             return self.children(at, items);
         }
-        let delimiter = self.world.config.smtp.sub_addr_delim;
+        let delimiter = self.context.config.smtp.sub_addr_delim;
         let (user, subaddress) = subaddress::cut(name, delimiter);
         let userbase = local.userbase.as_deref().unwrap_or(SYSTEM_USERS);
-        let found = self.world.tables.userinfo(userbase, user);
-        if let Some(watch) = self.world.watch {
+        let found = self.context.tables.userinfo(userbase, user);
+        if let Some(watch) = self.context.watch {
             watch.lookup(&Lookup {
                 service: Service::Userinfo,
                 table: userbase,
@@ -338,7 +338,7 @@ impl<'e> Expansion<'e, '_> {
     }
 
     /// What the alias or virtual table of the action says of a plain name.
-    fn entry(&self, local: &LocalAction, name: &str) -> aliases::Found {
+    fn entry(&self, local: &LocalAction, name: &str) -> aliases::AliasResult {
         match (&local.alias, &local.virtuals) {
             (Some(table), _) => self.aliases().alias(table, name),
             (None, Some(table)) => self.aliases().virtual_user(table, name),
@@ -363,10 +363,10 @@ impl<'e> Expansion<'e, '_> {
                 if let Command::Pipe(_) = command {
                     log::info(format_args!(
                         "commands executed from aliases run with {} privileges",
-                        self.world.daemon_user
+                        self.context.daemon_user
                     ));
                 }
-                Line::sanitize(self.world.daemon_user.as_bytes())
+                Line::sanitize(self.context.daemon_user.as_bytes())
             }
         };
         let local = Local {
@@ -379,7 +379,7 @@ impl<'e> Expansion<'e, '_> {
 
     fn children(&mut self, at: usize, items: Vec<Item>) -> Result<(), Refusal> {
         for item in items {
-            let told = self.world.watch.map(|watch| (watch, item.clone()));
+            let told = self.context.watch.map(|watch| (watch, item.clone()));
             let added = self.tree.add(at, item)?;
             if let Some((watch, item)) = told {
                 watch.event(&match added {
@@ -410,7 +410,7 @@ impl<'e> Expansion<'e, '_> {
             sender: &self.facts.sender,
             rcpt: &self.rcpt,
             dest,
-            delimiter: self.world.config.smtp.sub_addr_delim,
+            delimiter: self.context.config.smtp.sub_addr_delim,
         };
         let sameness = sameness::of(action, &kind, &addresses);
         let new = self.known.insert(sameness.clone());
@@ -440,7 +440,7 @@ impl<'e> Expansion<'e, '_> {
     }
 
     fn tell(&self, event: Event<'_>) {
-        if let Some(watch) = self.world.watch {
+        if let Some(watch) = self.context.watch {
             watch.event(&event);
         }
     }
@@ -483,7 +483,7 @@ impl<'e> Expansion<'e, '_> {
         if let Some(known) = self.forwards.get(&key) {
             return Ok(known.clone());
         }
-        let items = forward::lookup(self.world.forwards, &action.name, user)?;
+        let items = forward::lookup(self.context.forwards, &action.name, user)?;
         self.tell(match items {
             Some(_) => Event::Forwarded,
             None => Event::NotForwarded,
@@ -494,10 +494,10 @@ impl<'e> Expansion<'e, '_> {
 
     fn aliases(&self) -> Aliases<'e> {
         Aliases {
-            tables: self.world.tables,
-            includes: self.world.includes,
-            delimiter: self.world.config.smtp.sub_addr_delim,
-            watch: self.world.watch,
+            tables: self.context.tables,
+            includes: self.context.includes,
+            delimiter: self.context.config.smtp.sub_addr_delim,
+            watch: self.context.watch,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::table::Tables;
 use crate::table::include::{Author, Included, Includes};
 use crate::util::{Line, Timestamp};
 
-use super::{World, expand};
+use super::{Context, expand};
 
 const CONFIG: &str = r#"
 table users {
@@ -177,7 +177,7 @@ impl Bench {
     }
 
     fn expand(&self, rcpt: &str) -> Result<Vec<Destination>, Refusal> {
-        let world = World {
+        let context = Context {
             config: &self.config,
             tables: &self.tables,
             includes: &self.files,
@@ -196,7 +196,7 @@ impl Bench {
             tag: None,
             sender: self.sender.clone(),
         };
-        let found = expand(&world, &facts, &MailAddr::from_stored(rcpt).unwrap())?;
+        let found = expand(&context, &facts, &MailAddr::from_stored(rcpt).unwrap())?;
         Ok(found.destinations)
     }
 

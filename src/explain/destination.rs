@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::config::{
     Action, Delivery, LocalAction, Method, RelayAction, RelayTls, Route, TableSource, built_in,
 };
-use crate::expansion::World;
+use crate::expansion::Context;
 use crate::mail::{Command, Destination, Kind, Local, MailAddr};
 use crate::mda;
 use crate::privsep::{ChildJob, MdaJob, MdaTask, Single};
@@ -15,7 +15,7 @@ use crate::util::Line;
 /// What all destinations of a recipient have in common.
 pub struct Deliveries<'d> {
     /// Actions and tables.
-    pub world: &'d World<'d>,
+    pub context: &'d Context<'d>,
     /// Where the mail.* helpers are.
     pub libexec: &'d Path,
     /// The reverse-path.
@@ -32,7 +32,7 @@ impl Deliveries<'_> {
             "destination {number}: <{}> action \"{name}\"",
             destination.dest
         );
-        let Some(action) = self.world.config.actions.get(name.as_str()) else {
+        let Some(action) = self.context.config.actions.get(name.as_str()) else {
             return format!("{head}: no such action");
         };
         match (&action.method, &destination.kind) {
@@ -49,7 +49,7 @@ impl Deliveries<'_> {
         let userbase = local.userbase.as_deref();
         let found = match (self.user(&to.user, userbase), &to.command) {
             // A userbase need not have the daemon's own user, who runs what aliases say.
-            (Err(_), Some(_)) if *to.user == *self.world.daemon_user => self.user(&to.user, None),
+            (Err(_), Some(_)) if *to.user == *self.context.daemon_user => self.user(&to.user, None),
             (found, _) => found,
         };
         let recipient = match found {
@@ -70,7 +70,7 @@ impl Deliveries<'_> {
             };
             return format!("lmtp {dest}, which is given {name}; {who}");
         }
-        let wrappers = &self.world.config.mda_wrappers;
+        let wrappers = &self.context.config.mda_wrappers;
         let wrapper = local.wrapper.as_ref().and_then(|name| wrappers.get(name));
         let job = ChildJob {
             job: MdaJob {
@@ -91,7 +91,7 @@ impl Deliveries<'_> {
             home: recipient.home.to_string_lossy().into_owned(),
             uid: runs_as.uid,
             libexec: self.libexec.to_owned(),
-            delimiter: self.world.config.smtp.sub_addr_delim,
+            delimiter: self.context.config.smtp.sub_addr_delim,
         };
         let what = match mda::exec::describe(&job) {
             Ok(what) => what,
@@ -105,7 +105,7 @@ impl Deliveries<'_> {
 
     fn user(&self, name: &str, userbase: Option<&str>) -> Result<User, String> {
         let table = userbase.unwrap_or(built_in::SYSTEM_USERS);
-        match self.world.tables.userinfo(table, name) {
+        match self.context.tables.userinfo(table, name) {
             Ok(Some(user)) => Ok(user),
             Ok(None) => Err(format!("fails: delivery user '{name}' does not exist")),
             Err(error) => Err(format!("fails: {error}")),
@@ -117,13 +117,13 @@ impl Deliveries<'_> {
         let way = match &relay.route {
             Route::Exchangers => format!("relay to the mail exchangers of {domain}"),
             Route::Backup(name) => {
-                let own = name.as_ref().unwrap_or(&self.world.config.server_name);
+                let own = name.as_ref().unwrap_or(&self.context.config.server_name);
                 format!("relay to the mail exchangers of {domain} that are preferred to {own}")
             }
             Route::Host(table) => format!("relay to a host of {}", self.hosts(table)),
             Route::Domain(table) => {
                 let key = domain.to_ascii_lowercase();
-                let found = self.world.tables.alias(table, &key);
+                let found = self.context.tables.alias(table, &key);
                 let url = match found {
                     Ok(Some(url)) => url,
                     Ok(None) => return format!("relay fails: {domain} is not in <{table}>"),
@@ -141,7 +141,7 @@ impl Deliveries<'_> {
 
     /// A table's name; in place of one that nobody has given, its values.
     fn hosts(&self, table: &str) -> String {
-        match self.world.config.tables.get(table) {
+        match self.context.config.tables.get(table) {
             Some(TableSource::List(values)) if built_in::is_anonymous(table) => values.join(", "),
             _ => format!("<{}>", table.trim_matches(['<', '>'])),
         }

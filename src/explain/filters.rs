@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::expansion::World;
+use crate::expansion::Context;
 use crate::filter::{self, Decision, Opinion, preview};
 use crate::mail::{Facts, MailAddr, Peer, Supposed};
 use crate::util::Line;
@@ -11,13 +11,13 @@ use super::page::Page;
 
 /// Those of the listeners that the session may have come by. Which one it is nobody has said.
 pub fn of_listeners(
-    world: &World<'_>,
+    context: &Context<'_>,
     supposed: &Supposed,
     facts: &Facts,
     rcpt: &MailAddr,
     page: &mut Page,
 ) {
-    let config = world.config;
+    let config = context.config;
     let mut named: BTreeSet<&str> = BTreeSet::new();
     if facts.peer == Peer::Local {
         named.extend(config.socket.filter.as_deref());
@@ -28,18 +28,18 @@ pub fn of_listeners(
     }
     for name in named {
         page.line(0, &format!("filter {name} of a listener"));
-        write(world, name, facts, rcpt, false, page);
+        write(context, name, facts, rcpt, false, page);
     }
 }
 
 /// Those of the recipient's rule.
-pub fn of_rule(world: &World<'_>, name: &str, facts: &Facts, rcpt: &MailAddr, page: &mut Page) {
+pub fn of_rule(context: &Context<'_>, name: &str, facts: &Facts, rcpt: &MailAddr, page: &mut Page) {
     page.line(0, &format!("filter {name} of the rule"));
-    write(world, name, facts, rcpt, true, page);
+    write(context, name, facts, rcpt, true, page);
 }
 
 fn write(
-    world: &World<'_>,
+    context: &Context<'_>,
     name: &str,
     facts: &Facts,
     rcpt: &MailAddr,
@@ -57,7 +57,7 @@ fn write(
         sender: line(&facts.sender),
         rcpt: line(rcpt),
     };
-    for opinion in preview(world.config, world.tables, name, &known, rule) {
+    for opinion in preview(context.config, context.tables, name, &known, rule) {
         page.line(1, &words(&opinion));
     }
 }

@@ -16,7 +16,7 @@ mod tests;
 
 use std::path::Path;
 
-use crate::expansion::{self, World};
+use crate::expansion::{self, Context};
 use crate::mail::{Destination, Facts, Literal, MailAddr, Peer, Refusal, Supposed};
 use crate::session::{bad_recipient, bad_sender, recipient_reply};
 use crate::smtp::domain_name::is_host_name;
@@ -27,29 +27,29 @@ use destination::Deliveries;
 use page::Page;
 use recorder::Recorder;
 
-/// Says what would become of the recipient. `libexec` is where the mail.* helpers are. The world's
+/// Says what would become of the recipient. `libexec` is where the mail.* helpers are. The context's
 /// own watch does not hear of it.
-pub fn explain(world: &World<'_>, libexec: &Path, supposed: &Supposed) -> String {
+pub fn explain(context: &Context<'_>, libexec: &Path, supposed: &Supposed) -> String {
     let mut page = Page::default();
-    let reply = match envelope(world, supposed) {
+    let reply = match envelope(context, supposed) {
         Err(reply) => reply.to_string(),
         Ok((facts, rcpt)) => {
             introduce(&facts, &rcpt, &mut page);
-            filters::of_listeners(world, supposed, &facts, &rcpt, &mut page);
-            let recorder = Recorder::new(world.config, world.tables);
-            let watched = World {
+            filters::of_listeners(context, supposed, &facts, &rcpt, &mut page);
+            let recorder = Recorder::new(context.config, context.tables);
+            let watched = Context {
                 watch: Some(&recorder),
-                ..*world
+                ..*context
             };
             let judged = expansion::expand(&watched, &facts, &rcpt);
             recorder.write(&mut page);
             if let Ok(Some(name)) = judged.as_ref().map(|judged| judged.filter.as_ref()) {
-                filters::of_rule(world, name, &facts, &rcpt, &mut page);
+                filters::of_rule(context, name, &facts, &rcpt, &mut page);
             }
             let judged = judged.map(|judged| judged.destinations);
             page.line(0, &reason(&judged));
             let deliveries = Deliveries {
-                world,
+                context,
                 libexec,
                 sender: &facts.sender,
                 rcpt: &rcpt,
@@ -65,10 +65,10 @@ pub fn explain(world: &World<'_>, libexec: &Path, supposed: &Supposed) -> String
 
 /// The session and the recipient, or what the client hears instead.
 fn envelope(
-    world: &World<'_>,
+    context: &Context<'_>,
     supposed: &Supposed,
 ) -> Result<(Facts, MailAddr), crate::smtp::Reply> {
-    let server_name = &world.config.server_name;
+    let server_name = &context.config.server_name;
     let sender = argument(supposed.sender.as_deref().unwrap_or_default());
     let (sender, rest) = path::reverse(&sender, server_name).map_err(|_| bad_sender())?;
     if !rest.is_empty() {
@@ -79,7 +79,7 @@ fn envelope(
     if !rest.is_empty() {
         return Err(bad_recipient());
     }
-    Ok((facts(world, supposed, sender), rcpt))
+    Ok((facts(context, supposed, sender), rcpt))
 }
 
 /// An address as an argument of MAIL or RCPT.
@@ -91,14 +91,14 @@ fn argument(text: &str) -> Vec<u8> {
 }
 
 /// What a session with these properties knows when its recipients are judged.
-fn facts(world: &World<'_>, supposed: &Supposed, sender: MailAddr) -> Facts {
+fn facts(context: &Context<'_>, supposed: &Supposed, sender: MailAddr) -> Facts {
     let peer = supposed.peer.clone().unwrap_or(Peer::Local);
     let local = peer == Peer::Local;
     let rdns = match local {
-        true => Some(world.config.server_name.clone()),
+        true => Some(context.config.server_name.clone()),
         false => supposed.rdns.clone().filter(|name| is_host_name(name)),
     };
-    let socket_tag = world.config.socket.tag.clone().filter(|_| local);
+    let socket_tag = context.config.socket.tag.clone().filter(|_| local);
     Facts {
         helo: supposed.helo.clone().unwrap_or_else(|| own_name(&peer)),
         rdns,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::{Config, Defaults, Method, Sources, load};
-use crate::expansion::World;
+use crate::expansion::Context;
 use crate::mail::samples::line;
 use crate::mail::{Peer, Supposed};
 use crate::privsep::{Forward, Forwards};
@@ -73,7 +73,7 @@ fn world_of(text: &str) -> (Config, Tables) {
 }
 
 fn page_of(config: &Config, tables: &Tables, supposed: &Supposed) -> String {
-    let world = World {
+    let context = Context {
         config,
         tables,
         includes: &NoFiles,
@@ -82,7 +82,7 @@ fn page_of(config: &Config, tables: &Tables, supposed: &Supposed) -> String {
         now: Timestamp(1_763_754_192),
         watch: None,
     };
-    explain(&world, Path::new("/libexec"), supposed)
+    explain(&context, Path::new("/libexec"), supposed)
 }
 
 /// Words as smtpctl(8) takes them, for tests: every fact by its full name.

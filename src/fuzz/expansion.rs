@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::config::{self, Sources};
-use crate::expansion::{self, World};
+use crate::expansion::{self, Context};
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::privsep::{Forward, Forwards};
 use crate::table::Tables;
@@ -36,7 +36,7 @@ pub(super) fn expand(bytes: &[u8]) {
         return;
     };
     let includes = Same(included.to_vec());
-    let world = World {
+    let context = Context {
         config: &loaded.config,
         tables: &tables,
         includes: &includes,
@@ -59,7 +59,7 @@ pub(super) fn expand(bytes: &[u8]) {
     for domain in ["localhost", "virtual.example.org"] {
         for user in ["a", rcpt.as_ref()] {
             if let Ok(rcpt) = MailAddr::new(user, domain)
-                && let Ok(found) = expansion::expand(&world, &facts, &rcpt)
+                && let Ok(found) = expansion::expand(&context, &facts, &rcpt)
             {
                 let count = found.destinations.len();
                 assert!((1..=10_000).contains(&count));

@@ -67,19 +67,19 @@ pub(super) fn session(bytes: &[u8]) {
 
 /// The codes of all replies.
 fn dialogue(bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
-    let world = World {
+    let services = FakeServices {
         queue: Queue::new(Arc::new(Ram::default())),
     };
     let peer = Peer::parse("127.0.0.1").unwrap_or(Peer::Local);
     let mut session = Session::new(SessionId(1), Arc::new(listening()), peer);
     let (mut input, mut out, mut codes) = (Vec::new(), Vec::new(), Vec::new());
     let next = session.open(&mut out);
-    answer(next, &mut session, &mut input, &mut out, &world);
+    answer(next, &mut session, &mut input, &mut out, &services);
     'all: for piece in bytes.chunks(piece) {
         input.extend_from_slice(piece);
         loop {
-            let next = session.receive(&mut input, &mut out, &world);
-            let next = answer(next, &mut session, &mut input, &mut out, &world);
+            let next = session.receive(&mut input, &mut out, &services);
+            let next = answer(next, &mut session, &mut input, &mut out, &services);
             take_codes(&mut out, &mut codes);
             match next {
                 Next::Read => break,
@@ -98,7 +98,7 @@ fn answer(
     session: &mut Session,
     input: &mut Vec<u8>,
     out: &mut Vec<u8>,
-    world: &World,
+    services: &FakeServices,
 ) -> Next {
     while let Next::Ask(question) = next {
         let answer = match question {
@@ -107,12 +107,12 @@ fn answer(
                 ciphers: Line::sanitize(b"TLSv1.3:X:256"),
                 certificate: None,
             }),
-            Question::Lookup(lookup) => lookup.answer(world),
-            Question::Store(store) => store.answer(world),
+            Question::Lookup(lookup) => lookup.answer(services),
+            Question::Store(store) => store.answer(services),
             Question::Filter(_) => session::Answer::TooLate,
             Question::Pause(_) => session::Answer::TooLate,
         };
-        next = session.answered(answer, input, out, world);
+        next = session.answered(answer, input, out, services);
     }
     next
 }
@@ -162,11 +162,11 @@ fn listening() -> Listening {
     }
 }
 
-struct World {
+struct FakeServices {
     queue: Queue,
 }
 
-impl Services for World {
+impl Services for FakeServices {
     fn begin(&self) -> Result<Incoming, BeginError> {
         self.queue.begin()
     }

@@ -19,7 +19,7 @@ use crate::sys::poll::{Interest, PollFd, poll};
 use crate::util::Line;
 use crate::util::sysexits::{CONFIG, DATAERR, OK, TEMPFAIL};
 
-use super::Failure;
+use super::MdaError;
 use super::maildir::{self, Draft, Target, Written};
 use super::maildir_target::maildir_target;
 
@@ -32,13 +32,13 @@ const GROUP_MAX: usize = 64;
 /// Descriptors for everything else.
 const OTHER_FILES: usize = 16;
 
-type Outcome = (u32, Result<Written, Failure>);
+type Outcome = (u32, Result<Written, MdaError>);
 
 /// Delivers what comes from `input` until it ends.
-pub fn serve(job: &ChildJob, home: &str, input: File, mut output: File) -> Result<(), Failure> {
+pub fn serve(job: &ChildJob, home: &str, input: File, mut output: File) -> Result<(), MdaError> {
     let (Delivery::Maildir { .. }, None, None) = (&job.delivery, &job.wrapper, &job.job.command())
     else {
-        return Err(Failure::new(CONFIG, "only maildir actions take a batch"));
+        return Err(MdaError::new(CONFIG, "only maildir actions take a batch"));
     };
     let mut input = BufReader::with_capacity(CHUNK_MAX, input);
     let mut chunk = vec![0; CHUNK_MAX];
@@ -66,9 +66,9 @@ fn more_waits(input: &BufReader<File>) -> bool {
     poll(&mut fds, Some(Duration::ZERO)).is_ok_and(|ready| ready > 0)
 }
 
-fn target(job: &ChildJob, home: &str, head: &Head) -> Result<Target, Failure> {
+fn target(job: &ChildJob, home: &str, head: &Head) -> Result<Target, MdaError> {
     let Delivery::Maildir { path, junk } = &job.delivery else {
-        return Err(Failure::new(CONFIG, "only maildir actions take a batch"));
+        return Err(MdaError::new(CONFIG, "only maildir actions take a batch"));
     };
     let values = Values {
         sender: &head.sender,
@@ -85,14 +85,14 @@ fn target(job: &ChildJob, home: &str, head: &Head) -> Result<Target, Failure> {
 /// Takes one body off the stream, all of it whatever happens; an error means the stream is lost.
 fn receive(
     input: &mut impl Read,
-    draft: Result<Draft, Failure>,
+    draft: Result<Draft, MdaError>,
     chunk: &mut [u8],
-) -> io::Result<Result<Written, Failure>> {
+) -> io::Result<Result<Written, MdaError>> {
     let mut state = draft;
     loop {
         match Chunk::read(input)? {
             Chunk::End => return Ok(state.and_then(Draft::finish)),
-            Chunk::Abort => return Ok(Err(Failure::new(TEMPFAIL, "Error reading body"))),
+            Chunk::Abort => return Ok(Err(MdaError::new(TEMPFAIL, "Error reading body"))),
             Chunk::Bytes(len) => {
                 let bytes = chunk.get_mut(..len).ok_or(io::ErrorKind::InvalidData)?;
                 input.read_exact(bytes)?;
@@ -121,14 +121,14 @@ fn settle(group: &mut Vec<Outcome>, output: &mut File) -> io::Result<()> {
         let failure = failure.or_else(|| match settled.next() {
             Some(Ok(())) => None,
             Some(Err(failure)) => Some(failure),
-            None => Some(Failure::new(TEMPFAIL, "not settled")),
+            None => Some(MdaError::new(TEMPFAIL, "not settled")),
         });
         answer(sequence, failure).write(&mut frames)?;
     }
     io::Write::write_all(output, &frames)
 }
 
-fn answer(sequence: u32, failure: Option<Failure>) -> Answer {
+fn answer(sequence: u32, failure: Option<MdaError>) -> Answer {
     match failure {
         None => Answer {
             sequence,
@@ -143,8 +143,8 @@ fn answer(sequence: u32, failure: Option<Failure>) -> Answer {
     }
 }
 
-fn broken(error: io::Error) -> Failure {
-    Failure::new(DATAERR, format!("batch: {error}"))
+fn broken(error: io::Error) -> MdaError {
+    MdaError::new(DATAERR, format!("batch: {error}"))
 }
 
 #[cfg(test)]
@@ -193,7 +193,7 @@ mod tests {
         end.encode(out);
     }
 
-    fn serve_bytes(job: &ChildJob, bytes: &[u8]) -> (Result<(), Failure>, Vec<Answer>) {
+    fn serve_bytes(job: &ChildJob, bytes: &[u8]) -> (Result<(), MdaError>, Vec<Answer>) {
         let dir = tempfile::tempdir().unwrap();
         let (input, output) = (dir.path().join("in"), dir.path().join("out"));
         std::fs::write(&input, bytes).unwrap();

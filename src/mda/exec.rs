@@ -32,7 +32,7 @@ use crate::util::sysexits::{CONFIG, NOPERM, OK, OSERR, TEMPFAIL};
 
 use super::maildir::{self, Draft, Junk, Target};
 use super::maildir_target::maildir_target;
-use super::{Failure, batch, conclude, copy, guard, lmtp, local, mbox, mboxfile, shell};
+use super::{MdaError, batch, conclude, copy, guard, lmtp, local, mbox, mboxfile, shell};
 
 /// What a job comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,20 +110,20 @@ pub fn run(job: &ChildJob) -> i32 {
         }
         (MdaTask::Connection, _) => {
             let text = "only lmtp actions have a connection";
-            Err(Failure::new(CONFIG, text))
+            Err(MdaError::new(CONFIG, text))
         }
     };
     conclude(program, done)
 }
 
-fn ready(job: &ChildJob) -> Result<(String, File), Failure> {
+fn ready(job: &ChildJob) -> Result<(String, File), MdaError> {
     may_run(job)?;
     is_wanted(job)?;
     Ok((home(job)?, standard_input()?))
 }
 
 /// What a delivery would come to, in words: for whoever asks before there is a message.
-pub fn describe(job: &ChildJob) -> Result<String, Failure> {
+pub fn describe(job: &ChildJob) -> Result<String, MdaError> {
     no_root(job)?;
     match &job.job.task {
         MdaTask::Single(single) => Ok(plan(job, single, &home(job)?)?.to_string()),
@@ -143,22 +143,22 @@ fn program_name(job: &ChildJob) -> &'static str {
 }
 
 /// The parent has made us the recipient; anything else is its fault and not to be made worse.
-fn may_run(job: &ChildJob) -> Result<(), Failure> {
+fn may_run(job: &ChildJob) -> Result<(), MdaError> {
     let uid = sys::user::effective_uid();
     if uid != job.uid {
         let text = format!("running with uid {uid} instead of {}", job.uid);
-        return Err(Failure::new(OSERR, text));
+        return Err(MdaError::new(OSERR, text));
     }
     no_root(job)
 }
 
 /// A user's command runs because it stands in that user's own .forward, and for no other reason:
 /// whoever asks for the delivery may be wrong about it.
-fn is_wanted(job: &ChildJob) -> Result<(), Failure> {
+fn is_wanted(job: &ChildJob) -> Result<(), MdaError> {
     let (Some(command), true) = (job.job.command(), job.own_forward) else {
         return Ok(());
     };
-    let temporary = |text: String| Failure::new(TEMPFAIL, text);
+    let temporary = |text: String| MdaError::new(TEMPFAIL, text);
     let named = match forward_file::open(Path::new(&job.home), job.uid).map_err(temporary)? {
         Verdict::File(file) => forward_names(file, command).map_err(temporary)?,
         Verdict::None | Verdict::NoHome(_) => false,
@@ -173,17 +173,17 @@ fn is_wanted(job: &ChildJob) -> Result<(), Failure> {
 }
 
 /// Only a mailbox is opened with root's rights.
-fn no_root(job: &ChildJob) -> Result<(), Failure> {
+fn no_root(job: &ChildJob) -> Result<(), MdaError> {
     let mailbox = job.delivery == Delivery::Mbox && job.job.command().is_none();
     if job.uid == 0 && !mailbox {
         let text = format!("MDA not allowed to deliver to: {}", job.job.user);
-        return Err(Failure::new(NOPERM, text));
+        return Err(MdaError::new(NOPERM, text));
     }
     Ok(())
 }
 
 /// The home of the user we run as: with `user` in the action, not the recipient's.
-fn home(job: &ChildJob) -> Result<String, Failure> {
+fn home(job: &ChildJob) -> Result<String, MdaError> {
     if job.user == job.job.user {
         return Ok(job.home.clone());
     }
@@ -193,28 +193,28 @@ fn home(job: &ChildJob) -> Result<String, Failure> {
         Ok(None) => "not found".to_owned(),
         Err(error) => sys::errno::strerror(&error),
     };
-    Err(Failure::new(
+    Err(MdaError::new(
         TEMPFAIL,
         format!("home of {}: {why}", job.user),
     ))
 }
 
-fn standard_input() -> Result<File, Failure> {
+fn standard_input() -> Result<File, MdaError> {
     io::stdin()
         .as_fd()
         .try_clone_to_owned()
         .map(File::from)
         .map_err(|error| {
-            Failure::new(
+            MdaError::new(
                 OSERR,
                 format!("standard input: {}", sys::errno::strerror(&error)),
             )
         })
 }
 
-fn run_batch(job: &ChildJob, home: &str, input: File) -> Result<(), Failure> {
+fn run_batch(job: &ChildJob, home: &str, input: File) -> Result<(), MdaError> {
     let output = io::stdout().as_fd().try_clone_to_owned().map_err(|error| {
-        Failure::new(
+        MdaError::new(
             OSERR,
             format!("standard output: {}", sys::errno::strerror(&error)),
         )
@@ -222,12 +222,12 @@ fn run_batch(job: &ChildJob, home: &str, input: File) -> Result<(), Failure> {
     batch::serve(job, home, input, File::from(output))
 }
 
-fn carry_out(plan: Plan, input: File) -> Result<i32, Failure> {
+fn carry_out(plan: Plan, input: File) -> Result<i32, MdaError> {
     if let Plan::Program(program) = &plan {
         // The command is on its way already, and must not be started twice for want of this.
         let shut_in = || drop(sandbox::enter(Role::Guard));
         return guard::run(&mut command(program), input, shut_in)
-            .map_err(|error| Failure::on(OSERR, &program.path, &error));
+            .map_err(|error| MdaError::on(OSERR, &program.path, &error));
     }
     shut_in()?;
     let message = &mut BodyReader::new(BufReader::with_capacity(CHUNK_MAX, input));
@@ -258,10 +258,10 @@ fn carry_out(plan: Plan, input: File) -> Result<i32, Failure> {
 }
 
 /// What strangers wrote is only read from here on.
-fn shut_in() -> Result<(), Failure> {
+fn shut_in() -> Result<(), MdaError> {
     sandbox::enter(Role::Delivery)
         .map(drop)
-        .map_err(|error| Failure::new(OSERR, format!("sandbox: {}", sys::errno::strerror(&error))))
+        .map_err(|error| MdaError::new(OSERR, format!("sandbox: {}", sys::errno::strerror(&error))))
 }
 
 fn command(program: &Program) -> Command {
@@ -273,7 +273,7 @@ fn command(program: &Program) -> Command {
     command
 }
 
-fn plan(job: &ChildJob, single: &Single, home: &str) -> Result<Plan, Failure> {
+fn plan(job: &ChildJob, single: &Single, home: &str) -> Result<Plan, MdaError> {
     let values = values(job, single);
     let wrapper = match &job.wrapper {
         Some(text) => Some(expand(text, &values)?),
@@ -304,13 +304,13 @@ fn plan(job: &ChildJob, single: &Single, home: &str) -> Result<Plan, Failure> {
             maildir_command(job, &target)
         }
         (None, Delivery::Mbox) if wrapper.is_none() => return Ok(mailbox(job, &values)),
-        (None, Delivery::Mbox) => return Err(Failure::new(CONFIG, "mbox takes no wrapper")),
+        (None, Delivery::Mbox) => return Err(MdaError::new(CONFIG, "mbox takes no wrapper")),
         (None, Delivery::Lmtp { dest, rcpt_to }) => {
             lmtp_command(job, expand(dest, &values)?, *rcpt_to)
         }
         (None, Delivery::ForwardOnly | Delivery::ExpandOnly) => {
             let text = "the action has no way to deliver to a user";
-            return Err(Failure::new(CONFIG, text));
+            return Err(MdaError::new(CONFIG, text));
         }
     };
     let script = match wrapper {
@@ -456,7 +456,7 @@ mod tests {
         }
     }
 
-    fn plan(job: &ChildJob, home: &str) -> Result<Plan, Failure> {
+    fn plan(job: &ChildJob, home: &str) -> Result<Plan, MdaError> {
         super::plan(job, single(&mut job.clone()), home)
     }
 

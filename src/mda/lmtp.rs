@@ -14,7 +14,7 @@ use crate::sys::fdpass::{self, Wait};
 use crate::sys::unix_connect;
 use crate::util::sysexits::{CONFIG, TEMPFAIL};
 
-use super::Failure;
+use super::MdaError;
 
 /// The program that does the same, and more, as a command.
 pub const NAME: &str = "mail.lmtp";
@@ -23,15 +23,15 @@ pub const NAME: &str = "mail.lmtp";
 const CONNECT_TIME: Duration = Duration::from_secs(20);
 
 /// Connects to `dest` and sends the connection through `pair`.
-pub fn connect(dest: &str, pair: &File) -> Result<(), Failure> {
+pub fn connect(dest: &str, pair: &File) -> Result<(), MdaError> {
     let Ok(LmtpDest::Socket(path)) = LmtpDest::parse(dest) else {
-        return Err(Failure::new(
+        return Err(MdaError::new(
             CONFIG,
             format!("{dest} is not a socket's path"),
         ));
     };
     let failed = |what: &str, error: &std::io::Error| {
-        Failure::new(TEMPFAIL, format!("{what}: {}", strerror(error)))
+        MdaError::new(TEMPFAIL, format!("{what}: {}", strerror(error)))
     };
     let socket = unix_connect::connect(&path, CONNECT_TIME)
         .map_err(|error| failed(&format!("connect: {}", path.display()), &error))?;

@@ -18,7 +18,7 @@ use crate::util::Timestamp;
 use crate::util::sysexits::{CANTCREAT, NOUSER, OSERR, TEMPFAIL};
 
 use super::mbox::{self, Codes, Quote};
-use super::{Failure, complain};
+use super::{MdaError, complain};
 
 /// The name in front of messages.
 pub const NAME: &str = "mail.local";
@@ -64,7 +64,7 @@ pub fn deliver(
     users: &[String],
     options: &Options,
     now: Timestamp,
-) -> Result<(), Failure> {
+) -> Result<(), MdaError> {
     let from_line = mbox::from_line(&options.from, now.0);
     let mut copy = mbox::store(message, &from_line, Quote::AfterEmptyLine, OSERR)?;
     let mut result = Ok(());
@@ -79,14 +79,14 @@ pub fn deliver(
     result
 }
 
-fn deliver_one(copy: &mut File, user: &str, options: &Options) -> Result<(), Failure> {
-    let unknown = || Failure::new(NOUSER, format!("unknown name: {user}"));
+fn deliver_one(copy: &mut File, user: &str, options: &Options) -> Result<(), MdaError> {
+    let unknown = || MdaError::new(NOUSER, format!("unknown name: {user}"));
     if user.is_empty() || user.starts_with('.') || user.contains('/') {
         return Err(unknown());
     }
     let entry = sys::user::by_name(user)
         .map_err(|error| {
-            Failure::new(
+            MdaError::new(
                 TEMPFAIL,
                 format!("{user}: {}", sys::errno::strerror(&error)),
             )
@@ -104,9 +104,9 @@ fn deliver_one(copy: &mut File, user: &str, options: &Options) -> Result<(), Fai
 }
 
 /// Opens a mailbox, made if missing, and makes sure that it is what it seems.
-fn open(path: &Path, owner: &sys::user::User) -> Result<File, Failure> {
-    let failed = |error: io::Error| Failure::on(OSERR, path, &error);
-    let wrong = |what: &str| Failure::new(OSERR, format!("{}: {what}", path.display()));
+fn open(path: &Path, owner: &sys::user::User) -> Result<File, MdaError> {
+    let failed = |error: io::Error| MdaError::on(OSERR, path, &error);
+    let wrong = |what: &str| MdaError::new(OSERR, format!("{}: {what}", path.display()));
     let before = match path.symlink_metadata() {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path, owner) {
@@ -114,7 +114,7 @@ fn open(path: &Path, owner: &sys::user::User) -> Result<File, Failure> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 path.symlink_metadata().map_err(failed)?
             }
-            made => return made.map_err(|error| Failure::on(CANTCREAT, path, &error)),
+            made => return made.map_err(|error| MdaError::on(CANTCREAT, path, &error)),
         },
         Err(error) => return Err(failed(error)),
     };
@@ -129,7 +129,7 @@ fn open(path: &Path, owner: &sys::user::User) -> Result<File, Failure> {
     }
     if after.uid() != owner.uid {
         if after.uid() == sys::user::effective_uid() && after.len() == 0 {
-            return Err(Failure::new(
+            return Err(MdaError::new(
                 TEMPFAIL,
                 "the mailbox is being made".to_owned(),
             ));
@@ -157,22 +157,22 @@ struct LockFile(PathBuf);
 
 impl LockFile {
     /// Makes the lock file. `None` where the spool does not let an ordinary user make files.
-    fn take(mailbox: &Path, options: &Options) -> Result<Option<LockFile>, Failure> {
+    fn take(mailbox: &Path, options: &Options) -> Result<Option<LockFile>, MdaError> {
         let mut path = mailbox.as_os_str().to_os_string();
         path.push(".lock");
         let path = PathBuf::from(path);
         if sys::user::effective_uid() == 0 && world_writable(&options.spool) {
             let text = "will not deliver to world-writable spool";
-            return Err(Failure::new(OSERR, text));
+            return Err(MdaError::new(OSERR, text));
         }
         match mbox::wait_for(options.lock_wait, || LockFile::make(&path)) {
             Ok(true) => Ok(Some(LockFile(path))),
-            Ok(false) => Err(Failure::new(
+            Ok(false) => Err(MdaError::new(
                 TEMPFAIL,
                 format!("{}: held by another process", path.display()),
             )),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
-            Err(error) => Err(Failure::on(OSERR, &path, &error)),
+            Err(error) => Err(MdaError::on(OSERR, &path, &error)),
         }
     }
 
@@ -296,7 +296,7 @@ mod tests {
             }
         }
 
-        fn deliver(&self, body: &[u8]) -> Result<(), Failure> {
+        fn deliver(&self, body: &[u8]) -> Result<(), MdaError> {
             let now = Timestamp(1_700_000_000);
             let users = [self.user.clone()];
             deliver(&mut &body[..], &users, &self.options(), now)

@@ -16,7 +16,7 @@ use crate::rfc5322::header_end;
 use crate::sys;
 use crate::util::sysexits::{FAILURE, TEMPFAIL};
 
-use super::Failure;
+use super::MdaError;
 
 /// Where a message goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Target {
 
 impl Draft {
     /// Starts a message. Its file is made once it is known which folder it goes to.
-    pub fn new(target: &Target) -> Result<Draft, Failure> {
+    pub fn new(target: &Target) -> Result<Draft, MdaError> {
         let junk_folder = target.root.join(".Junk");
         let mut draft = Draft {
             folder: target.folder(),
@@ -121,7 +121,7 @@ impl Draft {
     }
 
     /// Appends bytes of the message.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), MdaError> {
         if let Some(last) = bytes.last() {
             self.last = *last;
         }
@@ -136,7 +136,7 @@ impl Draft {
     }
 
     /// The message is complete; supplies a missing final line end.
-    pub fn finish(mut self) -> Result<Written, Failure> {
+    pub fn finish(mut self) -> Result<Written, MdaError> {
         if self.last != b'\n' {
             self.write(b"\n")?;
         }
@@ -144,12 +144,12 @@ impl Draft {
         self.flush()?;
         match self.file.take() {
             Some(file) => Ok(Written(file)),
-            None => Err(Failure::new(TEMPFAIL, "no file was opened")),
+            None => Err(MdaError::new(TEMPFAIL, "no file was opened")),
         }
     }
 
     /// Chooses between the folder and `.Junk` by the header so far, and lets the bytes go.
-    fn judge(&mut self) -> Result<(), Failure> {
+    fn judge(&mut self) -> Result<(), MdaError> {
         let Some(header) = self.header.take() else {
             return Ok(());
         };
@@ -161,7 +161,7 @@ impl Draft {
         self.append(&header)
     }
 
-    fn open(&mut self) -> Result<(), Failure> {
+    fn open(&mut self) -> Result<(), MdaError> {
         let file = match Temporary::create(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 make_maildir(&self.folder)?;
@@ -173,7 +173,7 @@ impl Draft {
         Ok(())
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), MdaError> {
         if self.buffer.len() + bytes.len() > BUFFER {
             self.flush()?;
         }
@@ -184,7 +184,7 @@ impl Draft {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self) -> Result<(), MdaError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let result = self.put(&buffer);
         buffer.clear();
@@ -192,9 +192,9 @@ impl Draft {
         result
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), MdaError> {
         let Some(temporary) = &mut self.file else {
-            return Err(Failure::new(TEMPFAIL, "no file was opened"));
+            return Err(MdaError::new(TEMPFAIL, "no file was opened"));
         };
         temporary
             .file
@@ -245,11 +245,11 @@ impl Drop for Temporary {
 
 /// Delivers messages that are written: one result for each, in order. Messages for one folder
 /// share the sync of its `new/`.
-pub fn settle(messages: Vec<Written>) -> Vec<Result<(), Failure>> {
+pub fn settle(messages: Vec<Written>) -> Vec<Result<(), MdaError>> {
     settle_on(&Real, messages)
 }
 
-fn settle_on(disk: &impl Disk, mut messages: Vec<Written>) -> Vec<Result<(), Failure>> {
+fn settle_on(disk: &impl Disk, mut messages: Vec<Written>) -> Vec<Result<(), MdaError>> {
     let mut results = sync_files(disk, &messages);
     // Open before anything shows: what cannot be synced afterwards would be delivered twice.
     let mut folders: Vec<Folder> = Vec::new();
@@ -259,7 +259,7 @@ fn settle_on(disk: &impl Disk, mut messages: Vec<Written>) -> Vec<Result<(), Fai
                 folder(disk, &mut folders, &message.folder).and_then(|()| show(disk, message));
         }
     }
-    let synced: Vec<Result<(), Failure>> = folders.iter().map(|f| f.sync(disk)).collect();
+    let synced: Vec<Result<(), MdaError>> = folders.iter().map(|f| f.sync(disk)).collect();
     for (Written(message), result) in messages.iter().zip(&mut results) {
         let at = folders.iter().position(|f| f.path == message.folder);
         if result.is_ok()
@@ -278,7 +278,7 @@ struct Folder {
 }
 
 impl Folder {
-    fn sync(&self, disk: &impl Disk) -> Result<(), Failure> {
+    fn sync(&self, disk: &impl Disk) -> Result<(), MdaError> {
         let path = self.path.join("new");
         disk.sync_dir(&self.new, &path)
             .map_err(|error| failed(&path, &error))
@@ -286,7 +286,7 @@ impl Folder {
 }
 
 /// Sees to it that `path` is among `folders`.
-fn folder(disk: &impl Disk, folders: &mut Vec<Folder>, path: &Path) -> Result<(), Failure> {
+fn folder(disk: &impl Disk, folders: &mut Vec<Folder>, path: &Path) -> Result<(), MdaError> {
     if folders.iter().any(|folder| folder.path == path) {
         return Ok(());
     }
@@ -305,7 +305,7 @@ fn folder(disk: &impl Disk, folders: &mut Vec<Folder>, path: &Path) -> Result<()
     Ok(())
 }
 
-fn sync_files(disk: &impl Disk, messages: &[Written]) -> Vec<Result<(), Failure>> {
+fn sync_files(disk: &impl Disk, messages: &[Written]) -> Vec<Result<(), MdaError>> {
     let sync = |Written(message): &Written| {
         disk.sync_file(&message.file, &message.path())
             .map_err(|error| failed(&message.path(), &error))
@@ -334,7 +334,7 @@ fn sync_files(disk: &impl Disk, messages: &[Written]) -> Vec<Result<(), Failure>
     })
 }
 
-fn show(disk: &impl Disk, message: &mut Temporary) -> Result<(), Failure> {
+fn show(disk: &impl Disk, message: &mut Temporary) -> Result<(), MdaError> {
     let new = message.folder.join("new");
     let target = new.join(&message.name);
     disk.rename(&message.path(), &target)
@@ -344,7 +344,7 @@ fn show(disk: &impl Disk, message: &mut Temporary) -> Result<(), Failure> {
 }
 
 /// Makes what is missing of a maildir, with mode 0700. What exists is left as it is.
-fn make_maildir(root: &Path) -> Result<(), Failure> {
+fn make_maildir(root: &Path) -> Result<(), MdaError> {
     for part in ["tmp", "new", "cur"] {
         make_dir(&root.join(part))?;
     }
@@ -352,7 +352,7 @@ fn make_maildir(root: &Path) -> Result<(), Failure> {
 }
 
 /// Makes a directory and those above it, and syncs the directory that got the new name.
-fn make_dir(path: &Path) -> Result<(), Failure> {
+fn make_dir(path: &Path) -> Result<(), MdaError> {
     if path.is_dir() {
         return Ok(());
     }
@@ -381,12 +381,12 @@ fn make_dir(path: &Path) -> Result<(), Failure> {
         .map_err(|error| failed(above, &error))
 }
 
-fn failed(path: &Path, error: &io::Error) -> Failure {
+fn failed(path: &Path, error: &io::Error) -> MdaError {
     let code = match error.kind() {
         io::ErrorKind::InvalidFilename => FAILURE,
         _ => TEMPFAIL,
     };
-    Failure::on(code, path, error)
+    MdaError::on(code, path, error)
 }
 
 struct Real;
@@ -461,7 +461,7 @@ mod tests {
         }
     }
 
-    fn deliver(target: &Target, body: &[u8]) -> Result<(), Failure> {
+    fn deliver(target: &Target, body: &[u8]) -> Result<(), MdaError> {
         let mut draft = Draft::new(target)?;
         for chunk in body.chunks(7) {
             draft.write(chunk)?;

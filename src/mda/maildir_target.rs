@@ -6,7 +6,7 @@ use crate::config::specifier::{Values, expand_path};
 use crate::util::Line;
 use crate::util::sysexits::DATAERR;
 
-use super::Failure;
+use super::MdaError;
 use super::maildir::{Junk, Target};
 
 /// The target of an action `maildir`, with its path and `junk`.
@@ -16,10 +16,10 @@ pub(super) fn maildir_target(
     values: &Values<'_>,
     home: &str,
     subaddress: Option<&Line>,
-) -> Result<Target, Failure> {
+) -> Result<Target, MdaError> {
     let root = match path {
         Some(template) => expand_path(template, values)?,
-        None if home.is_empty() => return Err(Failure::new(DATAERR, "the user has no home")),
+        None if home.is_empty() => return Err(MdaError::new(DATAERR, "the user has no home")),
         None => PathBuf::from(home).join("Maildir"),
     };
     Ok(Target {

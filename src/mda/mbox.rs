@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys;
 
-use super::{Failure, copy};
+use super::{MdaError, copy};
 
 /// Which `From ` lines get a `>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +51,8 @@ pub fn store(
     from_line: &str,
     quote: Quote,
     on_error: i32,
-) -> Result<File, Failure> {
-    let failed = |error: io::Error| Failure::on(on_error, Path::new("temporary file"), &error);
+) -> Result<File, MdaError> {
+    let failed = |error: io::Error| MdaError::on(on_error, Path::new("temporary file"), &error);
     let mut file = temporary(on_error)?;
     let mut buffered = io::BufWriter::with_capacity(64 * 1024, &mut file);
     write_message(message, from_line, quote, on_error, |bytes| {
@@ -63,7 +63,7 @@ pub fn store(
     Ok(file)
 }
 
-fn temporary(on_error: i32) -> Result<File, Failure> {
+fn temporary(on_error: i32) -> Result<File, MdaError> {
     let name = format!("mbox.{:016x}", sys::random::number_u64());
     let path = std::env::temp_dir().join(name);
     let file = File::options()
@@ -73,7 +73,7 @@ fn temporary(on_error: i32) -> Result<File, Failure> {
         .mode(0o600)
         .open(&path)
         .and_then(|file| std::fs::remove_file(&path).map(|()| file));
-    file.map_err(|error| Failure::on(on_error, &path, &error))
+    file.map_err(|error| MdaError::on(on_error, &path, &error))
 }
 
 /// Writes a message in mbox format: `From ` line, quoted text with a final line end, empty line.
@@ -82,8 +82,8 @@ fn write_message(
     from_line: &str,
     quote: Quote,
     on_error: i32,
-    mut sink: impl FnMut(&[u8]) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    mut sink: impl FnMut(&[u8]) -> Result<(), MdaError>,
+) -> Result<(), MdaError> {
     sink(from_line.as_bytes())?;
     let mut quoter = Quoter::new(quote);
     let mut out = Vec::new();
@@ -108,10 +108,10 @@ pub fn append(
     codes: Codes,
     lock_wait: Duration,
     stored: &mut File,
-) -> Result<u64, Failure> {
+) -> Result<u64, MdaError> {
     stored
         .seek(SeekFrom::Start(0))
-        .map_err(|error| Failure::on(codes.failed, Path::new("temporary file"), &error))?;
+        .map_err(|error| MdaError::on(codes.failed, Path::new("temporary file"), &error))?;
     append_what(file, path, codes, lock_wait, |sink| {
         copy(stored, sink, codes.failed)
     })
@@ -122,9 +122,9 @@ fn append_what(
     path: &Path,
     codes: Codes,
     lock_wait: Duration,
-    write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure>,
-) -> Result<u64, Failure> {
-    let failed = |error: io::Error| Failure::on(codes.failed, path, &error);
+    write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), MdaError>) -> Result<(), MdaError>,
+) -> Result<u64, MdaError> {
+    let failed = |error: io::Error| MdaError::on(codes.failed, path, &error);
     lock(file, path, codes, lock_wait)?;
     let metadata = file.metadata().map_err(failed)?;
     let start = metadata.len();
@@ -137,12 +137,12 @@ fn append_what(
     written.map(|()| start)
 }
 
-fn lock(file: &File, path: &Path, codes: Codes, wait: Duration) -> Result<(), Failure> {
+fn lock(file: &File, path: &Path, codes: Codes, wait: Duration) -> Result<(), MdaError> {
     let locked = wait_for(wait, || sys::lock::try_exclusive(file))
-        .map_err(|error| Failure::on(codes.failed, path, &error))?;
+        .map_err(|error| MdaError::on(codes.failed, path, &error))?;
     if !locked {
         let text = format!("{}: locked by another process", path.display());
-        return Err(Failure::new(codes.locked, text));
+        return Err(MdaError::new(codes.locked, text));
     }
     Ok(())
 }
@@ -311,7 +311,7 @@ mod tests {
         let mut file = sys::open::mailbox(path.path()).unwrap();
         let result = append_what(&mut file, path.path(), codes, LOCK_WAIT, |sink| {
             sink(b"half a mess")?;
-            Err(Failure::new(74, "input broke"))
+            Err(MdaError::new(74, "input broke"))
         });
         assert_eq!(result.unwrap_err().code, 74);
         assert_eq!(std::fs::read(path.path()).unwrap(), b"old\n");

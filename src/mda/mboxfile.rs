@@ -11,7 +11,7 @@ use crate::sys;
 use crate::util::Timestamp;
 use crate::util::sysexits::TEMPFAIL;
 
-use super::Failure;
+use super::MdaError;
 use super::mbox::{self, Codes, Quote};
 
 const CODES: Codes = Codes {
@@ -26,8 +26,8 @@ pub fn deliver(
     from: &str,
     now: Timestamp,
     lock_wait: Duration,
-) -> Result<(), Failure> {
-    let mut file = sys::open::append(path).map_err(|error| Failure::on(TEMPFAIL, path, &error))?;
+) -> Result<(), MdaError> {
+    let mut file = sys::open::append(path).map_err(|error| MdaError::on(TEMPFAIL, path, &error))?;
     let from_line = mbox::from_line(from, now.0);
     let mut stored = mbox::store(message, &from_line, Quote::Every, TEMPFAIL)?;
     mbox::append(&mut file, path, CODES, lock_wait, &mut stored).map(drop)
@@ -39,7 +39,7 @@ mod tests {
 
     use super::*;
 
-    fn put(path: &Path, body: &[u8]) -> Result<(), Failure> {
+    fn put(path: &Path, body: &[u8]) -> Result<(), MdaError> {
         let now = Timestamp(1_700_000_000);
         deliver(&mut &body[..], path, "bob@e.org", now, mbox::LOCK_WAIT)
     }

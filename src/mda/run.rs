@@ -6,21 +6,21 @@ use std::process::Command;
 use crate::sys::errno::strerror;
 use crate::util::sysexits::TEMPFAIL;
 
-use super::Failure;
+use super::MdaError;
 pub use super::shell::WRAPPED;
 
 /// Runs `command` with our standard input and output; its exit code, or a temporary failure
 /// when a signal ended it or there is no shell.
-pub fn run(command: &OsStr) -> Result<i32, Failure> {
+pub fn run(command: &OsStr) -> Result<i32, MdaError> {
     let status = Command::new("/bin/sh")
         .arg("-c")
         .arg(command)
         .env_remove(WRAPPED)
         .status()
-        .map_err(|error| Failure::new(TEMPFAIL, format!("/bin/sh: {}", strerror(&error))))?;
+        .map_err(|error| MdaError::new(TEMPFAIL, format!("/bin/sh: {}", strerror(&error))))?;
     match status.code() {
         Some(code) => Ok(code),
-        None => Err(Failure::new(TEMPFAIL, "command was ended by a signal")),
+        None => Err(MdaError::new(TEMPFAIL, "command was ended by a signal")),
     }
 }
 

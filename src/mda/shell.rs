@@ -18,7 +18,7 @@
 
 use crate::config::specifier::{Piece, TEXT_MAX, Unexpanded};
 
-use super::Failure;
+use super::MdaError;
 
 /// A text for `sh -c` and the parameters that follow `$0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Script {
 pub const WRAPPED: &str = "SMTPD_MDA";
 
 /// Makes a script of `command`.
-pub fn script(command: &[Piece]) -> Result<Script, Failure> {
+pub fn script(command: &[Piece]) -> Result<Script, MdaError> {
     let mut writer = Writer::default();
     writer.pieces(command, None)?;
     let script = writer.finish();
@@ -43,7 +43,7 @@ pub fn script(command: &[Piece]) -> Result<Script, Failure> {
 
 /// Makes a script of `wrapper` with the command in its `%{mda}`; `mail_mda` is the path of
 /// mail.mda(8).
-pub fn wrapped(wrapper: &[Piece], command: &[Piece], mail_mda: &str) -> Result<Script, Failure> {
+pub fn wrapped(wrapper: &[Piece], command: &[Piece], mail_mda: &str) -> Result<Script, MdaError> {
     let mut inner = Writer::default();
     inner.pieces(command, None)?;
     let inner = Wrapped {
@@ -98,7 +98,7 @@ fn is_plain(command: &[Piece]) -> bool {
     is_path && quote.is_none()
 }
 
-fn bounded(script: Script) -> Result<Script, Failure> {
+fn bounded(script: Script) -> Result<Script, MdaError> {
     let values: usize = script.values.iter().map(String::len).sum();
     let wrapped = script.wrapped.as_ref().map_or(0, String::len);
     if values + wrapped + script.text.len() >= 4 * TEXT_MAX {
@@ -134,7 +134,7 @@ enum Open {
 }
 
 impl Writer {
-    fn pieces(&mut self, pieces: &[Piece], mda: Option<&Wrapped<'_>>) -> Result<(), Failure> {
+    fn pieces(&mut self, pieces: &[Piece], mda: Option<&Wrapped<'_>>) -> Result<(), MdaError> {
         for piece in pieces {
             match (piece, mda) {
                 (Piece::Text(text), _) => text.chars().for_each(|c| self.char(c)),

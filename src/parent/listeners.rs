@@ -30,9 +30,9 @@ pub fn check_listeners(listeners: &[Listener]) -> Vec<String> {
         Ok(interfaces) => interfaces,
         Err(why) => return vec![format!("smtpd: {why}")],
     };
-    let world = Names::of_this_host(&interfaces);
+    let names = Names::of_this_host(&interfaces);
     let wrong = listeners.iter().filter_map(|listener| {
-        let why = world.resolve(listener).err()?;
+        let why = names.resolve(listener).err()?;
         Some(format!("{}: {why}", listener.at))
     });
     wrong.collect()
@@ -45,11 +45,11 @@ fn interfaces() -> Result<Vec<InterfaceAddr>, String> {
 /// Binds what `held` has not bound: a socket of the same address goes on, with all who wait at it.
 pub fn bind_all(listeners: &[Listener], held: &[Bound]) -> Result<Vec<Bound>, String> {
     let interfaces = interfaces()?;
-    let world = Names::of_this_host(&interfaces);
+    let names = Names::of_this_host(&interfaces);
     let mut left: Vec<&Bound> = held.iter().collect();
     let mut bound = Vec::new();
     for (index, listener) in (0u32..).zip(listeners) {
-        let addrs = world
+        let addrs = names
             .resolve(listener)
             .map_err(|why| format!("{}: {why}", listener.at))?;
         for wanted in addrs {

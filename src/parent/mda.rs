@@ -27,7 +27,7 @@ use crate::util::sysexits;
 use super::userbase::Users;
 
 /// What a delivery needs to know besides the job.
-pub struct World<'a> {
+pub struct DeliveryContext<'a> {
     /// Actions and wrappers.
     pub config: &'a Config,
     /// Users of the system and of userbases.
@@ -42,16 +42,16 @@ pub struct World<'a> {
 
 /// Starts `job`. `stdin` is the message, `output` takes what the program says.
 pub fn start(
-    world: &World<'_>,
+    context: &DeliveryContext<'_>,
     job: MdaJob,
     stdin: OwnedFd,
     output: OwnedFd,
 ) -> Result<Pid, MdaRefusal> {
-    let plan = plan(world, job)?;
+    let plan = plan(context, job)?;
     if let Some(owner) = &plan.mailbox {
         make_mailbox(Path::new(paths::MAILDIR), owner)?;
     }
-    launch(world, &plan, stdin, output)
+    launch(context, &plan, stdin, output)
         .map_err(|error| refuse(sysexits::OSERR, format!("fork: {}", strerror(&error))))
 }
 
@@ -65,16 +65,16 @@ struct Plan {
     mailbox: Option<User>,
 }
 
-fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, MdaRefusal> {
-    let action = local_action(world.config, &job)?;
-    let recipient = recipient(world, action, &job)?;
-    let origin = origin(world.rights, action, &job)?;
+fn plan(context: &DeliveryContext<'_>, job: MdaJob) -> Result<Plan, MdaRefusal> {
+    let action = local_action(context.config, &job)?;
+    let recipient = recipient(context, action, &job)?;
+    let origin = origin(context.rights, action, &job)?;
     let user = match (&action.user, origin) {
-        (Some(name), Origin::Action) => delivery_user(world, name)?,
+        (Some(name), Origin::Action) => delivery_user(context, name)?,
         _ => recipient.clone(),
     };
     let plain_mbox = action.delivery == Delivery::Mbox && job.command().is_none();
-    may_deliver(world.rights, &job, &user, plain_mbox)?;
+    may_deliver(context.rights, &job, &user, plain_mbox)?;
     let Some(home) = recipient.home.to_str().map(str::to_owned) else {
         let text = format!("home directory of {} is not UTF-8", recipient.name);
         return Err(refuse(sysexits::TEMPFAIL, text));
@@ -82,7 +82,7 @@ fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, MdaRefusal> {
     let wrapper = action
         .wrapper
         .as_ref()
-        .and_then(|name| world.config.mda_wrappers.get(name).cloned());
+        .and_then(|name| context.config.mda_wrappers.get(name).cloned());
     let child = ChildJob {
         job,
         delivery: action.delivery.clone(),
@@ -91,10 +91,10 @@ fn plan(world: &World<'_>, job: MdaJob) -> Result<Plan, MdaRefusal> {
         user: Line::sanitize(user.name.as_bytes()),
         home,
         uid: user.uid,
-        libexec: world.paths.libexec.clone(),
-        delimiter: world.config.smtp.sub_addr_delim,
+        libexec: context.paths.libexec.clone(),
+        delimiter: context.config.smtp.sub_addr_delim,
     };
-    let root = world.rights.is_root();
+    let root = context.rights.is_root();
     Ok(Plan {
         child,
         identity: root.then(|| Identity::alone(user.uid, user.gid)),
@@ -162,20 +162,24 @@ fn origin(rights: &Rights, action: &LocalAction, job: &MdaJob) -> Result<Origin,
 }
 
 /// Commands and files of aliases are the daemon's own user's, whom a userbase need not have.
-fn recipient(world: &World<'_>, action: &LocalAction, job: &MdaJob) -> Result<User, MdaRefusal> {
-    let found = match world.rights {
+fn recipient(
+    context: &DeliveryContext<'_>,
+    action: &LocalAction,
+    job: &MdaJob,
+) -> Result<User, MdaRefusal> {
+    let found = match context.rights {
         Rights::Root { daemon, .. } if job.command().is_some() && *job.user == *paths::USER => {
-            let home = world.users.system(&job.user);
+            let home = context.users.system(&job.user);
             home.map(|user| Some(daemon_user(daemon, user)))
         }
-        Rights::User { uid, .. } => match world.users.recipient(action, &job.user) {
-            Ok(None) if job.command().is_some() => world
+        Rights::User { uid, .. } => match context.users.recipient(action, &job.user) {
+            Ok(None) if job.command().is_some() => context
                 .users
                 .system(&job.user)
                 .map(|user| user.filter(|user| user.uid == *uid)),
             found => found,
         },
-        Rights::Root { .. } => world.users.recipient(action, &job.user),
+        Rights::Root { .. } => context.users.recipient(action, &job.user),
     };
     match found {
         Ok(Some(user)) => Ok(user),
@@ -198,8 +202,8 @@ fn daemon_user(daemon: &Identity, found: Option<User>) -> User {
     }
 }
 
-fn delivery_user(world: &World<'_>, name: &str) -> Result<User, MdaRefusal> {
-    match world.users.system(name) {
+fn delivery_user(context: &DeliveryContext<'_>, name: &str) -> Result<User, MdaRefusal> {
+    match context.users.system(name) {
         Ok(Some(user)) => Ok(user),
         Ok(None) => {
             let text = format!("delivery user '{name}' does not exist");
@@ -255,10 +259,15 @@ fn make_mailbox(dir: &Path, owner: &User) -> Result<(), MdaRefusal> {
     }
 }
 
-fn launch(world: &World<'_>, plan: &Plan, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
+fn launch(
+    context: &DeliveryContext<'_>,
+    plan: &Plan,
+    stdin: OwnedFd,
+    output: OwnedFd,
+) -> io::Result<Pid> {
     let (ours, theirs) = fdpass::pair()?;
     plan.child.send(ours.as_fd())?;
-    let exe = CString::new(world.exe.as_os_str().as_bytes())?;
+    let exe = CString::new(context.exe.as_os_str().as_bytes())?;
     let home = CString::new([b"HOME=", plan.home.as_os_str().as_bytes()].concat())?;
     let mut dirs: Vec<CString> = Vec::new();
     if plan.home.is_absolute() {

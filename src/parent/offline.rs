@@ -51,7 +51,7 @@ pub struct Offline {
     running: BTreeMap<Pid, Replay>,
     /// What waits or runs.
     known: BTreeSet<OsString>,
-    failed: BTreeMap<OsString, Failure>,
+    failed: BTreeMap<OsString, Retry>,
 }
 
 /// A reading of the directory that is under way.
@@ -95,7 +95,7 @@ struct Replay {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Failure {
+struct Retry {
     again: Instant,
     wait: Duration,
 }
@@ -255,7 +255,7 @@ impl Offline {
         let again = now + wait;
         // A file that is not remembered is tried at every scan.
         if self.failed.len() < MOST_FAILED || self.failed.contains_key(&name) {
-            self.failed.insert(name, Failure { again, wait });
+            self.failed.insert(name, Retry { again, wait });
         }
     }
 

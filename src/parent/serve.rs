@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::log::{self, Trace};
 use crate::privsep::identity::Rights;
-use crate::privsep::{Found, Helper, MdaJob, MdaRefusal, Reply, Request};
+use crate::privsep::{ForwardFound, Helper, MdaJob, MdaRefusal, Reply, Request};
 use crate::sys::errno::strerror;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::process::{self, Ended, Pid};
@@ -395,14 +395,14 @@ impl Parent {
         let (Some(stdin), Some(output)) = message else {
             return refused(sysexits::OSERR, "smtpd: Too many open files");
         };
-        let world = mda::World {
+        let context = mda::DeliveryContext {
             config: &self.in_use.config,
             users: &self.in_use.users,
             paths: &self.options.paths,
             exe: &self.options.exe,
             rights: &self.rights,
         };
-        mda::start(&world, job, stdin, output)
+        mda::start(&context, job, stdin, output)
     }
 
     /// A helper whose descriptors were lost came when we had no room for them.
@@ -464,11 +464,11 @@ impl Parent {
             _ => Opened::Unusable("smtpd is stopping".to_owned()),
         };
         let (found, fds) = match opened {
-            Opened::Absent => (Found::Absent, Vec::new()),
-            Opened::File(file) => (Found::Opened, vec![OwnedFd::from(file)]),
+            Opened::Absent => (ForwardFound::Absent, Vec::new()),
+            Opened::File(file) => (ForwardFound::Opened, vec![OwnedFd::from(file)]),
             Opened::Unusable(text) => {
                 let text = Line::sanitize(text.as_bytes());
-                (Found::Unusable { text }, Vec::new())
+                (ForwardFound::Unusable { text }, Vec::new())
             }
         };
         self.hand_over(&Reply::Forward { id, found }, fds);
@@ -479,10 +479,10 @@ impl Parent {
             engine: self.engine_number,
             id,
         };
-        let world = (&self.options, &self.rights);
+        let setting = (&self.options, &self.rights);
         let started = self
             .checks
-            .start(world, asked, (user, password), Instant::now());
+            .start(setting, asked, (user, password), Instant::now());
         if let Some(verdict) = started {
             self.tell(&Reply::Password { id, verdict });
         }

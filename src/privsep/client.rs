@@ -21,8 +21,8 @@ use crate::util::{Line, Secret, Zeroize};
 use super::channel::{Channel, Packet};
 use super::handover;
 use super::{
-    Calls, Extent, Forward, Forwards, Found, Helper, MdaEnd, MdaJob, MdaResult, PasswordVerdict,
-    Passwords, Reply, Request,
+    Calls, Extent, Forward, ForwardFound, Forwards, Helper, MdaEnd, MdaJob, MdaResult,
+    PasswordVerdict, Passwords, Reply, Request,
 };
 
 /// The engine's end; clones share it.
@@ -452,13 +452,13 @@ impl Wire {
             Reply::MdaDone { id, end } => self.settle(*id, MdaResult::Done(*end))?,
             Reply::Forward { id, found } => {
                 let forward = match (found, fds.next()) {
-                    (Found::Absent, None) => Forward::Absent,
-                    (Found::Opened, Some(file)) => Forward::File(file),
+                    (ForwardFound::Absent, None) => Forward::Absent,
+                    (ForwardFound::Opened, Some(file)) => Forward::File(file),
                     // It came when we had no room for it.
-                    (Found::Opened, None) if packet.lost_fds => {
+                    (ForwardFound::Opened, None) if packet.lost_fds => {
                         Forward::Unusable(Line::sanitize(b"too many open files"))
                     }
-                    (Found::Unusable { text }, None) => Forward::Unusable(text.clone()),
+                    (ForwardFound::Unusable { text }, None) => Forward::Unusable(text.clone()),
                     _ => return None,
                 };
                 self.hand_over(*id, forward)?;
@@ -743,7 +743,7 @@ mod tests {
             let (action, user) = (line("local"), line("bob"));
             std::thread::spawn(move || client.open_forward(&action, &user))
         };
-        let answer = |found: Found, file: Option<std::fs::File>| {
+        let answer = |found: ForwardFound, file: Option<std::fs::File>| {
             let waiting = asked(client.clone());
             let (Request::OpenForward { id, action, user }, _) = next(&parent) else {
                 panic!("something else was asked for");
@@ -754,11 +754,14 @@ mod tests {
             parent.send(&frame, &fds, Wait::Yes).unwrap();
             waiting.join().unwrap()
         };
-        assert!(matches!(answer(Found::Absent, None), Ok(Forward::Absent)));
+        assert!(matches!(
+            answer(ForwardFound::Absent, None),
+            Ok(Forward::Absent)
+        ));
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"alice\n").unwrap();
         file.rewind().unwrap();
-        let Ok(Forward::File(opened)) = answer(Found::Opened, Some(file)) else {
+        let Ok(Forward::File(opened)) = answer(ForwardFound::Opened, Some(file)) else {
             panic!("no file");
         };
         let mut text = String::new();
@@ -766,10 +769,10 @@ mod tests {
             .read_to_string(&mut text)
             .unwrap();
         assert_eq!(text, "alice\n");
-        let found = Found::Unusable { text: line("no") };
+        let found = ForwardFound::Unusable { text: line("no") };
         assert!(matches!(answer(found, None), Ok(Forward::Unusable(text)) if text == line("no")));
         // A file where none should be, or none where one should be, is not what we started.
-        assert!(answer(Found::Opened, None).is_err());
+        assert!(answer(ForwardFound::Opened, None).is_err());
         assert_eq!(events.recv_timeout(LONG), Ok(Event::ParentGone));
         assert!(client.open_forward(&line("local"), &line("bob")).is_err());
     }

@@ -10,8 +10,8 @@ use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 use crate::util::wire::{Wire, wire};
 
 use super::{
-    Extent, Found, Helper, MdaEnd, MdaJob, MdaRefusal, MdaTask, PasswordVerdict, Reply, Request,
-    Single,
+    Extent, ForwardFound, Helper, MdaEnd, MdaJob, MdaRefusal, MdaTask, PasswordVerdict, Reply,
+    Request, Single,
 };
 
 /// Longest frame between parent and engine, in bytes.
@@ -107,7 +107,7 @@ wire! {
 }
 
 wire! {
-    enum Found {
+    enum ForwardFound {
         1 = Absent,
         2 = Opened,
         3 = Unusable { text },
@@ -158,7 +158,7 @@ impl Reply {
         match self {
             Reply::Config | Reply::Listener { .. } | Reply::Control | Reply::Keys => 1,
             Reply::Forward {
-                found: Found::Opened,
+                found: ForwardFound::Opened,
                 ..
             } => 1,
             Reply::NewConfig { keys, .. } => 1 + usize::from(*keys),

@@ -25,7 +25,7 @@ pub use channel::Channel;
 pub use client::{Client, Event, Pending, PendingHelper, Reloaded};
 pub use handover::Handover;
 pub use job::ChildJob;
-pub use reply::{Found, MdaEnd, MdaRefusal, PasswordVerdict, Reply};
+pub use reply::{ForwardFound, MdaEnd, MdaRefusal, PasswordVerdict, Reply};
 pub use request::{Extent, Helper, MdaJob, MdaTask, Request, Single};
 
 use crate::util::{Line, Secret};

@@ -61,7 +61,7 @@ pub enum Reply {
     /// A user's .forward.
     Forward {
         id: u32,
-        found: Found,
+        found: ForwardFound,
     },
     /// Whether a password is that of a user of the system.
     Password {
@@ -120,15 +120,13 @@ pub enum MdaEnd {
 
 /// What the parent says of a user's .forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ForwardFound {
     /// There is none.
     Absent,
     /// One descriptor comes with it: the file, open for reading.
     Opened,
     /// There is one that cannot be used, or nobody can say now.
-    Unusable {
-        text: Line,
-    },
+    Unusable { text: Line },
 }
 
 /// What the system says of a password.
@@ -139,7 +137,5 @@ pub enum PasswordVerdict {
     /// It is not, or there is no such user.
     Wrong,
     /// Nobody can say now.
-    Unknown {
-        text: Line,
-    },
+    Unknown { text: Line },
 }

@@ -50,9 +50,7 @@ pub enum Request {
         password: Secret,
     },
     /// `smtpctl update table`: if users are in it, the parent reads its copy again.
-    UpdateTable {
-        table: Line,
-    },
+    UpdateTable { table: Line },
     /// `smtpctl log verbose|brief`: the parent follows.
     SetVerbose(bool),
     /// Read and check the configuration afresh, or its certificates alone. Answered by `NewConfig` or `BadConfig`; whatever is

@@ -8,8 +8,8 @@
 
 use std::io;
 
-use super::failure::Failure;
 use super::fs::DiskFile;
+use super::shared_error::SharedError;
 
 /// So many bytes in memory are enough for a write to the disk.
 const FULL_BYTES: usize = 64 * 1024;
@@ -22,7 +22,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 pub(super) struct BodyWriter {
     buffer: Vec<u8>,
     file: Option<Box<dyn DiskFile>>,
-    failure: Option<Failure>,
+    failure: Option<SharedError>,
 }
 
 impl BodyWriter {
@@ -135,7 +135,7 @@ impl BodyWriter {
 
     fn keep(&mut self, result: io::Result<()>) -> io::Result<()> {
         if let Err(error) = &result {
-            self.failure = Some(Failure::of(error));
+            self.failure = Some(SharedError::of(error));
             self.buffer = Vec::new();
         }
         result

@@ -12,7 +12,7 @@ pub mod envelope_file;
 pub mod fs;
 pub mod ram;
 mod body;
-mod failure;
+mod shared_error;
 
 #[cfg(test)]
 mod contract;
@@ -24,8 +24,8 @@ use crate::log::{self, Trace, stat};
 use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 
 pub use coding::Body;
-use failure::Failure;
 pub use fs::bags::Parcel;
+use shared_error::SharedError;
 
 /// The door to a store; clones share it.
 #[derive(Clone)]
@@ -293,10 +293,10 @@ pub fn commit_all(mut messages: Vec<Incoming>) -> Vec<io::Result<Committed>> {
         true => Ok(()),
         false => queue.0.commit_parcels(&parcels),
     };
-    let stored = stored.map_err(|error| Failure::of(&error));
+    let stored = stored.map_err(|error| SharedError::of(&error));
     let answer = |(mut message, packed): (Incoming, io::Result<bool>)| match packed? {
         true => {
-            stored.as_ref().map_err(Failure::to_error)?;
+            stored.as_ref().map_err(SharedError::to_error)?;
             Ok(Committed::new(message.msgid(), message.draft.committed()))
         }
         false => message.commit(),

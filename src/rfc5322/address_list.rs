@@ -60,14 +60,14 @@ fn place_of_address(mailbox: &[u8]) -> Option<Range<usize>> {
     let (mut bracket_start, mut bracket) = (None, None);
     let mut word: Option<Range<usize>> = None;
     let mut in_word = false;
-    let mut last = Place::Plain;
+    let mut last = Within::Plain;
     for (at, byte, place) in places(mailbox) {
         match (byte, place) {
-            (b'<', Place::Bracket) => bracket_start = Some(at + 1),
-            (b'>', Place::Plain) => bracket = bracket_start.map(|start| start..at),
-            (b')', Place::Plain) => in_word = false,
-            (_, Place::Plain) if byte.is_ascii_whitespace() => in_word = false,
-            (_, Place::Plain | Place::Quote) => {
+            (b'<', Within::Bracket) => bracket_start = Some(at + 1),
+            (b'>', Within::Plain) => bracket = bracket_start.map(|start| start..at),
+            (b')', Within::Plain) => in_word = false,
+            (_, Within::Plain) if byte.is_ascii_whitespace() => in_word = false,
+            (_, Within::Plain | Within::Quote) => {
                 let start = word
                     .as_ref()
                     .filter(|_| in_word)
@@ -80,8 +80,8 @@ fn place_of_address(mailbox: &[u8]) -> Option<Range<usize>> {
         last = place;
     }
     match (last, bracket_start) {
-        (Place::Plain, None) => word,
-        (Place::Plain, Some(_)) => bracket,
+        (Within::Plain, None) => word,
+        (Within::Plain, Some(_)) => bracket,
         _ => None,
     }
 }
@@ -100,11 +100,11 @@ impl Group {
         let (mut colon, mut semicolon) = (None, None);
         for (at, byte, place) in places(piece) {
             match (byte, place) {
-                (b':', Place::Plain) if *self == Group::Outside => {
+                (b':', Within::Plain) if *self == Group::Outside => {
                     *self = Group::Inside;
                     colon = Some(at + 1);
                 }
-                (b';', Place::Plain) if *self == Group::Inside => {
+                (b';', Within::Plain) if *self == Group::Inside => {
                     *self = Group::Outside;
                     semicolon = semicolon.or(Some(at));
                 }
@@ -123,24 +123,24 @@ fn insertion(mailbox: &[u8]) -> Option<usize> {
     let mut after_bracket = None;
     let mut bracket_end = None;
     let mut after_word = None;
-    let mut last = Place::Plain;
+    let mut last = Within::Plain;
     for (at, byte, place) in places(mailbox) {
         last = place;
         let blank = byte.is_ascii_whitespace();
         match (byte, place) {
-            (b'@', Place::Plain | Place::Bracket) => return None,
-            (b'<', Place::Bracket) => after_bracket = Some(None),
-            (b'>', Place::Plain) if after_bracket.is_some() => bracket_end = after_bracket,
-            (_, Place::Bracket) if !blank => after_bracket = Some(Some(at + 1)),
+            (b'@', Within::Plain | Within::Bracket) => return None,
+            (b'<', Within::Bracket) => after_bracket = Some(None),
+            (b'>', Within::Plain) if after_bracket.is_some() => bracket_end = after_bracket,
+            (_, Within::Bracket) if !blank => after_bracket = Some(Some(at + 1)),
             // The mark that closes a comment is told as plain, and is not part of a word.
-            (b')', Place::Plain) => {}
-            (_, Place::Plain | Place::Quote) if !blank => after_word = Some(at + 1),
+            (b')', Within::Plain) => {}
+            (_, Within::Plain | Within::Quote) if !blank => after_word = Some(at + 1),
             _ => {}
         }
     }
     match (last, after_bracket) {
-        (Place::Plain, None) => after_word,
-        (Place::Plain, Some(_)) => bracket_end.flatten(),
+        (Within::Plain, None) => after_word,
+        (Within::Plain, Some(_)) => bracket_end.flatten(),
         _ => None,
     }
 }
@@ -150,7 +150,7 @@ fn split(value: &[u8]) -> Vec<&[u8]> {
     let mut pieces = Vec::new();
     let mut start = 0;
     for (at, byte, place) in places(value) {
-        if byte == b',' && matches!(place, Place::Plain | Place::Bracket) {
+        if byte == b',' && matches!(place, Within::Plain | Within::Bracket) {
             pieces.push(value.get(start..at).unwrap_or_default());
             start = at + 1;
         }
@@ -162,7 +162,7 @@ fn split(value: &[u8]) -> Vec<&[u8]> {
 /// What surrounds a byte: the state behind it, so that a mark that opens something is already
 /// inside and one that closes is outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Within {
     Plain,
     Quote,
     Comment,
@@ -171,7 +171,7 @@ enum Place {
 
 /// Every byte with its index and place. A backslash escapes within quotes and comments
 /// (RFC 5322 §3.2.1); comments nest.
-fn places(bytes: &[u8]) -> impl Iterator<Item = (usize, u8, Place)> {
+fn places(bytes: &[u8]) -> impl Iterator<Item = (usize, u8, Within)> {
     let (mut quote, mut comment, mut bracket, mut escaped) = (false, 0_usize, false, false);
     bytes.iter().enumerate().map(move |(at, &byte)| {
         let was_escaped = std::mem::replace(&mut escaped, false);
@@ -188,10 +188,10 @@ fn places(bytes: &[u8]) -> impl Iterator<Item = (usize, u8, Place)> {
             _ => {}
         }
         let place = match (comment > 0, quote, bracket) {
-            (true, ..) => Place::Comment,
-            (_, true, _) => Place::Quote,
-            (_, _, true) => Place::Bracket,
-            _ => Place::Plain,
+            (true, ..) => Within::Comment,
+            (_, true, _) => Within::Quote,
+            (_, _, true) => Within::Bracket,
+            _ => Within::Plain,
         };
         (at, byte, place)
     })

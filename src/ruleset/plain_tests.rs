@@ -8,7 +8,7 @@ use crate::mail::samples::line;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::util::dice::Dice;
 
-use super::tests::{TABLES, world};
+use super::tests::{TABLES, loaded};
 use super::{Decision, Origin, Question, decide};
 
 const RULE_SETS: u64 = 1000;
@@ -24,7 +24,7 @@ fn the_rules_say_what_they_say_in_plain_words() {
             .map(|_| Rule::any(&mut dice))
             .collect();
         let text: String = rules.iter().map(Rule::text).collect();
-        let (config, tables) = world(&text);
+        let (config, tables) = loaded(&text);
         for _ in 0..SESSIONS {
             let session = Session::any(&mut dice);
             let (facts, dest, origin) = session.facts();

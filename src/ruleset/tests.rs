@@ -17,7 +17,7 @@ table shapes { "b.*g$" }
 table people { bob = x, "@v.org" = y }
 "#;
 
-pub(super) fn world(rules: &str) -> (Config, Tables) {
+pub(super) fn loaded(rules: &str) -> (Config, Tables) {
     let text = format!(
         "{TABLES}action a mbox
 action b mbox
@@ -73,7 +73,7 @@ fn session(words: &str) -> (Facts, MailAddr, Origin) {
 }
 
 fn verdict(rules: &str, words: &str) -> String {
-    let (config, tables) = world(rules);
+    let (config, tables) = loaded(rules);
     let (facts, dest, origin) = session(words);
     let question = Question {
         tables: &tables,
@@ -283,7 +283,7 @@ fn any_rules_and_any_session_give_an_answer() {
                 format!("match {} {end}\n", criteria[roll(criteria.len())])
             })
             .collect();
-        let (config, tables) = world(&rules);
+        let (config, tables) = loaded(&rules);
         for _ in 0..20 {
             let words = format!(
                 "{} {}",

@@ -40,7 +40,7 @@ use crate::util::{Live, Timestamp};
 
 use clock::Clock;
 
-pub use policy::{ActionFacts, ActionLookup, Policy, Way};
+pub use policy::{ActionFacts, ActionKind, ActionLookup, Policy};
 pub use step::Core;
 
 /// How a question is answered. It is called once, from a thread of the runner, and must not block.

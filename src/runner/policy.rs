@@ -8,18 +8,18 @@ use crate::scheduler::Class;
 /// How an action of smtpd.conf(5) settles envelopes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActionFacts {
-    /// On this host or on another.
-    pub way: Way,
+    /// What an action does with an envelope.
+    pub kind: ActionKind,
     /// The action's `ttl`, in seconds.
     pub ttl_s: Option<u32>,
 }
 
-/// On this host or on another.
+/// What an action does with an envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// A local action.
+pub enum ActionKind {
+    /// Delivers it on this host.
     Local,
-    /// A relay action.
+    /// Hands it to another host.
     Relay,
 }
 
@@ -52,7 +52,7 @@ impl Policy {
     pub fn class(&self, envelope: &Envelope) -> Class {
         match (&envelope.kind, (self.action)(&envelope.action)) {
             (Kind::Bounce(_), _) => Class::Bounce,
-            (_, Some(facts)) if facts.way == Way::Local => Class::Mda,
+            (_, Some(facts)) if facts.kind == ActionKind::Local => Class::Mda,
             (_, Some(_)) => Class::Mta,
             (Kind::Local(_), None) => Class::Mda,
             (Kind::Relay, None) => Class::Mta,
@@ -76,10 +76,12 @@ impl Policy {
     /// Whether the envelope's action can settle it.
     pub fn misfit(&self, envelope: &Envelope) -> Option<Misfit> {
         let facts = (self.action)(&envelope.action);
-        match (&envelope.kind, facts.map(|facts| facts.way)) {
+        match (&envelope.kind, facts.map(|facts| facts.kind)) {
             (Kind::Bounce(_), _) => None,
             (_, None) => Some(Misfit::UnknownAction),
-            (Kind::Local(_), Some(Way::Local)) | (Kind::Relay, Some(Way::Relay)) => None,
+            (Kind::Local(_), Some(ActionKind::Local)) | (Kind::Relay, Some(ActionKind::Relay)) => {
+                None
+            }
             _ => Some(Misfit::OtherKind),
         }
     }

@@ -44,11 +44,11 @@ fn policy() -> Policy {
         bounce_warn_s: vec![14_400],
         action: Arc::new(|name| match name {
             "local" => Some(ActionFacts {
-                way: Way::Local,
+                kind: ActionKind::Local,
                 ttl_s: None,
             }),
             "outbound" => Some(ActionFacts {
-                way: Way::Relay,
+                kind: ActionKind::Relay,
                 ttl_s: Some(3600),
             }),
             _ => None,

@@ -187,7 +187,7 @@ impl Session {
         &mut self,
         result: Result<Accepted, Fault>,
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Next {
         let accepted = match result {
             Ok(accepted) => accepted,
@@ -207,7 +207,7 @@ impl Session {
         self.refused_rcpts = 0;
         self.tell(&Event::Commit(&accepted));
         self.end_of_transaction();
-        match world.announce(accepted.committed) {
+        match services.announce(accepted.committed) {
             Ok(()) => Next::Flush,
             Err(message) => {
                 let question = Question::Store(Store::HandOver(message));

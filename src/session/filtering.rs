@@ -98,10 +98,10 @@ impl Session {
         &mut self,
         line: &[u8],
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Option<Question> {
         let Some(filtering) = &mut self.filtering else {
-            return self.proceed(line, out, world);
+            return self.proceed(line, out, services);
         };
         let address = |argument| {
             let bare = between_brackets(argument).unwrap_or(argument);
@@ -124,24 +124,24 @@ impl Session {
             Command::Rset(_) => (Phase::Rset, None),
             Command::Quit(_) => (Phase::Quit, None),
             Command::Noop => (Phase::Noop, None),
-            _ => return self.proceed(line, out, world),
+            _ => return self.proceed(line, out, services),
         };
         let parameter = parameter.unwrap_or_default();
         if let Phase::Helo | Phase::Ehlo = phase {
             filtering.helo = Some(Line::sanitize(parameter));
         }
         let then = Then::Command(line.to_vec());
-        self.ask_filters(phase, parameter, then, out, Some(world))
+        self.ask_filters(phase, parameter, then, out, Some(services))
     }
 
-    /// Asks, and goes on with `then` as soon as that is decided. Commands need the world.
+    /// Asks, and goes on with `then` as soon as that is decided. Commands need `services`.
     pub(super) fn ask_filters(
         &mut self,
         phase: Phase,
         parameter: &[u8],
         then: Then,
         out: &mut Vec<u8>,
-        world: Option<&dyn Services>,
+        services: Option<&dyn Services>,
     ) -> Option<Question> {
         let asking = match &self.filtering {
             None => None,
@@ -159,8 +159,8 @@ impl Session {
             }
         };
         match asking {
-            Some(asking) => self.advance(Box::new(asking).step(), then, out, world),
-            None => self.go_on(then, None, out, world),
+            Some(asking) => self.advance(Box::new(asking).step(), then, out, services),
+            None => self.go_on(then, None, out, services),
         }
     }
 
@@ -171,20 +171,20 @@ impl Session {
         line: Vec<u8>,
         recipient: Box<Recipient>,
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Option<Question> {
         let rule = recipient.rule();
         let then = Then::Recipient(line, recipient);
         let Some(filtering) = &mut self.filtering else {
             return match rule {
-                None => self.go_on(then, None, out, Some(world)),
+                None => self.go_on(then, None, out, Some(services)),
                 Some(rule) => self.unknown_rule(&rule, then, out),
             };
         };
         let exempt = filtering.bypass || filtering.bypass_transaction;
         let others = filtering.rule.as_ref().filter(|chosen| **chosen != rule);
         match (&rule, others) {
-            _ if exempt => self.go_on(then, None, out, Some(world)),
+            _ if exempt => self.go_on(then, None, out, Some(services)),
             (_, Some(_)) => {
                 self.refuse_then(then, too_many(), false, out);
                 None
@@ -201,9 +201,9 @@ impl Session {
                     _ => &[],
                 };
                 let parameter = argument.to_vec();
-                self.ask_filters(Phase::RcptTo, &parameter, then, out, Some(world))
+                self.ask_filters(Phase::RcptTo, &parameter, then, out, Some(services))
             }
-            (None, None) => self.go_on(then, None, out, Some(world)),
+            (None, None) => self.go_on(then, None, out, Some(services)),
         }
     }
 
@@ -243,7 +243,7 @@ impl Session {
         step: Step,
         then: Then,
         out: &mut Vec<u8>,
-        world: Option<&dyn Services>,
+        services: Option<&dyn Services>,
     ) -> Option<Question> {
         match step {
             Step::Wait(asking) => {
@@ -262,7 +262,7 @@ impl Session {
                 }));
                 Some(Question::Filter(FilterQuestion::Decide(request)))
             }
-            Step::Done(phase, outcome) => self.filtered(phase, outcome, then, out, world),
+            Step::Done(phase, outcome) => self.filtered(phase, outcome, then, out, services),
         }
     }
 
@@ -288,7 +288,7 @@ impl Session {
         outcome: Outcome,
         then: Then,
         out: &mut Vec<u8>,
-        world: Option<&dyn Services>,
+        services: Option<&dyn Services>,
     ) -> Option<Question> {
         for (kind, name, text) in &outcome.reports {
             self.tell(&Event::FilterReport(kind, name, text));
@@ -308,7 +308,7 @@ impl Session {
             writing.mark_as_junk();
         }
         match outcome.verdict {
-            Verdict::Proceed => self.go_on(then, outcome.rewritten, out, world),
+            Verdict::Proceed => self.go_on(then, outcome.rewritten, out, services),
             Verdict::Reject(text) => {
                 self.refuse_then(then, Reply::verbatim(&text), false, out);
                 None
@@ -325,26 +325,26 @@ impl Session {
         then: Then,
         rewritten: Option<Line>,
         out: &mut Vec<u8>,
-        world: Option<&dyn Services>,
+        services: Option<&dyn Services>,
     ) -> Option<Question> {
-        match (then, world) {
+        match (then, services) {
             (Then::Banner, _) => match self.enter(Stage::Tls, out) {
                 Next::Ask(question) => Some(question),
                 _ => None,
             },
             (Then::Commit, _) => self.commit(),
-            (Then::Command(line), Some(world)) => {
+            (Then::Command(line), Some(services)) => {
                 let line = rewritten.map_or(line.clone(), |value| with_argument(&line, &value));
                 match self.check(&line) {
-                    Ok(()) => self.proceed(&line, out, world),
+                    Ok(()) => self.proceed(&line, out, services),
                     Err(refusal) => {
                         self.conclude(&line, refusal, out);
                         None
                     }
                 }
             }
-            (Then::Recipient(line, recipient), Some(world)) => {
-                self.add_recipient(&line, &recipient, out, world);
+            (Then::Recipient(line, recipient), Some(services)) => {
+                self.add_recipient(&line, &recipient, out, services);
                 None
             }
             (Then::Command(_) | Then::Recipient(..), None) => None,

@@ -56,7 +56,7 @@ use limits::{
 use question::Waits;
 use state::{Greeting, State};
 
-/// What a session needs of the world.
+/// What a session needs from outside.
 pub trait Services: Send + Sync {
     /// Starts a message in the queue. Called by the session.
     fn begin(&self) -> Result<Incoming, BeginError>;
@@ -247,7 +247,7 @@ impl Session {
         &mut self,
         input: &mut Vec<u8>,
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Next {
         let (mut used, mut commands) = (0, 0);
         let secret = self.hears_secrets();
@@ -260,7 +260,7 @@ impl Session {
                 _ if out.len() > OUT_HIGH_WATER || commands == COMMANDS_AT_A_TIME => {
                     break Next::Flush;
                 }
-                _ if self.unpaid > 0 => match self.pause(world) {
+                _ if self.unpaid > 0 => match self.pause(services) {
                     Some(pause) => break self.ask(Waits::Pause, Question::Pause(pause)),
                     None => continue,
                 },
@@ -268,7 +268,7 @@ impl Session {
                 State::Auth(_) => self.take_response(rest, out),
                 _ => {
                     commands += 1;
-                    self.take_line(rest, out, world)
+                    self.take_line(rest, out, services)
                 }
             };
             match taken {
@@ -301,10 +301,10 @@ impl Session {
         answer: Answer,
         input: &mut Vec<u8>,
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Next {
         let Some(waits) = self.waits.take() else {
-            return self.receive(input, out, world);
+            return self.receive(input, out, services);
         };
         let next = match (*waits, answer) {
             (Waits::Name, answer) => {
@@ -340,7 +340,7 @@ impl Session {
                     Answer::Sender(allowed) => allowed,
                     _ => None,
                 };
-                self.sender_looked_up(&line, allowed, out, world);
+                self.sender_looked_up(&line, allowed, out, services);
                 Next::Flush
             }
             (Waits::Expansion { line, rcpt, asked }, answer) => {
@@ -348,10 +348,10 @@ impl Session {
                     Answer::Expanded(expanded) => expanded,
                     _ => Err(command::too_late()),
                 };
-                asking_or_flush(self.expanded(line, rcpt, asked, expanded, out, world))
+                asking_or_flush(self.expanded(line, rcpt, asked, expanded, out, services))
             }
             (Waits::Filters { then, .. }, Answer::Filters(step)) => {
-                asking_or_flush(self.advance(step, then, out, Some(world)))
+                asking_or_flush(self.advance(step, then, out, Some(services)))
             }
             (
                 Waits::Filters {
@@ -369,7 +369,9 @@ impl Session {
                     }
                 };
                 let question = match asking {
-                    Some(asking) => self.advance(asking.decided(decision), then, out, Some(world)),
+                    Some(asking) => {
+                        self.advance(asking.decided(decision), then, out, Some(services))
+                    }
                     None => self.filters_are_late(then, out),
                 };
                 asking_or_flush(question)
@@ -388,7 +390,7 @@ impl Session {
                 self.lost(out);
                 Next::Flush
             }
-            (Waits::Commit, Answer::Committed(result)) => self.committed(result, out, world),
+            (Waits::Commit, Answer::Committed(result)) => self.committed(result, out, services),
             (Waits::Commit, _) => {
                 self.commit_is_late(out);
                 Next::Flush
@@ -401,7 +403,7 @@ impl Session {
                 next
             }
             Next::Ask(_) => next,
-            _ => self.receive(input, out, world),
+            _ => self.receive(input, out, services),
         }
     }
 
@@ -430,12 +432,12 @@ impl Session {
     }
 
     /// Takes one command line off the front of `rest`, if there is a whole one.
-    fn take_line(&mut self, rest: &[u8], out: &mut Vec<u8>, world: &dyn Services) -> Taken {
+    fn take_line(&mut self, rest: &[u8], out: &mut Vec<u8>, services: &dyn Services) -> Taken {
         let (line, used) = match self.line_of(rest, out) {
             Ok(found) => found,
             Err(taken) => return taken,
         };
-        match self.take_command(line, out, world) {
+        match self.take_command(line, out, services) {
             Some(question) => Taken::Asking(used, question),
             None => Taken::Bytes(used),
         }
@@ -564,8 +566,8 @@ impl Session {
     /// How long the client waits for its next command, now that recipients were refused to it. Those
     /// of a list that has aged are free; then it grows, with what other sessions of its network had
     /// refused as well.
-    fn pause(&mut self, world: &dyn Services) -> Option<Duration> {
-        let of_network = world.refused(&self.peer, std::mem::take(&mut self.unpaid).into());
+    fn pause(&mut self, services: &dyn Services) -> Option<Duration> {
+        let of_network = services.refused(&self.peer, std::mem::take(&mut self.unpaid).into());
         let refused = of_network.max(self.refused_rcpts.into());
         let millis = refused.saturating_sub(REFUSED_RCPTS_FREE);
         let pause = Duration::from_millis(millis.into()).min(PAUSE_MAX);

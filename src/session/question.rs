@@ -109,7 +109,7 @@ pub enum Store {
     HandOver(Committed),
 }
 
-/// What the world has answered to a [`Question`].
+/// What was answered to a [`Question`].
 #[derive(Debug)]
 pub enum Answer {
     /// To [`Question::Name`].
@@ -142,16 +142,16 @@ pub enum Answer {
 
 impl Lookup {
     /// Finds the answer. This waits for tables and the parent.
-    pub fn answer(self, world: &dyn Services) -> Answer {
+    pub fn answer(self, services: &dyn Services) -> Answer {
         match self {
             Lookup::ServerName(table, address) => {
-                Answer::ServerName(world.name_of(&table, &address))
+                Answer::ServerName(services.name_of(&table, &address))
             }
             Lookup::Filters(asking) => Answer::Filters(asking.wait()),
             Lookup::Sender(table, user, sender) => {
-                Answer::Sender(world.may_send(&table, &user, &sender))
+                Answer::Sender(services.may_send(&table, &user, &sender))
             }
-            Lookup::Expand(facts, rcpt) => Answer::Expanded(world.expand(&facts, &rcpt)),
+            Lookup::Expand(facts, rcpt) => Answer::Expanded(services.expand(&facts, &rcpt)),
         }
     }
 }
@@ -164,7 +164,7 @@ impl Store {
     }
 
     /// Does it. This waits for the disk.
-    pub fn answer(self, world: &dyn Services) -> Answer {
+    pub fn answer(self, services: &dyn Services) -> Answer {
         match self {
             Store::Write(mut writing) => {
                 writing.spill();
@@ -172,7 +172,7 @@ impl Store {
             }
             Store::Commit(writing) => Answer::Committed(writing.finish()),
             Store::HandOver(message) => {
-                world.committed(message);
+                services.committed(message);
                 Answer::HandedOver
             }
         }

@@ -1,4 +1,4 @@
-//! Whole conversations against a queue in memory and a fake world.
+//! Whole conversations against a queue in memory and a fake services.
 //!
 //! `tests/dialogs/*.dialog` are scripts: `C: ` what the client says (CRLF is added), `C~ ` the
 //! same with escapes (`\r \n \t \\ \xHH \*N` repeats the byte before N times) and nothing added,
@@ -24,7 +24,7 @@ use crate::smtp::auth::{self, Credentials};
 mod chance;
 
 /// A queue that can fail, rules for a few recipients, a clock that stands still.
-struct World {
+struct FakeServices {
     store: Arc<Failing>,
     queue: Queue,
     committed: Mutex<Vec<MsgId>>,
@@ -102,13 +102,13 @@ impl Draft for FailingDraft {
     }
 }
 
-impl World {
-    fn new(fault: Option<(&'static str, io::ErrorKind)>) -> World {
+impl FakeServices {
+    fn new(fault: Option<(&'static str, io::ErrorKind)>) -> FakeServices {
         let store = Arc::new(Failing {
             ram: Ram::default(),
             fault,
         });
-        World {
+        FakeServices {
             queue: Queue::new(store.clone()),
             store,
             committed: Mutex::default(),
@@ -122,7 +122,7 @@ impl World {
     }
 }
 
-impl Services for World {
+impl Services for FakeServices {
     fn begin(&self) -> Result<Incoming, BeginError> {
         self.queue.begin()
     }
@@ -220,7 +220,7 @@ fn loopback() -> Peer {
 
 /// A session together with its connection.
 struct Talk {
-    world: World,
+    services: FakeServices,
     session: Session,
     input: Vec<u8>,
     out: Vec<u8>,
@@ -230,16 +230,16 @@ struct Talk {
 }
 
 impl Talk {
-    fn start(listening: Listening, peer: Peer, world: World) -> Talk {
+    fn start(listening: Listening, peer: Peer, services: FakeServices) -> Talk {
         let session = Session::new(SessionId(7), Arc::new(listening), peer);
-        Talk::open(session, world)
+        Talk::open(session, services)
     }
 
-    fn open(mut session: Session, world: World) -> Talk {
+    fn open(mut session: Session, services: FakeServices) -> Talk {
         let mut out = Vec::new();
         let next = session.open(&mut out);
         let mut talk = Talk {
-            world,
+            services,
             session,
             input: Vec::new(),
             out,
@@ -252,7 +252,7 @@ impl Talk {
 
     /// Behind the banner.
     fn plain() -> Talk {
-        let mut talk = Talk::start(listening(), loopback(), World::new(None));
+        let mut talk = Talk::start(listening(), loopback(), FakeServices::new(None));
         assert_eq!(talk.replies(), ["220 mx.example.org ESMTP OpenSMTPD"]);
         talk
     }
@@ -273,7 +273,7 @@ impl Talk {
         self.input.extend_from_slice(bytes);
         let next = self
             .session
-            .receive(&mut self.input, &mut self.out, &self.world);
+            .receive(&mut self.input, &mut self.out, &self.services);
         self.go_on(next);
         assert!(
             self.input.len() <= LINE_TOO_LONG,
@@ -297,8 +297,8 @@ impl Talk {
                     name: None,
                     confirmed: Confirmed::Fail,
                 }),
-                Question::Lookup(lookup) => lookup.answer(&self.world),
-                Question::Store(store) => store.answer(&self.world),
+                Question::Lookup(lookup) => lookup.answer(&self.services),
+                Question::Store(store) => store.answer(&self.services),
                 Question::Filter(_) => Answer::TooLate,
                 Question::Pause(time) => {
                     self.pause = Some(time);
@@ -306,7 +306,7 @@ impl Talk {
                 }
             };
             let (input, out) = (&mut self.input, &mut self.out);
-            next = self.session.answered(answer, input, out, &self.world);
+            next = self.session.answered(answer, input, out, &self.services);
         }
         self.next = next;
     }
@@ -315,11 +315,11 @@ impl Talk {
     fn unanswered(&mut self, bytes: &[u8]) -> Vec<String> {
         self.input.extend_from_slice(bytes);
         let (input, out) = (&mut self.input, &mut self.out);
-        let next = self.session.receive(input, out, &self.world);
+        let next = self.session.receive(input, out, &self.services);
         assert!(matches!(next, Next::Ask(_)), "{next:?}");
         let next = self
             .session
-            .answered(Answer::TooLate, input, out, &self.world);
+            .answered(Answer::TooLate, input, out, &self.services);
         self.go_on(next);
         self.replies()
     }
@@ -345,7 +345,7 @@ impl Talk {
     }
 
     fn messages(&self) -> usize {
-        self.world.committed.lock().unwrap().len()
+        self.services.committed.lock().unwrap().len()
     }
 }
 
@@ -369,7 +369,7 @@ fn an_address_in_hostnames_gives_the_session_its_name() {
         if let Some(address) = reached {
             session.reached(Peer::parse(address).unwrap());
         }
-        let mut talk = Talk::open(session, World::new(None));
+        let mut talk = Talk::open(session, FakeServices::new(None));
         assert_eq!(talk.replies(), [format!("220 {name} ESMTP OpenSMTPD")]);
         let hello = talk.ask("EHLO client.example.net");
         assert!(
@@ -378,7 +378,7 @@ fn an_address_in_hostnames_gives_the_session_its_name() {
         );
         talk.send(b"MAIL FROM:<bob>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n\r\n.\r\n");
         assert!(talk.replies().last().unwrap().starts_with("250 "));
-        let body = String::from_utf8(talk.world.last_body()).unwrap();
+        let body = String::from_utf8(talk.services.last_body()).unwrap();
         assert!(body.contains(&format!("\tby {name} (OpenSMTPD)")), "{body}");
         assert!(body.contains(&format!("@{name}>\n")), "{body}");
     }
@@ -399,7 +399,7 @@ fn run_dialog(script: &str, name: &str, feed: Feed) {
     for setting in script.lines().filter_map(|line| line.strip_prefix("@ ")) {
         apply(setting, &mut settings, &mut peer, &mut fault);
     }
-    let mut talk = Talk::start(settings, peer, World::new(fault));
+    let mut talk = Talk::start(settings, peer, FakeServices::new(fault));
     let mut replies = talk.replies().into_iter();
     let mut body: Option<std::vec::IntoIter<String>> = None;
     for (number, step) in script.lines().enumerate() {
@@ -427,7 +427,7 @@ fn run_dialog(script: &str, name: &str, feed: Feed) {
                 assert_eq!(talk.messages().to_string(), step[2..], "{at}: messages");
             }
             "B: " | "B:" => {
-                let lines = body.get_or_insert_with(|| stored_lines(&talk.world));
+                let lines = body.get_or_insert_with(|| stored_lines(&talk.services));
                 assert_eq!(lines.next().as_deref(), Some(rest), "{at}: stored text");
             }
             "" => {}
@@ -441,8 +441,8 @@ fn run_dialog(script: &str, name: &str, feed: Feed) {
     );
 }
 
-fn stored_lines(world: &World) -> std::vec::IntoIter<String> {
-    let text = String::from_utf8(world.last_body()).unwrap();
+fn stored_lines(services: &FakeServices) -> std::vec::IntoIter<String> {
+    let text = String::from_utf8(services.last_body()).unwrap();
     let mut lines: Vec<String> = text.split_terminator('\n').map(str::to_string).collect();
     let last_of_received = 1 + lines.iter().position(|line| line.ends_with(';')).unwrap();
     lines.split_off(last_of_received + 1).into_iter()
@@ -595,7 +595,7 @@ fn a_client_that_does_not_read_stops_being_read() {
     loop {
         let next = talk
             .session
-            .receive(&mut talk.input, &mut talk.out, &talk.world);
+            .receive(&mut talk.input, &mut talk.out, &talk.services);
         talk.go_on(next);
         assert!(talk.out.len() <= OUT_HIGH_WATER + 4096);
         if !matches!(talk.next, Next::Flush) {
@@ -643,7 +643,7 @@ fn no_fake_end_of_data_makes_a_second_message() {
                 false => assert!(replies[0].starts_with("250 2.0.0 "), "{replies:?}"),
             }
             assert!(talk.messages() <= 1);
-            let body = talk.world.last_body();
+            let body = talk.services.last_body();
             assert!(!body.contains(&b'\r') && !body.contains(&0));
         }
     }
@@ -671,7 +671,7 @@ fn a_legal_message_arrives_byte_for_byte() {
             let mut talk = Talk::at_data();
             wire.chunks(piece_bytes).for_each(|piece| talk.send(piece));
             assert!(talk.replies()[0].starts_with("250 "));
-            let body = String::from_utf8(talk.world.last_body()).unwrap();
+            let body = String::from_utf8(talk.services.last_body()).unwrap();
             let (_, rest) = body.split_once(";\n\t").unwrap();
             assert_eq!(rest.split_once('\n').unwrap().1, text);
         }
@@ -763,15 +763,15 @@ fn no_byte_anywhere_in_a_command_reaches_a_line_of_ours() {
         }
         talk.send(b"RCPT TO:<bob@example.org>\r\nDATA\r\n\r\n.\r\n");
         assert_eq!(talk.messages(), 1, "{:?}", talk.replies());
-        let body = String::from_utf8(talk.world.last_body()).unwrap();
+        let body = String::from_utf8(talk.services.last_body()).unwrap();
         assert!(
             body.bytes()
                 .all(|b| b.is_ascii_graphic() || b" \t\n".contains(&b)),
             "{body:?}"
         );
         assert!(body.lines().count() <= 5, "{body:?}");
-        let id = talk.world.committed.lock().unwrap()[0];
-        for envelope in talk.world.queue.envelopes(id).unwrap() {
+        let id = talk.services.committed.lock().unwrap()[0];
+        for envelope in talk.services.queue.envelopes(id).unwrap() {
             let text = format!("{} {} {:?}", envelope.helo, envelope.rcpt, envelope.dsn);
             assert!(
                 text.bytes().all(|b| b.is_ascii_graphic() || b == b' '),
@@ -823,7 +823,7 @@ fn commands_in_any_order_and_cut_anywhere_never_break_it() {
         } else {
             loopback()
         };
-        let mut talk = Talk::start(listening(), peer, World::new(None));
+        let mut talk = Talk::start(listening(), peer, FakeServices::new(None));
         talk.send(b"EHLO localhost\r\n");
         for _ in 0..200 {
             let word = words[draw(words.len())];
@@ -837,7 +837,7 @@ fn commands_in_any_order_and_cut_anywhere_never_break_it() {
         }
         assert_eq!(
             talk.messages(),
-            talk.world.queue.messages().count(),
+            talk.services.queue.messages().count(),
             "seed {seed}"
         );
         talk.session.close(Disconnect::Hangup);
@@ -927,9 +927,9 @@ fn a_question_that_nobody_answers_ends_in_a_temporary_refusal() {
     assert_eq!((talk.is_over(), talk.messages()), (false, 0));
 
     let mut session = Session::new(SessionId(7), Arc::new(listening()), loopback());
-    let (world, mut input, mut out) = (World::new(None), Vec::new(), Vec::new());
+    let (services, mut input, mut out) = (FakeServices::new(None), Vec::new(), Vec::new());
     session.open(&mut out);
-    session.answered(Answer::TooLate, &mut input, &mut out, &world);
+    session.answered(Answer::TooLate, &mut input, &mut out, &services);
     assert_eq!(out, b"220 mx.example.org ESMTP OpenSMTPD\r\n");
     assert_eq!(session.fcrdns(), Confirmed::Error);
 }
@@ -944,12 +944,12 @@ fn names_from_reverse_dns_are_checked_before_they_are_printed() {
         ("x\"y", "<unknown>"),
         ("", "<unknown>"),
     ] {
-        let world = World::new(None);
+        let services = FakeServices::new(None);
         let mut session = Session::new(SessionId(1), Arc::new(listening()), loopback());
         let (mut input, mut out) = (b"EHLO x\r\n".to_vec(), Vec::new());
         let asked = session.open(&mut out);
         assert!(matches!(asked, Next::Ask(Question::Name(_))));
-        let next = session.receive(&mut input, &mut out, &world);
+        let next = session.receive(&mut input, &mut out, &services);
         assert!(
             matches!(next, Next::Wait) && out.is_empty() && !input.is_empty(),
             "nothing is read before the banner"
@@ -958,11 +958,11 @@ fn names_from_reverse_dns_are_checked_before_they_are_printed() {
             name: Some(line(name)),
             confirmed: Confirmed::Pass,
         });
-        let next = session.answered(answer, &mut input, &mut out, &world);
+        let next = session.answered(answer, &mut input, &mut out, &services);
         let is_confirmed = session.fcrdns() == Confirmed::Pass;
         assert_eq!(is_confirmed, printed != "<unknown>");
         let mut talk = Talk {
-            world,
+            services,
             session,
             input,
             out,
@@ -970,7 +970,7 @@ fn names_from_reverse_dns_are_checked_before_they_are_printed() {
             pause: None,
         };
         talk.send(b"MAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n.\r\n");
-        let body = String::from_utf8(talk.world.last_body()).unwrap();
+        let body = String::from_utf8(talk.services.last_body()).unwrap();
         assert!(
             body.starts_with(&format!("Received: from x ({printed} [127.0.0.1])\n")),
             "{body}"
@@ -988,7 +988,7 @@ fn a_silent_client_is_told_once_and_its_transaction_is_gone() {
     assert_eq!(talk.replies(), ["421 4.4.2 Timeout, closing connection"]);
     talk.send(b"age\r\n.\r\n");
     assert_eq!((talk.is_over(), talk.messages()), (true, 0));
-    assert_eq!(talk.world.queue.messages().count(), 0);
+    assert_eq!(talk.services.queue.messages().count(), 0);
 }
 
 /// The program's lines, with names in the place of times, ports and ids.
@@ -1031,7 +1031,7 @@ fn the_transcript_of_a_time_out() {
     let mut listening = listening();
     listening.filter = filters.of_sessions(&Some("f".to_owned()));
     listening.observers.push(Arc::new(Reports));
-    let mut talk = Talk::start(listening, loopback(), World::new(None));
+    let mut talk = Talk::start(listening, loopback(), FakeServices::new(None));
     talk.send(b"EHLO client.example.org\r\nMAIL FROM:<alice@example.org>\r\n");
     talk.session.timeout(&mut talk.out);
     assert_eq!(
@@ -1075,7 +1075,7 @@ fn with_tls(tls: Tls, change: impl FnOnce(&mut Listening)) -> Talk {
     });
     change(&mut listening);
     let peer = Peer::parse("192.0.2.7").unwrap();
-    let mut talk = Talk::start(listening, peer, World::new(None));
+    let mut talk = Talk::start(listening, peer, FakeServices::new(None));
     assert!(talk.replies()[0].starts_with("220 "));
     talk
 }
@@ -1270,7 +1270,7 @@ fn received_says_how_the_message_came() {
         talk.ask("DATA");
         talk.send(b"Subject: x\r\n\r\n.\r\n");
         assert!(talk.replies()[0].starts_with("250 "));
-        String::from_utf8(talk.world.last_body()).unwrap()
+        String::from_utf8(talk.services.last_body()).unwrap()
     };
     let by = |rest: &str| format!("\n\tby mx.example.org (OpenSMTPD) with {rest}");
     let tls = "(TLSv1.3:TLS_AES_256_GCM_SHA384:256:NO)";
@@ -1322,7 +1322,7 @@ fn a_user_sends_as_the_table_lets_him() {
     talk.ask("DATA");
     talk.send(b"From: The King <king@example.com>\r\nTo: ann@example.org\r\n\r\n.\r\n");
     assert!(talk.replies()[0].starts_with("250 "));
-    let text = String::from_utf8(talk.world.last_body()).unwrap();
+    let text = String::from_utf8(talk.services.last_body()).unwrap();
     assert!(
         text.contains("\nFrom: The King <bob@example.org>\n"),
         "{text}"

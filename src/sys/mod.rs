@@ -3,7 +3,6 @@
 //! `cfg(target_os)` appears nowhere else.
 
 pub mod base;
-pub mod bell;
 pub mod creds;
 pub mod crypt;
 pub mod descriptors;
@@ -28,3 +27,4 @@ pub mod terminal;
 pub mod title;
 pub mod unix_connect;
 pub mod user;
+pub mod waker;

@@ -228,8 +228,7 @@ impl Teller {
         }
         incoming.put_in_front(late_fields).map_err(|_| Failed)?;
         let whole = [late_fields, body].concat();
-        self.disk
-            .note(Note::Committing(envelopes.clone(), whole));
+        self.disk.note(Note::Committing(envelopes.clone(), whole));
         Ok((incoming, envelopes))
     }
 

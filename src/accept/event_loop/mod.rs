@@ -27,8 +27,8 @@ use crate::accept::timers::Timers;
 use crate::accept::worker::{Inbox, Shared, Worker};
 use crate::accept::{Door, Host, Limits, Setup};
 use crate::session::Listening;
-use crate::sys::bell::Bell;
 use crate::sys::socket;
+use crate::sys::waker::Waker;
 use crate::util::Live;
 
 mod admission;
@@ -50,7 +50,7 @@ impl Acceptor {
         let mailbox = Mailbox {
             letters: sender,
             wishes: Arc::new(Wishes::default()),
-            bell: Arc::new(Bell::new(poll.registry(), BELL)?),
+            waker: Arc::new(Waker::new(poll.registry(), WAKER)?),
         };
         Ok((
             Acceptor {
@@ -103,7 +103,7 @@ struct ControlRow {
 
 impl EventLoop {
     fn new(acceptor: Acceptor, setup: Setup) -> io::Result<EventLoop> {
-        let census = Arc::new(Census::new(acceptor.mailbox.bell.clone()));
+        let census = Arc::new(Census::new(acceptor.mailbox.waker.clone()));
         let (lookups, lookup_threads) = Pool::start("lookup", LOOKUP_THREADS, WAITING)?;
         let (signers, sign_threads) = Pool::start("handshake", SIGN_THREADS, WAITING_TO_SIGN)?;
         let (committers, commit_threads) = Pool::start("commit", COMMIT_THREADS, WAITING)?;
@@ -161,8 +161,8 @@ impl EventLoop {
                 result => result?,
             }
             self.now_ms = self.started.elapsed().as_millis() as u64;
-            if events.iter().any(|event| event.token() == BELL) {
-                self.mailbox.bell.hush();
+            if events.iter().any(|event| event.token() == WAKER) {
+                self.mailbox.waker.acknowledge();
             }
             self.read_letters();
             for event in &events {
@@ -193,7 +193,7 @@ impl EventLoop {
     }
 
     fn on_event(&mut self, token: Token) {
-        if token == BELL {
+        if token == WAKER {
         } else if token == CONTROL {
             self.control.mark_ready(0);
         } else if token.0 >= FIRST_LISTENER {
@@ -235,7 +235,7 @@ impl EventLoop {
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
             }
         }
-        self.mailbox.bell.ring();
+        self.mailbox.waker.wake();
     }
 
     fn expire(&mut self) {
@@ -291,7 +291,7 @@ fn count_of_workers(wanted: usize) -> usize {
     }
 }
 
-const BELL: Token = Token(0);
+const WAKER: Token = Token(0);
 const CONTROL: Token = Token(1);
 const FIRST_CLIENT: usize = 2;
 /// Above all clients.

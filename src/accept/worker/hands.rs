@@ -22,7 +22,7 @@ use crate::session::{Answer, Disconnect, Next, Question, Store, TlsFacts};
 use crate::smtp::proxy::Client;
 use crate::sys::errno::strerror;
 use crate::sys::socket::EVENTS_ARE_THE_SYSTEMS;
-use crate::tls::server::{Failure, Handshake, Step};
+use crate::tls::server::{Handshake, HandshakeError, Step};
 use crate::util::{Line, Zeroize};
 
 use super::{Inbox, Letter, Shared, token};
@@ -511,10 +511,10 @@ impl Hands {
 }
 
 /// Why the session ends for want of TLS.
-pub(super) fn no_tls(conn: &Conn, failure: Failure) -> Disconnect {
+pub(super) fn no_tls(conn: &Conn, failure: HandshakeError) -> Disconnect {
     match failure {
-        Failure::HungUp => Disconnect::Hangup,
-        Failure::Ours(why) => {
+        HandshakeError::HungUp => Disconnect::Hangup,
+        HandshakeError::Ours(why) => {
             let id = conn.session.id();
             log::warn(format_args!("smtp: session {id}: tls: {why}"));
             Disconnect::IoError(why)

@@ -166,18 +166,20 @@ impl<R: BufRead> Lines<R> {
 }
 
 /// Where in the message the first pass is.
-enum Place {
+enum PassState {
     /// In the header; the first line may yet turn out to be a body's.
     Header,
     /// In a field that is kept or dropped.
-    Field { keep: bool },
+    Field {
+        keep: bool,
+    },
     Body,
 }
 
 struct Pass {
     recipients: Recipients,
     out: io::BufWriter<File>,
-    place: Place,
+    place: PassState,
     /// The parser of the field at hand, and whose addresses these are.
     list: Option<(ListParser, Whose)>,
     /// The beginning of Content-Type's body, while it is at hand.
@@ -186,11 +188,11 @@ struct Pass {
     separators: Vec<Vec<u8>>,
     line_bytes: u64,
     unended: bool,
-    message: Found,
+    message: FirstPass,
 }
 
 #[derive(Default)]
-struct Found {
+struct FirstPass {
     header_bytes: u64,
     body_bytes: u64,
     separated: bool,
@@ -224,23 +226,23 @@ impl Pass {
         Pass {
             recipients,
             out: io::BufWriter::with_capacity(PIECE_BYTES as usize, file),
-            place: Place::Header,
+            place: PassState::Header,
             list: None,
             content_type: None,
             separators: Vec::new(),
             line_bytes: 0,
             unended: false,
-            message: Found::default(),
+            message: FirstPass::default(),
         }
     }
 
     fn piece(&mut self, piece: &Piece<'_>) -> Result<(), Failure> {
         match self.place {
-            Place::Body => self.body(piece),
-            Place::Field { keep } if !piece.starts || is_folded(piece.bytes) => {
+            PassState::Body => self.body(piece),
+            PassState::Field { keep } if !piece.starts || is_folded(piece.bytes) => {
                 self.field(piece, keep, piece.bytes)
             }
-            Place::Field { .. } | Place::Header => self.line_of_header(piece),
+            PassState::Field { .. } | PassState::Header => self.line_of_header(piece),
         }
     }
 
@@ -249,18 +251,18 @@ impl Pass {
         self.end_of_field();
         if piece.bytes.is_empty() && piece.ends && self.separators.is_empty() {
             self.message.separated = true;
-            self.place = Place::Body;
+            self.place = PassState::Body;
             return Ok(());
         }
         if let Some((name, body)) = split_field(piece.bytes) {
             self.separators.clear();
             let keep = self.start_of_field(name);
-            self.place = Place::Field { keep };
+            self.place = PassState::Field { keep };
             return self.field(piece, keep, body);
         }
         if is_separator(piece.bytes) && piece.ends {
             if self.message.header_bytes > 0 {
-                self.place = Place::Field { keep: false };
+                self.place = PassState::Field { keep: false };
                 return Ok(());
             }
             if self.separators.len() < MOST_SEPARATORS {
@@ -274,7 +276,7 @@ impl Pass {
 
     /// The body begins here, with what looked like separators in front of a header.
     fn no_separators(&mut self) -> Result<(), Failure> {
-        self.place = Place::Body;
+        self.place = PassState::Body;
         for line in std::mem::take(&mut self.separators) {
             self.body(&Piece {
                 bytes: &line,
@@ -429,7 +431,7 @@ impl Pass {
             self.no_separators()?;
         } else if self.unended {
             match self.place {
-                Place::Body => self.message.body_bytes += self.write(&end)?,
+                PassState::Body => self.message.body_bytes += self.write(&end)?,
                 _ => self.message.header_bytes += self.write(&end)?,
             }
         }

@@ -30,7 +30,7 @@ use crate::sys::open;
 use crate::util::Timestamp;
 use crate::util::sysexits;
 
-use super::caller::{Caller, Group, Login, World};
+use super::caller::{Caller, Environment, Group, Login};
 use super::failure::Failure;
 use super::instance::{may_control, offline_dir, server_name};
 use super::{mailq, newaliases};
@@ -40,44 +40,44 @@ use options::{Mode, Options};
 use submit::Letter;
 
 /// The command line of sendmail(8), without the program's name.
-pub fn run(words: Vec<Vec<u8>>, world: &mut World<'_>) -> Result<i32, Failure> {
+pub fn run(words: Vec<Vec<u8>>, env: &mut Environment<'_>) -> Result<i32, Failure> {
     let options = options::parse(words)?;
     if options.mode == Mode::Submit {
-        return send(&options, world);
+        return send(&options, env);
     }
-    give_up(world)?;
+    give_up(env)?;
     match &options.mode {
-        Mode::Smtp => relay::run(world),
-        Mode::Verify => verify(&options, world),
-        Mode::PrintQueue => mailq::run(&world.paths, world.uid, world.output),
+        Mode::Smtp => relay::run(env),
+        Mode::Verify => verify(&options, env),
+        Mode::PrintQueue => mailq::run(&env.paths, env.uid, env.output),
         Mode::InitAliases { source } => {
             let source = source.as_deref().map(OsStr::from_bytes).map(Path::new);
-            newaliases::init(source, &world.paths, world.uid, world.output)
+            newaliases::init(source, &env.paths, env.uid, env.output)
         }
-        Mode::Flush | Mode::Submit => flush(&world.paths, world.uid),
+        Mode::Flush | Mode::Submit => flush(&env.paths, env.uid),
     }
 }
 
 /// The daemon has it, or it is stored for the daemon, or its writer has it in `dead.letter`, or the
 /// exit code tells the caller to keep it.
-fn send(options: &Options, world: &mut World<'_>) -> Result<i32, Failure> {
-    let mut input = take_input(world);
-    let mut draft = Draft::read(options, world, &mut *input)?;
-    if let Err(failure) = draft.address(options, world) {
-        give_up(world)?;
+fn send(options: &Options, env: &mut Environment<'_>) -> Result<i32, Failure> {
+    let mut input = take_input(env);
+    let mut draft = Draft::read(options, env, &mut *input)?;
+    if let Err(failure) = draft.address(options, env) {
+        give_up(env)?;
         return Err(draft.save_dead_letter(failure));
     }
-    let why = match submit::session(&world.paths.socket) {
+    let why = match submit::session(&env.paths.socket) {
         Ok(stream) => {
             let letter = draft.letter.clone();
-            let dialogue = watched(options, &mut *world.output);
+            let dialogue = watched(options, &mut *env.output);
             match submit::submit(&stream, &letter, |out| draft.write(out), dialogue) {
                 Ok(()) => {
-                    give_up(world)?;
+                    give_up(env)?;
                     return Ok(0);
                 }
                 Err(undelivered) if undelivered.is_final() => {
-                    give_up(world)?;
+                    give_up(env)?;
                     let text = undelivered.to_string();
                     return Err(draft.save_dead_letter(Failure::with(sysexits::SOFTWARE, text)));
                 }
@@ -86,14 +86,14 @@ fn send(options: &Options, world: &mut World<'_>) -> Result<i32, Failure> {
         }
         Err(why) => why,
     };
-    let group = std::mem::take(&mut world.group);
-    store(&mut draft, &world.paths, group).map_err(|failure| Failure {
+    let group = std::mem::take(&mut env.group);
+    store(&mut draft, &env.paths, group).map_err(|failure| Failure {
         text: format!("{why}; {}", failure.text),
         ..failure
     })?;
     if options.verbose {
         // Nobody watching is no reason to fail.
-        let _ = writeln!(world.output, "stored for later: {why}");
+        let _ = writeln!(env.output, "stored for later: {why}");
     }
     Ok(0)
 }
@@ -108,16 +108,16 @@ fn store(draft: &mut Draft, paths: &Paths, group: Group) -> Result<(), Failure> 
 }
 
 /// `-bv`: what the daemon would say to each recipient. There is no message.
-fn verify(options: &Options, world: &mut World<'_>) -> Result<i32, Failure> {
+fn verify(options: &Options, env: &mut Environment<'_>) -> Result<i32, Failure> {
     let nothing = Options {
         recipients: intake::Recipients::Ignored,
         ..options.clone()
     };
-    let mut draft = Draft::read(&nothing, world, &mut io::empty())?;
-    draft.address(&nothing, world)?;
+    let mut draft = Draft::read(&nothing, env, &mut io::empty())?;
+    draft.address(&nothing, env)?;
     let later = |why: String| Failure::with(sysexits::TEMPFAIL, why);
-    let stream = submit::session(&world.paths.socket).map_err(later)?;
-    let dialogue = watched(options, &mut *world.output);
+    let stream = submit::session(&env.paths.socket).map_err(later)?;
+    let dialogue = watched(options, &mut *env.output);
     let replies = match submit::verify(&stream, &draft.letter, dialogue) {
         Ok(replies) => replies,
         Err(undelivered) => {
@@ -146,7 +146,7 @@ fn verify(options: &Options, world: &mut World<'_>) -> Result<i32, Failure> {
             }
         };
         let recipient = String::from_utf8_lossy(recipient);
-        writeln!(world.output, "{recipient}... {verdict}").map_err(|e| Failure::output(&e))?;
+        writeln!(env.output, "{recipient}... {verdict}").map_err(|e| Failure::output(&e))?;
     }
     Ok(code)
 }
@@ -180,14 +180,14 @@ fn watched<'a>(options: &Options, output: &'a mut dyn Write) -> Option<&'a mut d
     }
 }
 
-fn give_up(world: &mut World<'_>) -> Result<(), Failure> {
-    std::mem::take(&mut world.group)
+fn give_up(env: &mut Environment<'_>) -> Result<(), Failure> {
+    std::mem::take(&mut env.group)
         .give_up()
         .map_err(|e| Failure::io("setresgid", &e))
 }
 
-fn take_input(world: &mut World<'_>) -> Box<dyn Read + Send> {
-    std::mem::replace(&mut world.input, Box::new(io::empty()))
+fn take_input(env: &mut Environment<'_>) -> Box<dyn Read + Send> {
+    std::mem::replace(&mut env.input, Box::new(io::empty()))
 }
 
 /// A message, its writer, and when it is addressed, its envelope.
@@ -201,9 +201,13 @@ struct Draft {
 
 impl Draft {
     /// Reads the message: from here on it can be left with its writer.
-    fn read(options: &Options, world: &World<'_>, input: &mut dyn Read) -> Result<Draft, Failure> {
+    fn read(
+        options: &Options,
+        env: &Environment<'_>,
+        input: &mut dyn Read,
+    ) -> Result<Draft, Failure> {
         let message = Message::read(input, options.recipients)?;
-        let caller = (world.caller)(options.login);
+        let caller = (env.caller)(options.login);
         Ok(Draft {
             letter: Letter::default(),
             message,
@@ -218,8 +222,8 @@ impl Draft {
     }
 
     /// Makes the envelope of the command line and the header.
-    fn address(&mut self, options: &Options, world: &World<'_>) -> Result<(), Failure> {
-        let server = server_name(&world.paths)
+    fn address(&mut self, options: &Options, env: &Environment<'_>) -> Result<(), Failure> {
+        let server = server_name(&env.paths)
             .ok_or_else(|| Failure::with(sysexits::NOHOST, "no server name"))?;
         let given = options.sender.as_deref().map(address::sender).transpose()?;
         for (value, what) in [

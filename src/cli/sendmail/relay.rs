@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::thread;
 
-use crate::cli::caller::World;
+use crate::cli::caller::Environment;
 use crate::cli::failure::Failure;
 use crate::sys::errno::strerror;
 use crate::util::sysexits;
@@ -17,15 +17,13 @@ use super::submit;
 use super::take_input;
 
 /// Passes bytes both ways until the daemon closes the session.
-pub fn run(world: &mut World<'_>) -> Result<i32, Failure> {
+pub fn run(env: &mut Environment<'_>) -> Result<i32, Failure> {
     let later = |why: String| Failure::with(sysexits::TEMPFAIL, why);
-    let stream = match submit::session(&world.paths.socket) {
+    let stream = match submit::session(&env.paths.socket) {
         Ok(stream) => stream,
         Err(why) => {
             // A program that speaks SMTP reads this; it may have no interest in exit codes.
-            let _ = world
-                .output
-                .write_all(b"421 4.3.2 Service not available\r\n");
+            let _ = env.output.write_all(b"421 4.3.2 Service not available\r\n");
             return Err(later(why));
         }
     };
@@ -33,7 +31,7 @@ pub fn run(world: &mut World<'_>) -> Result<i32, Failure> {
     // How long a silence may last is the daemon's to decide.
     stream.set_read_timeout(None).map_err(broken)?;
     stream.set_write_timeout(None).map_err(broken)?;
-    let mut input = take_input(world);
+    let mut input = take_input(env);
     let mut upward = stream.try_clone().map_err(broken)?;
     // The thread may still wait for input when the daemon has hung up; it ends with the process.
     thread::Builder::new()
@@ -43,7 +41,7 @@ pub fn run(world: &mut World<'_>) -> Result<i32, Failure> {
             let _ = upward.shutdown(Shutdown::Write);
         })
         .map_err(broken)?;
-    downward(&stream, world.output)
+    downward(&stream, env.output)
 }
 
 /// What the lines of a program end in.

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 
-use crate::cli::caller::World;
+use crate::cli::caller::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::instance::server_name;
 use crate::mail::Outcome;
@@ -23,8 +23,8 @@ use super::submit::{self, Letter, Share};
 use super::{Draft, Login, dead_letter, give_up};
 
 /// Brings in the message that is stored in `file`.
-pub fn run(world: &mut World<'_>, file: &File) -> Result<i32, Failure> {
-    give_up(world)?;
+pub fn run(env: &mut Environment<'_>, file: &File) -> Result<i32, Failure> {
+    give_up(env)?;
     let now = Timestamp::now();
     let mut input = BufReader::new(file);
     match offline::read(&mut input)? {
@@ -35,9 +35,9 @@ pub fn run(world: &mut World<'_>, file: &File) -> Result<i32, Failure> {
                 places,
                 message_at,
             } = opened;
-            let caller = (world.caller)(Login::Ignored);
+            let caller = (env.caller)(Login::Ignored);
             let mut replay = Replay {
-                world,
+                env,
                 letter,
                 home: caller.home,
                 marks: Some((file, places)),
@@ -62,8 +62,8 @@ pub fn run(world: &mut World<'_>, file: &File) -> Result<i32, Failure> {
                     "offline file asks for no mail",
                 ));
             }
-            let mut draft = Draft::read(&options, world, &mut input)?;
-            if let Err(failure) = draft.address(&options, world) {
+            let mut draft = Draft::read(&options, env, &mut input)?;
+            if let Err(failure) = draft.address(&options, env) {
                 return kept(draft.save_dead_letter(failure));
             }
             let written = file.metadata().map_or(0, |found| found.mtime());
@@ -76,7 +76,7 @@ pub fn run(world: &mut World<'_>, file: &File) -> Result<i32, Failure> {
                 Share::AllOrNone
             };
             let mut replay = Replay {
-                world,
+                env,
                 letter: draft.letter.clone(),
                 home: draft.home.clone(),
                 marks: None,
@@ -109,7 +109,7 @@ fn is_expired(written: Timestamp, now: Timestamp) -> bool {
 type Message<'f> = Box<dyn FnMut() -> io::Result<Box<dyn Read + 'f>> + 'f>;
 
 struct Replay<'a, 'w, 'f> {
-    world: &'a World<'w>,
+    env: &'a Environment<'w>,
     letter: Letter,
     home: Option<std::path::PathBuf>,
     /// The file, and where it names each recipient.
@@ -154,7 +154,7 @@ impl Replay<'_, '_, '_> {
     }
 
     fn pass(&mut self, open: &[usize]) -> Result<submit::Pass, Failure> {
-        let stream = submit::session(&self.world.paths.socket).map_err(not_now)?;
+        let stream = submit::session(&self.env.paths.socket).map_err(not_now)?;
         let message = &mut self.message;
         let body = |out: &mut dyn Write| io::copy(&mut message()?, out).map(drop);
         Ok(submit::submit_each(
@@ -197,7 +197,7 @@ impl Replay<'_, '_, '_> {
             return Ok(format!("{what}; no report was asked for"));
         }
         if !self.letter.sender.is_empty() {
-            let server = server_name(&self.world.paths).unwrap_or_default();
+            let server = server_name(&self.env.paths).unwrap_or_default();
             let message = BufReader::new((self.message)().map_err(broken)?);
             let text = report::compose(&self.letter, refused, message, (&server, now));
             let letter = Letter {
@@ -205,7 +205,7 @@ impl Replay<'_, '_, '_> {
                 ..Letter::default()
             };
             let body = |out: &mut dyn Write| out.write_all(&text);
-            let pass = submit::session(&self.world.paths.socket)
+            let pass = submit::session(&self.env.paths.socket)
                 .map(|stream| submit::submit_each(&stream, &letter, &[0], Share::Some, body));
             let writer = String::from_utf8_lossy(&self.letter.sender).into_owned();
             let why = match pass {

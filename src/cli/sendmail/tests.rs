@@ -17,9 +17,9 @@ struct Ran {
     output: String,
 }
 
-fn world<'a>(root: &Root, input: &[u8], output: &'a mut Vec<u8>) -> World<'a> {
+fn env<'a>(root: &Root, input: &[u8], output: &'a mut Vec<u8>) -> Environment<'a> {
     let home = root.dir.path().to_owned();
-    World {
+    Environment {
         paths: root.paths.clone(),
         uid: 0,
         group: Group::default(),
@@ -36,7 +36,7 @@ fn world<'a>(root: &Root, input: &[u8], output: &'a mut Vec<u8>) -> World<'a> {
 fn sendmail(root: &Root, line: &[&str], input: &[u8]) -> Ran {
     let mut output = Vec::new();
     let words = line.iter().map(|word| word.as_bytes().to_vec()).collect();
-    let result = run(words, &mut world(root, input, &mut output));
+    let result = run(words, &mut env(root, input, &mut output));
     Ran {
         result,
         output: String::from_utf8(output).unwrap(),
@@ -55,7 +55,7 @@ fn stored_file(input: &[u8]) -> File {
 
 fn replayed_file(root: &Root, mut file: &File) -> Result<i32, Failure> {
     file.rewind().unwrap();
-    replay::run(&mut world(root, b"", &mut Vec::new()), file)
+    replay::run(&mut env(root, b"", &mut Vec::new()), file)
 }
 
 /// What the daemon heard of an accepted message.

@@ -14,8 +14,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::client::{
-    Content, Failure, Hello, Message, Opening, Recipient, Secure, Session, Socket, Stage, Timeouts,
-    Upgrade,
+    Content, Hello, Message, Opening, Recipient, Secure, Session, SessionError, Socket, Stage,
+    Timeouts, Upgrade,
 };
 use crate::mail::{EvpId, MsgId, Notify, Verdict, literal};
 use crate::sys::errno::strerror;
@@ -182,7 +182,7 @@ fn session(
     asked: &Asked,
     connector: &Connector,
     addr: SocketAddr,
-) -> Result<(Session, Stages), Failure> {
+) -> Result<(Session, Stages), SessionError> {
     let mut secure = Secure::new(connector, asked.server_name());
     loop {
         let failure = match open_session(asked, secure.as_ref(), addr) {
@@ -207,7 +207,7 @@ fn open_session(
     asked: &Asked,
     secure: Option<&Secure>,
     addr: SocketAddr,
-) -> Result<(Session, Stages), Failure> {
+) -> Result<(Session, Stages), SessionError> {
     let timeouts = Timeouts::default().at_most(PATIENCE);
     let socket = Socket::tcp(addr, None, timeouts.connect)?;
     let hello = Hello {
@@ -285,7 +285,7 @@ fn end(asked: &Asked, session: Session) {
 }
 
 /// A failure in the words of this program.
-fn failed(failure: &Failure) -> String {
+fn failed(failure: &SessionError) -> String {
     let kind = match (failure.stage, &failure.reply) {
         (_, Some(_)) => "rejected by server",
         (Stage::StartTls, None) => "missing feature",

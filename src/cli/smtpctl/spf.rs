@@ -15,14 +15,14 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::config::paths::{self, Paths};
-use crate::dns::{self, Answer, Found, Kind, Reply};
+use crate::dns::{self, Answer, DnsResult, Kind, Reply};
 use crate::sys::creds::{self, Identity};
 use crate::sys::{random, user};
 
 use crate::cli::failure::Failure;
 
 /// Asks the resolver, which answers by a callback.
-pub type Lookup<'a> = &'a dyn Fn(&str, Kind, Reply<Found>);
+pub type Lookup<'a> = &'a dyn Fn(&str, Kind, Reply<DnsResult>);
 
 /// Longest line of the input, and longest name.
 const LINE_MAX: usize = 1024;
@@ -205,7 +205,7 @@ impl Walk {
     fn take(
         &mut self,
         question: &Question,
-        found: Found,
+        found: DnsResult,
         out: &mut dyn Write,
     ) -> Result<(), Failure> {
         match (question.purpose, found) {
@@ -367,35 +367,35 @@ fn print_if(out: &mut dyn Write, text: &str, valid: bool) -> Result<(), Failure>
 
 #[cfg(test)]
 mod tests {
-    use crate::dns::{Failure as NoAnswer, Mx};
+    use crate::dns::{DnsError, Mx};
     use crate::util::Line;
 
     use super::*;
 
-    fn txt(text: &str) -> Found {
+    fn txt(text: &str) -> DnsResult {
         Ok(Answer::Txt(vec![
             b"unrelated".to_vec(),
             text.as_bytes().to_vec(),
         ]))
     }
 
-    fn a(addrs: &[&str]) -> Found {
+    fn a(addrs: &[&str]) -> DnsResult {
         Ok(Answer::A(
             addrs.iter().map(|a| a.parse().unwrap()).collect(),
         ))
     }
 
-    fn aaaa(addrs: &[&str]) -> Found {
+    fn aaaa(addrs: &[&str]) -> DnsResult {
         Ok(Answer::Aaaa(
             addrs.iter().map(|a| a.parse().unwrap()).collect(),
         ))
     }
 
     /// The sorted lines printed for these names, and how many questions that took.
-    fn walked(names: &str, zone: impl Fn(&str, Kind) -> Found) -> (Vec<String>, usize) {
+    fn walked(names: &str, zone: impl Fn(&str, Kind) -> DnsResult) -> (Vec<String>, usize) {
         let mut out = Vec::new();
         let count = std::cell::Cell::new(0);
-        let lookup = |name: &str, kind, reply: Reply<Found>| {
+        let lookup = |name: &str, kind, reply: Reply<DnsResult>| {
             count.set(count.get() + 1);
             reply(zone(name, kind));
         };
@@ -429,7 +429,7 @@ mod tests {
             }])),
             ("mx.example.", Kind::A) => a(&["198.51.100.5"]),
             ("mx.example.", Kind::Aaaa) => aaaa(&["2001:db8:1::5"]),
-            _ => Err(NoAnswer::NoName),
+            _ => Err(DnsError::NoName),
         };
         let (lines, _) = walked("one.example \n\nx\n", zone);
         let mut expected = vec![
@@ -458,7 +458,7 @@ mod tests {
             (_, Kind::Txt) => txt("v=spf1 a/24 -all"),
             ("a.example.", Kind::A) => a(&["192.0.2.1"]),
             ("b.example.", Kind::A) => a(&["192.0.2.2"]),
-            _ => Err(NoAnswer::NoData),
+            _ => Err(DnsError::NoData),
         };
         let (lines, _) = walked("a.example\nb.example\nB.example.\n", zone);
         assert_eq!(lines, ["192.0.2.1/24", "192.0.2.2/24"]);
@@ -473,7 +473,7 @@ mod tests {
         assert_eq!((lines.len(), asked), (1, 1));
         let endless = |name: &str, kind| match kind {
             Kind::Txt => txt(&format!("v=spf1 include:x{name}")),
-            _ => Err(NoAnswer::TempFail),
+            _ => Err(DnsError::TempFail),
         };
         assert_eq!(walked("e.example\n", endless).1, usize::from(DEPTH_MAX) + 1);
         let all = |name: &str, _| match name {
@@ -481,10 +481,10 @@ mod tests {
             _ => txt("v=spf1 ip4:192.0.2.1"),
         };
         assert_eq!(walked("all.example\n", all), (Vec::new(), 1));
-        let (lines, _) = walked("gone.example\n", |_, _| Err(NoAnswer::NoName));
+        let (lines, _) = walked("gone.example\n", |_, _| Err(DnsError::NoName));
         assert_eq!(lines, Vec::<String>::new());
         let long = "x".repeat(LINE_MAX + 1);
-        let nobody = |_: &str, _, reply: Reply<Found>| reply(Err(NoAnswer::NoName));
+        let nobody = |_: &str, _, reply: Reply<DnsResult>| reply(Err(DnsError::NoName));
         assert!(walk(long.as_bytes(), &nobody, &mut Vec::new()).is_err());
     }
 
@@ -492,7 +492,7 @@ mod tests {
     fn there_is_a_most_of_questions() {
         // A record that names a thousand others, each of which names some more.
         let mut out = Vec::new();
-        let wide = |name: &str, _, reply: Reply<Found>| {
+        let wide = |name: &str, _, reply: Reply<DnsResult>| {
             let width = match name.matches('.').count() {
                 2 => 1000,
                 3 => 25,

@@ -3,9 +3,9 @@
 use crate::smtp::{auth, domain_name};
 use crate::util::Line;
 
+use super::super::error::{SessionError, Stage};
 use super::super::event::{Event, Login};
 use super::super::extensions::Extensions;
-use super::super::failure::{Failure, Stage};
 use super::super::order::{Credentials, Tls};
 use super::super::reply::{Class, Parser, Reply};
 use super::{Engine, Expect, Privacy, State};
@@ -39,18 +39,18 @@ impl Engine {
                 self.tell(|| Event::Greeted(name));
                 self.say_hello();
             }
-            Expect::Greeting => self.fail(Failure::rejected(Stage::Banner, "BANNER", reply)),
+            Expect::Greeting => self.fail(SessionError::rejected(Stage::Banner, "BANNER", reply)),
             Expect::Ehlo | Expect::Lhlo if done => self.offered(Extensions::of(reply)),
             Expect::Ehlo if self.may_say_helo(reply) => {
                 self.introduce("HELO", Expect::Helo);
             }
-            Expect::Ehlo => self.fail(Failure::rejected(Stage::Hello, "EHLO", reply)),
-            Expect::Lhlo => self.fail(Failure::rejected(Stage::Hello, "LHLO", reply)),
+            Expect::Ehlo => self.fail(SessionError::rejected(Stage::Hello, "EHLO", reply)),
+            Expect::Lhlo => self.fail(SessionError::rejected(Stage::Hello, "LHLO", reply)),
             Expect::Helo if done => self.offered(Extensions::default()),
-            Expect::Helo => self.fail(Failure::rejected(Stage::Hello, "HELO", reply)),
+            Expect::Helo => self.fail(SessionError::rejected(Stage::Hello, "HELO", reply)),
             Expect::StartTls if done => self.state = State::Securing,
             Expect::StartTls if self.hello.tls == Tls::Required => {
-                self.fail(Failure::rejected(Stage::StartTls, "STARTTLS", reply));
+                self.fail(SessionError::rejected(Stage::StartTls, "STARTTLS", reply));
             }
             Expect::StartTls => self.log_in(),
             Expect::Auth(step) => self.auth_replied(step, reply),
@@ -67,7 +67,7 @@ impl Engine {
             Ok(ciphers) => self.tell(|| Event::Secured(ciphers)),
             Err(text) => {
                 let text = format!("IO Error: {text}");
-                return self.fail(Failure::new(Stage::Handshake, &text));
+                return self.fail(SessionError::new(Stage::Handshake, &text));
             }
         }
         self.state = State::Talking;
@@ -109,7 +109,7 @@ impl Engine {
             (true, true, _) => self.say("STARTTLS", Expect::StartTls),
             (true, false, Tls::Required) => {
                 let text = "TLS required but not supported by remote host";
-                self.fail(Failure::new(Stage::StartTls, text));
+                self.fail(SessionError::new(Stage::StartTls, text));
             }
             _ => self.log_in(),
         }
@@ -119,7 +119,7 @@ impl Engine {
         let Some(credentials) = self.hello.auth.clone() else {
             return;
         };
-        let failed = |text| Failure::new(Stage::Auth, text);
+        let failed = |text| SessionError::new(Stage::Auth, text);
         if self.privacy != Privacy::Secured {
             return self.fail(failed("Refuse to AUTH over insecure channel"));
         }
@@ -167,13 +167,13 @@ impl Engine {
                 let line = auth::encode(password.as_bytes());
                 self.say_credentials(&line, HIDDEN, AuthStep::Done);
             }
-            _ => self.fail(Failure::rejected(Stage::Auth, "AUTH", reply)),
+            _ => self.fail(SessionError::rejected(Stage::Auth, "AUTH", reply)),
         }
     }
 
     fn say_credentials(&mut self, line: &str, shown: &str, step: AuthStep) {
         if line.len() > AUTH_MAX {
-            return self.fail(Failure::new(Stage::Auth, "Credentials too large"));
+            return self.fail(SessionError::new(Stage::Auth, "Credentials too large"));
         }
         self.say_secret(line, shown, Expect::Auth(step));
     }

@@ -17,9 +17,9 @@ use std::time::Duration;
 use crate::mail::{DsnOffer, Remote};
 use crate::util::Line;
 
+use super::error::{SessionError, Stage};
 use super::event::Event;
 use super::extensions::Extensions;
-use super::failure::{Failure, Stage};
 use super::order::{Hello, Protocol, Timeouts, Tls, Transacted};
 use super::reply::{Parser, Reply};
 
@@ -65,7 +65,7 @@ pub struct Engine {
     extensions: Extensions,
     transaction: Option<Transaction>,
     counts: Counts,
-    failure: Option<Failure>,
+    failure: Option<SessionError>,
     /// What nobody has taken yet, where somebody watches.
     events: Option<Vec<Event>>,
 }
@@ -265,7 +265,7 @@ impl Engine {
     }
 
     /// Why the session is over, unless it ended well.
-    pub fn failure(&self) -> Option<&Failure> {
+    pub fn failure(&self) -> Option<&SessionError> {
         self.failure.as_ref()
     }
 
@@ -350,10 +350,10 @@ impl Engine {
             (last, _) => stage(last),
         };
         self.failure
-            .get_or_insert_with(|| Failure::new(stage, loss.text()));
+            .get_or_insert_with(|| SessionError::new(stage, loss.text()));
     }
 
-    fn fail(&mut self, failure: Failure) {
+    fn fail(&mut self, failure: SessionError) {
         self.state = State::Over;
         self.failure = Some(failure);
     }

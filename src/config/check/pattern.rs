@@ -18,7 +18,7 @@ trait Complaint: Fn(&str, &str) -> Option<String> {}
 impl<F: Fn(&str, &str) -> Option<String>> Complaint for F {}
 
 /// An entry with a complaint: file and line where it has one.
-type Found = (Option<String>, u32, String);
+type EntryComplaint = (Option<String>, u32, String);
 
 /// Is shown an entry: its file and line if it has them, key and value.
 type Show<'s> = &'s mut dyn FnMut(Option<&str>, u32, &str, &str);
@@ -72,9 +72,9 @@ impl Checker<'_> {
     }
 
     /// Entries with a complaint, the first few of them.
-    fn entries_that(&self, table: &str, complaint: impl Complaint) -> Vec<Found> {
+    fn entries_that(&self, table: &str, complaint: impl Complaint) -> Vec<EntryComplaint> {
         const FEW: usize = 20;
-        let mut found: Vec<Found> = Vec::new();
+        let mut found: Vec<EntryComplaint> = Vec::new();
         self.each_placed_entry(table, &mut |file, line, key, value| {
             if found.len() < FEW
                 && let Some(text) = complaint(key, value)

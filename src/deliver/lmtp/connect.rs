@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::client::{Failure, Hello, Opening, Protocol, Session, Socket, Timeouts};
+use crate::client::{Hello, Opening, Protocol, Session, SessionError, Socket, Timeouts};
 use crate::config::{Delivery, LmtpDest};
 use crate::deliver::local::exit::{Settled, Tail, quote_last_line};
 use crate::deliver::local::feed::is_transient;
@@ -31,7 +31,7 @@ const QUIT_MAX: Duration = Duration::from_secs(1);
 const CHILD_TIME: Duration = Duration::from_secs(30);
 const END_WAIT: Duration = Duration::from_secs(10);
 
-/// Opens a session for `envelope` and others of the same way.
+/// Opens a session for `envelope` and others of the same key.
 pub fn open(lmtp: &Lmtp, now: &Snapshot, envelope: &Envelope) -> Result<Session, Settled> {
     let dest = match local_action(now, envelope).map(|action| &action.delivery) {
         Some(Delivery::Lmtp { dest, .. }) => LmtpDest::parse(dest).ok(),
@@ -98,7 +98,7 @@ fn say_hello(
 }
 
 /// No session: whatever the server said, the message may be tried again.
-fn refused(failure: Failure) -> Settled {
+fn refused(failure: SessionError) -> Settled {
     failed(&match failure.reply {
         Some(_) => format!("LMTP server error: {}", failure.text),
         None => format!("connect: {}", failure.text),

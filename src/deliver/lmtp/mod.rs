@@ -60,14 +60,14 @@ impl fmt::Debug for Names {
 
 /// Which connection an envelope can travel on: the action, and who connects, where that matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct ConnectionKey {
     pub action: Line,
     /// As whom it is connected to; empty for a host.
     pub user: Line,
 }
 
 /// How `envelope` travels by this room; `None` if it takes a process of its own.
-pub fn way(action: Option<&LocalAction>, envelope: &Envelope) -> Option<Way> {
+pub fn connection_key(action: Option<&LocalAction>, envelope: &Envelope) -> Option<ConnectionKey> {
     let (action, Kind::Local(local)) = (action?, &envelope.kind) else {
         return None;
     };
@@ -83,7 +83,7 @@ pub fn way(action: Option<&LocalAction>, envelope: &Envelope) -> Option<Way> {
         LmtpDest::Host { .. } => Line::default(),
         LmtpDest::Socket(_) => action.user.clone().unwrap_or_else(|| local.user.clone()),
     };
-    Some(Way {
+    Some(ConnectionKey {
         action: envelope.action.clone(),
         user,
     })
@@ -94,8 +94,8 @@ pub struct Lmtp {
     queue: Queue,
     calls: Arc<dyn Calls>,
     names: Names,
-    /// Connections of a way, with the configuration that the way is of.
-    idle: Pool<(u64, Way), Session>,
+    /// Connections by what they are for, with the version of the configuration that this is of.
+    idle: Pool<(u64, ConnectionKey), Session>,
 }
 
 impl Lmtp {
@@ -109,19 +109,19 @@ impl Lmtp {
         }
     }
 
-    /// Delivers envelopes of one [`Way`]; each comes out of `report` once.
+    /// Delivers envelopes of one [`ConnectionKey`]; each comes out of `report` once.
     pub fn deliver(
         &self,
         now: &Snapshot,
         envelopes: Vec<Envelope>,
         report: &mut dyn FnMut(&Envelope, Settled),
     ) {
-        let Some((way, rcpt_to)) = envelopes.first().and_then(|first| find(now, first)) else {
+        let Some((key, rcpt_to)) = envelopes.first().and_then(|first| find(now, first)) else {
             let settled = Settled::not_started("not an envelope for lmtp");
             return envelopes.iter().for_each(|e| report(e, settled.clone()));
         };
         let mut batches = by_message(envelopes);
-        let key = (now.version, way);
+        let key = (now.version, key);
         let mut used = self.take(&key);
         while let Some(batch) = batches.pop_front() {
             let batch = self.without_loops(batch, report);
@@ -216,12 +216,12 @@ impl Lmtp {
         batch
     }
 
-    fn take(&self, key: &(u64, Way)) -> Option<Session> {
+    fn take(&self, key: &(u64, ConnectionKey)) -> Option<Session> {
         let session = self.idle.take(key)?;
         session.can_take_more().then_some(session)
     }
 
-    fn put(&self, key: (u64, Way), session: Session) {
+    fn put(&self, key: (u64, ConnectionKey), session: Session) {
         if let Some(oldest) = self.idle.put(key, session) {
             oldest.quit();
         }
@@ -229,10 +229,10 @@ impl Lmtp {
 }
 
 /// How an envelope travels, and whether the server hears the recipient's address.
-fn find(now: &Snapshot, envelope: &Envelope) -> Option<(Way, bool)> {
+fn find(now: &Snapshot, envelope: &Envelope) -> Option<(ConnectionKey, bool)> {
     let action = local_action(now, envelope)?;
     match &action.delivery {
-        Delivery::Lmtp { rcpt_to, .. } => Some((way(Some(action), envelope)?, *rcpt_to)),
+        Delivery::Lmtp { rcpt_to, .. } => Some((connection_key(Some(action), envelope)?, *rcpt_to)),
         _ => None,
     }
 }

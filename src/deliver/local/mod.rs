@@ -140,7 +140,7 @@ impl super::Agent for Agent {
     fn offer(&mut self, envelope: Envelope) -> Offer {
         let now = self.live.get();
         let action = local_action(&now, &envelope);
-        if let Some(way) = lmtp::way(action, &envelope) {
+        if let Some(way) = lmtp::connection_key(action, &envelope) {
             // Others of its message may follow, and share its transaction: see `offered`.
             let key = (way.user, Some(format!("lmtp {}", way.action)));
             return self.dispatcher.offer(envelope, key, Mode::Lmtp);

@@ -5,7 +5,7 @@ use crate::config::{MailFrom, RelayAction, RelayTls, Route};
 use crate::mail::{Envelope, MailAddr, Status};
 use crate::util::Line;
 
-use super::mx::{self, AsHost, Failure};
+use super::mx::{self, AsHost, RelayError};
 
 /// Identity of a relay. The action is part of it, and with the action all of its settings: mail of
 /// one action never goes out in the way of another.
@@ -103,14 +103,14 @@ impl Security {
 }
 
 /// Nobody could say which smarthost takes an envelope.
-pub const NO_SMARTHOST: Failure =
-    Failure::temporary(Status::new(4, 3, 0), "Cannot retrieve smarthost");
+pub const NO_SMARTHOST: RelayError =
+    RelayError::temporary(Status::new(4, 3, 0), "Cannot retrieve smarthost");
 /// The URL of the smarthost asks for credentials, and the action has none.
-pub const NO_AUTH_TABLE: Failure =
-    Failure::temporary(Status::new(4, 3, 5), "No auth table for relaying");
+pub const NO_AUTH_TABLE: RelayError =
+    RelayError::temporary(Status::new(4, 3, 5), "No auth table for relaying");
 /// The URL of the smarthost forbids the TLS that the action demands.
-pub const TLS_REQUIRED: Failure =
-    Failure::temporary(Status::new(4, 3, 5), "TLS required for relaying");
+pub const TLS_REQUIRED: RelayError =
+    RelayError::temporary(Status::new(4, 3, 5), "TLS required for relaying");
 
 /// The relay of an envelope that goes to the exchangers of its domain.
 pub fn of_domain(action: &RelayAction, envelope: &Envelope) -> Key {
@@ -139,7 +139,7 @@ pub fn of_smarthost(
     action: &RelayAction,
     envelope: &Envelope,
     host: &RelayHost,
-) -> Result<Key, (String, Failure)> {
+) -> Result<Key, (String, RelayError)> {
     let name = &envelope.action;
     let scheme = Spoken::from(host.scheme);
     if host.label.is_some() && action.auth.is_none() {

@@ -37,7 +37,7 @@ use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, unbound
 
 use crate::client::Credentials;
 use crate::config::Config;
-use crate::dns::{self, Found};
+use crate::dns::{self, DnsResult};
 use crate::log;
 use crate::mail::{Envelope, EvpId, Outcome, SessionId};
 use crate::queue::Queue;
@@ -84,7 +84,7 @@ pub struct Handle(Sender<Event>);
 /// What happens to the relay thread.
 pub enum Event {
     /// The resolver's answer.
-    Answer(Destination, Question, Found),
+    Answer(Destination, Question, DnsResult),
     /// Answers of tables.
     Smarthosts(Vec<(EvpId, Smarthost)>),
     /// The name of an address has been looked up.

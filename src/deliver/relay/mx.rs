@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::dns::{Answer, Failure as NotFound, Found, Kind, Mx};
+use crate::dns::{Answer, DnsError, DnsResult, Kind, Mx};
 use crate::mail::{Outcome, Status, literal};
 use crate::util::Line;
 
@@ -30,7 +30,7 @@ pub struct Exchanger {
 
 /// Why a destination's mail cannot go anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct RelayError {
     /// Whether this is for good.
     pub lasting: Lasting,
     /// For the report.
@@ -48,10 +48,10 @@ pub enum Lasting {
     Permanent,
 }
 
-impl Failure {
+impl RelayError {
     /// One that may pass.
-    pub const fn temporary(status: Status, text: &'static str) -> Failure {
-        Failure {
+    pub const fn temporary(status: Status, text: &'static str) -> RelayError {
+        RelayError {
             lasting: Lasting::Temporary,
             status,
             text,
@@ -59,8 +59,8 @@ impl Failure {
     }
 
     /// One that does not pass.
-    pub const fn permanent(status: Status, text: &'static str) -> Failure {
-        Failure {
+    pub const fn permanent(status: Status, text: &'static str) -> RelayError {
+        RelayError {
             lasting: Lasting::Permanent,
             status,
             text,
@@ -78,21 +78,24 @@ impl Failure {
 }
 
 /// The name was refused by every name server that knows.
-pub const NO_DOMAIN: Failure = Failure::permanent(Status::new(5, 1, 2), "Domain does not exist");
+pub const NO_DOMAIN: RelayError =
+    RelayError::permanent(Status::new(5, 1, 2), "Domain does not exist");
 /// The name cannot be one.
-pub const BAD_DOMAIN: Failure = Failure::permanent(Status::new(5, 1, 2), "Invalid domain name");
+pub const BAD_DOMAIN: RelayError =
+    RelayError::permanent(Status::new(5, 1, 2), "Invalid domain name");
 /// Nobody could say.
-pub const NO_ANSWER: Failure =
-    Failure::temporary(Status::new(4, 4, 3), "Temporary failure in MX lookup");
+pub const NO_ANSWER: RelayError =
+    RelayError::temporary(Status::new(4, 4, 3), "Temporary failure in MX lookup");
 /// Exchangers without addresses.
-pub const NO_ADDRESS: Failure = Failure::temporary(Status::new(4, 4, 4), "No MX found for domain");
+pub const NO_ADDRESS: RelayError =
+    RelayError::temporary(Status::new(4, 4, 4), "No MX found for domain");
 /// A smarthost without addresses.
-pub const NO_HOST: Failure = Failure::temporary(Status::new(4, 4, 4), "Host not found");
+pub const NO_HOST: RelayError = RelayError::temporary(Status::new(4, 4, 4), "Host not found");
 /// RFC 7505.
-pub const NULL_MX: Failure =
-    Failure::permanent(Status::new(5, 1, 10), "Domain does not accept mail");
+pub const NULL_MX: RelayError =
+    RelayError::permanent(Status::new(5, 1, 10), "Domain does not accept mail");
 /// RFC 5321 §5.1: we are the best exchanger and do not take its mail.
-pub const OURSELVES: Failure = Failure::permanent(
+pub const OURSELVES: RelayError = RelayError::permanent(
     Status::new(5, 4, 6),
     "Mail for domain loops back to this host",
 );
@@ -132,7 +135,7 @@ pub enum Step {
     /// An answer is still missing.
     Wait,
     /// All is known.
-    Done(Result<Vec<Exchanger>, Failure>),
+    Done(Result<Vec<Exchanger>, RelayError>),
 }
 
 impl Resolution {
@@ -178,12 +181,12 @@ impl Resolution {
     }
 
     /// The answer to the question for exchangers of `name`.
-    pub fn exchangers(&mut self, name: &str, found: Found, random: fn() -> u32) -> Step {
+    pub fn exchangers(&mut self, name: &str, found: DnsResult, random: fn() -> u32) -> Step {
         let records = match found {
             Ok(Answer::Mx(records)) => records,
-            Ok(_) | Err(NotFound::NoData) => Vec::new(),
-            Err(NotFound::NoName) => return Step::Done(Err(NO_DOMAIN)),
-            Err(NotFound::TempFail) => return Step::Done(Err(NO_ANSWER)),
+            Ok(_) | Err(DnsError::NoData) => Vec::new(),
+            Err(DnsError::NoName) => return Step::Done(Err(NO_DOMAIN)),
+            Err(DnsError::TempFail) => return Step::Done(Err(NO_ANSWER)),
         };
         if records.is_empty() {
             return self.ask_addresses(vec![(0, name.to_owned())], ".");
@@ -222,7 +225,7 @@ impl Resolution {
     }
 
     /// The answer to a question for the addresses of the exchanger `name`.
-    pub fn addresses(&mut self, name: &str, found: Found, own: &Own) -> Step {
+    pub fn addresses(&mut self, name: &str, found: DnsResult, own: &Own) -> Step {
         let name = name.trim_end_matches('.');
         let addrs: Vec<IpAddr> = match found {
             Ok(Answer::A(list)) => list.into_iter().map(IpAddr::V4).collect(),
@@ -247,7 +250,7 @@ impl Resolution {
         }
     }
 
-    fn finish(&mut self, own: &Own) -> Result<Vec<Exchanger>, Failure> {
+    fn finish(&mut self, own: &Own) -> Result<Vec<Exchanger>, RelayError> {
         let mut list = Vec::new();
         for (preference, name, addrs) in &mut self.hosts {
             // IPv6 first, as the resolver of the C library has it.

@@ -13,8 +13,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::client::{
-    self, Content as _, Failure, Hello, Message, Opening, Protocol, Recipient, Secure, Session,
-    Socket, Stage, Tap, Tls, Upgrade,
+    self, Content as _, Hello, Message, Opening, Protocol, Recipient, Secure, Session,
+    SessionError, Socket, Stage, Tap, Tls, Upgrade,
 };
 use crate::config::RelayAction;
 use crate::log::maillog::{self, Bracketed, Delivery};
@@ -91,7 +91,7 @@ impl Worker<'_> {
 
     /// A handshake that finds no common ground is made again with the other library. What fails
     /// then is the end, unless TLS was only to be had if it was offered.
-    fn open_secured(&mut self, name: &Line, mut secure: Secure) -> Result<Session, Failure> {
+    fn open_secured(&mut self, name: &Line, mut secure: Secure) -> Result<Session, SessionError> {
         let start = self.start;
         let tls = match start.security {
             Security::None => Tls::Never,
@@ -152,7 +152,7 @@ impl Worker<'_> {
         name: &Line,
         tls: Tls,
         secure: Option<&Secure>,
-    ) -> Result<Session, Failure> {
+    ) -> Result<Session, SessionError> {
         let start = self.start;
         let ptr = start.ptr.get().and_then(|found| found.name.as_ref());
         maillog::mta_connecting(start.id, scheme, start.to, ptr.map(Line::as_str));
@@ -219,7 +219,7 @@ impl Worker<'_> {
         (trace || filter.is_some()).then(|| Box::new(tap) as Tap)
     }
 
-    fn failed(&self, failure: &Failure) -> End {
+    fn failed(&self, failure: &SessionError) -> End {
         maillog::mta_error(self.start.id, 0, &failure.text);
         match failure.stage {
             Stage::Source => End::Source(failure.text.clone()),
@@ -229,7 +229,7 @@ impl Worker<'_> {
     }
 
     /// What a message hears of a session that did not come to be: which host, and in its words.
-    fn told(&self, failure: &Failure) -> Outcome {
+    fn told(&self, failure: &SessionError) -> Outcome {
         let start = self.start;
         let address = Bracketed(start.to.ip()).to_string();
         let name = start.exchanger.as_str();
@@ -298,7 +298,7 @@ impl Worker<'_> {
     /// before the first one.
     fn closed(&self, sent: usize, text: &str) -> End {
         match sent {
-            0 => End::Failed(self.told(&Failure::new(Stage::Session, text))),
+            0 => End::Failed(self.told(&SessionError::new(Stage::Session, text))),
             _ => End::Quit,
         }
     }

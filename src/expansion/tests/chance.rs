@@ -44,9 +44,9 @@ const KEYS: &[&str] = &[
     "a", "b", "c", "a+t", "a@x.org", "@x.org", "@", "root", "b@", "+",
 ];
 
-struct World(Dice);
+struct Chance(Dice);
 
-impl World {
+impl Chance {
     fn roll(&mut self, sides: usize) -> usize {
         self.0.roll(sides)
     }
@@ -116,16 +116,16 @@ impl World {
 // Any tables, any .forward files and any recipient: an answer, no panic, bounds kept.
 #[test]
 fn any_entries_give_an_answer() {
-    let mut world = World(Dice::new(1));
+    let mut chance = Chance(Dice::new(1));
     let mut delivered = 0;
     for round in 0..200 {
-        let mut bench = Bench::new(&world.config());
+        let mut bench = Bench::new(&chance.config());
         for user in ["a", "b", "c", "root"] {
-            if let Some(found) = world.forward() {
+            if let Some(found) = chance.forward() {
                 bench.homes.0.insert(user.to_owned(), found);
             }
         }
-        bench.config.srs = (world.roll(2) == 0).then(|| Srs {
+        bench.config.srs = (chance.roll(2) == 0).then(|| Srs {
             key: Secret::new(Line::new("secret").unwrap()),
             backup: None,
             ttl_days: 4,

@@ -41,14 +41,14 @@ impl Fixture {
     }
 
     fn plan(&self, rights: &Rights, job: MdaJob) -> Result<Plan, MdaRefusal> {
-        let world = World {
+        let context = DeliveryContext {
             config: &self.config,
             users: &People,
             paths: &self.paths,
             exe: Path::new("/usr/sbin/smtpd"),
             rights,
         };
-        plan(&world, job)
+        plan(&context, job)
     }
 }
 

@@ -132,9 +132,9 @@ impl Chance {
             6 => Reply::Forward {
                 id: self.next() as u32,
                 found: match self.below(3) {
-                    0 => Found::Absent,
-                    1 => Found::Opened,
-                    _ => Found::Unusable { text: self.line() },
+                    0 => ForwardFound::Absent,
+                    1 => ForwardFound::Opened,
+                    _ => ForwardFound::Unusable { text: self.line() },
                 },
             },
             7 => Reply::QueueKey(Secret::new(self.line())),

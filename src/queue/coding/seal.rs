@@ -68,9 +68,9 @@ struct FileKey {
     name: [u8; 8],
 }
 
-/// A chunk's place.
+/// Whether a chunk is the last one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     Inside,
     Last,
 }
@@ -117,24 +117,24 @@ impl FileKey {
         }
     }
 
-    fn nonce(&self, number: u32, place: Place) -> Nonce {
+    fn nonce(&self, number: u32, position: Position) -> Nonce {
         let mut nonce = [0; 12];
         nonce[..PREFIX_BYTES].copy_from_slice(&self.prefix);
         nonce[PREFIX_BYTES..11].copy_from_slice(&number.to_be_bytes());
-        nonce[11] = u8::from(place == Place::Last);
+        nonce[11] = u8::from(position == Position::Last);
         Nonce::assume_unique_for_key(nonce)
     }
 
-    fn seal(&self, number: u32, place: Place, chunk: &mut Vec<u8>) -> io::Result<()> {
+    fn seal(&self, number: u32, position: Position, chunk: &mut Vec<u8>) -> io::Result<()> {
         self.key
-            .seal_in_place_append_tag(self.nonce(number, place), Aad::from(self.name), chunk)
+            .seal_in_place_append_tag(self.nonce(number, position), Aad::from(self.name), chunk)
             .map_err(refused)
     }
 
-    fn open(&self, number: u32, place: Place, chunk: &mut Vec<u8>) -> Result<(), Unreadable> {
+    fn open(&self, number: u32, position: Position, chunk: &mut Vec<u8>) -> Result<(), Unreadable> {
         let text = self
             .key
-            .open_in_place(self.nonce(number, place), Aad::from(self.name), chunk)
+            .open_in_place(self.nonce(number, position), Aad::from(self.name), chunk)
             .map_err(|_| damaged("a part of it has been changed, lost or put elsewhere"))?;
         let length = text.len();
         chunk.truncate(length);
@@ -169,8 +169,8 @@ impl<F: DiskFile> Writer<F> {
     }
 
     /// A full chunk is kept until it is known whether it is the last.
-    fn put(&mut self, place: Place) -> io::Result<()> {
-        self.key.seal(self.number, place, &mut self.chunk)?;
+    fn put(&mut self, position: Position) -> io::Result<()> {
+        self.key.seal(self.number, position, &mut self.chunk)?;
         match self.header.take() {
             Some(mut start) => {
                 start.extend_from_slice(&self.chunk);
@@ -189,7 +189,7 @@ impl<F: DiskFile> DiskFile for Writer<F> {
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             if self.chunk.len() == CHUNK_BYTES {
-                self.put(Place::Inside)?;
+                self.put(Position::Inside)?;
             }
             let room = CHUNK_BYTES - self.chunk.len();
             let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -203,7 +203,7 @@ impl<F: DiskFile> DiskFile for Writer<F> {
         if self.finished {
             return Ok(());
         }
-        self.put(Place::Last)?;
+        self.put(Position::Last)?;
         self.chunk = Vec::new();
         self.finished = true;
         self.file.finish()
@@ -254,12 +254,12 @@ impl Reader {
         if fill_at(&*self.source, &mut self.chunk, self.at)? < length {
             return Err(cut_short());
         }
-        let place = match left == length as u64 {
-            true => Place::Last,
-            false => Place::Inside,
+        let position = match left == length as u64 {
+            true => Position::Last,
+            false => Position::Inside,
         };
         self.taken = 0;
-        let opened = self.key.open(self.number, place, &mut self.chunk);
+        let opened = self.key.open(self.number, position, &mut self.chunk);
         if opened.is_err() {
             self.chunk.clear();
         }
@@ -304,12 +304,12 @@ pub(super) fn open(key: &Key, name: Name, sealed: &[u8]) -> Result<Vec<u8>, Unre
     let count = chunks.len().div_ceil(SEALED_BYTES);
     let mut text = Vec::with_capacity(chunks.len());
     for (number, chunk) in (0u32..).zip(chunks.chunks(SEALED_BYTES)) {
-        let place = match number as usize + 1 == count {
-            true => Place::Last,
-            false => Place::Inside,
+        let position = match number as usize + 1 == count {
+            true => Position::Last,
+            false => Position::Inside,
         };
         let mut chunk = chunk.to_vec();
-        key.open(number, place, &mut chunk)?;
+        key.open(number, position, &mut chunk)?;
         text.extend_from_slice(&chunk);
     }
     Ok(text)

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::queue::failure::Failure;
+use crate::queue::shared_error::SharedError;
 
 /// Syncs of directories, by path.
 #[derive(Default)]
@@ -34,7 +34,7 @@ struct State {
 }
 
 #[derive(Default)]
-struct Round(OnceLock<Result<(), Failure>>);
+struct Round(OnceLock<Result<(), SharedError>>);
 
 impl DirSync {
     /// Returns when a sync of `path` that started after this call began has ended; `sync` does
@@ -64,7 +64,7 @@ impl DirSync {
 }
 
 impl Dir {
-    fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> Result<(), Failure> {
+    fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> Result<(), SharedError> {
         let mut state = lock(&self.state);
         let round = state.next.clone();
         loop {
@@ -82,7 +82,7 @@ impl Dir {
         state.running = true;
         state.next = Arc::default();
         drop(state);
-        let result = sync().map_err(|error| Failure::of(&error));
+        let result = sync().map_err(|error| SharedError::of(&error));
         let _ = round.0.set(result.clone());
         lock(&self.state).running = false;
         self.ended.notify_all();

@@ -50,12 +50,12 @@ pub(super) struct FsDraft {
     /// Header fields that came when a part of the body was on the disk.
     late_fields: Vec<u8>,
     held_bytes: usize,
-    place: Place,
+    stage: Stage,
 }
 
 /// What a rollback has to undo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Stage {
     /// Nothing: no file has been made, or the message is committed.
     Nowhere,
     /// `incoming/<msgid>`.
@@ -75,7 +75,7 @@ impl FsDraft {
             body: BodyWriter::default(),
             late_fields: Vec::new(),
             held_bytes: 0,
-            place: Place::Nowhere,
+            stage: Stage::Nowhere,
         }
     }
 
@@ -83,9 +83,9 @@ impl FsDraft {
         self.has_envelopes()?;
         self.write_files()?;
         self.shared.move_in(self.msgid)?;
-        self.place = Place::Queue;
+        self.stage = Stage::Queue;
         self.shared.sync_bucket(self.msgid)?;
-        self.place = Place::Nowhere;
+        self.stage = Stage::Nowhere;
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl FsDraft {
     fn write_files(&mut self) -> io::Result<()> {
         let mut body = self
             .body
-            .finish(|| create_body(&self.shared, self.msgid, &mut self.place))?;
+            .finish(|| create_body(&self.shared, self.msgid, &mut self.stage))?;
         if !self.late_fields.is_empty() {
             drop(body);
             body = self.copy_behind_late_fields()?;
@@ -177,10 +177,10 @@ impl FsDraft {
     }
 
     fn roll_back(&mut self) {
-        let dir = match self.place {
-            Place::Nowhere => return,
-            Place::Incoming => layout::incoming_dir(self.msgid),
-            Place::Queue => layout::message_dir(self.msgid),
+        let dir = match self.stage {
+            Stage::Nowhere => return,
+            Stage::Incoming => layout::incoming_dir(self.msgid),
+            Stage::Queue => layout::message_dir(self.msgid),
         };
         self.shared.undo(self.msgid, &dir);
     }
@@ -220,11 +220,11 @@ impl Draft for FsDraft {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (shared, msgid, place) = (&self.shared, self.msgid, &mut self.place);
+        let (shared, msgid, stage) = (&self.shared, self.msgid, &mut self.stage);
         shared.space.spend(bytes.len() as u64, 0);
         let written = self
             .body
-            .write(bytes, || create_body(shared, msgid, place))
+            .write(bytes, || create_body(shared, msgid, stage))
             .inspect_err(|error| shared.note(error));
         self.count_held(self.body.held_bytes());
         written
@@ -254,10 +254,10 @@ impl Draft for FsDraft {
     }
 
     fn spill(&mut self) -> io::Result<()> {
-        let (shared, msgid, place) = (&self.shared, self.msgid, &mut self.place);
+        let (shared, msgid, stage) = (&self.shared, self.msgid, &mut self.stage);
         let spilled = self
             .body
-            .spill(|| create_body(shared, msgid, place))
+            .spill(|| create_body(shared, msgid, stage))
             .inspect_err(|error| shared.note(error));
         self.count_held(self.body.held_bytes());
         spilled
@@ -291,10 +291,10 @@ impl Drop for FsDraft {
     }
 }
 
-fn create_body(shared: &Shared, msgid: MsgId, place: &mut Place) -> io::Result<Box<dyn DiskFile>> {
+fn create_body(shared: &Shared, msgid: MsgId, stage: &mut Stage) -> io::Result<Box<dyn DiskFile>> {
     let dir = layout::incoming_dir(msgid);
     shared.disk.mkdir(&dir)?;
-    *place = Place::Incoming;
+    *stage = Stage::Incoming;
     let file = shared.disk.create(&dir.join(layout::BODY))?;
     shared.options.coding.writer(Name::body(msgid), file)
 }

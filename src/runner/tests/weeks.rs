@@ -9,9 +9,9 @@ const FOUR_DAYS_S: u64 = 345_600;
 
 /// Takes everything, but of the dead destination only so many at a time, as a relay does.
 #[derive(Clone)]
-struct Patient(Arc<Mutex<Desk>>);
+struct Patient(Arc<Mutex<Waiting>>);
 
-struct Desk {
+struct Waiting {
     taken: VecDeque<Envelope>,
     dead: usize,
     dead_max: usize,
@@ -22,7 +22,7 @@ const DEAD_KEY: HoldKey = HoldKey(4);
 
 impl Patient {
     fn new(dead_max: usize) -> Patient {
-        Patient(Arc::new(Mutex::new(Desk {
+        Patient(Arc::new(Mutex::new(Waiting {
             taken: VecDeque::new(),
             dead: 0,
             dead_max,
@@ -42,15 +42,15 @@ fn is_dead(envelope: &Envelope) -> bool {
 
 impl Agent for Patient {
     fn offer(&mut self, envelope: Envelope) -> Offer {
-        let mut desk = self.0.lock().unwrap();
+        let mut waiting = self.0.lock().unwrap();
         if is_dead(&envelope) {
-            if desk.dead >= desk.dead_max {
-                desk.holding = true;
+            if waiting.dead >= waiting.dead_max {
+                waiting.holding = true;
                 return Offer::Hold(DEAD_KEY);
             }
-            desk.dead += 1;
+            waiting.dead += 1;
         }
-        desk.taken.push_back(envelope);
+        waiting.taken.push_back(envelope);
         Offer::Taken
     }
 
@@ -83,11 +83,11 @@ fn both_ways(queue_ttl_s: u64, bounce_warn_s: &[u32]) -> Policy {
         queue_ttl_s: u32::try_from(queue_ttl_s).unwrap(),
         bounce_warn_s: bounce_warn_s.to_vec(),
         action: Arc::new(|name| {
-            let way = match name {
-                "local" => Way::Local,
-                _ => Way::Relay,
+            let kind = match name {
+                "local" => ActionKind::Local,
+                _ => ActionKind::Relay,
             };
-            Some(ActionFacts { way, ttl_s: None })
+            Some(ActionFacts { kind, ttl_s: None })
         }),
     }
 }
@@ -172,11 +172,11 @@ impl World {
     /// Once all that the dead relay had taken is answered for, what waits is let go.
     fn release_the_dead(&mut self) -> bool {
         {
-            let mut desk = self.agents[1].0.lock().unwrap();
-            if !desk.holding || desk.dead > 0 {
+            let mut waiting = self.agents[1].0.lock().unwrap();
+            if !waiting.holding || waiting.dead > 0 {
                 return false;
             }
-            desk.holding = false;
+            waiting.holding = false;
         }
         let report = Report::Release(Release {
             key: DEAD_KEY,

@@ -23,7 +23,7 @@ impl Session {
         }
     }
 
-    pub(super) fn proceed_data(&mut self, line: &[u8], out: &mut Vec<u8>, world: &dyn Services) {
+    pub(super) fn proceed_data(&mut self, line: &[u8], out: &mut Vec<u8>, services: &dyn Services) {
         let transaction = match std::mem::replace(&mut self.state, State::Identified) {
             State::Mail(transaction) => transaction,
             other => {
@@ -41,7 +41,7 @@ impl Session {
             }
         };
         let mut head = None;
-        let reply = match transaction.write(self.terms(content.is_some()), world.now()) {
+        let reply = match transaction.write(self.terms(content.is_some()), services.now()) {
             Ok(mut writing) => {
                 head = content
                     .clone()

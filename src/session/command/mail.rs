@@ -43,7 +43,7 @@ impl Session {
         line: &[u8],
         argument: &[u8],
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Option<Question> {
         let (sender, params) = match self.sender_and_params(argument) {
             Ok(found) => found,
@@ -58,7 +58,7 @@ impl Session {
             self.waits = Some(Box::new(Waits::Sender { line }));
             return Some(Question::Lookup(lookup));
         }
-        self.begin_transaction(line, Ok((sender, params)), out, world);
+        self.begin_transaction(line, Ok((sender, params)), out, services);
         None
     }
 
@@ -68,14 +68,14 @@ impl Session {
         line: &[u8],
         allowed: Option<bool>,
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) {
         let found = match (allowed, Command::parse(line)) {
             (Some(true), Command::Mail(argument)) => self.sender_and_params(argument),
             (Some(_), _) => Err(Reply::new(530, "5.7.1 Sender rejected")),
             (None, _) => Err(Reply::new(451, "4.3.0 Temporary Error")),
         };
-        self.begin_transaction(line, found, out, world);
+        self.begin_transaction(line, found, out, services);
     }
 
     fn begin_transaction(
@@ -83,9 +83,9 @@ impl Session {
         line: &[u8],
         found: Result<(MailAddr, MailParams), Reply>,
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) {
-        let begun = found.and_then(|(sender, params)| self.begin(sender, params, world));
+        let begun = found.and_then(|(sender, params)| self.begin(sender, params, services));
         let transaction = match begun {
             Ok(transaction) => transaction,
             Err(refusal) => return self.conclude(line, refusal, out),
@@ -116,10 +116,10 @@ impl Session {
         &self,
         sender: MailAddr,
         params: MailParams,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Result<Transaction, Reply> {
         let facts = self.facts(sender).ok_or_else(not_allowed)?;
-        let incoming = world.begin().map_err(|error| match error {
+        let incoming = services.begin().map_err(|error| match error {
             BeginError::Full => Reply::new(452, "4.3.1 Mail system full: Try again later"),
             BeginError::Io(error) => {
                 maillog::smtp_trouble(self.id, &format_args!("begin message: {error}"));

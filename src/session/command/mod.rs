@@ -34,11 +34,11 @@ impl Session {
         &mut self,
         line: &[u8],
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Option<Question> {
         self.tell(&Event::Command(&shown(line, HIDDEN)));
         match self.check(line) {
-            Ok(()) => self.filter_command(line, out, world),
+            Ok(()) => self.filter_command(line, out, services),
             Err(refusal) => {
                 self.conclude(line, refusal, out);
                 None
@@ -87,7 +87,7 @@ impl Session {
         &mut self,
         line: &[u8],
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Option<Question> {
         match Command::parse(line) {
             Command::Helo(argument) => self.proceed_helo(line, argument, out),
@@ -95,12 +95,12 @@ impl Session {
             Command::StartTls(_) => return self.proceed_starttls(line, out),
             Command::Auth(argument) => return self.proceed_auth(line, argument, out),
             Command::Mail(argument) => {
-                return self.proceed_mail(line, argument, out, world);
+                return self.proceed_mail(line, argument, out, services);
             }
             Command::Rcpt(argument) => {
                 return self.proceed_rcpt(line, argument, out);
             }
-            Command::Data(_) => self.proceed_data(line, out, world),
+            Command::Data(_) => self.proceed_data(line, out, services),
             Command::Rset(_) => self.proceed_rset(line, out),
             Command::Quit(_) => self.conclude(line, Reply::new(221, "2.0.0 Bye"), out),
             Command::Help(_) => self.conclude(line, misc::help(), out),

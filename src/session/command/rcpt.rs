@@ -57,7 +57,7 @@ impl Session {
         asked: Asked,
         expanded: Result<Expanded, Refusal>,
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) -> Option<Question> {
         let State::Mail(transaction) = &self.state else {
             return None;
@@ -70,7 +70,7 @@ impl Session {
                     asked,
                     expanded,
                 });
-                return self.filter_recipient(line, recipient, out, world);
+                return self.filter_recipient(line, recipient, out, services);
             }
             Ok(_) => too_many(),
             Err(refusal) => {
@@ -89,14 +89,14 @@ impl Session {
         line: &[u8],
         recipient: &Recipient,
         out: &mut Vec<u8>,
-        world: &dyn Services,
+        services: &dyn Services,
     ) {
         let State::Mail(transaction) = &mut self.state else {
             return;
         };
         let msgid = transaction.msgid();
         let (rcpt, destinations) = (&recipient.rcpt, recipient.expanded.destinations.clone());
-        let reply = match transaction.add(rcpt, &recipient.asked, destinations, world.now()) {
+        let reply = match transaction.add(rcpt, &recipient.asked, destinations, services.now()) {
             Ok(envelopes) => {
                 for id in envelopes {
                     self.tell(&Event::Envelope(id));

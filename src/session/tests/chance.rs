@@ -47,9 +47,9 @@ impl Observer for Ear {
     }
 }
 
-/// A world in which messages that are being received are counted, and where a runner may be behind.
+/// A services in which messages that are being received are counted, and where a runner may be behind.
 struct Counted {
-    world: World,
+    services: FakeServices,
     live: Arc<AtomicUsize>,
     is_behind: Mutex<Dice>,
     withdrawn: AtomicUsize,
@@ -123,7 +123,7 @@ impl Draft for CountedDraft {
 
 impl Services for Counted {
     fn begin(&self) -> Result<Incoming, BeginError> {
-        self.world.begin()
+        self.services.begin()
     }
     fn announce(&self, message: Committed) -> Result<(), Committed> {
         match self.is_behind.lock().unwrap().roll(2) {
@@ -135,24 +135,24 @@ impl Services for Counted {
         }
     }
     fn now(&self) -> Timestamp {
-        self.world.now()
+        self.services.now()
     }
     fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
-        self.world.expand(facts, rcpt)
+        self.services.expand(facts, rcpt)
     }
     fn name_of(&self, table: &str, address: &Peer) -> Option<Line> {
-        self.world.name_of(table, address)
+        self.services.name_of(table, address)
     }
     fn may_send(&self, table: &str, user: &Line, sender: &MailAddr) -> Option<bool> {
-        self.world.may_send(table, user, sender)
+        self.services.may_send(table, user, sender)
     }
     fn committed(&self, message: Committed) {
-        self.world.committed(message);
+        self.services.committed(message);
     }
     fn withdraw(&self, message: Committed) {
         self.withdrawn.fetch_add(1, SeqCst);
         for envelope in message.envelopes() {
-            self.world.queue.remove(envelope.id).unwrap();
+            self.services.queue.remove(envelope.id).unwrap();
         }
     }
 }
@@ -232,27 +232,27 @@ impl Client {
     }
 
     /// More bytes have come; a session that waits does not take them.
-    fn send(&mut self, bytes: &[u8], world: &Counted) {
+    fn send(&mut self, bytes: &[u8], services: &Counted) {
         self.input.extend_from_slice(bytes);
         let (before, waits) = (self.input.len(), self.waits());
         let Some(session) = &mut self.session else {
             return;
         };
-        let next = session.receive(&mut self.input, &mut self.out, world);
+        let next = session.receive(&mut self.input, &mut self.out, services);
         assert!(!waits || self.input.len() == before);
         self.follow(next);
     }
 
-    fn tell(&mut self, answer: Answer, world: &Counted) {
+    fn tell(&mut self, answer: Answer, services: &Counted) {
         if let Some(session) = &mut self.session {
             let (input, out) = (&mut self.input, &mut self.out);
-            let next = session.answered(answer, input, out, world);
+            let next = session.answered(answer, input, out, services);
             self.follow(next);
         }
     }
 
     /// Somebody has the answer to an open question, however old.
-    fn answer(&mut self, at: usize, world: &Counted) {
+    fn answer(&mut self, at: usize, services: &Counted) {
         let Some((question, waits)) = self.asked.remove(at) else {
             return;
         };
@@ -266,25 +266,25 @@ impl Client {
                 name: Some(line("client.example.org")),
                 confirmed: Confirmed::Pass,
             }),
-            Question::Lookup(lookup) => lookup.answer(world),
-            Question::Store(store) => store.answer(world),
+            Question::Lookup(lookup) => lookup.answer(services),
+            Question::Store(store) => store.answer(services),
             Question::Filter(_) => Answer::TooLate,
             Question::Pause(_) => Answer::TooLate,
         };
         match answer {
-            answer if waits => self.tell(answer, world),
+            answer if waits => self.tell(answer, services),
             // Nobody waits: what the owner of the session does then.
-            Answer::Committed(Ok(accepted)) => world.withdraw(accepted.committed),
+            Answer::Committed(Ok(accepted)) => services.withdraw(accepted.committed),
             _ => {}
         }
     }
 
     /// The time for the answer is over.
-    fn expire(&mut self, world: &Counted) {
+    fn expire(&mut self, services: &Counted) {
         if let Some((_, waits)) = self.asked.back_mut()
             && std::mem::take(waits)
         {
-            self.tell(Answer::TooLate, world);
+            self.tell(Answer::TooLate, services);
         }
     }
 
@@ -343,10 +343,10 @@ fn answers_at_any_time_and_peers_that_leave_at_any_time_leave_legal_sessions() {
     for seed in 1..600_u64 {
         let mut dice = Dice::new(seed);
         let live = Arc::new(AtomicUsize::new(0));
-        let mut world = World::new(None);
-        world.queue = Queue::new(Arc::new(CountedStore(world.store.clone(), live.clone())));
-        let world = Counted {
-            world,
+        let mut services = FakeServices::new(None);
+        services.queue = Queue::new(Arc::new(CountedStore(services.store.clone(), live.clone())));
+        let services = Counted {
+            services,
             live: live.clone(),
             is_behind: Mutex::new(Dice::new(seed)),
             withdrawn: AtomicUsize::new(0),
@@ -358,16 +358,16 @@ fn answers_at_any_time_and_peers_that_leave_at_any_time_leave_legal_sessions() {
             match dice.roll(40) {
                 0 => client.hang_up(Disconnect::Hangup),
                 1 => client.hang_up(Disconnect::IoError("broken".to_owned())),
-                2..6 => client.expire(&world),
+                2..6 => client.expire(&services),
                 6..22 => {
                     let open = client.asked.len();
-                    client.answer(dice.roll(open.max(1)), &world);
+                    client.answer(dice.roll(open.max(1)), &services);
                 }
                 _ => {
                     let word = SAID[dice.roll(SAID.len())];
                     let (head, tail) = word.split_at(dice.roll(word.len() + 1));
-                    client.send(head, &world);
-                    client.send(tail, &world);
+                    client.send(head, &services);
+                    client.send(tail, &services);
                 }
             }
             client.check(seed);
@@ -381,19 +381,23 @@ fn answers_at_any_time_and_peers_that_leave_at_any_time_leave_legal_sessions() {
         for client in &mut clients {
             client.hang_up(Disconnect::Timeout);
             while !client.asked.is_empty() {
-                client.answer(0, &world);
+                client.answer(0, &services);
             }
             let heard = client.ear.0.lock().unwrap().clone();
             assert!(heard.disconnected || !heard.connected, "seed {seed}");
         }
-        assert_eq!(world.live.load(SeqCst), 0, "seed {seed}: a message is left");
         assert_eq!(
-            world.world.queue.messages().count(),
-            world.world.committed.lock().unwrap().len(),
+            services.live.load(SeqCst),
+            0,
+            "seed {seed}: a message is left"
+        );
+        assert_eq!(
+            services.services.queue.messages().count(),
+            services.services.committed.lock().unwrap().len(),
             "seed {seed}: what is durable is known to the runner, or was withdrawn"
         );
-        commits += world.world.committed.lock().unwrap().len();
-        withdrawn += world.withdrawn.load(SeqCst);
+        commits += services.services.committed.lock().unwrap().len();
+        withdrawn += services.withdrawn.load(SeqCst);
     }
     assert!(commits > 100 && withdrawn > 10, "{commits}, {withdrawn}");
 }

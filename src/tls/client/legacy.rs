@@ -9,7 +9,7 @@ use native_tls::{Certificate, HandshakeError, Protocol, TlsConnector};
 
 use crate::tls::{Facts, Peer, Version, fingerprint};
 
-use super::{Failure, Inner, Settings, Stream, Verify};
+use super::{Inner, Settings, Stream, TlsError, Verify};
 
 /// Shakes hands with the system's library.
 #[derive(Clone)]
@@ -53,15 +53,15 @@ impl Connector {
     }
 
     /// See [`super::Connector::handshake`].
-    pub fn handshake<S: Read + Write>(&self, stream: S, name: &str) -> Result<Stream<S>, Failure> {
+    pub fn handshake<S: Read + Write>(&self, stream: S, name: &str) -> Result<Stream<S>, TlsError> {
         let name = name.trim_matches(['[', ']']);
         let stream = self
             .connector
             .connect(name, stream)
             .map_err(|error| match error {
-                HandshakeError::Failure(error) => Failure::Protocol(error.to_string()),
+                HandshakeError::Failure(error) => TlsError::Protocol(error.to_string()),
                 // The stream below gave up waiting.
-                HandshakeError::WouldBlock(_) => Failure::Io(std::io::ErrorKind::TimedOut.into()),
+                HandshakeError::WouldBlock(_) => TlsError::Io(std::io::ErrorKind::TimedOut.into()),
             })?;
         let shown = stream.peer_certificate().ok().flatten();
         let peer = shown

@@ -87,7 +87,7 @@ impl Connector {
         })
     }
 
-    /// The libraries that can be tried, best first. After [`Failure::NoCommonGround`] of one, a
+    /// The libraries that can be tried, best first. After [`TlsError::NoCommonGround`] of one, a
     /// new connection may be tried with the next.
     pub fn libraries(&self) -> Vec<Library> {
         let mut libraries = Vec::new();
@@ -108,19 +108,19 @@ impl Connector {
         library: Library,
         stream: S,
         name: &str,
-    ) -> Result<Stream<S>, Failure> {
+    ) -> Result<Stream<S>, TlsError> {
         match library {
             Library::Modern => match &self.modern {
                 Some(modern) => modern.handshake(stream, name),
-                None => Err(Failure::NoCommonGround(no_library())),
+                None => Err(TlsError::NoCommonGround(no_library())),
             },
             #[cfg(feature = "legacy-tls")]
             Library::Legacy => match &self.legacy {
                 Some(legacy) => legacy.handshake(stream, name),
-                None => Err(Failure::NoCommonGround(no_library())),
+                None => Err(TlsError::NoCommonGround(no_library())),
             },
             #[cfg(not(feature = "legacy-tls"))]
-            Library::Legacy => Err(Failure::NoCommonGround(no_library())),
+            Library::Legacy => Err(TlsError::NoCommonGround(no_library())),
         }
     }
 }
@@ -131,7 +131,7 @@ fn no_library() -> String {
 
 /// Why there is no TLS.
 #[derive(Debug)]
-pub enum Failure {
+pub enum TlsError {
     /// The two sides have no version or cipher in common, or the peer is too odd for this library:
     /// another one may do better.
     NoCommonGround(String),
@@ -143,13 +143,13 @@ pub enum Failure {
     Io(io::Error),
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::NoCommonGround(text)
-            | Failure::Certificate(text)
-            | Failure::Protocol(text) => f.write_str(text),
-            Failure::Io(error) => write!(f, "{error}"),
+            TlsError::NoCommonGround(text)
+            | TlsError::Certificate(text)
+            | TlsError::Protocol(text) => f.write_str(text),
+            TlsError::Io(error) => write!(f, "{error}"),
         }
     }
 }

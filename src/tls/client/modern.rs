@@ -16,7 +16,7 @@ use rustls::{
 
 use crate::tls::{Facts, Peer, fingerprint, suites};
 
-use super::{Failure, Inner, Settings, Stream, Verify, server_name};
+use super::{Inner, Settings, Stream, TlsError, Verify, server_name};
 
 /// Shakes hands with rustls.
 #[derive(Clone)]
@@ -78,9 +78,9 @@ impl Connector {
         &self,
         mut stream: S,
         name: &str,
-    ) -> Result<Stream<S>, Failure> {
+    ) -> Result<Stream<S>, TlsError> {
         let name = server_name(name)
-            .ok_or_else(|| Failure::Protocol(format!("no certificate can name \"{name}\"")))?;
+            .ok_or_else(|| TlsError::Protocol(format!("no certificate can name \"{name}\"")))?;
         let mut session =
             ClientConnection::new(self.config.clone(), name.clone()).map_err(failure)?;
         while session.is_handshaking() {
@@ -117,7 +117,7 @@ fn ciphers(session: &ClientConnection) -> String {
     }
 }
 
-fn io_failure(error: io::Error) -> Failure {
+fn io_failure(error: io::Error) -> TlsError {
     let inner = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<Error>());
@@ -129,13 +129,13 @@ fn io_failure(error: io::Error) -> Failure {
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
         ) =>
         {
-            Failure::NoCommonGround(String::from("the peer hung up during the handshake"))
+            TlsError::NoCommonGround(String::from("the peer hung up during the handshake"))
         }
-        None => Failure::Io(error),
+        None => TlsError::Io(error),
     }
 }
 
-fn failure(error: Error) -> Failure {
+fn failure(error: Error) -> TlsError {
     use AlertDescription::{HandshakeFailure, InsufficientSecurity, ProtocolVersion};
 
     let text = error.to_string();
@@ -143,17 +143,17 @@ fn failure(error: Error) -> Failure {
         Error::PeerIncompatible(
             PeerIncompatible::ServerRejectedEncryptedClientHello(_)
             | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon,
-        ) => Failure::Protocol(text),
+        ) => TlsError::Protocol(text),
         Error::PeerIncompatible(_)
         | Error::AlertReceived(HandshakeFailure | InsufficientSecurity | ProtocolVersion)
         // Keys and forms of certificates that are too old for it, whatever their worth.
         | Error::InvalidCertificate(
             CertificateError::BadEncoding | CertificateError::Other(_),
-        ) => Failure::NoCommonGround(text),
+        ) => TlsError::NoCommonGround(text),
         Error::InvalidCertificate(_) | Error::NoCertificatesPresented => {
-            Failure::Certificate(text)
+            TlsError::Certificate(text)
         }
-        _ => Failure::Protocol(text),
+        _ => TlsError::Protocol(text),
     }
 }
 

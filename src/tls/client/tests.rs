@@ -78,7 +78,11 @@ fn settings(verify: Verify, ca: &Ca) -> Settings {
     }
 }
 
-fn shake(settings: &Settings, stream: TcpStream, name: &str) -> Result<Stream<TcpStream>, Failure> {
+fn shake(
+    settings: &Settings,
+    stream: TcpStream,
+    name: &str,
+) -> Result<Stream<TcpStream>, TlsError> {
     let connector = Connector::new(settings).unwrap();
     connector.handshake(Library::Modern, stream, name)
 }
@@ -131,7 +135,7 @@ fn a_peer_that_cannot_prove_its_name_is_not() {
         let (client, thread) = server(shown, BOTH);
         let failure = shake(&settings(Verify::Always, trusted), client, name).unwrap_err();
         assert!(
-            matches!(failure, Failure::Certificate(_)),
+            matches!(failure, TlsError::Certificate(_)),
             "{name}: {failure:?}"
         );
         thread.join().unwrap();
@@ -207,7 +211,10 @@ fn no_version_in_common_is_for_the_other_library() {
     let mut settings = settings(Verify::Never, &ca);
     settings.choice = Choice::parse(Some("tlsv1.3"), None).unwrap();
     let failure = shake(&settings, client, "mx.example.org").unwrap_err();
-    assert!(matches!(failure, Failure::NoCommonGround(_)), "{failure:?}");
+    assert!(
+        matches!(failure, TlsError::NoCommonGround(_)),
+        "{failure:?}"
+    );
     thread.join().unwrap();
 }
 
@@ -219,7 +226,7 @@ fn what_is_no_tls_is_an_error() {
     let (mut socket, _) = listener.accept().unwrap();
     socket.write_all(b"220 ready when you are\r\n").unwrap();
     let failure = shake(&settings(Verify::Never, &ca), client, "mx.example.org").unwrap_err();
-    assert!(matches!(failure, Failure::Protocol(_)), "{failure:?}");
+    assert!(matches!(failure, TlsError::Protocol(_)), "{failure:?}");
 }
 
 #[test]
@@ -229,7 +236,10 @@ fn a_peer_that_hangs_up_may_like_the_other_library_better() {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     drop(listener.accept().unwrap());
     let failure = shake(&settings(Verify::Never, &ca), client, "mx.example.org").unwrap_err();
-    assert!(matches!(failure, Failure::NoCommonGround(_)), "{failure:?}");
+    assert!(
+        matches!(failure, TlsError::NoCommonGround(_)),
+        "{failure:?}"
+    );
 }
 
 #[cfg(feature = "legacy-tls")]

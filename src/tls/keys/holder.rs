@@ -26,9 +26,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// The way to the process that holds the keys. Clones share it.
 #[derive(Clone)]
-pub struct Keys(Arc<Way>);
+pub struct Keys(Arc<Channel>);
 
-struct Way {
+struct Channel {
     lines: Mutex<Lines>,
     /// A line is free again, or there is one less.
     returned: Condvar,
@@ -51,7 +51,7 @@ impl Keys {
     /// `newer` gives a socket to the process when there is one that it has not given before: the
     /// first one, and after that whenever the process had to be started again.
     pub fn new(newer: impl Fn() -> Option<OwnedFd> + Send + Sync + 'static) -> Keys {
-        Keys(Arc::new(Way {
+        Keys(Arc::new(Channel {
             lines: Mutex::default(),
             returned: Condvar::new(),
             newer: Box::new(newer),
@@ -70,7 +70,7 @@ impl Keys {
     }
 }
 
-impl Way {
+impl Channel {
     fn try_to_ask(&self, question: &Question) -> io::Result<Answer> {
         let (line, trunk) = self.take_line()?;
         let answer = exchange(&line, question);

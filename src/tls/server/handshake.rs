@@ -47,7 +47,7 @@ pub enum Step {
 
 /// Why there is no TLS with a client.
 #[derive(Debug)]
-pub enum Failure {
+pub enum HandshakeError {
     /// The client has hung up.
     HungUp,
     /// The client and we do not agree, or it speaks no TLS.
@@ -68,12 +68,12 @@ impl Handshake {
 
     /// Goes on until the socket would block, a signature is wanted, or it is done. A client that
     /// is refused is told so, if its socket takes that at once.
-    pub fn advance<S: Read + Write>(&mut self, socket: &mut S) -> Result<Step, Failure> {
+    pub fn advance<S: Read + Write>(&mut self, socket: &mut S) -> Result<Step, HandshakeError> {
         loop {
             match &mut self.state {
                 State::Hello(acceptor) => {
                     match acceptor.read_tls(socket) {
-                        Ok(0) => return Err(Failure::HungUp),
+                        Ok(0) => return Err(HandshakeError::HungUp),
                         Ok(_) => {}
                         Err(error) if would_block(&error) => {
                             return Ok(Step::Read);
@@ -100,7 +100,7 @@ impl Handshake {
                     if is_retried(connection) {
                         let mut second = vec![0; CHUNK];
                         match socket.read(&mut second) {
-                            Ok(0) => return Err(Failure::HungUp),
+                            Ok(0) => return Err(HandshakeError::HungUp),
                             Ok(length) => {
                                 second.truncate(length);
                                 return self.retried(second);
@@ -112,7 +112,7 @@ impl Handshake {
                         }
                     }
                     match connection.read_tls(socket) {
-                        Ok(0) => return Err(Failure::HungUp),
+                        Ok(0) => return Err(HandshakeError::HungUp),
                         Ok(_) => {}
                         Err(error) if would_block(&error) => {
                             return Ok(Step::Read);
@@ -122,22 +122,22 @@ impl Handshake {
                     if let Err(error) = connection.process_new_packets() {
                         // The alert, as far as it goes.
                         let _ = flushed(connection, socket);
-                        return Err(Failure::Protocol(error));
+                        return Err(HandshakeError::Protocol(error));
                     }
                 }
                 State::Retried(..) => return Ok(Step::Sign),
-                State::Elsewhere => return Err(Failure::HungUp),
+                State::Elsewhere => return Err(HandshakeError::HungUp),
             }
         }
     }
 
-    fn retried(&mut self, second: Vec<u8>) -> Result<Step, Failure> {
+    fn retried(&mut self, second: Vec<u8>) -> Result<Step, HandshakeError> {
         match std::mem::replace(&mut self.state, State::Elsewhere) {
             State::Answered(connection) => {
                 self.state = State::Retried(connection, second);
                 Ok(Step::Sign)
             }
-            _ => Err(Failure::HungUp),
+            _ => Err(HandshakeError::HungUp),
         }
     }
 
@@ -148,12 +148,12 @@ impl Handshake {
 
     /// Makes the signature that [`Step::Sign`] asks for; it may wait for the process that holds the
     /// keys. What the client is to be told of a failure comes with it.
-    pub fn sign(&mut self) -> Result<(), (Failure, Vec<u8>)> {
+    pub fn sign(&mut self) -> Result<(), (HandshakeError, Vec<u8>)> {
         let mut last_words = Vec::new();
         let result = match std::mem::replace(&mut self.state, State::Elsewhere) {
             State::Heard(accepted) => {
                 let config = self.server.config();
-                let config = config.map_err(|why| (Failure::Ours(why), Vec::new()))?;
+                let config = config.map_err(|why| (HandshakeError::Ours(why), Vec::new()))?;
                 accepted
                     .into_connection(config)
                     .map_err(|(error, alert)| refused(error, alert, &mut last_words))
@@ -202,12 +202,12 @@ fn is_retried(connection: &ServerConnection) -> bool {
         && connection.negotiated_key_exchange_group().is_none()
 }
 
-fn answer(connection: &mut ServerConnection, mut bytes: &[u8]) -> Result<(), Failure> {
+fn answer(connection: &mut ServerConnection, mut bytes: &[u8]) -> Result<(), HandshakeError> {
     while !bytes.is_empty() {
         connection.read_tls(&mut bytes).map_err(io_failure)?;
         connection
             .process_new_packets()
-            .map_err(Failure::Protocol)?;
+            .map_err(HandshakeError::Protocol)?;
     }
     Ok(())
 }
@@ -216,10 +216,10 @@ fn answer(connection: &mut ServerConnection, mut bytes: &[u8]) -> Result<(), Fai
 pub(super) fn flushed<S: Write>(
     connection: &mut ServerConnection,
     socket: &mut S,
-) -> Result<bool, Failure> {
+) -> Result<bool, HandshakeError> {
     while connection.wants_write() {
         match connection.write_tls(socket) {
-            Ok(0) => return Err(Failure::HungUp),
+            Ok(0) => return Err(HandshakeError::HungUp),
             Ok(_) => {}
             Err(error) if would_block(&error) => return Ok(false),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -235,18 +235,18 @@ fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotFound)
 }
 
-fn refused(error: Error, mut alert: AcceptedAlert, socket: &mut dyn Write) -> Failure {
+fn refused(error: Error, mut alert: AcceptedAlert, socket: &mut dyn Write) -> HandshakeError {
     // Whoever does not listen is not told.
     let _ = alert.write_all(socket);
-    Failure::Protocol(error)
+    HandshakeError::Protocol(error)
 }
 
-fn io_failure(error: io::Error) -> Failure {
+fn io_failure(error: io::Error) -> HandshakeError {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
-            Failure::HungUp
+            HandshakeError::HungUp
         }
-        _ => Failure::Io(error),
+        _ => HandshakeError::Io(error),
     }
 }
 
@@ -266,13 +266,13 @@ fn facts(connection: &ServerConnection) -> Facts {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::HungUp => f.write_str("the client hung up during the handshake"),
-            Failure::Protocol(error) => write!(f, "{error}"),
-            Failure::Ours(why) => f.write_str(why),
-            Failure::Io(error) => write!(f, "{error}"),
+            HandshakeError::HungUp => f.write_str("the client hung up during the handshake"),
+            HandshakeError::Protocol(error) => write!(f, "{error}"),
+            HandshakeError::Ours(why) => f.write_str(why),
+            HandshakeError::Io(error) => write!(f, "{error}"),
         }
     }
 }

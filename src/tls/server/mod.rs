@@ -31,7 +31,7 @@ use rustls::server::{
 use super::keys::{Holder, Keys};
 use super::{Choice, Identity, Trust};
 
-pub use handshake::{Failure, Handshake, Step};
+pub use handshake::{Handshake, HandshakeError, Step};
 pub use stream::Secured;
 
 /// What a listener's TLS is made from.

@@ -418,11 +418,14 @@ fn what_is_no_handshake_ends_it_at_once_and_never_panics() {
     };
     // Cut at every byte.
     for cut in 0..=hello.len() {
-        assert!(matches!(attempt(&hello[..cut]), Failure::HungUp), "{cut}");
+        assert!(
+            matches!(attempt(&hello[..cut]), HandshakeError::HungUp),
+            "{cut}"
+        );
     }
     assert!(matches!(
         attempt(b"EHLO there\r\nQUIT\r\n"),
-        Failure::Protocol(_)
+        HandshakeError::Protocol(_)
     ));
     for _ in 0..2000 {
         let mut bytes = hello.clone();

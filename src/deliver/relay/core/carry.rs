@@ -8,7 +8,7 @@ use crate::log::stat;
 use crate::mail::{EvpId, Outcome, SessionId, Status, Verdict};
 use crate::util::{Line, Timestamp};
 
-use crate::deliver::relay::mx::Failure;
+use crate::deliver::relay::mx::RelayError;
 
 use super::{
     Action, Broken, Core, End, Limit, Load, Next, Phase, RCPT_MAX, Relay, RelayId, RouteId,
@@ -16,7 +16,8 @@ use super::{
 };
 
 /// A new connection took nothing of a message.
-const CLOSED: Failure = Failure::temporary(Status::new(4, 4, 2), "Connection closed unexpectedly");
+const CLOSED: RelayError =
+    RelayError::temporary(Status::new(4, 4, 2), "Connection closed unexpectedly");
 /// How long a session with nothing to do is kept when its relay has others, in seconds.
 const SPARE_S: u64 = 1;
 /// How long a message waits for its connection to come about while another one is idle, in seconds.

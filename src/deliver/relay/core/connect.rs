@@ -12,7 +12,7 @@ use crate::mail::{Outcome, SessionId, Status};
 use crate::util::Timestamp;
 
 use crate::deliver::relay::key::{Security, Spoken};
-use crate::deliver::relay::mx::{Exchanger, Failure};
+use crate::deliver::relay::mx::{Exchanger, RelayError};
 use crate::deliver::relay::routes::{Connections, Pace, Route};
 
 use super::{
@@ -20,20 +20,20 @@ use super::{
     Timer, Trouble, UNPROVEN_PER_RELAY,
 };
 
-const fn unreachable(text: &'static str) -> Failure {
-    Failure::temporary(Status::new(4, 4, 1), text)
+const fn unreachable(text: &'static str) -> RelayError {
+    RelayError::temporary(Status::new(4, 4, 1), text)
 }
 
 /// By what is wrong with its connectors.
-const NETWORK: Failure = unreachable("Network error on destination MXs");
-const NO_MX: Failure = unreachable("No MX found for destination");
-const FAMILY: Failure = unreachable("Address family mismatch on destination MXs");
-const BLOCKED: Failure = unreachable("All routes to destination blocked");
-const NO_ROUTE: Failure = unreachable("No valid route to destination");
-const NO_SOURCE: Failure =
-    Failure::temporary(Status::new(4, 3, 5), "Could not retrieve source address");
-const NO_SECRET: Failure =
-    Failure::temporary(Status::new(4, 3, 5), "Could not retrieve credentials");
+const NETWORK: RelayError = unreachable("Network error on destination MXs");
+const NO_MX: RelayError = unreachable("No MX found for destination");
+const FAMILY: RelayError = unreachable("Address family mismatch on destination MXs");
+const BLOCKED: RelayError = unreachable("All routes to destination blocked");
+const NO_ROUTE: RelayError = unreachable("No valid route to destination");
+const NO_SOURCE: RelayError =
+    RelayError::temporary(Status::new(4, 3, 5), "Could not retrieve source address");
+const NO_SECRET: RelayError =
+    RelayError::temporary(Status::new(4, 3, 5), "Could not retrieve credentials");
 
 /// Seconds after which a count of connections is looked at again, should nothing happen to it.
 const COUNT_AGAIN_S: u64 = 5;

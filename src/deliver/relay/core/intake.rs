@@ -11,7 +11,7 @@ use crate::util::Timestamp;
 
 use crate::deliver::relay::Configured;
 use crate::deliver::relay::key::{self, Key, NO_SMARTHOST, Security};
-use crate::deliver::relay::mx::Failure;
+use crate::deliver::relay::mx::RelayError;
 
 use super::{
     Action, Ask, BadSmarthost, Connector, Core, Draws, Load, Login, RCPT_MAX, Relay, RelayId,
@@ -25,9 +25,11 @@ const STAYS_S: u64 = 5;
 const STAYS_MAX_S: u64 = 60;
 
 /// The action is not, or no longer, one that relays. The runner does not let it come here.
-const NO_ACTION: Failure = Failure::temporary(Status::new(4, 3, 5), "Cannot find relay action");
+const NO_ACTION: RelayError =
+    RelayError::temporary(Status::new(4, 3, 5), "Cannot find relay action");
 /// What a URL in a table says is not in this version.
-const BAD_SMARTHOST: Failure = Failure::temporary(Status::new(4, 3, 5), "Cannot parse smarthost");
+const BAD_SMARTHOST: RelayError =
+    RelayError::temporary(Status::new(4, 3, 5), "Cannot parse smarthost");
 
 impl Core {
     /// Envelopes are due. Those of one message that go the same way leave together.
@@ -98,7 +100,7 @@ impl Core {
     }
 
     /// Fails an envelope that has no relay; there is no delivery line for it.
-    fn give_up(&mut self, envelope: Envelope, failure: &Failure) {
+    fn give_up(&mut self, envelope: Envelope, failure: &RelayError) {
         stat::MTA_ENVELOPE.dec();
         let done = Report::Done(envelope.id, failure.outcome());
         self.out.push(Action::Report(done));

@@ -59,11 +59,11 @@ use crate::util::{Line, Timestamp};
 
 use super::hoststat::HostStats;
 use super::key::{Key, Security};
-use super::mx::{AsHost, Exchanger, Failure, Own, Question, Resolution};
+use super::mx::{AsHost, Exchanger, Own, Question, RelayError, Resolution};
 use super::routes::{Connections, Host, Ptr, Route};
 
 use self::sessions::{Phase, Session, Sessions};
-use self::waiting::{Limit, Place, Waiting};
+use self::waiting::{InLine, Limit, Waiting};
 
 pub use ids::{RelayId, RouteId};
 pub use show::Listing;
@@ -310,7 +310,7 @@ struct Relay {
     held: usize,
     expected: usize,
     /// Where it stands in a line.
-    place: Option<Place>,
+    place: Option<InLine>,
     /// The time of its timer.
     timer: Option<Timestamp>,
     /// A relay that has failed stays for what is still to come: until when, and until when at most.
@@ -379,7 +379,7 @@ struct Draws {
 /// A destination as far as it is known.
 struct Domain {
     resolution: Resolution,
-    known: Option<Result<Arc<[Exchanger]>, Failure>>,
+    known: Option<Result<Arc<[Exchanger]>, RelayError>>,
     relays: BTreeSet<RelayId>,
     connections: Connections,
     since: Timestamp,

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::dns::{Found, Kind};
+use crate::dns::{DnsResult, Kind};
 use crate::log::maillog::SmtpOut;
 use crate::mail::Status;
 use crate::util::Timestamp;
 
-use crate::deliver::relay::mx::{Exchanger, Failure, Question, Resolution, Step};
+use crate::deliver::relay::mx::{Exchanger, Question, RelayError, Resolution, Step};
 use crate::deliver::relay::routes::Connections;
 
 use super::{Action, Core, Destination, Domain, Relay, RelayId, State};
@@ -19,7 +19,8 @@ use super::{Action, Core, Destination, Domain, Relay, RelayId, State};
 const RENEW_S: u64 = 300;
 
 /// None of the exchangers is preferred to us.
-const NO_BETTER: Failure = Failure::temporary(Status::new(4, 4, 4), "No MX found for destination");
+const NO_BETTER: RelayError =
+    RelayError::temporary(Status::new(4, 4, 4), "No MX found for destination");
 
 impl Core {
     /// A relay has come for a destination: its addresses are asked for unless they are known.
@@ -74,7 +75,7 @@ impl Core {
         &mut self,
         destination: Destination,
         question: &Question,
-        found: Found,
+        found: DnsResult,
         now: Timestamp,
     ) {
         self.questions.answered();
@@ -87,7 +88,7 @@ impl Core {
         &mut self,
         destination: Destination,
         question: &Question,
-        found: Found,
+        found: DnsResult,
         now: Timestamp,
     ) {
         let random = self.random;
@@ -196,7 +197,7 @@ impl Core {
         }
     }
 
-    fn unresolved(&mut self, id: RelayId, failure: Failure) {
+    fn unresolved(&mut self, id: RelayId, failure: RelayError) {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };

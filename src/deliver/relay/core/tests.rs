@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use crate::config::{self, Defaults, Sources};
 use crate::deliver::relay::Configured;
 use crate::deliver::relay::secure::Connectors;
-use crate::dns::{Answer, Confirmed, Failure as NotFound, Found, Kind, Mx, Reverse};
+use crate::dns::{Answer, Confirmed, DnsError, DnsResult, Kind, Mx, Reverse};
 use crate::mail::samples::{self, line};
 use crate::mail::{Kind as EnvelopeKind, Outcome, Status};
 use crate::table::Snapshot;
@@ -23,7 +23,7 @@ const T0: Timestamp = Timestamp(1_700_000_000);
 struct World {
     core: Core,
     now: Timestamp,
-    zone: HashMap<(String, Kind), Found>,
+    zone: HashMap<(String, Kind), DnsResult>,
     smarthosts: BTreeMap<String, Smarthost>,
     sources: Vec<Option<IpAddr>>,
     secrets: Vec<(RelayId, String, Line)>,
@@ -120,7 +120,7 @@ impl World {
         }
     }
 
-    fn fails(&mut self, domain: &str, why: NotFound) {
+    fn fails(&mut self, domain: &str, why: DnsError) {
         let key = (format!("{domain}."), Kind::Mx);
         self.zone.insert(key, Err(why));
     }
@@ -207,7 +207,7 @@ impl World {
             key.0.push('.');
         }
         let found = self.zone.get(&key).cloned();
-        let found = found.unwrap_or(Err(NotFound::NoData));
+        let found = found.unwrap_or(Err(DnsError::NoData));
         self.core.answer(name, question, found, self.now);
     }
 
@@ -351,12 +351,12 @@ fn what_the_name_server_says_decides_in_the_words_of_the_manual() {
     type Case = (fn(&mut World), Verdict, &'static str);
     let cases: [Case; 8] = [
         (
-            |w| w.fails("d.example", NotFound::NoName),
+            |w| w.fails("d.example", DnsError::NoName),
             PERM,
             "Domain does not exist",
         ),
         (
-            |w| w.fails("d.example", NotFound::TempFail),
+            |w| w.fails("d.example", DnsError::TempFail),
             TEMP,
             "Temporary failure in MX lookup",
         ),

@@ -36,7 +36,7 @@ impl Limit {
 }
 
 /// A relay's place in a line.
-pub(super) type Place = (Limit, u64);
+pub(super) type InLine = (Limit, u64);
 
 /// The lines, one for each limit that somebody waits for.
 #[derive(Default)]
@@ -49,14 +49,14 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Puts a relay at the end of a line.
-    pub(super) fn join(&mut self, limit: Limit, relay: RelayId) -> Place {
+    pub(super) fn join(&mut self, limit: Limit, relay: RelayId) -> InLine {
         self.last += 1;
         let line = self.lines.entry(limit.clone()).or_default();
         line.insert(self.last, relay);
         (limit, self.last)
     }
 
-    pub(super) fn leave(&mut self, (limit, number): &Place) {
+    pub(super) fn leave(&mut self, (limit, number): &InLine) {
         if let Some(line) = self.lines.get_mut(limit) {
             line.remove(number);
             if line.is_empty() {
@@ -95,7 +95,7 @@ impl Waiting {
     }
 
     #[cfg(test)]
-    pub(super) fn all(&self) -> impl Iterator<Item = (Place, RelayId)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (InLine, RelayId)> {
         self.lines.iter().flat_map(|(limit, line)| {
             let place = move |(number, relay): (&u64, &RelayId)| ((limit.clone(), *number), *relay);
             line.iter().map(place)

@@ -20,7 +20,7 @@ pub(in crate::queue::fs) struct Index {
 
 #[derive(Default)]
 struct State {
-    places: HashMap<MsgId, Place>,
+    places: HashMap<MsgId, BagPlace>,
     bags: HashMap<u64, Bag>,
     /// Marks that could not be made.
     owed: Vec<Marks>,
@@ -28,7 +28,7 @@ struct State {
 
 /// Where a message is.
 #[derive(Clone, Copy)]
-struct Place {
+struct BagPlace {
     bag: u64,
     /// Which of the bag's parts is its body.
     body: usize,
@@ -80,14 +80,14 @@ pub(super) struct Taken {
 }
 
 impl Bag {
-    fn bytes_of(&self, place: &Place) -> u64 {
+    fn bytes_of(&self, place: &BagPlace) -> u64 {
         let parts = self.parts.get(place.body..place.body + place.parts);
         let lengths = parts.unwrap_or_default().iter();
         lengths.map(|part| u64::from(part.length())).sum()
     }
 
     /// The unsettled envelopes of a message, by their places among the parts.
-    fn envelopes(&self, place: &Place) -> impl Iterator<Item = (usize, Part)> {
+    fn envelopes(&self, place: &BagPlace) -> impl Iterator<Item = (usize, Part)> {
         let places = place.body + 1..place.body + place.parts;
         places.filter_map(|at| match self.gone.get(at) {
             Some(false) => Some((at, *self.parts.get(at)?)),
@@ -96,7 +96,7 @@ impl Bag {
     }
 
     /// Where an unsettled envelope of a message is among the parts, which are in the order of ids.
-    fn find(&self, place: &Place, id: EvpId) -> Option<usize> {
+    fn find(&self, place: &BagPlace, id: EvpId) -> Option<usize> {
         let first = place.body + 1;
         let parts = self.parts.get(first..place.body + place.parts)?;
         let found = parts.binary_search_by_key(&Some(id), Part::envelope);
@@ -106,7 +106,7 @@ impl Bag {
 }
 
 impl State {
-    fn of(&self, msgid: MsgId) -> Option<(Place, &Bag)> {
+    fn of(&self, msgid: MsgId) -> Option<(BagPlace, &Bag)> {
         let place = *self.places.get(&msgid)?;
         Some((place, self.bags.get(&place.bag)?))
     }
@@ -150,7 +150,7 @@ impl Index {
             since: now,
         };
         for message in contents.messages {
-            let mut place = Place {
+            let mut place = BagPlace {
                 bag: number,
                 body: message.body,
                 parts: message.parts,
@@ -203,7 +203,7 @@ impl Index {
     /// Messages in bags that came before `since` and of which less than half is left.
     pub(super) fn left_over(&self, since: Timestamp) -> Vec<MsgId> {
         let state = self.lock();
-        let wasteful = |place: &Place| {
+        let wasteful = |place: &BagPlace| {
             let bag = state.bags.get(&place.bag);
             bag.is_some_and(|bag| bag.since <= since && bag.live_bytes * 2 < bag.bytes)
         };

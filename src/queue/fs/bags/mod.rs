@@ -45,7 +45,7 @@ type Files = Vec<(OsString, Vec<u8>)>;
 
 /// What bags were found at the start.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct FoundBags {
     /// Messages that lie in a directory as well, by the marks that they should have.
     unpacked: Vec<Marks>,
     /// Those of which nothing is left.
@@ -240,7 +240,7 @@ impl Shared {
     }
 
     /// Looks at the bags that an earlier process has left. Changes nothing on the disk.
-    pub(super) fn find_bags(&self) -> io::Result<Found> {
+    pub(super) fn find_bags(&self) -> io::Result<FoundBags> {
         let mut numbers = Vec::new();
         let room = Path::new(layout::BAGS);
         self.disk.list(room, &mut |name, kind| {
@@ -250,7 +250,7 @@ impl Shared {
             }
             ControlFlow::Continue(())
         })?;
-        let mut found = Found::default();
+        let mut found = FoundBags::default();
         for number in numbers {
             // It stays where it is.
             if let Err(error) = self.find_bag(number, &mut found) {
@@ -260,7 +260,7 @@ impl Shared {
         Ok(found)
     }
 
-    fn find_bag(&self, number: u64, found: &mut Found) -> io::Result<()> {
+    fn find_bag(&self, number: u64, found: &mut FoundBags) -> io::Result<()> {
         let file = self.disk.open(&layout::bag(number))?;
         let contents = form::read(&file)?;
         let mut gone = contents.gone(&file)?;
@@ -288,7 +288,7 @@ impl Shared {
     }
 
     /// Does what the look at the bags has shown to be necessary.
-    pub(super) fn mend_bags(&self, found: Found) {
+    pub(super) fn mend_bags(&self, found: FoundBags) {
         for marks in found.unpacked {
             self.mark_unpacked(marks);
         }

@@ -9,7 +9,7 @@ use super::reply::Reply;
 /// A session could not be made. It is told for the session, not for a message: the next address
 /// may do better.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct SessionError {
     /// How far it came.
     pub stage: Stage,
     /// What went wrong, as the log says it.
@@ -35,10 +35,10 @@ pub enum Stage {
     Session,
 }
 
-impl Failure {
+impl SessionError {
     /// A failure that is not a reply.
-    pub fn new(stage: Stage, text: &str) -> Failure {
-        Failure {
+    pub fn new(stage: Stage, text: &str) -> SessionError {
+        SessionError {
             stage,
             text: Line::sanitize(text.as_bytes()),
             reply: None,
@@ -46,8 +46,8 @@ impl Failure {
     }
 
     /// `WHAT rejected: LINE`.
-    pub(super) fn rejected(stage: Stage, what: &str, reply: &Reply) -> Failure {
-        Failure {
+    pub(super) fn rejected(stage: Stage, what: &str, reply: &Reply) -> SessionError {
+        SessionError {
             stage,
             text: Line::sanitize(format!("{what} rejected: {reply}").as_bytes()),
             reply: Some(reply.clone()),
@@ -55,10 +55,10 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for SessionError {}

@@ -4,15 +4,15 @@ use std::io;
 
 /// Kind and text of an error.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
+pub(super) struct SharedError {
     kind: io::ErrorKind,
     text: String,
 }
 
-impl Failure {
+impl SharedError {
     /// Keeps kind and text of an error, which cannot be cloned.
-    pub(super) fn of(error: &io::Error) -> Failure {
-        Failure {
+    pub(super) fn of(error: &io::Error) -> SharedError {
+        SharedError {
             kind: error.kind(),
             text: error.to_string(),
         }
