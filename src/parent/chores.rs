@@ -1,4 +1,5 @@
-//! Reading files again, which takes time, and which an engine may ask for as often as it likes.
+//! Reading files again, which takes time, and which an engine may ask for as often as it likes; the
+//! files of certificates are looked at without being asked for.
 //!
 //! After each time the parent does other things for [`REST`] times as long, two seconds at most:
 //! signals, ends of deliveries and passwords wait no longer for fifty updates of a table than for
@@ -16,6 +17,8 @@ pub struct Chores {
     tables: BTreeSet<String>,
     /// The last request for a new configuration.
     reload: Option<(u32, Extent)>,
+    /// When certificates are looked at.
+    certificates: Instant,
     next: Instant,
 }
 
@@ -26,11 +29,15 @@ pub enum Chore {
     Table(String),
     /// As much of the configuration, for the request with this id.
     Reload(u32, Extent),
+    /// Whether certificates have changed is to be found out.
+    Certificates,
 }
 
 /// Less than a tenth of the time is the engine's to spend, while it does not take long.
 const REST: u32 = 10;
 const LONGEST_REST: Duration = Duration::from_secs(2);
+/// How often the files of certificates are looked at.
+const BETWEEN_CERTIFICATES: Duration = Duration::from_secs(3600);
 
 impl Chores {
     /// Nothing is to be done.
@@ -38,6 +45,7 @@ impl Chores {
         Chores {
             tables: BTreeSet::new(),
             reload: None,
+            certificates: now + BETWEEN_CERTIFICATES,
             next: now,
         }
     }
@@ -62,6 +70,10 @@ impl Chores {
         if now < self.next {
             return None;
         }
+        if now >= self.certificates {
+            self.certificates = now + BETWEEN_CERTIFICATES;
+            return Some(Chore::Certificates);
+        }
         let table = || self.tables.pop_first().map(Chore::Table);
         let reload = |(id, extent)| Chore::Reload(id, extent);
         self.reload.take().map(reload).or_else(table)
@@ -73,8 +85,11 @@ impl Chores {
     }
 
     /// When there will be something to do.
-    pub fn deadline(&self) -> Option<Instant> {
-        (self.reload.is_some() || !self.tables.is_empty()).then_some(self.next)
+    pub fn deadline(&self) -> Instant {
+        match self.reload.is_some() || !self.tables.is_empty() {
+            true => self.next,
+            false => self.certificates.max(self.next),
+        }
     }
 }
 
@@ -98,7 +113,7 @@ mod tests {
                     chores.done(took, now);
                     assert_eq!(chores.take(now), None);
                 }
-                None => now = chores.deadline().unwrap(),
+                None => now = chores.deadline(),
             }
         }
         assert!(
@@ -111,7 +126,7 @@ mod tests {
     fn what_is_asked_for_once_is_done_at_once_and_twice_is_once() {
         let now = Instant::now();
         let mut chores = Chores::new(now);
-        assert_eq!((chores.deadline(), chores.take(now)), (None, None));
+        assert!(chores.deadline() > now && chores.take(now).is_none());
         for table in ["users", "others", "users"] {
             chores.update(table);
         }
@@ -124,8 +139,26 @@ mod tests {
         // A busy machine keeps nobody waiting for minutes.
         chores.done(Duration::from_secs(20), now);
         chores.reload(5, Extent::All);
-        assert_eq!(chores.deadline(), Some(now + LONGEST_REST));
+        assert_eq!(chores.deadline(), now + LONGEST_REST);
         chores.forget_reload();
-        assert_eq!(chores.deadline(), None);
+        assert!(chores.deadline() > now + LONGEST_REST);
+    }
+
+    #[test]
+    fn certificates_are_looked_at_once_an_hour() {
+        // smtpctl(8), reload: for which they are looked at once an hour, whatever else goes on.
+        let start = Instant::now();
+        let (mut chores, mut looks) = (Chores::new(start), Vec::new());
+        while looks.len() < 3 {
+            let now = chores.deadline();
+            // An engine asks for more than can be done.
+            chores.update("users");
+            match chores.take(now) {
+                Some(Chore::Certificates) => looks.push((now - start).as_secs() / 60),
+                Some(_) => chores.done(Duration::from_secs(1), now),
+                None => panic!("nothing was due"),
+            }
+        }
+        assert_eq!(looks, [60, 120, 180]);
     }
 }

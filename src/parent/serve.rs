@@ -56,7 +56,6 @@ pub struct Parent {
     offline: Offline,
     purge: Option<Pid>,
     next_purge: Instant,
-    pub(super) next_certificates: Instant,
     run: Run,
     stop: Stop,
 }
@@ -107,8 +106,6 @@ const MOST_HELPERS: usize = 256;
 /// How long a graceful stop may take.
 const GENTLE_STOP: Duration = Duration::from_secs(30);
 const HARD_STOP: Duration = Duration::from_secs(5);
-/// How often the files of certificates are looked at.
-const BETWEEN_CERTIFICATES: Duration = Duration::from_secs(3600);
 const BETWEEN_PURGES: Duration = Duration::from_secs(10);
 /// Requests served before signals and time are looked at again.
 const REQUESTS_PER_TURN: usize = 64;
@@ -148,7 +145,6 @@ impl Parent {
             chores: Chores::new(now),
             purge: None,
             next_purge: now,
-            next_certificates: now + BETWEEN_CERTIFICATES,
             stop: Stop::No,
         }
     }
@@ -207,10 +203,6 @@ impl Parent {
                 if now >= self.next_purge {
                     self.start_purge(now);
                 }
-                if now >= self.next_certificates {
-                    self.next_certificates = now + BETWEEN_CERTIFICATES;
-                    self.look_at_certificates();
-                }
                 self.read_again(now);
             }
             Stop::Gently(until) if until <= now => self.stop_at_once(now),
@@ -248,9 +240,8 @@ impl Parent {
             Stop::Gently(until) | Stop::AtOnce(until) => until,
             Stop::No | Stop::Failed => {
                 let own = self.offline.deadline().min(self.next_purge);
-                let own = own.min(self.next_certificates);
-                let others = [self.held.keys.deadline(), self.chores.deadline()];
-                let own = others.into_iter().flatten().fold(own, Instant::min);
+                let own = own.min(self.chores.deadline());
+                let own = self.held.keys.deadline().map_or(own, |keys| own.min(keys));
                 match self.engine {
                     Engine::Starts(when) => own.min(when),
                     Engine::Runs(_) => own,
@@ -449,6 +440,7 @@ impl Parent {
                 users.update(config, &name);
             }
             Some(Chore::Reload(id, extent)) => self.reload(id, extent),
+            Some(Chore::Certificates) => self.look_at_certificates(),
             None => return,
         }
         let end = Instant::now();
