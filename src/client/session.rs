@@ -33,6 +33,8 @@ pub struct Session {
     stream: Option<Box<dyn Stream>>,
     /// What was negotiated.
     ciphers: Option<Line>,
+    /// How long the handshake took.
+    handshake: Duration,
     /// Since which reply is waited for, and until when.
     wait: Option<(u64, Instant)>,
     tap: Option<Tap>,
@@ -60,6 +62,7 @@ impl Session {
             engine: Engine::new(opening.hello, opening.name, opening.tap.is_some()),
             stream: Some(stream),
             ciphers: None,
+            handshake: Duration::ZERO,
             wait: None,
             tap: opening.tap,
         };
@@ -106,6 +109,17 @@ impl Session {
         all
     }
 
+    /// Whether somebody hears what happens.
+    pub fn is_watched(&self) -> bool {
+        self.tap.is_some()
+    }
+
+    /// Tells `tap` what happens from now on.
+    pub fn watch(&mut self, tap: Tap) {
+        self.engine.watch();
+        self.tap = Some(tap);
+    }
+
     /// Whether another transaction may be tried. A connection that the server has closed, or said
     /// anything on, since the last one is of no more use.
     pub fn can_take_more(&self) -> bool {
@@ -141,6 +155,11 @@ impl Session {
     /// What TLS negotiated; none in plain text.
     pub fn ciphers(&self) -> Option<&Line> {
         self.ciphers.as_ref()
+    }
+
+    /// How long the handshake took; no time in plain text.
+    pub fn handshake(&self) -> Duration {
+        self.handshake
     }
 
     /// Says QUIT and waits for the answer, not for long. Whatever it is changes nothing.
@@ -260,6 +279,7 @@ impl Session {
 
     fn secure(&mut self, upgrade: Option<&dyn Upgrade>, within: Duration) {
         let missing = Line::sanitize(b"TLS is not available");
+        let began = Instant::now();
         let result = match (self.stream.take(), upgrade) {
             (Some(mut plain), Some(upgrade)) => {
                 plain.set_deadline(Instant::now() + within);
@@ -267,6 +287,7 @@ impl Session {
             }
             _ => Err(missing),
         };
+        self.handshake = began.elapsed();
         self.engine
             .secured(result.map(|Secured { stream, ciphers }| {
                 self.stream = Some(stream);

@@ -13,7 +13,7 @@ use crate::util::frame::{Bad, Reader, Writer};
 use crate::util::wire::{Cut, Each, Form, Maybe, Wire, wire};
 
 use super::message::{
-    Answer, Ask, Block, Change, Listed, Listing, MAX_FRAME, Subsystem, VERSION, Which,
+    Answer, Ask, Block, Change, Listed, Listing, MAX_FRAME, Subsystem, TraceOf, VERSION, Which,
 };
 
 /// Why a frame was refused. Whatever it is, the connection is closed.
@@ -54,6 +54,8 @@ wire! {
         17 = Block(block),
         18 = Reload,
         19 = Requeue(ids as Half, change),
+        20 = TraceOf(word as Name, whom),
+        21 = Profile(word as Name, on),
     }
 }
 
@@ -84,6 +86,14 @@ wire! {
 wire! { struct Change { sender, rcpt } }
 
 wire! { struct Block { source, domain as Name, on } }
+
+wire! {
+    enum TraceOf {
+        0 = From(network as Name),
+        1 = To(network as Name),
+        2 = Tag(tag as Name),
+    }
+}
 
 wire! {
     enum Which {

@@ -52,7 +52,7 @@ impl Chance {
     }
 
     fn ask(&mut self) -> Ask {
-        match self.below(18) {
+        match self.below(20) {
             0 => Ask::Submit,
             1 => Ask::Schedule(self.which()),
             2 => Ask::Remove(self.which()),
@@ -101,6 +101,16 @@ impl Chance {
                         .then(|| MailAddr::new(&self.text(9), "").unwrap()),
                 },
             ),
+            17 => {
+                let whom = format!("w{}", self.text(20));
+                let whom = match self.below(3) {
+                    0 => TraceOf::From(whom),
+                    1 => TraceOf::To(whom),
+                    _ => TraceOf::Tag(whom),
+                };
+                Ask::TraceOf(format!("t{}", self.text(20)), whom)
+            }
+            18 => Ask::Profile(format!("p{}", self.text(20)), self.flag()),
             _ => Ask::UpdateTable(format!("t{}", self.text(20))),
         }
     }

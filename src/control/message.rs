@@ -66,6 +66,11 @@ pub enum Ask {
     Explain(Box<Supposed>),
     /// `trace` (true) or `untrace`. Answered by `Ok` or `Fail`.
     Trace(String, bool),
+    /// `trace` of some clients or hosts. Answered by `Ok` or `Fail`.
+    TraceOf(String, TraceOf),
+    /// `profile` (true), answered by `Ok` or `Fail`, or `unprofile`, answered by `Lines` that say
+    /// what was counted, or `Fail`.
+    Profile(String, bool),
     /// A listing of relaying without its first lines, which the client has. Answered by `Lines`;
     /// none is the end.
     Relaying(Listing, u32),
@@ -82,6 +87,17 @@ pub struct Change {
     pub sender: Option<MailAddr>,
     /// Another recipient.
     pub rcpt: Option<MailAddr>,
+}
+
+/// Whom a trace is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TraceOf {
+    /// Clients in this network, or `local`.
+    From(String),
+    /// Hosts in this network.
+    To(String),
+    /// Clients that came by a listener with this tag.
+    Tag(String),
 }
 
 /// A listing of what is known of relaying, or of filters.

@@ -24,7 +24,7 @@ pub fn farewell(bad: BadFrame) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::message::{Change, Listing, Subsystem, Which};
+    use crate::control::message::{Change, Listing, Subsystem, TraceOf, Which};
 
     #[test]
     fn anybody_may_submit_and_only_root_or_the_owner_may_do_more() {
@@ -51,6 +51,8 @@ mod tests {
             Ask::Requeue(Vec::new(), Change::default()),
             Ask::Explain(Box::default()),
             Ask::Trace("rules".to_owned(), true),
+            Ask::TraceOf("smtp".to_owned(), TraceOf::From("10/8".to_owned())),
+            Ask::Profile("queue".to_owned(), true),
         ];
         for ask in privileged {
             assert!(permitted(&ask, 0, 0));

@@ -24,6 +24,7 @@ use crate::util::{Live, Timestamp};
 use super::reload::Reloader;
 use super::requeue::requeue;
 use super::services::Services;
+use super::traces;
 
 /// The daemon behind the control socket.
 pub struct Host {
@@ -236,7 +237,9 @@ impl accept::Host for Host {
             Ask::Reload => self.later(conn, Work::Reload),
             Ask::Requeue(ids, change) => self.later(conn, Work::Requeue(ids, change)),
             Ask::Explain(supposed) => self.later(conn, Work::Explain(supposed)),
-            Ask::Trace(word, on) => Some(trace(&word, on)),
+            Ask::Trace(word, on) => Some(traces::trace(&word, on)),
+            Ask::TraceOf(word, whom) => Some(traces::trace_of(&word, &whom)),
+            Ask::Profile(word, on) => Some(traces::profile(&word, on)),
             Ask::Relaying(listing, seen) => self.relaying(conn, listing, seen),
             Ask::ResumeRoute(route) => {
                 self.ask_relay(conn, Admin::ResumeRoute(relay::core::RouteId(route)))
@@ -265,16 +268,6 @@ fn shown(figures: &Figures) -> String {
 
 /// What may wait for the `admin` thread.
 const WORK_MAX: usize = 16;
-
-fn trace(word: &str, on: bool) -> Answer {
-    match log::trace_bits(word) {
-        Some(bits) => {
-            log::change_trace(bits, on);
-            Answer::Ok
-        }
-        None => Answer::Fail(format!("nothing is called {word}")),
-    }
-}
 
 /// The parent has a copy of its own of tables with users.
 fn update(tables: &Tables, parent: &Client, name: &str) -> Answer {

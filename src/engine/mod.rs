@@ -17,6 +17,7 @@ mod reload;
 mod requeue;
 mod services;
 mod spool;
+mod traces;
 pub mod start;
 
 use std::io;

@@ -31,7 +31,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// What expansion looks at, with the rules and tables of `now`.
+    /// What expansion looks at, with the rules and tables of `now`. Nobody watches.
     pub fn context<'w>(&'w self, now: &'w Snapshot) -> Context<'w> {
         Context {
             config: &now.config,
@@ -40,7 +40,7 @@ impl Services {
             forwards: &self.parent,
             daemon_user: &self.daemon_user,
             now: Timestamp::now(),
-            watch: expansion::trace::wanted(),
+            watch: None,
         }
     }
 }
@@ -51,7 +51,12 @@ impl session::Services for Services {
     }
 
     fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
-        expansion::expand(&self.context(&self.live.get()), facts, rcpt)
+        let (now, log) = (self.live.get(), expansion::trace::Log::of(facts));
+        let watched = Context {
+            watch: log.as_ref().map(|log| log as _),
+            ..self.context(&now)
+        };
+        expansion::expand(&watched, facts, rcpt)
     }
 
     fn refused(&self, peer: &Peer, more: u32) -> u32 {

@@ -1,25 +1,37 @@
 //! `-T rules`, `-T lookup` and `-T expand`: what is done, as lines of the log.
 
 use crate::config::{Criterion, Rule};
-use crate::log::{self, Trace};
+use crate::log::{self, Subject, Trace};
+use crate::mail::Facts;
 use crate::ruleset::watch::{Answer, Lookup, Watch as RuleWatch};
 use crate::ruleset::{Decision, Unanswered};
 use crate::table::TableError;
 
 use super::watch::{Event, Watch};
 
-/// The log, if it wants to hear of it now.
-pub fn wanted() -> Option<&'static dyn Watch> {
-    let any = [Trace::Rules, Trace::Lookup, Trace::Expand];
-    any.into_iter().any(log::tracing).then_some(&Log)
+/// The log, of the recipient of one session.
+pub struct Log<'f> {
+    client: Subject<'f>,
 }
 
-struct Log;
+impl Log<'_> {
+    /// The log, if it wants to hear of this session now.
+    pub fn of(facts: &Facts) -> Option<Log<'_>> {
+        let client = Subject {
+            peer: &facts.peer,
+            tag: facts.tag.as_deref(),
+        };
+        let mut any = [Trace::Rules, Trace::Lookup, Trace::Expand].into_iter();
+        any.any(|what| log::tracing_of(what, &client))
+            .then_some(Log { client })
+    }
+}
 
-impl RuleWatch for Log {
+impl RuleWatch for Log<'_> {
     fn rule(&self, rule: &Rule) {
-        log::trace(
+        log::trace_of(
             Trace::Rules,
+            &self.client,
             format_args!("rules: {}: {}", rule.at, rule.text),
         );
     }
@@ -30,7 +42,11 @@ impl RuleWatch for Log {
             Ok(false) => "no",
             Err(_) => "no answer",
         };
-        log::trace(Trace::Rules, format_args!("rules: {criterion} -> {answer}"));
+        log::trace_of(
+            Trace::Rules,
+            &self.client,
+            format_args!("rules: {criterion} -> {answer}"),
+        );
     }
 
     fn lookup(&self, lookup: &Lookup<'_>) {
@@ -41,16 +57,17 @@ impl RuleWatch for Log {
             Answer::NotFound => "not found".to_owned(),
             Answer::Failed(error) => format!("error: {error}"),
         };
-        log::trace(
+        log::trace_of(
             Trace::Lookup,
+            &self.client,
             format_args!("lookup: {service} \"{key}\" in table {table} -> {found}"),
         );
     }
 }
 
-impl Watch for Log {
+impl Watch for Log<'_> {
     fn event(&self, event: &Event<'_>) {
-        if !log::tracing(Trace::Expand) {
+        if !log::tracing_of(Trace::Expand, &self.client) {
             return;
         }
         let line = match event {
@@ -78,6 +95,6 @@ impl Watch for Log {
             Event::Destination(number) => format!("destination {number}"),
             Event::SameDestination => "a destination known already".to_owned(),
         };
-        log::trace(Trace::Expand, format_args!("expand: {line}"));
+        log::trace_of(Trace::Expand, &self.client, format_args!("expand: {line}"));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::expansion::Context;
-use crate::filter::{self, Decision, Opinion, preview};
+use crate::filter::{self, Opinion, preview};
 use crate::mail::{Facts, MailAddr, Peer, Supposed};
 use crate::util::Line;
 
@@ -49,6 +49,7 @@ fn write(
     let line = |address: &MailAddr| Some(Line::sanitize(address.to_string().as_bytes()));
     let known = filter::Facts {
         peer: facts.peer.clone(),
+        tag: facts.tag.clone(),
         rdns: facts.rdns.clone(),
         // A name that is supposed is supposed to lead back.
         confirmed: facts.rdns.is_some(),
@@ -68,13 +69,7 @@ fn words(opinion: &Opinion<'_>) -> String {
         return format!("{filter}: a program, which is not asked");
     };
     let decision = match decided {
-        Ok(Decision::Proceed) => "proceed".to_owned(),
-        Ok(Decision::Bypass) => "bypass".to_owned(),
-        Ok(Decision::Junk) => "junk".to_owned(),
-        Ok(Decision::Reject(text)) => format!("reject {text}"),
-        Ok(Decision::Disconnect(text)) => format!("disconnect {text}"),
-        Ok(Decision::Rewrite(value)) => format!("rewrite {value}"),
-        Ok(Decision::Report(text)) => format!("report {text}"),
+        Ok(decision) => decision.to_string(),
         Err(error) => format!("reject 451 4.3.0 Temporary failure: {error}"),
     };
     format!("{} {filter}: {decision}", phase.word())

@@ -13,6 +13,8 @@ use super::protocol::{Decision, Phase};
 pub struct Facts {
     /// Where the client is.
     pub peer: Peer,
+    /// The tag of its listener.
+    pub tag: Option<Line>,
     /// Its name, if it has one.
     pub rdns: Option<Line>,
     /// Whether the name leads back to the address.

@@ -4,11 +4,12 @@
 //! junk. `bypass`, `reject` and `disconnect` end it. A member that cannot be asked decides what the
 //! configuration says for that case; by default the client is to try again later.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{BuiltIn, OnFailure};
-use crate::log;
+use crate::log::{self, Subject, Trace};
 use crate::mail::SessionId;
 use crate::table::Snapshot;
 use crate::util::Line;
@@ -141,14 +142,14 @@ impl Request {
     }
 }
 
-impl std::fmt::Debug for Request {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} to {}", self.phase.word(), self.program.name())
     }
 }
 
-impl std::fmt::Debug for Asking {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Asking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {}", self.phase.word(), self.session)
     }
 }
@@ -368,6 +369,11 @@ impl Asking {
                                 token: tokens[self.phase as usize],
                                 parameter: self.parameter.clone(),
                             };
+                            let parameter = match self.phase {
+                                Phase::Auth => Default::default(),
+                                _ => String::from_utf8_lossy(&self.parameter),
+                            };
+                            self.trace(&member.name, format_args!(" is asked: {parameter}"));
                             return Step::Ask(self, request);
                         }
                         if self.fail(program) {
@@ -419,8 +425,26 @@ impl Asking {
         }
     }
 
+    /// `trace filters`. What comes with AUTH is secret.
+    fn trace(&self, name: &Line, said: fmt::Arguments<'_>) {
+        let client = Subject {
+            peer: &self.facts.peer,
+            tag: self.facts.tag.as_deref(),
+        };
+        let (session, phase) = (self.session, self.phase.word());
+        log::trace_of(
+            Trace::Filters,
+            &client,
+            format_args!("filters: {session}: {phase}: {name}{said}"),
+        );
+    }
+
     /// Takes a member's decision; says whether it is the last one.
     fn take(&mut self, kind: &'static str, name: &Line, decision: Decision) -> bool {
+        match (self.phase, &decision) {
+            (Phase::Auth, Decision::Rewrite(_)) => self.trace(name, format_args!(": rewrite")),
+            (_, decision) => self.trace(name, format_args!(": {decision}")),
+        }
         match decision {
             Decision::Proceed => false,
             Decision::Bypass => {

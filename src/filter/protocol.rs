@@ -4,7 +4,7 @@
 //! they came, in no particular character set. Ids are sixteen hexadecimal digits. An event without
 //! parameters has no `|` behind the session, a request without one has: programs depend on both.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use crate::mail::SessionId;
 use crate::util::Line;
@@ -221,6 +221,20 @@ pub enum Decision {
     Rewrite(Line),
     /// Tell those who listen, and go on.
     Report(Line),
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Decision::Proceed => f.write_str("proceed"),
+            Decision::Bypass => f.write_str("bypass"),
+            Decision::Junk => f.write_str("junk"),
+            Decision::Reject(text) => write!(f, "reject {text}"),
+            Decision::Disconnect(text) => write!(f, "disconnect {text}"),
+            Decision::Rewrite(value) => write!(f, "rewrite {value}"),
+            Decision::Report(text) => write!(f, "report {text}"),
+        }
+    }
 }
 
 /// What a program says.

@@ -27,6 +27,7 @@ pub(crate) fn filters(text: &str, script: &str) -> Filters {
 fn facts() -> Facts {
     Facts {
         peer: Peer::parse("192.0.2.7").unwrap(),
+        tag: None,
         rdns: Some(Line::new("mail.example.net").unwrap()),
         confirmed: true,
         helo: Some(Line::new("helo.example.net").unwrap()),

@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 
 mod json;
 pub mod maillog;
+pub mod profile;
 mod sink;
 pub mod stat;
 mod trace;
@@ -20,7 +21,9 @@ mod trace;
 use sink::{Level, Output, Sink, Stderr, Syslog};
 
 pub use trace::{
-    Trace, bits as trace_bits, change as change_trace, set as set_trace, wanted as tracing,
+    IsAbout, LIMITED_MAX as LIMITED_TRACES_MAX, OF_CLIENTS, OF_HOSTS, Subject, Trace,
+    bits as trace_bits, change as change_trace, limit as limit_trace, set as set_trace,
+    wanted as tracing, wanted_of as tracing_of,
 };
 
 /// Where a process's lines go.
@@ -80,6 +83,13 @@ pub fn debug(line: Arguments<'_>) {
 /// A line at level debug, only when `what` is traced.
 pub fn trace(what: Trace, line: Arguments<'_>) {
     if tracing(what) {
+        write(Level::Debug, line);
+    }
+}
+
+/// A line at level debug, only when `what` is traced of this one.
+pub fn trace_of(what: Trace, subject: &Subject<'_>, line: Arguments<'_>) {
+    if tracing_of(what, subject) {
         write(Level::Debug, line);
     }
 }

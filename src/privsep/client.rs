@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::log::profile::{self, Profile, Timed};
 use crate::log::{self, Trace};
 use crate::sys::fdpass::Wait;
 use crate::util::{Line, Secret, Zeroize};
@@ -21,7 +22,7 @@ use crate::util::{Line, Secret, Zeroize};
 use super::channel::{Channel, Packet};
 use super::handover;
 use super::{
-    Calls, Extent, Forward, ForwardFound, Forwards, Helper, MdaEnd, MdaJob, MdaResult,
+    Calls, Extent, Forward, ForwardFound, Forwards, Helper, MdaEnd, MdaJob, MdaResult, MdaTask,
     PasswordVerdict, Passwords, Reply, Request,
 };
 
@@ -109,7 +110,7 @@ impl Client {
     /// [`Client::reloaded`].
     pub fn reload(&self, extent: Extent) -> io::Result<Result<Reloaded, String>> {
         let (promise, answer) = bounded(1);
-        let id = self.0.register(Promise::Reload(promise))?;
+        let id = self.0.register(Promise::Reload(promise), Some("Reload"))?;
         self.0
             .ask(id, &Request::Reload { id, extent }, &answer, RELOAD_WAIT)
     }
@@ -151,10 +152,10 @@ impl Client {
     ) -> io::Result<PendingHelper> {
         // Room for all that is ever said of it.
         let (promise, news) = bounded(2);
-        let id = self.0.register(Promise::Helper(promise))?;
+        let id = self.0.register(Promise::Helper(promise), None)?;
         let request = Request::StartHelper { id, helper };
         if let Err(error) = self.0.send(&request, &[stream, errors]) {
-            self.0.waiting().promises.remove(&id);
+            drop(self.0.take(id));
             return Err(error);
         }
         Ok(PendingHelper {
@@ -225,10 +226,12 @@ impl Told {
 impl Calls for Client {
     fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
         let (promise, result) = bounded(1);
-        let id = self.0.register(Promise::Mda(promise))?;
+        // A child that is kept for other messages ends when there are none.
+        let counted = (job.task != MdaTask::Batch).then_some("StartMda");
+        let id = self.0.register(Promise::Mda(promise), counted)?;
         let request = Request::StartMda { id, job };
         if let Err(error) = self.0.send(&request, &[stdin, output]) {
-            self.0.waiting().promises.remove(&id);
+            drop(self.0.take(id));
             return Err(error);
         }
         let killer = self.clone();
@@ -241,7 +244,9 @@ impl Calls for Client {
 impl Forwards for Client {
     fn open_forward(&self, action: &Line, user: &Line) -> io::Result<Forward> {
         let (promise, answer) = bounded(1);
-        let id = self.0.register(Promise::Forward(promise))?;
+        let id = self
+            .0
+            .register(Promise::Forward(promise), Some("OpenForward"))?;
         let request = Request::OpenForward {
             id,
             action: action.clone(),
@@ -254,7 +259,9 @@ impl Forwards for Client {
 impl Passwords for Client {
     fn check_password(&self, user: &Line, password: &Secret) -> io::Result<PasswordVerdict> {
         let (promise, answer) = bounded(1);
-        let id = self.0.register(Promise::Password(promise))?;
+        let id = self
+            .0
+            .register(Promise::Password(promise), Some("CheckPassword"))?;
         let request = Request::CheckPassword {
             id,
             user: user.clone(),
@@ -323,7 +330,7 @@ fn traced(who: &str, message: &dyn std::fmt::Debug, of_a_delivery: bool) {
 
 struct Waiting {
     last_id: u32,
-    promises: HashMap<u32, Promise>,
+    promises: HashMap<u32, (Promise, Option<Timed>)>,
     open: bool,
 }
 
@@ -343,8 +350,9 @@ impl Wire {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Gives `promise` an id that no other one has now.
-    fn register(&self, promise: Promise) -> io::Result<u32> {
+    /// Gives `promise` an id that no other one has now. The time until it is answered counts for
+    /// `request`.
+    fn register(&self, promise: Promise, request: Option<&'static str>) -> io::Result<u32> {
         let mut waiting = self.waiting();
         if !waiting.open {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe));
@@ -354,8 +362,16 @@ impl Wire {
             id = id.wrapping_add(1);
         }
         waiting.last_id = id;
-        waiting.promises.insert(id, promise);
+        let timed = request.map(|name| profile::time(Profile::Imsg, name));
+        waiting.promises.insert(id, (promise, timed));
         Ok(id)
+    }
+
+    /// Whoever asked with this id: it is over for them.
+    fn take(&self, id: u32) -> Option<Promise> {
+        let (promise, timed) = self.waiting().promises.remove(&id)?;
+        drop(timed);
+        Some(promise)
     }
 
     /// Sends a request without descriptors and waits for its answer.
@@ -374,7 +390,7 @@ impl Wire {
             })
         });
         if answer.is_err() {
-            self.waiting().promises.remove(&id);
+            drop(self.take(id));
         }
         answer
     }
@@ -476,7 +492,7 @@ impl Wire {
                 }
                 None => return None,
             },
-            Reply::Password { id, verdict } => match self.waiting().promises.remove(id) {
+            Reply::Password { id, verdict } => match self.take(*id) {
                 Some(Promise::Password(promise)) => drop(promise.send(verdict.clone())),
                 Some(_) => return None,
                 None => {}
@@ -518,7 +534,7 @@ impl Wire {
     }
 
     fn settle(&self, id: u32, result: MdaResult) -> Option<()> {
-        match self.waiting().promises.remove(&id) {
+        match self.take(id) {
             // Whoever asked may have stopped waiting.
             Some(Promise::Mda(promise)) => drop(promise.send(result)),
             Some(_) => return None,
@@ -531,7 +547,7 @@ impl Wire {
     fn tell(&self, id: u32, news: HelperNews) -> Option<()> {
         let mut waiting = self.waiting();
         match waiting.promises.get(&id) {
-            Some(Promise::Helper(promise)) => {
+            Some((Promise::Helper(promise), _)) => {
                 let last = !matches!(news, HelperNews::Started(_));
                 // Whoever asked may have stopped waiting.
                 let _ = promise.try_send(news);
@@ -546,7 +562,7 @@ impl Wire {
     }
 
     fn reloaded(&self, id: u32, reloaded: Result<Reloaded, String>) -> Option<()> {
-        match self.waiting().promises.remove(&id) {
+        match self.take(id) {
             Some(Promise::Reload(promise)) => drop(promise.send(reloaded)),
             Some(_) => return None,
             None => {}
@@ -555,7 +571,7 @@ impl Wire {
     }
 
     fn hand_over(&self, id: u32, forward: Forward) -> Option<()> {
-        match self.waiting().promises.remove(&id) {
+        match self.take(id) {
             Some(Promise::Forward(promise)) => drop(promise.send(forward)),
             Some(_) => return None,
             None => {}

@@ -20,6 +20,7 @@ mod contract;
 use std::io;
 use std::sync::Arc;
 
+use crate::log::profile::{self, Profile};
 use crate::log::{self, Trace, stat};
 use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 
@@ -156,6 +157,7 @@ impl Queue {
 
     /// Starts a message.
     pub fn begin(&self) -> Result<Incoming, BeginError> {
+        let _timed = profile::time(Profile::Queue, "begin");
         Ok(Incoming {
             queue: self.clone(),
             draft: self.0.begin()?,
@@ -166,6 +168,7 @@ impl Queue {
 
     /// Reads an envelope.
     pub fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        let _timed = profile::time(Profile::Queue, "load");
         log::trace(Trace::Queue, format_args!("queue: load {id}"));
         self.0.load(id).inspect_err(|error| {
             if let LoadError::Corrupt(_) = error {
@@ -176,18 +179,21 @@ impl Queue {
 
     /// Opens a message's body.
     pub fn open_body(&self, id: MsgId) -> io::Result<Body> {
+        let _timed = profile::time(Profile::Queue, "open-body");
         log::trace(Trace::Queue, format_args!("queue: body of {id}"));
         self.0.open_body(id)
     }
 
     /// Replaces an envelope on disk.
     pub fn update(&self, envelope: &Envelope) -> io::Result<()> {
+        let _timed = profile::time(Profile::Queue, "update");
         log::trace(Trace::Queue, format_args!("queue: update {}", envelope.id));
         self.0.update(envelope)
     }
 
     /// Adds an envelope to a committed message and returns its id.
     pub fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
+        let _timed = profile::time(Profile::Queue, "add");
         let added = self.0.add(envelope);
         if let Ok(id) = &added {
             log::trace(Trace::Queue, format_args!("queue: add {id}"));
@@ -197,6 +203,7 @@ impl Queue {
 
     /// Removes an envelope, and with the last one the message.
     pub fn remove(&self, id: EvpId) -> io::Result<()> {
+        let _timed = profile::time(Profile::Queue, "remove");
         log::trace(Trace::Queue, format_args!("queue: remove {id}"));
         self.0.remove(id)
     }
@@ -208,6 +215,7 @@ impl Queue {
 
     /// The envelopes of one message.
     pub fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
+        let _timed = profile::time(Profile::Queue, "envelopes");
         log::trace(Trace::Queue, format_args!("queue: envelopes of {id}"));
         self.0.envelopes(id)
     }
@@ -269,6 +277,7 @@ impl Incoming {
 
     /// Makes the message durable. On an error nothing of it is left.
     pub fn commit(self) -> io::Result<Committed> {
+        let _timed = profile::time(Profile::Queue, "commit");
         let msgid = self.msgid();
         Ok(Committed::new(msgid, self.draft.commit()?))
     }
@@ -291,7 +300,10 @@ pub fn commit_all(mut messages: Vec<Incoming>) -> Vec<io::Result<Committed>> {
         .collect();
     let stored = match parcels.is_empty() {
         true => Ok(()),
-        false => queue.0.commit_parcels(&parcels),
+        false => {
+            let _timed = profile::time(Profile::Queue, "commit-together");
+            queue.0.commit_parcels(&parcels)
+        }
     };
     let stored = stored.map_err(|error| SharedError::of(&error));
     let answer = |(mut message, packed): (Incoming, io::Result<bool>)| match packed? {

@@ -228,6 +228,7 @@ impl Session {
     fn filter_facts(&self, filtering: &Filtering) -> Facts {
         Facts {
             peer: self.peer.clone(),
+            tag: self.listening.tag.clone(),
             rdns: self.rdns.clone(),
             confirmed: self.fcrdns == Confirmed::Pass,
             helo: filtering.helo.clone(),

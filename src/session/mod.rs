@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use crate::auth::Verdict;
 use crate::dns::Confirmed;
-use crate::log::{self, Trace};
+use crate::log::{self, Subject, Trace};
 use crate::mail::{Expanded, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::smtp::Reply;
@@ -227,6 +227,18 @@ impl Session {
     /// Where the client is.
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// A line about it, if `what` is traced of it.
+    pub fn trace(&self, what: Trace, line: std::fmt::Arguments<'_>) {
+        log::trace_of(what, &self.subject(), line);
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            peer: &self.peer,
+            tag: self.listening.tag.as_deref(),
+        }
     }
 
     /// The client's name by reverse DNS.
@@ -484,10 +496,13 @@ impl Session {
     fn say(&mut self, command: Option<&[u8]>, reply: &Reply, out: &mut Vec<u8>) {
         reply.write_to(out);
         self.tell(&Event::Reply(command, reply));
-        if log::tracing(Trace::Smtp) {
-            let (id, command) = (self.id, Line::sanitize(command.unwrap_or_default()));
-            log::trace(Trace::Smtp, format_args!("smtp: {id}: <<< {command}"));
-            log::trace(Trace::Smtp, format_args!("smtp: {id}: >>> {reply}"));
+        if log::tracing_of(Trace::Smtp, &self.subject()) {
+            let id = self.id;
+            if let Some(command) = command {
+                let command = Line::sanitize(command);
+                self.trace(Trace::Smtp, format_args!("smtp: {id}: <<< {command}"));
+            }
+            self.trace(Trace::Smtp, format_args!("smtp: {id}: >>> {reply}"));
         }
         if matches!(reply.code(), 221 | 421) {
             self.end_transaction();

@@ -44,3 +44,4 @@ mod submission;
 mod submission_hostile;
 mod tables;
 mod threads;
+mod tracing;

@@ -405,7 +405,7 @@ impl Hands {
                 }
                 conn.progress.moved = true;
                 conn.progress.received_bytes += count;
-                log::trace(
+                conn.session.trace(
                     Trace::Io,
                     format_args!("io: {}: read {count} bytes", conn.stream),
                 );
@@ -428,7 +428,7 @@ impl Hands {
                 Ok(0) => return Err(Disconnect::Hangup),
                 Ok(count) => {
                     self.written += count;
-                    log::trace(
+                    conn.session.trace(
                         Trace::Io,
                         format_args!("io: {}: wrote {count} bytes", conn.stream),
                     );

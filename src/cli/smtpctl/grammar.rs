@@ -54,7 +54,15 @@ pub enum Verb {
     ShowStats,
     ShowStatus,
     Trace,
+    /// `trace … from …`.
+    TraceFrom,
+    /// `trace … to …`.
+    TraceTo,
+    /// `trace … tag …`.
+    TraceTag,
     Untrace,
+    Profile,
+    Unprofile,
     Reload,
     UpdateTable,
     /// `show hosts`, `show hoststats`, `show mta paused`, `show relays`, `show routes`,
@@ -66,8 +74,6 @@ pub enum Verb {
     /// `resume mta from … for …`.
     UnblockMta,
     SpfWalk,
-    /// Known, and not in this version.
-    NotYet(&'static str),
     Encrypt,
 }
 
@@ -291,7 +297,7 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("pause mda", Verb::Pause(Subsystem::Mda)),
     ("pause mta", Verb::Pause(Subsystem::Mta)),
     ("pause smtp", Verb::Pause(Subsystem::Smtp)),
-    ("profile <str>", Verb::NotYet("profile")),
+    ("profile <str>", Verb::Profile),
     ("reload", Verb::Reload),
     ("remove <evpid>", Verb::Remove),
     ("remove <msgid>", Verb::Remove),
@@ -319,7 +325,7 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("show status", Verb::ShowStatus),
     ("show filters", Verb::ShowRelaying(Listing::Filters)),
     ("trace <str>", Verb::Trace),
-    ("unprofile <str>", Verb::NotYet("unprofile")),
+    ("unprofile <str>", Verb::Unprofile),
     ("untrace <str>", Verb::Untrace),
     ("update table <str>", Verb::UpdateTable),
     ("encrypt", Verb::Encrypt),
@@ -345,6 +351,9 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("metrics", Verb::Metrics),
     ("trace message <evpid>", Verb::TraceMessage),
     ("trace message <msgid>", Verb::TraceMessage),
+    ("trace <str> from <str>", Verb::TraceFrom),
+    ("trace <str> to <str>", Verb::TraceTo),
+    ("trace <str> tag <str>", Verb::TraceTag),
     ("metrics <str>", Verb::Metrics),
 ];
 

@@ -32,7 +32,8 @@ pub fn run(id: &str, mut log: impl BufRead, out: &mut dyn Write) -> Result<i32, 
             continue;
         };
         let (mut is_wanted, mut is_of_others) = (false, false);
-        for number in numbers {
+        // In an object of JSON the session stands twice.
+        for number in numbers.filter(|number| *number != name) {
             match number.starts_with(id) {
                 true => is_wanted = true,
                 false => is_of_others = true,
@@ -111,6 +112,11 @@ mod tests {
                 "bbbbbbbbbbbbbbb1 mta delivery evpid=1a2b3c4d7f3e9a10 x",
             ]
         );
+        let json = "{\"session\":\"aaaaaaaaaaaaaaa1\",\"message\":\"aaaaaaaaaaaaaaa1 smtp connected\"}\n\
+                    {\"session\":\"aaaaaaaaaaaaaaa1\",\"msgid\":\"1a2b3c4d\"}\n";
+        let mut out = Vec::new();
+        assert_eq!(run("1a2b3c4d", json.as_bytes(), &mut out), Ok(0));
+        assert_eq!(out, json.as_bytes());
         assert_eq!(run("11111111", log.as_bytes(), &mut Vec::new()), Ok(1));
     }
 }

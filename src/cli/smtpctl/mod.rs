@@ -23,7 +23,7 @@ use std::io::{self, IsTerminal, Write};
 
 use crate::config::paths::Paths;
 use crate::control::client::{Client, Error};
-use crate::control::message::{Block, Change, Listing};
+use crate::control::message::{Block, Change, Listing, TraceOf};
 use crate::control::{Answer, Ask, Which};
 use crate::mail::{MailAddr, Supposed};
 
@@ -68,9 +68,6 @@ fn execute(
         return queue::act(selection, &deed, paths, out);
     }
     match command.verb {
-        Verb::NotYet(name) => Err(Failure::new(format!(
-            "this version does not have \"{name}\" yet"
-        ))),
         Verb::Discover => count(each(Ask::Discover)?, discovered, out),
         Verb::Schedule => count(each(Ask::Schedule)?, |n| plural(n, "scheduled"), out),
         Verb::Remove => count(each(Ask::Remove)?, |n| plural(n, "removed"), out),
@@ -104,6 +101,11 @@ fn execute(
         Verb::LogVerbose => generic(ask(Ask::Verbose(true))?, out),
         Verb::Explain => explain(ask(Ask::Explain(supposed(command)))?, out),
         Verb::Trace => generic(ask(Ask::Trace(traced(command)?, true))?, out),
+        Verb::TraceFrom => generic(ask(trace_of(command, TraceOf::From)?)?, out),
+        Verb::TraceTo => generic(ask(trace_of(command, TraceOf::To)?)?, out),
+        Verb::TraceTag => generic(ask(trace_of(command, TraceOf::Tag)?)?, out),
+        Verb::Profile => generic(ask(Ask::Profile(profiled(command)?, true))?, out),
+        Verb::Unprofile => unprofile(ask(Ask::Profile(profiled(command)?, false))?, out),
         Verb::Untrace => generic(ask(Ask::Trace(traced(command)?, false))?, out),
         Verb::UpdateTable => generic(ask(Ask::UpdateTable(text(command)))?, out),
         Verb::Reload => reload(ask(Ask::Reload)?, out),
@@ -284,6 +286,33 @@ fn traced(command: &Command) -> Result<String, Failure> {
         true => Ok(word),
         false => Err(Failure::new(format!("invalid trace keyword: {word}"))),
     }
+}
+
+fn trace_of(command: &Command, whom: fn(String) -> TraceOf) -> Result<Ask, Failure> {
+    let text = match command.args.get(1) {
+        Some(Arg::Text(text)) => text.clone(),
+        _ => String::new(),
+    };
+    Ok(Ask::TraceOf(traced(command)?, whom(text)))
+}
+
+fn profiled(command: &Command) -> Result<String, Failure> {
+    let word = text(command);
+    match word.as_str() {
+        "imsg" | "queue" => Ok(word),
+        _ => Err(Failure::new(format!("invalid profile keyword: {word}"))),
+    }
+}
+
+/// `unprofile`: what was counted since `profile`.
+fn unprofile(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+    let Answer::Lines(lines) = answer else {
+        return generic(answer, out);
+    };
+    for line in lines {
+        writeln!(out, "{}", printable(&line)).map_err(|e| Failure::output(&e))?;
+    }
+    generic(Answer::Ok, out)
 }
 
 /// `N envelope scheduled`; from two on, `envelopes`.

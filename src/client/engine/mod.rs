@@ -269,6 +269,11 @@ impl Engine {
         self.failure.as_ref()
     }
 
+    /// Keeps what happens from now on for [`Engine::take_events`].
+    pub fn watch(&mut self) {
+        self.events.get_or_insert_default();
+    }
+
     /// What has happened since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.events.as_mut().map(std::mem::take).unwrap_or_default()

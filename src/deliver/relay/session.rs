@@ -4,11 +4,12 @@
 //! channel from the relay thread, what came of it goes back as [`Event`]s, and every recipient it
 //! was given is answered for there.
 
+use std::fmt::Arguments;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -17,8 +18,8 @@ use crate::client::{
     SessionError, Socket, Stage, Tap, Tls, Upgrade,
 };
 use crate::config::RelayAction;
-use crate::log::maillog::{self, Bracketed, Delivery};
-use crate::log::{self, Trace};
+use crate::log::maillog::{self, Bracketed, Delays, Delivery};
+use crate::log::{self, Subject, Trace};
 use crate::mail::{DsnOffer, Envelope, EvpId, MailAddr, Outcome, Peer, Remote, Status, literal};
 use crate::queue::Queue;
 use crate::rfc5322::folded::Folded;
@@ -51,6 +52,18 @@ struct Worker<'a> {
     start: &'a Start,
     /// Our end of the connection.
     local: Option<IpAddr>,
+    /// When it began, and how long it has taken to be ready for mail.
+    began: Timestamp,
+    opening: Opened,
+}
+
+/// How long it took to be ready for mail.
+#[derive(Clone, Copy, Default)]
+struct Opened {
+    /// Connecting, and all that was said until then but for TLS.
+    connect: Duration,
+    /// The handshake.
+    tls: Duration,
 }
 
 /// Carries a session out.
@@ -59,6 +72,8 @@ pub fn run(tools: &Tools, start: &Start, orders: &Receiver<Order>) {
         tools,
         start,
         local: None,
+        began: Timestamp::now(),
+        opening: Opened::default(),
     };
     let end = match worker.open() {
         Ok(session) => {
@@ -77,6 +92,7 @@ impl Worker<'_> {
         let action = start.configured.action(&start.action);
         let action = action.ok_or_else(|| End::Source(text("Cannot find relay action")))?;
         let name = self.our_name(action)?;
+        let began = Instant::now();
         let made = start
             .configured
             .tls
@@ -86,7 +102,11 @@ impl Worker<'_> {
             None => self.connect(start.scheme, &name, Tls::Never, None),
             Some(secure) => self.open_secured(&name, secure),
         };
-        opened.map_err(|failure| self.failed(&failure))
+        let session = opened.map_err(|failure| self.failed(&failure))?;
+        let tls = session.handshake();
+        let connect = began.elapsed().saturating_sub(tls);
+        self.opening = Opened { connect, tls };
+        Ok(session)
     }
 
     /// A handshake that finds no common ground is made again with the other library. What fails
@@ -201,22 +221,38 @@ impl Worker<'_> {
             let name = start.ptr.get();
             Reports::of(chain, start.id, name, socket.local_addr(), start.to)
         });
-        let (trace, id) = (log::tracing(Trace::Mta), start.id);
-        let tap = move |event: client::Event| {
-            match &event {
-                client::Event::Client(line) if trace => {
-                    log::trace(Trace::Mta, format_args!("mta: {id}: >>> {line}"));
-                }
-                client::Event::Server(reply) if trace => {
-                    log::trace(Trace::Mta, format_args!("mta: {id}: <<< {reply}"));
-                }
-                _ => {}
-            }
+        if reports.is_none() && !self.is_traced() {
+            return None;
+        }
+        let mut trace = self.trace();
+        Some(Box::new(move |event| {
+            trace(&event);
             if let Some(reports) = &reports {
                 reports.hear(&event);
             }
-        };
-        (trace || filter.is_some()).then(|| Box::new(tap) as Tap)
+        }))
+    }
+
+    fn is_traced(&self) -> bool {
+        let peer = &Peer::inet(self.start.to.ip());
+        log::tracing_of(Trace::Mta, &Subject { peer, tag: None })
+    }
+
+    /// Puts both sides' words into the log, while they are traced.
+    fn trace(&self) -> impl FnMut(&client::Event) + Send + use<> {
+        let (id, peer) = (self.start.id, Peer::inet(self.start.to.ip()));
+        move |event| {
+            let host = Subject {
+                peer: &peer,
+                tag: None,
+            };
+            let tell = |line: Arguments<'_>| log::trace_of(Trace::Mta, &host, line);
+            match event {
+                client::Event::Client(line) => tell(format_args!("mta: {id}: >>> {line}")),
+                client::Event::Server(reply) => tell(format_args!("mta: {id}: <<< {reply}")),
+                _ => {}
+            }
+        }
     }
 
     fn failed(&self, failure: &SessionError) -> End {
@@ -270,7 +306,15 @@ impl Worker<'_> {
                 let delay = Duration::from_secs(self.start.transaction_delay_s.into());
                 thread::sleep(delay);
             }
-            let touched = self.send(&mut session, &load);
+            if !session.is_watched() && self.is_traced() {
+                let mut trace = self.trace();
+                session.watch(Box::new(move |event| trace(&event)));
+            }
+            let (began, opened) = match sent {
+                0 => (self.began, self.opening),
+                _ => (Timestamp::now(), Opened::default()),
+            };
+            let touched = self.send(&mut session, &load, began, opened);
             if let Some(failure) = session.failure() {
                 let messages = u32::try_from(session.accepted()).unwrap_or(u32::MAX);
                 maillog::mta_error(self.start.id, messages, &failure.text);
@@ -304,13 +348,14 @@ impl Worker<'_> {
     }
 
     /// Sends a message; says whether the host had anything to do with it.
-    fn send(&self, session: &mut Session, load: &Load) -> bool {
+    fn send(&self, session: &mut Session, load: &Load, began: Timestamp, opened: Opened) -> bool {
         let Some(first) = load.envelopes.first() else {
             return false;
         };
         let msgid = first.id.msgid();
         let queue = &self.tools.queue;
         let content = || queue.open_body(msgid).map(Folded::new);
+        let sending = Instant::now();
         let sender = self.sender(load);
         let size = match session.extensions().size {
             Some(_) => content().and_then(size_on_the_wire),
@@ -338,6 +383,15 @@ impl Worker<'_> {
             }
         };
         self.tell(load, &sender, &settled);
+        if !settled.is_empty() {
+            let delays = Delays {
+                queue_s: began.since(first.created),
+                connect: opened.connect,
+                tls: opened.tls,
+                send: sending.elapsed(),
+            };
+            maillog::mta_delays(self.start.id, msgid, &delays);
+        }
         let next = match session.can_take_more() {
             true => Next::More,
             false => Next::Over,

@@ -12,9 +12,9 @@ pub use mda::mda_delivery;
 #[cfg(test)]
 pub(crate) use mda::mda_delivery_line;
 pub use mta::{
-    Bracketed, Delivery, mta_cert_check, mta_connected, mta_connecting, mta_delivery,
-    mta_disconnected, mta_error, mta_other_tls, mta_rejects_all, mta_tls, mta_tls_failure,
-    mta_without_tls,
+    Bracketed, Delays, Delivery, mta_cert_check, mta_connected, mta_connecting, mta_delays,
+    mta_delivery, mta_disconnected, mta_error, mta_other_tls, mta_rejects_all, mta_tls,
+    mta_tls_failure, mta_without_tls,
 };
 pub use queue::{bounce_envelope, bounce_message, queue_expired, queue_removed};
 pub use smtp::{

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::log::{debug, info};
-use crate::mail::{Envelope, MailAddr, SessionId};
+use crate::mail::{Envelope, MailAddr, MsgId, SessionId};
 use crate::util::Timestamp;
 use crate::util::time::Duration;
 
@@ -131,6 +131,34 @@ pub(crate) fn mta_delivery_line(delivery: &Delivery<'_>, now: Timestamp) -> Stri
     )
 }
 
+/// Where the time of a delivery went.
+pub struct Delays {
+    /// Seconds from the message's arrival until this connection was begun or used again: waiting
+    /// for its turn, for the next attempt, for names.
+    pub queue_s: u64,
+    /// Until the host was ready for mail, TLS not included; none for a connection used again.
+    pub connect: std::time::Duration,
+    /// The TLS handshake.
+    pub tls: std::time::Duration,
+    /// From MAIL to the last reply.
+    pub send: std::time::Duration,
+}
+
+/// Where the time went, for all that was just delivered, or not, of one message.
+pub fn mta_delays(session: SessionId, msgid: MsgId, delays: &Delays) {
+    info(format_args!("{}", delays_line(session, msgid, delays)));
+}
+
+fn delays_line(session: SessionId, msgid: MsgId, delays: &Delays) -> String {
+    let [connect, tls, send] =
+        [delays.connect, delays.tls, delays.send].map(|took| took.as_secs_f64());
+    format!(
+        "{session} mta delays msgid={msgid} queue={} connect={connect:.3} tls={tls:.3} \
+         send={send:.3}",
+        delays.queue_s
+    )
+}
+
 fn connecting(session: SessionId, scheme: &str, to: SocketAddr, ptr: Option<&str>) -> String {
     let host = match ptr {
         Some(name) => name.to_owned(),
@@ -193,6 +221,16 @@ mod tests {
              result=\"TempFail\" stat=\"Network error on destination MXs\""
         );
         delivery.source = Some("2001:db8::9".parse().unwrap());
+        let delays = Delays {
+            queue_s: 11,
+            connect: std::time::Duration::from_millis(20),
+            tls: std::time::Duration::ZERO,
+            send: std::time::Duration::from_micros(1_234_567),
+        };
+        assert_eq!(
+            delays_line(SessionId(1), envelope.id.msgid(), &delays),
+            "0000000000000001 mta delays msgid=00000001 queue=11 connect=0.020 tls=0.000 send=1.235"
+        );
         let line = mta_delivery_line(&delivery, envelope.created);
         assert!(line.contains(" source=\"[2001:db8::9]\" ") && line.contains(" delay=0s "));
     }

@@ -59,7 +59,9 @@ impl Core {
             | Ask::ResumeRoute(_)
             | Ask::Block(_)
             | Ask::Explain(_)
-            | Ask::Trace(..) => reply(Answer::Fail(String::new())),
+            | Ask::Trace(..)
+            | Ask::TraceOf(..)
+            | Ask::Profile(..) => reply(Answer::Fail(String::new())),
         }
     }
 
