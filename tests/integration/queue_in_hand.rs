@@ -133,13 +133,18 @@ fn the_reason_of_what_waits_is_the_words_of_the_host_or_the_error() {
         line.starts_with("RCPT")
             .then_some("451 4.7.1 Greylisted, come again")
     });
-    let daemon = Setup::new(&format!(
+    let busy = crate::relay::Host::start(|line| {
+        (line == "BANNER").then_some("421 4.3.2 too busy for you")
+    });
+    let mut daemon = Setup::new(&format!(
         "listen on 127.0.0.1 port $port\n\
          action \"refuses\" relay host \"smtp://127.0.0.1:{}\"\n\
          action \"absent\" relay host \"smtp://127.0.0.1:9\"\n\
+         action \"busy\" relay host \"smtp://127.0.0.1:{}\"\n\
          match from any for domain \"one.org\" action \"refuses\"\n\
+         match from any for domain \"three.org\" action \"busy\"\n\
          match from any for any action \"absent\"\n",
-        host.port
+        host.port, busy.port
     ))
     .start();
     let mut client = daemon.hello();
@@ -150,6 +155,37 @@ fn the_reason_of_what_waits_is_the_words_of_the_host_or_the_error() {
             && shown.contains(": 451 4.7.1 Greylisted, come again\n")
             && shown.contains("onnection refused")
     });
+    // What comes while a host is left alone has the reason for that, and so has what is refused
+    // with the greeting.
+    client.mail("a@example.net", &["c@two.org", "d@three.org"], b"\ny\n");
+    let waits = |daemon: &Instance, rcpt: &str, words: &str| {
+        wait_for(words, || {
+            let listed = said(daemon, &format!("show queue recipient {rcpt}"));
+            listed.trim_end().ends_with(words)
+        });
+    };
+    waits(
+        &daemon,
+        "c@two.org",
+        "|127.0.0.1: IO Error: Connection refused",
+    );
+    waits(
+        &daemon,
+        "d@three.org",
+        "|127.0.0.1: BANNER rejected: 421 4.3.2 too busy for you",
+    );
+    // It is the reason after a restart, and in the sum.
+    daemon.stop();
+    waits(
+        &daemon,
+        "d@three.org",
+        "|127.0.0.1: BANNER rejected: 421 4.3.2 too busy for you",
+    );
+    daemon.set_args(&["-Pmta"]);
+    daemon.start();
+    waits(&daemon, "b@one.org", "|451 4.7.1 Greylisted, come again");
+    let sums = said(&daemon, "show queue summary");
+    assert!(sums.contains("421 4.3.2 too busy for you"), "{sums}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::relay::{Host, instance_with};
-use crate::support::{Instance, files, not_run, wait_for};
+use crate::support::{Instance, files, not_run, processes, wait_for};
 
 /// What a host does next.
 #[derive(Clone, Debug)]
@@ -470,10 +470,7 @@ fn held(pid: u32) -> (usize, usize) {
 
 /// The most memory that a process has used so far.
 fn peak_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+    processes::memory_kib(pid, "VmHWM").unwrap_or(0)
 }
 
 fn cases() -> Vec<Case> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::lmtp::on_tcp;
 use crate::relay::Host;
-use crate::support::{Client, Instance, Setup, field, free_port, wait_for};
+use crate::support::{Client, Instance, Setup, field, free_port, not_run, processes, wait_for};
 
 /// What `smtpctl reload` says on standard error; it fails.
 fn refused(daemon: &Instance) -> String {
@@ -274,6 +274,7 @@ fn two_hundred_reloads_under_load_lose_double_and_refuse_nothing() {
         good(turn % 2) + &format!("action \"in{other}\" maildir \"$dir/mail\" virtual $all\n")
     };
     let daemon = Setup::new(&good(0)).start();
+    let mut warm = None;
     let (done, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -298,6 +299,9 @@ fn two_hundred_reloads_under_load_lose_double_and_refuse_nothing() {
             });
         }
         for turn in 0..200 {
+            if turn == WARM_TURNS {
+                warm = Some(Held::by(&daemon));
+            }
             if turn % 2 == 0 {
                 daemon.configure(&good(turn / 2 + 1));
                 reload(&daemon);
@@ -328,5 +332,51 @@ fn two_hundred_reloads_under_load_lose_double_and_refuse_nothing() {
     wait_for("a line for each", || reloads(&daemon) == 100);
     let log = daemon.log();
     assert!(!log.contains("result=TempFail"), "{log}");
-    println!("{sent} messages while 200 configurations were read");
+    let warm = warm.expect("what was held");
+    wait_for("descriptors to be no more than before", || {
+        let now = Held::by(&daemon);
+        now.descriptors
+            .iter()
+            .zip(&warm.descriptors)
+            .all(|(now, warm)| now <= warm)
+    });
+    let now = Held::by(&daemon);
+    if !now.is_known() {
+        not_run("what 200 reloads leave behind", "needs /proc");
+    }
+    for (now, warm) in now.memory_kib.iter().zip(&warm.memory_kib) {
+        assert!(*now < warm + GROWTH_KIB, "{now} KiB, after {warm} KiB");
+    }
+    println!("{sent} messages while 200 configurations were read; {warm:?}, then {now:?}");
+}
+
+/// Reloads after which what is made once has been made, whatever the order.
+const WARM_TURNS: usize = 60;
+/// A configuration is some ten KiB in each process: 70 that are not let go of are seen.
+const GROWTH_KIB: u64 = 2048;
+
+/// What the parent and the engine hold.
+#[derive(Debug)]
+struct Held {
+    descriptors: Vec<usize>,
+    memory_kib: Vec<u64>,
+}
+
+impl Held {
+    fn by(daemon: &Instance) -> Held {
+        let pids = [daemon.pid(), daemon.engine_pid()];
+        let known = |pid: &u32| {
+            let memory = processes::memory_kib(*pid, "VmRSS")?;
+            Some((processes::descriptors(*pid)?, memory))
+        };
+        let (descriptors, memory_kib) = pids.iter().filter_map(known).unzip();
+        Held {
+            descriptors,
+            memory_kib,
+        }
+    }
+
+    fn is_known(&self) -> bool {
+        self.descriptors.len() == 2
+    }
 }

@@ -44,6 +44,22 @@ pub fn children(parent: u32, text: &str) -> Vec<u32> {
         .collect()
 }
 
+/// Its memory of a kind that /proc knows (`VmRSS`, `VmHWM`), in KiB; none on other systems.
+pub fn memory_kib(pid: u32, kind: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(kind))?;
+    line.trim_start_matches(':')
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// The descriptors that it has open; none on other systems.
+pub fn descriptors(pid: u32) -> Option<usize> {
+    Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+}
+
 /// Sends a signal, such as `TERM` or `0`; says whether there was somebody to take it.
 pub fn signal(pid: u32, name: &str) -> bool {
     Command::new("/bin/sh")
