@@ -7,6 +7,7 @@ mod support;
 
 mod aliases;
 mod control;
+mod examples;
 mod explain;
 mod filter_transcripts;
 mod filters;

@@ -1,10 +1,12 @@
 //! smtpctl(8), metrics; smtpd(8), -L json; etc/check_smtpd: what monitoring sees.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::support::exposition;
+use crate::support::json::Json;
 use crate::support::{Setup, wait_for};
 
 #[test]
@@ -43,6 +45,20 @@ fn counters_are_printed_and_served_for_prometheus() {
     };
     let answer = ask("/metrics");
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let (_, page) = answer.split_once("\r\n\r\n").expect("a page");
+    let families = exposition::parse(page).unwrap_or_else(|wrong| panic!("{wrong}\n{page}"));
+    assert!(
+        families
+            .iter()
+            .all(|family| family.name.starts_with("smtpd_"))
+    );
+    assert_eq!(
+        families
+            .iter()
+            .filter(|family| family.kind == "histogram")
+            .count(),
+        2
+    );
     assert!(
         answer.contains("\nsmtpd_scheduler_delivery_ok_total 1\n"),
         "{answer}"
@@ -121,10 +137,10 @@ fn the_log_is_json_where_it_is_asked_for() {
         .filter(|line| !line.starts_with("warn: "))
         .collect();
     for line in &lines {
-        assert!(
-            line.starts_with("{\"level\":\"") && line.ends_with("\"}"),
-            "{line}"
-        );
+        let object = Json::parse(line).unwrap_or_else(|wrong| panic!("{wrong}: {line}"));
+        for key in ["level", "message"] {
+            assert!(object.get(key).and_then(Json::text).is_some(), "{line}");
+        }
     }
     let connected = lines
         .iter()
@@ -135,6 +151,54 @@ fn the_log_is_json_where_it_is_asked_for() {
         "{connected}"
     );
     assert!(connected.contains("\"message\":\""), "{connected}");
+}
+
+#[test]
+fn the_monitor_and_top_show_what_happens() {
+    // smtpctl(8), monitor and top: where the output is no terminal, lines that follow each other.
+    let daemon = Setup::maildir().start();
+    let watch = |command: &str| {
+        let mut watch = daemon.program("smtpctl");
+        watch.arg("-R").arg(daemon.path()).arg(command);
+        watch.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let (mut monitor, mut top) = (watch("monitor"), watch("top"));
+    let mut lines = BufReader::new(monitor.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    assert_eq!(
+        next(),
+        "--- client ---  -- envelope --   ---- relay/delivery --- ------- misc -------"
+    );
+    assert_eq!(
+        next(),
+        "curr conn disc  curr  enq  deq   ok tmpfail prmfail loop expire remove bounce"
+    );
+    let figures = |line: String| -> Vec<i64> {
+        line.split_whitespace()
+            .map(|word| word.parse().unwrap())
+            .collect()
+    };
+    assert_eq!(figures(next()).len(), 13);
+    assert!(daemon.ctl(["pause", "mda"]).status.success());
+    daemon
+        .hello()
+        .mail("a@example.net", &["b@example.org"], b"\nx\n");
+    let seen = (0..60).any(|_| figures(next())[3..6] == [1, 1, 0]);
+    assert!(seen, "an envelope comes");
+    assert!(daemon.ctl(["resume", "mda"]).status.success());
+    let seen = (0..60).any(|_| figures(next())[3..7] == [0, 0, 1, 1]);
+    assert!(seen, "it is delivered");
+    let mut lines = BufReader::new(top.stdout.take().unwrap()).lines();
+    let seen = (0..1000).any(|_| {
+        let line = lines.next().unwrap().unwrap();
+        assert!(!line.contains('\u{1b}'), "{line}");
+        line.starts_with("delivered 1 (")
+    });
+    assert!(seen, "top tells of it");
+    for mut watch in [monitor, top] {
+        watch.kill().unwrap();
+        watch.wait().unwrap();
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
 use crate::dice::Dice;
+use crate::examples;
 use crate::support::tls_client::{self, TlsClient};
 use crate::support::tls_host::{Authority, Certificate};
 use crate::support::{
@@ -336,6 +337,26 @@ fn guessing_is_given_up_and_others_log_in_meanwhile() {
     assert_eq!(last[3], "535 5.7.8 Authentication failed");
     assert_eq!(last[4], "421 4.7.0 Too many failed attempts to log in");
     assert_eq!(last[5], "");
+    // etc/fail2ban.conf: it sees each failure, and whose it is; what a client says bans nobody else.
+    let forged = "smtp authentication user=x result=permfail address=192.0.2.66";
+    let mut client = daemon.hello();
+    client.say(forged, 500);
+    daemon.wait_log(&format!("command=\"{forged}\""));
+    let log = daemon.log();
+    let hosts = examples::banned(&log);
+    for line in log.lines() {
+        let fails =
+            line.contains(" result=permfail address=127.") || line.contains("result=\"454 ");
+        if fails {
+            let (_, address) = line.rsplit_once("address=").expect("an address");
+            assert!(hosts.contains(address), "{line}");
+        }
+    }
+    assert!(hosts.contains("127.0.0.1") || hosts.len() > 3, "{hosts:?}");
+    assert!(
+        hosts.iter().all(|host| host.starts_with("127.")),
+        "{hosts:?}"
+    );
 }
 
 #[test]

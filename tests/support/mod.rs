@@ -6,6 +6,8 @@
 
 #![allow(dead_code)]
 
+pub mod exposition;
+pub mod json;
 pub mod processes;
 pub mod tls_client;
 pub mod tls_host;
@@ -293,6 +295,13 @@ impl Instance {
             Some(dir) => Command::new(dir.join(name)),
             None => Command::new(built),
         };
+        self.drop_rights(&mut command);
+        command
+    }
+
+    /// A shell, run as the daemon's own user.
+    pub fn shell(&self) -> Command {
+        let mut command = Command::new("sh");
         self.drop_rights(&mut command);
         command
     }
