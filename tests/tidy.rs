@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/manual.rs"]
+mod manual;
 #[path = "tidy/circles.rs"]
 mod circles;
 
