@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::not_run;
+use crate::support::{Client, Instance, Setup, not_run, processes, wait, wait_for};
 
 /// A tree as `make` leaves it, with programs that are none, and `make` over it without Cargo.
 struct Built {
@@ -139,8 +139,9 @@ const RC_SUBR: &str = r#"
 load_rc_config() { :; }
 run_rc_command() {
 	for file in $required_files; do [ -r "$file" ] || { echo "no $file"; exit 1; }; done
-	eval "hook=\$${1}_precmd"
+	eval "hook=\$${1}_precmd own=\$${1}_cmd"
 	[ -z "$hook" ] || $hook || exit 1
+	if [ -n "$own" ]; then $own; exit; fi
 	echo "$1: $command $smtpd_flags"
 }
 "#;
@@ -188,7 +189,7 @@ fn freebsds_script_restarts_only_with_a_good_file() {
         assert!(run(word).0, "{word}");
     }
     judge(1);
-    for word in ["start", "restart", "reload"] {
+    for word in ["start", "restart", "reload", "configtest"] {
         assert_eq!(run(word), (false, String::new()), "{word}");
     }
     assert!(run("stop").0);
@@ -251,4 +252,136 @@ fn openbsds_script_has_the_configuration_tested_first() {
     }
     assert_eq!(run("configtest", false), (false, String::new()));
     assert_eq!(run("stop", false), (true, "stop\n".to_owned()));
+}
+
+/// What both systems' rc.subr(8) do to a daemon, once the hooks have agreed; in a shell whose
+/// `daemon`, `flags` and `pidfile` say which.
+const TO_A_DAEMON: &str = r#"
+to_the_daemon() {
+	case "$1" in
+	start) $daemon $flags ;;
+	reload) kill -HUP "$(cat "$pidfile")" ;;
+	stop) kill -TERM "$(cat "$pidfile")" && while [ -e "$pidfile" ]; do sleep 0.1; done ;;
+	restart) to_the_daemon stop && to_the_daemon start ;;
+	esac
+}
+"#;
+
+/// A daemon that a script of rc.d has started, which is no child of ours.
+struct Started<'d>(&'d Instance);
+
+impl Started<'_> {
+    fn pid(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.0.path().join("smtpd.pid")).ok()?;
+        text.trim().parse().ok()
+    }
+
+    fn banner(&self) -> String {
+        let mut said = String::new();
+        wait_for("a banner", || {
+            let stream = std::net::TcpStream::connect(("127.0.0.1", self.0.port));
+            said = stream.map_or_else(|_| String::new(), |_| Client::connect(self.0.port).reply());
+            said.starts_with("220 ")
+        });
+        said
+    }
+}
+
+/// Who takes notice of its end is not ours to say.
+fn has_ended(pid: u32) -> bool {
+    processes::find(pid).is_none_or(|process| process.state == 'Z')
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid() {
+            processes::signal(pid, "TERM");
+            wait(|| has_ended(pid));
+        }
+    }
+}
+
+#[test]
+fn the_scripts_of_both_systems_carry_a_daemon_through_its_days() {
+    // rc(8), rc.d(8): start, configtest, restart and reload with a bad file, which change nothing,
+    // reload, restart, stop: with the real daemon.
+    let freebsd = (
+        "rc.d/smtpd.freebsd",
+        ". /etc/rc.subr",
+        "daemon=$command flags=$smtpd_flags\nto_the_daemon $1",
+        RC_SUBR,
+        "echo \"$1: $command $smtpd_flags\"",
+    );
+    let openbsd = (
+        "rc.d/smtpd.openbsd",
+        ". /etc/rc.d/rc.subr",
+        "flags=$daemon_flags\nto_the_daemon $1",
+        "rc_cmd() {\n\tcase \"$1\" in\n\tconfigtest) rc_configtest; exit;;\n\
+         \tstart|reload|restart) rc_configtest || exit 1;;\n\tesac\n\techo\n}\n",
+        "echo\n",
+    );
+    for (script, include, act, subr, acts_at) in [freebsd, openbsd] {
+        let daemon = Setup::maildir().prepare();
+        let at = daemon.path().display().to_string();
+        let program = daemon.program("smtpd").get_program().to_owned();
+        let subr = subr.replace(acts_at, &format!("{act}\n"));
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(script)).unwrap();
+        let text = text
+            .replace(
+                include,
+                &format!("pidfile={at}/smtpd.pid\n{TO_A_DAEMON}{subr}"),
+            )
+            .replace("/usr/local/sbin/smtpd", program.to_str().unwrap())
+            .replace("/var/run/smtpd.pid", &format!("{at}/smtpd.pid"))
+            .replace("/etc/mail/smtpd.conf", &format!("{at}/smtpd.conf"));
+        fs::write(daemon.path().join("rc"), text).unwrap();
+        let run = |word: &str| {
+            let mut shell = daemon.shell();
+            shell.arg(daemon.path().join("rc")).arg(word);
+            for variable in ["smtpd_flags", "daemon_flags"] {
+                shell.env(variable, format!("-R {at}"));
+            }
+            let done = shell.output().unwrap();
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            (done.status.success(), said)
+        };
+        let config = |name: &str| {
+            daemon.configure(&format!(
+                "listen on 127.0.0.1 port $port hostname {name}\n\
+                 action \"in\" maildir \"$dir/mail\" virtual $all\n\
+                 match from any for any action \"in\"\n"
+            ));
+        };
+        let started = Started(&daemon);
+        config("one.example.org");
+        assert!(run("configtest").0, "{script}");
+        let (ok, said) = run("start");
+        assert!(ok, "{script}: {said}");
+        assert!(started.banner().starts_with("220 one.example.org "));
+        let first = started.pid().unwrap();
+        daemon.configure("listen on 127.0.0.1 port $port\nmatch form any\n");
+        for word in ["configtest", "restart", "reload"] {
+            let (ok, said) = run(word);
+            assert!(
+                !ok && said.contains("smtpd.conf:2:7:"),
+                "{script} {word}: {said}"
+            );
+            assert_eq!(started.pid(), Some(first));
+            assert!(started.banner().starts_with("220 one.example.org "));
+        }
+        config("two.example.org");
+        assert!(run("reload").0, "{script}");
+        wait_for("the new configuration", || {
+            started.banner().starts_with("220 two.example.org ")
+        });
+        assert_eq!(started.pid(), Some(first));
+        config("three.example.org");
+        let (ok, said) = run("restart");
+        assert!(ok, "{script}: {said}");
+        assert!(started.banner().starts_with("220 three.example.org "));
+        assert!(started.pid() != Some(first), "{script}");
+        wait_for("the old one to be gone", || has_ended(first));
+        assert!(run("stop").0, "{script}");
+        wait_for("the pid file to be gone", || started.pid().is_none());
+    }
 }
