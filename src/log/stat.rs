@@ -214,12 +214,14 @@ stats! {
     MTA_TASK "mta.task" Gauge "Messages waiting for a session.";
     MTA_TASK_RUNNING "mta.task.running" Gauge "Messages being sent.";
     QUEUE_BOUNCE "queue.bounce" Counter "Bounce envelopes made.";
-    QUEUE_CORRUPT "queue.corrupt" Counter "Envelopes that could not be read when they were wanted.";
+    QUEUE_CORRUPT "queue.corrupt" Counter "Envelopes, messages and bags that could not be understood and went to corrupt.";
     QUEUE_CACHE_LOAD_HIT "queue.evpcache.load.hit" Counter "Envelopes wanted and at hand.";
     QUEUE_CACHE_LOAD_MISSED "queue.evpcache.load.missed" Counter "Envelopes wanted and read from the disk.";
     QUEUE_CACHE_SIZE "queue.evpcache.size" Gauge "Envelopes at hand.";
     QUEUE_CACHE_UPDATE_HIT "queue.evpcache.update.hit" Counter "Envelopes changed while at hand; none is.";
     QUEUE_CACHE_UPDATE_MISSED "queue.evpcache.update.missed" Counter "Envelopes changed on the disk.";
+    QUEUE_SYNC "queue.sync" Counter "Files and directories of the queue that were synced.";
+    QUEUE_UNREADABLE "queue.unreadable" Counter "Buckets, bags, messages and envelopes that the system did not let us read, and that stay.";
     SCHEDULER_DELIVERY_LOOP "scheduler.delivery.loop" Counter "Outcomes: loop.";
     SCHEDULER_DELIVERY_OK "scheduler.delivery.ok" Counter "Outcomes: delivered.";
     SCHEDULER_DELIVERY_PERMFAIL "scheduler.delivery.permfail" Counter "Outcomes: permanent failure.";

@@ -170,11 +170,7 @@ impl Queue {
     pub fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
         let _timed = profile::time(Profile::Queue, "load");
         log::trace(Trace::Queue, format_args!("queue: load {id}"));
-        self.0.load(id).inspect_err(|error| {
-            if let LoadError::Corrupt(_) = error {
-                stat::QUEUE_CORRUPT.inc();
-            }
-        })
+        self.0.load(id)
     }
 
     /// Opens a message's body.

@@ -7,7 +7,7 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::log;
+use crate::log::{self, stat};
 use crate::mail::{Envelope, MsgId};
 use crate::queue::{Queue, is_shortage};
 
@@ -30,6 +30,7 @@ pub fn walk(queue: &Queue, handle: &Handle) {
             // It was delivered and removed since its name was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
+                stat::QUEUE_UNREADABLE.inc();
                 // Whole trees of them are told in one line.
                 let is_first = closed == 0;
                 let is_closed = error.kind() == io::ErrorKind::PermissionDenied;

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use crate::log;
+use crate::log::{self, stat};
 use crate::mail::{EvpId, MsgId};
 
 use super::{Shared, layout};
@@ -86,10 +86,13 @@ impl Shared {
 
 fn said(what: &str, why: &str, moved: io::Result<PathBuf>) {
     match moved {
-        Ok(place) => log::warn(format_args!(
-            "queue: unreadable {what}: {why}: moved to {}",
-            place.display()
-        )),
+        Ok(place) => {
+            stat::QUEUE_CORRUPT.inc();
+            log::warn(format_args!(
+                "queue: unreadable {what}: {why}: moved to {}",
+                place.display()
+            ));
+        }
         // Somebody else has taken it away meanwhile.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => log::warn(format_args!(

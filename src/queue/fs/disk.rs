@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::log::stat;
 use crate::sys;
 use crate::sys::errno::strerror;
 use crate::sys::fs::Room;
@@ -179,12 +180,14 @@ impl Disk for RealDisk {
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
+        stat::QUEUE_SYNC.inc();
         self.open(path)?
             .sync_data()
             .map_err(|e| told("fsync", path, &e))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        stat::QUEUE_SYNC.inc();
         sys::fs::sync_dir(&self.at(path)).map_err(|e| told("fsync", path, &e))
     }
 
@@ -229,6 +232,7 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        stat::QUEUE_SYNC.inc();
         self.file
             .sync_all()
             .map_err(|e| told("fsync", &self.path, &e))

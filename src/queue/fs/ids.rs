@@ -8,30 +8,39 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::log;
 use crate::mail::MsgId;
+use crate::queue::is_shortage;
 use crate::sys;
 use crate::util::Timestamp;
 
 /// Draws until one is free; with a million messages in one bucket a draw fails one time in 16.
 const ATTEMPTS: usize = 64;
+/// Buckets that are tried.
+const BUCKETS: usize = 8;
 
 /// Ids of messages that are being received.
 #[derive(Default)]
 pub(super) struct Ids {
     live: Mutex<HashSet<MsgId>>,
+    /// Whether the log has been told that a bucket takes no mail.
+    refused: AtomicBool,
 }
 
 impl Ids {
-    /// Draws an id that is nobody's and holds it until [`Ids::release`]. `taken` asks the disk.
+    /// Draws an id that is nobody's and holds it until [`Ids::release`]. `taken` asks the disk; where
+    /// that says no, which may be the fault of one bucket, the next one is tried.
     pub(super) fn draw(
         &self,
         now: Timestamp,
         taken: impl Fn(MsgId) -> io::Result<bool>,
     ) -> io::Result<MsgId> {
+        let (mut bucket, mut refusals) = (now, 0);
         for _ in 0..ATTEMPTS {
-            let Some(id) = candidate(now, sys::random::number_u32()) else {
+            let Some(id) = candidate(bucket, sys::random::number_u32()) else {
                 continue;
             };
             if !self.lock().insert(id) {
@@ -42,7 +51,16 @@ impl Ids {
                 Ok(true) => self.release(id),
                 Err(error) => {
                     self.release(id);
-                    return Err(error);
+                    refusals += 1;
+                    if refusals == BUCKETS || is_shortage(&error) {
+                        return Err(error);
+                    }
+                    if !self.refused.swap(true, Relaxed) {
+                        log::warn(format_args!(
+                            "queue: {error}: such directories of the queue take no mail, others do"
+                        ));
+                    }
+                    bucket = Timestamp(bucket.0 + 1);
                 }
             }
         }
@@ -96,5 +114,22 @@ mod tests {
         assert!(!ids.is_live(id));
         assert!(ids.draw(Timestamp(5), |_| Ok(true)).is_err());
         assert!(ids.lock().is_empty());
+    }
+    #[test]
+    fn a_bucket_that_the_system_refuses_costs_no_mail() {
+        // spool-layout.md, Directories: nothing in the queue blocks new mail.
+        let ids = Ids::default();
+        let refuses = |bucket: u32| {
+            ids.draw(Timestamp(5), |id| match id.get() >> 24 {
+                at if at < bucket => Err(io::ErrorKind::PermissionDenied.into()),
+                _ => Ok(false),
+            })
+        };
+        assert_eq!(refuses(7).unwrap().get() >> 24, 7);
+        // A disk that fails is said, after some.
+        assert!(refuses(200).is_err());
+        let full = |_| Err(io::ErrorKind::StorageFull.into());
+        assert!(is_shortage(&ids.draw(Timestamp(5), full).unwrap_err()));
+        assert_eq!(ids.lock().len(), 1);
     }
 }

@@ -21,7 +21,7 @@ impl Shared {
         let buckets = buckets::list(&*self.disk)?;
         let in_buckets = buckets
             .into_iter()
-            .flat_map(|bucket| self.messages_in(bucket));
+            .flat_map(|bucket| self.messages_in(bucket).unwrap_or_default());
         let messages = self.bags.messages().into_iter().chain(in_buckets);
         let envelopes = messages.flat_map(|msgid| self.listed(msgid));
         for id in envelopes.take(LOOKS) {

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::log;
+use crate::log::{self, stat};
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::{LoadError, is_shortage};
 
@@ -34,7 +34,7 @@ pub(super) struct Walk {
 impl Walk {
     pub(super) fn new(shared: Arc<Shared>) -> Walk {
         let bagged = shared.bags.messages();
-        let buckets = shared.patiently(|| buckets::list(&*shared.disk));
+        let buckets = found(shared.patiently(|| buckets::list(&*shared.disk)));
         Walk {
             shared,
             buckets: buckets.into_iter(),
@@ -55,7 +55,7 @@ impl Iterator for Walk {
                 continue;
             }
             let bucket = self.buckets.next()?;
-            self.current = self.shared.messages_in(bucket).into_iter();
+            self.current = found(self.shared.messages_in(bucket)).into_iter();
         }
     }
 }
@@ -142,6 +142,7 @@ impl Shared {
                 }
                 Err(LoadError::Io(error)) => {
                     read.closed = true;
+                    stat::QUEUE_UNREADABLE.inc();
                     log::warn(format_args!("queue: {error}"));
                 }
             }
@@ -209,7 +210,7 @@ impl Shared {
         Ok(listing)
     }
 
-    pub(super) fn messages_in(&self, bucket: u8) -> Vec<MsgId> {
+    pub(super) fn messages_in(&self, bucket: u8) -> io::Result<Vec<MsgId>> {
         let dir = layout::bucket_dir(bucket);
         self.patiently(|| {
             let mut ids = Vec::new();
@@ -224,9 +225,8 @@ impl Shared {
         })
     }
 
-    /// What `list` finds. While descriptors are used up it is asked again; what cannot be listed
-    /// for another reason is left out, with a line in the log.
-    fn patiently<T>(&self, list: impl Fn() -> io::Result<Vec<T>>) -> Vec<T> {
+    /// What `list` finds. While descriptors are used up it is asked again.
+    fn patiently<T>(&self, list: impl Fn() -> io::Result<Vec<T>>) -> io::Result<Vec<T>> {
         let mut result = list();
         for _ in 0..SHORT_TRIES {
             match &result {
@@ -236,9 +236,15 @@ impl Shared {
             std::thread::sleep(SHORT_PAUSE);
             result = list();
         }
-        result.unwrap_or_else(|error| {
-            log::warn(format_args!("queue: {error}"));
-            Vec::new()
-        })
+        result
     }
+}
+
+/// What cannot be listed is left out, with a line in the log.
+fn found<T>(listed: io::Result<Vec<T>>) -> Vec<T> {
+    listed.unwrap_or_else(|error| {
+        stat::QUEUE_UNREADABLE.inc();
+        log::warn(format_args!("queue: {error}"));
+        Vec::new()
+    })
 }

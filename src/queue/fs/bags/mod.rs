@@ -12,7 +12,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use crate::log;
+use crate::log::{self, stat};
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::coding::{Name, Unreadable};
 use crate::queue::{Body, envelope_file};
@@ -254,6 +254,7 @@ impl Shared {
         for number in numbers {
             // It stays where it is.
             if let Err(error) = self.find_bag(number, &mut found) {
+                stat::QUEUE_UNREADABLE.inc();
                 log::warn(format_args!("queue: {error}"));
             }
         }
