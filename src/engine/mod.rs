@@ -90,7 +90,9 @@ fn serve(startup: Startup) -> Result<(), String> {
         random::number_u32,
     )
     .map_err(said("resolver"))?;
-    let spool = spool::open(&paths.spool, prepared.config(), startup.queue_key.as_ref())?;
+    let daemon_user = daemon_user(owner_uid);
+    let key = startup.queue_key.as_ref();
+    let spool = spool::open(&paths.spool, prepared.config(), key, &daemon_user)?;
     let programs = Programs {
         parent: client.clone(),
         paths: paths.clone(),
@@ -107,7 +109,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         runner: runner_handle.clone(),
         parent: client.clone(),
         passwords: auth::Checker::start(client.clone()).map_err(said("auth"))?,
-        daemon_user: daemon_user(owner_uid),
+        daemon_user,
         refusals: Refusals::default(),
     });
     let (runner, relaying) = agents::start(&services, &resolver, &configuration, inbox, &flags)?;

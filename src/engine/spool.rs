@@ -8,15 +8,21 @@ use crate::config::{Config, QueueKey};
 use crate::log;
 use crate::queue::coding::{Coding, Key};
 use crate::queue::fs::{self, Fs};
-use crate::util::Secret;
+use crate::util::{Line, Secret};
 
 /// Opens the spool under `root`, and starts the thread that deletes what was never promised.
-pub fn open(root: &Path, config: &Config, key: Option<&Secret>) -> Result<Fs, String> {
+pub fn open(
+    root: &Path,
+    config: &Config,
+    key: Option<&Secret>,
+    daemon_user: &str,
+) -> Result<Fs, String> {
     let options = fs::Options {
         coding: coding(config, key)?,
         max_message_bytes: config.smtp.max_message_size,
         bags: true,
         delete_later: true,
+        daemon_user: Line::new(daemon_user).ok(),
         ..fs::Options::default()
     };
     let store =

@@ -5,6 +5,7 @@
 //! no link. A bucket's files change hands only if they belong to whoever owns the bucket and have no
 //! other name, so that nothing of anybody else's can be put there to be given away.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, fchown};
@@ -15,15 +16,28 @@ use crate::mail::{EvpId, MsgId};
 use crate::sys::errno::strerror;
 use crate::sys::open;
 
-/// What has changed hands.
+/// What was found, and what has changed hands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Directories of messages.
-    pub messages: usize,
+    pub messages: Part,
     /// Files of envelopes.
-    pub envelopes: usize,
+    pub envelopes: Part,
     /// Files and directories that were left as they are.
     pub left: usize,
+}
+
+/// So many of so many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    pub taken: usize,
+    pub found: usize,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.taken, self.found)
+    }
 }
 
 /// Gives what lies in `queue` to `uid`, and says so in the log if there was anything.
@@ -65,6 +79,8 @@ pub fn take_over(queue: &Path, uid: u32) {
 fn take_bucket(bucket: &Path, (from, to): (u32, u32), count: &mut Count) {
     for name in names(bucket) {
         let message = bucket.join(&name);
+        let is_message = usize::from(name.parse::<MsgId>().is_ok());
+        count.messages.found += is_message;
         let is_ours = |found: &fs::Metadata| found.is_dir() && found.uid() == from;
         if !fs::symlink_metadata(&message).is_ok_and(|found| is_ours(&found)) {
             count.left += 1;
@@ -72,16 +88,18 @@ fn take_bucket(bucket: &Path, (from, to): (u32, u32), count: &mut Count) {
         }
         for name in names(&message) {
             let path = message.join(&name);
+            let is_envelope = usize::from(name.parse::<EvpId>().is_ok());
+            count.envelopes.found += is_envelope;
             match give(open::foreign(&path), to, |found| {
                 found.is_file() && found.uid() == from && found.nlink() == 1
             }) {
-                Ok(()) => count.envelopes += usize::from(name.parse::<EvpId>().is_ok()),
+                Ok(()) => count.envelopes.taken += is_envelope,
                 Err(why) => refused(&path, &why, count),
             }
         }
         // The directory last: what is not complete is found again at the next start.
         match give(open::dir(&message), to, is_ours) {
-            Ok(()) => count.messages += usize::from(name.parse::<MsgId>().is_ok()),
+            Ok(()) => count.messages.taken += is_message,
             Err(why) => refused(&message, &why, count),
         }
     }
@@ -155,9 +173,10 @@ mod tests {
         }
         let mut count = Count::default();
         take_bucket(&queue.join("1a"), (OLD, NEW), &mut count);
+        let one = Part { taken: 1, found: 1 };
         let expected = Count {
-            messages: 1,
-            envelopes: 1,
+            messages: one,
+            envelopes: one,
             left: 3,
         };
         assert_eq!(count, expected);

@@ -12,6 +12,7 @@
 //! or too much text make the whole file unreadable; nothing is guessed.
 
 mod fields;
+pub mod foreign;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +56,12 @@ pub fn encode(envelope: &Envelope) -> Result<String, String> {
 
 /// Reads a file; `id` comes from its name. Fails with the reason.
 pub fn decode(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
+    decode_for(id, bytes, None)
+}
+
+/// The same; commands that an OpenSMTPD was to run as its own user are for `daemon`, who runs those
+/// of aliases here.
+pub fn decode_for(id: EvpId, bytes: &[u8], daemon: Option<&Line>) -> Result<Envelope, String> {
     if bytes.is_empty() {
         return Err("empty file".to_owned());
     }
@@ -69,7 +76,10 @@ pub fn decode(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
         id,
         action: fields.line("dispatcher")?,
         tag: fields.line_if("tag")?,
-        kind: kind(&fields)?,
+        kind: match fields.text_if("check")? {
+            Some(_) => kind(&fields)?,
+            None => foreign::understood(kind(&fields)?, daemon),
+        },
         smtpname: fields.cosmetic("smtpname")?,
         helo: fields.cosmetic("helo")?,
         hostname: fields.cosmetic("hostname")?,

@@ -56,6 +56,13 @@ pub fn dir_facts(path: &Path) -> io::Result<DirFacts> {
     })
 }
 
+/// Has the system write everything that it holds. Not every system waits for the end of that; what
+/// has to be on the disk is synced by itself, then soon.
+pub fn sync_all() {
+    // SAFETY: sync(2) takes nothing.
+    unsafe { libc::sync() }
+}
+
 /// Makes a directory's entries durable.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     open::dir(path)?.sync_all()

@@ -44,5 +44,6 @@ mod table_programs;
 mod submission;
 mod submission_hostile;
 mod tables;
+mod takeover;
 mod threads;
 mod tracing;

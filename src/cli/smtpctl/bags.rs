@@ -3,80 +3,90 @@
 //! A daemon may settle, unpack and remove them meanwhile. A damaged bag is a matter for the daemon:
 //! what can be read of it is read here.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::mail::{EvpId, MsgId};
 use crate::queue::coding::{Name, Unreadable};
-use crate::queue::fs::bags::form::{self, Contents, Part};
+use crate::queue::fs::bags::form::{self, Part};
 use crate::queue::fs::layout;
 
 use super::spool_file::open_file;
 
-/// Unsettled envelopes in bags, of each message in order.
-pub(super) type Envelopes = BTreeMap<MsgId, Vec<EvpId>>;
+/// What lies in bags and is not settled. Every bag's table is read once.
+#[derive(Default)]
+pub(super) struct Bagged {
+    envelopes: BTreeMap<MsgId, Vec<EvpId>>,
+    /// By the number of the bag.
+    parts: HashMap<Name, (u64, Part)>,
+}
 
-/// All that are in bags, or those of one message.
-pub(super) fn envelopes(spool: &Path, only: Option<MsgId>) -> io::Result<Envelopes> {
-    let mut found = Envelopes::new();
-    each(spool, |_, contents, gone| {
-        let live = contents.parts.iter().zip(gone).filter(|(_, gone)| !**gone);
-        for id in live.filter_map(|(part, _)| part.envelope()) {
-            if only.is_none_or(|only| only == id.msgid()) {
-                found.entry(id.msgid()).or_default().push(id);
+impl Bagged {
+    /// Of all messages, or of one.
+    pub(super) fn find(spool: &Path, only: Option<MsgId>) -> io::Result<Bagged> {
+        let mut found = Bagged::default();
+        let room = spool.join(layout::BAGS);
+        let entries = match fs::read_dir(&room) {
+            // A spool of an older version.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            entries => entries?,
+        };
+        for entry in entries {
+            let name = entry?.file_name();
+            let Some(number) = layout::bag_from(&name) else {
+                continue;
+            };
+            let bag = match open_file(spool, &room.join(name)) {
+                // All that was in it is settled now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            let contents = form::read(&bag)?;
+            let gone = contents.gone(&bag)?;
+            let live = contents.parts.iter().zip(gone).filter(|(_, gone)| !gone);
+            for (part, _) in live {
+                found.add(number, part, only);
             }
         }
-        Ok(true)
-    })?;
-    Ok(found)
-}
+        Ok(found)
+    }
 
-/// The bytes of a file that is a part of a bag, if there is one and it is not settled.
-pub(super) fn part(spool: &Path, name: Name) -> io::Result<Option<Vec<u8>>> {
-    let mut found = None;
-    each(spool, |bag, contents, gone| {
-        let wanted = |(part, gone): &(&Part, &bool)| part.coded_as() == Some(name) && !**gone;
-        let Some((part, _)) = contents.parts.iter().zip(gone).find(wanted) else {
-            return Ok(true);
+    fn add(&mut self, bag: u64, part: &Part, only: Option<MsgId>) {
+        let (Some(msgid), Some(name)) = (part.msgid(), part.coded_as()) else {
+            return;
         };
-        match part.read(bag) {
-            Err(Unreadable::Io(error)) => return Err(error),
-            Err(damaged) => return Err(io::Error::other(damaged.to_string())),
-            Ok(bytes) => found = Some(bytes),
+        if only.is_some_and(|only| only != msgid) {
+            return;
         }
-        Ok(false)
-    })?;
-    Ok(found)
-}
-
-/// Shows every bag until `look` has seen enough.
-fn each(
-    spool: &Path,
-    mut look: impl FnMut(&File, &Contents, &[bool]) -> io::Result<bool>,
-) -> io::Result<()> {
-    let room = spool.join(layout::BAGS);
-    let entries = match fs::read_dir(&room) {
-        // A spool of an older version.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let name = entry?.file_name();
-        if layout::bag_from(&name).is_none() {
-            continue;
-        }
-        let bag = match open_file(spool, &room.join(name)) {
-            // All that was in it is settled now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            opened => opened?,
-        };
-        let contents = form::read(&bag)?;
-        let gone = contents.gone(&bag)?;
-        if !look(&bag, &contents, &gone)? {
-            break;
+        self.parts.insert(name, (bag, *part));
+        if let Some(id) = part.envelope() {
+            self.envelopes.entry(msgid).or_default().push(id);
         }
     }
-    Ok(())
+
+    /// The messages.
+    pub(super) fn messages(&self) -> impl Iterator<Item = MsgId> {
+        self.envelopes.keys().copied()
+    }
+
+    /// A message's envelopes, in order.
+    pub(super) fn envelopes(&self, msgid: MsgId) -> &[EvpId] {
+        self.envelopes.get(&msgid).map_or(&[], Vec::as_slice)
+    }
+
+    /// The bytes of a file that is a part of a bag, if it is.
+    pub(super) fn part(&self, spool: &Path, name: Name) -> io::Result<Option<Vec<u8>>> {
+        let Some((bag, part)) = self.parts.get(&name) else {
+            return Ok(None);
+        };
+        match open_file(spool, &spool.join(layout::bag(*bag))).map(|bag| part.read(&bag)) {
+            Ok(Ok(bytes)) => Ok(Some(bytes)),
+            Ok(Err(Unreadable::Io(error))) => Err(error),
+            Ok(Err(damaged)) => Err(io::Error::other(damaged.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }

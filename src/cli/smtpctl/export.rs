@@ -4,19 +4,24 @@
 //! a queue that nobody else uses now. A message is complete or not there.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 use crate::cli::failure::Failure;
-use crate::config::paths::Paths;
+use crate::config::paths::{self, Paths};
 use crate::control::client::{Client, Error};
-use crate::mail::MsgId;
+use crate::mail::{EvpId, MsgId};
+use crate::queue::Body;
 use crate::queue::coding::Name;
+use crate::queue::envelope_file::{self, foreign};
 use crate::queue::fs::{body_path, envelope_path, layout};
-use crate::sys::user;
+use crate::sys::errno::strerror;
+use crate::sys::{self, user};
+use crate::util::Line;
 
-use super::{plural, spool, with_keys};
+use super::spool::{self, Files, Keys};
+use super::{plural, with_keys};
 
 /// Lines of an envelope file that OpenSMTPD does not know.
 const OURS: &[&str] = &[
@@ -28,6 +33,52 @@ const OURS: &[&str] = &[
     "bounce-last-try",
     "bounce-relayed",
 ];
+
+/// Where OpenSMTPD has its helpers: in OpenBSD, where it installs them itself, in FreeBSD's port.
+const HELPERS: [&str; 3] = [
+    "/usr/libexec",
+    "/usr/libexec/opensmtpd",
+    "/usr/local/libexec/opensmtpd",
+];
+
+/// What differs from one OpenSMTPD to the next.
+struct Target {
+    /// What delivers to files of aliases.
+    to_file: String,
+    /// Who runs commands of aliases.
+    daemon: String,
+}
+
+impl Target {
+    /// That of this machine, as far as it is there.
+    fn find() -> Target {
+        let own = match std::env::consts::OS {
+            "openbsd" => 0,
+            "freebsd" => 2,
+            _ => 1,
+        };
+        let is_there = |dir: &&&str| Path::new(dir).join("mail.mboxfile").exists();
+        let dir = HELPERS.iter().find(is_there).unwrap_or(&HELPERS[own]);
+        let exists = |name: &&&str| matches!(user::by_name(name), Ok(Some(_)));
+        let others = foreign::DAEMONS.iter().filter(|name| **name != paths::USER);
+        Target {
+            to_file: format!("{dir}{}", foreign::TO_FILE),
+            daemon: others
+                .clone()
+                .find(exists)
+                .unwrap_or(&paths::USER)
+                .to_string(),
+        }
+    }
+}
+
+/// What has become of the messages.
+#[derive(Default)]
+struct Count {
+    messages: u32,
+    envelopes: u32,
+    unreadable: u32,
+}
 
 /// Writes all that lies in the spool to `to`/queue, of which there must be none yet.
 pub fn run(to: &str, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
@@ -50,128 +101,199 @@ pub fn run(to: &str, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure>
         }
         _ => {}
     }
-    make_dir(&queue, owner).map_err(|e| failed(&queue, &e))?;
-    let (mut count, mut messages) = (0, 0);
-    for msgid in spool::message_ids(&paths.spool)? {
-        match export(msgid, paths, &queue, owner)? {
-            0 => {}
-            envelopes => {
-                count += envelopes;
-                messages += 1;
-            }
-        }
-    }
-    writeln!(out, "{} in {messages} messages", plural(count, "exported"))
-        .map_err(|e| Failure::output(&e))?;
-    Ok(0)
-}
-
-fn export(
-    msgid: MsgId,
-    paths: &Paths,
-    queue: &Path,
-    owner: Option<(u32, u32)>,
-) -> Result<u32, Failure> {
-    let id = msgid.to_string();
-    let bucket = queue.join(id.get(..2).unwrap_or_default());
-    let dir = bucket.join(&id);
-    let failed = |error: io::Error| Failure::io(dir.display(), &error);
-    let ids = spool::envelope_ids(&paths.spool, msgid)?;
-    if ids.is_empty() {
-        return Ok(0);
-    }
-    match make_dir(&bucket, owner) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-        _ => {}
-    }
-    make_dir(&dir, owner).map_err(failed)?;
-    let body = body_path(msgid);
-    let mut file = new_file(&dir.join("message"), owner).map_err(failed)?;
-    copy(&paths.spool, &body, Name::body(msgid), paths, &mut file)?;
-    file.sync_all().map_err(failed)?;
-    for id in &ids {
-        let mut text = Vec::new();
-        let path = envelope_path(*id);
-        copy(&paths.spool, &path, Name::envelope(*id), paths, &mut text)?;
-        let text =
-            translated(&text).map_err(|why| Failure::new(format!("envelope {id}: {why}")))?;
-        let mut file = new_file(&dir.join(id.to_string()), owner).map_err(failed)?;
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-    }
-    Ok(u32::try_from(ids.len()).unwrap_or(u32::MAX))
-}
-
-fn copy(
-    root: &Path,
-    path: &Path,
-    name: Name,
-    paths: &Paths,
-    out: &mut dyn Write,
-) -> Result<i32, Failure> {
-    with_keys(paths, |keys| spool::copy(root, path, name, keys, out))
-}
-
-/// An envelope in OpenSMTPD's words.
-fn translated(text: &[u8]) -> Result<String, String> {
-    let text = std::str::from_utf8(text).map_err(|_| "it is no text".to_owned())?;
-    let mut out = String::with_capacity(text.len());
-    for line in text.lines() {
-        let (name, value) = line.split_once(": ").ok_or("a line is no field")?;
-        let name = name.to_ascii_lowercase();
-        if OURS.contains(&name.as_str()) {
-            continue;
-        }
-        let line = match name.strip_suffix("-quoted") {
-            // What it cannot hold as it is, it holds without the blanks around it.
-            Some(name) => match value.trim_matches('"').trim() {
-                "" if ["helo", "hostname", "smtpname"].contains(&name) => {
-                    format!("{name}: unknown")
-                }
-                "" => continue,
-                value => format!("{name}: {value}"),
-            },
-            None if name == "mda-file" => {
-                format!("mda-exec: /usr/libexec/mail.mboxfile -f %{{mbox.from}} {value}")
-            }
-            None => line.to_owned(),
+    make_dir(&queue).map_err(|e| failed(&queue, &e))?;
+    let count = with_keys(paths, |keys| {
+        let files = Files::find(&paths.spool, None)?;
+        let export = Export {
+            files: &files,
+            keys,
+            queue: &queue,
+            target: Target::find(),
         };
-        out.push_str(&line);
-        out.push('\n');
+        export.all()
+    })?;
+    sys::fs::sync_all();
+    settle(&queue, owner).map_err(|e| failed(&queue, &e))?;
+    let (envelopes, messages) = (plural(count.envelopes, "exported"), count.messages);
+    writeln!(out, "{envelopes} in {messages} messages").map_err(|e| Failure::output(&e))?;
+    match count.unreadable {
+        0 => Ok(0),
+        unreadable => Err(Failure::new(format!(
+            "{unreadable} files could not be read, and are not exported"
+        ))),
     }
-    Ok(out)
 }
 
-fn make_dir(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(path)?;
-    give(path, owner)
+/// From where to where.
+struct Export<'a> {
+    files: &'a Files<'a>,
+    keys: &'a Keys<'a>,
+    queue: &'a Path,
+    target: Target,
 }
 
-fn new_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
-    let mut options = File::options();
-    let file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    give(path, owner)?;
-    Ok(file)
+impl Export<'_> {
+    fn all(&self) -> Result<Count, Failure> {
+        let mut count = Count::default();
+        for msgid in self.files.messages(None)? {
+            let envelopes = self.envelopes(msgid, &mut count);
+            if envelopes.is_empty() {
+                continue;
+            }
+            match self
+                .keys
+                .open(self.files, &body_path(msgid), Name::body(msgid))
+            {
+                Ok(body) => self.message(msgid, body, &envelopes, &mut count)?,
+                Err(why) => count.pass_over(&body_path(msgid), &why.text),
+            }
+        }
+        Ok(count)
+    }
+
+    /// The envelopes of a message that can be read, in OpenSMTPD's words.
+    fn envelopes(&self, msgid: MsgId, count: &mut Count) -> Vec<(EvpId, String)> {
+        let mut found = Vec::new();
+        for id in self.files.envelopes(msgid) {
+            let path = envelope_path(id);
+            let read = self.keys.open(self.files, &path, Name::envelope(id));
+            let text = read.map_err(|why| why.text).and_then(|text| {
+                let mut bytes = Vec::new();
+                let read = text.take(spool::LONGEST_ENVELOPE).read_to_end(&mut bytes);
+                read.map_err(|error| strerror(&error))?;
+                let daemon = Line::sanitize(paths::USER.as_bytes());
+                let envelope = envelope_file::decode_for(id, &bytes, Some(&daemon))?;
+                self.target.translated(&envelope_file::encode(&envelope)?)
+            });
+            match text {
+                Ok(text) => found.push((id, text)),
+                Err(why) => count.pass_over(&path, &why),
+            }
+        }
+        found
+    }
+
+    fn message(
+        &self,
+        msgid: MsgId,
+        mut body: Body,
+        envelopes: &[(EvpId, String)],
+        count: &mut Count,
+    ) -> Result<(), Failure> {
+        let id = msgid.to_string();
+        let bucket = self.queue.join(id.get(..2).unwrap_or_default());
+        let dir = bucket.join(&id);
+        let failed = |error: io::Error| Failure::io(dir.display(), &error);
+        match make_dir(&bucket) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        make_dir(&dir).map_err(failed)?;
+        let mut file = new_file(&dir.join(layout::BODY)).map_err(failed)?;
+        match copy(&mut body, &mut file).map_err(failed)? {
+            Ok(()) => {}
+            Err(unreadable) => {
+                count.pass_over(&body_path(msgid), &strerror(&unreadable));
+                return fs::remove_dir_all(&dir).map_err(failed);
+            }
+        }
+        for (id, text) in envelopes {
+            let mut file = new_file(&dir.join(id.to_string())).map_err(failed)?;
+            file.write_all(text.as_bytes()).map_err(failed)?;
+            count.envelopes += 1;
+        }
+        count.messages += 1;
+        Ok(())
+    }
 }
 
-fn give(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+impl Count {
+    /// One file that cannot be read stops nothing else.
+    fn pass_over(&mut self, path: &Path, why: &str) {
+        self.unreadable += 1;
+        spool::eprintln_quietly(&format!("{}: {why}", path.display()));
+    }
+}
+
+/// Fails if the copy cannot be written; says if the body cannot be read.
+fn copy(body: &mut Body, to: &mut File) -> io::Result<Result<(), io::Error>> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match body.read(&mut buffer) {
+            Ok(0) => return Ok(Ok(())),
+            Ok(count) => to.write_all(buffer.get(..count).unwrap_or_default())?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}
+
+/// Brings everything to the disk, all together first, which is faster than one after the other; and
+/// gives it away, what is inside first: where root goes nobody else can put a link.
+fn settle(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            settle(&entry?.path(), owner)?;
+        }
+    }
+    file.sync_all()?;
     match owner {
-        Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
+        Some((uid, gid)) => fchown(&file, Some(uid), Some(gid)),
         None => Ok(()),
     }
+}
+
+impl Target {
+    /// An envelope in OpenSMTPD's words.
+    fn translated(&self, text: &str) -> Result<String, String> {
+        let has_command = ["mda-exec", "mda-file"]
+            .iter()
+            .any(|name| text.lines().any(|line| line.starts_with(name)));
+        let mut out = String::with_capacity(text.len());
+        for line in text.lines() {
+            let (name, value) = line.split_once(": ").ok_or("a line is no field")?;
+            if OURS.contains(&name) {
+                continue;
+            }
+            let line = match name.strip_suffix("-quoted") {
+                // What it cannot hold as it is, it holds without the blanks around it.
+                Some(name) => match value.trim_matches('"').trim() {
+                    "" if ["helo", "hostname", "smtpname"].contains(&name) => {
+                        format!("{name}: unknown")
+                    }
+                    "" => continue,
+                    value => format!("{name}: {value}"),
+                },
+                None if name == "mda-file" => format!("mda-exec: {}{value}", self.to_file),
+                None if name == "mda-user" && has_command && value == paths::USER => {
+                    format!("mda-user: {}", self.daemon)
+                }
+                None => line.to_owned(),
+            };
+            out.push_str(&line);
+            out.push('\n');
+        }
+        Ok(out)
+    }
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::listing::tests::envelope;
-    use crate::mail::{Command, EvpId, Kind, Local};
-    use crate::queue::envelope_file;
-    use crate::util::Line;
+    use crate::mail::{Command, Kind, Local};
 
     #[test]
     fn an_envelope_is_told_in_words_that_opensmtpd_knows() {
@@ -187,7 +309,11 @@ mod tests {
             command: Some(Command::File(Line::new("/home/bob/box").unwrap())),
         });
         let file = envelope_file::encode(&evp).unwrap();
-        let text = translated(file.as_bytes()).unwrap();
+        let target = Target {
+            to_file: "/usr/libexec/mail.mboxfile -f %{mbox.from} ".to_owned(),
+            daemon: "opensmtpd".to_owned(),
+        };
+        let text = target.translated(&file).unwrap();
         let names: Vec<&str> = text
             .lines()
             .map(|line| line.split_once(": ").unwrap().0)
@@ -219,6 +345,13 @@ mod tests {
             text.contains("mda-exec: /usr/libexec/mail.mboxfile -f %{mbox.from} /home/bob/box\n")
         );
         assert!(text.contains("\nhelo: unknown\n"));
+        // Commands of aliases are for the user of that system's.
+        if let Kind::Local(local) = &mut evp.kind {
+            local.user = Line::new(paths::USER).unwrap();
+        }
+        let file = envelope_file::encode(&evp).unwrap();
+        let theirs = target.translated(&file).unwrap();
+        assert!(theirs.ends_with("\nmda-user: opensmtpd\n"), "{theirs}");
         // It is still one of ours.
         assert!(envelope_file::decode(id, text.as_bytes()).is_ok());
     }

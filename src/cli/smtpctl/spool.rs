@@ -5,6 +5,7 @@
 //! makes no envelope is named on standard error and passed over too. Compressed files are read as
 //! they are; for encrypted ones the key is taken from smtpd.conf, or asked for. It is never printed.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -21,7 +22,7 @@ use crate::queue::coding::{Coding, Key, Name, Source, Unreadable};
 use crate::queue::fs::{body_path, envelope_path, layout};
 use crate::sys::errno::strerror;
 
-use super::bags;
+use super::bags::Bagged;
 use super::spool_file::open_file;
 
 /// Makes an envelope of a file's bytes.
@@ -42,12 +43,10 @@ pub fn each_envelope(
         key: (keys.configured)(),
         ..Coding::default()
     };
-    let bagged = bagged(spool, only)?;
-    let mut messages = messages(spool, only)?;
-    messages.extend(bagged.keys());
-    for msgid in messages {
-        for id in envelopes(spool, msgid, &bagged) {
-            match offline_line(spool, id, (decode, ttl_s), &coding) {
+    let files = Files::find(spool, only)?;
+    for msgid in files.messages(only)? {
+        for id in files.envelopes(msgid) {
+            match offline_line(&files, id, (decode, ttl_s), &coding) {
                 Ok(Some(listed)) => take(listed)?,
                 Ok(None) => {}
                 Err(why) => eprintln_quietly(&why),
@@ -67,7 +66,9 @@ pub fn show_envelope(
     let Which::Envelope(id) = which else {
         return Err(Failure::new("bad message type"));
     };
-    copy(spool, &envelope_path(id), Name::envelope(id), keys, out)
+    let files = Files::find(spool, Some(id.msgid()))?;
+    let mut text = keys.open(&files, &envelope_path(id), Name::envelope(id))?;
+    copy(&mut text, out)
 }
 
 /// Prints a message's body.
@@ -82,54 +83,74 @@ pub fn show_message(
         Which::Envelope(id) => id.msgid(),
         Which::All => return Err(Failure::new("bad message type")),
     };
-    copy(spool, &body_path(msgid), Name::body(msgid), keys, out)
+    let files = Files::find(spool, Some(msgid))?;
+    let mut text = keys.open(&files, &body_path(msgid), Name::body(msgid))?;
+    copy(&mut text, out)
 }
 
 /// Envelope files have a few lines; a longer file is not one.
-const LONGEST_ENVELOPE: u64 = 1 << 20;
+pub(super) const LONGEST_ENVELOPE: u64 = 1 << 20;
 
-/// Messages that have a directory.
-fn messages(spool: &Path, only: Option<MsgId>) -> Result<BTreeSet<MsgId>, Failure> {
-    if let Some(id) = only {
-        return Ok(BTreeSet::from([id]));
+/// The files of a spool, those in bags among them.
+pub(super) struct Files<'a> {
+    spool: &'a Path,
+    bagged: Bagged,
+    /// What has opened one of them.
+    key: RefCell<Option<Key>>,
+}
+
+impl Files<'_> {
+    /// Of all messages, or of one.
+    pub(super) fn find(spool: &Path, only: Option<MsgId>) -> Result<Files<'_>, Failure> {
+        let room = spool.join(layout::BAGS);
+        let bagged = Bagged::find(spool, only).map_err(|e| Failure::io(room.display(), &e))?;
+        Ok(Files {
+            spool,
+            bagged,
+            key: RefCell::default(),
+        })
     }
-    let queue = spool.join(layout::QUEUE);
-    let mut messages = BTreeSet::new();
-    let buckets = names(&queue).map_err(|e| Failure::io(queue.display(), &e))?;
-    for bucket in buckets.iter().filter(|name| name.len() == 2) {
-        let bucket = queue.join(bucket);
-        let ids = names(&bucket).map_err(|e| Failure::io(bucket.display(), &e))?;
-        messages.extend(ids.iter().filter_map(|name| name.parse::<MsgId>().ok()));
+
+    /// The ids of all messages, or this one.
+    pub(super) fn messages(&self, only: Option<MsgId>) -> Result<BTreeSet<MsgId>, Failure> {
+        if let Some(id) = only {
+            return Ok(BTreeSet::from([id]));
+        }
+        let queue = self.spool.join(layout::QUEUE);
+        let mut messages: BTreeSet<MsgId> = self.bagged.messages().collect();
+        let buckets = names(&queue).map_err(|e| Failure::io(queue.display(), &e))?;
+        for bucket in buckets.iter().filter(|name| name.len() == 2) {
+            let bucket = queue.join(bucket);
+            let ids = names(&bucket).map_err(|e| Failure::io(bucket.display(), &e))?;
+            messages.extend(ids.iter().filter_map(|name| name.parse::<MsgId>().ok()));
+        }
+        Ok(messages)
     }
-    Ok(messages)
-}
 
-/// The ids of all messages.
-pub(super) fn message_ids(spool: &Path) -> Result<BTreeSet<MsgId>, Failure> {
-    let mut messages = messages(spool, None)?;
-    messages.extend(bagged(spool, None)?.keys());
-    Ok(messages)
-}
+    /// The envelopes of a message, in order. Where it has a directory, that counts.
+    pub(super) fn envelopes(&self, msgid: MsgId) -> Vec<EvpId> {
+        let body = self.spool.join(body_path(msgid));
+        let found = body.parent().map(names).and_then(Result::ok);
+        let names = found.unwrap_or_default();
+        let ids: Vec<EvpId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        match ids.is_empty() {
+            true => self.bagged.envelopes(msgid).to_vec(),
+            false => ids,
+        }
+    }
 
-/// The ids of a message's envelopes.
-pub(super) fn envelope_ids(spool: &Path, msgid: MsgId) -> Result<Vec<EvpId>, Failure> {
-    Ok(envelopes(spool, msgid, &bagged(spool, Some(msgid))?))
-}
-
-fn bagged(spool: &Path, only: Option<MsgId>) -> Result<bags::Envelopes, Failure> {
-    let room = spool.join(layout::BAGS);
-    bags::envelopes(spool, only).map_err(|e| Failure::io(room.display(), &e))
-}
-
-/// The envelopes of a message, in order. Where it has a directory, that counts.
-fn envelopes(spool: &Path, msgid: MsgId, bagged: &bags::Envelopes) -> Vec<EvpId> {
-    let body = spool.join(body_path(msgid));
-    let found = body.parent().map(names).and_then(Result::ok);
-    let names = found.unwrap_or_default();
-    let ids: Vec<EvpId> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    match ids.is_empty() {
-        true => bagged.get(&msgid).cloned().unwrap_or_default(),
-        false => ids,
+    /// The bytes of one, which may be a part of a bag.
+    fn source(&self, path: &Path, name: Name) -> io::Result<Source> {
+        let path = self.spool.join(path);
+        match open_file(self.spool, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened.map(Source::File),
+        }
+        match self.bagged.part(self.spool, name)? {
+            Some(bytes) => Ok(Source::Memory(bytes)),
+            // It may have been unpacked just now.
+            None => open_file(self.spool, &path).map(Source::File),
+        }
     }
 }
 
@@ -149,21 +170,24 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
 
 /// What is listed of an envelope that lies in the spool; `None` when it has just gone.
 fn offline_line(
-    spool: &Path,
+    files: &Files<'_>,
     id: EvpId,
     (decode, ttl_s): (Decode, u32),
     coding: &Coding,
 ) -> Result<Option<Listed>, String> {
-    let path = spool.join(envelope_path(id));
-    let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let read = source(spool, &path, Name::envelope(id)).and_then(|source| match source {
-        Source::Memory(bytes) => Ok(bytes),
-        Source::File(file) => {
-            let mut bytes = Vec::new();
-            let read = file.take(LONGEST_ENVELOPE).read_to_end(&mut bytes);
-            read.map(|_| bytes)
-        }
-    });
+    let path = envelope_path(id);
+    let failed =
+        |why: &dyn std::fmt::Display| format!("{}: {why}", files.spool.join(&path).display());
+    let read = files
+        .source(&path, Name::envelope(id))
+        .and_then(|source| match source {
+            Source::Memory(bytes) => Ok(bytes),
+            Source::File(file) => {
+                let mut bytes = Vec::new();
+                let read = file.take(LONGEST_ENVELOPE).read_to_end(&mut bytes);
+                read.map(|_| bytes)
+            }
+        });
     let bytes = match read {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -185,32 +209,12 @@ fn offline_line(
     Ok(Some(listing::listed(&envelope, &standing)))
 }
 
-fn eprintln_quietly(line: &str) {
+pub(super) fn eprintln_quietly(line: &str) {
     // Nobody listens on standard error: then nobody wants to know.
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// The bytes of a file of the queue, which may be a part of a bag.
-fn source(spool: &Path, path: &Path, name: Name) -> io::Result<Source> {
-    match open_file(spool, path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        opened => return opened.map(Source::File),
-    }
-    match bags::part(spool, name)? {
-        Some(bytes) => Ok(Source::Memory(bytes)),
-        // It may have been unpacked just now.
-        None => open_file(spool, path).map(Source::File),
-    }
-}
-
-pub(super) fn copy(
-    spool: &Path,
-    path: &Path,
-    name: Name,
-    keys: &Keys<'_>,
-    out: &mut dyn Write,
-) -> Result<i32, Failure> {
-    let mut text = keys.open(spool, path, name)?;
+fn copy(text: &mut Body, out: &mut dyn Write) -> Result<i32, Failure> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = match text.read(&mut buffer) {
@@ -237,23 +241,28 @@ const TRIES: usize = 3;
 
 impl Keys<'_> {
     /// Opens a file of the spool. The daemon is not asked: it need not run, and need not know the
-    /// key.
-    fn open(&self, spool: &Path, path: &Path, name: Name) -> Result<Body, Failure> {
+    /// key. A key that has opened one file is tried on the next.
+    pub(super) fn open(&self, files: &Files<'_>, path: &Path, name: Name) -> Result<Body, Failure> {
         let open = |key: Option<Key>| {
-            let source =
-                source(spool, &spool.join(path), name).map_err(|e| Failure::io("fopen", &e))?;
+            let source = files
+                .source(path, name)
+                .map_err(|e| Failure::io("fopen", &e))?;
             let coding = Coding {
                 key,
                 ..Coding::default()
             };
             match coding.open(name, source) {
-                Ok(body) => Ok(Ok(body)),
+                Ok(body) => {
+                    files.key.replace(coding.key);
+                    Ok(Ok(body))
+                }
                 Err(Unreadable::Key(why)) => Ok(Err(why)),
                 Err(Unreadable::Io(error)) => Err(Failure::io("fread", &error)),
                 Err(damaged) => Err(Failure::new(format!("object is damaged: {damaged}"))),
             }
         };
-        let mut tried = open(None)?;
+        let known = files.key.borrow().clone();
+        let mut tried = open(known)?;
         if tried.is_err()
             && let Some(key) = (self.configured)()
         {

@@ -37,7 +37,7 @@ pub struct Coding {
 }
 
 /// Which file of the queue it is. A sealed file is bound to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Name(u64);
 
 impl Name {

@@ -262,6 +262,59 @@ fn ours_differs_from_opensmtpds_by_the_check_line_alone() {
 }
 
 #[test]
+fn files_and_commands_of_opensmtpds_aliases_are_ours_to_deliver() {
+    // smtpd-migration(7): its program for files goes with it, and so may the user it runs as.
+    let text = OPENSMTPD.replace("type: mta", "type: mda");
+    let read = |exec: &str, user: &str| {
+        let text = format!("{text}mda-exec: {exec}\nmda-user: {user}\n");
+        let read = decode_for(id(), text.as_bytes(), Some(&line("_smtpd"))).unwrap();
+        let Kind::Local(local) = read.kind else {
+            panic!("{:?}", read.kind)
+        };
+        (local.command.unwrap(), local.user.as_str().to_owned())
+    };
+    let to_file = "/usr/libexec/opensmtpd/mail.mboxfile -f %{mbox.from} ";
+    for (exec, user, command, whose) in [
+        (
+            format!("{to_file}/var/log/a list"),
+            "opensmtpd",
+            Command::File(line("/var/log/a list")),
+            "_smtpd",
+        ),
+        (
+            format!("{to_file}/home/bob/box"),
+            "bob",
+            Command::File(line("/home/bob/box")),
+            "bob",
+        ),
+        (
+            "exec procmail".to_owned(),
+            "smtpd",
+            Command::Pipe(line("exec procmail")),
+            "_smtpd",
+        ),
+        (
+            format!("nice {to_file}/x"),
+            "bob",
+            Command::Pipe(line(&format!("nice {to_file}/x"))),
+            "bob",
+        ),
+    ] {
+        assert_eq!(read(&exec, user), (command, whose.to_owned()));
+    }
+    // What we have written means what it says.
+    let own = format!("{text}mda-exec: {to_file}/x\nmda-user: opensmtpd\n");
+    let mut envelope = decode(id(), own.as_bytes()).unwrap();
+    let Kind::Local(local) = &mut envelope.kind else {
+        panic!("{:?}", envelope.kind)
+    };
+    local.command = Some(Command::Pipe(line(&format!("{to_file}/x"))));
+    let written = encode(&envelope).unwrap();
+    let again = decode_for(id(), written.as_bytes(), Some(&line("_smtpd")));
+    assert_eq!(again, Ok(envelope));
+}
+
+#[test]
 fn a_bounce_of_an_older_version_is_read_without_its_past() {
     // spool-layout.md, remote, bounce-arrival, bounce-last-try: files without them are read.
     let old = OPENSMTPD.replace("type: mta", "type: bounce") + "bounce-type: failed\n";

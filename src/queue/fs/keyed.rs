@@ -43,7 +43,8 @@ impl Shared {
             Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => LoadError::Missing,
             Unreadable::Io(error) => LoadError::Io(error),
         })?;
-        envelope_file::decode(id, &text).map_err(LoadError::Corrupt)
+        let daemon = self.options.daemon_user.as_ref();
+        envelope_file::decode_for(id, &text, daemon).map_err(LoadError::Corrupt)
     }
 
     pub(super) fn open_body(&self, id: MsgId) -> io::Result<Body> {

@@ -26,7 +26,7 @@ pub(super) const CORRUPT: &str = "corrupt";
 /// Where sendmail(8) leaves mail while the daemon is down; the queue does not read it.
 pub const OFFLINE: &str = "offline";
 /// The name of a body in its message's directory.
-pub(super) const BODY: &str = "message";
+pub const BODY: &str = "message";
 /// Held by the store that has this spool open; its text is that process' id.
 const LOCK: &str = "queue/lock";
 

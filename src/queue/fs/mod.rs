@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::sys;
-use crate::util::Timestamp;
+use crate::util::{Line, Timestamp};
 
 use self::bags::{Index, Parcel};
 use self::buckets::Buckets;
@@ -84,6 +84,8 @@ pub struct Options {
     /// Whether somebody will call [`Fs::delete_as_it_comes`] or [`Fs::delete_dropped`]: then nobody
     /// else waits for files to be deleted.
     pub delete_later: bool,
+    /// Who runs commands of aliases that OpenSMTPD has left in the queue.
+    pub daemon_user: Option<Line>,
 }
 
 /// Tells the time.
@@ -103,6 +105,7 @@ impl Default for Options {
             bags: false,
             clock: Arc::new(Timestamp::now),
             delete_later: false,
+            daemon_user: None,
         }
     }
 }

@@ -84,7 +84,8 @@ impl Part {
         }
     }
 
-    fn msgid(&self) -> Option<MsgId> {
+    /// The message that it is of.
+    pub fn msgid(&self) -> Option<MsgId> {
         MsgId::new((self.name >> 32) as u32)
     }
 
