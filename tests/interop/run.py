@@ -32,7 +32,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 INSIDE = "SMTPD_INTEROP_INSIDE"
 # Who owns mailboxes, here and at the peers.
 MAILBOX, UID = "interop", 61001
-USERS = ["_smtpd", "opensmtpd", "opensmtpq", "Debian-exim"]
+USERS = ["_smtpd", "_smtpq", "opensmtpd", "opensmtpq", "Debian-exim"]
 GROUPS = ["_smtpd", "_smtpq", "opensmtpd", "opensmtpq", "Debian-exim"]
 SMTPD = os.environ.get("SMTPD_INTEROP_SMTPD", f"{TOP}/target/release/smtpd")
 
@@ -417,17 +417,9 @@ class Opensmtpd(Server):
         return "tls", f"relay host smtp://127.0.0.1:{ours.port}", ""
 
     def start(self, ours, cert):
-        folder = unpacked("opensmtpd", "usr/sbin/smtpd", "opensmtpd")
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/usr/libexec"], check=True)
-        shutil.copytree(f"{folder}/usr/libexec", "/usr/libexec", dirs_exist_ok=True)
-        os.makedirs("/var/lib/opensmtpd/empty", exist_ok=True)
+        self.prepare(cert)
         listener, back, more = self.security(ours)
-        for kind in ("pem", "key"):
-            shutil.copy(f"{cert}.{kind}", f"{self.dir}/cert.{kind}")
-            os.chmod(f"{self.dir}/cert.{kind}", 0o600)
-        write(f"{self.dir}/mailname", f"mx.{self.domain}\n")
-        shutil.copy(f"{self.dir}/mailname", "/etc/mailname")
-        conf = write(f"{self.dir}/smtpd.conf", f"""pki host.example cert "{self.dir}/cert.pem"
+        self.serve(f"""pki host.example cert "{self.dir}/cert.pem"
 pki host.example key "{self.dir}/cert.key"
 {more}
 smtp max-message-size 40M
@@ -437,9 +429,28 @@ action "back" {back}
 match from any for domain "{self.domain}" action "in"
 match from any for domain "{ours.domain}" action "back"
 """)
-        # Each with a spool and a control socket of its own, whose paths are built in.
-        alone = 'for dir in /var/spool /run; do mount -t tmpfs tmpfs $dir || exit 1; done && exec "$@"'
-        self.spawn("unshare", "-m", "sh", "-c", alone, "sh", f"{folder}/usr/sbin/smtpd", "-d", "-f", conf)
+
+    def prepare(self, cert=None):
+        self.folder = unpacked("opensmtpd", "usr/sbin/smtpd", "opensmtpd")
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/usr/libexec"], check=True)
+        shutil.copytree(f"{self.folder}/usr/libexec", "/usr/libexec", dirs_exist_ok=True)
+        os.makedirs("/var/lib/opensmtpd/empty", exist_ok=True)
+        for kind in ("pem", "key") if cert else ():
+            shutil.copy(f"{cert}.{kind}", f"{self.dir}/cert.{kind}")
+            os.chmod(f"{self.dir}/cert.{kind}", 0o600)
+        write(f"{self.dir}/mailname", f"mx.{self.domain}\n")
+        shutil.copy(f"{self.dir}/mailname", "/etc/mailname")
+
+    def alone(self, *argv):
+        """A command for which the spool and the control socket, whose paths are built in, are this one's own."""
+        for room in ("spool", "run"):
+            os.makedirs(f"{self.dir}/{room}", exist_ok=True)
+        script = 'mount --bind "$0/spool" /var/spool && mount --bind "$0/run" /run && exec "$@"'
+        return ["unshare", "-m", "sh", "-c", script, self.dir, *argv]
+
+    def serve(self, conf, *flags):
+        path = write(f"{self.dir}/smtpd.conf", conf)
+        self.spawn(*self.alone(f"{self.folder}/usr/sbin/smtpd", "-d", "-f", path, *flags))
 
 
 class OpensmtpdSubmission(Opensmtpd):
@@ -639,8 +650,8 @@ def main():
     return 0 if fine else 1
 
 
-def enter():
-    """Runs this again where nothing of the system's can be harmed."""
+def enter(script):
+    """Runs the script again where nothing of the system's can be harmed."""
     if os.geteuid() != 0 or not sys.platform.startswith("linux"):
         print("interop: needs root and Linux")
         return 1
@@ -661,10 +672,10 @@ def enter():
                     if user not in known:
                         number = UID + (at if user == MAILBOX else 1 + GROUPS.index(user))
                         f.write(line.format(user, number, number))
-        script = "ip link set lo up && mount --make-rprivate / && mount --bind \"$0/etc\" /etc && " \
+        inside = "ip link set lo up && mount --make-rprivate / && mount --bind \"$0/etc\" /etc && " \
                  "for dir in /var/spool /var/lib /run; do mount -t tmpfs tmpfs $dir || exit 1; done && exec \"$@\""
         env = dict(os.environ, SMTPD_INTEROP_PLACE=place, **{INSIDE: "yes"})
-        argv = ["unshare", "-mn", "sh", "-c", script, place, sys.executable, os.path.abspath(__file__), *sys.argv[1:]]
+        argv = ["unshare", "-mn", "sh", "-c", inside, place, sys.executable, os.path.abspath(script), *sys.argv[1:]]
         code = subprocess.run(argv, env=env).returncode
         keep = os.environ.get("SMTPD_INTEROP_KEEP")
         if keep:
@@ -674,4 +685,4 @@ def enter():
 
 
 if __name__ == "__main__":
-    sys.exit(main() if os.environ.get(INSIDE) else enter())
+    sys.exit(main() if os.environ.get(INSIDE) else enter(__file__))
