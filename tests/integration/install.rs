@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::{Client, Instance, Setup, not_run, processes, wait, wait_for};
+use crate::support::{Client, Instance, Setup, not_run, processes, root_only, wait, wait_for};
 
 /// A tree as `make` leaves it, with programs that are none, and `make` over it without Cargo.
-struct Built {
-    dir: tempfile::TempDir,
+pub(crate) struct Built {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 const VARIABLES: [&str; 3] = [
@@ -18,7 +18,7 @@ const VARIABLES: [&str; 3] = [
 ];
 
 impl Built {
-    fn new(test: &str) -> Option<Built> {
+    pub(crate) fn new(test: &str) -> Option<Built> {
         if Command::new("make").arg("--version").output().is_err() {
             not_run(test, "there is no make");
             return None;
@@ -40,8 +40,13 @@ impl Built {
         ] {
             fs::write(release.join(name), "").unwrap();
         }
-        // What `build` notes down, without building.
-        let done = built.make(&["-n", "build"], &[]);
+        built.note(&[]);
+        Some(built)
+    }
+
+    /// What `build` notes down, without building.
+    fn note(&self, more: &[&str]) {
+        let done = self.make(&["-n", "build"], more);
         let script = String::from_utf8_lossy(&done.stdout).into_owned();
         let note = script
             .lines()
@@ -54,7 +59,6 @@ impl Built {
                 .unwrap()
                 .success()
         );
-        Some(built)
     }
 
     fn make(&self, words: &[&str], more: &[&str]) -> Output {
@@ -64,10 +68,10 @@ impl Built {
             .env_remove("MAKEFLAGS")
             .args(words)
             .args(VARIABLES)
-            .args(more)
             .arg(format!("TARGETDIR={dir}/target"))
             .arg(format!("DESTDIR={dir}/dest"))
             .arg("CARGO=/nonexistent/cargo")
+            .args(more)
             .output()
             .unwrap()
     }
@@ -119,6 +123,49 @@ fn a_file_that_is_there_is_kept_and_named() {
     assert_eq!(kept, "sendmail /usr/libexec/dma\n");
     assert!(built.dest("share/examples/smtpd/mailer.conf").exists());
     assert!(!said.contains("etc/aliases; ours"), "{said}");
+}
+
+#[test]
+fn what_is_missing_of_users_and_groups_is_said_with_what_makes_it() {
+    // README, Installing it: make users makes what is missing.
+    let test = "what_is_missing_of_users_and_groups_is_said_with_what_makes_it";
+    if !root_only(test) {
+        return;
+    }
+    let Some(built) = Built::new(test) else {
+        return;
+    };
+    let place = built.dir.path().join("alone").display().to_string();
+    let mut more: Vec<String> = [
+        ("PREFIX", ""),
+        ("SYSCONFDIR", "/etc"),
+        ("LOCALSTATEDIR", "/state"),
+        ("RCDIR", "/rc.d"),
+    ]
+    .iter()
+    .map(|(name, below)| format!("{name}={place}{below}"))
+    .collect();
+    for name in ["SMTPD_USER", "SMTPD_QUEUE_USER", "SMTPD_QUEUE_GROUP"] {
+        more.push(format!("{name}=_nosuchsmtpd"));
+    }
+    more.push("DESTDIR=".to_owned());
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    built.note(&more);
+    let done = built.make(&["install"], &more);
+    assert!(done.status.success(), "{done:?}");
+    let said = String::from_utf8_lossy(&done.stdout);
+    for text in [
+        "there is no user _nosuchsmtpd yet: make users makes what is missing",
+        "smtpctl is not set-group-id: the group _nosuchsmtpd does not exist yet",
+    ] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    // And the commands for that, which are not run here.
+    let done = built.make(&["-n", "users"], &more);
+    let said = String::from_utf8_lossy(&done.stdout);
+    for text in ["useradd", "groupadd", "_nosuchsmtpd"] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod load;
 mod mda;
 mod metrics;
 mod notices;
+mod ports;
 mod queue_in_hand;
 mod queue_options;
 mod queue_times;
