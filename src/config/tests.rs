@@ -389,6 +389,13 @@ fn the_default_configuration_is_good() {
     assert_eq!(loaded.warnings, []);
     // Users of this machine, and the world.
     assert_eq!(loaded.config.rules.len(), 2);
+    // A machine that only sends is one line more.
+    let one_line = text.replacen("#match from local for any", "match from local for any", 1);
+    let mut only_sends = Sources::from_text("smtpd.conf", &one_line, &[]);
+    only_sends.insert(Path::new("/etc/mail/aliases"), read("etc/aliases"));
+    let only_sends = load(&only_sends, &defaults()).unwrap();
+    assert_eq!(only_sends.config.rules.len(), 3);
+    assert_eq!(only_sends.config.rules[0].text, loaded.config.rules[1].text);
     let aliases = read("etc/aliases");
     let entries: Vec<_> = super::table_text::Entries::new(&aliases, None)
         .map(Result::unwrap)
