@@ -17,6 +17,7 @@ Needs root and python3; see run.py.
 """
 
 import argparse
+import multiprocessing
 import os
 import pwd
 import re
@@ -83,26 +84,21 @@ def seconds_until(condition):
     return time.monotonic() - start if run.wait(condition, LONG_S) else None
 
 
-class Flood(threading.Thread):
-    """A client that pipelines recipients, again and again."""
-
-    def __init__(self, port, ended):
-        super().__init__(daemon=True)
-        self.port = port
-        self.ended = ended
-
-    def run(self):
-        lines = b"EHLO flood.example.net\r\nMAIL FROM:<a@example.net>\r\n"
-        lines += b"".join(b"RCPT TO:<user%d@elsewhere.example>\r\n" % n for n in range(RECIPIENTS))
-        while not self.ended.is_set():
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 5) as s:
-                    reader = threading.Thread(target=drain, args=(s,), daemon=True)
-                    reader.start()
-                    s.sendall(lines)
-                    reader.join(5)
-            except OSError:
-                self.ended.wait(0.05)
+def flood(port):
+    """A client, in a process of its own, that pipelines recipients again and again until it is killed."""
+    lines = b"EHLO flood.example.net\r\nMAIL FROM:<a@example.net>\r\n"
+    lines += b"".join(b"RCPT TO:<root@mx.example.org>\r\nRCPT TO:<user%d@elsewhere.example>\r\n" % n
+                      for n in range(RECIPIENTS // 2))
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), LONG_S) as s:
+                reader = threading.Thread(target=drain, args=(s,), daemon=True)
+                reader.start()
+                s.sendall(lines)
+                s.shutdown(socket.SHUT_WR)
+                reader.join(LONG_S)
+        except OSError:
+            time.sleep(0.05)
 
 
 def drain(s):
@@ -114,12 +110,11 @@ def drain(s):
 
 
 def recipients(top, args):
-    daemon = Instance(args.program, top, lambda d: ['action "local" maildir', 'match for local action "local"'])
-    ended = threading.Event()
+    daemon = Instance(args.program, top, lambda d: ['action "local" maildir', 'match from any for local action "local"'])
+    floods = [multiprocessing.Process(target=flood, args=(daemon.port,), daemon=True) for _ in range(CLIENTS)]
     try:
-        floods = [Flood(daemon.port, ended) for _ in range(CLIENTS)]
-        for flood in floods:
-            flood.start()
+        for process in floods:
+            process.start()
         time.sleep(3)
         size, start, waits = os.path.getsize(daemon.log), time.monotonic(), []
         while len(waits) < 100 and time.monotonic() < start + LONG_S:
@@ -133,8 +128,9 @@ def recipients(top, args):
                 print(f"  somebody else was turned away: {error}")
             waits.append(time.monotonic() - began)
         logged = (os.path.getsize(daemon.log) - size) / (time.monotonic() - start) / 1e6
-        ended.set()
     finally:
+        for process in floods:
+            process.kill()
         daemon.stop()
     if not waits:
         return False
