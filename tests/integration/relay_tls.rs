@@ -91,6 +91,15 @@ fn tls_is_used_where_it_is_offered_and_the_log_says_what_it_is_worth() {
         at(" mta connected") < at(" mta tls ciphers")
             && at(" mta cert-check") < at("result=\"Ok\"")
     );
+    // smtpctl(8), trace message: the handshake has a time of its own.
+    let delays: Vec<&str> = log.lines().filter(|l| l.contains(" mta delays ")).collect();
+    assert_eq!(delays.len(), 2, "{log}");
+    for line in delays {
+        assert!(
+            line.contains(" tls=") && !line.contains(" tls=0.000 "),
+            "{line}"
+        );
+    }
 }
 
 #[test]
