@@ -8,7 +8,7 @@
 
 use std::io;
 
-use super::fs::DiskFile;
+use super::DiskFile;
 use super::shared_error::SharedError;
 
 /// So many bytes in memory are enough for a write to the disk.

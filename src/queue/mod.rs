@@ -12,6 +12,7 @@ pub mod envelope_file;
 pub mod fs;
 pub mod ram;
 mod body;
+mod file;
 mod shared_error;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::log::{self, Trace, stat};
 use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 
 pub use coding::Body;
+pub use file::DiskFile;
 pub use fs::bags::Parcel;
 use shared_error::SharedError;
 

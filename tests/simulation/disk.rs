@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use smtpd::queue::fs::{Disk, DiskFile, EachEntry, EntryKind};
+use smtpd::queue::DiskFile;
+use smtpd::queue::fs::{Disk, EachEntry, EntryKind};
 use smtpd::sys::fs::Room;
 
 use crate::promise::Note;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use flate2::read::MultiGzDecoder;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
-use crate::queue::fs::DiskFile;
+use crate::queue::DiskFile;
 
 use super::Bytes;
 

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use crate::mail::{EvpId, MsgId};
 
-use super::fs::DiskFile;
+use super::DiskFile;
 
 pub use seal::Key;
 

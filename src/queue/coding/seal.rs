@@ -20,7 +20,7 @@ use std::sync::Arc;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 
-use crate::queue::fs::DiskFile;
+use crate::queue::DiskFile;
 use crate::sys;
 
 use super::{Bytes, Name, Source, Unreadable, fill_at};

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::log::stat;
+use crate::queue::DiskFile;
 use crate::sys;
 use crate::sys::errno::strerror;
 use crate::sys::fs::Room;
@@ -45,38 +46,6 @@ pub trait Disk: Send + Sync {
     fn list(&self, path: &Path, each: &mut EachEntry<'_>) -> io::Result<()>;
     /// What is free.
     fn room(&self) -> io::Result<Room>;
-}
-
-/// A file being written.
-pub trait DiskFile: Send {
-    /// Appends all of `bytes`.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Nothing more will be written.
-    fn finish(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-    /// Lets the disk begin with what has been written. Only a hint.
-    fn start_writeback(&mut self) {}
-    /// Makes the contents durable.
-    fn sync(&mut self) -> io::Result<()>;
-}
-
-impl DiskFile for Box<dyn DiskFile> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        (**self).write(bytes)
-    }
-
-    fn finish(&mut self) -> io::Result<()> {
-        (**self).finish()
-    }
-
-    fn start_writeback(&mut self) {
-        (**self).start_writeback();
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        (**self).sync()
-    }
 }
 
 /// Looks at one entry of a directory.

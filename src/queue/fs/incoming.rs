@@ -21,12 +21,12 @@ use crate::log;
 use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 use crate::queue::body::BodyWriter;
 use crate::queue::coding::Name;
-use crate::queue::{Draft, envelope_file};
+use crate::queue::{DiskFile, Draft, envelope_file};
 use crate::sys;
 
 use super::bags::Parcel;
 use super::keyed::copy;
-use super::{DiskFile, Shared, invalid, layout};
+use super::{Shared, invalid, layout};
 
 /// What a small file takes up.
 const FILE_BYTES: u64 = 4096;

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::coding::{Form, Name, OVERHEAD_BYTES, Unreadable};
-use crate::queue::{Body, LoadError, envelope_file};
+use crate::queue::{Body, DiskFile, LoadError, envelope_file};
 
 use super::{Shared, buckets, layout};
 
@@ -125,7 +125,7 @@ impl Shared {
 }
 
 /// Writes all of a body to a file, which is finished.
-pub(super) fn copy(body: &mut Body, file: &mut dyn super::DiskFile) -> io::Result<()> {
+pub(super) fn copy(body: &mut Body, file: &mut dyn DiskFile) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match io::Read::read(body, &mut buffer) {

@@ -50,7 +50,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Disk, DiskFile, EachEntry, EntryKind, RealDisk};
+pub use disk::{Disk, EachEntry, EntryKind, RealDisk};
 pub use layout::{body_path, envelope_path};
 pub use space::is_short;
 
