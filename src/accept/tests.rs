@@ -1,6 +1,6 @@
 //! The loop and its workers on real sockets, with real sessions and services that a test can hold up.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -9,8 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::control::message::{decode_answer, encode_ask, frame_length};
-use crate::control::{Answer, Ask, Which};
+use crate::control::{Answer, Ask};
 use crate::mail::samples::line;
 use crate::mail::{Destination, Expanded, Facts, Kind, Local, MailAddr, MsgId, Peer, Refusal};
 use crate::queue::ram::Ram;
@@ -21,6 +20,10 @@ use crate::util::dice::Dice;
 use crate::util::{Line, Live, Timestamp};
 
 use super::*;
+
+mod control;
+
+use control::{answer, ask};
 
 /// What has happened on one server, and its services. A recipient `slow` waits for the gate, and so
 /// does the tale of a durable message when `commits_wait`.
@@ -155,23 +158,6 @@ fn listening(book: Arc<Book>) -> Listening {
     }
 }
 
-/// Answers `Status` at once, leaves `Stats` open, refuses the rest.
-struct Desk(Arc<Mutex<Vec<ConnId>>>);
-
-impl Host for Desk {
-    fn ask(&mut self, conn: ConnId, uid: u32, ask: Ask) -> Option<Answer> {
-        assert_eq!(uid, crate::sys::user::effective_uid());
-        match ask {
-            Ask::Status => Some(Answer::Count(7)),
-            Ask::Stats => {
-                self.0.lock().unwrap().push(conn);
-                None
-            }
-            _ => Some(Answer::Fail("no".to_owned())),
-        }
-    }
-}
-
 struct Server {
     address: SocketAddr,
     control: PathBuf,
@@ -239,7 +225,7 @@ impl Server {
                 book: book.clone(),
                 queue: Queue::new(Arc::new(Ram::with_hook(at_the_gate))),
             }),
-            host: Box::new(Desk(open_asks.clone())),
+            host: Box::new(control::Questions(open_asks.clone())),
             resolver: dns::start(settings, random::number_u32).unwrap(),
             workers: 2,
             own_uid: crate::sys::user::effective_uid(),
@@ -320,19 +306,6 @@ impl Client {
         assert!(self.ask("RCPT TO:<bob@example.org>").starts_with("250 "));
         assert!(self.ask("DATA").starts_with("354 "));
     }
-}
-
-fn ask(stream: &mut UnixStream, ask: &Ask) -> Option<Answer> {
-    stream.write_all(&encode_ask(ask)).unwrap();
-    answer(stream)
-}
-
-fn answer(stream: &mut UnixStream) -> Option<Answer> {
-    let mut head = [0; 4];
-    stream.read_exact(&mut head).ok()?;
-    let mut body = vec![0; frame_length(head).unwrap()];
-    stream.read_exact(&mut body).ok()?;
-    Some(decode_answer(&body).unwrap())
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -832,123 +805,6 @@ fn a_submission_is_a_local_session_named_after_the_server() {
         server.book.closed(|closed| closed.len() == 1),
         [(Peer::Local, Disconnect::Quit)]
     );
-}
-
-#[test]
-fn an_answer_may_come_later_and_questions_keep_their_order() {
-    // accept::Host: `None` means that the answer comes through the mailbox.
-    let server = Server::start(Limits::default());
-    let mut stream = server.control();
-    stream
-        .write_all(&[encode_ask(&Ask::Stats), encode_ask(&Ask::Status)].concat())
-        .unwrap();
-    until("the host is asked", || {
-        !server.open_asks.lock().unwrap().is_empty()
-    });
-    let id = server.open_asks.lock().unwrap()[0];
-    server.mailbox.answer(id, Answer::Count(1));
-    assert_eq!(answer(&mut stream), Some(Answer::Count(1)));
-    assert_eq!(answer(&mut stream), Some(Answer::Count(7)));
-    // The next answer finds nobody, and its row may already belong to somebody else.
-    drop(stream);
-    let mut other = server.control();
-    assert_eq!(ask(&mut other, &Ask::Status), Some(Answer::Count(7)));
-    server.mailbox.answer(id, Answer::Count(2));
-    assert_eq!(
-        ask(&mut other, &Ask::Remove(Which::All)),
-        Some(Answer::Fail("no".into()))
-    );
-}
-
-#[test]
-fn garbage_on_the_control_socket_costs_its_sender_the_connection() {
-    // CVE-2025-62875: random bytes, replayed and cut frames end nothing else.
-    let server = Server::start(Limits::default());
-    let mut dice = Dice::new(1);
-    let mut next = || dice.number();
-    for round in 0..300 {
-        let mut stream = server.control();
-        let mut bytes: Vec<u8> = (0..next() % 200).map(|_| next() as u8).collect();
-        match round % 4 {
-            // A frame that is as long as it says, with anything in it.
-            0 => bytes
-                .splice(..0, (bytes.len() as u32).to_le_bytes())
-                .for_each(drop),
-            // A good frame with one byte changed.
-            1 => {
-                bytes = encode_ask(&Ask::UpdateTable("aliases".into()));
-                let at = next() as usize % bytes.len();
-                bytes[at] ^= (next() as u8).max(1);
-            }
-            // A frame that ends early.
-            2 => {
-                bytes = encode_ask(&Ask::Status);
-                bytes.truncate(next() as usize % bytes.len());
-            }
-            _ => {}
-        }
-        // The server may have hung up before it has read all.
-        let _ = stream.write_all(&bytes);
-        let _ = stream.shutdown(Shutdown::Write);
-        let mut rest = Vec::new();
-        let _ = stream.read_to_end(&mut rest);
-    }
-    let mut stream = server.control();
-    assert_eq!(ask(&mut stream, &Ask::Status), Some(Answer::Count(7)));
-    let mut long = server.control();
-    long.write_all(&u32::MAX.to_le_bytes()).unwrap();
-    assert!(matches!(answer(&mut long), Some(Answer::Fail(_))));
-    assert_eq!(answer(&mut long), None);
-}
-
-#[test]
-fn a_frame_that_is_never_finished_times_out() {
-    // OpenSMTPD 5.7.2 ended a flood of half messages by local users: none is held for ever.
-    let server = Server::start(Limits {
-        frame: Duration::from_millis(100),
-        ..Limits::default()
-    });
-    let mut stream = server.control();
-    stream.write_all(&encode_ask(&Ask::Status)[..5]).unwrap();
-    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-}
-
-#[test]
-fn a_byte_now_and_then_does_not_keep_a_frame_open() {
-    // CVE-2025-62875, and its kin: what counts is a frame that ends, not that something moves.
-    let server = Server::start(Limits {
-        frame: Duration::from_millis(300),
-        ..Limits::default()
-    });
-    let mut stream = server.control();
-    stream.write_all(&60_000_u32.to_le_bytes()).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_millis(10)))
-        .unwrap();
-    let closed = (0..1000).any(|_| {
-        let sent = stream.write_all(b"x");
-        sent.is_err() || matches!(stream.read(&mut [0]), Ok(0))
-    });
-    assert!(closed);
-}
-
-#[test]
-fn one_user_gets_32_control_connections() {
-    // OpenSMTPD gives each uid 32 connections at a time; so do we.
-    let server = Server::start(Limits::default());
-    let mut held: Vec<UnixStream> = (0..32).map(|_| server.control()).collect();
-    for stream in &mut held {
-        assert_eq!(ask(stream, &Ask::Status), Some(Answer::Count(7)));
-    }
-    let mut excess = server.control();
-    let _ = excess.write_all(&encode_ask(&Ask::Status));
-    assert_eq!(answer(&mut excess), None);
-    held.pop();
-    until("a place is free", || {
-        let mut stream = server.control();
-        let _ = stream.write_all(&encode_ask(&Ask::Status));
-        answer(&mut stream) == Some(Answer::Count(7))
-    });
 }
 
 #[test]
