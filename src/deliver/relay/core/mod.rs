@@ -33,14 +33,18 @@ mod carry;
 #[cfg(test)]
 mod check;
 mod connect;
+mod counts;
 mod ids;
 mod intake;
+mod lines;
 mod resolve;
 mod sessions;
 mod show;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod waiting;
+mod way;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
