@@ -39,10 +39,11 @@ mod tests;
 
 pub use error::{SessionError, Stage};
 pub use event::{Event, Login, Tap};
+pub use extensions::Extensions;
 pub use order::{
     Content, Credentials, Hello, Message, Protocol, Recipient, Timeouts, Tls, Transacted,
 };
 pub use reply::{Class, Reply};
 pub use secure::Secure;
-pub use session::{Opening, Session};
+pub use session::{Follow, Opening, Session};
 pub use stream::{Secured, Socket, Stream, Upgrade};

@@ -26,6 +26,14 @@ pub struct Opening<'a> {
     pub tap: Option<Tap>,
 }
 
+/// Who knows what is to be sent next.
+pub trait Follow {
+    /// The end of a message is about to be sent, and the server would take another one with it: which
+    /// one, if there is one. Whoever has named one goes on with it whatever the first has come to
+    /// ([`Session::transaction_with`]).
+    fn next(&mut self, offered: &Extensions) -> Option<(Message<'_>, Vec<Recipient>)>;
+}
+
 /// A session in which mail can be sent.
 pub struct Session {
     engine: Engine,
@@ -48,6 +56,9 @@ const DOT: &[u8] = b".\r\n";
 
 /// Bytes of a message that are read and sent at once.
 const BLOCK_BYTES: usize = 64 * 1024;
+
+/// The least of it.
+const LEAST_BYTES: usize = 1024;
 
 /// A server that takes a message more slowly than this holds us up.
 const SLOWEST_BYTES_PER_S: u64 = 4096;
@@ -75,24 +86,47 @@ impl Session {
 
     /// Sends `message` to `recipients`, in as many transactions as that takes. Every recipient is
     /// either settled or untried.
-    pub fn transaction(
+    pub fn transaction(&mut self, message: &Message<'_>, recipients: Vec<Recipient>) -> Transacted {
+        self.transaction_with(message, recipients, None)
+    }
+
+    /// The same; `follow` may name another message to go out right behind this one. That one has to be the next:
+    /// if it is under way, its recipients are those that it was named with.
+    pub fn transaction_with(
         &mut self,
         message: &Message<'_>,
         mut recipients: Vec<Recipient>,
+        mut follow: Option<&mut dyn Follow>,
     ) -> Transacted {
         let mut all = Transacted::default();
         while !recipients.is_empty() {
             let rest = recipients.split_off(self.engine.most_recipients().min(recipients.len()));
+            let is_last = rest.is_empty();
             let mut content = match message.content.open() {
                 Ok(content) => content,
+                Err(_) if self.engine.is_under_way() => {
+                    self.engine.unreadable(NO_CONTENT);
+                    Box::new(io::empty())
+                }
                 Err(_) => {
                     recipients.extend(rest);
                     all.settled.extend(no_content(recipients));
                     return all;
                 }
             };
-            self.engine.begin(message, recipients);
-            self.drive(None, Some((content.as_mut(), message.size_bytes)));
+            if !self.engine.is_under_way() {
+                self.engine.begin(message, recipients);
+            }
+            let follow: Option<&mut dyn Follow> = match &mut follow {
+                Some(follow) if is_last => Some(&mut **follow),
+                _ => None,
+            };
+            let text = Text {
+                content: content.as_mut(),
+                size: message.size_bytes,
+                follow,
+            };
+            self.drive(None, Some(text));
             let mut some = self.engine.take();
             self.tell();
             all.settled.append(&mut some.settled);
@@ -118,6 +152,16 @@ impl Session {
     pub fn watch(&mut self, tap: Tap) {
         self.engine.watch();
         self.tap = Some(tap);
+    }
+
+    /// Whether a message that was named by [`Follow`] has been begun and has come to nothing yet.
+    pub fn is_under_way(&self) -> bool {
+        self.engine.is_under_way()
+    }
+
+    /// Whether the server does not cope with a message that follows another in one go.
+    pub fn is_out_of_step(&self) -> bool {
+        self.engine.is_out_of_step()
     }
 
     /// Whether another transaction may be tried. A connection that the server has closed, or said
@@ -169,13 +213,12 @@ impl Session {
     }
 
     /// Does what the engine wants until it wants nothing more.
-    fn drive(
-        &mut self,
-        upgrade: Option<&dyn Upgrade>,
-        mut content: Option<(&mut dyn Read, Option<u64>)>,
-    ) {
+    fn drive(&mut self, upgrade: Option<&dyn Upgrade>, mut text: Option<Text<'_>>) {
         loop {
             self.tell();
+            if self.engine.has_ended_before() {
+                return;
+            }
             match self.engine.action() {
                 Action::Write(bytes, within) => {
                     self.wait = None;
@@ -185,8 +228,8 @@ impl Session {
                 }
                 Action::Read(within, number) => self.read(within, number),
                 Action::Secure(within) => self.secure(upgrade, within),
-                Action::Send => match &mut content {
-                    Some((content, size)) => self.send(*content, *size),
+                Action::Send => match &mut text {
+                    Some(text) => self.send(text),
                     None => self.engine.unreadable("Error reading content file"),
                 },
                 Action::Rest => return,
@@ -243,17 +286,20 @@ impl Session {
         stream.flush()
     }
 
-    /// Sends the message, however long it is, in pieces.
-    fn send(&mut self, content: &mut dyn Read, size: Option<u64>) {
+    /// Sends the message, however long it is, in pieces; with its end the first commands of the next one.
+    fn send(&mut self, from: &mut Text<'_>) {
         let times = *self.engine.timeouts();
-        let slowest = Duration::from_secs(size.unwrap_or(0) / SLOWEST_BYTES_PER_S);
+        let slowest = Duration::from_secs(from.size.unwrap_or(0) / SLOWEST_BYTES_PER_S);
         let end = Instant::now() + times.dot + slowest;
-        let mut text = vec![0; BLOCK_BYTES];
-        let mut wire = Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8);
+        // A short message needs no more memory than it has bytes.
+        let size = from.size.and_then(|size| usize::try_from(size).ok());
+        let room = size.unwrap_or(BLOCK_BYTES).clamp(LEAST_BYTES, BLOCK_BYTES);
+        let mut text = vec![0; room];
+        let mut wire = Vec::with_capacity(room + room / 8);
         let mut encoder = Encoder::new();
         let mut sent = 0;
         loop {
-            let n = match content.read(&mut text) {
+            let n = match from.content.read(&mut text) {
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return self.engine.unreadable("Error reading content file"),
@@ -265,16 +311,31 @@ impl Session {
                 // Another look costs less than another packet: a short message is one write.
                 continue;
             }
+            sent += wire.len() as u64;
+            if n == 0
+                && let Some(follow) = &mut from.follow
+                && let Some(commands) = self.followed(*follow)
+            {
+                wire.extend(commands);
+            }
             let until = end.min(Instant::now() + times.block);
             if let Err(error) = self.write(&wire, until) {
                 return self.hung_up(&error);
             }
-            sent += wire.len() as u64;
             if n == 0 {
                 return self.engine.sent(sent - DOT.len() as u64);
             }
             wire.clear();
         }
+    }
+
+    /// What may go out with the end of a message.
+    fn followed(&mut self, follow: &mut dyn Follow) -> Option<Vec<u8>> {
+        if !self.engine.can_follow() {
+            return None;
+        }
+        let (message, recipients) = follow.next(self.engine.extensions())?;
+        self.engine.follow(&message, recipients)
     }
 
     fn secure(&mut self, upgrade: Option<&dyn Upgrade>, within: Duration) {
@@ -332,8 +393,17 @@ impl Session {
     }
 }
 
+/// What is sent once the server says so.
+struct Text<'a> {
+    content: &'a mut dyn Read,
+    size: Option<u64>,
+    follow: Option<&'a mut (dyn Follow + 'a)>,
+}
+
+const NO_CONTENT: &str = "Could not get message fd";
+
 fn no_content(recipients: Vec<Recipient>) -> impl Iterator<Item = (EvpId, Outcome)> {
-    let text = Line::sanitize(b"Could not get message fd");
+    let text = Line::sanitize(NO_CONTENT.as_bytes());
     let outcome = Outcome::temp(Status::new(4, 3, 0), text);
     recipients
         .into_iter()

@@ -325,6 +325,70 @@ fn a_message_that_cannot_be_read_is_never_ended() {
     );
 }
 
+/// One message, to be sent after the one that is being sent.
+struct After(bool);
+
+impl Follow for After {
+    fn next(&mut self, offered: &Extensions) -> Option<(Message<'_>, Vec<Recipient>)> {
+        assert!(offered.pipelining);
+        std::mem::take(&mut self.0).then(|| (message(&text), recipients(1)))
+    }
+}
+
+#[test]
+fn the_end_of_a_message_and_what_follows_it_are_one_write() {
+    // RFC 2920 §3.1. Half of the servers close where they should answer the end.
+    for closes in [false, true] {
+        let server = move |mut peer: Peer| {
+            peer.greet();
+            let begin = [
+                ("MAIL", "250 Ok\r\n"),
+                ("RCPT", "250 Ok\r\n"),
+                ("DATA", "354 go\r\n"),
+            ];
+            for number in 1..=3 {
+                peer.serve(&begin);
+                assert_eq!(
+                    peer.message(),
+                    "Subject: x\r\n\r\n..dot\r\nbare cr\r\nlast\r\n.\r\n"
+                );
+                let more = String::from_utf8_lossy(peer.reader.buffer()).into_owned();
+                assert_eq!(
+                    more.starts_with("MAIL FROM:<>\r\nRCPT"),
+                    number == 2,
+                    "{more}"
+                );
+                if number == 2 && closes {
+                    return;
+                }
+                peer.say("250 2.0.0 Ok\r\n");
+            }
+            assert_eq!(peer.hear(), "QUIT");
+        };
+        let mut session = open(server, Timeouts::default()).unwrap();
+        let message = message(&text);
+        let delivered = (Verdict::Delivered, "250 2.0.0 Ok".to_owned());
+        let first = session.transaction_with(&message, recipients(1), Some(&mut After(true)));
+        assert_eq!(only(&first), delivered);
+        assert!(!session.is_under_way(), "the host has not taken any before");
+        let second = session.transaction_with(&message, recipients(1), Some(&mut After(true)));
+        assert!(session.is_under_way());
+        let third = session.transaction_with(&message, recipients(1), Some(&mut After(false)));
+        assert!(!session.is_under_way());
+        assert_eq!(session.is_out_of_step(), closes);
+        if closes {
+            assert_eq!(only(&second).0, Verdict::TempFail);
+            assert_eq!((third.settled.len(), third.untried.len()), (0, 1));
+        } else {
+            assert_eq!(
+                (only(&second), only(&third)),
+                (delivered.clone(), delivered)
+            );
+            session.quit();
+        }
+    }
+}
+
 #[test]
 fn an_unanswered_quit_is_not_waited_for() {
     let (done, wait) = mpsc::channel::<()>();

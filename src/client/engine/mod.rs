@@ -3,7 +3,8 @@
 //! [`Engine::action`] says what is to be done: write these bytes, read for so long, make the TLS
 //! handshake, send the message. Whoever does it reports back. Every reply belongs to a command
 //! in `expected`, in order, so that commands may run ahead of their replies where the server
-//! offers PIPELINING (RFC 2920); bytes that nothing was asked for end the session.
+//! offers PIPELINING (RFC 2920); bytes that nothing was asked for end the session. There a message may
+//! also follow another ([`Engine::follow`]): its commands go out with the final dot of the one before.
 
 mod hello;
 mod transaction;
@@ -64,6 +65,10 @@ pub struct Engine {
     greeting: Line,
     extensions: Extensions,
     transaction: Option<Transaction>,
+    /// The one before, from when its end is sent together with the first commands of this one until it is taken.
+    before: Option<Transaction>,
+    /// Whether the server does not cope with a message that follows another.
+    out_of_step: bool,
     counts: Counts,
     failure: Option<SessionError>,
     /// What nobody has taken yet, where somebody watches.
@@ -168,6 +173,8 @@ impl Engine {
             greeting: Line::default(),
             extensions: Extensions::default(),
             transaction: None,
+            before: None,
+            out_of_step: false,
             counts: Counts::default(),
             failure: None,
             events: watched.then(Vec::new),
@@ -197,7 +204,8 @@ impl Engine {
             return;
         }
         self.parser.push(bytes);
-        while self.state != State::Over {
+        // What a message before has come to is taken first, so that everything is told in order.
+        while self.state != State::Over && !self.has_ended_before() {
             if self.asked == 0 && self.state != State::Sending {
                 if self.parser.has_rest() {
                     self.lose(&Loss::Broken(Line::sanitize(TOO_MUCH.as_bytes())));
@@ -285,8 +293,10 @@ impl Engine {
         }
     }
 
+    /// Something has happened to the transaction whose replies are awaited first.
     fn tell_of(&mut self, event: impl FnOnce(&Transaction) -> Option<Event>) {
-        if let (Some(events), Some(transaction)) = (&mut self.events, &self.transaction) {
+        let transaction = self.before.as_ref().or(self.transaction.as_ref());
+        if let (Some(events), Some(transaction)) = (&mut self.events, transaction) {
             events.extend(event(transaction));
         }
     }
@@ -300,7 +310,10 @@ impl Engine {
 
     fn replied(&mut self, reply: &Reply) {
         self.heard += 1;
-        let expect = self.expected.pop_front();
+        let expect = match self.state {
+            State::Sending => None,
+            _ => self.expected.pop_front(),
+        };
         self.tell_of(|transaction| transaction.answers(expect?));
         self.tell(|| Event::Server(reply.clone()));
         let Some(expect) = expect else {
@@ -346,7 +359,12 @@ impl Engine {
         if last == Some(Expect::Quit) {
             return;
         }
+        if let Some(before) = &mut self.before {
+            before.lost(loss, true);
+        }
         if let Some(transaction) = &mut self.transaction {
+            // That what follows a message was too much for it is the likely reason.
+            self.out_of_step |= transaction.is_ahead();
             transaction.lost(loss, self.counts.begun > 1);
         }
         let stage = match (last, self.privacy) {
@@ -371,6 +389,7 @@ impl Engine {
                 times.hello
             }
             Expect::Rset => times.rset,
+            Expect::Mail if self.is_ahead() => times.mail.min(AHEAD_PATIENCE),
             Expect::Mail => times.mail,
             Expect::Rcpt(_) => times.rcpt,
             Expect::Data => times.data,
@@ -397,12 +416,21 @@ impl Engine {
     /// What came of the transaction that has ended.
     pub fn take(&mut self) -> Transacted {
         self.tell_of(Transaction::ended);
-        self.transaction
-            .take()
-            .map(Transaction::into_result)
-            .unwrap_or_default()
+        let ended = match self.before.take() {
+            None => self.transaction.take(),
+            before => {
+                // Of the one that followed, something may have been heard with the end of this one.
+                self.received(&[]);
+                before
+            }
+        };
+        ended.map(Transaction::into_result).unwrap_or_default()
     }
 }
+
+/// How long a server that has answered the end of a message may take for the commands that followed it. One
+/// that has lost them will never answer, and nothing is lost by asking again.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(30);
 
 const TOO_MUCH: &str = "Remote host sent too much data";
 

@@ -8,6 +8,8 @@ use crate::mail::samples::line;
 use crate::mail::{EvpId, MailAddr, MsgId, Notify, Ret, Verdict};
 use crate::util::dice::Dice;
 
+mod follow;
+
 /// An engine and what it has written that was not looked at yet.
 struct Talk {
     engine: Engine,

@@ -30,6 +30,8 @@ pub struct Transaction {
     heard: bool,
     /// Whether MAIL was accepted.
     begun: bool,
+    /// Whether MAIL was sent before the message before had been answered for.
+    ahead: bool,
     /// Bytes of the message that were sent, but for the final dot.
     sent_bytes: u64,
     /// Whether the server said that there are too many recipients.
@@ -91,27 +93,92 @@ impl Engine {
         self.pump();
     }
 
+    /// Whether another transaction may be begun with the end of the message that is being sent (RFC 2920
+    /// §3.1: commands may follow the final dot). The server has to have taken a message on this connection, and
+    /// nothing may have gone wrong since.
+    pub fn can_follow(&self) -> bool {
+        let most = self.extensions.mail_max.unwrap_or(usize::MAX);
+        let whole = |transaction: &Transaction| !transaction.full;
+        self.state == State::Sending
+            && self.extensions.pipelining
+            && !self.is_lmtp()
+            && !self.out_of_step
+            && self.before.is_none()
+            && self.transaction.as_ref().is_some_and(whole)
+            && self.counts.accepted > 0
+            && self.counts.fruitless == 1
+            && self.counts.begun < most
+            && self.counts.refused == 0
+    }
+
+    /// Begins a transaction behind the message that is being sent, if the server can take it so. The bytes are
+    /// to be sent with the final dot, then [`Engine::sent`] is called, and [`Engine::take`] once for each of
+    /// the two messages.
+    pub fn follow(&mut self, message: &Message<'_>, recipients: Vec<Recipient>) -> Option<Vec<u8>> {
+        if !self.can_follow()
+            || self.unfit(message).is_some()
+            || recipients.len() > self.most_recipients()
+        {
+            return None;
+        }
+        self.say_end();
+        self.before = self.transaction.take();
+        self.state = State::Talking;
+        self.begin(message, recipients);
+        self.state = State::Sending;
+        if let Some(transaction) = &mut self.transaction {
+            transaction.ahead = true;
+        }
+        Some(std::mem::take(&mut self.output))
+    }
+
+    /// Whether a transaction has been begun that has come to nothing yet.
+    pub fn is_under_way(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Whether the server does not cope with a message that follows another in one go.
+    pub fn is_out_of_step(&self) -> bool {
+        self.out_of_step
+    }
+
+    /// Whether it is known what the message before has come to.
+    pub fn has_ended_before(&self) -> bool {
+        self.before.as_ref().is_some_and(Transaction::is_settled)
+    }
+
+    /// Whether the replies awaited are those to what followed a message.
+    pub(super) fn is_ahead(&self) -> bool {
+        let ahead = self.transaction.as_ref().is_some_and(Transaction::is_ahead);
+        ahead && self.before.is_none()
+    }
+
     /// The message was sent, so many bytes of it and the final dot.
     pub fn sent(&mut self, bytes: u64) {
         if self.state != State::Sending {
             return;
         }
+        if self.before.is_none() {
+            self.say_end();
+        }
         self.state = State::Talking;
+        if let Some(transaction) = self.before.as_mut().or(self.transaction.as_mut()) {
+            transaction.sent_bytes = bytes;
+        }
+        self.asked = self.expected.len();
+    }
+
+    /// The final dot is said, by whoever sends the message.
+    fn say_end(&mut self) {
         self.tell(|| Event::Client(Line::sanitize(b".")));
-        let lmtp = self.is_lmtp();
-        let Some(transaction) = &mut self.transaction else {
-            return;
-        };
-        transaction.sent_bytes = bytes;
-        match lmtp {
+        match (self.is_lmtp(), &self.transaction) {
             // RFC 2033 §4.2: a reply for each recipient that was accepted, in their order.
-            true => {
+            (true, Some(transaction)) => {
                 let places = transaction.accepted().map(Expect::DotFor);
                 self.expected.extend(places);
             }
-            false => self.expected.push_back(Expect::Dot),
+            _ => self.expected.push_back(Expect::Dot),
         }
-        self.asked = self.expected.len();
     }
 
     /// The message could not be read to its end: the server must not take a part for the whole, so
@@ -120,6 +187,7 @@ impl Engine {
         let text = Line::sanitize(text.as_bytes());
         if let Some(transaction) = &mut self.transaction {
             transaction.settle_rest(&Outcome::temp(Status::new(4, 3, 0), text.clone()));
+            transaction.ahead = false;
         }
         self.lose(&Loss::Broken(text));
     }
@@ -179,13 +247,35 @@ impl Engine {
         }
     }
 
+    /// The end of the message before was answered.
+    fn before_replied(&mut self, reply: &Reply) {
+        let remote = self.remote();
+        if let Some(before) = &mut self.before {
+            before.settle_rest(&outcome(reply, &remote));
+        }
+        self.ended(reply.class() == Class::Done);
+        if reply.code() != 421 {
+            return self.pump();
+        }
+        if let Some(transaction) = &mut self.transaction {
+            // A host that has served enough says so, and copes with all that it is sent.
+            transaction.put_off();
+            transaction.ahead = false;
+        }
+        self.lose(&Loss::Broken(reply.text().clone()));
+    }
+
     pub(super) fn transaction_replied(&mut self, expect: Expect, reply: &Reply) {
+        if self.before.is_some() {
+            return self.before_replied(reply);
+        }
         let remote = self.remote();
         if let Some(transaction) = &mut self.transaction {
             // RFC 5321 §3.8: 421 may answer anything, and the server is gone after it.
             let closing = reply.code() == 421;
             let untouched = !transaction.heard && self.counts.begun > 1;
             if closing && untouched && matches!(expect, Expect::Rset | Expect::Mail) {
+                transaction.ahead = false;
                 return self.lose(&Loss::Reset(reply.text().clone()));
             }
             self.apply(expect, reply, &remote);
@@ -212,7 +302,14 @@ impl Engine {
         };
         match expect {
             Expect::Mail if !done => {
-                transaction.settle_rest(&failed(reply, remote));
+                match transaction.ahead {
+                    // It may mind that MAIL came so early, and nothing else.
+                    true => {
+                        transaction.put_off();
+                        self.out_of_step = true;
+                    }
+                    false => transaction.settle_rest(&failed(reply, remote)),
+                }
                 self.counts.unfinished = true;
             }
             Expect::Rcpt(place) => match transaction.rcpt_replied(place, reply, remote) {
@@ -254,7 +351,8 @@ impl Engine {
     fn ended(&mut self, done: bool) {
         if done && self.counts.fruitless > 0 {
             self.counts.accepted += 1;
-            self.counts.fruitless = 0;
+            // The transaction that followed is still open.
+            self.counts.fruitless = usize::from(self.before.is_some());
         }
     }
 
@@ -264,7 +362,7 @@ impl Engine {
         let remote = self.remote();
         match reply.class() {
             Class::NotNow | Class::Never => {
-                if let Some(transaction) = &mut self.transaction {
+                if let Some(transaction) = self.before.as_mut().or(self.transaction.as_mut()) {
                     transaction.settle_rest(&failed(reply, &remote));
                 }
                 self.lose(&Loss::Broken(reply.text().clone()));
@@ -297,6 +395,7 @@ impl Transaction {
             next: 0,
             heard: false,
             begun: false,
+            ahead: false,
             sent_bytes: 0,
             full: false,
             settled: Vec::new(),
@@ -379,6 +478,25 @@ impl Transaction {
         self.next = self.slots.len();
     }
 
+    /// All recipients are tried again, in another transaction.
+    fn put_off(&mut self) {
+        self.full = true;
+        for slot in &mut self.slots {
+            if slot.fate != Fate::Settled {
+                slot.fate = Fate::Untried;
+            }
+        }
+    }
+
+    /// Whether MAIL was sent before the message before had been answered for, and was not answered.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead && !self.heard
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.slots.iter().all(|slot| slot.fate == Fate::Settled)
+    }
+
     /// The places of the recipients that were accepted and have no outcome yet.
     fn accepted(&self) -> impl Iterator<Item = usize> {
         let places = self.slots.iter().enumerate();
@@ -448,14 +566,9 @@ impl Transaction {
     /// The connection is gone.
     pub(super) fn lost(&mut self, loss: &Loss, reused: bool) {
         let gone = matches!(loss, Loss::Closed | Loss::Reset(_));
-        if gone && reused && !self.heard {
-            // It was closed while it was idle; another one may do.
-            for slot in &mut self.slots {
-                if slot.fate != Fate::Settled {
-                    slot.fate = Fate::Untried;
-                }
-            }
-            return;
+        if self.is_ahead() || gone && reused && !self.heard {
+            // It was closed while it was idle, or before it came to this message; another one may do.
+            return self.put_off();
         }
         let text = Line::sanitize(loss.text().as_bytes());
         self.settle_rest(&Outcome::temp(Status::new(4, 4, 2), text));
