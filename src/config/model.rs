@@ -499,8 +499,8 @@ impl Default for MtaLimits {
     fn default() -> MtaLimits {
         MtaLimits {
             family: None,
-            max_conn_per_host: 10,
-            max_conn_per_route: 5,
+            max_conn_per_host: 20,
+            max_conn_per_route: 20,
             max_conn_per_source: 1000,
             max_conn_per_connector: 20,
             max_conn_per_relay: 100,

@@ -28,6 +28,7 @@ mod queue_options;
 mod queue_times;
 mod quickstart;
 mod relay;
+mod relay_follow;
 mod relay_hostile;
 mod relay_names;
 mod relay_tls;

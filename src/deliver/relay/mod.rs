@@ -20,13 +20,15 @@ mod configured;
 pub mod core;
 pub mod hoststat;
 pub mod key;
+mod letter;
 pub mod mx;
+pub mod orders;
 mod reports;
 mod routes;
 pub mod secure;
 pub mod session;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,7 +41,7 @@ use crate::client::Credentials;
 use crate::config::Config;
 use crate::dns::{self, DnsResult};
 use crate::log;
-use crate::mail::{Envelope, EvpId, Outcome, SessionId};
+use crate::mail::{Envelope, EvpId, SessionId};
 use crate::queue::Queue;
 use crate::sys;
 use crate::table::Tables;
@@ -48,11 +50,11 @@ use crate::util::{Line, Live, Timestamp};
 pub use configured::Configured;
 
 use self::core::{
-    Action, Ask, BadSmarthost, Core, Destination, End, Limits, Listing, Next, RelayId, RouteId,
-    Smarthost,
+    Action, Ask, BadSmarthost, Core, Destination, End, Limits, Listing, RelayId, RouteId, Smarthost,
 };
 use self::mx::Question;
-use self::session::{Order, Tools};
+use self::orders::{Order, Teller};
+use self::session::{Sent, Tools};
 use super::{Offer, Release, Report};
 
 /// What the agent is made of.
@@ -95,9 +97,8 @@ pub enum Event {
     Secret(RelayId, Option<Credentials>),
     /// A session is ready for mail.
     Ready(SessionId),
-    /// A transaction is over: outcomes, recipients that were not tried, and whether the session
-    /// takes another one.
-    Done(SessionId, Vec<(EvpId, Outcome)>, Vec<EvpId>, Next),
+    /// A transaction is over.
+    Done(SessionId, Sent),
     Ended(SessionId, End),
     /// The administrator's question.
     Admin(Admin, Reply),
@@ -257,7 +258,7 @@ struct Relay {
     resolver: dns::Handle,
     reports: Sender<Report>,
     asks: Sender<TableAsk>,
-    sessions: HashMap<SessionId, Sender<Order>>,
+    sessions: HashMap<SessionId, Teller>,
 }
 
 impl Relay {
@@ -308,8 +309,13 @@ impl Relay {
             Event::Source(relay, addr) => self.core.source(relay, addr, now),
             Event::Secret(relay, found) => self.core.secret(relay, found, now),
             Event::Ready(id) => self.core.ready(id, now),
-            Event::Done(id, settled, untried, next) => {
-                self.core.done(id, settled, &untried, next, now);
+            Event::Done(id, sent) => {
+                if let Some(kept) = sent.in_step {
+                    self.core.in_step(id, kept);
+                }
+                self.core.took(id, sent.time);
+                self.core
+                    .done(id, sent.settled, &sent.untried, sent.next, now);
             }
             Event::Named => self.core.named(),
             Event::Ended(id, end) => {
@@ -338,7 +344,8 @@ impl Relay {
     fn obey(&mut self) {
         // Asked together, they are answered together.
         let mut smarthosts = Vec::new();
-        for action in self.core.take_actions() {
+        let mut actions = VecDeque::from(self.core.take_actions());
+        while let Some(action) = actions.pop_front() {
             match action {
                 Action::Resolve(name, question) => self.resolve(name, question),
                 Action::Reverse(addr, ptr) => {
@@ -359,6 +366,12 @@ impl Relay {
                 }
                 Action::Open(start) => self.open(*start),
                 Action::Send(id, load) => self.order(id, Order::Send(load)),
+                Action::Recall(id, most) => {
+                    let session = self.sessions.get(&id);
+                    let count = session.map_or(0, |session| session.take_back(most));
+                    self.core.recalled(id, count, self.clock.now());
+                    actions.extend(self.core.take_actions());
+                }
                 Action::Quit(id) => self.order(id, Order::Quit),
                 // The runner takes all it is sent, or is gone.
                 Action::Report(report) => drop(self.reports.send(report)),
@@ -383,22 +396,21 @@ impl Relay {
 
     fn order(&self, id: SessionId, order: Order) {
         if let Some(session) = self.sessions.get(&id) {
-            // There is room for what is being sent and the word to end.
-            let _ = session.try_send(order);
+            session.tell(order);
         }
     }
 
     fn open(&mut self, start: core::Start) {
         let id = start.id;
-        let (orders, told) = bounded(2);
+        let (teller, orders) = orders::channel();
         let tools = self.tools.clone();
         let spawned = thread::Builder::new()
             .name("relay session".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || session::run(&tools, &start, &told));
+            .spawn(move || session::run(&tools, &start, &orders));
         match spawned {
             Ok(_) => {
-                self.sessions.insert(id, orders);
+                self.sessions.insert(id, teller);
             }
             Err(error) => {
                 log::warn(format_args!("relay: cannot start a session: {error}"));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::dns::Reverse;
 use crate::log::maillog::Bracketed;
@@ -118,6 +119,23 @@ impl Host {
     }
 }
 
+/// Whether a host copes with commands that come together with the end of a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Step {
+    /// Nobody has tried.
+    #[default]
+    Untried,
+    /// It does.
+    Kept,
+    /// It does not.
+    Lost,
+}
+
+/// A host that takes longer than this for a message, on average, is slow.
+const SLOW: Duration = Duration::from_millis(20);
+/// What takes longer counts as this long.
+const PACE_MAX: Duration = Duration::from_secs(10);
+
 /// A way from one of our addresses to a remote one. The port belongs to it: what listens on one
 /// says nothing of another.
 #[derive(Clone, Debug)]
@@ -137,6 +155,10 @@ pub struct Route {
     /// Whether a transaction has come to its end there. Until then there is one connection at a time,
     /// and it counts as one that may hang.
     pub answers: bool,
+    /// Whether messages may follow each other in one go.
+    pub step: Step,
+    /// How long a message has taken of late.
+    pub pace: Duration,
     /// The host took no further connection while it had others: it gets none before.
     pub crowded_until: Option<Timestamp>,
     /// What went wrong last, and when.
@@ -162,6 +184,8 @@ impl Route {
             lost: None,
             validated: false,
             answers: false,
+            step: Step::default(),
+            pace: Duration::ZERO,
             crowded_until: None,
             failure: None,
             penalty: 0,
@@ -169,6 +193,16 @@ impl Route {
             disabled_until: None,
             timer: None,
         }
+    }
+
+    /// A message took so long.
+    pub fn took(&mut self, time: Duration) {
+        self.pace = (self.pace * 3 + time.min(PACE_MAX)) / 4;
+    }
+
+    /// Whether it is the host that is waited for, so that more connections bring more mail there.
+    pub fn is_slow(&self) -> bool {
+        self.pace >= SLOW
     }
 
     /// A session ended before it was of any use. Says for how many seconds the route is not used.

@@ -5,37 +5,30 @@
 //! was given is answered for there.
 
 use std::fmt::Arguments;
-use std::io::{self, Read};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 
 use crate::client::{
-    self, Content as _, Hello, Message, Opening, Protocol, Recipient, Secure, Session,
-    SessionError, Socket, Stage, Tap, Tls, Upgrade,
+    self, Extensions, Follow, Hello, Message, Opening, Protocol, Recipient, Secure, Session,
+    SessionError, Socket, Stage, Tap, Tls, Transacted, Upgrade,
 };
 use crate::config::RelayAction;
 use crate::log::maillog::{self, Bracketed, Delays, Delivery};
 use crate::log::{self, Subject, Trace};
 use crate::mail::{DsnOffer, Envelope, EvpId, MailAddr, Outcome, Peer, Remote, Status, literal};
 use crate::queue::Queue;
-use crate::rfc5322::folded::Folded;
 use crate::util::{Line, Timestamp};
 
 use super::Event;
 use super::core::{End, Load, Next, Start, result_word};
 use super::key::Security;
+use super::letter::Letter;
+use super::orders::{Order, Orders};
 use super::reports::Reports;
-
-/// What a session is told.
-pub enum Order {
-    Send(Arc<Load>),
-    /// End.
-    Quit,
-}
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -44,6 +37,20 @@ pub struct Tools {
     pub queue: Queue,
     /// Where what happens is told.
     pub events: Sender<Event>,
+}
+
+/// What came of a message.
+pub struct Sent {
+    /// Outcomes of recipients that were tried.
+    pub settled: Vec<(EvpId, Outcome)>,
+    /// Those that were not.
+    pub untried: Vec<EvpId>,
+    /// Whether the session goes on to another one.
+    pub next: Next,
+    /// How long it took.
+    pub time: Duration,
+    /// Whether the host kept step with a message that followed another in one go, when that has been seen.
+    pub in_step: Option<bool>,
 }
 
 /// A session as its thread sees it.
@@ -67,7 +74,7 @@ struct Opened {
 }
 
 /// Carries a session out.
-pub fn run(tools: &Tools, start: &Start, orders: &Receiver<Order>) {
+pub fn run(tools: &Tools, start: &Start, orders: &Orders) {
     let mut worker = Worker {
         tools,
         start,
@@ -293,12 +300,28 @@ impl Worker<'_> {
     }
 
     /// Does as it is told until the session ends, or nobody tells it any more.
-    fn serve(&self, mut session: Session, orders: &Receiver<Order>) -> End {
-        for (sent, order) in orders.iter().enumerate() {
-            let Order::Send(load) = order else {
-                break;
+    fn serve(&self, mut session: Session, orders: &Orders) -> End {
+        let mut at_hand = AtHand {
+            worker: self,
+            orders,
+            letter: None,
+        };
+        let (mut sent, mut broke) = (0, false);
+        let mut since = Instant::now();
+        loop {
+            // One that follows another in one go is under way since that one's end.
+            let follows = session.is_under_way();
+            let letter = match at_hand.letter.take() {
+                Some(letter) => letter,
+                None => match orders.next() {
+                    Order::Send(load) => {
+                        since = Instant::now();
+                        self.letter(load, session.extensions())
+                    }
+                    Order::Quit => break,
+                },
             };
-            if !session.can_take_more() {
+            if !follows && !session.can_take_more() {
                 // It went while it was idle and has seen nothing of this message.
                 return self.closed(sent, "Connection closed unexpectedly");
             }
@@ -314,20 +337,44 @@ impl Worker<'_> {
                 0 => (self.began, self.opening),
                 _ => (Timestamp::now(), Opened::default()),
             };
-            let touched = self.send(&mut session, &load, began, opened);
+            sent += 1;
+            let Transacted { settled, untried } = self.send(&mut session, &letter, &mut at_hand);
+            self.tell(&letter, &settled);
+            let time = since.elapsed();
+            if !settled.is_empty() {
+                self.tell_delays(&letter, began, opened, time);
+            }
+            broke |= session.failure().is_some() && !settled.is_empty();
+            let goes_on = at_hand.letter.is_some() || session.can_take_more();
+            let in_step = match session.is_out_of_step() {
+                true => Some(false),
+                false => (follows && !settled.is_empty()).then_some(true),
+            };
+            let done = Sent {
+                settled,
+                untried: untried.iter().map(|rcpt| rcpt.id).collect(),
+                next: if goes_on { Next::More } else { Next::Over },
+                time,
+                in_step,
+            };
+            since = Instant::now();
+            let _ = self.tools.events.send(Event::Done(self.start.id, done));
+            if at_hand.letter.is_some() {
+                continue;
+            }
             if let Some(failure) = session.failure() {
                 let messages = u32::try_from(session.accepted()).unwrap_or(u32::MAX);
                 maillog::mta_error(self.start.id, messages, &failure.text);
-                return match touched {
+                return match broke {
                     true => End::Failed(self.told(failure)),
-                    false => self.closed(sent, &failure.text),
+                    false => self.closed(sent - 1, &failure.text),
                 };
             }
             if session.rejects_all() {
                 maillog::mta_rejects_all(self.start.id);
                 break;
             }
-            if !session.can_take_more() {
+            if !goes_on {
                 // Its LIMITS, or the many recipients that it has refused.
                 break;
             }
@@ -347,59 +394,19 @@ impl Worker<'_> {
         }
     }
 
-    /// Sends a message; says whether the host had anything to do with it.
-    fn send(&self, session: &mut Session, load: &Load, began: Timestamp, opened: Opened) -> bool {
-        let Some(first) = load.envelopes.first() else {
-            return false;
-        };
-        let msgid = first.id.msgid();
-        let queue = &self.tools.queue;
-        let content = || queue.open_body(msgid).map(Folded::new);
-        let sending = Instant::now();
-        let sender = self.sender(load);
-        let size = match session.extensions().size {
-            Some(_) => content().and_then(size_on_the_wire),
-            None => queue.open_body(msgid).and_then(|body| body.size_bytes()),
-        };
-        let (settled, untried) = match size {
-            Ok(size_bytes) => {
-                let message = Message {
-                    sender: sender.clone(),
-                    size_bytes: Some(size_bytes),
-                    eight_bit: content.is_eight_bit(),
-                    ret: first.dsn.ret,
-                    envid: first.dsn.envid.clone(),
-                    content: &content,
-                };
-                let recipients = load.envelopes.iter().map(Recipient::of).collect();
-                let transacted = session.transaction(&message, recipients);
-                let untried = transacted.untried.iter().map(|rcpt| rcpt.id).collect();
-                (transacted.settled, untried)
-            }
-            Err(error) => {
-                log::warn(format_args!("queue: cannot read message {msgid}: {error}"));
-                let failed = |envelope: &Envelope| (envelope.id, no_message());
-                (load.envelopes.iter().map(failed).collect(), Vec::new())
-            }
-        };
-        self.tell(load, &sender, &settled);
-        if !settled.is_empty() {
-            let delays = Delays {
-                queue_s: began.since(first.created),
-                connect: opened.connect,
-                tls: opened.tls,
-                send: sending.elapsed(),
-            };
-            maillog::mta_delays(self.start.id, msgid, &delays);
+    fn send(&self, session: &mut Session, letter: &Letter, at_hand: &mut AtHand<'_>) -> Transacted {
+        match letter.message() {
+            Some(message) => session.transaction_with(&message, letter.recipients(), Some(at_hand)),
+            None => Transacted {
+                settled: letter.load.envelopes.iter().map(no_message).collect(),
+                untried: Vec::new(),
+            },
         }
-        let next = match session.can_take_more() {
-            true => Next::More,
-            false => Next::Over,
-        };
-        let touched = !settled.is_empty();
-        let done = Event::Done(self.start.id, settled, untried, next);
-        let _ = self.tools.events.send(done);
-        touched
+    }
+
+    fn letter(&self, load: Arc<Load>, offered: &Extensions) -> Letter {
+        let sender = self.sender(&load);
+        Letter::open(&self.tools.queue, load, sender, offered)
     }
 
     /// The reverse-path: rewritten if we forward the message and have to answer for it.
@@ -411,7 +418,20 @@ impl Worker<'_> {
         rewritten.unwrap_or_else(|| load.sender.clone())
     }
 
-    fn tell(&self, load: &Load, sender: &MailAddr, settled: &[(EvpId, Outcome)]) {
+    fn tell_delays(&self, letter: &Letter, began: Timestamp, opened: Opened, time: Duration) {
+        let Some(first) = letter.load.envelopes.first() else {
+            return;
+        };
+        let delays = Delays {
+            queue_s: began.since(first.created),
+            connect: opened.connect,
+            tls: opened.tls,
+            send: time,
+        };
+        maillog::mta_delays(self.start.id, first.id.msgid(), &delays);
+    }
+
+    fn tell(&self, letter: &Letter, settled: &[(EvpId, Outcome)]) {
         let now = Timestamp::now();
         let address = Bracketed(self.start.to.ip());
         let ptr = self.start.ptr.get().and_then(|found| found.name.as_ref());
@@ -420,13 +440,14 @@ impl Worker<'_> {
             None => address.to_string(),
         };
         for (id, outcome) in settled {
-            let Some(envelope) = load.envelopes.iter().find(|e| e.id == *id) else {
+            let envelopes = &letter.load.envelopes;
+            let Some(envelope) = envelopes.iter().find(|e| e.id == *id) else {
                 continue;
             };
             let delivery = Delivery {
                 session: self.start.id,
                 envelope,
-                sender,
+                sender: &letter.sender,
                 source: self.local,
                 relay: &relay,
                 result: result_word(outcome.verdict),
@@ -437,54 +458,26 @@ impl Worker<'_> {
     }
 }
 
-/// RFC 1870 section 5: the octets of the message with its line ends, which are CRLF there and LF in
-/// the queue. Dots that are doubled do not count.
-fn size_on_the_wire(mut text: impl Read) -> io::Result<u64> {
-    let mut buffer = vec![0; 64 * 1024];
-    let (mut size, mut last) = (0, b'\n');
-    loop {
-        let n = match text.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        for byte in buffer.iter().take(n) {
-            size += if *byte == b'\n' && last != b'\r' {
-                2
-            } else {
-                1
-            };
-            last = *byte;
-        }
-    }
-    // What does not end with a line end gets one.
-    Ok(size + if last == b'\n' { 0 } else { 2 })
+/// The message that comes next, from when the session has taken it.
+struct AtHand<'a> {
+    worker: &'a Worker<'a>,
+    orders: &'a Orders,
+    letter: Option<Letter>,
 }
 
-fn no_message() -> Outcome {
-    Outcome::temp(Status::new(4, 3, 0), text("Could not get message fd"))
+impl Follow for AtHand<'_> {
+    fn next(&mut self, offered: &Extensions) -> Option<(Message<'_>, Vec<Recipient>)> {
+        let letter = self.worker.letter(self.orders.at_hand()?, offered);
+        let letter = self.letter.insert(letter);
+        Some((letter.message()?, letter.recipients()))
+    }
+}
+
+fn no_message(envelope: &Envelope) -> (EvpId, Outcome) {
+    let text = text("Could not get message fd");
+    (envelope.id, Outcome::temp(Status::new(4, 3, 0), text))
 }
 
 fn text(text: &str) -> Line {
     Line::sanitize(text.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_size_that_is_announced_counts_line_ends_as_they_are_sent() {
-        // RFC 1870, section 5.
-        for (text, wire) in [
-            ("", ""),
-            ("a\nb\n", "a\r\nb\r\n"),
-            ("a\r\nb", "a\r\nb\r\n"),
-            ("\n\n", "\r\n\r\n"),
-        ] {
-            let size = size_on_the_wire(text.as_bytes()).unwrap();
-            assert_eq!(size, wire.len() as u64, "{text:?}");
-        }
-    }
 }

@@ -251,6 +251,19 @@ fn unpacked(mut opened: impl Read + Send + 'static) -> io::Result<Box<dyn Read +
 }
 
 impl Body {
+    /// The same from its first byte, without opening the file again.
+    pub fn again(&self) -> io::Result<Body> {
+        match self.text {
+            Text::Plain { .. } => Ok(Body {
+                source: self.source.clone(),
+                coding: self.coding.clone(),
+                name: self.name,
+                text: Text::Plain { at: 0 },
+            }),
+            Text::Coded(_) => Ok(self.coding.open_shared(self.name, self.source.clone())?),
+        }
+    }
+
     /// Bytes of plain text, header included. A compressed body is read through for it.
     pub fn size_bytes(&self) -> io::Result<u64> {
         if let Text::Plain { .. } = self.text {

@@ -9,6 +9,7 @@ use crate::mail::{EvpId, Outcome, SessionId, Status, Verdict};
 use crate::util::{Line, Timestamp};
 
 use crate::deliver::relay::mx::RelayError;
+use crate::deliver::relay::routes::Connections;
 
 use super::{
     Action, Broken, Core, End, Limit, Load, Next, Phase, RCPT_MAX, Relay, RelayId, RouteId,
@@ -64,14 +65,19 @@ impl Core {
         next: Next,
         now: Timestamp,
     ) {
-        let phase = match next {
-            Next::More => Phase::Idle(now),
-            Next::Over => Phase::Closing,
-        };
-        let is_sending = |session: &Session| matches!(session.phase(), Phase::Sending(_));
-        if !self.sessions.get(id).is_some_and(is_sending) {
+        let session = self.sessions.get_mut(id);
+        let Some(session) = session.filter(|s| matches!(s.phase(), Phase::Sending(_))) else {
             return;
-        }
+        };
+        let following = match next {
+            Next::More => session.ahead.pop_front(),
+            Next::Over => None,
+        };
+        let phase = match (following, next) {
+            (Some(load), _) => Phase::Sending(load),
+            (None, Next::More) => Phase::Idle(now),
+            (None, Next::Over) => Phase::Closing,
+        };
         let Some(Phase::Sending(load)) = self.sessions.set_phase(id, phase) else {
             return;
         };
@@ -84,9 +90,18 @@ impl Core {
         let tried = settled.is_empty() && session.transactions == 0;
         let answers = delivered || next == Next::More;
         session.transactions += u32::from(answers);
-        let (relay, route) = (session.relay, session.route);
+        let is_first = delivered && session.messages == 1;
+        let counted = session.counted();
+        let (relay, route) = (counted.relay, counted.route);
         if answers {
             self.set_answers(route, true);
+        }
+        if is_first {
+            // It is of use, and does not count as one more.
+            self.each_count(counted, Connections::refund);
+        }
+        if next == Next::Over {
+            self.take_back_ahead(id);
         }
         for (envelope, outcome) in settled {
             self.outcome(&load, envelope, outcome, now);
@@ -177,6 +192,7 @@ impl Core {
             return self.quit(id);
         }
         let load = if relay.tasks.is_empty() {
+            self.recall_one(relay_id);
             self.take_overdue(relay_id, now)
         } else if self.has_too_many(relay) {
             // It has carried something, and somebody else has nothing yet.
@@ -208,7 +224,7 @@ impl Core {
     }
 
     /// Whether a relay has more than its share of the sessions while others wait for one.
-    fn has_too_many(&self, relay: &Relay) -> bool {
+    pub(super) fn has_too_many(&self, relay: &Relay) -> bool {
         self.waiting.len(&Limit::Sessions) > 0
             && self.sessions.len() >= self.limits.sessions
             && relay.sessions.len() > self.share()
@@ -339,6 +355,7 @@ impl Core {
     /// A session is over. Recipients that it had and did not settle are tried elsewhere; it tells of
     /// the others itself, by [`Core::done`].
     pub fn ended(&mut self, id: SessionId, end: End, now: Timestamp) {
+        self.take_back_ahead(id);
         let Some(session) = self.sessions.remove(id) else {
             return;
         };
@@ -405,11 +422,11 @@ impl Core {
         }
     }
 
-    /// Takes a session that is over out of everything that counts it. One that was of use leaves
-    /// no trace.
+    /// Takes a session that is over out of everything that counts it. One that was of use, though nothing
+    /// was delivered, leaves no trace either.
     fn close(&mut self, session: &Session, id: SessionId, end: &End, now: Timestamp) {
-        let of_use = session.transactions > 0 && *end == End::Quit;
-        self.each_count(session, |connections, pace| {
+        let of_use = session.messages == 0 && session.transactions > 0 && *end == End::Quit;
+        self.each_count(session.counted(), |connections, pace| {
             connections.leave();
             if of_use {
                 connections.refund(pace);

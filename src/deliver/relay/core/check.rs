@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Core, Limit, Login, Session, State, Timer};
+use crate::deliver::relay::routes::Step;
+use crate::mail::SessionId;
+
+use super::ahead::AHEAD_MAX;
+use super::{Core, Limit, Login, Phase, Session, State, Timer};
 
 impl Core {
     /// Panics where counts and indexes disagree, an envelope is in two places, or a relay waits for
@@ -12,6 +16,7 @@ impl Core {
         self.check_counts();
         self.check_relays();
         self.check_envelopes();
+        self.check_ahead();
         self.check_lines();
     }
 
@@ -100,7 +105,8 @@ impl Core {
     fn check_envelopes(&self) {
         let mut seen = BTreeSet::new();
         let waiting = self.relays.values().flat_map(|relay| &relay.tasks);
-        let given = self.sessions.iter().filter_map(|(_, s)| s.load());
+        let sessions = self.sessions.iter().map(|(_, session)| session);
+        let given = sessions.flat_map(|s| s.load().into_iter().chain(&s.ahead));
         for load in waiting.chain(given.map(|load| &**load)) {
             assert!(!load.envelopes.is_empty());
             for envelope in &load.envelopes {
@@ -110,6 +116,24 @@ impl Core {
         }
         for id in self.asking.keys() {
             assert!(seen.insert(*id), "{id} is in two places");
+        }
+    }
+
+    /// Only who is at work has something at hand, no more than is of use, and not from a host that has lost
+    /// step before; until one has kept it, one session tries.
+    fn check_ahead(&self) {
+        for (id, session) in self.sessions.iter() {
+            if session.ahead.is_empty() {
+                continue;
+            }
+            assert!(matches!(session.phase(), Phase::Sending(_)), "{id}");
+            assert!(session.ahead.len() <= AHEAD_MAX, "{id}");
+            assert!(session.messages > 0, "{id}");
+        }
+        for (id, route) in &self.routes {
+            let has_some = |id: &&SessionId| !self.sessions.get(**id).unwrap().ahead.is_empty();
+            let count = route.sessions.iter().filter(has_some).count();
+            assert!(count <= 1 || route.step != Step::Untried, "route {id}");
         }
     }
 

@@ -67,6 +67,7 @@ impl Core {
             None => {
                 self.feed(id, now);
                 self.connect(id, now);
+                self.look_ahead(id);
             }
         }
         self.remove_if_done(id, now);
@@ -101,11 +102,10 @@ impl Core {
         };
         let session = |id: &SessionId| self.sessions.get(*id);
         let sessions = || relay.sessions.iter().filter_map(session);
-        let reserved = || sessions().filter(|s| s.reserved().is_some()).count();
         let open = relay.sessions.len();
         !self.stopping
             && !relay.tasks.is_empty()
-            && (open <= 2 || open < (relay.tasks.len() + reserved()) / 2)
+            && (open <= 2 || open < self.waiting_of(relay) / 2)
             && !sessions().any(Session::is_idle)
     }
 
@@ -124,7 +124,9 @@ impl Core {
             Arc::new(load),
             now,
         );
-        self.each_count(&session, |connections, pace| connections.open(pace, now));
+        self.each_count(session.counted(), |connections, pace| {
+            connections.open(pace, now)
+        });
         if let Some(route) = self.routes.get_mut(&route) {
             route.sessions.insert(session_id);
             self.unproven += usize::from(!route.answers);

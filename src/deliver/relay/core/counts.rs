@@ -7,7 +7,8 @@ use crate::mail::SessionId;
 
 use crate::deliver::relay::routes::{Connections, Pace};
 
-use super::{Core, Limit, RelayId, RouteId, Session};
+use super::sessions::Counted;
+use super::{Core, Limit, RelayId, RouteId};
 
 impl Core {
     pub(super) fn join_relay(&mut self, session: SessionId, id: RelayId) {
@@ -28,7 +29,7 @@ impl Core {
     /// Does something to all counts that a session is in.
     pub(super) fn each_count(
         &mut self,
-        session: &Session,
+        session: Counted,
         mut act: impl FnMut(&mut Connections, Pace),
     ) {
         let paces = self.each_own_count(session.relay, session.source, &mut act);

@@ -133,6 +133,7 @@ impl Core {
         // A message whose connection is still to come about is joined as well.
         let mut waiting = relay.tasks.len();
         for session in &relay.sessions {
+            waiting += self.sessions.get(*session).map_or(0, |s| s.ahead.len());
             let Some(load) = self.sessions.reserved_mut(*session) else {
                 continue;
             };
@@ -157,11 +158,12 @@ impl Core {
         self.wake(id);
     }
 
-    /// Messages of a relay that no session has begun with.
+    /// Messages of a relay that no session is known to have begun with.
     pub(super) fn waiting_of(&self, relay: &Relay) -> usize {
         let sessions = relay.sessions.iter();
         let sessions = sessions.filter_map(|id| self.sessions.get(*id));
-        relay.tasks.len() + sessions.filter(|s| s.reserved().is_some()).count()
+        let given = sessions.map(|s| s.ahead.len() + usize::from(s.reserved().is_some()));
+        relay.tasks.len() + given.sum::<usize>()
     }
 
     fn hold(&mut self, id: RelayId, envelope: EvpId) {

@@ -11,6 +11,7 @@
 //! resolve   destination → exchangers and addresses, so many questions at a time
 //! connect   relay → a session that is idle, a new one, a place in a line, a time, or failure
 //! carry     session → message after message; then to whoever waits for it, or idle, or QUIT
+//! ahead     session → what it is to send next, before it is through with what it sends
 //! ```
 //!
 //! A call marks the relays that it concerns (`wake`) and the limits under which it made room
@@ -29,6 +30,7 @@
 //! Messages waiting for a relay: `mta limit task-hiwat`. Questions to the resolver:
 //! [`QUESTIONS_MAX`].
 
+mod ahead;
 mod carry;
 #[cfg(test)]
 mod check;
@@ -116,8 +118,11 @@ pub enum Action {
     Secret(Arc<Configured>, RelayId, String, Line),
     /// Start a session; [`Core::ready`], [`Core::ended`].
     Open(Box<Start>),
-    /// Send this; [`Core::done`].
+    /// Send this, after what it has been given before; [`Core::done`].
     Send(SessionId, Arc<Load>),
+    /// Give back so many of the messages that it was told to send last, as far as it has not begun with them;
+    /// [`Core::recalled`].
+    Recall(SessionId, usize),
     /// End a session; [`Core::ended`].
     Quit(SessionId),
     /// For the runner.
@@ -512,6 +517,7 @@ impl Core {
             let mut loads: Vec<Load> = relay.tasks.drain(..).collect();
             for session in relay.sessions.clone() {
                 loads.extend(self.take_reserved(session));
+                self.recall(session);
             }
             for envelope in loads.into_iter().flat_map(|load| load.envelopes) {
                 let held = Report::Held(envelope.id, id.hold_key());

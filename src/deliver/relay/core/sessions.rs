@@ -1,6 +1,6 @@
 //! All sessions, with what has to be known of them at a glance.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,12 +20,24 @@ pub(super) struct Session {
     pub exchanger: Line,
     pub opened: Timestamp,
     phase: Phase,
+    /// What it has been given to send after what it is sending.
+    pub ahead: VecDeque<Arc<Load>>,
+    /// Whether that has been asked back.
+    pub recalled: bool,
     /// Messages that were delivered.
     pub messages: u32,
     /// Transactions after which the host was still there.
     pub transactions: u32,
     /// Whether it has been ready for mail.
     pub ready: bool,
+}
+
+/// What a session is counted for.
+#[derive(Clone, Copy)]
+pub(super) struct Counted {
+    pub relay: RelayId,
+    pub route: RouteId,
+    pub source: Option<IpAddr>,
 }
 
 /// What a session is doing.
@@ -56,6 +68,8 @@ impl Session {
             exchanger,
             opened: now,
             phase: Phase::Connecting(Some(load)),
+            ahead: VecDeque::new(),
+            recalled: false,
             messages: 0,
             transactions: 0,
             ready: false,
@@ -70,7 +84,16 @@ impl Session {
         matches!(self.phase, Phase::Idle(_))
     }
 
-    /// What it has been given and has not answered for.
+    /// Where it counts.
+    pub(super) fn counted(&self) -> Counted {
+        Counted {
+            relay: self.relay,
+            route: self.route,
+            source: self.source,
+        }
+    }
+
+    /// What it is at, or will begin with.
     pub(super) fn load(&self) -> Option<&Arc<Load>> {
         match &self.phase {
             Phase::Connecting(load) => load.as_ref(),

@@ -17,6 +17,8 @@ use crate::deliver::HoldKey;
 
 use super::*;
 
+mod ahead;
+
 const T0: Timestamp = Timestamp(1_700_000_000);
 
 /// A core in a world that answers at once, unless a test holds something back.
@@ -40,6 +42,9 @@ struct World {
     served: [usize; 3],
     /// Envelopes that the runner holds.
     held: BTreeMap<HoldKey, usize>,
+    /// What sessions were told to send and have not taken yet, and what they have.
+    told: BTreeMap<SessionId, VecDeque<Arc<Load>>>,
+    taken: BTreeMap<SessionId, VecDeque<Arc<Load>>>,
 }
 
 static DICE: Mutex<u64> = Mutex::new(1);
@@ -87,6 +92,8 @@ impl World {
             asked: Vec::new(),
             served: [0; 3],
             held: BTreeMap::new(),
+            told: BTreeMap::new(),
+            taken: BTreeMap::new(),
         }
     }
 
@@ -194,7 +201,16 @@ impl World {
             }
             Action::Secret(_, relay, table, label) => self.secrets.push((relay, table, label)),
             Action::Open(start) => self.started.push(*start),
-            Action::Send(id, load) => self.sent.push((id, load)),
+            Action::Send(id, load) => {
+                self.told.entry(id).or_default().push_back(load.clone());
+                self.sent.push((id, load));
+            }
+            Action::Recall(id, most) => {
+                let told = self.told.entry(id).or_default();
+                let count = most.min(told.len());
+                told.truncate(told.len() - count);
+                self.core.recalled(id, count, self.now);
+            }
             Action::Quit(id) => self.quits.push(id),
             Action::Report(report) => self.reports.push(report),
             Action::Info(text) | Action::Warn(text) => self.lines.push(text),
@@ -226,9 +242,38 @@ impl World {
         self.ended(id, failed(REFUSED));
     }
 
-    /// The session has delivered what it was sent last.
+    fn is_sending(&self, id: SessionId) -> bool {
+        let session = self.core.sessions.get(id);
+        session.is_some_and(|session| matches!(session.phase(), Phase::Sending(_)))
+    }
+
+    /// A session takes what it has been told, up to so many messages.
+    fn take(&mut self, id: SessionId, most: usize) {
+        let (told, taken) = (self.told.entry(id), self.taken.entry(id));
+        let (told, taken) = (told.or_default(), taken.or_default());
+        while taken.len() < most
+            && let Some(load) = told.pop_front()
+        {
+            taken.push_back(load);
+        }
+    }
+
+    /// What a session is through with; it is what the core believes.
+    fn finish(&mut self, id: SessionId) -> Arc<Load> {
+        self.take(id, 1);
+        let load = self.taken.get_mut(&id).and_then(VecDeque::pop_front);
+        let load = load.expect("a session at work has been told what to send");
+        let believed = self.core.sessions.get(id).and_then(|s| s.load());
+        assert!(
+            believed.is_some_and(|other| Arc::ptr_eq(other, &load)),
+            "{id}"
+        );
+        load
+    }
+
+    /// The session has delivered what it is sending.
     fn delivered(&mut self, id: SessionId) {
-        let (_, load) = self.sent.iter().rev().find(|(of, _)| *of == id).unwrap();
+        let load = self.finish(id);
         let ok = Outcome {
             text: line("250 ok"),
             ..Outcome::delivered()
@@ -647,7 +692,7 @@ fn a_route_takes_one_connection_until_it_has_answered() {
     for at in 0..4 {
         world.ready(world.started[1 + at].id);
     }
-    assert_eq!(world.sent.len(), 6);
+    assert_eq!(world.core.sessions.sending(), 5);
     while world.outcomes().len() < 30 {
         let busy: Vec<SessionId> = world
             .core
@@ -1013,9 +1058,12 @@ fn serve(world: &mut World) {
         if let Some(start) = world.started.get(ready) {
             world.served[0] += 1;
             world.ready(start.id);
-        } else if let Some((id, _)) = world.sent.get(sent) {
+        } else if let Some((id, _)) = world.sent.get(sent).cloned() {
             world.served[1] += 1;
-            world.delivered(*id);
+            // It may have been taken back.
+            if world.is_sending(id) {
+                world.delivered(id);
+            }
         } else if let Some(id) = world.quits.get(quit) {
             world.served[2] += 1;
             world.ended(*id, End::Quit);
@@ -1142,7 +1190,7 @@ fn a_message_outlives_any_number_of_connections_that_died_idle() {
     let before = world.outcomes().len();
     for at in 0..5 {
         let id = world.started[at].id;
-        let (_, load) = world.sent.iter().rev().find(|(of, _)| *of == id).unwrap();
+        let load = world.finish(id);
         let ids: Vec<EvpId> = load.envelopes.iter().map(|e| e.id).collect();
         world.core.done(id, Vec::new(), &ids, Next::Over, world.now);
         world.obey();
@@ -1287,20 +1335,22 @@ impl Storm {
             return;
         };
         self.carried.insert(id);
-        let Some(load) = self
-            .world
-            .core
-            .sessions
-            .get(id)
-            .and_then(|s| s.load().cloned())
-        else {
-            return;
-        };
+        // It may have begun with the next one.
+        let begun = 1 + self.dice.number() as usize % 2;
+        self.world.take(id, begun);
+        let load = self.world.finish(id);
         let ids: Vec<EvpId> = load.envelopes.iter().map(|e| e.id).collect();
         let all = |outcome: &Outcome| ids.iter().map(|id| (*id, outcome.clone())).collect();
         let later = Outcome::temp(Status::new(4, 2, 0), line("later"));
         let now = self.world.now;
+        // The host may keep step and be slow, or not.
+        let (kept, ms) = (
+            !self.dice.number().is_multiple_of(8),
+            self.dice.number() % 100,
+        );
         let core = &mut self.world.core;
+        core.in_step(id, kept);
+        core.took(id, Duration::from_millis(ms));
         match kind % 8 {
             0 => core.done(id, all(&later), &[], Next::More, now),
             1 => core.done(id, Vec::new(), &ids, Next::Over, now),

@@ -14,6 +14,9 @@ use super::counts::Paces;
 use super::lines::Wait;
 use super::{Broken, Core, Limit, Relay, RelayId, RouteId, Trouble, UNPROVEN_PER_RELAY};
 
+/// Connections of a route to a host that answers quickly: more of them would not make it faster.
+const QUICK_CONNECTIONS: u32 = 5;
+
 /// What a relay can do.
 pub(super) enum Choice {
     Open(Way),
@@ -290,10 +293,11 @@ impl Core {
         let Some((id, route)) = route else {
             return host_at.filter(|at| *at > now).map(Wait::until);
         };
-        let most = if route.answers {
-            limits.max_conn_per_route.max(1)
-        } else {
-            1
+        let most = limits.max_conn_per_route.max(1);
+        let most = match (route.answers, route.is_slow()) {
+            (false, _) => 1,
+            (true, false) => most.min(QUICK_CONNECTIONS),
+            (true, true) => most,
         };
         let count = route.connections.count();
         let crowded = count > 0 && route.crowded_until.is_some_and(|at| at > now);
