@@ -24,6 +24,7 @@ SMTPD_USER?=		_smtpd
 SMTPD_QUEUE_USER?=	_smtpq
 SMTPD_QUEUE_GROUP?=	_smtpq
 DESTDIR?=
+BASE?=
 
 CARGO?=		cargo
 CARGOFLAGS?=	--locked
@@ -151,14 +152,16 @@ torture: build
 
 # Mail to and from other mail systems, and programs that people submit mail with; those that are not here
 # are skipped by name. Needs root. A part of it alone: make interop PEERS=postfix, make interop PARTS=curl,
-# make interop FILTERS=rspamd
+# make interop FILTERS=rspamd, make interop SPOOL='--messages 100'
 interop: build
-	[ -n "${PARTS}${FILTERS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
+	[ -n "${PARTS}${FILTERS}${SPOOL}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
 		python3 -B tests/interop/run.py ${PEERS}
-	[ -n "${PEERS}${FILTERS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
+	[ -n "${PEERS}${FILTERS}${SPOOL}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
 		python3 -B tests/interop/submission.py ${PARTS}
-	[ -n "${PEERS}${PARTS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
+	[ -n "${PEERS}${PARTS}${SPOOL}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
 		python3 -B tests/interop/filters.py ${FILTERS}
+	[ -n "${PEERS}${PARTS}${FILTERS}" ] || SMTPD_INTEROP_SMTPD="$$(pwd)/${TARGETDIR}/release/smtpd" \
+		python3 -B tests/interop/spool.py ${SPOOL}
 
 # Whoever installs needs no Rust toolchain, but what is installed must know the paths it lies at.
 install:
@@ -196,6 +199,13 @@ html:
 # A package for Debian beside this directory, with what dpkg-dev and debhelper make of debian/.
 deb:
 	dpkg-buildpackage -b -us -uc -d
+
+# The Debian package and the container recipe tried in chroots that are made for it. Needs root and
+# debootstrap; BASE is a Debian that has been made before, which saves time.
+packages:
+	BASE="${BASE}" sh tests/package/deb.sh
+	${MAKE} build
+	BASE="${BASE}" TARGETDIR="$$(pwd)/${TARGETDIR}" python3 -B tests/package/container.py
 
 # System users without password, shell and home, each with a group of its name; and the group of
 # sendmail(8). What exists is left as it is.
@@ -279,4 +289,4 @@ clean:
 	${CARGO} clean
 	rm -rf run
 
-.PHONY: adduser deb html all build run test check lint-man test-poll check-bsd fuzz bench torture interop install install-files users uninstall stage clean
+.PHONY: adduser deb packages html all build run test check lint-man test-poll check-bsd fuzz bench torture interop install install-files users uninstall stage clean
