@@ -56,11 +56,21 @@ pub fn dir_facts(path: &Path) -> io::Result<DirFacts> {
     })
 }
 
-/// Has the system write everything that it holds. Not every system waits for the end of that; what
-/// has to be on the disk is synced by itself, then soon.
-pub fn sync_all() {
-    // SAFETY: sync(2) takes nothing.
-    unsafe { libc::sync() }
+/// Syncs all of a file system at once, where a call does that and says how it went; says whether
+/// there is one.
+#[cfg(target_os = "linux")]
+pub fn sync_file_system(file: &File) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+
+    // SAFETY: syncfs(2) takes a descriptor, which is open.
+    cvt(unsafe { libc::syncfs(file.as_raw_fd()) })?;
+    Ok(true)
+}
+
+/// The same, where every file has to be synced.
+#[cfg(not(target_os = "linux"))]
+pub fn sync_file_system(_file: &File) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Makes a directory's entries durable.

@@ -66,7 +66,7 @@ fn envelope(rcpt: &str, action: &str, kind: &str, more: &str) -> String {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap()
             .as_secs()
-            - 60
+            - 3600
     )
 }
 

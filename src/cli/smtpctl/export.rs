@@ -112,8 +112,10 @@ pub fn run(to: &str, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure>
         };
         export.all()
     })?;
-    sys::fs::sync_all();
-    settle(&queue, owner).map_err(|e| failed(&queue, &e))?;
+    let synced = File::open(&queue).and_then(|dir| sys::fs::sync_file_system(&dir));
+    synced
+        .and_then(|synced| settle(&queue, owner, synced))
+        .map_err(|e| failed(&queue, &e))?;
     let (envelopes, messages) = (plural(count.envelopes, "exported"), count.messages);
     writeln!(out, "{envelopes} in {messages} messages").map_err(|e| Failure::output(&e))?;
     match count.unreadable {
@@ -230,16 +232,18 @@ fn copy(body: &mut Body, to: &mut File) -> io::Result<Result<(), io::Error>> {
     }
 }
 
-/// Brings everything to the disk, all together first, which is faster than one after the other; and
-/// gives it away, what is inside first: where root goes nobody else can put a link.
-fn settle(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+/// Brings to the disk what is not there yet, and gives everything away, what is inside first: where
+/// root goes nobody else can put a link.
+fn settle(path: &Path, owner: Option<(u32, u32)>, is_synced: bool) -> io::Result<()> {
     let file = File::open(path)?;
     if file.metadata()?.is_dir() {
         for entry in fs::read_dir(path)? {
-            settle(&entry?.path(), owner)?;
+            settle(&entry?.path(), owner, is_synced)?;
         }
     }
-    file.sync_all()?;
+    if !is_synced {
+        file.sync_all()?;
+    }
     match owner {
         Some((uid, gid)) => fchown(&file, Some(uid), Some(gid)),
         None => Ok(()),
