@@ -516,6 +516,25 @@ fn a_refused_connection_is_told_as_the_manual_shows() {
 }
 
 #[test]
+fn each_of_many_messages_for_a_dead_host_hears_why() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..100 {
+        world.offer("bob@d.example");
+    }
+    let is_held = |report: &&Report| matches!(report, Report::Held(..));
+    let held = world.reports.iter().filter(is_held).count();
+    world.refused(0);
+    // mta limit task-hiwat: the others come when the first have failed.
+    assert_eq!(world.outcomes().len() + held, 100);
+    assert!(held > 0);
+    for _ in 0..held {
+        world.offer("bob@d.example");
+    }
+    assert_eq!(world.outcomes(), vec![(TEMP, REFUSED.to_owned()); 100]);
+}
+
+#[test]
 fn both_families_are_tried_in_one_attempt_and_limits_choose_one() {
     let mut world = plain();
     world.core.own = Own::new(&["2001:db8::9".parse().unwrap()], &[]);
