@@ -1,8 +1,8 @@
 //! From a recipient to its destinations, while the client waits.
 //!
 //! All or nothing: one branch that fails refuses the whole recipient. Every destination comes out
-//! once, however many entries lead to it (`sameness` tells which are one). Depth and number of nodes are bounded, so every loop
-//! ends. Nothing is expanded again at delivery.
+//! once, however many entries lead to it (`sameness` tells which are one). Depth and number of
+//! nodes are bounded, so every loop ends. Nothing is expanded again at delivery.
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,7 @@ use crate::mail::{Command, Destination, Expanded, Facts, Kind, Local, MailAddr, 
 use crate::privsep::Forwards;
 use crate::ruleset::watch::{Answer, Lookup};
 use crate::ruleset::{self, Decision, Origin, Question, Unanswered};
+use crate::sys::user::User;
 use crate::table::include::Includes;
 use crate::table::{Service, Tables};
 use crate::util::{Line, Timestamp};
@@ -275,29 +276,7 @@ impl<'e> Expansion<'e, '_> {
         }
         let delimiter = self.context.config.smtp.sub_addr_delim;
         let (user, subaddress) = subaddress::cut(name, delimiter);
-        let userbase = local.userbase.as_deref().unwrap_or(SYSTEM_USERS);
-        let found = self.context.tables.userinfo(userbase, user);
-        if let Some(watch) = self.context.watch {
-            watch.lookup(&Lookup {
-                service: Service::Userinfo,
-                table: userbase,
-                key: user,
-                answer: match &found {
-                    Ok(Some(_)) => Answer::Found(None),
-                    Ok(None) => Answer::NotFound,
-                    Err(error) => Answer::Failed(error),
-                },
-            });
-        }
-        let known = match found {
-            Ok(Some(known)) => known,
-            Ok(None) => return Err(replies::invalid().because(&format!("no such user: {user}"))),
-            Err(error) => {
-                log::warn(format_args!("{error}"));
-                return Err(replies::temporary().because(&error.text));
-            }
-        };
-        self.tell(Event::User(&known));
+        let known = self.known_user(local, user)?;
         let user = Line::new(user).map_err(|_| replies::invalid())?;
         let elsewhere = local.user.as_ref().is_some_and(|other| *other != user);
         let own_copy = self.is_own_copy(at, &user, local);
@@ -333,6 +312,35 @@ impl<'e> Expansion<'e, '_> {
                         command: None,
                     }),
                 )
+            }
+        }
+    }
+
+    /// The user of this name, who has to be in the userbase of the action.
+    fn known_user(&self, local: &LocalAction, name: &str) -> Result<User, Refusal> {
+        let userbase = local.userbase.as_deref().unwrap_or(SYSTEM_USERS);
+        let found = self.context.tables.userinfo(userbase, name);
+        if let Some(watch) = self.context.watch {
+            watch.lookup(&Lookup {
+                service: Service::Userinfo,
+                table: userbase,
+                key: name,
+                answer: match &found {
+                    Ok(Some(_)) => Answer::Found(None),
+                    Ok(None) => Answer::NotFound,
+                    Err(error) => Answer::Failed(error),
+                },
+            });
+        }
+        match found {
+            Ok(Some(known)) => {
+                self.tell(Event::User(&known));
+                Ok(known)
+            }
+            Ok(None) => Err(replies::invalid().because(&format!("no such user: {name}"))),
+            Err(error) => {
+                log::warn(format_args!("{error}"));
+                Err(replies::temporary().because(&error.text))
             }
         }
     }
