@@ -387,27 +387,14 @@ fn daemon(asked: Asked) -> i32 {
             return 1;
         }
     };
-    let open = files::open_to_others(loaded.files.iter().map(Path::new));
-    // What parses the answer of -n knows it as it is.
-    let name = match asked.check || built_in::is(&handover.sources) {
-        true => None,
-        false => config::name_warning(&paths.mailname),
-    };
-    let of_rooms = engine::warnings(&loaded.config, &handover.sources, Timestamp::now());
-    let of_text = texts(loaded.warnings).into_iter().chain(of_rooms);
-    // cron(8) mails what a queue run prints, and that mail would be in the next one.
-    let quiet = asked.run_once && !asked.debug && !asked.check && asked.supposed.is_none();
-    if quiet {
-        log::start("smtpd", asked.log(), Writer::Caller);
-    }
-    for warning in open.into_iter().chain(of_text).chain(name) {
-        match quiet {
-            true => log::warn(format_args!("{warning}")),
-            false => say(&format!("warn: {warning}")),
-        }
-    }
+    let Loaded {
+        config,
+        warnings,
+        files,
+    } = loaded;
+    tell_warnings(&asked, &paths, &handover, &config, (&files, warnings));
     if let Some(supposed) = &asked.supposed {
-        return explain(&paths, &handover, &loaded.config, supposed);
+        return explain(&paths, &handover, &config, supposed);
     }
     if asked.check {
         say("configuration OK");
@@ -427,7 +414,7 @@ fn daemon(asked: Asked) -> i32 {
             return 1;
         }
     };
-    let queue_key = match queue_key::get(loaded.config.queue.encryption.as_ref()) {
+    let queue_key = match queue_key::get(config.queue.encryption.as_ref()) {
         Ok(key) => key,
         Err(why) => {
             say(&format!("smtpd: {why}"));
@@ -454,7 +441,36 @@ fn daemon(asked: Asked) -> i32 {
         };
         Ok((handover, loaded.config))
     });
-    parent::run(options, &handover, loaded.config, reread)
+    parent::run(options, &handover, config, reread)
+}
+
+/// What is odd about a configuration that can be used: on standard error, or in the log.
+fn tell_warnings(
+    asked: &Asked,
+    paths: &Paths,
+    handover: &Handover,
+    config: &Config,
+    (files, warnings): (&[String], Vec<Diagnostic>),
+) {
+    let open = files::open_to_others(files.iter().map(Path::new));
+    // What parses the answer of -n knows it as it is.
+    let name = match asked.check || built_in::is(&handover.sources) {
+        true => None,
+        false => config::name_warning(&paths.mailname),
+    };
+    let of_rooms = engine::warnings(config, &handover.sources, Timestamp::now());
+    let of_text = texts(warnings).into_iter().chain(of_rooms);
+    // cron(8) mails what a queue run prints, and that mail would be in the next one.
+    let quiet = asked.run_once && !asked.debug && !asked.check && asked.supposed.is_none();
+    if quiet {
+        log::start("smtpd", asked.log(), Writer::Caller);
+    }
+    for warning in open.into_iter().chain(of_text).chain(name) {
+        match quiet {
+            true => log::warn(format_args!("{warning}")),
+            false => say(&format!("warn: {warning}")),
+        }
+    }
 }
 
 /// `-E`: nothing is started, and only files that the caller can read are read.
