@@ -24,7 +24,7 @@ pub const WAIT: Duration = Duration::from_secs(30);
 /// Requests that may wait for one program.
 const UNDER_WAY: usize = 1024;
 /// Services of table(5), as programs register them.
-const SERVICES: [&str; 12] = [
+pub(super) const SERVICES: [&str; 12] = [
     "alias",
     "domain",
     "credentials",
@@ -39,7 +39,7 @@ const SERVICES: [&str; 12] = [
     "auth",
 ];
 /// The one service that is asked with `check` alone and is no list.
-const REGEX: &str = "regex";
+pub(super) const REGEX: &str = "regex";
 
 /// A program that answers for a table (smtpd-tables(7)).
 pub struct Program {

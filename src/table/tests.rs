@@ -9,7 +9,7 @@ use crate::config::{Config, Defaults, Sources, load};
 use crate::mail::{MailAddr, Peer};
 use crate::util::{Line, cdb};
 
-use super::Tables;
+use super::{Tables, program};
 
 fn defaults() -> Defaults {
     Defaults {
@@ -586,22 +586,8 @@ fn a_program_serves_every_service() {
 #[test]
 fn what_a_program_cannot_say_or_says_wrongly_is_an_error() {
     let all = |answer: &str| {
-        let services = [
-            "alias",
-            "domain",
-            "credentials",
-            "netaddr",
-            "userinfo",
-            "source",
-            "mailaddr",
-            "addrname",
-            "mailaddrmap",
-            "relayhost",
-            "string",
-            "auth",
-            "regex",
-        ];
-        let lines: Vec<String> = services.map(|s| format!("{s}|*|{answer}")).into();
+        let services = program::SERVICES.into_iter().chain([program::REGEX]);
+        let lines: Vec<String> = services.map(|s| format!("{s}|*|{answer}")).collect();
         served(&lines.join("\n"))
     };
     let t = all("error|no route");
