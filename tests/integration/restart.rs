@@ -192,17 +192,22 @@ fn killing_deliveries_loses_nothing() {
     check(&daemon, &accepted, rounds() * 600);
 }
 
+/// A daemon that has taken so many messages and delivers none.
+fn with_held_mail(count: usize) -> Instance {
+    let daemon = Setup::maildir().arg("-Pmda").start();
+    for n in 0..count {
+        let text = format!("Subject: {n}\n\n{n}\n");
+        daemon
+            .hello()
+            .mail("a@example.net", &["b@example.org"], text.as_bytes());
+    }
+    daemon
+}
+
 #[test]
 fn a_queue_left_behind_is_delivered_at_the_next_start() {
     // spool-layout.md, Transitions: at a start queue/ is walked, beside accepting mail.
-    let mut daemon = Setup::maildir().arg("-Pmda").start();
-    for n in 0..50 {
-        daemon.hello().mail(
-            "a@example.net",
-            &["b@example.org"],
-            format!("X-N: {n}\n\n").as_bytes(),
-        );
-    }
+    let mut daemon = with_held_mail(50);
     assert_eq!(daemon.queue().len(), 50);
     daemon.stop();
     daemon.start();
@@ -216,14 +221,8 @@ fn a_queue_left_behind_is_delivered_at_the_next_start() {
 fn small_messages_share_files_until_the_daemon_is_stopped() {
     // spool-layout.md, Bags: they survive the death of the daemon, are shown by smtpctl, and a clean
     // stop leaves what older versions know.
-    let mut daemon = Setup::maildir().arg("-Pmda").start();
+    let mut daemon = with_held_mail(3);
     let bags = daemon.path().join("spool/bags");
-    for n in 0..3 {
-        let text = format!("Subject: {n}\n\n{n}\n");
-        daemon
-            .hello()
-            .mail("a@example.net", &["b@example.org"], text.as_bytes());
-    }
     assert!(!files(&bags).is_empty());
     let engine = daemon.engine_pid();
     daemon.signal(daemon.pid(), "KILL");
@@ -251,12 +250,7 @@ fn small_messages_share_files_until_the_daemon_is_stopped() {
 #[test]
 fn an_unreadable_envelope_is_set_aside_and_the_rest_goes_on() {
     // spool-layout.md, guarantee 5: what is unreadable moves to corrupt/; the daemon goes on.
-    let mut daemon = Setup::maildir().arg("-Pmda").start();
-    for _ in 0..3 {
-        daemon
-            .hello()
-            .mail("a@example.net", &["b@example.org"], b"\nx\n");
-    }
+    let mut daemon = with_held_mail(3);
     let victim = daemon.queue()[0].split('|').next().unwrap().to_string();
     daemon.stop();
     let path = daemon
@@ -278,12 +272,7 @@ fn an_unreadable_envelope_is_set_aside_and_the_rest_goes_on() {
 #[test]
 fn the_queue_runs_once_in_the_foreground() {
     // smtpd(8), -q: runs the queue once and exits, for machines without a daemon.
-    let mut daemon = Setup::maildir().arg("-Pmda").start();
-    for _ in 0..5 {
-        daemon
-            .hello()
-            .mail("a@example.net", &["b@example.org"], b"\nx\n");
-    }
+    let mut daemon = with_held_mail(5);
     daemon.stop();
     let mut once = daemon.program("smtpd");
     once.args(["-d", "-q", "-R"]).arg(daemon.path());
