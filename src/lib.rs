@@ -51,7 +51,8 @@
 //! # Threads of the engine
 //!
 //! A thread is named as here; most have a number behind it, and systems cut long names short. Those
-//! that come "as needed" end when they have nothing left to do, but for local deliveries, which stay.
+//! that come "as needed" end when they have nothing left to do, but for local deliveries, which
+//! stay.
 //!
 //! | Thread | How many | Owns | May block on |
 //! |---|---|---|---|

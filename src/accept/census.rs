@@ -1,5 +1,5 @@
-//! How many sessions there are, and whose: counted when they are let in, by the event loop, and when
-//! they are over, by their workers.
+//! How many sessions there are, and whose: counted when they are let in, by the event loop, and
+//! when they are over, by their workers.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

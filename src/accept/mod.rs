@@ -1,8 +1,8 @@
 //! Sockets: who is let in, and the workers that own sessions from then on.
 //!
 //! One loop has the listening sockets and the control socket. A connection that it lets in goes to
-//! one of a fixed number of workers, and stays there until it is closed: a worker is a thread with a
-//! poll, timers and a table of sessions of its own. No lock surrounds a session, and ten thousand
+//! one of a fixed number of workers, and stays there until it is closed: a worker is a thread with
+//! a poll, timers and a table of sessions of its own. No lock surrounds a session, and ten thousand
 //! slow clients cost memory, not threads.
 //!
 //! ```text
@@ -14,22 +14,22 @@
 //! control socket → frames → Ask::Submit → worker      other asks → Host
 //! ```
 //!
-//! Promises: neither the loop nor a worker waits for anything but events; what may wait for somebody
-//! else is a question to a bounded group of threads, and its session is parked until it is answered
-//! or the time for the answer is over, which is a 4xx. Every buffer, table and wait has a bound
-//! in [`Limits`]; whatever comes over the control socket costs its sender the connection at most.
-//! When descriptors or sessions run out the listeners are taken out of the loop, with a line in
-//! the log, until there is room again. A parked session keeps only what it has not digested, and
+//! Promises: neither the loop nor a worker waits for anything but events; what may wait for
+//! somebody else is a question to a bounded group of threads, and its session is parked until it is
+//! answered or the time for the answer is over, which is a 4xx. Every buffer, table and wait has a
+//! bound in [`Limits`]; whatever comes over the control socket costs its sender the connection at
+//! most. When descriptors or sessions run out the listeners are taken out of the loop, with a line
+//! in the log, until there is room again. A parked session keeps only what it has not digested, and
 //! that is normally nothing.
 //!
 //! A session that wants TLS is parked while its peer and we shake hands. The signature that this
-//! needs is made by threads of their own, which wait for the process that has the keys. The header of
-//! a proxy comes before the session.
+//! needs is made by threads of their own, which wait for the process that has the keys. The header
+//! of a proxy comes before the session.
 //!
-//! Time-outs: a peer that neither sends nor takes a byte for [`Limits::inactivity`] is told so
-//! and dropped; so is one that keeps moving bytes but earns no reply and sends less than
-//! [`Limits::stall_bytes`] in [`Limits::stall`]. No time of the peer's runs while we are busy for it.
-//! A peer that hangs up while its session waits for an answer is noticed when that has come.
+//! Time-outs: a peer that neither sends nor takes a byte for [`Limits::inactivity`] is told so and
+//! dropped; so is one that keeps moving bytes but earns no reply and sends less than
+//! [`Limits::stall_bytes`] in [`Limits::stall`]. No time of the peer's runs while we are busy for
+//! it. A peer that hangs up while its session waits for an answer is noticed when that has come.
 
 #![forbid(unsafe_code)]
 

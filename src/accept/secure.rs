@@ -1,7 +1,7 @@
 //! TLS and PROXY of listeners: what each one's directive comes to.
 //!
-//! [`check`] finds what is wrong with `protocols`, `ciphers`, `ca`, `verify` and certificates before
-//! anything is started; [`warnings`] says what has no effect and what ends soon.
+//! [`check`] finds what is wrong with `protocols`, `ciphers`, `ca`, `verify` and certificates
+//! before anything is started; [`warnings`] says what has no effect and what ends soon.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The loop and its workers on real sockets, with real sessions and services that a test can hold up.
+//! The loop and its workers on real sockets, with real sessions and services that a test can hold
+//! up.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -1,9 +1,10 @@
 //! AUTH: whether a user and password belong together.
 //!
-//! A password is compared with the hash that a credentials table has, judged by the table's program,
-//! or handed to the parent, whose child asks the system. Both take their time on purpose, so they run on threads of their own:
-//! hashes on half of the processors, so that a storm of log-ins leaves the other half to everybody
-//! else, questions to the parent on threads that only wait. Whoever asks goes on meanwhile.
+//! A password is compared with the hash that a credentials table has, judged by the table's
+//! program, or handed to the parent, whose child asks the system. Both take their time on purpose,
+//! so they run on threads of their own: hashes on half of the processors, so that a storm of
+//! log-ins leaves the other half to everybody else, questions to the parent on threads that only
+//! wait. Whoever asks goes on meanwhile.
 //!
 //! What a refusal tells: nothing. A user that does not exist costs a hash like one that does, and
 //! refusals come on the full second. Failures count, and when there have been too many

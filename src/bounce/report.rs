@@ -2,8 +2,8 @@
 //!
 //! A multipart/report (RFC 6522) of a text for people, a message/delivery-status (RFC 3464) for
 //! programs, and what is returned of the original. Subject, From and the sentences are those that
-//! scripts know from the mailer we replace. Where it shows the address that aliases and forwards led
-//! to, this shows the one that the sender used.
+//! scripts know from the mailer we replace. Where it shows the address that aliases and forwards
+//! led to, this shows the one that the sender used.
 //!
 //! Whatever came from outside is made printable ASCII and folded, so it can neither add a line nor
 //! a part to the report; the boundary is one that the returned message does not hold.

@@ -9,7 +9,8 @@ pub use super::model::Phase;
 pub struct Ast {
     /// Statements in the order of the text.
     pub statements: Vec<Statement>,
-    /// Names that wrong statements would have declared: a use of one of these is not a second error.
+    /// Names that wrong statements would have declared: a use of one of these is not a second
+    /// error.
     pub broken: Vec<String>,
 }
 

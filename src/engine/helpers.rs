@@ -1,4 +1,5 @@
-//! How programs of tables and filters come to be: the parent starts them, and we hold the other end.
+//! How programs of tables and filters come to be: the parent starts them, and we hold the other
+//! end.
 
 use std::io;
 use std::os::fd::OwnedFd;

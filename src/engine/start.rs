@@ -308,7 +308,8 @@ fn shut_in(
 }
 
 /// What the engine reads besides the system's files: the configuration, its tables, and what they
-/// include. A table is replaced by renaming a new file over it, so it is the directories that count.
+/// include. A table is replaced by renaming a new file over it, so it is the directories that
+/// count.
 pub fn readable(paths: &Paths, sources: &Sources, config: &Config) -> Vec<PathBuf> {
     let mut dirs: BTreeSet<PathBuf> = [paths.conf.parent(), paths.root.as_deref()]
         .into_iter()

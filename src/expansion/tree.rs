@@ -93,7 +93,8 @@ impl<'c> Tree<'c> {
         }
     }
 
-    /// Puts an address in the place of one that leads to it. It counts as the product of forwarding.
+    /// Puts an address in the place of one that leads to it. It counts as the product of
+    /// forwarding.
     pub fn replace(&mut self, at: usize, address: MailAddr) {
         if let Some(node) = self.nodes.get_mut(at) {
             node.item = Item::Address(address.clone());

@@ -27,8 +27,8 @@ use destination::Deliveries;
 use page::Page;
 use recorder::Recorder;
 
-/// Says what would become of the recipient. `libexec` is where the mail.* helpers are. The context's
-/// own watch does not hear of it.
+/// Says what would become of the recipient. `libexec` is where the mail.* helpers are. The
+/// context's own watch does not hear of it.
 pub fn explain(context: &Context<'_>, libexec: &Path, supposed: &Supposed) -> String {
     let mut page = Page::default();
     let reply = match envelope(context, supposed) {

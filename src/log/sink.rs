@@ -48,8 +48,9 @@ pub struct Stderr;
 
 impl Sink for Stderr {
     fn write(&mut self, _level: Level, line: &str) -> io::Result<()> {
-        // One write, so that lines of several processes do not mix.
-        // A fuzzer makes millions of lines that nobody wants. The test runner holds back what goes through the macro, and shows it when a test fails.
+        // One write, so that lines of several processes do not mix. A fuzzer makes millions of
+        // lines that nobody wants. The test runner holds back what goes through the macro, and
+        // shows it when a test fails.
         #[cfg(test)]
         eprintln!("{line}");
         #[cfg(not(test))]

@@ -1,7 +1,7 @@
 //! An address in brackets where the name of a host could stand (RFC 5321 §4.1.3).
 //!
-//! `[192.0.2.1]`, `[IPv6:2001:db8::1]` and, because people write it, `[2001:db8::1]`. The tag may be
-//! in either case, and clients write it before any address.
+//! `[192.0.2.1]`, `[IPv6:2001:db8::1]` and, because people write it, `[2001:db8::1]`. The tag may
+//! be in either case, and clients write it before any address.
 
 use std::fmt;
 use std::net::IpAddr;

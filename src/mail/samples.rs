@@ -9,8 +9,8 @@ pub(crate) fn line(text: &str) -> Line {
     Line::new(text).unwrap()
 }
 
-/// An envelope from `alice@example.net` to the local user `user`, by the action `local`. Its id only
-/// has to be one.
+/// An envelope from `alice@example.net` to the local user `user`, by the action `local`. Its id
+/// only has to be one.
 pub(crate) fn envelope(user: &str) -> Envelope {
     let rcpt = MailAddr::new(user, "example.org").unwrap();
     Envelope {

@@ -1,9 +1,9 @@
 //! The privileged parent: one thread, no mail bytes.
 //!
-//! It binds sockets, starts the engine and starts it again when it dies, starts deliveries as
-//! their recipients, opens their .forward, and replays what sendmail(8) stored while nothing ran. Children are always
-//! fork and exec of a program. It parses nothing that a stranger wrote: requests name things, and
-//! an engine whose request is malformed is killed and started anew.
+//! It binds sockets, starts the engine and starts it again when it dies, starts deliveries as their
+//! recipients, opens their .forward, and replays what sendmail(8) stored while nothing ran.
+//! Children are always fork and exec of a program. It parses nothing that a stranger wrote:
+//! requests name things, and an engine whose request is malformed is killed and started anew.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! Messages that sendmail(8) stored while the daemon did not take them: found, checked, and replayed
-//! as their owners.
+//! Messages that sendmail(8) stored while the daemon did not take them: found, checked, and
+//! replayed as their owners.
 //!
 //! The directory belongs to root and the set-group-id front end writes there, so a file's owner is
 //! who submitted it. Whatever else lies there (a link, a FIFO, a file with a second name, one that
@@ -7,9 +7,9 @@
 //! file still being written, or after two days one whose writer was killed.
 //!
 //! Each owner has a line, and the lines take turns: however many files one has, and however slow or
-//! stuck his replays are, another's message goes at the next turn. A file that fails is tried again,
-//! ever more rarely, each time with what the replay says in the log; it never goes untold. While the
-//! daemon takes nothing from an owner, his line waits and no file's failure is counted.
+//! stuck his replays are, another's message goes at the next turn. A file that fails is tried
+//! again, ever more rarely, each time with what the replay says in the log; it never goes untold.
+//! While the daemon takes nothing from an owner, his line waits and no file's failure is counted.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CString, OsStr, OsString};
@@ -183,8 +183,8 @@ impl Offline {
         replays.fold(next, Instant::min)
     }
 
-    /// Whether all that the last scan found has been tried, but for owners from whom the daemon takes
-    /// nothing.
+    /// Whether all that the last scan found has been tried, but for owners from whom the daemon
+    /// takes nothing.
     pub fn is_done(&self) -> bool {
         let mut lines = self.lines.values();
         self.scanned
@@ -338,7 +338,8 @@ impl Offline {
         }
     }
 
-    /// The daemon took nothing: it is no failure of this file, and the others of its owner wait, too.
+    /// The daemon took nothing: it is no failure of this file, and the others of its owner wait,
+    /// too.
     fn wait_again(&mut self, candidate: Candidate, now: Instant) {
         if let Some(line) = self.lines.get_mut(&candidate.uid) {
             line.not_before = Some(now + NOT_TAKEN_RETRY);
@@ -432,8 +433,8 @@ fn delete_if_old(path: &Path, found: &Metadata, at_least: Duration) {
     }
 }
 
-/// Starts the front end as the file's owner, the file, in which it marks whom it has settled, as its
-/// standard input, and a pipe as its standard error.
+/// Starts the front end as the file's owner, the file, in which it marks whom it has settled, as
+/// its standard input, and a pipe as its standard error.
 fn replay(
     dir: &Path,
     candidate: &Candidate,

@@ -2,8 +2,8 @@
 //! restored: it becomes the engine's.
 //!
 //! This is done before there is an engine. The walk is three levels deep, below `queue`; it follows
-//! no link. A bucket's files change hands only if they belong to whoever owns the bucket and have no
-//! other name, so that nothing of anybody else's can be put there to be given away.
+//! no link. A bucket's files change hands only if they belong to whoever owns the bucket and have
+//! no other name, so that nothing of anybody else's can be put there to be given away.
 
 use std::fmt;
 use std::fs::{self, File};

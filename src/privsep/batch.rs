@@ -1,10 +1,10 @@
 //! Many deliveries to one child: the frames between the engine and a batch.
 //!
 //! On the child's standard input, for each message: a frame with its head (sequence number,
-//! addresses), the body in chunks, and an end mark; or, when the body could not be
-//! read to its end, an abort mark. On its output, one frame with an [`Answer`] per message, in order.
-//! Every length has a bound: a reader that meets more, or anything out of place, gives up on the
-//! stream, because after that nothing in it can be trusted.
+//! addresses), the body in chunks, and an end mark; or, when the body could not be read to its end,
+//! an abort mark. On its output, one frame with an [`Answer`] per message, in order. Every length
+//! has a bound: a reader that meets more, or anything out of place, gives up on the stream, because
+//! after that nothing in it can be trusted.
 
 use std::io::{self, Read, Write};
 

@@ -106,9 +106,9 @@ impl Client {
         self.0.send(&Request::UpdateTable { table }, &[])
     }
 
-    /// Has the parent read and check the configuration or a part of it afresh, and waits for it; the inner error
-    /// says, in lines, what is wrong with it. Whether it is used then has to be told with
-    /// [`Client::reloaded`].
+    /// Has the parent read and check the configuration or a part of it afresh, and waits for it;
+    /// the inner error says, in lines, what is wrong with it. Whether it is used then has to be
+    /// told with [`Client::reloaded`].
     pub fn reload(&self, extent: Extent) -> io::Result<Result<Reloaded, String>> {
         let (promise, answer) = bounded(1);
         let id = self.0.register(Promise::Reload(promise), Some("Reload"))?;

@@ -53,14 +53,15 @@ pub enum Request {
     UpdateTable { table: Line },
     /// `smtpctl log verbose|brief`: the parent follows.
     SetVerbose(bool),
-    /// Read and check the configuration afresh, or its certificates alone. Answered by `NewConfig` or `BadConfig`; whatever is
-    /// answered, the old one is in use until `Reloaded`.
+    /// Read and check the configuration afresh, or its certificates alone. Answered by `NewConfig`
+    /// or `BadConfig`; whatever is answered, the old one is in use until `Reloaded`.
     Reload {
         id: u32,
         /// Which files.
         extent: Extent,
     },
-    /// Whether the engine uses the configuration that `NewConfig` brought. The parent does the same.
+    /// Whether the engine uses the configuration that `NewConfig` brought. The parent does the
+    /// same.
     Reloaded(bool),
     /// The engine is up and serves.
     Ready,

@@ -2,9 +2,9 @@
 //!
 //! Nothing touches the disk until the buffer is full or the body is finished, so a small message
 //! that is refused at its end costs no file. Who must not wait for the disk looks at
-//! [`BodyWriter::is_full`] after each write, and lets somebody else call [`BodyWriter::spill`]. The first error is kept and told again at every later
-//! call. Compression and encryption are another [`DiskFile`] around the one of the disk
-//! ([`super::coding`]).
+//! [`BodyWriter::is_full`] after each write, and lets somebody else call [`BodyWriter::spill`]. The
+//! first error is kept and told again at every later call. Compression and encryption are another
+//! [`DiskFile`] around the one of the disk ([`super::coding`]).
 
 use std::io;
 

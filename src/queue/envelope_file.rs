@@ -1,11 +1,11 @@
 //! An envelope as text: `name: value` lines, format version 3.
 //!
-//! Every field that OpenSMTPD writes is here under its name and in its order, so its files are
-//! read as they are. Ours have more: `check`, a CRC-32 of all other lines, which makes a damaged
-//! file unreadable instead of another envelope; `remote`, `suspended`, `status`, `mda-file`,
-//! `bounce-arrival`, `bounce-last-try`, `bounce-relayed`; and `NAME-quoted: "text"` for a text that is empty or begins with a blank,
-//! which a plain line cannot hold. A file without `check` is taken at its word: it comes from
-//! OpenSMTPD, or an administrator has edited it and deleted that line.
+//! Every field that OpenSMTPD writes is here under its name and in its order, so its files are read
+//! as they are. Ours have more: `check`, a CRC-32 of all other lines, which makes a damaged file
+//! unreadable instead of another envelope; `remote`, `suspended`, `status`, `mda-file`,
+//! `bounce-arrival`, `bounce-last-try`, `bounce-relayed`; and `NAME-quoted: "text"` for a text that
+//! is empty or begins with a blank, which a plain line cannot hold. A file without `check` is taken
+//! at its word: it comes from OpenSMTPD, or an administrator has edited it and deleted that line.
 //!
 //! Reading: order is free, names are compared without regard to case, the last of a repeated
 //! field wins. An unknown field, a value that does not parse, another version, a missing field

@@ -1,5 +1,5 @@
-//! A file of the queue while it is written: the disk's own, and what compresses or encrypts on the way
-//! to it.
+//! A file of the queue while it is written: the disk's own, and what compresses or encrypts on the
+//! way to it.
 
 use std::io;
 

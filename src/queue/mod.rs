@@ -281,7 +281,8 @@ impl Incoming {
     }
 }
 
-/// Makes messages durable, of one queue, those that can be together. The answers come in their order.
+/// Makes messages durable, of one queue, those that can be together. The answers come in their
+/// order.
 pub fn commit_all(mut messages: Vec<Incoming>) -> Vec<io::Result<Committed>> {
     let Some(queue) = messages.first().map(|first| first.queue.clone()) else {
         return Vec::new();

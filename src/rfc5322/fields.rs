@@ -57,7 +57,8 @@ pub fn fields(text: &[u8]) -> impl Iterator<Item = Field<'_>> {
     })
 }
 
-/// Where the header of a message ends: in front of the two line ends that come with the first empty line.
+/// Where the header of a message ends: in front of the two line ends that come with the first empty
+/// line.
 pub fn header_end(text: &[u8]) -> Option<usize> {
     if text.first() == Some(&b'\n') {
         return Some(0);

@@ -1,9 +1,9 @@
 //! Header lines that are longer than SMTP allows, folded on their way to another host.
 //!
-//! RFC 5322 §2.1.1 and RFC 5321 §4.5.3.1.6: a line has at most 998 bytes. A longer one of the header
-//! is cut at its last blank, else behind a comma, else where it must; what follows begins with a
-//! blank (§2.2.3), so it stays the same field. Everything else, the body included, passes as it is.
-//! At most one line is held in memory.
+//! RFC 5322 §2.1.1 and RFC 5321 §4.5.3.1.6: a line has at most 998 bytes. A longer one of the
+//! header is cut at its last blank, else behind a comma, else where it must; what follows begins
+//! with a blank (§2.2.3), so it stays the same field. Everything else, the body included, passes as
+//! it is. At most one line is held in memory.
 
 use std::io::{self, Read};
 

@@ -1,5 +1,5 @@
-//! Message headers: an incremental scanner, fields of what is in memory, address lists, and lines that
-//! fit.
+//! Message headers: an incremental scanner, fields of what is in memory, address lists, and lines
+//! that fit.
 
 #![forbid(unsafe_code)]
 

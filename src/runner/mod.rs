@@ -4,9 +4,9 @@
 //! has a lock. Others speak to it through a [`Handle`]. Everything it decides is in [`Core`], which
 //! knows no thread and no clock.
 //!
-//! Promises: an envelope leaves the disk only after it was delivered, or after the report that tells
-//! of its failure is durable, or because the administrator removed it ([`settle`]). A failing disk
-//! delays and never loses. An outcome nobody waits for is reported and ignored.
+//! Promises: an envelope leaves the disk only after it was delivered, or after the report that
+//! tells of its failure is durable, or because the administrator removed it ([`settle`]). A failing
+//! disk delays and never loses. An outcome nobody waits for is reported and ignored.
 //!
 //! The runner itself blocks on nothing but reading envelopes; writing is done by a few threads
 //! beside it, so that the store can share its syncs.

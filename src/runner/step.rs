@@ -1,8 +1,8 @@
 //! The runner's decisions, one at a time: no thread, no clock, no waiting.
 //!
 //! [`Core`] owns the scheduler and the agents. Everything that happens comes in through a call with
-//! the time, and [`Core::step`] does what is due. With a [`super::disk::DiskWork`] without threads all of
-//! it runs in the caller's thread, which is how the tests drive it.
+//! the time, and [`Core::step`] does what is due. With a [`super::disk::DiskWork`] without threads
+//! all of it runs in the caller's thread, which is how the tests drive it.
 
 mod admin;
 

@@ -28,9 +28,9 @@ pub fn on_load(created: Timestamp, base_s: u64, failures: u16) -> Timestamp {
     point(created, base_s, u64::from(failures))
 }
 
-/// When an envelope was made, as far as that can be believed: not after now, and not so long ago that
-/// it would be returned without having been tried, for which a clock that was wrong is to blame. It
-/// is then as old as its failures say.
+/// When an envelope was made, as far as that can be believed: not after now, and not so long ago
+/// that it would be returned without having been tried, for which a clock that was wrong is to
+/// blame. It is then as old as its failures say.
 pub fn believable(
     created: Timestamp,
     base_s: u64,

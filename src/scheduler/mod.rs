@@ -10,8 +10,8 @@
 //! changes nothing.
 //!
 //! Different from the scheduler we replace, on purpose: a hundred times as many envelopes may be
-//! held, they are released oldest first, re-timing after a relay's failure needs no line of its own,
-//! delay warnings wait for their threshold ([`backoff::warning_due`]), and scheduling what is
+//! held, they are released oldest first, re-timing after a relay's failure needs no line of its
+//! own, delay warnings wait for their threshold ([`backoff::warning_due`]), and scheduling what is
 //! already due is a no-op.
 
 #![forbid(unsafe_code)]
@@ -134,8 +134,8 @@ pub struct Counts {
     pub hold_queues: usize,
 }
 
-/// An envelope leaves a hold queue of this length no room. One that is not held waits for a point of
-/// a grid that widens with its age, however idle its destination; so this is for floods only.
+/// An envelope leaves a hold queue of this length no room. One that is not held waits for a point
+/// of a grid that widens with its age, however idle its destination; so this is for floods only.
 pub const HOLD_MAX: usize = 100_000;
 /// Due envelopes that one batch moves into the lines.
 const RIPEN_MAX: usize = 1024;
@@ -203,7 +203,8 @@ impl Scheduler {
     }
 
     /// The clock was set: `shift` gives a time of before as the clock has it now. Ages stay what
-    /// they are. What waits goes on waiting after a step back; what a step ahead has made due is due.
+    /// they are. What waits goes on waiting after a step back; what a step ahead has made due is
+    /// due.
     pub fn clock_set(&mut self, shift: impl Fn(Timestamp) -> Timestamp) {
         self.pending.clear();
         for (id, entry) in &mut self.entries {
@@ -227,8 +228,8 @@ impl Scheduler {
         self.entries.contains_key(&id)
     }
 
-    /// Hands out what is to be done now, at most `max_schedule` things: one of each line in turn, and
-    /// one of each destination in turn within a line, as far as the shares in `quota` go.
+    /// Hands out what is to be done now, at most `max_schedule` things: one of each line in turn,
+    /// and one of each destination in turn within a line, as far as the shares in `quota` go.
     pub fn batch(&mut self, now: Timestamp) -> Vec<Work> {
         self.ripen(now);
         let room = self.limits.max_inflight.saturating_sub(self.inflight.len());

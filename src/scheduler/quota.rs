@@ -53,7 +53,8 @@ impl Inflight {
         *count == 1
     }
 
-    /// The envelope is not in flight any more; says whether it was the last one for its destination.
+    /// The envelope is not in flight any more; says whether it was the last one for its
+    /// destination.
     pub(super) fn take(&mut self, lane: Lane, entry: &Entry) -> bool {
         self.all -= 1;
         self.by_class[index(lane)] -= 1;

@@ -14,8 +14,8 @@ pub const LINE_TOO_LONG: usize = 65535;
 pub const MAX_COMMAND: usize = 2047;
 /// Unknown, misplaced and misspelt commands in a row.
 pub const MAX_BAD_COMMANDS: u32 = 20;
-/// Refused recipients that cost nothing. Each further one makes the client wait a millisecond longer
-/// for its next command …
+/// Refused recipients that cost nothing. Each further one makes the client wait a millisecond
+/// longer for its next command …
 pub const REFUSED_RCPTS_FREE: u32 = 100;
 /// … up to this.
 pub const PAUSE_MAX: Duration = Duration::from_secs(1);

@@ -466,9 +466,9 @@ impl Session {
         }
     }
 
-    /// How long the client waits for its next command, now that recipients were refused to it. Those
-    /// of a list that has aged are free; then it grows, with what other sessions of its network had
-    /// refused as well.
+    /// How long the client waits for its next command, now that recipients were refused to it.
+    /// Those of a list that has aged are free; then it grows, with what other sessions of its
+    /// network had refused as well.
     fn pause(&mut self, services: &dyn Services) -> Option<Duration> {
         let of_network = services.refused(&self.peer, std::mem::take(&mut self.unpaid).into());
         let refused = of_network.max(self.refused_rcpts.into());

@@ -27,8 +27,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches all of [`Signal`] and ignores those that mean nothing to us from here on. They are let through whatever
-    /// whoever started us has blocked.
+    /// Catches all of [`Signal`] and ignores those that mean nothing to us from here on. They are
+    /// let through whatever whoever started us has blocked.
     pub fn catch() -> io::Result<Signals> {
         let mut fds = [-1; 2];
         // SAFETY: `fds` is writable for two descriptors.

@@ -2,7 +2,8 @@
 
 use std::ffi::CString;
 
-/// Names the process; a title begins with `smtpd: `. Where the system has only a short name, that one is set.
+/// Names the process; a title begins with `smtpd: `. Where the system has only a short name, that
+/// one is set.
 pub fn set(title: &str) {
     let Ok(title) = CString::new(title) else {
         return;

@@ -50,7 +50,8 @@ pub struct Plain;
 /// A text of which at most so many bytes are written.
 pub struct Cut<const MOST_BYTES: usize>;
 
-/// A list of values in another form. Of a list that does not fit the frame as much is written as does.
+/// A list of values in another form. Of a list that does not fit the frame as much is written as
+/// does.
 pub struct Each<F>(PhantomData<F>);
 
 /// A value in another form, if there is one.

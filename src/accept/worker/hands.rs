@@ -346,7 +346,8 @@ impl Hands {
     }
 
     /// The session that has asked is gone, or has been told that the answer is late. A message that
-    /// became durable after its client was refused must not be delivered: the client sends it again.
+    /// became durable after its client was refused must not be delivered: the client sends it
+    /// again.
     pub(super) fn nobody_waits_for(&self, answer: Answer) {
         match answer {
             Answer::Committed(Ok(accepted)) => {

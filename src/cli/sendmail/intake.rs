@@ -1,9 +1,9 @@
 //! The first pass: the message as it comes in, kept in an unlinked file, and what its header says.
 //!
-//! Promises: CRLF becomes LF, a last line without an end gets one, and every other byte of the
-//! body is kept. `Bcc`, `Resent-Bcc`, `Return-Path` and mbox `From ` lines are not kept. A header that
-//! cannot be understood is no reason to lose the message: it is read to its end, and then the trouble
-//! is told. Memory does not grow with the message.
+//! Promises: CRLF becomes LF, a last line without an end gets one, and every other byte of the body
+//! is kept. `Bcc`, `Resent-Bcc`, `Return-Path` and mbox `From ` lines are not kept. A header that
+//! cannot be understood is no reason to lose the message: it is read to its end, and then the
+//! trouble is told. Memory does not grow with the message.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -278,7 +278,8 @@ impl Draft {
         Ok(file)
     }
 
-    /// Appends the message to the dead.letter of its writer. Where that fails, the caller must keep it.
+    /// Appends the message to the dead.letter of its writer. Where that fails, the caller must keep
+    /// it.
     fn save_dead_letter(&mut self, failure: Failure) -> Failure {
         if self.message.has_no_header() && self.message.has_no_body() {
             return failure;

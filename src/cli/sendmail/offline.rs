@@ -16,10 +16,10 @@
 //! the message, complete, lines ending in LF
 //! ```
 //!
-//! Promises: it is written under a name that starts with a dot, synced, renamed, and the
-//! directory synced, so that what has a name without a dot is whole and stays. A recipient is marked
-//! as settled in place, by a key of the same length. The older format (one line of arguments joined
-//! by `|`, then the message) is still read.
+//! Promises: it is written under a name that starts with a dot, synced, renamed, and the directory
+//! synced, so that what has a name without a dot is whole and stays. A recipient is marked as
+//! settled in place, by a key of the same length. The older format (one line of arguments joined by
+//! `|`, then the message) is still read.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufWriter, Read, Write};
@@ -94,8 +94,8 @@ pub fn store(
     })
 }
 
-/// What the daemon keeps free it needs for what it has accepted. A directory that cannot be asked is
-/// not there, which is told in other words.
+/// What the daemon keeps free it needs for what it has accepted. A directory that cannot be asked
+/// is not there, which is told in other words.
 fn check_room(found: io::Result<Room>) -> Result<(), Failure> {
     match found.is_ok_and(is_short) {
         true => Err(Failure::with(sysexits::TEMPFAIL, "not enough disk space")),
@@ -309,8 +309,8 @@ mod tests {
 
     #[test]
     fn nothing_is_stored_in_the_room_that_the_queue_needs() {
-        // sendmail(8), When the daemon cannot take it: a daemon that is short of space puts mail off,
-        // and its reserve is not for what it has put off.
+        // sendmail(8), When the daemon cannot take it: a daemon that is short of space puts mail
+        // off, and its reserve is not for what it has put off.
         let room = |free_bytes| {
             Ok(Room {
                 total_bytes: 1 << 40,

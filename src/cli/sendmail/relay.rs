@@ -1,8 +1,8 @@
 //! `-bs`: a program speaks SMTP on our standard input and output, and we pass it on.
 //!
-//! Its first line shows how it ends its lines. Where that is a bare LF, every line gets a CR, because
-//! the daemon ends a message at nothing but CR LF dot CR LF; else every byte is passed as it is, so
-//! that no message can end at a place that its program did not mean.
+//! Its first line shows how it ends its lines. Where that is a bare LF, every line gets a CR,
+//! because the daemon ends a message at nothing but CR LF dot CR LF; else every byte is passed as
+//! it is, so that no message can end at a place that its program did not mean.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -92,8 +92,8 @@ impl<W: Write> Write for LineEnds<W> {
     }
 }
 
-/// Passes on what the daemon says. A message that was on its way when the session ended, or a session
-/// that the daemon ended, is to be tried again.
+/// Passes on what the daemon says. A message that was on its way when the session ended, or a
+/// session that the daemon ended, is to be tried again.
 fn downward(mut stream: impl Read, output: &mut dyn Write) -> Result<i32, Failure> {
     let mut buffer = [0; 4096];
     let mut replies = LastReply::default();

@@ -2,9 +2,9 @@
 //! writer's name.
 //!
 //! Promises: each recipient is judged alone. Those whom the daemon takes get the message, and are
-//! marked in the file, so that they get it once; of those whom it refuses for good the writer gets a
-//! report, or finds the message in `dead.letter` where that cannot be; the others are tried again, for
-//! four days at most. Exit 0 means that the file has done its duty.
+//! marked in the file, so that they get it once; of those whom it refuses for good the writer gets
+//! a report, or finds the message in `dead.letter` where that cannot be; the others are tried
+//! again, for four days at most. Exit 0 means that the file has done its duty.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};

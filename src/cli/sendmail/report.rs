@@ -1,5 +1,5 @@
-//! The report to a writer whose stored message the daemon does not take for some recipients: the one
-//! that the daemon would have sent.
+//! The report to a writer whose stored message the daemon does not take for some recipients: the
+//! one that the daemon would have sent.
 
 use std::io::BufRead;
 

@@ -1,8 +1,8 @@
 //! `metrics`: the counters in the text form that Prometheus reads, once or for whoever asks.
 //!
-//! Names are those of `show stats` with `smtpd_` in front. No label comes from mail, so there are as
-//! many series after a year as on the first day. The endpoint is a program of its own that asks the
-//! daemon: it listens on loopback or on a local socket, and answers one client at a time.
+//! Names are those of `show stats` with `smtpd_` in front. No label comes from mail, so there are
+//! as many series after a year as on the first day. The endpoint is a program of its own that asks
+//! the daemon: it listens on loopback or on a local socket, and answers one client at a time.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};

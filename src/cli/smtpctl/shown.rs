@@ -11,8 +11,8 @@ pub enum Watched {
     No,
 }
 
-/// Passes bytes on. For a terminal, control characters but tab and line end become `^X`, and what is
-/// no UTF-8 text becomes `?`.
+/// Passes bytes on. For a terminal, control characters but tab and line end become `^X`, and what
+/// is no UTF-8 text becomes `?`.
 pub struct Shown<'a> {
     out: &'a mut dyn Write,
     watched: Watched,

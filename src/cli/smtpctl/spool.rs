@@ -3,7 +3,8 @@
 //!
 //! The spool changes while it is read: what has gone in the meantime is passed over. A file that
 //! makes no envelope is named on standard error and passed over too. Compressed files are read as
-//! they are; for encrypted ones the key is taken from smtpd.conf, or asked for. It is never printed.
+//! they are; for encrypted ones the key is taken from smtpd.conf, or asked for. It is never
+//! printed.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -1,6 +1,7 @@
 //! `top`: what the daemon is doing, as it changes.
 //!
-//! On a terminal each picture takes the place of the last one; anywhere else they follow each other.
+//! On a terminal each picture takes the place of the last one; anywhere else they follow each
+//! other.
 
 use std::io::{IsTerminal, Write};
 use std::thread;

@@ -1,4 +1,5 @@
-//! What a criterion compares with, and criteria as words, for whoever asks why a rule has held or not.
+//! What a criterion compares with, and criteria as words, for whoever asks why a rule has held or
+//! not.
 
 use std::fmt;
 

@@ -420,7 +420,8 @@ mod tests {
 
     #[test]
     fn users_whose_commands_take_long_leave_room_for_others() {
-        // smtpd.conf(5), mda limit: twenty users fill all that they get, and a new one need not wait.
+        // smtpd.conf(5), mda limit: twenty users fill all that they get, and a new one need not
+        // wait.
         let mut dispatcher = Dispatcher::new(limits(), 1);
         for number in 1..=400 {
             let user = format!("slow{}", (number - 1) / 20);

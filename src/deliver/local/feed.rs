@@ -1,10 +1,10 @@
 //! One message to one delivery process: writes its input and reads its output at the same time.
 //!
-//! The input is in chunks with a mark at their end (`privsep::batch`), which nobody else writes:
-//! if we die half-way, or the parent, the process knows that it has a part only. A program need not read everything, nor stop writing: input it refuses is dropped, output is
-//! drained and only its end kept. When the message cannot be read to its end, the process is
-//! killed while its input is still open, so that it never takes a part for the whole. All of it
-//! has one deadline.
+//! The input is in chunks with a mark at their end (`privsep::batch`), which nobody else writes: if
+//! we die half-way, or the parent, the process knows that it has a part only. A program need not
+//! read everything, nor stop writing: input it refuses is dropped, output is drained and only its
+//! end kept. When the message cannot be read to its end, the process is killed while its input is
+//! still open, so that it never takes a part for the whole. All of it has one deadline.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

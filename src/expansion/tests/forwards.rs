@@ -5,8 +5,8 @@ use crate::util::Secret;
 
 use super::*;
 
-/// Three ways to a user: `here` delivers, `only` and `expand` want a .forward, `vmail` has a user of
-/// its own; `copy` delivers as `here` does, under another name.
+/// Three ways to a user: `here` delivers, `only` and `expand` want a .forward, `vmail` has a user
+/// of its own; `copy` delivers as `here` does, under another name.
 const ACTIONS: &str = r#"
 table users {
     bob = "1000:1000:/home/bob", alice = "1001:1001:/home/alice", root = "0:0:/root",

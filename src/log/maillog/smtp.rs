@@ -143,8 +143,8 @@ fn failed_command(session: SessionId, peer: &Peer, command: &[u8], reply: &str) 
     )
 }
 
-/// Bytes as vis(3) with VIS_CSTYLE prints them, but for `"`, which gets a backslash, and tabs, which
-/// stay.
+/// Bytes as vis(3) with VIS_CSTYLE prints them, but for `"`, which gets a backslash, and tabs,
+/// which stay.
 fn visible(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for &byte in bytes {

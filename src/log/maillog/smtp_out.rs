@@ -1,5 +1,5 @@
-//! Lines of relaying that belong to no session (`smtp-out: …`). What decides about routes has no log
-//! of its own, so a line is a value first.
+//! Lines of relaying that belong to no session (`smtp-out: …`). What decides about routes has no
+//! log of its own, so a line is a value first.
 
 use std::fmt;
 

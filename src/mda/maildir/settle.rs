@@ -1,5 +1,5 @@
-//! Messages that are written become visible, many at once: the files synced, renamed into `new/`, and
-//! each `new/` synced once.
+//! Messages that are written become visible, many at once: the files synced, renamed into `new/`,
+//! and each `new/` synced once.
 
 use std::fs::File;
 use std::io;

@@ -3,10 +3,12 @@
 use crate::mail::{Command, Kind, Local};
 use crate::util::Line;
 
-/// The users as whom OpenSMTPD runs commands of aliases, by its name in systems, ports and packages.
+/// The users as whom OpenSMTPD runs commands of aliases, by its name in systems, ports and
+/// packages.
 pub const DAEMONS: [&str; 3] = ["_smtpd", "opensmtpd", "smtpd"];
 
-/// The program that it appends to files with, behind its directory, and the arguments before the path.
+/// The program that it appends to files with, behind its directory, and the arguments before the
+/// path.
 pub const TO_FILE: &str = "/mail.mboxfile -f %{mbox.from} ";
 
 /// The same in our words. What its own user was to run is for `daemon` to run, ours.

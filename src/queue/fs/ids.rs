@@ -31,8 +31,8 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// Draws an id that is nobody's and holds it until [`Ids::release`]. `taken` asks the disk; where
-    /// that says no, which may be the fault of one bucket, the next one is tried.
+    /// Draws an id that is nobody's and holds it until [`Ids::release`]. `taken` asks the disk;
+    /// where that says no, which may be the fault of one bucket, the next one is tried.
     pub(super) fn draw(
         &self,
         now: Timestamp,

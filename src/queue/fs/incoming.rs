@@ -4,10 +4,10 @@
 //! them back from the commit anyway, and so a transaction that is reset or refused costs no file
 //! at all; their number and size are bounded by [`super::Options`].
 //!
-//! A message that is still in memory at its commit goes into a bag, with others or alone. The commit
-//! of a larger one, in this order: body and envelopes written and synced, the directory with them
-//! synced, one rename into the bucket, the bucket synced. Files are first written, several at a
-//! time, and then synced: the file system's journal then takes the first sync's write for all of
+//! A message that is still in memory at its commit goes into a bag, with others or alone. The
+//! commit of a larger one, in this order: body and envelopes written and synced, the directory with
+//! them synced, one rename into the bucket, the bucket synced. Files are first written, several at
+//! a time, and then synced: the file system's journal then takes the first sync's write for all of
 //! them.
 
 use std::collections::HashMap;

@@ -162,8 +162,7 @@ impl Fs {
     }
 
     /// The same for everything that is dropped from now on, and for bags that keep much room for
-    /// little. Never returns: it is for a thread of
-    /// its own.
+    /// little. Never returns: it is for a thread of its own.
     pub fn delete_as_it_comes(&self) -> ! {
         self.0.delete_as_it_comes()
     }

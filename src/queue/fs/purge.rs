@@ -26,8 +26,8 @@ const DROPPED_MAX: usize = 1024;
 /// Between two looks at bags of which little is left.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 
-/// Directories in `purge` that wait to be deleted by somebody who has time. What is not deleted when
-/// the process ends, the next one deletes.
+/// Directories in `purge` that wait to be deleted by somebody who has time. What is not deleted
+/// when the process ends, the next one deletes.
 #[derive(Default)]
 pub(super) struct Dropped {
     waiting: Mutex<VecDeque<PathBuf>>,
@@ -79,8 +79,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes a message's directory out of its room, whole; it is deleted then, or later. What a stop
-    /// in between leaves is in `purge`.
+    /// Takes a message's directory out of its room, whole; it is deleted then, or later. What a
+    /// stop in between leaves is in `purge`.
     pub(super) fn discard(&self, dir: &Path) -> io::Result<()> {
         let away = layout::purged(self.serial());
         match self.disk.rename(dir, &away) {

@@ -4,8 +4,8 @@
 //! are distinct, so any number of these run at once; short locks, by message and never held
 //! across a sync, keep a removal from overlapping an arrival in the same directory.
 //!
-//! What is in a bag is only marked when it is removed; any other change unpacks it, in one step with
-//! the change.
+//! What is in a bag is only marked when it is removed; any other change unpacks it, in one step
+//! with the change.
 //!
 //! A removal is not synced. Power lost right after it may bring the envelope back, and the mail
 //! goes out twice: that is the at-least-once that was promised, at half the price.

@@ -47,7 +47,8 @@ impl Observer for Ear {
     }
 }
 
-/// A services in which messages that are being received are counted, and where a runner may be behind.
+/// A services in which messages that are being received are counted, and where a runner may be
+/// behind.
 struct Counted {
     services: FakeServices,
     live: Arc<AtomicUsize>,

@@ -4,7 +4,8 @@ use std::io::{self, Seek, SeekFrom, Write};
 
 use super::{FIELD_BYTES, HEADER_BYTES, TABLES, first_slot, hash, pair_bytes, table_of};
 
-/// Writes a database to an empty file, which is not complete before [`Writer::finish`] has returned.
+/// Writes a database to an empty file, which is not complete before [`Writer::finish`] has
+/// returned.
 pub struct Writer<W> {
     out: W,
     next: u64,

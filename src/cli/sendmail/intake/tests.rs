@@ -125,7 +125,8 @@ fn recipients_and_the_sender_come_out_of_the_header() {
 
 #[test]
 fn a_message_that_is_resent_goes_to_whom_its_first_resent_fields_name() {
-    // RFC 5322 §3.6.6: a set of Resent- fields is put in front of older ones; Resent-Bcc is not shown.
+    // RFC 5322 §3.6.6: a set of Resent- fields is put in front of older ones; Resent-Bcc is not
+    // shown.
     let first =
         "Resent-From: r@x, R <s@x>\nResent-To: a@x\nResent-bcc: b@x,\n c@x\nResent-To: d@x\n";
     let older = "Resent-From: o@x\nResent-To: p@x\nResent-Bcc: q@x\n";

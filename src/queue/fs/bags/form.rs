@@ -10,10 +10,10 @@
 //!
 //! All numbers are hexadecimal. A part's name is the envelope's id, or for a body the message's id
 //! and 32 zero bits; the envelopes of a message follow its body, in the order of their ids. A
-//! checksum (CRC-32) covers the line before it and the part that it is of, so that a damaged line or
-//! part is unreadable and the others are not. A mark is `-`, or `x` once the part is settled or unpacked.
-//! Marks have blocks of their own: what was synced with the bag is never written again, and they
-//! take no room that a full disk could refuse.
+//! checksum (CRC-32) covers the line before it and the part that it is of, so that a damaged line
+//! or part is unreadable and the others are not. A mark is `-`, or `x` once the part is settled or
+//! unpacked. Marks have blocks of their own: what was synced with the bag is never written again,
+//! and they take no room that a full disk could refuse.
 
 use std::fs::File;
 use std::io;
