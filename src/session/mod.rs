@@ -27,13 +27,13 @@ mod question;
 mod refusals;
 mod reports;
 mod state;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::Verdict;
 use crate::dns::Confirmed;
-use crate::log::{self, Subject, Trace};
 use crate::mail::{Expanded, Facts, MailAddr, Peer, Refusal, SessionId};
 use crate::queue::{BeginError, Committed, Incoming};
 use crate::smtp::Reply;
@@ -230,18 +230,6 @@ impl Session {
         &self.peer
     }
 
-    /// A line about it, if `what` is traced of it.
-    pub fn trace(&self, what: Trace, line: std::fmt::Arguments<'_>) {
-        log::trace_of(what, &self.subject(), line);
-    }
-
-    fn subject(&self) -> Subject<'_> {
-        Subject {
-            peer: &self.peer,
-            tag: self.listening.tag.as_deref(),
-        }
-    }
-
     /// The client's name by reverse DNS.
     pub fn rdns(&self) -> Option<&str> {
         self.rdns.as_deref()
@@ -384,14 +372,7 @@ impl Session {
     fn say(&mut self, command: Option<&[u8]>, reply: &Reply, out: &mut Vec<u8>) {
         reply.write_to(out);
         self.tell(&Event::Reply(command, reply));
-        if log::tracing_of(Trace::Smtp, &self.subject()) {
-            let id = self.id;
-            if let Some(command) = command {
-                let command = Line::sanitize(command);
-                self.trace(Trace::Smtp, format_args!("smtp: {id}: <<< {command}"));
-            }
-            self.trace(Trace::Smtp, format_args!("smtp: {id}: >>> {reply}"));
-        }
+        self.trace_reply(command, reply);
         if matches!(reply.code(), 221 | 421) {
             self.end_transaction();
             self.state = State::Closing;

@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use crate::support::json::Json;
 use crate::support::{Instance, Setup, wait_for};
 
 fn text(output: &Output) -> String {
@@ -110,6 +111,12 @@ fn the_queue_is_shown_for_programs_for_people_and_in_sum() {
     ] {
         assert!(json.contains(part), "{part}: {json}");
     }
+    let all = said(&daemon, "show queue -j");
+    for line in all.lines() {
+        let object = Json::parse(line).unwrap_or_else(|wrong| panic!("{wrong}: {line}"));
+        assert!(object.get("id").and_then(Json::text).is_some(), "{line}");
+    }
+    assert_eq!(all.lines().count(), 3);
     let people = said(&daemon, "show queue -H");
     assert!(people.contains(" d@example.org -> c@one.org\n"), "{people}");
     assert!(people.ends_with("\n3 envelopes\n"), "{people}");

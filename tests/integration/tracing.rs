@@ -105,7 +105,7 @@ fn every_trace_says_what_the_manual_says_and_nothing_else() {
         ("tables", &["tables: known has answered"]),
         (
             "queue",
-            &["queue: commit ", "queue: load ", "queue: remove "],
+            &["queue: commit ", "queue: add ", "queue: remove "],
         ),
     ];
     assert!(refused(&daemon, "trace nonsense").contains("invalid trace keyword: nonsense"));
@@ -254,7 +254,7 @@ fn a_profile_says_where_time_goes() {
     ctl(&daemon, "profile queue");
     round(&daemon, "queue");
     let lines = ctl(&daemon, "unprofile queue");
-    for name in ["begin", "load", "open-body", "remove"] {
+    for name in ["begin", "add", "open-body", "remove"] {
         let line = lines
             .lines()
             .find(|line| line.starts_with(&format!("{name} count=")));
