@@ -652,3 +652,29 @@ fn every_dependency_says_why() {
         );
     }
 }
+
+/// `make fuzz` is told to change no lock file, and would not start.
+#[test]
+fn the_fuzz_targets_know_every_dependency() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
+    let lock = fs::read_to_string(root.join("tests/fuzz/Cargo.lock")).expect("Cargo.lock");
+    let ours = lock
+        .split("[[package]]")
+        .find(|package| package.contains("name = \"smtpd-rs\""))
+        .expect("the fuzz targets use this package");
+    let mut section = "";
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line;
+        } else if section == "[dependencies]" && !line.contains("optional = true") {
+            let Some((name, _)) = line.split_once(" = ") else {
+                continue;
+            };
+            assert!(
+                ours.contains(&format!("\"{name}\"")),
+                "tests/fuzz/Cargo.lock lacks {name}: run `cargo update -w` there"
+            );
+        }
+    }
+}
