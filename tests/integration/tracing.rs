@@ -55,11 +55,14 @@ fn round(daemon: &Instance, name: &str) -> String {
     let (begin, end) = (format!("BEGIN-{name}"), format!("END-{name}"));
     client.say(&begin, 500);
     client.say("EHLO client.example.net", 250);
+    let reports = daemon.maildir("mail").len();
     client.mail(
         "a@example.org",
         &["b@gone.example.org", "c@elsewhere.example"],
         b"\nx\n",
     );
+    // The report on the failure is the last to arrive.
+    wait_for("the report", || daemon.maildir("mail").len() > reports);
     daemon.wait_empty();
     client.say(&end, 500);
     let end = format!("failed-command command=\"{end}\"");
