@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use crate::config::{Config, QueueKey};
 use crate::log;
@@ -10,7 +11,8 @@ use crate::queue::coding::{Coding, Key};
 use crate::queue::fs::{self, Fs};
 use crate::util::{Line, Secret};
 
-/// Opens the spool under `root`, and starts the thread that deletes what was never promised.
+/// Opens the spool under `root`, and starts the thread that reads the tables of bags, and then
+/// deletes what was never promised.
 pub fn open(
     root: &Path,
     config: &Config,
@@ -23,6 +25,7 @@ pub fn open(
         bags: true,
         delete_later: true,
         daemon_user: Line::new(daemon_user).ok(),
+        read_bags_later: true,
         ..fs::Options::default()
     };
     let store =
@@ -31,12 +34,16 @@ pub fn open(
     Ok(store)
 }
 
+/// The parent gives an engine 30 seconds to end, and others have had some of them.
+const UNPACK_FOR: Duration = Duration::from_secs(15);
+
 /// The end: what is on the disk is as older versions know it.
 pub fn close(store: &Fs) {
-    match store.unpack_all() {
+    match store.unpack_all(UNPACK_FOR) {
         0 => {}
-        failed => log::warn(format_args!(
-            "queue: {failed} messages stay in bags, which older versions do not read"
+        left => log::warn(format_args!(
+            "queue: {left} messages stay in bags, where they are safe; before an older version is \
+             started, or OpenSMTPD, run smtpctl unpack"
         )),
     }
 }
@@ -69,6 +76,7 @@ fn purge_in_the_background(store: Fs) -> io::Result<()> {
     thread::Builder::new()
         .name("purge".to_owned())
         .spawn(move || {
+            store.read_bags();
             if let Err(error) = store.purge() {
                 log::warn(format_args!("purge: {error}"));
             }

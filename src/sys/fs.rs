@@ -103,6 +103,44 @@ pub fn start_writeback(file: &File, offset: u64, length: u64) {
 #[cfg(not(target_os = "linux"))]
 pub fn start_writeback(_file: &File, _offset: u64, _length: u64) {}
 
+/// Whether [`sync_all`] is there and tells of errors: Linux does since 5.8.
+#[cfg(target_os = "linux")]
+pub fn can_sync_all() -> bool {
+    const SINCE: (u32, u32) = (5, 8);
+    // SAFETY: utsname is plain old data for which zero bytes are a value.
+    let mut names: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `names` is writable for the length of the call.
+    if unsafe { libc::uname(&mut names) } != 0 {
+        return false;
+    }
+    let release: String = names.release.iter().map(|c| char::from(*c as u8)).collect();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|text| text.parse().ok());
+    matches!((number(), number()), (Some(major), Some(minor)) if (major, minor) >= SINCE)
+}
+
+/// Makes durable all that was done so far to the file system of this directory.
+#[cfg(target_os = "linux")]
+pub fn sync_all(path: &Path) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    let dir = open::dir(path)?;
+    // SAFETY: the descriptor is open for the length of the call.
+    retry(|| cvt(unsafe { libc::syncfs(dir.as_raw_fd()) })).map(drop)
+}
+
+/// Whether [`sync_all`] is there. This system has no such call that waits and tells of errors.
+#[cfg(not(target_os = "linux"))]
+pub fn can_sync_all() -> bool {
+    false
+}
+
+/// Never works.
+#[cfg(not(target_os = "linux"))]
+pub fn sync_all(_path: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// What is free where `path` lies.
 #[allow(clippy::unnecessary_cast)] // The fields' types differ between systems.
 pub fn room(path: &Path) -> io::Result<Room> {
@@ -162,6 +200,9 @@ mod tests {
         assert_eq!(dir_facts(&path).unwrap().mode, 0o711);
         sync_dir(&path).unwrap();
         assert!(room(&path).unwrap().total_bytes > 0);
+        if can_sync_all() {
+            sync_all(&path).unwrap();
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use smtpd::queue::Queue;
 use smtpd::queue::coding::{Coding, Key};
@@ -20,7 +21,7 @@ use crate::tree::{Op, Tree, UNSYNCED, Unsynced};
 pub type Story = fn(&Teller) -> Result<(), Failed>;
 
 /// Every story, by name.
-pub const STORIES: [(&str, Story); 13] = [
+pub const STORIES: [(&str, Story); 14] = [
     ("commit of one envelope", one_envelope),
     ("commit of three envelopes", three_envelopes),
     ("commit of a large body", large_body),
@@ -40,6 +41,7 @@ pub const STORIES: [(&str, Story); 13] = [
         update_of_one,
     ),
     ("unpacking", unpacking),
+    ("unpacking with syncs of everything", unpacking_together),
 ];
 
 fn one_envelope(teller: &Teller) -> Result<(), Failed> {
@@ -113,8 +115,16 @@ fn update_of_one(teller: &Teller) -> Result<(), Failed> {
 
 fn unpacking(teller: &Teller) -> Result<(), Failed> {
     let two = teller.commit_together(&["ann", "bob"])?;
-    teller.fs.unpack_all();
+    teller.fs.unpack_all(Duration::MAX);
     teller.remove(&two[0])
+}
+
+fn unpacking_together(teller: &Teller) -> Result<(), Failed> {
+    teller.disk.sync_at_once();
+    let two = teller.commit_together(&["ann", "bob"])?;
+    teller.fs.unpack_all(Duration::MAX);
+    let later = teller.retry(&two[0])?;
+    teller.remove(&later)
 }
 
 /// How files are written: as they are, or compressed and encrypted.
@@ -365,7 +375,7 @@ const LIES: [Lie; 8] = [
 
 /// The same where messages are in bags. Unpacking needs all syncs of a commit, and that of the mark:
 /// without it the bag might bring back what has gone from the directory.
-const BAG_LIES: [Lie; 8] = [
+const BAG_LIES: [Lie; 11] = [
     ("bag", is_new_bag, three_messages),
     ("bags", |path| path == Path::new("bags"), three_messages),
     (
@@ -378,6 +388,21 @@ const BAG_LIES: [Lie; 8] = [
     ("directory of an unpacked message", is_incoming_dir, update),
     ("queue", |path| path == Path::new("queue"), update),
     ("bucket of an unpacked message", is_bucket, bounce),
+    (
+        "files of all",
+        |path| path == Path::new("./1"),
+        unpacking_together,
+    ),
+    (
+        "places of all",
+        |path| path == Path::new("./2"),
+        unpacking_together,
+    ),
+    (
+        "marks of all",
+        |path| path == Path::new("./3"),
+        unpacking_together,
+    ),
 ];
 
 fn is_new_bag(path: &Path) -> bool {
@@ -408,8 +433,8 @@ fn is_message_dir(path: &Path) -> bool {
 fn a_store_that_leaves_out_one_sync_is_caught() {
     // The simulation proves something only if it fails when it should.
     for way in &ways() {
-        for (name, lie, story) in if way.bags { BAG_LIES } else { LIES } {
-            let caught = crash_everywhere(&record_of(story, lie, way));
+        for (name, lie, story) in if way.bags { &BAG_LIES[..] } else { &LIES } {
+            let caught = crash_everywhere(&record_of(*story, *lie, way));
             assert!(caught.is_err(), "nobody missed the sync of the {name}");
         }
     }

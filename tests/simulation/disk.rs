@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -43,6 +43,9 @@ struct Inner {
     lies: fn(&Path) -> bool,
     fault: Fault,
     crowded: AtomicBool,
+    /// Whether everything can be synced at once, and how often it was.
+    at_once: AtomicBool,
+    all_syncs: AtomicUsize,
     meanwhile: Mutex<Option<Meanwhile>>,
 }
 
@@ -81,6 +84,8 @@ impl SimDisk {
             lies,
             fault,
             crowded: AtomicBool::new(false),
+            at_once: AtomicBool::new(false),
+            all_syncs: AtomicUsize::new(0),
             meanwhile: Mutex::new(None),
         }))
     }
@@ -109,6 +114,12 @@ impl SimDisk {
     /// The file system as programs see it.
     pub fn tree(&self) -> Tree {
         self.world().tree.clone()
+    }
+
+    /// Everything can be synced at once from now on. A lie about the nth of such syncs is one about
+    /// the path `./n`.
+    pub fn sync_at_once(&self) {
+        self.0.at_once.store(true, Ordering::Relaxed);
     }
 
     /// Several threads use this disk from now on: they get in each other's way as often as they can.
@@ -242,6 +253,57 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.sync(path, Op::SyncDirStart, Op::SyncDirEnd)
+    }
+
+    fn can_sync_all(&self) -> bool {
+        self.0.at_once.load(Ordering::Relaxed)
+    }
+
+    /// A sync of every file and directory, all of which begin before one ends.
+    fn sync_all(&self) -> io::Result<()> {
+        let number = self.0.all_syncs.fetch_add(1, Ordering::Relaxed) + 1;
+        if (self.0.lies)(&Path::new(".").join(number.to_string())) {
+            return Ok(());
+        }
+        let mut there: Vec<(PathBuf, bool)> = ROOMS.map(|room| (room.into(), true)).into();
+        let mut at = 0;
+        while let Some((path, is_dir)) = there.get(at).cloned() {
+            at += 1;
+            if is_dir {
+                let entries = self.world().tree.list(&path)?;
+                there.extend(
+                    entries
+                        .into_iter()
+                        .map(|(name, is_dir)| (path.join(name), is_dir)),
+                );
+            }
+        }
+        let mut ends = Vec::new();
+        for (path, is_dir) in there {
+            let serial = {
+                let mut world = self.world();
+                world.syncs += 1;
+                world.syncs
+            };
+            let (start, end) = match is_dir {
+                true => (
+                    Op::SyncDirStart(path.clone(), serial),
+                    Op::SyncDirEnd(path, serial),
+                ),
+                false => (
+                    Op::SyncFileStart(path.clone(), serial),
+                    Op::SyncFileEnd(path, serial),
+                ),
+            };
+            self.step(start)?;
+            ends.push(end);
+        }
+        let mut world = self.world();
+        for end in ends {
+            world.tree.apply(&end)?;
+            world.record.push(Step::Op(end));
+        }
+        Ok(())
     }
 
     fn list(&self, path: &Path, each: &mut EachEntry<'_>) -> io::Result<()> {

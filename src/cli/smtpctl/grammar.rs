@@ -46,6 +46,7 @@ pub enum Verb {
     Metrics,
     TraceMessage,
     Export,
+    Unpack,
     Remove,
     Schedule,
     ShowEnvelope,
@@ -278,7 +279,7 @@ fn explain(words: &[String]) -> Result<Command, Misunderstood> {
 const EXPLAIN: &str = "explain";
 /// Words that OpenSMTPD does not have: no abbreviation of one that it has becomes ambiguous.
 const OURS: &[&str] = &[
-    EXPLAIN, "edit", "export", "hold", "metrics", "release", "requeue", "summary", "top",
+    EXPLAIN, "edit", "export", "hold", "metrics", "release", "requeue", "summary", "top", "unpack",
 ];
 
 /// Every command, its words separated by blanks; the order is that of `possibilities are:`.
@@ -348,6 +349,7 @@ const COMMANDS: &[(&str, Verb)] = &[
     ("show queue summary", Verb::QueueSummary),
     ("top", Verb::Top),
     ("export <str>", Verb::Export),
+    ("unpack", Verb::Unpack),
     ("metrics", Verb::Metrics),
     ("trace message <evpid>", Verb::TraceMessage),
     ("trace message <msgid>", Verb::TraceMessage),
@@ -596,7 +598,7 @@ mod tests {
             complaint(""),
             "possibilities are:\ndiscover\npause\nresume\nshow\nlog\nmonitor\nprofile\nreload\nremove\n\
              schedule\ntrace\nunprofile\nuntrace\nupdate\nencrypt\nspf\nexplain\n\
-             hold\nrelease\nrequeue\nedit\ntop\nexport\nmetrics\n"
+             hold\nrelease\nrequeue\nedit\ntop\nexport\nunpack\nmetrics\n"
         );
         assert_eq!(complaint("p"), complaint(""));
         assert_eq!(complaint("nonsense"), complaint(""));

@@ -18,6 +18,7 @@ pub mod spf;
 pub mod spool;
 mod spool_file;
 mod top;
+mod unpack;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -88,6 +89,7 @@ fn execute(
             history::run(&id, io::stdin().lock(), out)
         }
         Verb::Export => export::run(&text(command), paths, out),
+        Verb::Unpack => unpack::run(paths, out),
         Verb::Metrics => metrics::run(
             command.args.first().map(|_| text(command)).as_deref(),
             paths,

@@ -42,6 +42,14 @@ pub trait Disk: Send + Sync {
     fn sync_file(&self, path: &Path) -> io::Result<()>;
     /// Makes durable what a directory's entries are when the call begins.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Whether [`Disk::sync_all`] is there.
+    fn can_sync_all(&self) -> bool {
+        false
+    }
+    /// Makes durable all that was done before the call begins.
+    fn sync_all(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Shows a directory's entries until `each` breaks.
     fn list(&self, path: &Path, each: &mut EachEntry<'_>) -> io::Result<()>;
     /// What is free.
@@ -158,6 +166,14 @@ impl Disk for RealDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         stat::QUEUE_SYNC.inc();
         sys::fs::sync_dir(&self.at(path)).map_err(|e| told("fsync", path, &e))
+    }
+
+    fn can_sync_all(&self) -> bool {
+        sys::fs::can_sync_all()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        sys::fs::sync_all(&self.root).map_err(|e| told("syncfs", Path::new("."), &e))
     }
 
     fn list(&self, path: &Path, each: &mut EachEntry<'_>) -> io::Result<()> {

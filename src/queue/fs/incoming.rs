@@ -81,6 +81,7 @@ impl FsDraft {
 
     fn store(&mut self) -> io::Result<()> {
         self.has_envelopes()?;
+        self.shared.is_unique(self.msgid)?;
         self.write_files()?;
         self.shared.move_in(self.msgid)?;
         self.stage = Stage::Queue;
@@ -145,6 +146,7 @@ impl FsDraft {
             return Ok(None);
         }
         self.has_envelopes()?;
+        self.shared.is_unique(self.msgid)?;
         let Some(text) = self.body.take_unwritten() else {
             return Ok(None);
         };
@@ -364,7 +366,21 @@ impl Shared {
             .inspect_err(|_| self.undo(msgid, &to))
     }
 
-    fn undo(&self, msgid: MsgId, dir: &Path) {
+    /// Writes these files of a message to `incoming`, for somebody who syncs them.
+    pub(super) fn write_message(
+        &self,
+        msgid: MsgId,
+        files: &[(OsString, Vec<u8>)],
+    ) -> io::Result<()> {
+        let dir = layout::incoming_dir(msgid);
+        self.disk.mkdir(&dir)?;
+        files.iter().try_for_each(|(name, bytes)| {
+            let mut file = self.disk.create(&dir.join(name))?;
+            file.write(bytes)
+        })
+    }
+
+    pub(super) fn undo(&self, msgid: MsgId, dir: &Path) {
         if let Err(error) = self.discard(dir) {
             log::warn(format_args!(
                 "queue: cannot roll back message {msgid}: {error}"
@@ -373,7 +389,7 @@ impl Shared {
     }
 
     /// Only an administrator removes a bucket; then it is made again, once.
-    fn move_in(&self, msgid: MsgId) -> io::Result<()> {
+    pub(super) fn move_in(&self, msgid: MsgId) -> io::Result<()> {
         let bucket = layout::bucket_of(msgid);
         let (from, to) = (layout::incoming_dir(msgid), layout::message_dir(msgid));
         self.ensure_bucket(bucket)?;

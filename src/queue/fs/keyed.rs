@@ -13,7 +13,7 @@ use crate::queue::{Body, DiskFile, LoadError, envelope_file};
 use super::{Shared, buckets, layout};
 
 /// A key is tried on so many envelopes at start; the others are met by the scan.
-const LOOKS: usize = 256;
+pub(super) const LOOKS: usize = 256;
 
 impl Shared {
     /// Tries the key on what is there. A spool of which it opens nothing is left alone.

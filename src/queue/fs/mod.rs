@@ -15,13 +15,14 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::sys;
 use crate::util::{Line, Timestamp};
 
-use self::bags::{Index, Parcel};
+use self::bags::{Index, Parcel, Reading};
 use self::buckets::Buckets;
 use self::dirsync::DirSync;
 use self::ids::Ids;
@@ -79,6 +80,10 @@ pub struct Options {
     pub max_held_bytes: usize,
     /// Whether small messages that are committed at the same time share a file.
     pub bags: bool,
+    /// Whether a queue is opened that another key has sealed.
+    pub any_key: bool,
+    /// Whether somebody will call [`Fs::read_bags`].
+    pub read_bags_later: bool,
     /// The clock: it names buckets and ages the answer about free space.
     pub clock: Clock,
     /// Whether somebody will call [`Fs::delete_as_it_comes`] or [`Fs::delete_dropped`]: then nobody
@@ -103,6 +108,8 @@ impl Default for Options {
             coding: Coding::default(),
             max_held_bytes: 64 * 1024 * 1024,
             bags: false,
+            any_key: false,
+            read_bags_later: false,
             clock: Arc::new(Timestamp::now),
             delete_later: false,
             daemon_user: None,
@@ -117,6 +124,7 @@ struct Shared {
     ids: Ids,
     buckets: Buckets,
     bags: Index,
+    reading: Reading,
     dirs: DirSync,
     dropped: Dropped,
     space: Space,
@@ -167,16 +175,24 @@ impl Fs {
         self.0.delete_as_it_comes()
     }
 
-    /// Gives every message a directory of its own, as older versions expect it; says how many could
-    /// not get one.
-    pub fn unpack_all(&self) -> u64 {
-        self.0.unpack_all()
+    /// Reads the tables of the bags that an earlier process has left, with
+    /// [`Options::read_bags_later`]: call it once, from a thread that has time. Until it has ended
+    /// commits wait, and [`Store::messages`].
+    pub fn read_bags(&self) {
+        self.0.read_bags();
+    }
+
+    /// Gives every message a directory of its own, as older versions expect it, as far as `time`
+    /// allows; says how many are still in bags, which are safe there.
+    pub fn unpack_all(&self, time: Duration) -> usize {
+        self.0.unpack_all(time)
     }
 
     fn over(disk: Arc<dyn Disk>, options: Options, lock: Option<File>) -> io::Result<Fs> {
         let shared = Shared {
             buckets: Buckets::open(&*disk)?,
             bags: Index::default(),
+            reading: Reading::default(),
             disk,
             options,
             ids: Ids::default(),
@@ -190,10 +206,14 @@ impl Fs {
             turns: [const { Mutex::new(()) }; TURNS],
             _lock: lock,
         };
-        let found = shared.find_bags()?;
-        shared.check_key()?;
+        shared.find_bags(keyed::LOOKS)?;
+        if !shared.options.any_key {
+            shared.check_key()?;
+        }
         shared.clear_leftovers()?;
-        shared.mend_bags(found);
+        if !shared.options.read_bags_later {
+            shared.read_bags();
+        }
         Ok(Fs(Arc::new(shared)))
     }
 }

@@ -33,6 +33,7 @@ pub(super) struct Walk {
 
 impl Walk {
     pub(super) fn new(shared: Arc<Shared>) -> Walk {
+        shared.await_bags();
         let bagged = shared.bags.messages();
         let buckets = found(shared.patiently(|| buckets::list(&*shared.disk)));
         Walk {

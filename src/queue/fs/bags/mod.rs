@@ -9,19 +9,20 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::Path;
 
-use crate::log::{self, stat};
+use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::coding::{Name, Unreadable};
 use crate::queue::{Body, envelope_file};
 use crate::util::Timestamp;
 
-use super::{EntryKind, Shared, bogus, invalid, layout};
+use super::{Shared, invalid, layout};
 
+mod bulk;
 pub mod form;
 mod index;
+mod start;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ pub use form::Parcel;
 use form::{GONE, Part};
 pub(super) use index::Index;
 use index::{Marks, Settled, Taken};
+pub(super) use start::Reading;
 
 /// What is different about a message when it is unpacked.
 #[derive(Clone, Copy)]
@@ -43,17 +45,6 @@ pub(super) enum Change<'e> {
 /// The files of a message: their names and what they hold.
 type Files = Vec<(OsString, Vec<u8>)>;
 
-/// What bags were found at the start.
-#[derive(Default)]
-pub(super) struct FoundBags {
-    /// Messages that lie in a directory as well, by the marks that they should have.
-    unpacked: Vec<Marks>,
-    /// Those of which nothing is left.
-    empty: Vec<u64>,
-    /// Those that are damaged.
-    damaged: Vec<u64>,
-}
-
 /// Bags that are older and of which less than half is left are unpacked.
 const LEFT_OVER_S: u64 = 60;
 /// How often a part is looked for that is being unpacked.
@@ -62,8 +53,9 @@ const LOOKS: usize = 8;
 impl Shared {
     /// Makes these messages durable and visible, all of them or none.
     pub(super) fn put_bag(&self, parcels: &[Parcel]) -> io::Result<()> {
+        self.await_bags();
         let (bytes, contents) = form::build(parcels)?;
-        let number = self.free_number();
+        let number = self.free_number()?;
         let (from, to) = (layout::scratch_bag(number), layout::bag(number));
         let written = self.disk.create(&from).and_then(|mut file| {
             file.write(&bytes)?;
@@ -124,47 +116,20 @@ impl Shared {
         }
     }
 
-    /// Gives every message a directory of its own; says how many could not get one.
-    pub(super) fn unpack_all(&self) -> u64 {
-        let messages = self.bags.messages();
-        let share = messages.len().div_ceil(UNPACKERS).max(1);
-        std::thread::scope(|scope| {
-            let helpers: Vec<_> = messages
-                .chunks(share)
-                .map(|share| {
-                    let helper = std::thread::Builder::new().name("unpack".to_owned());
-                    let work = move || self.unpack_these(share);
-                    (share, helper.spawn_scoped(scope, work))
-                })
-                .collect();
-            helpers
-                .into_iter()
-                .map(|(share, helper)| match helper.map(|helper| helper.join()) {
-                    Ok(Ok(failed)) => failed,
-                    // No thread to be had.
-                    _ => self.unpack_these(share),
-                })
-                .sum()
-        })
-    }
-
     /// Unpacks what is left of bags that keep much space for little.
     pub(super) fn unpack_left_over(&self) {
         let since = Timestamp(self.now().0.saturating_sub(LEFT_OVER_S));
         self.unpack_these(&self.bags.left_over(since));
     }
 
-    fn unpack_these(&self, messages: &[MsgId]) -> u64 {
-        let mut failed = 0;
+    fn unpack_these(&self, messages: &[MsgId]) {
         for msgid in messages {
             if let Err(error) = self.unpack(*msgid, Change::Nothing) {
-                failed += 1;
                 log::warn(format_args!(
                     "queue: cannot unpack message {msgid}: {error}"
                 ));
             }
         }
-        failed
     }
 
     /// What is in a bag and cannot be read. A message whose files would be whole is unpacked, to be
@@ -237,68 +202,6 @@ impl Shared {
             }
         }
         Err(Unreadable::Io(io::Error::from(io::ErrorKind::NotFound)))
-    }
-
-    /// Looks at the bags that an earlier process has left. Changes nothing on the disk.
-    pub(super) fn find_bags(&self) -> io::Result<FoundBags> {
-        let mut numbers = Vec::new();
-        let room = Path::new(layout::BAGS);
-        self.disk.list(room, &mut |name, kind| {
-            match layout::bag_from(name) {
-                Some(number) if kind == EntryKind::File => numbers.push(number),
-                _ => bogus(room, name),
-            }
-            ControlFlow::Continue(())
-        })?;
-        let mut found = FoundBags::default();
-        for number in numbers {
-            // It stays where it is.
-            if let Err(error) = self.find_bag(number, &mut found) {
-                stat::QUEUE_UNREADABLE.inc();
-                log::warn(format_args!("queue: {error}"));
-            }
-        }
-        Ok(found)
-    }
-
-    fn find_bag(&self, number: u64, found: &mut FoundBags) -> io::Result<()> {
-        let file = self.disk.open(&layout::bag(number))?;
-        let contents = form::read(&file)?;
-        let mut gone = contents.gone(&file)?;
-        for message in &contents.messages {
-            let parts = gone.get_mut(message.body..message.body + message.parts);
-            let parts = parts.unwrap_or_default();
-            let is_live = parts.iter().skip(1).any(|gone| !gone);
-            if is_live && self.disk.exists(&layout::message_dir(message.msgid))? {
-                parts.fill(true);
-                found.unpacked.push(Marks {
-                    bag: number,
-                    at: contents.marks_at + message.body as u64,
-                    count: message.parts,
-                });
-            }
-        }
-        if contents.damaged {
-            found.damaged.push(number);
-        }
-        let damaged = contents.damaged;
-        if !self.bags.add(number, contents, gone, self.now()) && !damaged {
-            found.empty.push(number);
-        }
-        Ok(())
-    }
-
-    /// Does what the look at the bags has shown to be necessary.
-    pub(super) fn mend_bags(&self, found: FoundBags) {
-        for marks in found.unpacked {
-            self.mark_unpacked(marks);
-        }
-        for bag in found.empty {
-            self.unlink_bag(bag);
-        }
-        for bag in found.damaged {
-            self.salvage(bag, "its table is damaged");
-        }
     }
 
     /// What the files of a message would hold.
@@ -411,15 +314,12 @@ impl Shared {
         }
     }
 
-    fn free_number(&self) -> u64 {
+    fn free_number(&self) -> io::Result<u64> {
         loop {
             let number = self.serial();
-            if !self.bags.has_bag(number) {
-                return number;
+            if !self.bags.has_bag(number) && !self.disk.exists(&layout::bag(number))? {
+                return Ok(number);
             }
         }
     }
 }
-
-/// Threads that unpack everything.
-const UNPACKERS: usize = 8;

@@ -1,15 +1,17 @@
 use std::fs;
-use std::io::Read;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use crate::mail::samples::envelope;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::coding::{Coding, Key};
-use crate::queue::fs::{Fs, Options, body_path, envelope_path, layout};
-use crate::queue::{LoadError, Queue, commit_all};
+use crate::queue::fs::{Disk, EachEntry, Fs, Options, RealDisk, body_path, envelope_path, layout};
+use crate::queue::{DiskFile, LoadError, Queue, commit_all};
+use crate::sys::fs::Room;
 use crate::util::Timestamp;
 
 struct Spool {
@@ -121,6 +123,123 @@ impl Spool {
     }
 }
 
+/// A disk that notes what is done with it; clones share it.
+#[derive(Clone)]
+struct Watched {
+    real: Arc<RealDisk>,
+    dir: Arc<Mutex<Option<tempfile::TempDir>>>,
+    done: Arc<Mutex<Vec<String>>>,
+}
+
+impl Watched {
+    fn new() -> Watched {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Fs::open(dir.path(), bagged()).unwrap());
+        Watched::over(dir)
+    }
+
+    fn over(dir: tempfile::TempDir) -> Watched {
+        Watched {
+            real: Arc::new(RealDisk::new(dir.path())),
+            dir: Arc::new(Mutex::new(Some(dir))),
+            done: Arc::default(),
+        }
+    }
+
+    /// The only spool on it.
+    fn spool(&self, options: Options) -> Spool {
+        let fs = Fs::with_disk(Arc::new(self.clone()), options).unwrap();
+        let queue = Queue::new(Arc::new(fs.clone()));
+        let dir = self.dir.lock().unwrap().take().unwrap();
+        Spool { dir, fs, queue }
+    }
+
+    fn note(&self, what: &str, path: &Path) {
+        let line = format!("{what} {}", path.display());
+        self.done.lock().unwrap().push(line);
+    }
+
+    fn done(&self) -> Vec<String> {
+        self.done.lock().unwrap().clone()
+    }
+
+    fn forget(&self) {
+        self.done.lock().unwrap().clear();
+    }
+
+    fn count(&self, what: &str) -> usize {
+        let done = self.done();
+        done.iter().filter(|line| line.starts_with(what)).count()
+    }
+}
+
+impl Disk for Watched {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.note("create", path);
+        let file = self.real.create(path)?;
+        Ok(Box::new((self.clone(), path.to_owned(), file)))
+    }
+    fn open(&self, path: &Path) -> io::Result<fs::File> {
+        self.note("open", path);
+        self.real.open(path)
+    }
+    fn read(&self, path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
+        self.real.read(path, max_bytes)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.real.exists(path)
+    }
+    fn mkdir(&self, path: &Path) -> io::Result<()> {
+        self.real.mkdir(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.real.rename(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.real.link(from, to)
+    }
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.real.unlink(path)
+    }
+    fn rmdir(&self, path: &Path) -> io::Result<()> {
+        self.real.rmdir(path)
+    }
+    fn overwrite(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.real.overwrite(path, at, bytes)
+    }
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.note("sync file", path);
+        self.real.sync_file(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.note("sync dir", path);
+        self.real.sync_dir(path)
+    }
+    fn can_sync_all(&self) -> bool {
+        self.real.can_sync_all()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.note("sync all", Path::new("."));
+        self.real.sync_all()
+    }
+    fn list(&self, path: &Path, each: &mut EachEntry<'_>) -> io::Result<()> {
+        self.real.list(path, each)
+    }
+    fn room(&self) -> io::Result<Room> {
+        self.real.room()
+    }
+}
+
+impl DiskFile for (Watched, PathBuf, Box<dyn DiskFile>) {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.2.write(bytes)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.note("sync", &self.1);
+        self.2.sync()
+    }
+}
+
 #[test]
 fn messages_that_are_committed_together_share_a_file() {
     let spool = Spool::new();
@@ -179,7 +298,7 @@ fn after_unpacking_everything_lies_as_older_versions_expect_it() {
     let spool = Spool::new();
     let two = spool.commit(&["ann", "bob"]);
     let one = spool.commit(&["eve"]).remove(0);
-    assert_eq!(spool.fs.unpack_all(), 0);
+    assert_eq!(spool.fs.unpack_all(Duration::MAX), 0);
     assert!(spool.names("bags").is_empty());
     for (one, user) in two.iter().chain([&one]).zip(["ann", "bob", "eve"]) {
         assert_eq!(
@@ -191,6 +310,88 @@ fn after_unpacking_everything_lies_as_older_versions_expect_it() {
         assert_eq!(file, expected.as_bytes());
     }
     assert_eq!(spool.reopened().users(), ["ann", "bob", "eve"]);
+}
+
+#[test]
+fn everything_is_unpacked_with_three_syncs_where_the_system_can() {
+    let disk = Watched::new();
+    let spool = disk.spool(bagged());
+    let mut all = spool.commit(&["ann", "bob", "eve"]);
+    all.extend(spool.commit(&["joe", "kim"]));
+    spool.queue.remove(all[1].id).unwrap();
+    disk.forget();
+    assert_eq!(spool.fs.unpack_all(Duration::MAX), 0);
+    assert!(spool.names("bags").is_empty());
+    if disk.real.can_sync_all() {
+        // One more for `queue`, in which a bucket is new.
+        assert_eq!(disk.count("sync all"), 3);
+        assert!(disk.count("sync") <= 5, "{:?}", disk.done());
+    }
+    assert_eq!(spool.users(), ["ann", "eve", "joe", "kim"]);
+}
+
+#[test]
+fn what_there_is_no_time_to_unpack_stays_in_its_bag() {
+    let spool = Spool::new();
+    spool.commit(&["ann", "bob"]);
+    assert_eq!(spool.fs.unpack_all(Duration::ZERO), 2);
+    let spool = spool.reopened();
+    assert_eq!(spool.users(), ["ann", "bob"]);
+    assert_eq!(spool.names("bags").len(), 1);
+}
+
+#[test]
+fn mail_is_received_before_tables_are_read_and_committed_after() {
+    // spool-layout.md, Bags: only some tables are read before the first client is greeted.
+    let spool = Spool::new();
+    for _ in 0..40 {
+        spool.commit(&["ann", "bob", "eve", "joe", "kim", "lea", "mia", "ned"]);
+    }
+    let old = spool.messages();
+    let bags = spool.names("bags");
+    let Spool { dir, fs, queue } = spool;
+    drop((fs, queue));
+    let disk = Watched::over(dir);
+    let spool = disk.spool(Options {
+        read_bags_later: true,
+        ..bagged()
+    });
+    let read = |disk: &Watched| {
+        let is_read = |bag: &&String| disk.done().contains(&format!("open bags/{bag}"));
+        bags.iter().filter(is_read).count()
+    };
+    let at_once = read(&disk);
+    assert!(
+        at_once > 0 && at_once < bags.len(),
+        "{at_once} of {}",
+        bags.len()
+    );
+    let mut incoming = spool.queue.begin().unwrap();
+    incoming.add(envelope("new")).unwrap();
+    incoming.write(b"new").unwrap();
+    thread::scope(|scope| {
+        let commit = scope.spawn(|| incoming.commit().unwrap());
+        let walk = scope.spawn(|| spool.messages());
+        spool.fs.read_bags();
+        let new = commit.join().unwrap().msgid();
+        let mut found = walk.join().unwrap();
+        found.retain(|id| *id != new);
+        assert_eq!(found, old, "a walk shows all of them");
+    });
+    let done = disk.done();
+    let new = done
+        .iter()
+        .position(|it| it.starts_with("create temporary/"));
+    let is_late = |bag: &String| {
+        let first = done.iter().position(|it| *it == format!("open bags/{bag}"));
+        first.is_none() || first > new
+    };
+    assert!(!bags.iter().any(is_late), "a commit waits for all tables");
+    assert_eq!(spool.messages().len(), old.len() + 1);
+    assert!(
+        spool.fs.0.is_unique(old[0]).is_err(),
+        "no id is given twice"
+    );
 }
 
 #[test]
@@ -304,7 +505,7 @@ fn a_bag_of_another_key_stops_the_start_and_stays() {
     let spool = Spool::over(dir, key(right));
     assert_eq!(spool.users(), ["ann", "bob"]);
     // Unpacked it is as it was.
-    assert_eq!(spool.fs.unpack_all(), 0);
+    assert_eq!(spool.fs.unpack_all(Duration::MAX), 0);
     assert_eq!(spool.text(two[1].id.msgid()), "bob");
 }
 
@@ -355,13 +556,16 @@ fn a_message_that_does_not_fit_into_memory_goes_its_own_way() {
 
 #[test]
 fn a_message_with_a_thousand_recipients_is_in_one_bag() {
-    let spool = Spool::new();
+    let disk = Watched::new();
+    let spool = disk.spool(bagged());
+    disk.forget();
     let mut incoming = spool.queue.begin().unwrap();
     for n in 0..1000 {
         incoming.add(envelope(&format!("user{n}"))).unwrap();
     }
     incoming.write(b"text").unwrap();
     let envelopes = incoming.commit().unwrap().into_envelopes();
+    assert_eq!(disk.count("sync"), 2, "of the bag and of its directory");
     spool.bag();
     for one in &envelopes[1..] {
         spool.queue.remove(one.id).unwrap();

@@ -319,6 +319,7 @@ const FILES: &[c_long] = &[
     libc::SYS_statx,
     libc::SYS_fdatasync,
     libc::SYS_fsync,
+    libc::SYS_syncfs,
     libc::SYS_sync_file_range,
     libc::SYS_renameat,
     libc::SYS_renameat2,

@@ -1,0 +1,150 @@
+//! The bags that an earlier process has left: their tables are read at the start, most of them
+//! beside everything else.
+//!
+//! Mail is received meanwhile. A commit waits for the last table: only then is it known that no
+//! message that lies there has the new one's id.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::log::{self, stat};
+use crate::mail::MsgId;
+use crate::queue::fs::{EntryKind, Shared, bogus, layout};
+
+use super::form;
+use super::index::Marks;
+
+/// What is still to be read.
+#[derive(Default)]
+pub(in crate::queue::fs) struct Reading {
+    unread: Mutex<Unread>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Unread {
+    bags: Vec<u64>,
+    is_over: bool,
+    found: Found,
+}
+
+/// What has to be done about bags that were found.
+#[derive(Default)]
+struct Found {
+    /// Messages that lie in a directory as well, by the marks that they should have.
+    unpacked: Vec<Marks>,
+    /// Those of which nothing is left.
+    empty: Vec<u64>,
+    /// Those that are damaged.
+    damaged: Vec<u64>,
+}
+
+impl Reading {
+    fn lock(&self) -> MutexGuard<'_, Unread> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Notes which bags there are, and reads tables until so many envelopes are known.
+    pub(in crate::queue::fs) fn find_bags(&self, envelopes: usize) -> io::Result<()> {
+        let mut unread = self.reading.lock();
+        let room = Path::new(layout::BAGS);
+        self.disk.list(room, &mut |name, kind| {
+            match layout::bag_from(name) {
+                Some(number) if kind == EntryKind::File => unread.bags.push(number),
+                _ => bogus(room, name),
+            }
+            ControlFlow::Continue(())
+        })?;
+        let mut known = 0;
+        while known < envelopes
+            && let Some(number) = unread.bags.pop()
+        {
+            known += self.find_bag(number, &mut unread.found);
+        }
+        Ok(())
+    }
+
+    /// Reads all tables, and does what that has shown to be necessary. For one thread alone.
+    pub(in crate::queue::fs) fn read_bags(&self) {
+        let Unread {
+            bags, mut found, ..
+        } = std::mem::take(&mut *self.reading.lock());
+        for number in bags {
+            self.find_bag(number, &mut found);
+        }
+        self.mend_bags(found);
+        self.reading.lock().is_over = true;
+        self.reading.ended.notify_all();
+    }
+
+    /// Returns when all tables are read.
+    pub(in crate::queue::fs) fn await_bags(&self) {
+        let unread = self.reading.lock();
+        let waited = self.reading.ended.wait_while(unread, |it| !it.is_over);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// No message in a bag has this id. One that was received while tables were read may have been
+    /// given it.
+    pub(in crate::queue::fs) fn is_unique(&self, msgid: MsgId) -> io::Result<()> {
+        self.await_bags();
+        match self.bags.has(msgid) {
+            true => Err(io::Error::other("another message has its id")),
+            false => Ok(()),
+        }
+    }
+
+    /// How many envelopes a bag has. One that cannot be read stays where it is.
+    fn find_bag(&self, number: u64, found: &mut Found) -> usize {
+        self.try_find_bag(number, found).unwrap_or_else(|error| {
+            // It stays where it is.
+            stat::QUEUE_UNREADABLE.inc();
+            log::warn(format_args!("queue: {error}"));
+            0
+        })
+    }
+
+    fn try_find_bag(&self, number: u64, found: &mut Found) -> io::Result<usize> {
+        let file = self.disk.open(&layout::bag(number))?;
+        let contents = form::read(&file)?;
+        let mut gone = contents.gone(&file)?;
+        for message in &contents.messages {
+            let parts = gone.get_mut(message.body..message.body + message.parts);
+            let parts = parts.unwrap_or_default();
+            let is_live = parts.iter().skip(1).any(|gone| !gone);
+            if is_live && self.disk.exists(&layout::message_dir(message.msgid))? {
+                parts.fill(true);
+                found.unpacked.push(Marks {
+                    bag: number,
+                    at: contents.marks_at + message.body as u64,
+                    count: message.parts,
+                });
+            }
+        }
+        let envelopes = gone.iter().filter(|gone| !**gone).count();
+        let damaged = contents.damaged;
+        if damaged {
+            found.damaged.push(number);
+        }
+        if !self.bags.add(number, contents, gone, self.now()) && !damaged {
+            found.empty.push(number);
+        }
+        Ok(envelopes)
+    }
+
+    fn mend_bags(&self, found: Found) {
+        for marks in found.unpacked {
+            self.mark_unpacked(marks);
+        }
+        for bag in found.empty {
+            self.unlink_bag(bag);
+        }
+        for bag in found.damaged {
+            self.salvage(bag, "its table is damaged");
+        }
+    }
+}
