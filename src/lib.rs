@@ -69,7 +69,7 @@
 //! | `scan` | as needed | the walk over the spool at the start | the disk |
 //! | `settle` | 4 | outcomes on their way to the disk, listings | the disk |
 //! | `list` | as needed | a part of a long listing | the disk |
-//! | `purge` | 1 | files of settled messages, what is left of old bags | the disk |
+//! | `purge` | 1 | tables of bags at the start; files of settled messages, what is left of old bags | the disk |
 //! | `unpack` | as needed | messages that leave bags when the engine ends | the disk |
 //! | `local delivery` | as needed | one delivery each | the delivery, with a time-out |
 //! | `relay` | 1 | which host gets what when, as a machine without sockets | nothing |

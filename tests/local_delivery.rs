@@ -38,7 +38,7 @@ struct Parent {
 impl Calls for Parent {
     fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
         assert_eq!(job.task, MdaTask::Batch, "a plain maildir action");
-        let (done, result) = crossbeam_channel::bounded(1);
+        let (done, result) = std::sync::mpsc::sync_channel(1);
         let job = ChildJob {
             user: job.user.clone(),
             job,
@@ -78,7 +78,7 @@ impl Rig {
         let queue = Queue::new(Arc::new(Ram::default()));
         let (sender, reports) = unbounded();
         let parent = Parent { delivery, home };
-        let agent = Agent::new(live(path), queue.clone(), Arc::new(parent), sender).unwrap();
+        let agent = Agent::new(live(path), queue.clone(), Arc::new(parent), sender.into()).unwrap();
         Rig {
             dir,
             queue,

@@ -8,8 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::session::{Answer, Store, Writing};
-
-use super::pool::Pool;
+use crate::util::pool::Pool;
 
 /// Messages that wait for their commit; clones share them.
 #[derive(Clone, Default)]

@@ -55,7 +55,6 @@ mod gate;
 mod header;
 mod limits;
 mod mailbox;
-mod pool;
 pub mod secure;
 mod slab;
 mod source;

@@ -30,13 +30,13 @@ use crate::sys::errno::strerror;
 use crate::sys::socket::EVENTS_ARE_THE_SYSTEMS;
 use crate::sys::waker::Waker;
 use crate::tls::server::{Handshake, HandshakeError};
+use crate::util::pool::Pool;
 
 use super::census::Census;
 use super::committer::Committer;
 use super::conn::{Conn, Prelude, Wants};
 use super::limits::Limits;
 use super::millis;
-use super::pool::Pool;
 use super::slab::{ConnId, Slab};
 use super::timers::Timers;
 
@@ -167,6 +167,7 @@ impl Worker {
     fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
+            self.hands.inbox.waker.arm();
             if self.stopping_ms.is_none() && self.hands.inbox.stop.load(Ordering::Acquire) {
                 self.stop();
             }
@@ -178,6 +179,7 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result.expect("a poll of our own can be waited for"),
             }
+            self.hands.inbox.waker.disarm();
             self.hands.now_ms = self.started.elapsed().as_millis() as u64;
             for event in &events {
                 match event.token() {
@@ -201,7 +203,7 @@ impl Worker {
     }
 
     fn patience(&self) -> Option<Duration> {
-        if !self.line.is_empty() {
+        if !self.line.is_empty() || !self.hands.inbox.lock().is_empty() {
             return Some(Duration::ZERO);
         }
         let at_ms = [self.timers.next_ms(), self.stopping_ms];

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::deliver::{Agent, HoldKey, Offer, Release, Report};
+use crate::deliver::{Agent, HoldKey, Offer, Release, Report, Reports};
 use crate::log::{self, Trace, stat};
 use crate::mail::{Envelope, EvpId, MailAddr, MsgId, Outcome, Refusal, Status};
 use crate::queue::Queue;
@@ -62,7 +62,7 @@ pub struct Setup {
     /// The door.
     pub inject: Box<dyn Inject>,
     /// Where outcomes go.
-    pub reports: Sender<Report>,
+    pub reports: Reports,
     /// Writes the date of a header field (RFC 5322 §3.3).
     pub date: DateText,
 }

@@ -485,7 +485,7 @@ fn scripted(
     let setup = Setup {
         queue,
         inject: Box::new(door),
-        reports,
+        reports: reports.into(),
         date,
     };
     (setup, seen)

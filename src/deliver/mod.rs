@@ -10,9 +10,42 @@ pub mod local;
 mod pool;
 pub mod relay;
 
+use std::sync::Arc;
+
+use crossbeam_channel::{SendError, Sender};
+
 use crate::config::{LocalAction, Method};
 use crate::mail::{Envelope, EvpId, Outcome};
 use crate::table::Snapshot;
+use crate::util::alarm::Alarm;
+
+/// The way to the runner.
+#[derive(Clone)]
+pub struct Reports {
+    channel: Sender<Report>,
+    alarm: Arc<Alarm>,
+}
+
+impl Reports {
+    /// Through this channel, whose other end sleeps by `alarm`.
+    pub fn new(channel: Sender<Report>, alarm: Arc<Alarm>) -> Reports {
+        Reports { channel, alarm }
+    }
+
+    /// Tells the runner. An error means that it is gone.
+    pub fn send(&self, report: Report) -> Result<(), SendError<Report>> {
+        self.channel.send(report)?;
+        self.alarm.call();
+        Ok(())
+    }
+}
+
+/// To whoever sleeps in the channel itself.
+impl From<Sender<Report>> for Reports {
+    fn from(channel: Sender<Report>) -> Reports {
+        Reports::new(channel, Arc::default())
+    }
+}
 
 /// What an agent tells the runner.
 #[derive(Clone, Debug, PartialEq, Eq)]

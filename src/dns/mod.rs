@@ -27,6 +27,7 @@ mod fuzz;
 pub mod limits;
 mod message;
 mod name;
+mod recent;
 mod settings;
 mod thread;
 

@@ -19,11 +19,13 @@ use crate::sys::waker::Waker;
 use super::core::{Command, Core};
 use super::hosts::Hosts;
 use super::message::Transport;
+use super::recent::Recent;
 use super::settings::read_file;
 use super::{Confirmed, DnsError, DnsResult, Kind, Reply, Reverse, Settings, limits};
 
-/// Reaches the resolver from any thread. Calls never wait; when the resolver has more to do than
-/// it may hold, the reply runs at once, in the caller's thread, with a temporary failure. The
+/// Reaches the resolver from any thread. Calls never wait; what was found a moment ago is answered
+/// at once, in the caller's thread, and so is, with a temporary failure, what comes when the resolver
+/// has more to do than it may hold. The
 /// thread ends with its last handle.
 #[derive(Clone)]
 pub struct Handle(Arc<Cord>);
@@ -31,6 +33,7 @@ pub struct Handle(Arc<Cord>);
 struct Cord {
     requests: Option<Sender<Request>>,
     waker: Arc<Waker>,
+    recent: Arc<Recent>,
 }
 
 enum Request {
@@ -61,6 +64,7 @@ pub fn start(settings: Settings, random: fn() -> u32) -> io::Result<Handle> {
     Ok(Handle(Arc::new(Cord {
         requests: Some(sender),
         waker,
+        recent: Arc::default(),
     })))
 }
 
@@ -73,7 +77,15 @@ impl Handle {
 
     /// Finds the name of an address, and whether the name has the address.
     pub fn reverse(&self, addr: IpAddr, reply: Reply<Reverse>) {
-        self.send(Request::Reverse(addr, reply));
+        if let Some(found) = self.0.recent.find(addr, Instant::now()) {
+            return reply(found);
+        }
+        let recent = self.0.recent.clone();
+        let keep = move |found: Reverse| {
+            recent.keep(addr, &found, Instant::now());
+            reply(found);
+        };
+        self.send(Request::Reverse(addr, Box::new(keep)));
     }
 
     fn send(&self, request: Request) {
@@ -132,6 +144,11 @@ impl Resolver {
     fn run(mut self) {
         let mut events = Events::with_capacity(256);
         loop {
+            self.waker.arm();
+            if self.take_requests().is_break() {
+                return;
+            }
+            self.obey();
             let wait = self
                 .core
                 .next_deadline()
@@ -141,6 +158,7 @@ impl Resolver {
                 Err(error) => return log::fatal(format_args!("resolver: {error}")),
                 Ok(()) => {}
             }
+            self.waker.disarm();
             for event in &events {
                 match event.token() {
                     WAKER => self.waker.acknowledge(),
@@ -148,9 +166,6 @@ impl Resolver {
                 }
             }
             self.core.tick(Instant::now());
-            if self.take_requests().is_break() {
-                return;
-            }
             self.obey();
         }
     }

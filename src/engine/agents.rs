@@ -36,7 +36,7 @@ pub fn start(
         max_inflight: config.scheduler.max_inflight,
         max_schedule: config.scheduler.max_schedule,
     };
-    let (reports, outcomes) = runner::reports(limits);
+    let (reports, outcomes) = inbox.reports(limits);
     let local = local::Agent::with_options(
         live.clone(),
         queue.clone(),

@@ -1,14 +1,17 @@
 //! Where lines go: standard error or syslogd(8), directly or through a thread.
 //!
 //! The engine has a thread, so that no worker waits for a slow syslogd; the parent, which never
-//! has a second thread, writes itself and does not wait either. A line that cannot be taken is
+//! has a second thread, writes itself and does not wait either. The thread lets lines gather for
+//! a moment, so that a busy engine does not wake it for each. A line that cannot be taken is
 //! dropped and counted, and the count is said before the next line.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use syslog::{LogFormat, Logger, LoggerBackend, Severity};
 
 /// How much a line matters.
@@ -40,6 +43,12 @@ impl Level {
 pub trait Sink: Send {
     /// Writes one line. It may fail, and then the line is lost.
     fn write(&mut self, level: Level, line: &str) -> io::Result<()>;
+
+    /// Writes lines, and says how many are lost.
+    fn write_all(&mut self, lines: &[(Level, String)]) -> u64 {
+        let results = lines.iter().map(|(level, line)| self.write(*level, line));
+        results.filter(Result::is_err).count() as u64
+    }
 }
 
 /// Standard error: the line and nothing else.
@@ -59,7 +68,33 @@ impl Sink for Stderr {
         }
         Ok(())
     }
+
+    fn write_all(&mut self, lines: &[(Level, String)]) -> u64 {
+        let packs = packs(lines).into_iter();
+        let lost = packs.filter(|(text, _)| self.write(Level::Info, text).is_err());
+        lost.map(|(_, count)| count).sum()
+    }
 }
+
+/// As many lines together as a pipe takes whole, and how many they are.
+fn packs(lines: &[(Level, String)]) -> Vec<(String, u64)> {
+    let mut packs: Vec<(String, u64)> = Vec::new();
+    for (_, line) in lines {
+        match packs.last_mut() {
+            Some((text, count)) if text.len() + line.len() + 2 <= PIPE_BYTES => {
+                text.push('\n');
+                text.push_str(line);
+                *count += 1;
+            }
+            _ => packs.push((line.clone(), 1)),
+        }
+    }
+    packs
+}
+
+/// POSIX: so much is written to a pipe at once or not at all (`PIPE_BUF` is 512 at least, and more
+/// on all our systems).
+const PIPE_BYTES: usize = 512;
 
 /// syslogd(8) by its local socket, facility mail; syslogd puts the time.
 pub struct Syslog {
@@ -142,15 +177,25 @@ pub enum Output {
     /// Written by the caller.
     Direct(Box<dyn Sink>),
     /// Written by the thread `log`.
-    Thread(Sender<Order>),
+    Thread(Desk),
 }
 
-/// What the thread is told.
-pub enum Order {
-    /// Write this.
-    Line(Level, String),
-    /// Answer when everything before is written.
-    Flush(Sender<()>),
+/// Where lines wait for the thread, which ends when this is dropped.
+pub struct Desk(Arc<Shared>);
+
+struct Shared {
+    tray: Mutex<Tray>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Tray {
+    lines: VecDeque<(Level, String)>,
+    /// To be told when all lines so far are written.
+    flushes: Vec<Sender<()>>,
+    /// Whether the thread has to be woken for the next line.
+    is_asleep: bool,
+    is_closed: bool,
 }
 
 /// Lines lost since the last one that was not.
@@ -158,17 +203,27 @@ pub static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Lines that may wait for the thread.
 const WAITING_LINES: usize = 8192;
+/// Lines that it takes at a time.
+const TAKEN_LINES: usize = 64;
+/// How long lines gather, unless there are so many or somebody waits.
+const GATHER: Duration = Duration::from_millis(2);
+/// How often it looks by itself before it wants to be woken.
+const QUIET: usize = 5;
 const FLUSH_FOR: Duration = Duration::from_secs(2);
 
 impl Output {
     /// Starts the thread `log` around `sink`; where none can be started, callers write.
     pub fn threaded(sink: Box<dyn Sink>) -> Output {
-        let (orders, inbox) = bounded(WAITING_LINES);
+        let shared = Arc::new(Shared {
+            tray: Mutex::default(),
+            came: Condvar::new(),
+        });
+        let desk = Desk(shared.clone());
         let spawned = std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || write_all(sink, &inbox));
+            .spawn(move || shared.write_all(sink));
         match spawned {
-            Ok(_) => Output::Thread(orders),
+            Ok(_) => Output::Thread(desk),
             Err(_) => Output::Direct(Box::new(Stderr)),
         }
     }
@@ -176,23 +231,19 @@ impl Output {
     /// Takes a line, or counts it.
     pub fn line(&mut self, level: Level, line: String) {
         match self {
-            Output::Direct(sink) => write_one(sink.as_mut(), level, &line),
-            Output::Thread(orders) => match orders.try_send(Order::Line(level, line)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                    DROPPED.fetch_add(1, Relaxed);
-                }
-            },
+            Output::Direct(sink) => write_these(sink.as_mut(), &[(level, line)]),
+            Output::Thread(desk) => desk.0.take(level, line),
         }
     }
 
     /// What a caller waits on, outside any lock, for all lines so far to be written.
     pub fn flush(&self) -> Option<Receiver<()>> {
-        let Output::Thread(orders) = self else {
+        let Output::Thread(Desk(shared)) = self else {
             return None;
         };
-        let (done, wait) = bounded(1);
-        orders.send_timeout(Order::Flush(done), FLUSH_FOR).ok()?;
+        let (done, wait) = channel();
+        shared.lock().flushes.push(done);
+        shared.came.notify_one();
         Some(wait)
     }
 }
@@ -204,18 +255,78 @@ pub fn wait_flushed(done: Option<Receiver<()>>) {
     }
 }
 
-fn write_all(mut sink: Box<dyn Sink>, inbox: &Receiver<Order>) {
-    for order in inbox {
-        match order {
-            Order::Line(level, line) => write_one(sink.as_mut(), level, &line),
-            Order::Flush(done) => {
-                let _ = done.send(());
-            }
-        }
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.0.lock().is_closed = true;
+        self.0.came.notify_one();
     }
 }
 
-fn write_one(sink: &mut dyn Sink, level: Level, line: &str) {
+impl Tray {
+    fn is_idle(&self) -> bool {
+        self.lines.is_empty() && self.flushes.is_empty() && !self.is_closed
+    }
+}
+
+impl Shared {
+    fn take(&self, level: Level, line: String) {
+        let mut tray = self.lock();
+        if tray.lines.len() >= WAITING_LINES {
+            DROPPED.fetch_add(1, Relaxed);
+            return;
+        }
+        tray.lines.push_back((level, line));
+        let is_woken = std::mem::take(&mut tray.is_asleep) || tray.lines.len() == TAKEN_LINES;
+        drop(tray);
+        if is_woken {
+            self.came.notify_one();
+        }
+    }
+
+    fn write_all(&self, mut sink: Box<dyn Sink>) {
+        let mut tray = self.lock();
+        let mut quiet = 0;
+        loop {
+            if tray.is_idle() && quiet < QUIET {
+                quiet += 1;
+            } else if tray.is_idle() {
+                tray.is_asleep = true;
+                let woken = self.came.wait_while(tray, |tray| tray.is_idle());
+                tray = woken.unwrap_or_else(PoisonError::into_inner);
+            }
+            tray.is_asleep = false;
+            let gathered = self.came.wait_timeout_while(tray, GATHER, |tray| {
+                tray.flushes.is_empty() && tray.lines.len() < TAKEN_LINES && !tray.is_closed
+            });
+            (tray, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+            if tray.is_closed && tray.lines.is_empty() && tray.flushes.is_empty() {
+                return;
+            }
+            if tray.is_idle() {
+                continue;
+            }
+            quiet = 0;
+            let count = tray.lines.len().min(TAKEN_LINES);
+            let lines: Vec<_> = tray.lines.drain(..count).collect();
+            let flushes = match tray.lines.is_empty() {
+                true => std::mem::take(&mut tray.flushes),
+                false => Vec::new(),
+            };
+            drop(tray);
+            write_these(sink.as_mut(), &lines);
+            for done in flushes {
+                let _ = done.send(());
+            }
+            tray = self.lock();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tray> {
+        self.tray.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write_these(sink: &mut dyn Sink, lines: &[(Level, String)]) {
     let dropped = DROPPED.swap(0, Relaxed);
     if dropped > 0 {
         let notice = format!("warn: log: {dropped} lines dropped");
@@ -223,15 +334,14 @@ fn write_one(sink: &mut dyn Sink, level: Level, line: &str) {
             DROPPED.fetch_add(dropped, Relaxed);
         }
     }
-    if sink.write(level, line).is_err() {
-        DROPPED.fetch_add(1, Relaxed);
+    let lost = sink.write_all(lines);
+    if lost > 0 {
+        DROPPED.fetch_add(lost, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex, MutexGuard};
-
     use super::*;
 
     /// Keeps lines, but only while its gate is open.
@@ -272,13 +382,13 @@ mod tests {
     }
 
     fn losses_are_told() -> bool {
-        let (open, gate) = bounded(0);
+        let (open, gate) = channel();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let mut output = Output::threaded(Box::new(Gated {
             gate,
             lines: lines.clone(),
         }));
-        // The thread holds one line, the channel the rest.
+        // The thread holds some lines, the tray the rest.
         for n in 0..WAITING_LINES + 100 {
             output.line(Level::Info, n.to_string());
         }
@@ -291,6 +401,22 @@ mod tests {
         lines
             .iter()
             .any(|l| l.starts_with("warn: log: ") && l.ends_with("lines dropped"))
+    }
+
+    #[test]
+    fn lines_share_a_write_as_long_as_a_pipe_takes_it_whole() {
+        let lines: Vec<_> = (0..100)
+            .map(|n| (Level::Info, "x".repeat(n * 7 % 300)))
+            .chain([(Level::Err, "y".repeat(2 * PIPE_BYTES))])
+            .collect();
+        let packs = packs(&lines);
+        assert!(packs.len() < 60);
+        assert_eq!(packs.iter().map(|(_, count)| count).sum::<u64>(), 101);
+        let fits = |text: &String| text.len() < PIPE_BYTES || !text.contains('\n');
+        assert!(packs.iter().all(|(text, _)| fits(text)));
+        let text: Vec<_> = packs.into_iter().map(|(text, _)| text).collect();
+        let one: Vec<_> = lines.into_iter().map(|(_, line)| line).collect();
+        assert_eq!(text.join("\n"), one.join("\n"));
     }
 
     #[test]

@@ -11,10 +11,10 @@ use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+// Not crossbeam's: those who wait for an answer would yield the processor again and again first.
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::util::{Line, Secret};
 
@@ -110,7 +110,7 @@ impl Client {
     /// the inner error says, in lines, what is wrong with it. Whether it is used then has to be
     /// told with [`Client::reloaded`].
     pub fn reload(&self, extent: Extent) -> io::Result<Result<Reloaded, String>> {
-        let (promise, answer) = bounded(1);
+        let (promise, answer) = sync_channel(1);
         let id = self.0.register(Promise::Reload(promise), Some("Reload"))?;
         self.0
             .ask(id, &Request::Reload { id, extent }, &answer, RELOAD_WAIT)
@@ -131,7 +131,7 @@ impl Client {
 
 impl Calls for Client {
     fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
-        let (promise, result) = bounded(1);
+        let (promise, result) = sync_channel(1);
         // A child that is kept for other messages ends when there are none.
         let counted = (job.task != MdaTask::Batch).then_some("StartMda");
         let id = self.0.register(Promise::Mda(promise), counted)?;
@@ -149,7 +149,7 @@ impl Calls for Client {
 
 impl Forwards for Client {
     fn open_forward(&self, action: &Line, user: &Line) -> io::Result<Forward> {
-        let (promise, answer) = bounded(1);
+        let (promise, answer) = sync_channel(1);
         let id = self
             .0
             .register(Promise::Forward(promise), Some("OpenForward"))?;
@@ -164,7 +164,7 @@ impl Forwards for Client {
 
 impl Passwords for Client {
     fn check_password(&self, user: &Line, password: &Secret) -> io::Result<PasswordVerdict> {
-        let (promise, answer) = bounded(1);
+        let (promise, answer) = sync_channel(1);
         let id = self
             .0
             .register(Promise::Password(promise), Some("CheckPassword"))?;

@@ -2,11 +2,11 @@
 //! are wanted) by the runner itself.
 //!
 //! Several threads matter because a store shares its syncs among calls that wait at the same time.
-//! Both channels have room for all work there can be, so neither side ever waits for the other.
+//! There is room for all work there can be, so neither side ever waits for the other.
 
 use std::collections::VecDeque;
 use std::io;
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 
@@ -14,6 +14,8 @@ use crate::control::message::{Answer, Listed};
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::{LoadError, Queue};
+use crate::util::alarm::Alarm;
+use crate::util::pool::{Pool, Threads};
 use crate::util::{Live, Timestamp};
 
 use super::list::{self, Wanted};
@@ -55,7 +57,6 @@ pub(super) enum Done {
 }
 
 /// What a worker needs.
-#[derive(Clone)]
 struct Tools {
     queue: Queue,
     policy: Live<Policy>,
@@ -64,7 +65,7 @@ struct Tools {
 
 /// The disk work under way.
 pub(super) struct DiskWork {
-    tools: Tools,
+    tools: Arc<Tools>,
     workers: Workers,
     open: usize,
     open_others: usize,
@@ -73,28 +74,39 @@ pub(super) struct DiskWork {
 enum Workers {
     Caller(VecDeque<Job>),
     Threads {
-        jobs: Sender<Job>,
+        pool: Pool,
+        /// Until they are finished.
+        threads: Option<Threads>,
+        office: Office,
         done: Receiver<Done>,
-        threads: Vec<JoinHandle<()>>,
     },
 }
 
+/// Where the threads bring what they have done.
+#[derive(Clone)]
+struct Office {
+    results: Sender<Done>,
+    alarm: Arc<Alarm>,
+}
+
 impl DiskWork {
-    /// With so many threads; 0 means that [`DiskWork::collect`] does the work itself.
+    /// With so many threads, which call `alarm` when they have done something; 0 means that
+    /// [`DiskWork::collect`] does the work itself.
     pub fn new(
         queue: Queue,
         policy: Live<Policy>,
         threads: usize,
         max_inflight: usize,
+        alarm: &Arc<Alarm>,
     ) -> io::Result<DiskWork> {
-        let tools = Tools {
+        let tools = Arc::new(Tools {
             settler: Settler::new(queue.clone(), policy.clone()),
             queue,
             policy,
-        };
+        });
         let workers = match threads {
             0 => Workers::Caller(VecDeque::new()),
-            _ => start_threads(&tools, threads, max_inflight + OTHERS_MAX)?,
+            _ => start_threads(threads, max_inflight + OTHERS_MAX, alarm)?,
         };
         Ok(DiskWork {
             tools,
@@ -146,7 +158,7 @@ impl DiskWork {
         self.open == 0
     }
 
-    /// Becomes readable when [`DiskWork::collect`] has something.
+    /// Where lies what [`DiskWork::collect`] takes.
     pub fn done(&self) -> Receiver<Done> {
         match &self.workers {
             Workers::Caller(_) => never(),
@@ -158,10 +170,13 @@ impl DiskWork {
         self.open += 1;
         match &mut self.workers {
             Workers::Caller(jobs) => jobs.push_back(job),
-            Workers::Threads { jobs, .. } => {
-                if jobs.send(job).is_err() {
-                    log::warn(format_args!("runner: the disk threads are gone"));
-                }
+            Workers::Threads { pool, office, .. } => {
+                let (tools, office) = (self.tools.clone(), office.clone());
+                pool.insist(Box::new(move || {
+                    // The runner may have stopped listening; what is on the disk is done all the same.
+                    let _ = office.results.send(perform(&tools, job));
+                    office.alarm.call();
+                }));
             }
         }
     }
@@ -169,45 +184,25 @@ impl DiskWork {
 
 impl Drop for DiskWork {
     fn drop(&mut self) {
-        let workers = std::mem::replace(&mut self.workers, Workers::Caller(VecDeque::new()));
-        if let Workers::Threads {
-            jobs,
-            done,
-            threads,
-        } = workers
+        if let Workers::Threads { threads, .. } = &mut self.workers
+            && let Some(threads) = threads.take()
         {
-            drop(jobs);
-            drop(done);
-            for thread in threads {
-                // A panic aborts the process, so there is nothing to learn here.
-                let _ = thread.join();
-            }
+            threads.finish();
         }
     }
 }
 
-fn start_threads(tools: &Tools, count: usize, room: usize) -> io::Result<Workers> {
-    let (jobs, work) = bounded::<Job>(room);
+fn start_threads(count: usize, room: usize, alarm: &Arc<Alarm>) -> io::Result<Workers> {
     let (results, done) = bounded::<Done>(room);
-    let mut threads = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (tools, work, results) = (tools.clone(), work.clone(), results.clone());
-        let body = move || {
-            for job in work {
-                // The runner may have stopped listening; what is on the disk is done all the same.
-                let _ = results.send(perform(&tools, job));
-            }
-        };
-        threads.push(
-            std::thread::Builder::new()
-                .name("settle".to_owned())
-                .spawn(body)?,
-        );
-    }
+    let (pool, threads) = Pool::start("settle", count, room)?;
     Ok(Workers::Threads {
-        jobs,
+        pool,
+        threads: Some(threads),
+        office: Office {
+            results,
+            alarm: alarm.clone(),
+        },
         done,
-        threads,
     })
 }
 

@@ -25,17 +25,19 @@ mod step;
 mod tests;
 
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError, bounded, never};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use crate::control::message::{Answer, Ask};
-use crate::deliver::{Agent, Report};
+use crate::deliver::{Agent, Report, Reports};
 use crate::log;
 use crate::mail::{Envelope, MsgId};
 use crate::queue::{Committed, Queue};
 use crate::scheduler;
+use crate::util::alarm::Alarm;
 use crate::util::{Live, Timestamp};
 
 use clock::Clock;
@@ -60,7 +62,7 @@ pub struct Setup {
     pub queue: Queue,
     /// Who settles what.
     pub agents: Agents,
-    /// Where the agents send outcomes; made by [`reports`].
+    /// Where the agents send outcomes; made by [`Inbox::reports`].
     pub reports: Receiver<Report>,
     pub limits: scheduler::Limits,
     /// What the configuration says about envelopes.
@@ -75,10 +77,20 @@ pub struct Setup {
 
 /// What others may say to the runner. Clones speak to the same one.
 #[derive(Clone)]
-pub struct Handle(Sender<Message>);
+pub struct Handle(Arc<Line>);
+
+/// A line to the runner, which hears of its end.
+struct Line {
+    messages: Option<Sender<Message>>,
+    alarm: Arc<Alarm>,
+}
 
 /// The runner's end of its [`Handle`]s, before it is started.
-pub struct Inbox(Receiver<Message>);
+pub struct Inbox {
+    messages: Receiver<Message>,
+    /// What the runner sleeps by.
+    alarm: Arc<Alarm>,
+}
 
 enum Message {
     Committed(Committed),
@@ -105,14 +117,22 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The two ends between a runner that is not started yet and everybody else: an agent that needs
 /// a handle can be made before the runner that will own it.
 pub fn channel() -> (Handle, Inbox) {
-    let (sender, receiver) = bounded(INBOX_MAX);
-    (Handle(sender), Inbox(receiver))
+    let (sender, messages) = bounded(INBOX_MAX);
+    let alarm = Arc::new(Alarm::default());
+    let line = Line {
+        messages: Some(sender),
+        alarm: alarm.clone(),
+    };
+    (Handle(Arc::new(line)), Inbox { messages, alarm })
 }
 
-/// The channel for outcomes. It has room for every envelope that can be in flight, so an agent
-/// never waits for the runner.
-pub fn reports(limits: scheduler::Limits) -> (Sender<Report>, Receiver<Report>) {
-    bounded(sensible(limits).max_inflight)
+impl Inbox {
+    /// The channel for outcomes. It has room for every envelope that can be in flight, so an agent
+    /// never waits for the runner.
+    pub fn reports(&self, limits: scheduler::Limits) -> (Reports, Receiver<Report>) {
+        let (sender, reports) = bounded(sensible(limits).max_inflight);
+        (Reports::new(sender, self.alarm.clone()), reports)
+    }
 }
 
 /// Envelopes that can be in flight with these limits: what an agent may be offered before it has
@@ -132,17 +152,44 @@ fn sensible(limits: scheduler::Limits) -> scheduler::Limits {
 /// Starts the runner. It ends after [`Handle::shutdown`], or when all handles are gone.
 pub fn start(inbox: Inbox, setup: Setup) -> io::Result<JoinHandle<()>> {
     let reports = setup.reports.clone();
-    let core = Core::new(setup)?;
+    let core = Core::new(setup, &inbox.alarm)?;
     std::thread::Builder::new()
         .name("runner".to_owned())
-        .spawn(move || run(core, inbox.0, reports))
+        .spawn(move || run(core, inbox, &reports))
+}
+
+impl Line {
+    /// Waits while the runner is behind; false if it is gone.
+    fn say(&self, message: Message) -> bool {
+        let messages = self.messages.as_ref();
+        let said = messages.is_some_and(|messages| messages.send(message).is_ok());
+        self.alarm.call();
+        said
+    }
+
+    /// The same without waiting.
+    fn try_say(&self, message: Message) -> Result<(), TrySendError<Message>> {
+        match &self.messages {
+            Some(messages) => messages.try_send(message)?,
+            None => return Err(TrySendError::Disconnected(message)),
+        }
+        self.alarm.call();
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.messages = None;
+        self.alarm.call();
+    }
 }
 
 impl Handle {
     /// A message is durable: it will be delivered. Waits while the runner is behind.
     pub fn committed(&self, message: Committed) {
         let msgid = message.msgid();
-        if self.0.send(Message::Committed(message)).is_err() {
+        if !self.0.say(Message::Committed(message)) {
             log::debug(format_args!(
                 "runner: message {msgid} waits in the spool for the next start"
             ));
@@ -151,7 +198,7 @@ impl Handle {
 
     /// The same without waiting: gives the message back while the runner is behind.
     pub fn try_committed(&self, message: Committed) -> Result<(), Committed> {
-        match self.0.try_send(Message::Committed(message)) {
+        match self.0.try_say(Message::Committed(message)) {
             Err(TrySendError::Full(Message::Committed(message))) => Err(message),
             Err(TrySendError::Disconnected(Message::Committed(message))) => {
                 self.committed(message);
@@ -164,19 +211,19 @@ impl Handle {
     /// Envelopes of one message were found on the disk. Waits while the runner is behind; false
     /// if it is gone.
     pub fn found(&self, _msgid: MsgId, envelopes: Vec<Envelope>) -> bool {
-        self.0.send(Message::Found(envelopes)).is_ok()
+        self.0.say(Message::Found(envelopes))
     }
 
     /// All that was on the disk has been found.
     pub fn scanned(&self) {
-        let _ = self.0.send(Message::Scanned);
+        self.0.say(Message::Scanned);
     }
 
     /// Asks `Schedule`, `Remove`, `Suspend`, `Resume`, `Discover`, `List`, `Status`, or `Pause` of
     /// mda or mta; other questions are answered by `Fail`. Does not wait: when the runner is far
     /// behind, the answer comes back at once and `reply` is not called.
     pub fn ask(&self, ask: Ask, reply: Reply) -> Option<Answer> {
-        match self.0.try_send(Message::Ask(ask, reply)) {
+        match self.0.try_say(Message::Ask(ask, reply)) {
             Ok(()) => None,
             Err(_) => Some(Answer::Fail("the queue runner is busy".to_owned())),
         }
@@ -185,13 +232,13 @@ impl Handle {
     /// `smtpd -q`: tries everything in the queue once, whatever its time, and calls `finish` when
     /// the scan has ended and nothing is due or in flight any more.
     pub fn run_once(&self, finish: Box<dyn FnOnce() + Send>) {
-        let _ = self.0.send(Message::RunOnce(finish));
+        self.0.say(Message::RunOnce(finish));
     }
 
     /// Ends the runner: nothing more is handed out, outcomes that come within a few seconds are
     /// recorded, the rest is found on the disk at the next start.
     pub fn shutdown(&self) {
-        let _ = self.0.send(Message::Shutdown);
+        self.0.say(Message::Shutdown);
     }
 }
 
@@ -202,7 +249,11 @@ enum Course {
     Stop,
 }
 
-fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) {
+fn run(mut core: Core, inbox: Inbox, reports: &Receiver<Report>) {
+    let Inbox {
+        messages: inbox,
+        alarm,
+    } = inbox;
     let mut last_call: Option<Instant> = None;
     let done = core.done();
     let mut clock = Clock::new(Timestamp::now(), Instant::now());
@@ -213,7 +264,7 @@ fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) 
             core.clock_set(step);
         }
         let (course, mut busy) = read(&mut core, &inbox, now);
-        busy |= settle_reports(&mut core, &mut reports, now);
+        busy |= settle_reports(&mut core, reports, now);
         if course == Course::Stop && last_call.is_none() {
             core.stop();
             last_call = Some(Instant::now() + GRACE);
@@ -229,14 +280,9 @@ fn run(mut core: Core, inbox: Receiver<Message>, mut reports: Receiver<Report>) 
         } else if inbox.is_empty() && reports.is_empty() && core.is_idle(now) {
             core.finish_once();
         }
-        let mut ready = Select::new();
-        if last_call.is_none() {
-            ready.recv(&inbox);
-        }
-        ready.recv(&reports);
-        ready.recv(&done);
-        // Either something is ready or the time is over: the loop looks at both.
-        let _ = ready.ready_timeout(sleep(&core, last_call, now));
+        alarm.sleep(sleep(&core, last_call, now), || {
+            (last_call.is_none() && !inbox.is_empty()) || !reports.is_empty() || !done.is_empty()
+        });
     }
     // An agent's thread may be waiting for room in the inbox, and the core waits for the agents'
     // threads: nobody listens any more, then they are told to end.
@@ -266,17 +312,10 @@ fn read(core: &mut Core, inbox: &Receiver<Message>, now: Timestamp) -> (Course, 
     (Course::On, busy)
 }
 
-fn settle_reports(core: &mut Core, reports: &mut Receiver<Report>, now: Timestamp) -> bool {
+fn settle_reports(core: &mut Core, reports: &Receiver<Report>, now: Timestamp) -> bool {
     let mut busy = false;
-    for _ in 0..DRAIN_MAX {
-        match reports.try_recv() {
-            Ok(report) => core.report(report, now),
-            Err(TryRecvError::Empty) => break,
-            Err(TryRecvError::Disconnected) => {
-                *reports = never();
-                break;
-            }
-        }
+    for report in reports.try_iter().take(DRAIN_MAX) {
+        core.report(report, now);
         busy = true;
     }
     busy

@@ -9,6 +9,7 @@ mod admin;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
+use std::sync::Arc;
 
 use crate::control::message::Answer;
 use crate::deliver::{Agent, HoldKey, Offer, Report};
@@ -16,6 +17,7 @@ use crate::log::{self, Trace, stat};
 use crate::mail::{Envelope, EvpId, Kind, Outcome, Verdict};
 use crate::queue::{Committed, LoadError, Queue};
 use crate::scheduler::{Class, Destination, Facts, Hold, Scheduler, Work};
+use crate::util::alarm::Alarm;
 use crate::util::time::Duration;
 use crate::util::{Live, Timestamp};
 
@@ -75,9 +77,9 @@ pub struct Core {
 }
 
 impl Core {
-    /// A runner that knows no envelope yet and expects a scan. Fails only if threads cannot be
-    /// started.
-    pub fn new(setup: Setup) -> io::Result<Core> {
+    /// A runner that knows no envelope yet and expects a scan; `alarm` is called when
+    /// [`Core::step`] has something to take. Fails only if threads cannot be started.
+    pub fn new(setup: Setup, alarm: &Arc<Alarm>) -> io::Result<Core> {
         let limits = super::sensible(setup.limits);
         let mut scheduler = Scheduler::new(limits);
         scheduler.pause(Class::Mda, setup.pause_mda);
@@ -87,6 +89,7 @@ impl Core {
             setup.policy.clone(),
             setup.settle_threads,
             limits.max_inflight,
+            alarm,
         )?;
         Ok(Core {
             scheduler,
@@ -202,7 +205,7 @@ impl Core {
         }
     }
 
-    /// Becomes readable when finished disk work waits for [`Core::step`].
+    /// Where finished disk work waits for [`Core::step`].
     pub(super) fn done(&self) -> crossbeam_channel::Receiver<Done> {
         self.disk.done()
     }

@@ -397,20 +397,23 @@ struct Stage {
 fn stage(store: &Arc<Faulty>, limits: Limits) -> Stage {
     let local = Scripted::with_limit(6);
     let bounce = Scripted::with_limit(3);
-    let core = Core::new(Setup {
-        queue: Queue::new(store.clone()),
-        agents: Agents {
-            local: Box::new(local.clone()),
-            relay: None,
-            bounce: Box::new(bounce.clone()),
+    let core = Core::new(
+        Setup {
+            queue: Queue::new(store.clone()),
+            agents: Agents {
+                local: Box::new(local.clone()),
+                relay: None,
+                bounce: Box::new(bounce.clone()),
+            },
+            reports: unbounded().1,
+            limits,
+            policy: Live::new(policy()),
+            pause_mda: false,
+            pause_mta: false,
+            settle_threads: 0,
         },
-        reports: unbounded().1,
-        limits,
-        policy: Live::new(policy()),
-        pause_mda: false,
-        pause_mta: false,
-        settle_threads: 0,
-    })
+        &Arc::default(),
+    )
     .unwrap();
     Stage {
         core,
@@ -850,7 +853,7 @@ fn calm_down(stage: &mut Stage, ledger: &mut Ledger, start: Timestamp, seed: u64
 // ---- the thread ----
 
 /// Delivers at once.
-struct Prompt(Sender<Report>, Arc<AtomicU64>);
+struct Prompt(Reports, Arc<AtomicU64>);
 
 impl Agent for Prompt {
     fn offer(&mut self, envelope: Envelope) -> Offer {
@@ -876,7 +879,7 @@ fn the_thread_runs_the_queue_once_and_stops_when_told() {
     commit(&dynamic, vec![later]);
     let (handle, inbox) = channel();
     let limits = Limits::default();
-    let (reports, outcomes) = reports(limits);
+    let (reports, outcomes) = inbox.reports(limits);
     let delivered = Arc::new(AtomicU64::new(0));
     let prompt = || Box::new(Prompt(reports.clone(), delivered.clone()));
     let queue = Queue::new(dynamic.clone());

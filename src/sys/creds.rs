@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::sync::OnceLock;
 
 use super::errno::cvt;
 use super::user;
@@ -56,15 +57,27 @@ pub(super) fn assume(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 /// as anybody. `work` must not panic; and the ids are those of all threads, so only a process that
 /// has one may call this.
 pub fn acting_as<T>(identity: &Identity, work: impl FnOnce() -> T) -> io::Result<T> {
-    let own = effective()?;
-    if own.uid != 0 {
+    if user::effective_uid() != 0 {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
+    let own = own()?;
     let result = borrow(identity).map(|()| work());
-    if give_back(&own).is_err() || effective().ok().as_ref() != Some(&own) {
+    let given_back = give_back(own);
+    let ids = (user::effective_uid(), user::effective_gid());
+    if given_back.is_err() || ids != (own.uid, own.gid) {
         std::process::abort();
     }
     result
+}
+
+/// Root's ids as they were when they were first needed: nothing else changes them for a moment, and
+/// who becomes somebody for good is not root any more.
+fn own() -> io::Result<&'static Identity> {
+    static OWN: OnceLock<Identity> = OnceLock::new();
+    match OWN.get() {
+        Some(own) => Ok(own),
+        None => effective().map(|found| OWN.get_or_init(|| found)),
+    }
 }
 
 fn effective() -> io::Result<Identity> {

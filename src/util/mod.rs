@@ -1,8 +1,9 @@
 //! Tools without a field of their own: values that cannot lie, time, bytes made visible,
-//! the fields of frames, and what is replaced while it is used.
+//! the fields of frames, what is replaced while it is used, and what wakes who sleeps.
 
 #![forbid(unsafe_code)]
 
+pub mod alarm;
 pub mod backoff;
 pub mod cdb;
 #[cfg(test)]
@@ -11,6 +12,7 @@ pub mod frame;
 pub mod json;
 pub mod line;
 pub mod live;
+pub mod pool;
 pub mod secret;
 pub mod sysexits;
 pub mod time;

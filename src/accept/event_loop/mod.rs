@@ -20,7 +20,6 @@ use crate::accept::conn::Conn;
 use crate::accept::control::Client;
 use crate::accept::gate::Gate;
 use crate::accept::mailbox::{Letter, Mailbox, Wishes};
-use crate::accept::pool::{Pool, Threads};
 use crate::accept::slab::Slab;
 use crate::accept::source::Counts;
 use crate::accept::timers::Timers;
@@ -30,6 +29,7 @@ use crate::session::Listening;
 use crate::sys::socket;
 use crate::sys::waker::Waker;
 use crate::util::Live;
+use crate::util::pool::{Pool, Threads};
 
 mod admission;
 mod clients;
@@ -152,6 +152,7 @@ impl EventLoop {
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
+            self.mailbox.waker.arm();
             if self.mailbox.wishes.shutdown.load(Ordering::Acquire) {
                 break;
             }
@@ -160,6 +161,7 @@ impl EventLoop {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }
+            self.mailbox.waker.disarm();
             self.now_ms = self.started.elapsed().as_millis() as u64;
             if events.iter().any(|event| event.token() == WAKER) {
                 self.mailbox.waker.acknowledge();
@@ -178,7 +180,8 @@ impl EventLoop {
 
     /// How long there is nothing to do.
     fn patience(&self) -> Option<Duration> {
-        if self.smtp.next_ready(0).is_some() || self.control.next_ready(0).is_some() {
+        let is_ready = self.smtp.next_ready(0).is_some() || self.control.next_ready(0).is_some();
+        if is_ready || !self.letters.is_empty() {
             return Some(Duration::ZERO);
         }
         [
@@ -235,7 +238,6 @@ impl EventLoop {
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
             }
         }
-        self.mailbox.waker.wake();
     }
 
     fn expire(&mut self) {

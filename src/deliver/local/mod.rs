@@ -37,7 +37,7 @@ use crate::util::Live;
 use self::dispatcher::{Dispatcher, Mode, Session, group_key};
 use self::worker::Worker;
 use super::lmtp::{self, Lmtp, Names};
-use super::{Offer, Release, Report, local_action};
+use super::{Offer, Release, Reports, local_action};
 
 /// How the pool is made; [`Options::default`] is what the daemon uses.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl Agent {
         live: Live<Snapshot>,
         queue: Queue,
         calls: Arc<dyn Calls>,
-        reports: Sender<Report>,
+        reports: Reports,
     ) -> io::Result<Agent> {
         Agent::with_options(live, queue, calls, reports, &Options::default())
     }
@@ -88,7 +88,7 @@ impl Agent {
         live: Live<Snapshot>,
         queue: Queue,
         calls: Arc<dyn Calls>,
-        reports: Sender<Report>,
+        reports: Reports,
         options: &Options,
     ) -> io::Result<Agent> {
         let mut limits = live.get().config.mda;

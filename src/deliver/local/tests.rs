@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, unbounded};
 
 use crate::config::{Action, Config, LocalAction, Place, Sources};
-use crate::deliver::Agent as _;
+use crate::deliver::{Agent as _, Report};
 use crate::mail::samples;
 pub(crate) use crate::mail::samples::line;
 use crate::mail::{MailAddr, MsgId, Outcome, Verdict};
@@ -122,7 +122,7 @@ impl Calls for FakeParent {
     fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending> {
         self.started.lock().unwrap().push(job);
         let script = self.script.lock().unwrap().clone();
-        let (done, result) = crossbeam_channel::bounded(1);
+        let (done, result) = std::sync::mpsc::sync_channel(1);
         match script {
             Script::Unreachable => return Err(io::ErrorKind::BrokenPipe.into()),
             Script::Lost => {}
@@ -158,7 +158,7 @@ fn spawn_shell(text: &str, stdin: OwnedFd, output: OwnedFd) -> Pending {
         }
     });
     let group = format!("-{}", child.id());
-    let (done, result) = crossbeam_channel::bounded(1);
+    let (done, result) = std::sync::mpsc::sync_channel(1);
     thread::spawn(move || {
         let status = child.wait().unwrap();
         let end = match (status.code(), status.signal()) {
@@ -220,7 +220,8 @@ impl Rig {
         let queue = Queue::new(Arc::new(Ram::default()));
         let (sender, reports) = unbounded();
         let agent =
-            Agent::with_options(live(delivery), queue.clone(), calls, sender, options).unwrap();
+            Agent::with_options(live(delivery), queue.clone(), calls, sender.into(), options)
+                .unwrap();
         Rig {
             agent,
             queue,

@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::deliver::Report;
 use crate::deliver::lmtp::Lmtp;
 use crate::deliver::pool::Pool;
+use crate::deliver::{Report, Reports};
 use crate::log;
 use crate::mail::{Envelope, Kind};
 use crate::privsep::{Calls, MdaJob, MdaTask, Single};
@@ -31,7 +31,7 @@ pub struct Worker {
     /// Who starts processes.
     pub calls: Arc<dyn Calls>,
     /// Where outcomes go.
-    pub reports: Sender<Report>,
+    pub reports: Reports,
     /// Actions.
     pub live: Live<Snapshot>,
     /// Children between messages.

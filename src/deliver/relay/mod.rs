@@ -55,7 +55,7 @@ use self::core::{
 use self::mx::Question;
 use self::orders::{Order, Teller};
 use self::session::{Sent, Tools};
-use super::{Offer, Release, Report};
+use super::{Offer, Release, Reports};
 
 /// What the agent is made of.
 pub struct Setup {
@@ -66,7 +66,7 @@ pub struct Setup {
     /// Addresses of destinations.
     pub resolver: dns::Handle,
     /// Where outcomes go.
-    pub reports: Sender<Report>,
+    pub reports: Reports,
     /// Envelopes that may be offered and not settled: the runner's `max-inflight`.
     pub offers_max: usize,
 }
@@ -256,7 +256,7 @@ struct Relay {
     clock: Clock,
     tools: Tools,
     resolver: dns::Handle,
-    reports: Sender<Report>,
+    reports: Reports,
     asks: Sender<TableAsk>,
     sessions: HashMap<SessionId, Teller>,
 }

@@ -3,9 +3,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::privsep::{Helper, MdaEnd, Request};
 
@@ -16,7 +15,6 @@ use super::wire::{HelperNews, Promise, lock};
 pub struct PendingHelper {
     id: u32,
     client: Client,
-    news: Receiver<HelperNews>,
     told: Mutex<Told>,
 }
 
@@ -29,7 +27,7 @@ impl Client {
         errors: OwnedFd,
     ) -> io::Result<PendingHelper> {
         // Room for all that is ever said of it.
-        let (promise, news) = bounded(2);
+        let (promise, news) = sync_channel(2);
         let id = self.0.register(Promise::Helper(promise), None)?;
         let request = Request::StartHelper { id, helper };
         if let Err(error) = self.0.send(&request, &[stream, errors]) {
@@ -39,8 +37,11 @@ impl Client {
         Ok(PendingHelper {
             id,
             client: self.clone(),
-            news,
-            told: Mutex::default(),
+            told: Mutex::new(Told {
+                news,
+                pid: None,
+                end: None,
+            }),
         })
     }
 }
@@ -49,7 +50,7 @@ impl PendingHelper {
     /// Its process, once the parent has told.
     pub fn pid(&self) -> Option<u32> {
         let mut told = lock(&self.told);
-        while let Ok(news) = self.news.try_recv() {
+        while let Ok(news) = told.news.try_recv() {
             told.take(news);
         }
         told.pid
@@ -68,7 +69,7 @@ impl PendingHelper {
     pub fn ended(&self, timeout: Duration) -> Option<String> {
         let mut told = lock(&self.told);
         while told.end.is_none() {
-            match self.news.recv_timeout(timeout) {
+            match told.news.recv_timeout(timeout) {
                 Ok(news) => told.take(news),
                 Err(RecvTimeoutError::Timeout) => return None,
                 Err(RecvTimeoutError::Disconnected) => return Some("not known".to_owned()),
@@ -79,8 +80,8 @@ impl PendingHelper {
 }
 
 /// What the parent has told of a helper.
-#[derive(Default)]
 struct Told {
+    news: Receiver<HelperNews>,
     pid: Option<u32>,
     end: Option<String>,
 }

@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 fn started() -> (Channel, Client, Receiver<Event>) {
     let (parent, engine) = Channel::pair().unwrap();
-    let (sender, events) = bounded(8);
+    let (sender, events) = sync_channel(8);
     let client = Client::start(engine, move |event| sender.send(event).unwrap()).unwrap();
     (parent, client, events)
 }

@@ -5,10 +5,9 @@ use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::log::profile::{self, Profile, Timed};
 use crate::log::{self, Trace};
@@ -62,11 +61,11 @@ pub(super) enum HelperNews {
 
 /// Who waits for what.
 pub(super) enum Promise {
-    Mda(Sender<MdaResult>),
-    Forward(Sender<Forward>),
-    Password(Sender<PasswordVerdict>),
-    Helper(Sender<HelperNews>),
-    Reload(Sender<Result<Reloaded, String>>),
+    Mda(SyncSender<MdaResult>),
+    Forward(SyncSender<Forward>),
+    Password(SyncSender<PasswordVerdict>),
+    Helper(SyncSender<HelperNews>),
+    Reload(SyncSender<Result<Reloaded, String>>),
 }
 
 impl Wire {

@@ -97,20 +97,23 @@ impl World {
         let store = Arc::new(Faulty::default());
         let agents = [(); 3].map(|()| Patient::new(dead_max));
         let [local, relay, bounce] = agents.clone();
-        let core = Core::new(Setup {
-            queue: Queue::new(store.clone()),
-            agents: Agents {
-                local: Box::new(local),
-                relay: Some(Box::new(relay)),
-                bounce: Box::new(bounce),
+        let core = Core::new(
+            Setup {
+                queue: Queue::new(store.clone()),
+                agents: Agents {
+                    local: Box::new(local),
+                    relay: Some(Box::new(relay)),
+                    bounce: Box::new(bounce),
+                },
+                reports: unbounded().1,
+                limits: Limits::default(),
+                policy: Live::new(policy),
+                pause_mda: false,
+                pause_mta: false,
+                settle_threads: 0,
             },
-            reports: unbounded().1,
-            limits: Limits::default(),
-            policy: Live::new(policy),
-            pause_mda: false,
-            pause_mta: false,
-            settle_threads: 0,
-        })
+            &Arc::default(),
+        )
         .unwrap();
         World {
             core,

@@ -1,4 +1,5 @@
-//! A bounded group of threads that wait for others, so that session workers need not.
+//! A bounded group of threads that wait for the disk or for others, so that whoever brings work
+//! need not.
 //!
 //! Jobs are done in the order in which they come, several at a time. There is a bound on those that
 //! wait; one that finds no room comes back to whoever brought it.
@@ -9,14 +10,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// Something to be done.
-pub(super) type Job = Box<dyn FnOnce() + Send>;
+pub type Job = Box<dyn FnOnce() + Send>;
 
 /// Brings jobs to the threads; clones bring them to the same ones.
 #[derive(Clone)]
-pub(super) struct Pool(Arc<Shared>);
+pub struct Pool(Arc<Shared>);
 
 /// The threads of a pool, to be waited for at the end.
-pub(super) struct Threads {
+pub struct Threads {
     pool: Pool,
     handles: Vec<JoinHandle<()>>,
 }
@@ -39,7 +40,7 @@ struct Line {
 
 impl Pool {
     /// Starts threads, named `name` and a number. `room` jobs may wait.
-    pub(super) fn start(name: &str, threads: usize, room: usize) -> io::Result<(Pool, Threads)> {
+    pub fn start(name: &str, threads: usize, room: usize) -> io::Result<(Pool, Threads)> {
         let pool = Pool(Arc::new(Shared {
             line: Mutex::default(),
             arrived: Condvar::new(),
@@ -61,7 +62,7 @@ impl Pool {
     }
 
     /// Puts a job in line, or gives it back when there is no room. Never waits.
-    pub(super) fn bring(&self, job: Job) -> Result<(), Job> {
+    pub fn bring(&self, job: Job) -> Result<(), Job> {
         let line = self.lock();
         if line.closed || line.jobs.len() >= self.0.room {
             return Err(job);
@@ -71,7 +72,7 @@ impl Pool {
     }
 
     /// Puts a job in line that must not be refused, because something durable hangs on it.
-    pub(super) fn insist(&self, job: Job) {
+    pub fn insist(&self, job: Job) {
         self.put(self.lock(), job);
     }
 
@@ -114,9 +115,19 @@ impl Pool {
 }
 
 impl Threads {
-    /// Ends the threads. One that is still busy is left to itself: it waits for somebody who may
+    /// Ends the threads when all that was brought is done.
+    pub fn finish(self) {
+        self.pool.lock().closed = true;
+        self.pool.0.arrived.notify_all();
+        for handle in self.handles {
+            // A panic aborts the process, so there is nothing to learn here.
+            let _ = handle.join();
+        }
+    }
+
+    /// Ends the threads without that. One that is still busy is left to itself: it waits for somebody who may
     /// never answer.
-    pub(super) fn dismiss(self) {
+    pub fn dismiss(self) {
         let mut line = self.pool.lock();
         line.closed = true;
         line.jobs.clear();
@@ -164,5 +175,17 @@ mod tests {
         );
         threads.dismiss();
         assert!(pool.bring(Box::new(|| ())).is_err());
+    }
+
+    #[test]
+    fn what_was_brought_is_done_before_the_threads_are_finished() {
+        let (pool, threads) = Pool::start("test", 2, 100).unwrap();
+        let (tell, told) = mpsc::channel();
+        for number in 0..100 {
+            let tell = tell.clone();
+            pool.insist(Box::new(move || tell.send(number).unwrap()));
+        }
+        threads.finish();
+        assert_eq!(told.try_iter().count(), 100);
     }
 }
