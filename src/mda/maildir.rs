@@ -1,8 +1,8 @@
 //! mail.maildir(8): a message into a maildir.
 //!
-//! A [`Draft`] is written under `tmp/`; [`settle`] syncs it, renames it into `new/` and syncs
+//! A [`Draft`] is written under `tmp/`; [`settle()`] syncs it, renames it into `new/` and syncs
 //! `new/`, for any number of messages at once. So what shows in `new/` is whole and on disk, and
-//! what [`settle`] says is delivered stays so through a power cut. A draft that is dropped is
+//! what [`settle()`] says is delivered stays so through a power cut. A draft that is dropped is
 //! removed. Directories that exist keep their modes.
 
 mod settle;
