@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use crate::log::stat;
 use crate::queue::DiskFile;
+
+use super::layout;
 use crate::sys;
 use crate::sys::errno::strerror;
 use crate::sys::fs::Room;
@@ -173,7 +175,9 @@ impl Disk for RealDisk {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        sys::fs::sync_all(&self.root).map_err(|e| told("syncfs", Path::new("."), &e))
+        // One that the engine owns: the root of the spool it may pass through, but not open.
+        let room = Path::new(layout::BAGS);
+        sys::fs::sync_all(&self.root.join(room)).map_err(|e| told("syncfs", room, &e))
     }
 
     fn list(&self, path: &Path, each: &mut EachEntry<'_>) -> io::Result<()> {

@@ -41,7 +41,12 @@ impl Shared {
             match together {
                 Ok(()) => {}
                 // A sandbox may not allow it.
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+                    ) =>
+                {
                     in_parallel(lot, |msgid| self.unpack_these(&[*msgid]));
                 }
                 Err(error) => {
