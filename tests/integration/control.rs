@@ -5,11 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use crate::dice::Dice;
-use crate::support::{Setup, root_only, wait_for};
-
-fn text(output: &std::process::Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use crate::support::{Setup, root_only, text, wait_for};
 
 #[test]
 fn the_queue_is_listed_scheduled_and_removed() {

@@ -6,6 +6,7 @@ mod dice;
 mod support;
 
 mod aliases;
+mod bags;
 mod control;
 mod examples;
 mod explain;

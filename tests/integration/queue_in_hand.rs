@@ -1,13 +1,7 @@
 //! smtpctl(8), Selections: envelopes are found by what is known of them, and acted on.
 
-use std::process::Output;
-
 use crate::support::json::Json;
-use crate::support::{Instance, Setup, wait_for};
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use crate::support::{Instance, Setup, text, wait_for};
 
 fn said(daemon: &Instance, line: &str) -> String {
     let output = daemon.ctl(line.split(' '));

@@ -1,15 +1,10 @@
 //! smtpctl(8), trace, profile and trace message: what is done, for whom, and where time goes.
 
-use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
 use crate::relay::Host;
-use crate::support::{Client, Instance, Setup, wait_for};
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use crate::support::{Client, Instance, Setup, text, wait_for};
 
 fn ctl(daemon: &Instance, command: &str) -> String {
     let output = daemon.ctl(command.split(' '));

@@ -768,6 +768,11 @@ pub fn run(mut command: Command, input: &[u8]) -> Output {
     output
 }
 
+/// What a program has written to its standard output.
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Whether a process is there.
 pub fn alive(pid: u32) -> bool {
     processes::signal(pid, "0")
