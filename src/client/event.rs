@@ -6,8 +6,8 @@ use crate::util::Line;
 use super::reply::{Class, Reply};
 
 /// Something has happened. [`Event::Client`] and [`Event::Server`] are all that both sides say, in
-/// order; what a reply means follows it. A transaction begins with [`Event::Begin`] and ends with one
-/// [`Event::Commit`] or [`Event::Rollback`]; events of one stand between these two only.
+/// order; what a reply means follows it. A transaction begins with [`Event::Begin`] and ends with
+/// one [`Event::Commit`] or [`Event::Rollback`]; events of one stand between these two only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// We have said this line. What is secret is shown as `********`.

@@ -122,8 +122,8 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// The same with no phase longer than `most`, but for the reply to the final dot. Whoever gives up
-    /// there too early sends the message twice (RFC 1047), so it has five times as long.
+    /// The same with no phase longer than `most`, but for the reply to the final dot. Whoever gives
+    /// up there too early sends the message twice (RFC 1047), so it has five times as long.
     pub fn impatient(self, most: Duration) -> Timeouts {
         Timeouts {
             dot: self.dot.min(5 * most),
@@ -155,7 +155,8 @@ pub trait Content {
     /// Opens it at its first byte.
     fn open(&self) -> io::Result<Box<dyn Read + '_>>;
 
-    /// Reads it to see whether a byte of it is no ASCII. One that cannot be read to its end may have some.
+    /// Reads it to see whether a byte of it is no ASCII. One that cannot be read to its end may
+    /// have some.
     fn is_eight_bit(&self) -> bool {
         let mut buffer = vec![0; 64 * 1024];
         let Ok(mut content) = self.open() else {
@@ -189,7 +190,8 @@ pub struct Message<'a> {
     pub sender: MailAddr,
     /// Its length: what SIZE says, and what the peer's limit is compared with.
     pub size_bytes: Option<u64>,
-    /// Whether there may be bytes in it that are no ASCII, which a peer that offers 8BITMIME is told.
+    /// Whether there may be bytes in it that are no ASCII, which a peer that offers 8BITMIME is
+    /// told.
     pub eight_bit: bool,
     /// RET, for a peer that offers DSN.
     pub ret: Option<Ret>,

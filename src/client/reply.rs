@@ -10,7 +10,8 @@ use crate::mail::Status;
 use crate::smtp::find;
 use crate::util::Line;
 
-/// Bytes of a line, with its line end, from which on it is too long. RFC 5321 §4.5.3.1.5 allows 512.
+/// Bytes of a line, with its line end, from which on it is too long. RFC 5321 §4.5.3.1.5 allows
+/// 512.
 pub const LINE_TOO_LONG: usize = 2048;
 /// Lines of a reply.
 pub const MOST_LINES: usize = 128;

@@ -28,9 +28,9 @@ pub struct Opening<'a> {
 
 /// Who knows what is to be sent next.
 pub trait Follow {
-    /// The end of a message is about to be sent, and the server would take another one with it: which
-    /// one, if there is one. Whoever has named one goes on with it whatever the first has come to
-    /// ([`Session::transaction_with`]).
+    /// The end of a message is about to be sent, and the server would take another one with it:
+    /// which one, if there is one. Whoever has named one goes on with it whatever the first has
+    /// come to ([`Session::transaction_with`]).
     fn next(&mut self, offered: &Extensions) -> Option<(Message<'_>, Vec<Recipient>)>;
 }
 
@@ -90,8 +90,8 @@ impl Session {
         self.transaction_with(message, recipients, None)
     }
 
-    /// The same; `follow` may name another message to go out right behind this one. That one has to be the next:
-    /// if it is under way, its recipients are those that it was named with.
+    /// The same; `follow` may name another message to go out right behind this one. That one has to
+    /// be the next: if it is under way, its recipients are those that it was named with.
     pub fn transaction_with(
         &mut self,
         message: &Message<'_>,
@@ -286,7 +286,8 @@ impl Session {
         stream.flush()
     }
 
-    /// Sends the message, however long it is, in pieces; with its end the first commands of the next one.
+    /// Sends the message, however long it is, in pieces; with its end the first commands of the
+    /// next one.
     fn send(&mut self, from: &mut Text<'_>) {
         let times = *self.engine.timeouts();
         let slowest = Duration::from_secs(from.size.unwrap_or(0) / SLOWEST_BYTES_PER_S);

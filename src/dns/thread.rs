@@ -24,9 +24,8 @@ use super::settings::read_file;
 use super::{Confirmed, DnsError, DnsResult, Kind, Reply, Reverse, Settings, limits};
 
 /// Reaches the resolver from any thread. Calls never wait; what was found a moment ago is answered
-/// at once, in the caller's thread, and so is, with a temporary failure, what comes when the resolver
-/// has more to do than it may hold. The
-/// thread ends with its last handle.
+/// at once, in the caller's thread, and so is, with a temporary failure, what comes when the
+/// resolver has more to do than it may hold. The thread ends with its last handle.
 #[derive(Clone)]
 pub struct Handle(Arc<Cord>);
 

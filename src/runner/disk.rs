@@ -173,7 +173,8 @@ impl DiskWork {
             Workers::Threads { pool, office, .. } => {
                 let (tools, office) = (self.tools.clone(), office.clone());
                 pool.insist(Box::new(move || {
-                    // The runner may have stopped listening; what is on the disk is done all the same.
+                    // The runner may have stopped listening; what is on the disk is done all the
+                    // same.
                     let _ = office.results.send(perform(&tools, job));
                     office.alarm.call();
                 }));

@@ -1,7 +1,7 @@
 //! Wakes a loop that sleeps in mio, once for any number of calls.
 //!
-//! A loop that is awake looks for work before it sleeps, and nobody has to wake it: it arms the waker
-//! before that last look.
+//! A loop that is awake looks for work before it sleeps, and nobody has to wake it: it arms the
+//! waker before that last look.
 //!
 //! It is a socket pair and not `mio::Waker`: over poll(2), mio's own waker loses a wake-up that
 //! meets a registration in another thread, and a wake-up must not be lost.

@@ -125,8 +125,8 @@ impl Threads {
         }
     }
 
-    /// Ends the threads without that. One that is still busy is left to itself: it waits for somebody who may
-    /// never answer.
+    /// Ends the threads without that. One that is still busy is left to itself: it waits for
+    /// somebody who may never answer.
     pub fn dismiss(self) {
         let mut line = self.pool.lock();
         line.closed = true;

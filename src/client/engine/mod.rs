@@ -1,10 +1,11 @@
 //! The conversation without a connection: bytes in, actions out; no socket, no clock.
 //!
 //! [`Engine::action`] says what is to be done: write these bytes, read for so long, make the TLS
-//! handshake, send the message. Whoever does it reports back. Every reply belongs to a command
-//! in `expected`, in order, so that commands may run ahead of their replies where the server
-//! offers PIPELINING (RFC 2920); bytes that nothing was asked for end the session. There a message may
-//! also follow another ([`Engine::follow`]): its commands go out with the final dot of the one before.
+//! handshake, send the message. Whoever does it reports back. Every reply belongs to a command in
+//! `expected`, in order, so that commands may run ahead of their replies where the server offers
+//! PIPELINING (RFC 2920); bytes that nothing was asked for end the session. There a message may
+//! also follow another ([`Engine::follow`]): its commands go out with the final dot of the one
+//! before.
 
 mod hello;
 mod transaction;
@@ -65,7 +66,8 @@ pub struct Engine {
     greeting: Line,
     extensions: Extensions,
     transaction: Option<Transaction>,
-    /// The one before, from when its end is sent together with the first commands of this one until it is taken.
+    /// The one before, from when its end is sent together with the first commands of this one until
+    /// it is taken.
     before: Option<Transaction>,
     /// Whether the server does not cope with a message that follows another.
     out_of_step: bool,
@@ -428,8 +430,8 @@ impl Engine {
     }
 }
 
-/// How long a server that has answered the end of a message may take for the commands that followed it. One
-/// that has lost them will never answer, and nothing is lost by asking again.
+/// How long a server that has answered the end of a message may take for the commands that followed
+/// it. One that has lost them will never answer, and nothing is lost by asking again.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(30);
 
 const TOO_MUCH: &str = "Remote host sent too much data";

@@ -93,9 +93,9 @@ impl Engine {
         self.pump();
     }
 
-    /// Whether another transaction may be begun with the end of the message that is being sent (RFC 2920
-    /// §3.1: commands may follow the final dot). The server has to have taken a message on this connection, and
-    /// nothing may have gone wrong since.
+    /// Whether another transaction may be begun with the end of the message that is being sent (RFC
+    /// 2920 §3.1: commands may follow the final dot). The server has to have taken a message on
+    /// this connection, and nothing may have gone wrong since.
     pub fn can_follow(&self) -> bool {
         let most = self.extensions.mail_max.unwrap_or(usize::MAX);
         let whole = |transaction: &Transaction| !transaction.full;
@@ -111,9 +111,9 @@ impl Engine {
             && self.counts.refused == 0
     }
 
-    /// Begins a transaction behind the message that is being sent, if the server can take it so. The bytes are
-    /// to be sent with the final dot, then [`Engine::sent`] is called, and [`Engine::take`] once for each of
-    /// the two messages.
+    /// Begins a transaction behind the message that is being sent, if the server can take it so.
+    /// The bytes are to be sent with the final dot, then [`Engine::sent`] is called, and
+    /// [`Engine::take`] once for each of the two messages.
     pub fn follow(&mut self, message: &Message<'_>, recipients: Vec<Recipient>) -> Option<Vec<u8>> {
         if !self.can_follow()
             || self.unfit(message).is_some()
@@ -567,7 +567,8 @@ impl Transaction {
     pub(super) fn lost(&mut self, loss: &Loss, reused: bool) {
         let gone = matches!(loss, Loss::Closed | Loss::Reset(_));
         if self.is_ahead() || gone && reused && !self.heard {
-            // It was closed while it was idle, or before it came to this message; another one may do.
+            // It was closed while it was idle, or before it came to this message; another one may
+            // do.
             return self.put_off();
         }
         let text = Line::sanitize(loss.text().as_bytes());

@@ -90,8 +90,8 @@ impl Facts {
         }
     }
 
-    /// RFC 1870 section 5: the octets of the message with its line ends, which are CRLF there and LF in
-    /// the queue. Dots that are doubled do not count.
+    /// RFC 1870 section 5: the octets of the message with its line ends, which are CRLF there and
+    /// LF in the queue. Dots that are doubled do not count.
     fn read(mut text: impl Read, at_once: usize) -> io::Result<Facts> {
         let mut buffer = vec![0; at_once];
         let (mut size_bytes, mut last, mut eight_bit) = (0, b'\n', false);

@@ -123,8 +123,8 @@ const SESSIONS: usize = 1000;
 /// What a session may need of descriptors: its connection, the message, and what the TLS library or
 /// the system's resolver opens for a moment. Half of all are left to others.
 const DESCRIPTORS_EACH: usize = 2;
-/// Memory for the stack of a session's thread. What is not touched costs nothing, but OpenBSD counts
-/// it against the limit on data.
+/// Memory for the stack of a session's thread. What is not touched costs nothing, but OpenBSD
+/// counts it against the limit on data.
 const STACK_BYTES: usize = 512 * 1024;
 /// Events taken before actions are carried out.
 const DRAIN_MAX: usize = 256;

@@ -57,8 +57,8 @@ impl Teller {
         self.0.told.notify_one();
     }
 
-    /// Takes back what was told last, so many messages at most, as far as the session has not taken them;
-    /// says how many.
+    /// Takes back what was told last, so many messages at most, as far as the session has not taken
+    /// them; says how many.
     pub fn take_back(&self, most: usize) -> usize {
         let waiting = &mut self.0.lock().waiting;
         let mut count = 0;

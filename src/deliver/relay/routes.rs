@@ -29,10 +29,11 @@ pub const BURST: u64 = 5;
 /// How far apart connections are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// The administrator has set the delay: every connection that many seconds after the one before.
+    /// The administrator has set the delay: every connection that many seconds after the one
+    /// before.
     Strict(u64),
-    /// The default: that far apart on average, and [`BURST`] of them may come together. A connection
-    /// over which mail went does not count.
+    /// The default: that far apart on average, and [`BURST`] of them may come together. A
+    /// connection over which mail went does not count.
     Bursts(u64),
 }
 
@@ -152,8 +153,8 @@ pub struct Route {
     /// Whether a session has come as far as being ready for mail. What fails after that is no
     /// failure of the route.
     pub validated: bool,
-    /// Whether a transaction has come to its end there. Until then there is one connection at a time,
-    /// and it counts as one that may hang.
+    /// Whether a transaction has come to its end there. Until then there is one connection at a
+    /// time, and it counts as one that may hang.
     pub answers: bool,
     /// Whether messages may follow each other in one go.
     pub step: Step,

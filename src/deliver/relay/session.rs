@@ -49,7 +49,8 @@ pub struct Sent {
     pub next: Next,
     /// How long it took.
     pub time: Duration,
-    /// Whether the host kept step with a message that followed another in one go, when that has been seen.
+    /// Whether the host kept step with a message that followed another in one go, when that has
+    /// been seen.
     pub in_step: Option<bool>,
 }
 
@@ -289,7 +290,8 @@ impl Worker<'_> {
         let Some(reply) = &failure.reply else {
             return Outcome::temp(usual, said);
         };
-        // Another host, or the same one later, may think otherwise: it is temporary whatever it says.
+        // Another host, or the same one later, may think otherwise: it is temporary whatever it
+        // says.
         let status = reply
             .status()
             .map_or(usual, |said| Status { class: 4, ..said });

@@ -154,9 +154,9 @@ const LOSSES: [fn() -> Loss; 3] = [
     || Loss::Broken(line("Connection timeout")),
 ];
 
-/// Whatever the server answers, in pieces of whatever length, wherever it stops: the first message has one
-/// outcome, which is its own; each recipient of the second has an outcome of its own or is tried again; and
-/// nothing is delivered whose end was not sent and taken.
+/// Whatever the server answers, in pieces of whatever length, wherever it stops: the first message
+/// has one outcome, which is its own; each recipient of the second has an outcome of its own or is
+/// tried again; and nothing is delivered whose end was not sent and taken.
 #[test]
 fn no_message_is_lost_or_doubled_whatever_the_server_says() {
     for end in ENDS {
@@ -225,7 +225,8 @@ fn play(end: &str, mail: &str, said: &[u8], piece: usize, loss: fn() -> Loss) {
     if verdict(&second) == Some(Verdict::Delivered) {
         assert!(sent, "{what}");
     }
-    // MAIL that is refused may be refused for having come so early: that says nothing of the message.
+    // MAIL that is refused may be refused for having come so early: that says nothing of the
+    // message.
     if end_was_said && wanted != Verdict::TempFail && mail.starts_with('5') {
         assert!(second.is_empty(), "{what} {second:?}");
     }

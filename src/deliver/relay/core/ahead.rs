@@ -1,9 +1,10 @@
 //! What sessions are given before they are through with what they are sending.
 //!
-//! A session at work has the next messages of its relay at hand, so that it waits for nobody between
-//! two of them, and can send the first commands of one with the end of the other (RFC 2920). What it
-//! has not begun with is asked back for a session that has nothing to do. Whether a host copes with that
-//! is tried by one session at a time; where it does not, messages go one by one.
+//! A session at work has the next messages of its relay at hand, so that it waits for nobody
+//! between two of them, and can send the first commands of one with the end of the other (RFC
+//! 2920). What it has not begun with is asked back for a session that has nothing to do. Whether a
+//! host copes with that is tried by one session at a time; where it does not, messages go one by
+//! one.
 
 use std::time::Duration;
 
@@ -16,12 +17,13 @@ use crate::deliver::relay::routes::Step;
 
 use super::{Action, Arc, Core, Limit, Load, Phase, Relay, RelayId};
 
-/// Messages that a session has at hand besides the one that it sends: one that is begun with its end, and
-/// one more, as that may be all that is known of by then.
+/// Messages that a session has at hand besides the one that it sends: one that is begun with its
+/// end, and one more, as that may be all that is known of by then.
 pub const AHEAD_MAX: usize = 2;
 
 impl Core {
-    /// Gives messages that wait to sessions at work. Those that are idle or opened for them come first.
+    /// Gives messages that wait to sessions at work. Those that are idle or opened for them come
+    /// first.
     pub(super) fn look_ahead(&mut self, id: RelayId) {
         for count in 0..AHEAD_MAX {
             let Some(relay) = self.relays.get(&id).filter(|relay| !relay.tasks.is_empty()) else {

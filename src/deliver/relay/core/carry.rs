@@ -352,8 +352,8 @@ impl Core {
         self.wake(before);
     }
 
-    /// A session is over. Recipients that it had and did not settle are tried elsewhere; it tells of
-    /// the others itself, by [`Core::done`].
+    /// A session is over. Recipients that it had and did not settle are tried elsewhere; it tells
+    /// of the others itself, by [`Core::done`].
     pub fn ended(&mut self, id: SessionId, end: End, now: Timestamp) {
         self.take_back_ahead(id);
         let Some(session) = self.sessions.remove(id) else {
@@ -422,8 +422,8 @@ impl Core {
         }
     }
 
-    /// Takes a session that is over out of everything that counts it. One that was of use, though nothing
-    /// was delivered, leaves no trace either.
+    /// Takes a session that is over out of everything that counts it. One that was of use, though
+    /// nothing was delivered, leaves no trace either.
     fn close(&mut self, session: &Session, id: SessionId, end: &End, now: Timestamp) {
         let of_use = session.messages == 0 && session.transactions > 0 && *end == End::Quit;
         self.each_count(session.counted(), |connections, pace| {

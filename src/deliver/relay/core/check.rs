@@ -119,8 +119,8 @@ impl Core {
         }
     }
 
-    /// Only who is at work has something at hand, no more than is of use, and not from a host that has lost
-    /// step before; until one has kept it, one session tries.
+    /// Only who is at work has something at hand, no more than is of use, and not from a host that
+    /// has lost step before; until one has kept it, one session tries.
     fn check_ahead(&self) {
         for (id, session) in self.sessions.iter() {
             if session.ahead.is_empty() {

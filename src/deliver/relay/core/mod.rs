@@ -15,8 +15,8 @@
 //! ```
 //!
 //! A call marks the relays that it concerns (`wake`) and the limits under which it made room
-//! (`Waiting::free`), and then does the `work`: marked relays `advance`, and whoever is first in the
-//! line of such a limit has his turn, until nothing is left to do.
+//! (`Waiting::free`), and then does the `work`: marked relays `advance`, and whoever is first in
+//! the line of such a limit has his turn, until nothing is left to do.
 //!
 //! Promises: a connection is opened for one message, which nobody else takes unless the connection
 //! is slow to come about (`overdue`, once a minute and host): so nobody is troubled by connections
@@ -120,8 +120,8 @@ pub enum Action {
     Open(Box<Start>),
     /// Send this, after what it has been given before; [`Core::done`].
     Send(SessionId, Arc<Load>),
-    /// Give back so many of the messages that it was told to send last, as far as it has not begun with them;
-    /// [`Core::recalled`].
+    /// Give back so many of the messages that it was told to send last, as far as it has not begun
+    /// with them; [`Core::recalled`].
     Recall(SessionId, usize),
     /// End a session; [`Core::ended`].
     Quit(SessionId),

@@ -1160,7 +1160,8 @@ fn only_connections_that_come_to_nothing_are_paced() {
     assert_eq!(world.started.len(), 1);
 }
 
-// RFC 5321 section 3.8: 421 may come at any time, and hosts close connections that they have served.
+// RFC 5321 section 3.8: 421 may come at any time, and hosts close connections that they have
+// served.
 #[test]
 fn a_host_that_ends_a_session_it_has_served_is_connected_to_again_at_once() {
     let mut world = plain();

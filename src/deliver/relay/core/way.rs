@@ -1,4 +1,5 @@
-//! Which way a relay can go: from which source, to which address, or over which session that is idle.
+//! Which way a relay can go: from which source, to which address, or over which session that is
+//! idle.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

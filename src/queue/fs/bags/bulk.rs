@@ -1,4 +1,5 @@
-//! Unpacking everything: at a clean stop, or for an administrator who goes back to an older version.
+//! Unpacking everything: at a clean stop, or for an administrator who goes back to an older
+//! version.
 //!
 //! Where the system can sync all of a file system at once, many messages share three syncs: of
 //! their files and directories, of their places in `queue`, and of the marks in their bags.
