@@ -22,7 +22,9 @@ use crate::util::{Line, Live, Timestamp};
 
 use super::*;
 
+mod bounds;
 mod control;
+mod questions;
 
 use control::{answer, ask};
 
@@ -331,113 +333,6 @@ const HELP_LINES: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
-fn who_only_talks_does_not_wait_behind_a_slow_disk() {
-    // RFC 5321 §4.5.3.2.1: a new session's banner comes at once, whoever delivers meanwhile.
-    let server = Server::start(Limits::default());
-    server.book.change(|told| told.commits_wait = true);
-    let mut writers: Vec<Client> = (0..100).map(|_| server.greeted()).collect();
-    for client in &mut writers {
-        client.data();
-        client.say("a: message\r\n.\r\n");
-    }
-    drop(server.book.wait(|told| told.waiting == 16));
-    server.greeted().hello("x");
-    server.book.change(|told| told.is_open = true);
-    for client in &mut writers {
-        assert!(client.line().starts_with("250 2.0.0 "));
-        client.hello("y");
-    }
-    assert_eq!(server.book.told.lock().unwrap().committed.len(), 100);
-}
-
-#[test]
-fn slow_answers_to_some_delay_nobodys_banner() {
-    // A .forward or a password that takes its time is asked for elsewhere: with more open
-    // questions than there are threads for them, new sessions are greeted, and old ones go on.
-    let server = Server::start(Limits::default());
-    let mut slow: Vec<Client> = (0..40).map(|_| server.greeted()).collect();
-    for client in &mut slow {
-        client.hello("client.example");
-        assert_eq!(client.ask("MAIL FROM:<a@example.net>"), "250 2.0.0 Ok");
-        client.say("RCPT TO:<slow@example.org>\r\nNOOP\r\n");
-    }
-    drop(server.book.wait(|told| told.waiting == 16));
-    for _ in 0..20 {
-        server.greeted().hello("new.example");
-    }
-    server.book.change(|told| told.is_open = true);
-    for client in &mut slow {
-        assert!(client.line().starts_with("250 2.1.5 "));
-        assert_eq!(client.line(), "250 2.0.0 Ok");
-    }
-}
-
-#[test]
-fn a_question_that_takes_too_long_is_a_451_and_its_answer_finds_nobody() {
-    let server = Server::start(Limits {
-        lookup: Duration::from_millis(50),
-        ..Limits::default()
-    });
-    let mut client = server.greeted();
-    client.hello("client.example");
-    assert_eq!(client.ask("MAIL FROM:<a@example.net>"), "250 2.0.0 Ok");
-    let refusal = "451 4.3.0 Temporary failure: <slow@example.org>";
-    assert_eq!(client.ask("RCPT TO:<slow@example.org>"), refusal);
-    assert!(client.ask("DATA").starts_with("503 "), "no recipient");
-    server.book.change(|told| told.is_open = true);
-    drop(server.book.wait(|told| told.waiting == 0));
-    assert!(client.ask("DATA").starts_with("503 "), "still none");
-    // A busy machine may not manage in the time that is allowed here.
-    until("the recipient is taken", || {
-        client.ask("RCPT TO:<slow@example.org>").starts_with("250 ")
-    });
-}
-
-#[test]
-fn a_message_that_becomes_durable_after_its_refusal_is_taken_back() {
-    // RFC 5321 §4.2.5: after a 4xx the client keeps the message and sends it again.
-    let server = Server::start(Limits {
-        store: Duration::from_millis(50),
-        ..Limits::default()
-    });
-    server.book.change(|told| told.commits_wait = true);
-    let mut client = server.greeted();
-    client.data();
-    assert_eq!(client.ask("a: b\r\n."), "451 4.3.0 Temporary failure");
-    client.hello("again.example");
-    server.book.change(|told| told.is_open = true);
-    let told = server.book.wait(|told| told.withdrawn.len() == 1);
-    assert!(told.committed.is_empty());
-}
-
-#[test]
-fn a_peer_that_hangs_up_while_its_question_is_open_leaves_nothing() {
-    let server = Server::slow(Limits::default(), |listening| {
-        listening.hostnames = Some(HostNames {
-            table: "names".to_owned(),
-            bound: Peer::Local,
-        });
-    });
-    // Before its banner, and with a question about its recipient.
-    drop(server.connect());
-    drop(server.book.wait(|told| told.waiting == 1));
-    server.book.change(|told| told.is_open = true);
-    server.book.closed(|closed| closed.len() == 1);
-    let mut client = server.connect();
-    assert_eq!(client.line(), "220 other.example.org ESMTP OpenSMTPD");
-    client.say("HELO x\r\nMAIL FROM:<>\r\n");
-    client.line();
-    client.line();
-    server.book.change(|told| told.is_open = false);
-    client.say("RCPT TO:<slow@example.org>\r\n");
-    drop(server.book.wait(|told| told.waiting == 1));
-    drop(client);
-    server.book.change(|told| told.is_open = true);
-    let closed = server.book.closed(|closed| closed.len() == 2);
-    assert!(closed.iter().all(|(_, why)| *why != Disconnect::Quit));
-}
-
-#[test]
 fn a_large_message_goes_to_the_disk_in_parts() {
     // The text of a message leaves memory while it comes, in threads that may wait for the disk.
     let server = Server::start(Limits::default());
@@ -495,59 +390,6 @@ fn pipelined_commands_are_answered_in_order_however_the_bytes_are_split() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_not_fed_and_loses_nothing() {
-    // A session gets no input while its replies wait; memory stays bounded by one reply.
-    let server = Server::start(Limits::default());
-    let mut client = server.greeted();
-    client.hello("deaf.example");
-    const TIMES: usize = 9_000;
-    let mut writer = client.0.get_ref().try_clone().unwrap();
-    let thread = std::thread::spawn(move || {
-        writer
-            .write_all("HELP\r\n".repeat(TIMES).as_bytes())
-            .unwrap();
-        writer.write_all(b"HELO behind\r\n").unwrap();
-    });
-    let mut other = server.greeted();
-    other.hello("quick");
-    for _ in 0..TIMES * HELP_LINES {
-        assert!(client.line().starts_with("214"));
-    }
-    assert_eq!(client.line(), hello("behind"));
-    thread.join().unwrap();
-}
-
-#[test]
-fn a_busy_client_does_not_keep_others_waiting() {
-    // RFC 2920 lets a client send commands without end, but none may keep a worker: a busy session
-    // gives way after a bounded number of turns, and of milliseconds.
-    let server = Server::start(Limits::default());
-    let busy: Vec<_> = (0..8)
-        .map(|number| {
-            let mut client = server.greeted();
-            std::thread::spawn(move || {
-                client.data();
-                let line = if number % 2 == 0 {
-                    "x\r\n"
-                } else {
-                    "no field\r\n"
-                };
-                let chunk = line.repeat((1 << 20) / line.len());
-                (0..16).for_each(|_| client.say(&chunk));
-                client.say(".\r\n");
-                client.line()
-            })
-        })
-        .collect();
-    for _ in 0..50 {
-        server.greeted().hello("on");
-    }
-    for thread in busy {
-        assert!(thread.join().unwrap().starts_with("55"));
-    }
-}
-
-#[test]
 fn peers_that_vanish_end_their_sessions_with_the_reason() {
     // OpenSMTPD logs reason=disconnect when the client closed, reason=io-error when the socket
     // failed.
@@ -579,72 +421,6 @@ fn peers_that_vanish_end_their_sessions_with_the_reason() {
 }
 
 #[test]
-fn a_silent_peer_is_told_and_dropped_and_one_that_speaks_is_not() {
-    // RFC 5321 §3.8, §4.5.3.2: 421 and close after a time-out; any progress starts it anew.
-    let server = Server::start(Limits {
-        inactivity: Duration::from_millis(600),
-        ..Limits::default()
-    });
-    let mut silent = server.greeted();
-    let mut slow = server.greeted();
-    let thread = std::thread::spawn(move || {
-        let begin = Instant::now();
-        let mut replies = 0;
-        while begin.elapsed() < Duration::from_millis(1500) {
-            slow.hello("here");
-            std::thread::park_timeout(Duration::from_millis(1));
-            replies += 1;
-        }
-        replies
-    });
-    assert_eq!(silent.line(), TIMEOUT);
-    assert_eq!(silent.line(), "");
-    assert!(thread.join().unwrap() > 1);
-    let closed = server.book.closed(|closed| closed.len() == 2);
-    assert_eq!(closed[0].1, Disconnect::Timeout);
-    assert_eq!(closed[1].1, Disconnect::Hangup);
-}
-
-#[test]
-fn a_peer_that_trickles_without_end_is_dropped() {
-    // RFC 5321 §4.5.3.2.7: we wait five minutes for a command, not for its bytes one by one.
-    let server = Server::start(Limits {
-        stall: Duration::from_millis(500),
-        ..Limits::default()
-    });
-    let mut client = server.greeted();
-    client.0.get_ref().set_nodelay(true).unwrap();
-    let begin = Instant::now();
-    let mut peeked = [0];
-    client.0.get_ref().set_nonblocking(true).unwrap();
-    while client.0.get_ref().peek(&mut peeked).is_err() {
-        assert!(begin.elapsed() < PATIENCE);
-        let _ = client.0.get_mut().write(b"x");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
-    client.0.get_ref().set_nonblocking(false).unwrap();
-    assert_eq!(client.line(), TIMEOUT);
-    assert!(begin.elapsed() >= Duration::from_millis(400));
-}
-
-#[test]
-fn a_dead_name_server_holds_the_banner_up_for_a_bounded_time() {
-    // OpenSMTPD waits as long as the resolver does; we go on without a name.
-    let server = Server::with_hosts(
-        Limits {
-            resolve: Duration::from_millis(100),
-            ..Limits::default()
-        },
-        "",
-    );
-    let mut client = server.connect();
-    assert_eq!(client.line(), BANNER);
-    assert_eq!(server.book.told.lock().unwrap().names, [None]);
-    drop(server.connect());
-    server.book.closed(|closed| closed.len() == 1);
-}
-
-#[test]
 fn pausing_stops_new_sessions_and_leaves_old_ones_alone() {
     // smtpctl(8), pause smtp: existing sessions go on, submissions are refused.
     let server = Server::start(Limits::default());
@@ -671,119 +447,6 @@ fn pausing_stops_new_sessions_and_leaves_old_ones_alone() {
     server.mailbox.pause(false);
     assert!(waiting.line().starts_with("220 "));
     assert_eq!(ask(&mut control, &Ask::Submit), Some(Answer::Ok));
-}
-
-#[test]
-fn one_source_gets_so_many_sessions_and_no_more() {
-    // RFC 5321 §3.8: a server that has to close says 421. One address cannot have all sessions.
-    let server = Server::start(Limits {
-        sessions_per_loopback: 3,
-        ..Limits::default()
-    });
-    let mut held: Vec<Client> = (0..3).map(|_| server.greeted()).collect();
-    let mut excess = server.connect();
-    assert!(excess.line().starts_with("421 4.7.0 "));
-    assert_eq!(excess.line(), "");
-    assert_eq!(held[0].ask("QUIT"), BYE);
-    until("a place is free", || {
-        server.connect().line().starts_with("220 ")
-    });
-}
-
-#[test]
-fn the_session_limit_leaves_clients_in_the_backlog() {
-    // OpenSMTPD disables its listeners until there is room; so do we.
-    let server = Server::start(Limits {
-        sessions: 2,
-        ..Limits::default()
-    });
-    let mut first = server.greeted();
-    let _second = server.greeted();
-    let mut third = server.connect();
-    third
-        .0
-        .get_ref()
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .unwrap();
-    assert!(third.0.fill_buf().is_err());
-    third.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
-    // Local submission is counted, and not limited by this.
-    let mut local = server.control();
-    assert_eq!(ask(&mut local, &Ask::Submit), Some(Answer::Ok));
-    drop(local);
-    assert_eq!(first.ask("QUIT"), BYE);
-    assert!(third.line().starts_with("220 "));
-}
-
-#[test]
-fn descriptors_that_run_out_are_a_pause_and_not_an_end() {
-    // accept(2), EMFILE: the listeners rest until it is over. Runs in a process of its own that may
-    // have few descriptors.
-    if std::env::var_os("ACCEPT_FEW_DESCRIPTORS").is_some() {
-        return few_descriptors();
-    }
-    let output = Command::new("/bin/sh")
-        .args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""])
-        .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "--nocapture",
-            "accept::tests::descriptors_that_run_out_are_a_pause_and_not_an_end",
-        ])
-        .env("ACCEPT_FEW_DESCRIPTORS", "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}");
-    for line in [
-        "Disabling incoming SMTP connections: ",
-        "smtp: fd exhaustion over, re-enabling incoming connections",
-    ] {
-        let count = text.lines().filter(|said| said.contains(line)).count();
-        assert!((1..=3).contains(&count), "{count} times {line}: {text}");
-    }
-}
-
-fn few_descriptors() {
-    // Each client takes two of this process's descriptors, its own and the server's.
-    let server = Server::start(Limits {
-        retry: Duration::from_millis(50),
-        descriptors: 64,
-        ..Limits::default()
-    });
-    // With its first client it has all the descriptors that it needs for itself.
-    let _first = server.greeted();
-    let mut taken = Vec::new();
-    while let Ok(file) = std::fs::File::open("/") {
-        taken.push(file);
-    }
-    // Room for a client, and none for the server.
-    taken.pop();
-    let mut client = server.connect();
-    client
-        .0
-        .get_ref()
-        .set_read_timeout(Some(Duration::from_millis(200)))
-        .unwrap();
-    assert!(client.0.fill_buf().is_err(), "it waits in the backlog");
-    taken.clear();
-    client.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
-    assert!(client.line().starts_with("220 "));
-    let free = {
-        let mut clients = Vec::new();
-        // The reserve is refused with 421, before the table is full.
-        loop {
-            let mut client = server.connect();
-            if client.line().starts_with("421 4.3.2 ") {
-                break clients.len();
-            }
-            clients.push(client);
-        }
-    };
-    assert!(free > 5, "{free}");
-    until("there is room again", || {
-        server.connect().line().starts_with("220 ")
-    });
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! One message: MAIL, RCPT for each recipient, DATA, the message, and whose outcome each reply is.
 
-use crate::mail::{EvpId, MailAddr, MsgId, Outcome, Remote, Ret, Status, Verdict};
+mod command;
+mod outcomes;
+
+use crate::mail::{EvpId, MsgId, Outcome, Remote, Status, Verdict};
 use crate::util::Line;
 
 use super::super::event::Event;
@@ -8,6 +11,9 @@ use super::super::extensions::{Extensions, Size};
 use super::super::order::{Message, Recipient, Transacted};
 use super::super::reply::{Class, Reply};
 use super::{Engine, Expect, Loss, State, TOO_MUCH};
+
+use self::command::{is_path, mail, path, rcpt};
+use self::outcomes::{failed, is_too_many, outcome, too_many_refused};
 
 /// Most recipients of a transaction. RFC 5321 §4.5.3.1.8: any server takes a hundred.
 const RCPT_MAX: usize = 100;
@@ -587,118 +593,4 @@ impl Transaction {
                 .collect(),
         }
     }
-}
-
-fn too_many_refused() -> Outcome {
-    let text = Line::sanitize(b"Too many consecutive errors, closing connection");
-    Outcome::temp(Status::new(4, 5, 3), text)
-}
-
-/// The outcome that a reply to the end of the message is.
-fn outcome(reply: &Reply, remote: &Remote) -> Outcome {
-    match reply.class() {
-        Class::Done => Outcome {
-            verdict: Verdict::Delivered,
-            status: reply.status().unwrap_or(Status::new(2, 0, 0)),
-            text: reply.text().clone(),
-            remote: None,
-        }
-        .by(remote.clone()),
-        _ => failed(reply, remote),
-    }
-}
-
-/// The outcome of a command that was not accepted: class 5 is for good, all else is temporary.
-fn failed(reply: &Reply, remote: &Remote) -> Outcome {
-    let text = reply.text().clone();
-    let failure = match (reply.class(), reply.status()) {
-        (Class::Never, status) => Outcome::perm(status.unwrap_or(Status::new(5, 0, 0)), text),
-        (Class::NotNow, Some(status)) => Outcome::temp(status, text),
-        _ => Outcome::temp(Status::new(4, 0, 0), text),
-    };
-    failure.by(remote.clone())
-}
-
-/// RFC 5321 §4.5.3.1.10: 452, or 552 of old, is "too many recipients" unless the enhanced code says
-/// that it is something else.
-fn is_too_many(reply: &Reply) -> bool {
-    let said = |status: Status| (status.subject, status.detail) == (5, 3);
-    matches!(reply.code(), 452 | 552) && reply.status().is_none_or(said)
-}
-
-fn mail(message: &Message<'_>, recipients: &[Recipient], extensions: &Extensions) -> String {
-    let mut line = format!("MAIL FROM:<{}>", path(&message.sender));
-    if let (Some(_), Some(size)) = (extensions.size, message.size_bytes) {
-        line.push_str(&format!(" SIZE={size}"));
-    }
-    // RFC 6152 §2: for content that needs it; some servers hand on, or refuse, what is declared so.
-    // A server that does not offer it is sent such bytes as they are, as everybody does.
-    if extensions.eight_bit && message.eight_bit {
-        line.push_str(" BODY=8BITMIME");
-    }
-    let ascii = message.sender.to_string().is_ascii() && recipients.iter().all(|r| r.to.is_ascii());
-    if extensions.utf8 && !ascii {
-        line.push_str(" SMTPUTF8");
-    }
-    if extensions.dsn {
-        match message.ret {
-            Some(Ret::Full) => line.push_str(" RET=FULL"),
-            Some(Ret::Hdrs) => line.push_str(" RET=HDRS"),
-            None => {}
-        }
-        parameter(&mut line, "ENVID", message.envid.as_deref());
-    }
-    line
-}
-
-/// A reverse-path. Without a domain, which LMTP may see, it is the user alone.
-fn path(sender: &MailAddr) -> String {
-    match sender.domain().is_empty() {
-        true => sender.user().to_owned(),
-        false => sender.to_string(),
-    }
-}
-
-fn rcpt(recipient: &Recipient, extensions: &Extensions) -> String {
-    let mut line = format!("RCPT TO:<{}>", recipient.to);
-    if extensions.dsn {
-        let notify = recipient.notify.to_string();
-        parameter(
-            &mut line,
-            "NOTIFY",
-            Some(&notify).filter(|n| !n.is_empty()).map(String::as_str),
-        );
-        parameter(&mut line, "ORCPT", recipient.orcpt.as_deref());
-    }
-    line
-}
-
-/// Appends a parameter whose value can be one (RFC 5321 §4.1.2, esmtp-value).
-fn parameter(line: &mut String, name: &str, value: Option<&str>) {
-    if let Some(value) = value
-        && !value.is_empty()
-        && value.bytes().all(|byte| byte.is_ascii_graphic())
-    {
-        line.push_str(&format!(" {name}={value}"));
-    }
-}
-
-/// Whether `text` can stand between `<` and `>` without ending the path or the command early.
-fn is_path(text: &str) -> bool {
-    let (mut quoted, mut escaped) = (false, false);
-    text.chars().all(|c| {
-        let fits = match c {
-            _ if c.is_control() => false,
-            _ if escaped => true,
-            '<' | '>' | ' ' => quoted,
-            _ => true,
-        };
-        (quoted, escaped) = match c {
-            _ if escaped => (quoted, false),
-            '\\' => (quoted, quoted),
-            '"' => (!quoted, false),
-            _ => (quoted, false),
-        };
-        fits
-    }) && !quoted
 }

@@ -1,0 +1,290 @@
+//! Which host mail goes to, and from which address.
+
+use super::*;
+
+#[test]
+fn what_the_name_server_says_decides_in_the_words_of_the_manual() {
+    // smtpd(8): NXDOMAIN and a null MX are for good, what a name server does not say is not.
+    type Case = (fn(&mut World), Verdict, &'static str);
+    let cases: [Case; 8] = [
+        (
+            |w| w.fails("d.example", DnsError::NoName),
+            PERM,
+            "Domain does not exist",
+        ),
+        (
+            |w| w.fails("d.example", DnsError::TempFail),
+            TEMP,
+            "Temporary failure in MX lookup",
+        ),
+        (
+            |w| w.mx("d.example", &[(0, ".")]),
+            PERM,
+            "Domain does not accept mail",
+        ),
+        (
+            |w| w.mx("d.example", &[(10, "localhost")]),
+            PERM,
+            "Domain does not accept mail",
+        ),
+        (
+            |w| w.mx("d.example", &[(10, "a.example")]),
+            TEMP,
+            "No MX found for domain",
+        ),
+        (|_| {}, TEMP, "No MX found for domain"),
+        (
+            |w| {
+                w.mx("d.example", &[(10, "us.example"), (20, "b.example")]);
+                w.a("us.example", &["192.0.2.9"]);
+                w.a("b.example", &["192.0.2.2"]);
+            },
+            PERM,
+            "Mail for domain loops back to this host",
+        ),
+        (
+            |w| {
+                let many: Vec<(u16, String)> =
+                    (0..5000).map(|n| (n, format!("m{n}.example"))).collect();
+                let many: Vec<(u16, &str)> = many.iter().map(|(n, m)| (*n, m.as_str())).collect();
+                w.mx("d.example", &many);
+            },
+            TEMP,
+            "No MX found for domain",
+        ),
+    ];
+    for (prepare, verdict, text) in cases {
+        let mut world = plain();
+        prepare(&mut world);
+        world.offer("bob@D.example");
+        assert_eq!(world.only_outcome(), (verdict, text.to_owned()));
+        assert_eq!(
+            world.lines,
+            [format!(
+                "smtp-out: Failed to resolve MX for [relay:d.example,smtp]: {text}"
+            )]
+        );
+        assert!(world.core.relays.is_empty() && world.core.domains.is_empty());
+    }
+    let mut world = plain();
+    world.offer("bob@-bad..name");
+    assert_eq!(
+        world.only_outcome(),
+        (PERM, "Invalid domain name".to_owned())
+    );
+}
+
+#[test]
+fn exchangers_are_tried_by_preference_and_equals_in_random_order() {
+    // RFC 5321 §5.1.
+    let mut firsts = BTreeSet::new();
+    for _ in 0..40 {
+        let mut world = plain();
+        world.mx(
+            "d.example",
+            &[(20, "c.example"), (10, "a.example"), (10, "b.example")],
+        );
+        world.a("a.example", &["192.0.2.1"]);
+        world.a("b.example", &["192.0.2.2"]);
+        world.a("c.example", &["192.0.2.3"]);
+        world.offer("bob@d.example");
+        world.refused(0);
+        world.refused(1);
+        world.refused(2);
+        let tried = world.addresses();
+        assert_eq!((tried.len(), tried[2].as_str()), (3, "192.0.2.3"));
+        firsts.insert(tried[0].clone());
+        assert_eq!(world.only_outcome(), (TEMP, REFUSED.to_owned()));
+    }
+    assert_eq!(firsts.len(), 2);
+}
+
+#[test]
+fn a_refused_connection_is_told_as_the_manual_shows() {
+    // smtpd(8): the route is disabled, nothing is left, the mail is put off at once.
+    let mut world = plain();
+    world.a("example.com", &["192.0.2.25"]);
+    world.offer("bob@example.com");
+    assert_eq!(world.started[0].to.to_string(), "192.0.2.25:25");
+    world.refused(0);
+    assert_eq!(world.only_outcome(), (TEMP, REFUSED.to_owned()));
+    world.pass(15);
+    assert_eq!(
+        world.lines,
+        [
+            "smtp-out: Disabling route [] <-> 192.0.2.25 for 15s",
+            "smtp-out: No valid route for [connector:[]->[relay:example.com,smtp],0x0]",
+            "smtp-out: Enabling route [] <-> 192.0.2.25",
+        ]
+    );
+    // What comes while the route is disabled fails without an attempt.
+    let mut world = plain();
+    world.a("example.com", &["192.0.2.25"]);
+    world.offer("bob@example.com");
+    world.refused(0);
+    world.offer("bob@example.com");
+    assert_eq!((world.started.len(), world.outcomes().len()), (1, 2));
+    assert!(world.core.relays.is_empty());
+}
+
+#[test]
+fn both_families_are_tried_in_one_attempt_and_limits_choose_one() {
+    let mut world = plain();
+    world.core.own = Own::new(&["2001:db8::9".parse().unwrap()], &[]);
+    world.a("d.example", &["192.0.2.1", "2001:db8::1"]);
+    world.offer("bob@d.example");
+    world.refused(0);
+    assert_eq!(world.addresses(), ["2001:db8::1", "192.0.2.1"]);
+    world.ready(world.started[1].id);
+    assert_eq!(world.sent.len(), 1);
+    // smtpd.conf(5), mta limit inet6.
+    let mut world = World::new("mta limit inet6\naction \"out\" relay");
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    assert_eq!(
+        world.only_outcome(),
+        (
+            TEMP,
+            "Address family mismatch on destination MXs".to_owned()
+        )
+    );
+    assert_eq!(
+        world.lines,
+        ["smtp-out: Address family mismatch on [connector:[]->[relay:d.example,smtp],0x0]"]
+    );
+}
+
+#[test]
+fn a_backup_relays_only_to_exchangers_that_are_preferred_to_it() {
+    // smtpd.conf(5), relay backup.
+    let conf = "action \"out\" relay backup mx mx2.example";
+    let mut world = World::new(conf);
+    world.mx(
+        "d.example",
+        &[
+            (10, "mx1.example"),
+            (20, "MX2.example"),
+            (30, "mx3.example"),
+        ],
+    );
+    for (name, addr) in [
+        ("mx1", "192.0.2.1"),
+        ("MX2", "192.0.2.2"),
+        ("mx3", "192.0.2.3"),
+    ] {
+        world.a(&format!("{name}.example"), &[addr]);
+    }
+    world.offer("bob@d.example");
+    world.refused(0);
+    assert_eq!(world.addresses(), ["192.0.2.1"]);
+    let mut world = World::new(conf);
+    world.mx("d.example", &[(20, "mx2.example")]);
+    world.a("mx2.example", &["192.0.2.2"]);
+    world.offer("bob@d.example");
+    assert_eq!(
+        world.only_outcome(),
+        (TEMP, "No MX found for destination".to_owned())
+    );
+    let mut world = World::new(conf);
+    world.mx("d.example", &[(20, "other.example")]);
+    world.a("other.example", &["192.0.2.2"]);
+    world.offer("bob@d.example");
+    assert_eq!(world.addresses(), ["192.0.2.2"]);
+    assert_eq!(
+        world.lines,
+        ["Couldn't find backup preference for [relay:d.example,smtp,backup=mx2.example]: error 4"]
+    );
+}
+
+#[test]
+fn smarthosts_come_from_tables_and_fail_in_the_words_of_the_manual() {
+    let smtp = |url: &str| Ok(RelayHost::parse(url).unwrap());
+    let mut world = World::new("action \"out\" relay host { \"x\" }");
+    world
+        .smarthosts
+        .insert(String::new(), smtp("smtp://[192.0.2.7]:2525"));
+    world.offer("bob@d.example");
+    assert_eq!(world.started[0].to.to_string(), "192.0.2.7:2525");
+    let mut world = World::new("action \"out\" relay domain { \"a\" = \"b\" }");
+    world
+        .smarthosts
+        .insert("d.example".to_owned(), smtp("lmtp://lmtp.example:24"));
+    world.offer("bob@D.example");
+    assert_eq!(world.only_outcome(), (TEMP, "Host not found".to_owned()));
+    world.offer("bob@other.example");
+    assert!(
+        world.lines[1].starts_with("Failed to retrieve smarthost for envelope 0000000200000001")
+    );
+    assert_eq!(world.outcomes()[1].1, "Cannot retrieve smarthost");
+    let bad = Err(BadSmarthost::Url(line("tls://x")));
+    world.smarthosts.insert("bad.example".to_owned(), bad);
+    world.offer("bob@bad.example");
+    assert_eq!(world.outcomes()[2].1, "Cannot parse smarthost");
+}
+
+#[test]
+fn sources_are_drawn_until_one_works_and_no_longer() {
+    // smtpd.conf(5), relay src.
+    let conf = "action \"out\" relay src { \"192.0.2.100\", \"2001:db8::100\" }";
+    let mut world = World::new(conf);
+    world.core.own = Own::new(&["2001:db8::9".parse().unwrap()], &[]);
+    world.sources = ["192.0.2.100", "2001:db8::100"]
+        .map(|addr| Some(addr.parse().unwrap()))
+        .to_vec();
+    world.a("d.example", &["192.0.2.1", "2001:db8::1"]);
+    world.offer("bob@d.example");
+    assert_eq!(world.addresses(), ["192.0.2.1"]);
+    world.refused(0);
+    assert_eq!(world.addresses(), ["192.0.2.1", "2001:db8::1"]);
+    world.refused(1);
+    assert_eq!(world.only_outcome(), (TEMP, REFUSED.to_owned()));
+    let mut world = World::new(conf);
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    assert_eq!(
+        world.only_outcome(),
+        (TEMP, "Could not retrieve source address".to_owned())
+    );
+    assert!(world.lines[0].starts_with("Failed to get source address for [relay:d.example,"));
+    // One that this host does not have.
+    let mut world = World::new(conf);
+    world.sources = vec![Some("192.0.2.100".parse().unwrap())];
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    let id = world.started[0].id;
+    world.ended(id, End::Source(line("Cannot assign requested address")));
+    assert_eq!(
+        world.only_outcome(),
+        (
+            TEMP,
+            "No valid route to destination: Cannot assign requested address".to_owned()
+        )
+    );
+    assert_eq!(
+        world.lines,
+        ["smtp-out: Error on 192.0.2.100 <-> 192.0.2.1: Cannot assign requested address"]
+    );
+}
+
+#[test]
+fn a_blocked_source_is_not_used_until_it_is_resumed() {
+    // smtpctl(8), pause mta from.
+    let mut world = World::new("action \"out\" relay src { \"192.0.2.100\" }");
+    let addr = "192.0.2.100".parse().unwrap();
+    world.sources = vec![Some(addr)];
+    world.a("d.example", &["192.0.2.1"]);
+    assert!(world.core.block(addr, "D.example", true, T0));
+    assert!(!world.core.block(addr, "d.example", true, T0));
+    assert_eq!(
+        world.core.list(Listing::Blocks, T0),
+        ["192.0.2.100 -> d.example"]
+    );
+    world.offer("bob@d.example");
+    assert_eq!(
+        world.only_outcome(),
+        (TEMP, "All routes to destination blocked".to_owned())
+    );
+    assert!(world.core.block(addr, "d.example", false, T0));
+    world.offer("bob@d.example");
+    assert_eq!(world.started.len(), 1);
+}

@@ -1,0 +1,345 @@
+//! How many connections are opened, when, and who may use them.
+
+use super::*;
+
+#[test]
+fn a_route_takes_one_connection_until_it_has_answered() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..30 {
+        world.offer("bob@d.example");
+    }
+    world.ready(world.started[0].id);
+    assert_eq!(world.started.len(), 1);
+    world.delivered(world.started[0].id);
+    // mta limit max-conn-per-route, and a burst that does not wait for conn-delay-relay.
+    assert_eq!(world.started.len(), 5);
+    for at in 0..4 {
+        world.ready(world.started[1 + at].id);
+    }
+    assert_eq!(world.core.sessions.sending(), 5);
+    while world.outcomes().len() < 30 {
+        let busy: Vec<SessionId> = world
+            .core
+            .sessions
+            .iter()
+            .filter(|(_, s)| matches!(s.phase(), Phase::Sending(_)))
+            .map(|(id, _)| *id)
+            .collect();
+        busy.into_iter().for_each(|id| world.delivered(id));
+    }
+    assert_eq!(world.quits.len(), 0);
+    world.pass(2);
+    assert_eq!(world.quits.len(), 4);
+    for id in world.quits.clone() {
+        world.ended(id, End::Quit);
+    }
+    // mta limit session-keepalive.
+    world.pass(10);
+    assert_eq!(world.quits.len(), 5);
+    world.ended(world.quits[4], End::Quit);
+    assert!(world.core.relays.is_empty());
+    assert!(
+        world
+            .outcomes()
+            .iter()
+            .all(|(v, _)| *v == Verdict::Delivered)
+    );
+}
+
+#[test]
+fn a_session_ends_after_as_many_messages_as_it_may_take_and_another_follows_at_once() {
+    // smtpd.conf(5), mta limit session-mail-max.
+    let mut world = World::new("mta limit session-mail-max 2\naction \"out\" relay");
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..3 {
+        world.offer("bob@d.example");
+    }
+    let first = world.started[0].id;
+    world.ready(first);
+    let others = world.started.len();
+    world.delivered(first);
+    world.delivered(first);
+    assert_eq!(world.quits, [first]);
+    world.ended(first, End::Quit);
+    assert!(
+        others > 1 || world.started.len() == 2,
+        "{:?}",
+        world.started.len()
+    );
+}
+
+#[test]
+fn a_connection_that_died_idle_costs_a_message_nothing_but_another_one() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    let first = world.started[0].id;
+    world.ready(first);
+    world.delivered(first);
+    world.offer("carol@d.example");
+    assert_eq!(world.sent.len(), 2);
+    world.ended(first, failed("Connection closed unexpectedly"));
+    world.pass(3);
+    let relays = world.core.list(Listing::Relays, world.now);
+    assert_eq!(world.started.len(), 2, "{relays:?} {:?}", world.lines);
+    let second = world.started[1].id;
+    world.ready(second);
+    assert_eq!(world.sent[2].1.envelopes[0].dest.user(), "carol");
+    // With a new connection that counts: put off.
+    world.ended(second, failed("Connection closed unexpectedly"));
+    assert_eq!(
+        world.outcomes()[1],
+        (TEMP, "Connection closed unexpectedly".to_owned())
+    );
+}
+
+#[test]
+fn destinations_that_do_not_answer_leave_room_for_those_that_do() {
+    let mut world = plain();
+    for n in 0..20 {
+        world.a(
+            &format!("dead{n}.example"),
+            &[&format!("192.0.2.{}", 100 + n)],
+        );
+        world.offer(&format!("bob@dead{n}.example"));
+    }
+    assert_eq!(world.started.len(), 6);
+    world.a("good.example", &["192.0.2.1"]);
+    world.offer("bob@good.example");
+    assert_eq!(world.started.len(), 6);
+    // As those fail, the others have their turns; nobody is forgotten.
+    for at in 0.. {
+        let Some(start) = world.started.get(at).cloned() else {
+            break;
+        };
+        match start.to.ip().to_string().as_str() {
+            "192.0.2.1" => world.ready(start.id),
+            _ => world.refused(at),
+        }
+    }
+    assert_eq!((world.started.len(), world.sent.len()), (21, 1));
+    assert_eq!(world.outcomes().len(), 20);
+}
+
+#[test]
+fn a_host_that_one_relay_cannot_use_goes_on_serving_the_others() {
+    // Two URLs of one host; the certificate is not good enough for the second.
+    let mut world = World::new("table t { d = x }\naction \"out\" relay domain <t>");
+    for (domain, url) in [
+        ("d.example", "smtp://mx.example"),
+        ("e.example", "smtp+tls://mx.example"),
+    ] {
+        let host = RelayHost::parse(url).unwrap();
+        world.smarthosts.insert(domain.to_owned(), Ok(host));
+    }
+    world.a("mx.example", &["192.0.2.1"]);
+    world.offer("joe@d.example");
+    let first = world.started[0].id;
+    world.ready(first);
+    world.delivered(first);
+    world.offer("joe@e.example");
+    world.pass(3);
+    assert_eq!(world.started.len(), 2);
+    let second = world.started[1].id;
+    world.ended(
+        second,
+        End::Unfit(Outcome::temp(Status::new(4, 7, 0), line(REFUSED))),
+    );
+    world.pass(3);
+    let outcome = world.outcomes().pop().unwrap();
+    assert_eq!(outcome, (TEMP, REFUSED.to_owned()));
+    assert_eq!(world.started.len(), 2, "it was tried again and again");
+    assert!(world.core.routes.values().all(|route| route.penalty == 0));
+    world.offer("joe@d.example");
+    assert_eq!(world.sent.len(), 2);
+}
+
+/// Offers so many messages to each of `count` domains, all of whose mail goes to one address.
+fn share_one_host(world: &mut World, count: usize, messages: usize) {
+    world.a("mx.example", &["192.0.2.1"]);
+    for n in 0..count {
+        world.mx(&format!("d{n}.example"), &[(10, "mx.example")]);
+    }
+    for n in 0..count * messages {
+        world.offer(&format!("bob@d{}.example", n % count));
+    }
+}
+
+// issue: sixty domains on one exchanger waited for each other's idle connections.
+#[test]
+fn domains_that_share_an_exchanger_share_its_connections() {
+    let mut world = plain();
+    share_one_host(&mut world, 60, 2);
+    serve(&mut world);
+    assert_eq!(world.outcomes().len(), 120);
+    assert!(world.started.len() <= 5, "{}", world.started.len());
+    // No time has passed.
+    assert_eq!(world.now, T0);
+}
+
+#[test]
+fn a_session_that_has_nothing_to_do_makes_room_for_a_relay_that_cannot_use_it() {
+    let mut world = World::new(
+        "mta limit max-conn-per-host 1\ntable t { d = x }\naction \"out\" relay domain <t>",
+    );
+    // Another port is another server.
+    for (domain, url) in [
+        ("d.example", "smtp://mx.example:1"),
+        ("e.example", "smtp://mx.example:2"),
+    ] {
+        let host = RelayHost::parse(url).unwrap();
+        world.smarthosts.insert(domain.to_owned(), Ok(host));
+    }
+    world.a("mx.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    world.ready(world.started[0].id);
+    world.offer("bob@e.example");
+    let lines = world.core.list(Listing::Relays, T0);
+    let waits = |line: &String| line.ends_with(" wait=max-conn-per-host");
+    assert!(lines.iter().any(waits), "{lines:?}");
+    world.delivered(world.started[0].id);
+    assert_eq!(world.quits, [world.started[0].id]);
+    world.ended(world.started[0].id, End::Quit);
+    assert_eq!(world.started.len(), 2);
+}
+
+// A connection that was of use does not count for conn-delay-relay and conn-delay-route; one that
+// was not does.
+#[test]
+fn only_connections_that_come_to_nothing_are_paced() {
+    let mut world = World::new("mta limit session-mail-max 1\naction \"out\" relay");
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..40 {
+        world.offer("bob@d.example");
+    }
+    serve(&mut world);
+    assert_eq!(
+        (world.outcomes().len(), world.started.len(), world.now),
+        (40, 40, T0)
+    );
+    let mut world = World::new("mta limit reconn-delay-route 0\naction \"out\" relay");
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..40 {
+        world.offer("bob@d.example");
+    }
+    // It takes connections and hangs up when mail comes.
+    for at in 0..20 {
+        let Some(start) = world.started.get(at).cloned() else {
+            break;
+        };
+        world.ready(start.id);
+        world.ended(start.id, failed("Connection closed unexpectedly"));
+    }
+    assert_eq!(world.started.len(), 1);
+}
+
+// RFC 5321 section 3.8: 421 may come at any time, and hosts close connections that they have
+// served.
+#[test]
+fn a_host_that_ends_a_session_it_has_served_is_connected_to_again_at_once() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    let first = world.started[0].id;
+    world.ready(first);
+    world.delivered(first);
+    for count in 2..12 {
+        let id = world.offer("bob@d.example");
+        let (session, _) = world.sent.last().unwrap().clone();
+        world
+            .core
+            .done(session, Vec::new(), &[id], Next::Over, world.now);
+        world.obey();
+        // It is dying: nothing is given to it.
+        assert_eq!(world.sent.last().unwrap().0, session);
+        world.ended(session, End::Quit);
+        assert_eq!(world.started.len(), count);
+        let again = world.started.last().unwrap().id;
+        world.ready(again);
+        assert_eq!(world.sent.last().unwrap().1.envelopes[0].id, id);
+        world.delivered(again);
+    }
+    assert_eq!(world.outcomes().len(), 11);
+    assert!(world.lines.is_empty());
+}
+
+#[test]
+fn a_message_outlives_any_number_of_connections_that_died_idle() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..30 {
+        world.offer("bob@d.example");
+    }
+    world.ready(world.started[0].id);
+    world.delivered(world.started[0].id);
+    for at in 1..5 {
+        world.ready(world.started[at].id);
+    }
+    for _ in 0..3 {
+        for at in 0..5 {
+            world.delivered(world.started[at].id);
+        }
+    }
+    let before = world.outcomes().len();
+    for at in 0..5 {
+        let id = world.started[at].id;
+        let load = world.finish(id);
+        let ids: Vec<EvpId> = load.envelopes.iter().map(|e| e.id).collect();
+        world.core.done(id, Vec::new(), &ids, Next::Over, world.now);
+        world.obey();
+        world.ended(id, End::Quit);
+    }
+    assert_eq!(world.outcomes().len(), before);
+    world.served = [5, world.sent.len(), world.quits.len()];
+    serve(&mut world);
+    assert_eq!(world.outcomes().len(), 30);
+    let delivered = |(verdict, _): &(Verdict, String)| *verdict == Verdict::Delivered;
+    assert!(world.outcomes().iter().all(delivered));
+}
+
+#[test]
+fn a_host_that_takes_no_further_connection_is_not_asked_for_one_again_and_again() {
+    let mut world = World::new(
+        "mta limit reconn-delay-route 0 conn-delay-route 0 conn-delay-relay 0\naction \"out\" relay",
+    );
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..40 {
+        world.offer("bob@d.example");
+    }
+    world.ready(world.started[0].id);
+    world.delivered(world.started[0].id);
+    for at in 1..world.started.len() {
+        let id = world.started[at].id;
+        world.ended(id, failed("421 4.7.0 too many connections"));
+    }
+    assert_eq!(world.started.len(), 5);
+    while world.outcomes().len() < 40 {
+        world.delivered(world.started[0].id);
+    }
+    assert_eq!(world.started.len(), 5);
+    assert!(
+        world
+            .outcomes()
+            .iter()
+            .all(|(v, _)| *v == Verdict::Delivered)
+    );
+}
+
+#[test]
+fn a_message_does_not_wait_for_a_slow_connection_while_another_is_idle() {
+    let mut world = plain();
+    world.mx("d.example", &[(10, "a.example")]);
+    world.a("a.example", &["192.0.2.1", "192.0.2.2"]);
+    world.offer("bob@d.example");
+    world.offer("bob@d.example");
+    assert_eq!(world.started.len(), 2);
+    let first = world.started[0].id;
+    world.ready(first);
+    world.delivered(first);
+    assert_eq!(world.sent.len(), 1);
+    world.pass(2);
+    assert_eq!(world.sent.len(), 2);
+    world.delivered(first);
+    assert_eq!(world.outcomes().len(), 2);
+}
