@@ -4,7 +4,8 @@
 //! thread touches them. Letters come in through its [`Inbox`]: connections that are its own from
 //! now on, and answers to what its sessions have asked. A session that has asked is parked: its
 //! socket is not read until the answer comes, or until the time for it is over. What may wait for
-//! somebody else is done by the resolver and two [`Pool`]s, never here.
+//! somebody else is done by the resolver and two [`Pool`]s, never here; what is at hand is answered
+//! here, without a change of threads.
 //!
 //! A busy session gives way to the others after [`Limits::turns`] or [`Limits::slice`], whichever
 //! comes first. The two buffers that busy sessions use belong to the worker, so that parked ones
@@ -146,6 +147,7 @@ impl Worker {
                 poll,
                 inbox: inbox.clone(),
                 now_ms: 0,
+                turn_began: Instant::now(),
                 input: Vec::new(),
                 output: Vec::new(),
                 written: 0,

@@ -500,6 +500,7 @@ fn explain(paths: &Paths, handover: &Handover, config: &Config, supposed: &Suppo
         forwards: &forwards,
         daemon_user: &engine::daemon_user(uid),
         now: Timestamp::now(),
+        recent: None,
         watch: None,
     };
     let text = explain::explain(&context, &paths.libexec, supposed);

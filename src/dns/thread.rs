@@ -74,9 +74,14 @@ impl Handle {
         self.send(Request::Lookup(name.to_owned(), kind, reply));
     }
 
+    /// What was found for an address a moment ago.
+    pub fn recent(&self, addr: IpAddr) -> Option<Reverse> {
+        self.0.recent.find(addr, Instant::now())
+    }
+
     /// Finds the name of an address, and whether the name has the address.
     pub fn reverse(&self, addr: IpAddr, reply: Reply<Reverse>) {
-        if let Some(found) = self.0.recent.find(addr, Instant::now()) {
+        if let Some(found) = self.recent(addr) {
             return reply(found);
         }
         let recent = self.0.recent.clone();

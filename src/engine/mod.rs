@@ -31,6 +31,7 @@ use crate::auth;
 use crate::config::{Config, Diagnostic, Sources};
 use crate::deliver::relay;
 use crate::dns;
+use crate::expansion::Recent;
 use crate::log;
 use crate::queue::Queue;
 use crate::runner;
@@ -108,6 +109,7 @@ fn serve(startup: Startup) -> Result<(), String> {
         queue: Queue::new(Arc::new(spool.clone())),
         runner: runner_handle.clone(),
         parent: client.clone(),
+        recent: Recent::default(),
         passwords: auth::Checker::start(client.clone()).map_err(said("auth"))?,
         daemon_user,
         refusals: Refusals::default(),

@@ -22,6 +22,8 @@ pub struct Services {
     pub runner: runner::Handle,
     /// Who opens .forward files.
     pub parent: Client,
+    /// Users who have had mail a moment ago.
+    pub recent: expansion::Recent,
     /// Who checks passwords.
     pub passwords: auth::Checker,
     /// The user that runs commands of aliases.
@@ -40,6 +42,7 @@ impl Services {
             forwards: &self.parent,
             daemon_user: &self.daemon_user,
             now: Timestamp::now(),
+            recent: Some(&self.recent),
             watch: None,
         }
     }
@@ -57,6 +60,14 @@ impl session::Services for Services {
             ..self.context(&now)
         };
         expansion::expand(&watched, facts, rcpt)
+    }
+
+    fn expand_at_once(&self, facts: &Facts, rcpt: &MailAddr) -> Option<Result<Expanded, Refusal>> {
+        if expansion::trace::Log::of(facts).is_some() {
+            return None;
+        }
+        let now = self.live.get();
+        expansion::expand_at_once(&self.context(&now), facts, rcpt)
     }
 
     fn refused(&self, peer: &Peer, more: u32) -> u32 {

@@ -11,7 +11,7 @@ use crate::table::include::{Author, Included, Includes};
 use crate::table::{Service, TableError, Tables};
 
 use super::watch::{Event, Watch};
-use super::{replies, subaddress};
+use super::{AtOnce, replies, subaddress};
 
 /// Where values come from.
 #[derive(Clone, Copy)]
@@ -19,6 +19,8 @@ pub struct Aliases<'w> {
     pub tables: &'w Tables,
     /// Files that values include.
     pub includes: &'w dyn Includes,
+    /// Whether they may wait: not with this.
+    pub at_once: Option<&'w AtOnce>,
     /// What starts a sub-address.
     pub delimiter: char,
     /// Who hears of every step.
@@ -67,6 +69,9 @@ impl Aliases<'_> {
     }
 
     fn first(&self, table: &str, keys: &[String]) -> AliasResult {
+        if self.tables.may_wait(table) && self.gives_up() {
+            return Err(replies::list_temporary());
+        }
         for key in keys {
             let found = self.tables.alias(table, key);
             if let Some(watch) = self.watch {
@@ -76,7 +81,7 @@ impl Aliases<'_> {
                 Ok(None) => {}
                 Ok(Some(value)) => return self.value(table, key, &value),
                 Err(TableError { text }) => {
-                    log::warn(format_args!("{text}"));
+                    self.log(format_args!("{text}"));
                     return Err(replies::list_temporary().because(&text));
                 }
             }
@@ -91,7 +96,7 @@ impl Aliases<'_> {
             Ok(items) => items,
             Err(bad) => {
                 let text = format!("table {table}: value of {key}: {bad}");
-                log::warn(format_args!("{text}"));
+                self.log(format_args!("{text}"));
                 return Err(replies::list_temporary().because(&text));
             }
         };
@@ -113,6 +118,9 @@ impl Aliases<'_> {
     }
 
     fn include(&self, path: &Path) -> Option<Vec<Item>> {
+        if self.gives_up() {
+            return None;
+        }
         let name = path.display();
         let Included { bytes, author } = match self.includes.read(path) {
             Ok(included) => included,
@@ -153,9 +161,20 @@ impl Aliases<'_> {
         Some(items)
     }
 
+    /// Whether this is to be left to who may wait.
+    fn gives_up(&self) -> bool {
+        self.at_once.inspect(|at_once| at_once.give_up()).is_some()
+    }
+
+    fn log(&self, text: fmt::Arguments<'_>) {
+        if !self.gives_up() {
+            log::warn(text);
+        }
+    }
+
     /// What is wrong with a file is told to the log, and to whoever asks.
     fn warn(&self, text: fmt::Arguments<'_>) {
-        log::warn(text);
+        self.log(text);
         if let Some(watch) = self.watch {
             watch.event(&Event::Warning(text));
         }

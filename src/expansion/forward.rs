@@ -21,27 +21,27 @@ const FILE_BYTES: u64 = 4096;
 /// Most items of one file.
 const ITEMS: usize = 100;
 
-/// What the .forward of a user of `action` says; `None` when there is none, or nothing in it, and
-/// the mail is delivered as usual.
-pub fn lookup(
-    forwards: &dyn Forwards,
-    action: &Line,
-    user: &Line,
-) -> Result<Option<Vec<Item>>, Refusal> {
-    let file = match forwards.open_forward(action, user) {
-        Ok(Forward::Absent) => return Ok(None),
-        Ok(Forward::File(file)) => File::from(file),
+/// The .forward of a user of `action`; `None` when there is none.
+pub fn open(forwards: &dyn Forwards, action: &Line, user: &Line) -> Result<Option<File>, Refusal> {
+    match forwards.open_forward(action, user) {
+        Ok(Forward::Absent) => Ok(None),
+        Ok(Forward::File(file)) => Ok(Some(File::from(file))),
         Ok(Forward::Unusable(why)) => {
             let reason = format!(".forward of {user}: {why}");
-            return Err(replies::list_temporary().because(&reason));
+            Err(replies::list_temporary().because(&reason))
         }
         Err(error) => {
             let why = strerror(&error);
             log::warn(format_args!("forward file of {user}: no answer: {why}"));
             let reason = format!(".forward of {user}: no answer: {why}");
-            return Err(replies::temporary().because(&reason));
+            Err(replies::temporary().because(&reason))
         }
-    };
+    }
+}
+
+/// What the .forward of a user says; `None` when that is nothing, and the mail is delivered as
+/// usual.
+pub fn items(file: File, user: &Line) -> Result<Option<Vec<Item>>, Refusal> {
     match items_of(file) {
         Ok(Contents::Nothing) => {
             log::info(format_args!("info: forward file is empty: of {user}"));

@@ -8,6 +8,7 @@
 
 mod aliases;
 mod forward;
+mod recent;
 mod replies;
 mod sameness;
 mod subaddress;
@@ -18,8 +19,11 @@ mod tree;
 pub mod watch;
 
 pub use self::forward::names as forward_names;
+pub use self::recent::Recent;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::config::built_in::SYSTEM_USERS;
@@ -33,7 +37,7 @@ use crate::ruleset::watch::{Answer, Lookup};
 use crate::ruleset::{self, Decision, Origin, Question, Unanswered};
 use crate::sys::user::User;
 use crate::table::include::Includes;
-use crate::table::{Service, Tables};
+use crate::table::{Service, TableError, Tables};
 use crate::util::{Line, Timestamp};
 
 use aliases::Aliases;
@@ -89,16 +93,56 @@ pub struct Context<'w> {
     pub daemon_user: &'w str,
     /// The day decides whether a rewritten sender still leads back.
     pub now: Timestamp,
+    /// What was found a moment ago.
+    pub recent: Option<&'w Recent>,
     /// Who hears of every step.
     pub watch: Option<&'w dyn Watch>,
+}
+
+/// For an expansion that must not wait: it gives up where it would have to.
+#[derive(Default)]
+struct AtOnce {
+    gave_up: Cell<bool>,
+}
+
+impl AtOnce {
+    fn give_up(&self) {
+        self.gave_up.set(true);
+    }
+}
+
+/// The same as [`expand`] without waiting for anybody: `None` where that takes a table, a file or
+/// the parent that may not be at hand, and where the log is to be told of something. Who may wait
+/// begins again then.
+pub fn expand_at_once(
+    context: &Context<'_>,
+    facts: &Facts,
+    rcpt: &MailAddr,
+) -> Option<Result<Expanded, Refusal>> {
+    if context.watch.is_some() || log::is_verbose() || context.tables.rules_may_wait() {
+        return None;
+    }
+    let at_once = AtOnce::default();
+    let result = run(context, Some(&at_once), facts, rcpt);
+    (!at_once.gave_up.get()).then_some(result)
 }
 
 /// The destinations of `rcpt`, at least one of them, or why it is refused. The refusal's text does
 /// not name the recipient: the session appends it.
 pub fn expand(context: &Context<'_>, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
+    run(context, None, facts, rcpt)
+}
+
+fn run(
+    context: &Context<'_>,
+    at_once: Option<&AtOnce>,
+    facts: &Facts,
+    rcpt: &MailAddr,
+) -> Result<Expanded, Refusal> {
     let rcpt = with_domain(context, rcpt);
     let mut expansion = Expansion {
         context,
+        at_once,
         facts,
         rcpt: rcpt.clone(),
         tree: Tree::new(&rcpt),
@@ -137,6 +181,7 @@ fn with_domain(context: &Context<'_>, rcpt: &MailAddr) -> MailAddr {
 
 struct Expansion<'e, 'w> {
     context: &'e Context<'w>,
+    at_once: Option<&'e AtOnce>,
     facts: &'e Facts,
     rcpt: MailAddr,
     tree: Tree<'e>,
@@ -157,7 +202,7 @@ impl<'e> Expansion<'e, '_> {
             return Ok(());
         };
         if node.depth >= DEPTH {
-            log::info(format_args!(
+            self.info(format_args!(
                 "expansion of <{}> is nested too deeply",
                 node.dest
             ));
@@ -217,7 +262,7 @@ impl<'e> Expansion<'e, '_> {
             }
             Err(why) => {
                 let text = format!("SRS failed to decode: {address}: {why}");
-                log::info(format_args!("{text}"));
+                self.info(format_args!("{text}"));
                 self.tell(Event::Warning(format_args!("{text}")));
                 address.clone()
             }
@@ -261,7 +306,7 @@ impl<'e> Expansion<'e, '_> {
                 Err(replies::invalid().because(&why))
             }
             Err(Unanswered { error, rule }) => {
-                log::warn(format_args!("<{address}>: {error}"));
+                self.warn(format_args!("<{address}>: {error}"));
                 Err(by(rule, replies::temporary().because(&error.text)))
             }
         }
@@ -282,7 +327,7 @@ impl<'e> Expansion<'e, '_> {
         let own_copy = self.is_own_copy(at, &user, local);
         let forward = match elsewhere || own_copy {
             true => None,
-            false => self.forward(at, &user)?,
+            false => self.forward(at, &user, &known)?,
         };
         let resolved = Resolved {
             name: user.clone(),
@@ -319,7 +364,7 @@ impl<'e> Expansion<'e, '_> {
     /// The user of this name, who has to be in the userbase of the action.
     fn known_user(&self, local: &LocalAction, name: &str) -> Result<User, Refusal> {
         let userbase = local.userbase.as_deref().unwrap_or(SYSTEM_USERS);
-        let found = self.context.tables.userinfo(userbase, name);
+        let found = self.user_of(userbase, name)?;
         if let Some(watch) = self.context.watch {
             watch.lookup(&Lookup {
                 service: Service::Userinfo,
@@ -339,10 +384,32 @@ impl<'e> Expansion<'e, '_> {
             }
             Ok(None) => Err(replies::invalid().because(&format!("no such user: {name}"))),
             Err(error) => {
-                log::warn(format_args!("{error}"));
+                self.warn(format_args!("{error}"));
                 Err(replies::temporary().because(&error.text))
             }
         }
+    }
+
+    /// What a userbase says of a name; the system's users of a moment ago are at hand.
+    fn user_of(
+        &self,
+        userbase: &str,
+        name: &str,
+    ) -> Result<Result<Option<User>, TableError>, Refusal> {
+        let (tables, now) = (self.context.tables, self.context.now);
+        let recent = self.context.recent;
+        let recent = recent.filter(|_| tables.has_system_users(userbase));
+        if let Some(user) = recent.and_then(|recent| recent.user(name, now)) {
+            return Ok(Ok(Some(user)));
+        }
+        if tables.may_wait(userbase) && self.gives_up() {
+            return Err(replies::temporary());
+        }
+        let found = tables.userinfo(userbase, name);
+        if let (Some(recent), Ok(Some(user))) = (recent, &found) {
+            recent.keep_user(name, user, now);
+        }
+        Ok(found)
     }
 
     /// What the alias or virtual table of the action says of a plain name.
@@ -369,7 +436,7 @@ impl<'e> Expansion<'e, '_> {
             Some(owner) => owner.name,
             None => {
                 if let Command::Pipe(_) = command {
-                    log::info(format_args!(
+                    self.info(format_args!(
                         "commands executed from aliases run with {} privileges",
                         self.context.daemon_user
                     ));
@@ -483,7 +550,12 @@ impl<'e> Expansion<'e, '_> {
     }
 
     /// What the user's .forward says under the action of the node.
-    fn forward(&mut self, at: usize, user: &Line) -> Result<Option<Vec<Item>>, Refusal> {
+    fn forward(
+        &mut self,
+        at: usize,
+        user: &Line,
+        owner: &User,
+    ) -> Result<Option<Vec<Item>>, Refusal> {
         let Some(action) = self.tree.node(at).and_then(|node| node.action) else {
             return Err(replies::temporary());
         };
@@ -491,7 +563,7 @@ impl<'e> Expansion<'e, '_> {
         if let Some(known) = self.forwards.get(&key) {
             return Ok(known.clone());
         }
-        let items = forward::lookup(self.context.forwards, &action.name, user)?;
+        let items = self.items_of_forward(&action.name, user, owner)?;
         self.tell(match items {
             Some(_) => Event::Forwarded,
             None => Event::NotForwarded,
@@ -500,8 +572,56 @@ impl<'e> Expansion<'e, '_> {
         Ok(items)
     }
 
+    /// Asks the parent, unless nothing has changed since it has found nothing.
+    fn items_of_forward(
+        &self,
+        action: &Line,
+        user: &Line,
+        owner: &User,
+    ) -> Result<Option<Vec<Item>>, Refusal> {
+        let (recent, now) = (self.context.recent, self.context.now);
+        let is_absent = recent.is_some_and(|recent| match self.at_once {
+            Some(_) => recent.has_no_forward_at_once(owner, now),
+            None => recent.has_no_forward(owner, now),
+        });
+        if is_absent {
+            return Ok(None);
+        }
+        if self.gives_up() {
+            return Err(replies::temporary());
+        }
+        let state = recent.and_then(|recent| recent.state_of(owner));
+        match forward::open(self.context.forwards, action, user)? {
+            Some(file) => forward::items(file, user),
+            None => {
+                if let (Some(recent), Some(state)) = (recent, state) {
+                    recent.keep_home(owner, state, now);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether this is to be left to who may wait.
+    fn gives_up(&self) -> bool {
+        self.at_once.inspect(|at_once| at_once.give_up()).is_some()
+    }
+
+    fn info(&self, text: fmt::Arguments<'_>) {
+        if !self.gives_up() {
+            log::info(text);
+        }
+    }
+
+    fn warn(&self, text: fmt::Arguments<'_>) {
+        if !self.gives_up() {
+            log::warn(text);
+        }
+    }
+
     fn aliases(&self) -> Aliases<'e> {
         Aliases {
+            at_once: self.at_once,
             tables: self.context.tables,
             includes: self.context.includes,
             delimiter: self.context.config.smtp.sub_addr_delim,

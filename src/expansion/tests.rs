@@ -1,5 +1,6 @@
 //! Stories: a recipient, and what becomes of it.
 
+mod at_once;
 mod chance;
 mod forwards;
 
@@ -9,13 +10,13 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::{Config, Defaults, Method, Sources, load};
-use crate::mail::{Command, Destination, Facts, Kind, MailAddr, Peer, Refusal};
+use crate::mail::{Command, Destination, Expanded, Facts, Kind, MailAddr, Peer, Refusal};
 use crate::privsep::{Forward, Forwards};
 use crate::table::Tables;
 use crate::table::include::{Author, Included, Includes};
 use crate::util::{Line, Timestamp};
 
-use super::{Context, expand};
+use super::{Context, Recent, expand, expand_at_once};
 
 const CONFIG: &str = r#"
 table users {
@@ -132,6 +133,7 @@ struct Bench {
     tables: Tables,
     files: Files,
     homes: Homes,
+    recent: Recent,
     sender: MailAddr,
     now: Timestamp,
 }
@@ -164,6 +166,7 @@ impl Bench {
             tables,
             files: Files(files),
             homes: Homes::default(),
+            recent: Recent::default(),
             sender: MailAddr::null(),
             now: Timestamp(0),
         }
@@ -176,7 +179,25 @@ impl Bench {
         self
     }
 
+    /// What whoever may wait finds, and before that whoever may not.
     fn expand(&self, rcpt: &str) -> Result<Vec<Destination>, Refusal> {
+        let at_once = self.expand_by(rcpt, expand_at_once);
+        let found = self.expand_by(rcpt, expand);
+        if let Some(at_once) = at_once {
+            let told = |result: &Result<Expanded, Refusal>| match result {
+                Ok(found) => Ok(found.destinations.clone()),
+                Err(refusal) => Err(refusal.clone()),
+            };
+            assert_eq!(told(&at_once), told(&found), "{rcpt}");
+        }
+        Ok(found?.destinations)
+    }
+
+    fn expand_by<R>(
+        &self,
+        rcpt: &str,
+        how: impl FnOnce(&Context<'_>, &Facts, &MailAddr) -> R,
+    ) -> R {
         let context = Context {
             config: &self.config,
             tables: &self.tables,
@@ -184,6 +205,7 @@ impl Bench {
             forwards: &self.homes,
             daemon_user: "_smtpd",
             now: self.now,
+            recent: Some(&self.recent),
             watch: None,
         };
         let facts = Facts {
@@ -196,8 +218,12 @@ impl Bench {
             tag: None,
             sender: self.sender.clone(),
         };
-        let found = expand(&context, &facts, &MailAddr::from_stored(rcpt).unwrap())?;
-        Ok(found.destinations)
+        how(&context, &facts, &MailAddr::from_stored(rcpt).unwrap())
+    }
+
+    /// Whether this is answered without waiting for anybody.
+    fn is_at_once(&self, rcpt: &str) -> bool {
+        self.expand_by(rcpt, expand_at_once).is_some()
     }
 
     /// The destinations in words, or code and text of the refusal.

@@ -80,6 +80,7 @@ fn page_of(config: &Config, tables: &Tables, supposed: &Supposed) -> String {
         forwards: &Homes,
         daemon_user: "_smtpd",
         now: Timestamp(1_763_754_192),
+        recent: None,
         watch: None,
     };
     explain(&context, Path::new("/libexec"), supposed)

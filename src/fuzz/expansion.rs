@@ -43,6 +43,7 @@ pub(super) fn expand(bytes: &[u8]) {
         forwards: &NoHomes,
         daemon_user: "root",
         now: Timestamp(1_763_754_192),
+        recent: None,
         watch: None,
     };
     let facts = Facts {

@@ -78,6 +78,11 @@ pub trait Services: Send + Sync {
     /// Judges and expands a recipient (ruleset, aliases, users). The refusal's text comes without
     /// the recipient, which is put behind it. May wait for tables and the parent.
     fn expand(&self, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal>;
+    /// The same without waiting for anybody; `None` where that cannot be. Called by the owner of
+    /// the socket.
+    fn expand_at_once(&self, _: &Facts, _: &MailAddr) -> Option<Result<Expanded, Refusal>> {
+        None
+    }
     /// The name that a table of `hostnames` gives to an address of ours; `None` without one, or
     /// when the table cannot say. May wait for the table.
     fn name_of(&self, _table: &str, _address: &Peer) -> Option<Line> {

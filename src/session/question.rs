@@ -141,6 +141,16 @@ pub enum Answer {
 }
 
 impl Lookup {
+    /// The answer, if nobody has to wait for it.
+    pub fn answer_at_once(&self, services: &dyn Services) -> Option<Answer> {
+        match self {
+            Lookup::Expand(facts, rcpt) => {
+                services.expand_at_once(facts, rcpt).map(Answer::Expanded)
+            }
+            Lookup::ServerName(..) | Lookup::Filters(_) | Lookup::Sender(..) => None,
+        }
+    }
+
     /// Finds the answer. This waits for tables and the parent.
     pub fn answer(self, services: &dyn Services) -> Answer {
         match self {

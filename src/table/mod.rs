@@ -83,6 +83,7 @@ type Ask = fn(&Tables, &str) -> Result<bool, TableError>;
 pub struct Tables {
     by_name: BTreeMap<String, Table>,
     delimiter: char,
+    rules_may_wait: bool,
 }
 
 impl Tables {
@@ -91,6 +92,7 @@ impl Tables {
         let mut tables = Tables {
             by_name: BTreeMap::new(),
             delimiter: config.smtp.sub_addr_delim,
+            rules_may_wait: false,
         };
         let mut errors = Vec::new();
         for (name, source) in &config.tables {
@@ -108,6 +110,9 @@ impl Tables {
         if errors.is_empty() {
             errors = tables.prepare(config);
         }
+        let criteria = config.rules.iter().flat_map(|rule| &rule.criteria);
+        let mut asked = criteria.filter_map(|criterion| criterion.test.pattern());
+        tables.rules_may_wait = asked.any(|pattern| tables.may_wait(&pattern.table));
         if errors.is_empty() {
             Ok(tables)
         } else {
@@ -471,6 +476,17 @@ impl Tables {
             }
             answer => answer,
         }
+    }
+
+    /// Whether the answers of a table that rules ask may take their time.
+    pub fn rules_may_wait(&self) -> bool {
+        self.rules_may_wait
+    }
+
+    /// Whether its users are those of the system.
+    pub fn has_system_users(&self, table: &str) -> bool {
+        let source = self.by_name.get(table).map(|table| &table.source);
+        matches!(source, Some(Source::Passwd))
     }
 
     /// Whether its answers may take their time.

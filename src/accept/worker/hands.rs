@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::{Interest, Poll, Registry};
 
@@ -33,6 +33,7 @@ pub(super) struct Hands {
     pub(super) inbox: Arc<Inbox>,
     pub(super) shared: Arc<Shared>,
     pub(super) now_ms: u64,
+    pub(super) turn_began: Instant,
     pub(super) input: Vec<u8>,
     pub(super) output: Vec<u8>,
     /// How much of the output is written.
@@ -56,7 +57,6 @@ impl Hands {
     /// Writes, then reads, then lets the session answer; a session is not fed before its replies
     /// are on their way. An error is the end of the session.
     pub(super) fn work(&mut self, id: ConnId, conn: &mut Conn) -> Result<Rest, Disconnect> {
-        let begun = Instant::now();
         for _ in 0..self.shared.limits.turns {
             if conn.wants.is_answer() {
                 // What there is to say is said with the answer, in one go.
@@ -98,7 +98,7 @@ impl Hands {
                 Wants::Turn | Wants::Answer | Wants::Disk | Wants::Signature => {}
             }
             self.receive(id, conn);
-            if begun.elapsed() >= self.shared.limits.slice {
+            if self.turn_began.elapsed() >= self.shared.limits.slice {
                 break;
             }
         }
@@ -257,14 +257,20 @@ impl Hands {
                 Next::Wait => conn.wants,
                 Next::Ask(Question::Tls) => self.begin_tls(conn),
                 Next::Close => Wants::Close,
-                Next::Ask(question) => match self.ask(id, conn, question) {
-                    Some(wants) => wants,
-                    None => {
-                        log::warn(format_args!("smtp: too many questions wait for an answer"));
-                        next = self.tell(conn, Answer::TooLate);
+                Next::Ask(question) => {
+                    if let Some(answer) = self.answer_at_once(&question) {
+                        next = self.tell(conn, answer);
                         continue;
                     }
-                },
+                    match self.ask(id, conn, question) {
+                        Some(wants) => wants,
+                        None => {
+                            log::warn(format_args!("smtp: too many questions wait for an answer"));
+                            next = self.tell(conn, Answer::TooLate);
+                            continue;
+                        }
+                    }
+                }
             };
         };
         conn.progress.replied |= !self.output.is_empty();
@@ -278,6 +284,19 @@ impl Hands {
         conn.prelude = Prelude::Handshake(Box::new(Handshake::new(server.clone())));
         conn.prelude_ms = self.now_ms + millis(self.shared.limits.prelude);
         Wants::Handshake
+    }
+
+    /// The answer to a question that nobody has to wait for, unless this turn has lasted for a
+    /// while: the others are to have theirs.
+    fn answer_at_once(&self, question: &Question) -> Option<Answer> {
+        if self.turn_began.elapsed() >= AT_ONCE {
+            return None;
+        }
+        match question {
+            Question::Name(address) => self.shared.resolver.recent(*address).map(Answer::Name),
+            Question::Lookup(lookup) => lookup.answer_at_once(&*self.shared.services),
+            _ => None,
+        }
     }
 
     /// Brings a question to whoever answers it; `None` if they have too much to do.
@@ -365,6 +384,7 @@ impl Hands {
     }
 
     pub(super) fn take_up(&mut self, conn: &mut Conn) {
+        self.turn_began = Instant::now();
         self.input.clear();
         self.input.extend_from_slice(&conn.input);
         if conn.session.hears_secrets() {
@@ -541,3 +561,5 @@ fn retry<V>(mut call: impl FnMut() -> io::Result<V>) -> io::Result<V> {
 /// What a worker keeps of its buffers between turns.
 const KEPT_BYTES: usize = 256 * 1024;
 const LINGER_READS: usize = 8;
+/// For so long a turn answers its own questions.
+const AT_ONCE: Duration = Duration::from_millis(1);

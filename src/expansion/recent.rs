@@ -1,0 +1,243 @@
+//! What was found of users a moment ago, for the recipients that follow.
+//!
+//! Most mail goes to users that have just had some. To look each of them up again in the system's
+//! database, and to have the parent look for a .forward that is not there, costs more than all the
+//! rest of a recipient. A user of the system is believed for the rest of the second. That there is
+//! no .forward is believed for as long as the home directory is what it was: whoever makes a file
+//! in it changes the time of its last change.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::sys;
+use crate::sys::user::User;
+use crate::util::Timestamp;
+
+/// Users of the system, and homes without a .forward.
+#[derive(Default)]
+pub struct Recent {
+    users: Mutex<HashMap<String, (Timestamp, User)>>,
+    homes: Mutex<HashMap<Owner, Home>>,
+}
+
+/// Whose .forward it is: where it would be, and who may write it.
+type Owner = (PathBuf, u32, u32);
+
+/// A home directory without a .forward.
+struct Home {
+    state: State,
+    /// When it was last seen so.
+    seen: Timestamp,
+    /// Whether a look at it waits for nobody but this system.
+    is_local: bool,
+}
+
+/// What a home directory was when there was no .forward in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State(Option<Facts>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Facts {
+    device: u64,
+    inode: u64,
+    /// The time of the last change, which nobody can set, in seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl State {
+    /// As it is now; `None` if nobody can say.
+    fn of(home: &Path) -> Option<State> {
+        match fs::metadata(home) {
+            Ok(found) => Some(State(Some(Facts {
+                device: found.dev(),
+                inode: found.ino(),
+                changed: (found.ctime(), found.ctime_nsec()),
+            }))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(State(None)),
+            Err(_) => None,
+        }
+    }
+
+    /// Whether a change from now on will show. A directory that has just been changed may be
+    /// changed again within one tick of the clock of its file system.
+    fn is_settled(&self, now: Timestamp) -> bool {
+        self.0.is_none_or(|facts| {
+            let changed = u64::try_from(facts.changed.0).unwrap_or(0);
+            changed.saturating_add(TICK_SECONDS) <= now.0
+        })
+    }
+}
+
+impl Recent {
+    /// The user of the system that had this name in this second.
+    pub fn user(&self, name: &str, now: Timestamp) -> Option<User> {
+        let users = lock(&self.users);
+        let (at, user) = users.get(name)?;
+        (*at == now).then(|| user.clone())
+    }
+
+    /// Keeps a user for the rest of the second.
+    pub fn keep_user(&self, name: &str, user: &User, now: Timestamp) {
+        let mut users = lock(&self.users);
+        if users.len() >= MOST {
+            users.retain(|_, (at, _)| *at == now);
+        }
+        if users.len() < MOST {
+            users.insert(name.to_owned(), (now, user.clone()));
+        }
+    }
+
+    /// Whether `owner` has no .forward, because there was none and nothing has changed.
+    pub fn has_no_forward(&self, owner: &User, now: Timestamp) -> bool {
+        let key = key_of(owner);
+        let Some(before) = lock(&self.homes).get(&key).map(|home| home.state) else {
+            return false;
+        };
+        // Not under the lock: it may take its time.
+        let is_same = State::of(&owner.home) == Some(before);
+        let mut homes = lock(&self.homes);
+        match homes.get_mut(&key) {
+            Some(home) if is_same => home.seen = now,
+            _ => drop(homes.remove(&key)),
+        }
+        is_same
+    }
+
+    /// The same for who may not wait: `false` also when a look at the home might take its time.
+    pub fn has_no_forward_at_once(&self, owner: &User, now: Timestamp) -> bool {
+        let is_near = lock(&self.homes)
+            .get(&key_of(owner))
+            .is_some_and(|home| home.is_local && home.seen.0 + NEAR_SECONDS >= now.0);
+        is_near && self.has_no_forward(owner, now)
+    }
+
+    /// What the home is before somebody looks for a .forward in it, for [`Recent::keep_home`].
+    pub fn state_of(&self, owner: &User) -> Option<State> {
+        State::of(&owner.home)
+    }
+
+    /// There was no .forward in the home of `owner`, which was in this state before.
+    pub fn keep_home(&self, owner: &User, state: State, now: Timestamp) {
+        if !state.is_settled(now) {
+            return;
+        }
+        // Where there is no home, its parent directory is what is looked at.
+        let place = owner.home.ancestors().find(|place| place.exists());
+        let is_local = place.is_some_and(|place| sys::fs::is_local(place).unwrap_or(false));
+        let home = Home {
+            state,
+            seen: now,
+            is_local,
+        };
+        let mut homes = lock(&self.homes);
+        if homes.len() >= MOST {
+            homes.retain(|_, home| home.seen.0 + NEAR_SECONDS >= now.0);
+        }
+        if homes.len() < MOST {
+            homes.insert(key_of(owner), home);
+        }
+    }
+}
+
+fn key_of(owner: &User) -> Owner {
+    (owner.home.clone(), owner.uid, owner.gid)
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Most users, and most homes.
+const MOST: usize = 4096;
+/// The coarsest clock that a file system has, FAT's.
+const TICK_SECONDS: u64 = 2;
+/// For so long the system is taken to have at hand what it has read of a directory.
+const NEAR_SECONDS: u64 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(home: &Path) -> User {
+        User {
+            name: "bob".into(),
+            uid: 1000,
+            gid: 1000,
+            gecos: String::new(),
+            home: home.to_owned(),
+        }
+    }
+
+    /// Later than what is done here, whatever clock the file system has.
+    fn later() -> Timestamp {
+        Timestamp::now().plus(60)
+    }
+
+    #[test]
+    fn a_home_is_believed_until_something_is_made_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("bob");
+        fs::create_dir(&home).unwrap();
+        let (recent, bob, now) = (Recent::default(), owner(&home), later());
+        assert!(!recent.has_no_forward(&bob, now));
+        recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
+        assert!(recent.has_no_forward(&bob, now));
+        assert!(recent.has_no_forward_at_once(&bob, now));
+        // Another user with the same home sees it with other rights.
+        let eve = User {
+            uid: 1001,
+            ..owner(&home)
+        };
+        assert!(!recent.has_no_forward(&eve, now));
+        fs::write(home.join(".forward"), "alice\n").unwrap();
+        assert!(!recent.has_no_forward(&bob, now));
+    }
+
+    #[test]
+    fn a_home_that_is_not_there_is_believed_until_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("bob");
+        let (recent, bob, now) = (Recent::default(), owner(&home), later());
+        recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
+        assert!(recent.has_no_forward(&bob, now));
+        fs::create_dir(&home).unwrap();
+        assert!(!recent.has_no_forward(&bob, now));
+    }
+
+    #[test]
+    fn a_home_that_has_just_changed_is_not_believed_and_an_old_look_is_no_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let (recent, bob) = (Recent::default(), owner(dir.path()));
+        let state = recent.state_of(&bob).unwrap();
+        recent.keep_home(&bob, state, Timestamp::now());
+        assert!(!recent.has_no_forward(&bob, later()));
+        recent.keep_home(&bob, state, later());
+        let much_later = later().plus(NEAR_SECONDS + 1);
+        assert!(!recent.has_no_forward_at_once(&bob, much_later));
+        assert!(recent.has_no_forward(&bob, much_later));
+        assert!(recent.has_no_forward_at_once(&bob, much_later));
+    }
+
+    #[test]
+    fn a_user_is_believed_for_the_rest_of_the_second_and_room_is_bounded() {
+        let (recent, bob) = (Recent::default(), owner(Path::new("/nonexistent")));
+        let now = Timestamp(1_000_000);
+        recent.keep_user("bob", &bob, now);
+        assert_eq!(recent.user("bob", now), Some(bob.clone()));
+        assert_eq!(recent.user("eve", now), None);
+        assert_eq!(recent.user("bob", now.plus(1)), None);
+        for n in 0..2 * MOST {
+            recent.keep_user(&n.to_string(), &bob, now);
+            let home = PathBuf::from(format!("/nonexistent/{n}"));
+            recent.keep_home(&owner(&home), State(None), now);
+        }
+        assert_eq!(lock(&recent.users).len(), MOST);
+        assert_eq!(lock(&recent.homes).len(), MOST);
+        recent.keep_user("bob", &bob, now.plus(1));
+        assert_eq!(lock(&recent.users).len(), 1);
+    }
+}
