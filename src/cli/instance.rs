@@ -14,7 +14,7 @@ use crate::queue::envelope_file;
 use crate::queue::fs::layout;
 use crate::util::Line;
 
-use super::failure::Failure;
+use super::exit_error::ExitError;
 
 /// Whether this user may do more than submit: root, or whoever runs the instance.
 pub fn may_control(paths: &Paths, uid: u32) -> bool {
@@ -72,7 +72,7 @@ pub enum Aliases {
 }
 
 /// The source of the table `aliases` of the configuration, or `aliases` beside it.
-pub fn aliases(paths: &Paths, conf: &Path) -> Result<Aliases, Failure> {
+pub fn aliases(paths: &Paths, conf: &Path) -> Result<Aliases, ExitError> {
     let beside = conf.with_file_name("aliases");
     if paths.root.is_some() && conf == paths.conf && !conf.exists() {
         return Ok(match beside.exists() {
@@ -91,7 +91,7 @@ pub fn aliases(paths: &Paths, conf: &Path) -> Result<Aliases, Failure> {
     match loaded.config.tables.get("aliases") {
         Some(TableSource::File(path)) => Ok(Aliases::Text(without_db(path))),
         Some(TableSource::Db(path)) => Ok(Aliases::Text(without_db(path))),
-        Some(_) => Err(Failure::new(format!(
+        Some(_) => Err(ExitError::new(format!(
             "{}: table \"aliases\" has no file",
             conf.display()
         ))),
@@ -99,9 +99,9 @@ pub fn aliases(paths: &Paths, conf: &Path) -> Result<Aliases, Failure> {
     }
 }
 
-fn complaints(all: &[Diagnostic]) -> Failure {
+fn complaints(all: &[Diagnostic]) -> ExitError {
     let lines: String = all.iter().map(|one| format!("{one}\n")).collect();
-    Failure::verbatim(1, lines)
+    ExitError::verbatim(1, lines)
 }
 
 fn without_db(path: &Path) -> PathBuf {

@@ -4,14 +4,14 @@ use std::io::Write;
 
 use crate::config::paths::Paths;
 
-use super::failure::Failure;
+use super::exit_error::ExitError;
 use super::instance::may_control;
 use super::smtpctl;
 
 /// Prints what is in the queue, as `smtpctl show queue` does.
-pub fn run(paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn run(paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, ExitError> {
     if !may_control(paths, uid) {
-        return Err(Failure::new("need root privileges"));
+        return Err(ExitError::new("need root privileges"));
     }
     smtpctl::show_queue(paths, out)
 }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod caller;
-pub mod failure;
+pub mod exit_error;
 pub mod getopt;
 pub mod instance;
 pub mod mail_lmtp;

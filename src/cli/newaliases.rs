@@ -7,15 +7,20 @@ use crate::config::paths::Paths;
 use crate::control::Ask;
 use crate::control::client::Client;
 
-use super::failure::Failure;
+use super::exit_error::ExitError;
 use super::instance::{Aliases, aliases, may_control};
 use super::makemap::{self, Kind};
 
 /// The command line of newaliases(8): `-f conffile`.
-pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn run(
+    words: &[String],
+    paths: &Paths,
+    uid: u32,
+    out: &mut dyn Write,
+) -> Result<i32, ExitError> {
     let mut options = getopts::Options::new();
     options.optopt("f", "", "", "");
-    let usage = || Failure::verbatim(1, "usage: newaliases [-f file]\n");
+    let usage = || ExitError::verbatim(1, "usage: newaliases [-f file]\n");
     let matches = options.parse(words).map_err(|_| usage())?;
     if !matches.free.is_empty() {
         return Err(usage());
@@ -32,7 +37,7 @@ pub fn init(
     paths: &Paths,
     uid: u32,
     out: &mut dyn Write,
-) -> Result<i32, Failure> {
+) -> Result<i32, ExitError> {
     need_root(paths, uid)?;
     match source {
         Some(source) => rebuild(source, paths, out),
@@ -40,27 +45,27 @@ pub fn init(
     }
 }
 
-fn need_root(paths: &Paths, uid: u32) -> Result<(), Failure> {
+fn need_root(paths: &Paths, uid: u32) -> Result<(), ExitError> {
     if may_control(paths, uid) {
         return Ok(());
     }
-    Err(Failure::new("need root privileges"))
+    Err(ExitError::new("need root privileges"))
 }
 
-fn rebuild_configured(paths: &Paths, conf: &Path, out: &mut dyn Write) -> Result<i32, Failure> {
+fn rebuild_configured(paths: &Paths, conf: &Path, out: &mut dyn Write) -> Result<i32, ExitError> {
     match aliases(paths, conf)? {
         Aliases::Text(source) => rebuild(&source, paths, out),
         Aliases::None => {
             let text = "the built-in configuration has no aliases";
-            writeln!(out, "{text}").map_err(|e| Failure::output(&e))?;
+            writeln!(out, "{text}").map_err(|e| ExitError::output(&e))?;
             Ok(0)
         }
     }
 }
 
-fn rebuild(source: &Path, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+fn rebuild(source: &Path, paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     let count = makemap::from_file(source, &makemap::with_db(source), Kind::Aliases)?;
-    writeln!(out, "{}: {count} aliases", source.display()).map_err(|e| Failure::output(&e))?;
+    writeln!(out, "{}: {count} aliases", source.display()).map_err(|e| ExitError::output(&e))?;
     // A daemon that is down reads the aliases when it starts; one without such a table need not.
     if let Ok(mut client) = Client::connect(&paths.socket) {
         let _ = client.ask(&Ask::UpdateTable("aliases".to_owned()));
@@ -76,7 +81,7 @@ mod tests {
     use crate::cli::fake_daemon::{CONF, Daemon, Root};
     use crate::util::cdb;
 
-    fn newaliases(root: &Root, words: &[&str]) -> (Result<i32, Failure>, String) {
+    fn newaliases(root: &Root, words: &[&str]) -> (Result<i32, ExitError>, String) {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let mut out = Vec::new();
         let result = run(&words, &root.paths, 0, &mut out);
@@ -165,6 +170,6 @@ mod tests {
         }
         let stranger = crate::sys::user::effective_uid() + 1;
         let failure = run(&[], &root.paths, stranger, &mut Vec::new()).unwrap_err();
-        assert_eq!(failure, Failure::new("need root privileges"));
+        assert_eq!(failure, ExitError::new("need root privileges"));
     }
 }

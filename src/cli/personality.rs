@@ -19,7 +19,7 @@ use crate::sys::setgid;
 use crate::sys::user::effective_uid;
 
 use super::caller::{Caller, Environment, Group};
-use super::failure::{Failure, Form};
+use super::exit_error::{ExitError, Form};
 use super::makemap::Done;
 use super::sendmail;
 use super::{mailq, makemap, newaliases, smtpctl};
@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
     let program = String::from_utf8_lossy(base_name(&name)).into_owned();
     let mut output = io::BufWriter::with_capacity(64 * 1024, io::stdout());
     let result = start(&program, words.collect(), &mut output);
-    let flushed = output.flush().map_err(|e| Failure::output(&e));
+    let flushed = output.flush().map_err(|e| ExitError::output(&e));
     let code = match result.and_then(|code| flushed.map(|()| code)) {
         Ok(code) => code,
         Err(failure) => report(&program, &failure),
@@ -40,18 +40,20 @@ pub fn main() -> ExitCode {
 }
 
 /// Looks at who is calling, gives up what is not needed, and goes to work.
-fn start(program: &str, words: Vec<Vec<u8>>, output: &mut dyn Write) -> Result<i32, Failure> {
+fn start(program: &str, words: Vec<Vec<u8>>, output: &mut dyn Write) -> Result<i32, ExitError> {
     if setgid::is_set_uid() {
-        return Err(Failure::new("this program must not be set-user-id"));
+        return Err(ExitError::new("this program must not be set-user-id"));
     }
     let set_id = is_setid();
-    let group = Group::put_aside().map_err(|e| Failure::io("setegid", &e))?;
+    let group = Group::put_aside().map_err(|e| ExitError::io("setegid", &e))?;
     let replay = is_sendmail(program) && words == [b"--replay"];
     let stores = is_sendmail(program) && !replay;
     let group = if stores {
         group
     } else {
-        group.give_up().map_err(|e| Failure::io("setresgid", &e))?;
+        group
+            .give_up()
+            .map_err(|e| ExitError::io("setresgid", &e))?;
         Group::default()
     };
     // A set-id program must not believe its environment. A replay has just given up all that it
@@ -66,14 +68,18 @@ fn start(program: &str, words: Vec<Vec<u8>>, output: &mut dyn Write) -> Result<i
     };
     if replay {
         let stdin = io::stdin().as_fd().try_clone_to_owned();
-        let file = File::from(stdin.map_err(|e| Failure::io("standard input", &e))?);
+        let file = File::from(stdin.map_err(|e| ExitError::io("standard input", &e))?);
         return sendmail::replay::run(&mut env, &file);
     }
     run(program, words, &mut env)
 }
 
 /// Does what `program` does.
-pub fn run(program: &str, words: Vec<Vec<u8>>, env: &mut Environment<'_>) -> Result<i32, Failure> {
+pub fn run(
+    program: &str,
+    words: Vec<Vec<u8>>,
+    env: &mut Environment<'_>,
+) -> Result<i32, ExitError> {
     match program {
         "sendmail" | "send-mail" => sendmail::run(words, env),
         "smtpctl" => {
@@ -91,7 +97,7 @@ pub fn run(program: &str, words: Vec<Vec<u8>>, env: &mut Environment<'_>) -> Res
                 }
             }
         }
-        _ => Err(Failure::new("unsupported mode")),
+        _ => Err(ExitError::new("unsupported mode")),
     }
 }
 
@@ -104,21 +110,21 @@ fn base_name(name: &[u8]) -> &[u8] {
 }
 
 /// smtpctl(8) and newaliases(8) speak text.
-fn texts(words: Vec<Vec<u8>>) -> Result<Vec<String>, Failure> {
+fn texts(words: Vec<Vec<u8>>) -> Result<Vec<String>, ExitError> {
     let words = words.into_iter().map(String::from_utf8);
     words
         .collect::<Result<_, _>>()
-        .map_err(|_| Failure::new("argument is not UTF-8 text"))
+        .map_err(|_| ExitError::new("argument is not UTF-8 text"))
 }
 
 /// `-R DIR` in front of the command.
-fn smtpctl_options(words: &[String], paths: &Paths) -> Result<(Paths, Vec<String>), Failure> {
+fn smtpctl_options(words: &[String], paths: &Paths) -> Result<(Paths, Vec<String>), ExitError> {
     let mut options = getopts::Options::new();
     options.parsing_style(getopts::ParsingStyle::StopAtFirstFree);
     options.optopt("R", "", "", "");
     let matches = options
         .parse(words)
-        .map_err(|_| Failure::verbatim(1, SMTPCTL_USAGE))?;
+        .map_err(|_| ExitError::verbatim(1, SMTPCTL_USAGE))?;
     let paths = match matches.opt_str("R") {
         Some(root) => Paths::under(Path::new(&root)),
         None => paths.clone(),
@@ -129,7 +135,7 @@ fn smtpctl_options(words: &[String], paths: &Paths) -> Result<(Paths, Vec<String
 const SMTPCTL_USAGE: &str = "usage: smtpctl [-R root] command [argument ...]\n";
 
 /// Says what went wrong and gives the exit code. A closed standard error stays closed.
-fn report(program: &str, failure: &Failure) -> i32 {
+fn report(program: &str, failure: &ExitError) -> i32 {
     let mut errors = io::stderr();
     let _ = match (failure.form, failure.text.is_empty()) {
         (_, true) => Ok(()),
@@ -144,7 +150,7 @@ mod tests {
     use super::*;
     use crate::cli::fake_daemon::Root;
 
-    fn called(program: &str, words: &[&str]) -> Result<i32, Failure> {
+    fn called(program: &str, words: &[&str]) -> Result<i32, ExitError> {
         let root = Root::new();
         let mut env = Environment {
             paths: root.paths.clone(),
@@ -166,11 +172,11 @@ mod tests {
         assert_eq!(called("smtpctl", &[]).unwrap_err().code, 255);
         for program in ["sendmail", "send-mail"] {
             let failure = called(program, &[]).unwrap_err();
-            assert_eq!(failure, Failure::with(70, "no recipients"));
+            assert_eq!(failure, ExitError::with(70, "no recipients"));
             assert_eq!(called(program, &["-bp"]), Ok(0));
         }
         assert_eq!(called("makemap", &["x"]).unwrap_err().code, 1);
-        assert_eq!(called("cat", &[]), Err(Failure::new("unsupported mode")));
+        assert_eq!(called("cat", &[]), Err(ExitError::new("unsupported mode")));
         assert_eq!(base_name(b"/usr/sbin/sendmail"), b"sendmail");
         assert_eq!(base_name(b""), b"");
     }
@@ -189,7 +195,7 @@ mod tests {
         assert_eq!(line(&["show"]).unwrap().0.socket, Paths::system().socket);
         assert_eq!(
             line(&["-x"]).unwrap_err(),
-            Failure::verbatim(1, SMTPCTL_USAGE)
+            ExitError::verbatim(1, SMTPCTL_USAGE)
         );
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::config::limits;
 use crate::config::table_text::{Entries, Entry, Shape};
 use crate::expansion;
@@ -24,19 +24,21 @@ pub enum Kind {
 }
 
 /// Makes `target` out of a file and says how many entries it has.
-pub fn from_file(source: &Path, target: &Path, kind: Kind) -> Result<usize, Failure> {
+pub fn from_file(source: &Path, target: &Path, kind: Kind) -> Result<usize, ExitError> {
     let name = source.display();
-    let missing = |error| Failure::io(format_args!("stat: {name}"), &error);
+    let missing = |error| ExitError::io(format_args!("stat: {name}"), &error);
     let facts = fs::metadata(source).map_err(missing)?;
-    let file = open::plain(source).map_err(|e| Failure::io(&name, &e))?;
-    if !lock::try_flock_shared(&file).map_err(|e| Failure::io(format_args!("{name}: flock"), &e))? {
-        return Err(Failure::new(format!("{name} is locked")));
+    let file = open::plain(source).map_err(|e| ExitError::io(&name, &e))?;
+    if !lock::try_flock_shared(&file)
+        .map_err(|e| ExitError::io(format_args!("{name}: flock"), &e))?
+    {
+        return Err(ExitError::new(format!("{name} is locked")));
     }
     let text = open::read_within(
-        file.try_clone().map_err(|e| Failure::io(&name, &e))?,
+        file.try_clone().map_err(|e| ExitError::io(&name, &e))?,
         LONGEST,
     )
-    .map_err(|e| Failure::io(&name, &e))?;
+    .map_err(|e| ExitError::io(&name, &e))?;
     let owner = Owner {
         uid: facts.uid(),
         gid: facts.gid(),
@@ -50,12 +52,12 @@ pub fn from_stdin(
     input: Box<dyn Read + Send>,
     target: &Path,
     kind: Kind,
-) -> Result<usize, Failure> {
+) -> Result<usize, ExitError> {
     let mut text = Vec::new();
     input
         .take(LONGEST)
         .read_to_end(&mut text)
-        .map_err(|e| Failure::io("standard input", &e))?;
+        .map_err(|e| ExitError::io("standard input", &e))?;
     make("<stdin>", &text, target, kind, None)
 }
 
@@ -76,8 +78,8 @@ fn make(
     target: &Path,
     kind: Kind,
     owner: Option<Owner>,
-) -> Result<usize, Failure> {
-    let failed = |error| Failure::io(target.display(), &error);
+) -> Result<usize, ExitError> {
+    let failed = |error| ExitError::io(target.display(), &error);
     let temporary = Temporary::beside(target).map_err(failed)?;
     let out = BufWriter::with_capacity(1 << 20, &temporary.file);
     let mut writer = Writer::new(out).map_err(failed)?;
@@ -93,10 +95,10 @@ fn make(
 }
 
 /// Where each record of the source goes: key and value.
-type Add<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), Failure>;
+type Add<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), ExitError>;
 
 /// Every entry of a text, checked, as a record.
-fn copy(name: &str, text: &[u8], kind: Kind, add: Add<'_>) -> Result<usize, Failure> {
+fn copy(name: &str, text: &[u8], kind: Kind, add: Add<'_>) -> Result<usize, ExitError> {
     let shape = match kind {
         Kind::Set => Shape::List,
         Kind::Map | Kind::Aliases => Shape::Map,
@@ -109,7 +111,7 @@ fn copy(name: &str, text: &[u8], kind: Kind, add: Add<'_>) -> Result<usize, Fail
         add(key.as_bytes(), value(&entry, kind).as_bytes())?;
         if !known.insert(key.into_boxed_str()) {
             let (line, key) = (entry.line, entry.key);
-            return Err(Failure::new(format!(
+            return Err(ExitError::new(format!(
                 "{name}:{line}: duplicate entry for {key}"
             )));
         }
@@ -117,7 +119,7 @@ fn copy(name: &str, text: &[u8], kind: Kind, add: Add<'_>) -> Result<usize, Fail
     Ok(known.len())
 }
 
-fn check(name: &str, entry: &Entry<'_>, kind: Kind) -> Result<(), Failure> {
+fn check(name: &str, entry: &Entry<'_>, kind: Kind) -> Result<(), ExitError> {
     if entry.key.len() >= limits::KEY_BYTES {
         return Err(invalid(name, entry.line, "the key is too long"));
     }
@@ -143,9 +145,9 @@ fn value<'e>(entry: &'e Entry<'_>, kind: Kind) -> &'e str {
     }
 }
 
-fn invalid(name: &str, line: u32, why: &str) -> Failure {
+fn invalid(name: &str, line: u32, why: &str) -> ExitError {
     let why = why.strip_prefix("invalid map entry: ").unwrap_or(why);
-    Failure::new(format!("{name}:{line}: invalid entry: {why}"))
+    ExitError::new(format!("{name}:{line}: invalid entry: {why}"))
 }
 
 /// Gives a file the owner and mode of another. Who may not give files away keeps it, and lets no

@@ -14,7 +14,7 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use super::failure::Failure;
+use super::exit_error::ExitError;
 use super::getopt::{self, Item};
 
 pub use build::{Kind, from_file};
@@ -24,7 +24,7 @@ pub fn run(
     words: Vec<Vec<u8>>,
     input: Box<dyn Read + Send>,
     out: &mut dyn Write,
-) -> Result<Done, Failure> {
+) -> Result<Done, ExitError> {
     let options = parse(words)?;
     match options.task {
         Task::NewAliases => Ok(Done::NewAliases(options.alias_file)),
@@ -37,7 +37,7 @@ pub fn run(
             match count {
                 0 => {
                     let text = format!("warning: empty map created: {}", target.display());
-                    Err(Failure::with(0, text))
+                    Err(ExitError::with(0, text))
                 }
                 _ => Ok(Done::Made),
             }
@@ -76,11 +76,11 @@ enum Source {
 
 const USAGE: &str = "usage: makemap [-U] [-d dbtype] [-o dbfile] [-t type] file\n";
 
-fn usage() -> Failure {
-    Failure::verbatim(1, USAGE)
+fn usage() -> ExitError {
+    ExitError::verbatim(1, USAGE)
 }
 
-fn parse(words: Vec<Vec<u8>>) -> Result<Options, Failure> {
+fn parse(words: Vec<Vec<u8>>) -> Result<Options, ExitError> {
     let items = getopt::parse("b:C:d:f:ho:O:t:U", words).map_err(|_| usage())?;
     let (mut kind, mut dump, mut new_aliases) = (Kind::Map, false, false);
     let (mut target, mut alias_file) = (None, None);
@@ -116,7 +116,7 @@ fn parse(words: Vec<Vec<u8>>) -> Result<Options, Failure> {
 }
 
 /// `file`, or sendmail's `type name` with the entries on standard input.
-fn task(operands: Vec<Vec<u8>>, target: Option<PathBuf>, dump: bool) -> Result<Task, Failure> {
+fn task(operands: Vec<Vec<u8>>, target: Option<PathBuf>, dump: bool) -> Result<Task, ExitError> {
     let mut operands = operands.into_iter();
     let (first, second, third) = (operands.next(), operands.next(), operands.next());
     match (first, second, third, target) {
@@ -136,7 +136,7 @@ fn task(operands: Vec<Vec<u8>>, target: Option<PathBuf>, dump: bool) -> Result<T
             target,
         }),
         (Some(file), None, None, None) if file == b"-" => {
-            Err(Failure::new("standard input has no name: -o is needed"))
+            Err(ExitError::new("standard input has no name: -o is needed"))
         }
         (Some(file), None, None, None) => {
             let file = path(file);
@@ -150,21 +150,21 @@ fn task(operands: Vec<Vec<u8>>, target: Option<PathBuf>, dump: bool) -> Result<T
 }
 
 /// Databases have one format here; the names of others are understood.
-fn check_database_type(name: &[u8]) -> Result<(), Failure> {
+fn check_database_type(name: &[u8]) -> Result<(), ExitError> {
     match name {
         b"hash" | b"btree" => Ok(()),
-        _ => Err(Failure::new(format!(
+        _ => Err(ExitError::new(format!(
             "unsupported DB type '{}'",
             String::from_utf8_lossy(name)
         ))),
     }
 }
 
-fn kind_of(name: &[u8]) -> Result<Kind, Failure> {
+fn kind_of(name: &[u8]) -> Result<Kind, ExitError> {
     match name {
         b"aliases" => Ok(Kind::Aliases),
         b"set" => Ok(Kind::Set),
-        _ => Err(Failure::new(format!(
+        _ => Err(ExitError::new(format!(
             "unsupported type '{}'",
             String::from_utf8_lossy(name)
         ))),

@@ -5,12 +5,12 @@ use std::io::Cursor;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::sys::lock;
 
 use super::{Done, run};
 
-fn makemap(words: &[&str], input: &str) -> (Result<Done, Failure>, String) {
+fn makemap(words: &[&str], input: &str) -> (Result<Done, ExitError>, String) {
     let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
     let mut out = Vec::new();
     let input = Box::new(Cursor::new(input.as_bytes().to_vec()));
@@ -32,7 +32,7 @@ impl Place {
     }
 
     /// Makes `map.db` and says what is in it.
-    fn made(&self, options: &[&str]) -> Result<String, Failure> {
+    fn made(&self, options: &[&str]) -> Result<String, ExitError> {
         let source = self.at("map");
         let mut words = options.to_vec();
         words.push(&source);
@@ -127,7 +127,7 @@ fn an_empty_map_is_made_with_a_warning() {
     let place = Place::new("# nothing\n");
     let failure = place.made(&[]).unwrap_err();
     let text = format!("warning: empty map created: {}", place.at("map.db"));
-    assert_eq!(failure, Failure::with(0, text));
+    assert_eq!(failure, ExitError::with(0, text));
     let (result, out) = makemap(&["-U", &place.at("map.db")], "");
     assert_eq!((result, out.as_str()), (Ok(Done::Made), ""));
 }

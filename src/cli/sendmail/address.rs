@@ -4,7 +4,7 @@
 //! [`LONGEST_ADDRESS`] bytes. What is found is not judged: the daemon does that. Only bytes that
 //! could end a line of SMTP are kept out here.
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 
 /// Longest address in bytes.
 pub const LONGEST_ADDRESS: usize = 999;
@@ -39,20 +39,20 @@ enum State {
 
 impl ListParser {
     /// Reads more of the field's body.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), ExitError> {
         bytes.iter().try_for_each(|byte| self.byte(*byte))
     }
 
     /// The addresses of the field, which ends here.
-    pub fn finish(mut self) -> Result<Vec<Vec<u8>>, Failure> {
+    pub fn finish(mut self) -> Result<Vec<Vec<u8>>, ExitError> {
         if self.comments > 0 || !matches!(self.state, State::Plain) {
-            return Err(Failure::new("syntax error in address"));
+            return Err(ExitError::new("syntax error in address"));
         }
         self.end_of_address()?;
         Ok(self.found)
     }
 
-    fn byte(&mut self, byte: u8) -> Result<(), Failure> {
+    fn byte(&mut self, byte: u8) -> Result<(), ExitError> {
         if self.comments > 0 {
             self.comment(byte);
             return Ok(());
@@ -80,7 +80,7 @@ impl ListParser {
         }
     }
 
-    fn quoted(&mut self, byte: u8, angle: bool) -> Result<(), Failure> {
+    fn quoted(&mut self, byte: u8, angle: bool) -> Result<(), ExitError> {
         match byte {
             _ if self.escaped => self.escaped = false,
             b'\\' => self.escaped = true,
@@ -90,7 +90,7 @@ impl ListParser {
         self.push(byte)
     }
 
-    fn outside(&mut self, byte: u8) -> Result<(), Failure> {
+    fn outside(&mut self, byte: u8) -> Result<(), ExitError> {
         let angle = self.state == State::Angle;
         match byte {
             b'(' => self.comments = 1,
@@ -125,18 +125,18 @@ impl ListParser {
         Ok(())
     }
 
-    fn push(&mut self, byte: u8) -> Result<(), Failure> {
+    fn push(&mut self, byte: u8) -> Result<(), ExitError> {
         if self.taken {
             return Ok(());
         }
         if self.current.len() >= LONGEST_ADDRESS {
-            return Err(Failure::new("address exceeds buffer size"));
+            return Err(ExitError::new("address exceeds buffer size"));
         }
         self.current.push(byte);
         Ok(())
     }
 
-    fn end_of_address(&mut self) -> Result<(), Failure> {
+    fn end_of_address(&mut self) -> Result<(), ExitError> {
         self.taken = false;
         let address = std::mem::take(&mut self.current);
         let address = without_route(address);
@@ -154,7 +154,7 @@ impl ListParser {
 
 /// The recipients that an operand names: split at commas outside quotes and brackets, blanks
 /// around them and one pair of brackets taken off, and otherwise left as they are.
-pub fn operand(word: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
+pub fn operand(word: &[u8]) -> Result<Vec<Vec<u8>>, ExitError> {
     check(word, "recipient")?;
     let mut found = Vec::new();
     let (mut quoted, mut escaped, mut depth) = (false, false, 0_u32);
@@ -177,7 +177,7 @@ pub fn operand(word: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
             _ => piece,
         };
         if piece.len() > LONGEST_ADDRESS {
-            return Err(Failure::new("address exceeds buffer size"));
+            return Err(ExitError::new("address exceeds buffer size"));
         }
         if !piece.is_empty() {
             found.push(piece.to_vec());
@@ -187,15 +187,15 @@ pub fn operand(word: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
 }
 
 /// The envelope sender that `-f` names; empty is the null sender.
-pub fn sender(word: &[u8]) -> Result<Vec<u8>, Failure> {
+pub fn sender(word: &[u8]) -> Result<Vec<u8>, ExitError> {
     check(word, "sender")?;
     let address = match word.trim_ascii() {
         [b'<', inner @ .., b'>'] => inner,
-        [b'<', ..] => return Err(Failure::new("leading < but no trailing >")),
+        [b'<', ..] => return Err(ExitError::new("leading < but no trailing >")),
         plain => plain,
     };
     if address.len() > LONGEST_ADDRESS {
-        return Err(Failure::new("address exceeds buffer size"));
+        return Err(ExitError::new("address exceeds buffer size"));
     }
     Ok(address.to_vec())
 }
@@ -210,16 +210,16 @@ pub fn qualify(mut address: Vec<u8>, server: &str) -> Vec<u8> {
 }
 
 /// Refuses bytes that end a line or steer a terminal: none belongs in a command of SMTP.
-pub fn check(text: &[u8], what: &str) -> Result<(), Failure> {
+pub fn check(text: &[u8], what: &str) -> Result<(), ExitError> {
     if text.iter().any(u8::is_ascii_control) {
-        return Err(Failure::new(format!("{what} contains illegal character")));
+        return Err(ExitError::new(format!("{what} contains illegal character")));
     }
     Ok(())
 }
 
 /// The end of a message with too many recipients.
-pub fn too_many() -> Failure {
-    Failure::new(format!("more than {MOST_ADDRESSES} recipients"))
+pub fn too_many() -> ExitError {
+    ExitError::new(format!("more than {MOST_ADDRESSES} recipients"))
 }
 
 fn inside(angle: bool) -> State {
@@ -262,7 +262,7 @@ mod tests {
             .collect()
     }
 
-    fn field(body: &str) -> Result<Vec<String>, Failure> {
+    fn field(body: &str) -> Result<Vec<String>, ExitError> {
         let mut parser = ListParser::default();
         // A byte at a time: pieces may be cut anywhere.
         for byte in body.as_bytes() {
@@ -306,12 +306,12 @@ mod tests {
     fn what_does_not_end_is_a_syntax_error() {
         // sendmail(8): an unbalanced comment or quote ends in `syntax error in address`, exit 1.
         for body in ["(bob", "\"bob", "a, (b (c)", "<bob", "bob@[1", "\"a\\\""] {
-            let failure = Failure::new("syntax error in address");
+            let failure = ExitError::new("syntax error in address");
             assert_eq!(field(body), Err(failure), "{body:?}");
         }
         let long = "x".repeat(LONGEST_ADDRESS);
         assert_eq!(field(&long).unwrap().len(), 1);
-        let failure = Failure::new("address exceeds buffer size");
+        let failure = ExitError::new("address exceeds buffer size");
         assert_eq!(field(&format!("{long}x")), Err(failure));
         // A comment is no part of an address and may be long.
         assert_eq!(field(&format!("({long}{long}) bob")).unwrap(), ["bob"]);
@@ -362,7 +362,7 @@ mod tests {
         for (word, expected) in [("bob", "bob"), ("<bob@x>", "bob@x"), ("", ""), ("<>", "")] {
             assert_eq!(sender(word.as_bytes()).unwrap(), expected.as_bytes());
         }
-        let failure = Failure::new("leading < but no trailing >");
+        let failure = ExitError::new("leading < but no trailing >");
         assert_eq!(sender(b"<bob@x"), Err(failure));
     }
 

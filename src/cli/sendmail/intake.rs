@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::sys::errno::strerror;
 use crate::sys::open;
 use crate::util::sysexits;
@@ -32,7 +32,7 @@ pub struct Message {
     /// The addresses of To, Cc and Bcc, or of their Resent- fields, if they were wanted.
     pub recipients: Vec<Vec<u8>>,
     /// Why not all of these are known.
-    pub trouble: Option<Failure>,
+    pub trouble: Option<ExitError>,
     /// A line of the body is longer than SMTP allows.
     pub long_lines: bool,
     /// Content-Type is one that holds other parts and must not be encoded (RFC 2045 §6.4).
@@ -61,7 +61,7 @@ pub enum Recipients {
 
 impl Message {
     /// Reads a message up to the end of `input`.
-    pub fn read(input: &mut dyn Read, recipients: Recipients) -> Result<Message, Failure> {
+    pub fn read(input: &mut dyn Read, recipients: Recipients) -> Result<Message, ExitError> {
         let file = open::nameless(&std::env::temp_dir()).map_err(|e| unkept("tmpfile", &e))?;
         let mut pass = Pass::new(recipients, file);
         let mut lines = Lines::new(input);
@@ -101,8 +101,8 @@ const PIECE_BYTES: u64 = 64 * 1024;
 /// RFC 5322 §2.1.1: no line is longer, so no field's name is.
 const LONGEST_NAME: usize = 998;
 
-fn unkept(what: &str, error: &io::Error) -> Failure {
-    Failure::with(sysexits::TEMPFAIL, format!("{what}: {}", strerror(error)))
+fn unkept(what: &str, error: &io::Error) -> ExitError {
+    ExitError::with(sysexits::TEMPFAIL, format!("{what}: {}", strerror(error)))
 }
 
 /// A part of a line, without its end.
@@ -207,7 +207,7 @@ struct FirstPass {
     resent_once: BTreeSet<Vec<u8>>,
     /// One of them has come again: what follows is of an older set.
     resent_before: bool,
-    trouble: Option<Failure>,
+    trouble: Option<ExitError>,
     long_lines: bool,
     composite: bool,
 }
@@ -236,7 +236,7 @@ impl Pass {
         }
     }
 
-    fn piece(&mut self, piece: &Piece<'_>) -> Result<(), Failure> {
+    fn piece(&mut self, piece: &Piece<'_>) -> Result<(), ExitError> {
         match self.place {
             PassState::Body => self.body(piece),
             PassState::Field { keep } if !piece.starts || is_folded(piece.bytes) => {
@@ -247,7 +247,7 @@ impl Pass {
     }
 
     /// The start of a line that may begin a field.
-    fn line_of_header(&mut self, piece: &Piece<'_>) -> Result<(), Failure> {
+    fn line_of_header(&mut self, piece: &Piece<'_>) -> Result<(), ExitError> {
         self.end_of_field();
         if piece.bytes.is_empty() && piece.ends && self.separators.is_empty() {
             self.message.separated = true;
@@ -275,7 +275,7 @@ impl Pass {
     }
 
     /// The body begins here, with what looked like separators in front of a header.
-    fn no_separators(&mut self) -> Result<(), Failure> {
+    fn no_separators(&mut self) -> Result<(), ExitError> {
         self.place = PassState::Body;
         for line in std::mem::take(&mut self.separators) {
             self.body(&Piece {
@@ -342,7 +342,7 @@ impl Pass {
     }
 
     /// A piece of a field; `body` is the part behind the colon.
-    fn field(&mut self, piece: &Piece<'_>, keep: bool, body: &[u8]) -> Result<(), Failure> {
+    fn field(&mut self, piece: &Piece<'_>, keep: bool, body: &[u8]) -> Result<(), ExitError> {
         if let Some((parser, whose)) = &mut self.list
             && let Err(failure) = parser.feed(body)
         {
@@ -362,7 +362,7 @@ impl Pass {
     }
 
     /// Without its sender a message has its caller's; without its recipients it is not sent.
-    fn misunderstood(&mut self, whose: Whose, failure: Failure) {
+    fn misunderstood(&mut self, whose: Whose, failure: ExitError) {
         if matches!(whose, Whose::Recipients | Whose::ResentTo) {
             self.message.trouble.get_or_insert(failure);
         }
@@ -400,7 +400,7 @@ impl Pass {
         list.append(&mut found);
     }
 
-    fn body(&mut self, piece: &Piece<'_>) -> Result<(), Failure> {
+    fn body(&mut self, piece: &Piece<'_>) -> Result<(), ExitError> {
         self.line_bytes += piece.bytes.len() as u64;
         self.message.long_lines |= self.line_bytes > LONGEST_LINE;
         if piece.ends {
@@ -410,7 +410,7 @@ impl Pass {
         Ok(())
     }
 
-    fn write(&mut self, piece: &Piece<'_>) -> Result<u64, Failure> {
+    fn write(&mut self, piece: &Piece<'_>) -> Result<u64, ExitError> {
         self.unended = !piece.ends;
         let end: &[u8] = if piece.ends { b"\n" } else { b"" };
         self.out
@@ -420,7 +420,7 @@ impl Pass {
         Ok((piece.bytes.len() + end.len()) as u64)
     }
 
-    fn finish(mut self) -> Result<Message, Failure> {
+    fn finish(mut self) -> Result<Message, ExitError> {
         self.end_of_field();
         let end = Piece {
             bytes: b"",

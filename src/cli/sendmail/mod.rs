@@ -31,7 +31,7 @@ use crate::util::Timestamp;
 use crate::util::sysexits;
 
 use super::caller::{Caller, Environment, Group, Login};
-use super::failure::Failure;
+use super::exit_error::ExitError;
 use super::instance::{may_control, offline_dir, server_name};
 use super::{mailq, newaliases};
 use compose::Author;
@@ -40,7 +40,7 @@ use options::{Mode, Options};
 use submit::Letter;
 
 /// The command line of sendmail(8), without the program's name.
-pub fn run(words: Vec<Vec<u8>>, env: &mut Environment<'_>) -> Result<i32, Failure> {
+pub fn run(words: Vec<Vec<u8>>, env: &mut Environment<'_>) -> Result<i32, ExitError> {
     let options = options::parse(words)?;
     if options.mode == Mode::Submit {
         return send(&options, env);
@@ -60,7 +60,7 @@ pub fn run(words: Vec<Vec<u8>>, env: &mut Environment<'_>) -> Result<i32, Failur
 
 /// The daemon has it, or it is stored for the daemon, or its writer has it in `dead.letter`, or the
 /// exit code tells the caller to keep it.
-fn send(options: &Options, env: &mut Environment<'_>) -> Result<i32, Failure> {
+fn send(options: &Options, env: &mut Environment<'_>) -> Result<i32, ExitError> {
     let mut input = take_input(env);
     let mut draft = Draft::read(options, env, &mut *input)?;
     if let Err(failure) = draft.address(options, env) {
@@ -79,7 +79,7 @@ fn send(options: &Options, env: &mut Environment<'_>) -> Result<i32, Failure> {
                 Err(undelivered) if undelivered.is_final() => {
                     give_up(env)?;
                     let text = undelivered.to_string();
-                    return Err(draft.save_dead_letter(Failure::with(sysexits::SOFTWARE, text)));
+                    return Err(draft.save_dead_letter(ExitError::with(sysexits::SOFTWARE, text)));
                 }
                 Err(undelivered) => undelivered.to_string(),
             }
@@ -87,7 +87,7 @@ fn send(options: &Options, env: &mut Environment<'_>) -> Result<i32, Failure> {
         Err(why) => why,
     };
     let group = std::mem::take(&mut env.group);
-    store(&mut draft, &env.paths, group).map_err(|failure| Failure {
+    store(&mut draft, &env.paths, group).map_err(|failure| ExitError {
         text: format!("{why}; {}", failure.text),
         ..failure
     })?;
@@ -98,24 +98,24 @@ fn send(options: &Options, env: &mut Environment<'_>) -> Result<i32, Failure> {
     Ok(0)
 }
 
-fn store(draft: &mut Draft, paths: &Paths, group: Group) -> Result<(), Failure> {
+fn store(draft: &mut Draft, paths: &Paths, group: Group) -> Result<(), ExitError> {
     let dir = offline_dir(paths);
     let letter = draft.letter.clone();
     let now = Timestamp::now();
     group
         .spend(|| offline::store(&dir, &letter, now, &mut |out| draft.write(out)))
-        .map_err(|e| Failure::with(sysexits::TEMPFAIL, format!("setresgid: {}", strerror(&e))))?
+        .map_err(|e| ExitError::with(sysexits::TEMPFAIL, format!("setresgid: {}", strerror(&e))))?
 }
 
 /// `-bv`: what the daemon would say to each recipient. There is no message.
-fn verify(options: &Options, env: &mut Environment<'_>) -> Result<i32, Failure> {
+fn verify(options: &Options, env: &mut Environment<'_>) -> Result<i32, ExitError> {
     let nothing = Options {
         recipients: intake::Recipients::Ignored,
         ..options.clone()
     };
     let mut draft = Draft::read(&nothing, env, &mut io::empty())?;
     draft.address(&nothing, env)?;
-    let later = |why: String| Failure::with(sysexits::TEMPFAIL, why);
+    let later = |why: String| ExitError::with(sysexits::TEMPFAIL, why);
     let stream = submit::session(&env.paths.socket).map_err(later)?;
     let dialogue = watched(options, &mut *env.output);
     let replies = match submit::verify(&stream, &draft.letter, dialogue) {
@@ -125,7 +125,7 @@ fn verify(options: &Options, env: &mut Environment<'_>) -> Result<i32, Failure> 
                 true => sysexits::SOFTWARE,
                 false => sysexits::TEMPFAIL,
             };
-            return Err(Failure::with(code, undelivered.to_string()));
+            return Err(ExitError::with(code, undelivered.to_string()));
         }
     };
     let mut code = sysexits::OK;
@@ -146,15 +146,15 @@ fn verify(options: &Options, env: &mut Environment<'_>) -> Result<i32, Failure> 
             }
         };
         let recipient = String::from_utf8_lossy(recipient);
-        writeln!(env.output, "{recipient}... {verdict}").map_err(|e| Failure::output(&e))?;
+        writeln!(env.output, "{recipient}... {verdict}").map_err(|e| ExitError::output(&e))?;
     }
     Ok(code)
 }
 
 /// `-q`: the daemon tries everything now.
-fn flush(paths: &Paths, uid: u32) -> Result<i32, Failure> {
+fn flush(paths: &Paths, uid: u32) -> Result<i32, ExitError> {
     if !may_control(paths, uid) {
-        return Err(Failure::with(sysexits::NOPERM, "need root privileges"));
+        return Err(ExitError::with(sysexits::NOPERM, "need root privileges"));
     }
     let mut client = Client::connect(&paths.socket).map_err(later)?;
     match client.ask(&Ask::Schedule(Which::All))? {
@@ -165,9 +165,9 @@ fn flush(paths: &Paths, uid: u32) -> Result<i32, Failure> {
 }
 
 /// A daemon that is down, or too busy to be reached, may be up later.
-fn later(error: Error) -> Failure {
+fn later(error: Error) -> ExitError {
     match error {
-        Error::Down | Error::Connect(_) => Failure::with(sysexits::TEMPFAIL, error.to_string()),
+        Error::Down | Error::Connect(_) => ExitError::with(sysexits::TEMPFAIL, error.to_string()),
         other => other.into(),
     }
 }
@@ -180,10 +180,10 @@ fn watched<'a>(options: &Options, output: &'a mut dyn Write) -> Option<&'a mut d
     }
 }
 
-fn give_up(env: &mut Environment<'_>) -> Result<(), Failure> {
+fn give_up(env: &mut Environment<'_>) -> Result<(), ExitError> {
     std::mem::take(&mut env.group)
         .give_up()
-        .map_err(|e| Failure::io("setresgid", &e))
+        .map_err(|e| ExitError::io("setresgid", &e))
 }
 
 fn take_input(env: &mut Environment<'_>) -> Box<dyn Read + Send> {
@@ -205,7 +205,7 @@ impl Draft {
         options: &Options,
         env: &Environment<'_>,
         input: &mut dyn Read,
-    ) -> Result<Draft, Failure> {
+    ) -> Result<Draft, ExitError> {
         let message = Message::read(input, options.recipients)?;
         let caller = (env.caller)(options.login);
         Ok(Draft {
@@ -222,9 +222,9 @@ impl Draft {
     }
 
     /// Makes the envelope of the command line and the header.
-    fn address(&mut self, options: &Options, env: &Environment<'_>) -> Result<(), Failure> {
+    fn address(&mut self, options: &Options, env: &Environment<'_>) -> Result<(), ExitError> {
         let server = server_name(&env.paths)
-            .ok_or_else(|| Failure::with(sysexits::NOHOST, "no server name"))?;
+            .ok_or_else(|| ExitError::with(sysexits::NOHOST, "no server name"))?;
         let given = options.sender.as_deref().map(address::sender).transpose()?;
         for (value, what) in [
             (&options.notify, "-N"),
@@ -242,7 +242,7 @@ impl Draft {
         }
         recipients.append(&mut self.message.recipients);
         match recipients.len() {
-            0 => return Err(Failure::with(sysexits::SOFTWARE, "no recipients")),
+            0 => return Err(ExitError::with(sysexits::SOFTWARE, "no recipients")),
             1..=address::MOST_ADDRESSES => {}
             _ => return Err(address::too_many()),
         }
@@ -280,14 +280,14 @@ impl Draft {
 
     /// Appends the message to the dead.letter of its writer. Where that fails, the caller must keep
     /// it.
-    fn save_dead_letter(&mut self, failure: Failure) -> Failure {
+    fn save_dead_letter(&mut self, failure: ExitError) -> ExitError {
         if self.message.has_no_header() && self.message.has_no_body() {
             return failure;
         }
         let Err(why) = self.leave_letter() else {
             return failure;
         };
-        Failure {
+        ExitError {
             code: sysexits::TEMPFAIL,
             text: format!("{}; dead.letter: {why}", failure.text),
             ..failure

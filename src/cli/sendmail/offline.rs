@@ -26,7 +26,7 @@ use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::queue::fs::is_short;
 use crate::sys::errno::strerror;
 use crate::sys::fs::{Room, room, sync_dir};
@@ -71,7 +71,7 @@ pub fn store(
     letter: &Letter,
     now: Timestamp,
     body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     check_room(room(dir))?;
     let name = format!("{}.{}", now.0, random_letters());
     let hidden = dir.join(format!(".{name}"));
@@ -81,7 +81,7 @@ pub fn store(
             hidden.display(),
             strerror(&error)
         );
-        Failure::with(sysexits::TEMPFAIL, text)
+        ExitError::with(sysexits::TEMPFAIL, text)
     })?;
     let stored = fill(file, letter, now, body)
         .and_then(|()| fs::rename(&hidden, dir.join(&name)))
@@ -90,21 +90,21 @@ pub fn store(
         // The error that matters is the first one.
         let _ = fs::remove_file(&hidden);
         let text = format!("{}: {}", dir.join(&name).display(), strerror(&error));
-        Failure::with(sysexits::TEMPFAIL, text)
+        ExitError::with(sysexits::TEMPFAIL, text)
     })
 }
 
 /// What the daemon keeps free it needs for what it has accepted. A directory that cannot be asked
 /// is not there, which is told in other words.
-fn check_room(found: io::Result<Room>) -> Result<(), Failure> {
+fn check_room(found: io::Result<Room>) -> Result<(), ExitError> {
     match found.is_ok_and(is_short) {
-        true => Err(Failure::with(sysexits::TEMPFAIL, "not enough disk space")),
+        true => Err(ExitError::with(sysexits::TEMPFAIL, "not enough disk space")),
         false => Ok(()),
     }
 }
 
 /// Reads what stands before the message.
-pub fn read(input: &mut dyn BufRead) -> Result<Stored, Failure> {
+pub fn read(input: &mut dyn BufRead) -> Result<Stored, ExitError> {
     let first = line(input)?.ok_or_else(|| bad("file is empty"))?;
     match first.strip_prefix(MAGIC) {
         Some(VERSION) => letter(input, first.len() as u64 + 1).map(Stored::Letter),
@@ -123,8 +123,8 @@ const DONE: &[u8] = b"done";
 /// Longest line before the message, in bytes: the older format keeps all recipients in one.
 const LONGEST_LINE: u64 = 4 << 20;
 
-fn bad(what: &str) -> Failure {
-    Failure::with(sysexits::DATAERR, format!("offline {what}"))
+fn bad(what: &str) -> ExitError {
+    ExitError::with(sysexits::DATAERR, format!("offline {what}"))
 }
 
 fn random_letters() -> String {
@@ -191,7 +191,7 @@ fn fill(
         .sync_all()
 }
 
-fn letter(input: &mut dyn BufRead, mut at: u64) -> Result<Opened, Failure> {
+fn letter(input: &mut dyn BufRead, mut at: u64) -> Result<Opened, ExitError> {
     let mut letter = Letter::default();
     let (mut sender, mut date) = (None, Timestamp(0));
     let (mut places, mut settled) = (Vec::new(), false);
@@ -236,12 +236,12 @@ fn letter(input: &mut dyn BufRead, mut at: u64) -> Result<Opened, Failure> {
     })
 }
 
-fn line(input: &mut dyn BufRead) -> Result<Option<Vec<u8>>, Failure> {
+fn line(input: &mut dyn BufRead) -> Result<Option<Vec<u8>>, ExitError> {
     let mut line = Vec::new();
     let count = input
         .take(LONGEST_LINE)
         .read_until(b'\n', &mut line)
-        .map_err(|e| Failure::with(sysexits::TEMPFAIL, format!("read: {}", strerror(&e))))?;
+        .map_err(|e| ExitError::with(sysexits::TEMPFAIL, format!("read: {}", strerror(&e))))?;
     if count == 0 {
         return Ok(None);
     }
@@ -255,7 +255,7 @@ fn line(input: &mut dyn BufRead) -> Result<Option<Vec<u8>>, Failure> {
 mod tests {
     use super::*;
 
-    fn letter_of(text: &[u8]) -> Result<Stored, Failure> {
+    fn letter_of(text: &[u8]) -> Result<Stored, ExitError> {
         read(&mut &text[..])
     }
 
@@ -320,7 +320,7 @@ mod tests {
             })
         };
         assert_eq!(check_room(room(1 << 30)), Ok(()));
-        let failure = Failure::with(75, "not enough disk space");
+        let failure = ExitError::with(75, "not enough disk space");
         assert_eq!(check_room(room(1 << 28)), Err(failure));
         let unknown = io::Error::from(io::ErrorKind::NotFound);
         assert_eq!(check_room(Err(unknown)), Ok(()));

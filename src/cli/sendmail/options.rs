@@ -1,7 +1,7 @@
 //! The command line of sendmail(8): what we obey, what we accept for other programs' sake.
 
 use crate::cli::caller::Login;
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::cli::getopt::{self, Item};
 
 use super::intake::Recipients;
@@ -49,8 +49,8 @@ pub enum Mode {
 }
 
 /// Reads a command line, without the program's name.
-pub fn parse(words: Vec<Vec<u8>>) -> Result<Options, Failure> {
-    let items = getopt::parse(LETTERS, words).map_err(|_| Failure::verbatim(1, USAGE))?;
+pub fn parse(words: Vec<Vec<u8>>) -> Result<Options, ExitError> {
+    let items = getopt::parse(LETTERS, words).map_err(|_| ExitError::verbatim(1, USAGE))?;
     let mut options = Options::default();
     let mut alias_file = None;
     for item in items {
@@ -107,7 +107,7 @@ fn alias_option(argument: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn read(line: &[&str]) -> Result<Options, Failure> {
+    fn read(line: &[&str]) -> Result<Options, ExitError> {
         parse(line.iter().map(|word| word.as_bytes().to_vec()).collect())
     }
 
@@ -217,7 +217,7 @@ mod tests {
             &["--help"],
             &["-Z", "x"],
         ] {
-            assert_eq!(read(line), Err(Failure::verbatim(1, USAGE)), "{line:?}");
+            assert_eq!(read(line), Err(ExitError::verbatim(1, USAGE)), "{line:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::net::Shutdown;
 use std::thread;
 
 use crate::cli::caller::Environment;
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::sys::errno::strerror;
 use crate::util::sysexits;
 
@@ -17,8 +17,8 @@ use super::submit;
 use super::take_input;
 
 /// Passes bytes both ways until the daemon closes the session.
-pub fn run(env: &mut Environment<'_>) -> Result<i32, Failure> {
-    let later = |why: String| Failure::with(sysexits::TEMPFAIL, why);
+pub fn run(env: &mut Environment<'_>) -> Result<i32, ExitError> {
+    let later = |why: String| ExitError::with(sysexits::TEMPFAIL, why);
     let stream = match submit::session(&env.paths.socket) {
         Ok(stream) => stream,
         Err(why) => {
@@ -94,7 +94,7 @@ impl<W: Write> Write for LineEnds<W> {
 
 /// Passes on what the daemon says. A message that was on its way when the session ended, or a
 /// session that the daemon ended, is to be tried again.
-fn downward(mut stream: impl Read, output: &mut dyn Write) -> Result<i32, Failure> {
+fn downward(mut stream: impl Read, output: &mut dyn Write) -> Result<i32, ExitError> {
     let mut buffer = [0; 4096];
     let mut replies = LastReply::default();
     loop {
@@ -107,7 +107,7 @@ fn downward(mut stream: impl Read, output: &mut dyn Write) -> Result<i32, Failur
             }
             Err(error) => {
                 let text = format!("read error: {}", strerror(&error));
-                return Err(Failure::with(sysexits::TEMPFAIL, text));
+                return Err(ExitError::with(sysexits::TEMPFAIL, text));
             }
         };
         let bytes = buffer.get(..count).unwrap_or_default();
@@ -115,7 +115,7 @@ fn downward(mut stream: impl Read, output: &mut dyn Write) -> Result<i32, Failur
         output
             .write_all(bytes)
             .and_then(|()| output.flush())
-            .map_err(|e| Failure::output(&e))?;
+            .map_err(|e| ExitError::output(&e))?;
     }
 }
 
@@ -139,14 +139,14 @@ impl LastReply {
         }
     }
 
-    fn verdict(&self) -> Result<i32, Failure> {
+    fn verdict(&self) -> Result<i32, ExitError> {
         let text = match self.code.as_slice() {
             b"354" => "the session ended within a message, which was not accepted",
             b"421" => "smtpd has ended the session",
             [] => "smtpd closed the connection",
             _ => return Ok(0),
         };
-        Err(Failure::with(sysexits::TEMPFAIL, text))
+        Err(ExitError::with(sysexits::TEMPFAIL, text))
     }
 }
 

@@ -11,7 +11,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 
 use crate::cli::caller::Environment;
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::cli::instance::server_name;
 use crate::mail::Outcome;
 use crate::util::{Timestamp, sysexits};
@@ -23,7 +23,7 @@ use super::submit::{self, Letter, Share};
 use super::{Draft, Login, dead_letter, give_up};
 
 /// Brings in the message that is stored in `file`.
-pub fn run(env: &mut Environment<'_>, file: &File) -> Result<i32, Failure> {
+pub fn run(env: &mut Environment<'_>, file: &File) -> Result<i32, ExitError> {
     give_up(env)?;
     let now = Timestamp::now();
     let mut input = BufReader::new(file);
@@ -57,7 +57,7 @@ pub fn run(env: &mut Environment<'_>, file: &File) -> Result<i32, Failure> {
                 ..options::parse(words)?
             };
             if options.mode != Mode::Submit {
-                return Err(Failure::with(
+                return Err(ExitError::with(
                     sysexits::USAGE,
                     "offline file asks for no mail",
                 ));
@@ -90,12 +90,12 @@ pub fn run(env: &mut Environment<'_>, file: &File) -> Result<i32, Failure> {
 }
 
 /// A refused message that its writer has is no matter of the offline queue any more.
-fn kept(failure: Failure) -> Result<i32, Failure> {
+fn kept(failure: ExitError) -> Result<i32, ExitError> {
     let code = match failure.code {
         sysexits::TEMPFAIL => sysexits::TEMPFAIL,
         _ => sysexits::OK,
     };
-    Err(Failure { code, ..failure })
+    Err(ExitError { code, ..failure })
 }
 
 /// How long the daemon may put a recipient off: as long as its queue tries by default.
@@ -120,7 +120,7 @@ struct Replay<'a, 'w, 'f> {
 }
 
 impl Replay<'_, '_, '_> {
-    fn run(&mut self, now: Timestamp) -> Result<i32, Failure> {
+    fn run(&mut self, now: Timestamp) -> Result<i32, ExitError> {
         let mut open: Vec<usize> = (0..self.letter.recipients.len()).collect();
         let mut refused = Vec::new();
         let mut put_off = None;
@@ -147,13 +147,13 @@ impl Replay<'_, '_, '_> {
         };
         self.settle(&refused.iter().map(|(at, _)| *at).collect::<Vec<_>>())?;
         match (put_off, told) {
-            (Some((_, why)), _) => Err(Failure::with(sysexits::TEMPFAIL, why)),
-            (None, Some(told)) => Err(Failure::with(sysexits::OK, told)),
+            (Some((_, why)), _) => Err(ExitError::with(sysexits::TEMPFAIL, why)),
+            (None, Some(told)) => Err(ExitError::with(sysexits::OK, told)),
             (None, None) => Ok(0),
         }
     }
 
-    fn pass(&mut self, open: &[usize]) -> Result<submit::Pass, Failure> {
+    fn pass(&mut self, open: &[usize]) -> Result<submit::Pass, ExitError> {
         let stream = submit::session(&self.env.paths.socket).map_err(not_now)?;
         let message = &mut self.message;
         let body = |out: &mut dyn Write| io::copy(&mut message()?, out).map(drop);
@@ -167,7 +167,7 @@ impl Replay<'_, '_, '_> {
     }
 
     /// Marks recipients; where nothing can be marked, the file goes as a whole.
-    fn settle(&self, recipients: &[usize]) -> Result<(), Failure> {
+    fn settle(&self, recipients: &[usize]) -> Result<(), ExitError> {
         let Some((file, places)) = &self.marks else {
             return Ok(());
         };
@@ -182,7 +182,7 @@ impl Replay<'_, '_, '_> {
                     file.sync_data()
                 }
             });
-        marked.map_err(|e| Failure::io("offline file", &e))
+        marked.map_err(|e| ExitError::io("offline file", &e))
     }
 
     /// Sees to it that the writer hears of it; says how.
@@ -190,9 +190,9 @@ impl Replay<'_, '_, '_> {
         &mut self,
         refused: &[(usize, String)],
         now: Timestamp,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, ExitError> {
         let what = self.sum_up(refused);
-        let broken = |e: io::Error| Failure::with(sysexits::TEMPFAIL, e.to_string());
+        let broken = |e: io::Error| ExitError::with(sysexits::TEMPFAIL, e.to_string());
         if !report::is_wanted(&self.letter) {
             return Ok(format!("{what}; no report was asked for"));
         }
@@ -218,7 +218,7 @@ impl Replay<'_, '_, '_> {
             // Where nobody can be marked, those who have it would get it again with the next try.
             if let (Some(why), Some(_)) = (why, &self.marks) {
                 let text = format!("{what}; not yet reported to <{writer}>: {why}");
-                return Err(Failure::with(sysexits::TEMPFAIL, text));
+                return Err(ExitError::with(sysexits::TEMPFAIL, text));
             }
         }
         let sender = String::from_utf8_lossy(&self.letter.sender).into_owned();
@@ -231,7 +231,7 @@ impl Replay<'_, '_, '_> {
             Ok(()) => Ok(format!("{what}; left in dead.letter")),
             Err(why) => {
                 let text = format!("{what}; dead.letter: {why}");
-                Err(Failure::with(sysexits::TEMPFAIL, text))
+                Err(ExitError::with(sysexits::TEMPFAIL, text))
             }
         }
     }
@@ -254,6 +254,6 @@ impl Replay<'_, '_, '_> {
 }
 
 /// The daemon takes nothing: it is no fault of this message.
-fn not_now(why: String) -> Failure {
-    Failure::with(sysexits::UNAVAILABLE, why)
+fn not_now(why: String) -> ExitError {
+    ExitError::with(sysexits::UNAVAILABLE, why)
 }

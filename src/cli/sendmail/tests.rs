@@ -13,7 +13,7 @@ type Refusals = &'static [(&'static str, &'static str)];
 
 /// What a run of sendmail came to.
 struct Ran {
-    result: Result<i32, Failure>,
+    result: Result<i32, ExitError>,
     output: String,
 }
 
@@ -43,7 +43,7 @@ fn sendmail(root: &Root, line: &[&str], input: &[u8]) -> Ran {
     }
 }
 
-fn replayed(root: &Root, input: &[u8]) -> Result<i32, Failure> {
+fn replayed(root: &Root, input: &[u8]) -> Result<i32, ExitError> {
     replayed_file(root, &stored_file(input))
 }
 
@@ -53,7 +53,7 @@ fn stored_file(input: &[u8]) -> File {
     file
 }
 
-fn replayed_file(root: &Root, mut file: &File) -> Result<i32, Failure> {
+fn replayed_file(root: &Root, mut file: &File) -> Result<i32, ExitError> {
     file.rewind().unwrap();
     replay::run(&mut env(root, b"", &mut Vec::new()), file)
 }
@@ -199,7 +199,7 @@ fn a_refusal_is_told_and_the_message_is_left_in_dead_letter() {
         let _daemon = Daemon::start(&root.paths.socket, what, |_| Answer::Ok);
         let ran = sendmail(&root, &["-t", "bad@x"], b"Date: now\nBcc: s@x\n\n.hi");
         let text = "command failed: 550 5.1.1 such ?user";
-        assert_eq!(ran.result, Err(Failure::with(70, text)), "{what:?}");
+        assert_eq!(ran.result, Err(ExitError::with(70, text)), "{what:?}");
         let letter = dead_letter(&root).unwrap();
         let (stamp, letter) = letter.split_once('\n').unwrap();
         assert!(stamp.starts_with("From bob@mx.example.org "), "{stamp}");
@@ -226,10 +226,10 @@ fn what_cannot_be_sent_is_kept_or_left_to_the_caller() {
         ran.result.unwrap_err()
     };
     assert_eq!(refuse(&["bad@x"], b"\nhi\n").code, 70);
-    assert_eq!(refuse(&[], b"\nhi\n"), Failure::with(70, "no recipients"));
+    assert_eq!(refuse(&[], b"\nhi\n"), ExitError::with(70, "no recipients"));
     assert_eq!(
         refuse(&["-t"], b"To: (a\n\nhi\n"),
-        Failure::new("syntax error in address")
+        ExitError::new("syntax error in address")
     );
     assert_eq!(refuse(&["-f", "<a", "b"], b"\nhi\n").code, 1);
     assert_eq!(refuse(&["a\nb"], b"\nhi\n").code, 1);
@@ -379,7 +379,7 @@ fn a_replay_judges_each_recipient_alone_and_reports_those_who_are_refused() {
     let daemon = Daemon::start(&root.paths.socket, JUDGED, |_| Answer::Ok);
     let file = stored_file(stored("w@x", RECIPIENTS, 0).as_bytes());
     let failure = replayed_file(&root, &file).unwrap_err();
-    assert_eq!(failure, Failure::with(75, "451 4.3.0 later"));
+    assert_eq!(failure, ExitError::with(75, "451 4.3.0 later"));
     let found = sessions(&daemon);
     let all = ["good@x", "bad@x", "later@x", "fine@x"];
     assert_eq!(found[0].0, all);
@@ -500,7 +500,7 @@ fn a_file_that_is_no_message_is_told() {
     assert_eq!(replayed(&root, b"-bs\n").unwrap_err().code, sysexits::USAGE);
     // OpenSMTPD stores `-f '<bob@x>'` as this, and could never read it back.
     let told = replayed(&root, b"-f|<bob@x|al\nhi\n").unwrap_err();
-    assert_eq!(told, Failure::with(0, "leading < but no trailing >"));
+    assert_eq!(told, ExitError::with(0, "leading < but no trailing >"));
     assert!(dead_letter(&root).unwrap().ends_with("\nhi\n\n"));
 }
 
@@ -664,7 +664,7 @@ fn q_asks_the_daemon_to_try_everything() {
     assert_eq!(sendmail(&root, &["-q"], b"").result.unwrap_err().code, 75);
     let stranger = crate::sys::user::effective_uid() + 1;
     let failure = flush(&root.paths, stranger).unwrap_err();
-    assert_eq!(failure, Failure::with(77, "need root privileges"));
+    assert_eq!(failure, ExitError::with(77, "need root privileges"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Write};
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::sys::crypt;
 use crate::sys::errno::strerror;
 
@@ -12,18 +12,18 @@ pub fn run(
     password: Option<String>,
     input: impl BufRead,
     out: &mut dyn Write,
-) -> Result<i32, Failure> {
-    let mut print = |password: &str| -> Result<(), Failure> {
-        let failed = |error| Failure::new(format!("encrypt: {}", strerror(&error)));
+) -> Result<i32, ExitError> {
+    let mut print = |password: &str| -> Result<(), ExitError> {
+        let failed = |error| ExitError::new(format!("encrypt: {}", strerror(&error)));
         let hash = crypt::hash(password).map_err(failed)?;
-        writeln!(out, "{hash}").map_err(|error| Failure::output(&error))
+        writeln!(out, "{hash}").map_err(|error| ExitError::output(&error))
     };
     if let Some(password) = password {
         print(&password)?;
         return Ok(0);
     }
     for line in input.lines() {
-        let line = line.map_err(|error| Failure::new(format!("stdin: {}", strerror(&error))))?;
+        let line = line.map_err(|error| ExitError::new(format!("stdin: {}", strerror(&error))))?;
         print(&line)?;
     }
     Ok(0)

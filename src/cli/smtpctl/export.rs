@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::config::paths::{self, Paths};
 use crate::control::client::{Client, Error};
 use crate::mail::{EvpId, MsgId};
@@ -81,17 +81,17 @@ struct Count {
 }
 
 /// Writes all that lies in the spool to `to`/queue, of which there must be none yet.
-pub fn run(to: &str, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn run(to: &str, paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     match Client::connect(&paths.socket) {
         Err(Error::Down) => {}
         _ => {
-            return Err(Failure::new(
+            return Err(ExitError::new(
                 "smtpd is running: stop it first, or mail is there twice",
             ));
         }
     }
     let queue = Path::new(to).join(layout::QUEUE);
-    let failed = |path: &Path, error: &io::Error| Failure::io(path.display(), error);
+    let failed = |path: &Path, error: &io::Error| ExitError::io(path.display(), error);
     let owner = fs::metadata(paths.spool.join(layout::QUEUE))
         .map_err(|e| failed(&paths.spool.join(layout::QUEUE), &e))?;
     let owner = (user::effective_uid() == 0).then(|| (owner.uid(), owner.gid()));
@@ -117,10 +117,10 @@ pub fn run(to: &str, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure>
         .and_then(|synced| settle(&queue, owner, synced))
         .map_err(|e| failed(&queue, &e))?;
     let (envelopes, messages) = (plural(count.envelopes, "exported"), count.messages);
-    writeln!(out, "{envelopes} in {messages} messages").map_err(|e| Failure::output(&e))?;
+    writeln!(out, "{envelopes} in {messages} messages").map_err(|e| ExitError::output(&e))?;
     match count.unreadable {
         0 => Ok(0),
-        unreadable => Err(Failure::new(format!(
+        unreadable => Err(ExitError::new(format!(
             "{unreadable} files could not be read, and are not exported"
         ))),
     }
@@ -135,7 +135,7 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    fn all(&self) -> Result<Count, Failure> {
+    fn all(&self) -> Result<Count, ExitError> {
         let mut count = Count::default();
         for msgid in self.files.messages(None)? {
             let envelopes = self.envelopes(msgid, &mut count);
@@ -181,11 +181,11 @@ impl Export<'_> {
         mut body: Body,
         envelopes: &[(EvpId, String)],
         count: &mut Count,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ExitError> {
         let id = msgid.to_string();
         let bucket = self.queue.join(id.get(..2).unwrap_or_default());
         let dir = bucket.join(&id);
-        let failed = |error: io::Error| Failure::io(dir.display(), &error);
+        let failed = |error: io::Error| ExitError::io(dir.display(), &error);
         match make_dir(&bucket) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(failed(error));

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, Read, Write};
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 
 /// Sessions and lines of each that are kept while it is not known whether they are wanted.
 const SESSIONS_MAX: usize = 20_000;
@@ -15,14 +15,14 @@ const LINES_MAX: usize = 50;
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Prints the lines about the message or envelope with this id; 1 if there is none.
-pub fn run(id: &str, mut log: impl BufRead, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn run(id: &str, mut log: impl BufRead, out: &mut dyn Write) -> Result<i32, ExitError> {
     let mut sessions: HashMap<String, Session> = HashMap::new();
     let mut found = false;
     let mut line = Vec::new();
     loop {
         line.clear();
         let read = (&mut log).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
-        if read.map_err(|e| Failure::io("standard input", &e))? == 0 {
+        if read.map_err(|e| ExitError::io("standard input", &e))? == 0 {
             return Ok(i32::from(!found));
         }
         let text = String::from_utf8_lossy(&line);
@@ -43,13 +43,13 @@ pub fn run(id: &str, mut log: impl BufRead, out: &mut dyn Write) -> Result<i32, 
         if is_wanted && !session.is_wanted {
             session.is_wanted = true;
             for kept in session.kept.drain(..) {
-                writeln!(out, "{kept}").map_err(|e| Failure::output(&e))?;
+                writeln!(out, "{kept}").map_err(|e| ExitError::output(&e))?;
             }
         }
         let is_said = is_wanted || !is_of_others;
         if session.is_wanted && is_said {
             found = true;
-            writeln!(out, "{text}").map_err(|e| Failure::output(&e))?;
+            writeln!(out, "{text}").map_err(|e| ExitError::output(&e))?;
         } else if is_said && session.kept.len() < LINES_MAX {
             session.kept.push(text.clone());
         }

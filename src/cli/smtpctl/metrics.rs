@@ -12,7 +12,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::config::paths::Paths;
 use crate::control::Ask;
 use crate::control::client::Client;
@@ -27,15 +27,15 @@ const REQUEST_MAX: usize = 8 * 1024;
 
 /// Prints them, or serves them at `place`: an address of loopback with a port, or the path of a
 /// socket.
-pub fn run(place: Option<&str>, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn run(place: Option<&str>, paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     let Some(place) = place else {
         let text = text(paths)?;
         out.write_all(text.as_bytes())
-            .map_err(|e| Failure::output(&e))?;
+            .map_err(|e| ExitError::output(&e))?;
         return Ok(0);
     };
     if place.starts_with('/') {
-        let listener = bind_path(Path::new(place)).map_err(|e| Failure::io(place, &e))?;
+        let listener = bind_path(Path::new(place)).map_err(|e| ExitError::io(place, &e))?;
         serve(
             || Ok(listener.accept()?.0),
             paths,
@@ -47,13 +47,13 @@ pub fn run(place: Option<&str>, paths: &Paths, out: &mut dyn Write) -> Result<i3
     } else {
         let not_ours = || {
             let text = format!("{place}: neither a path nor an address of loopback with a port");
-            Failure::new(text)
+            ExitError::new(text)
         };
         let addr: SocketAddr = place.parse().map_err(|_| not_ours())?;
         if !addr.ip().is_loopback() {
             return Err(not_ours());
         }
-        let listener = TcpListener::bind(addr).map_err(|e| Failure::io(place, &e))?;
+        let listener = TcpListener::bind(addr).map_err(|e| ExitError::io(place, &e))?;
         serve(
             || Ok(listener.accept()?.0),
             paths,
@@ -82,7 +82,7 @@ fn serve<C: Read + Write>(
     accept: impl Fn() -> io::Result<C>,
     paths: &Paths,
     hurry: impl Fn(&C) -> io::Result<()>,
-) -> Result<i32, Failure> {
+) -> Result<i32, ExitError> {
     loop {
         match accept() {
             Ok(mut client) => {
@@ -99,7 +99,7 @@ fn serve<C: Read + Write>(
 /// One request and its answer (RFC 9112).
 fn answer<C: Read + Write>(
     client: &mut C,
-    text: &dyn Fn() -> Result<String, Failure>,
+    text: &dyn Fn() -> Result<String, ExitError>,
 ) -> io::Result<()> {
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
@@ -126,7 +126,7 @@ fn answer<C: Read + Write>(
     )
 }
 
-fn text(paths: &Paths) -> Result<String, Failure> {
+fn text(paths: &Paths) -> Result<String, ExitError> {
     let mut client = Client::connect(&paths.socket)?;
     Ok(exposition(&counters(client.ask(&Ask::Stats)?)?))
 }
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_for_metrics_gets_them_and_nothing_else() {
-        let ask = |request: &[u8], text: &dyn Fn() -> Result<String, Failure>| {
+        let ask = |request: &[u8], text: &dyn Fn() -> Result<String, ExitError>| {
             let mut talk = Talk(io::Cursor::new(request.to_vec()), Vec::new());
             answer(&mut talk, text).unwrap();
             String::from_utf8(talk.1).unwrap()
@@ -279,7 +279,7 @@ mod tests {
         let good = || Ok("a 1\n".to_owned());
         let said = ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", &good);
         assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with("\r\n\r\na 1\n"));
-        let down = || Err(Failure::new("down"));
+        let down = || Err(ExitError::new("down"));
         assert!(ask(b"GET /metrics HTTP/1.0\r\n\r\n", &down).starts_with("HTTP/1.1 503 "));
         for other in [&b"GET /etc HTTP/1.1\r\n\r\n"[..], b"", &[b'x'; 20_000]] {
             assert!(ask(other, &good).starts_with("HTTP/1.1 404 "));

@@ -28,7 +28,7 @@ use crate::control::message::{Block, Change, Listing, TraceOf};
 use crate::control::{Answer, Ask, Which};
 use crate::mail::{MailAddr, Supposed};
 
-use super::failure::Failure;
+use super::exit_error::ExitError;
 use super::instance::{configured_key, may_control};
 use super::queue_key;
 use grammar::{Arg, Command, Misunderstood, Verb};
@@ -38,17 +38,22 @@ use shown::{Shown, Watched};
 use spool::Keys;
 
 /// Does what `words` (without the program's name and options) ask.
-pub fn run(words: &[String], paths: &Paths, uid: u32, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn run(
+    words: &[String],
+    paths: &Paths,
+    uid: u32,
+    out: &mut dyn Write,
+) -> Result<i32, ExitError> {
     let command = grammar::parse(words)
-        .map_err(|Misunderstood(text)| Failure::verbatim(MISUNDERSTOOD, text))?;
+        .map_err(|Misunderstood(text)| ExitError::verbatim(MISUNDERSTOOD, text))?;
     if command.verb.privileged() && !may_control(paths, uid) {
-        return Err(Failure::new("need root privileges"));
+        return Err(ExitError::new("need root privileges"));
     }
     execute(&command, paths, uid, out)
 }
 
 /// mailq(8).
-pub fn show_queue(paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn show_queue(paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     queue::show(&Selection::default(), paths, out)
 }
 
@@ -60,10 +65,10 @@ fn execute(
     paths: &Paths,
     uid: u32,
     out: &mut dyn Write,
-) -> Result<i32, Failure> {
+) -> Result<i32, ExitError> {
     let which = command.which();
     let ask =
-        |ask: Ask| -> Result<Answer, Failure> { Ok(Client::connect(&paths.socket)?.ask(&ask)?) };
+        |ask: Ask| -> Result<Answer, ExitError> { Ok(Client::connect(&paths.socket)?.ask(&ask)?) };
     let each = |what: fn(Which) -> Ask| ask_each(&command.each(), what, paths);
     if let (Some(selection), Some(deed)) = (&command.selection, deed(command.verb)) {
         return queue::act(selection, &deed, paths, out);
@@ -151,7 +156,7 @@ fn deed(verb: Verb) -> Option<Deed> {
 }
 
 /// `edit`: the address that takes the place of another.
-fn change(command: &Command) -> Result<Change, Failure> {
+fn change(command: &Command) -> Result<Change, ExitError> {
     let text = match command.args.get(1) {
         Some(Arg::Text(text)) => text.as_str(),
         _ => "",
@@ -161,7 +166,8 @@ fn change(command: &Command) -> Result<Change, Failure> {
         _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => None,
         _ => MailAddr::from_stored(text).filter(|a| !a.user().is_empty() && !a.domain().is_empty()),
     };
-    let addr = addr.ok_or_else(|| Failure::new(format!("not an address: {}", printable(text))))?;
+    let addr =
+        addr.ok_or_else(|| ExitError::new(format!("not an address: {}", printable(text))))?;
     Ok(match command.verb {
         Verb::EditSender => Change {
             sender: Some(addr),
@@ -175,7 +181,7 @@ fn change(command: &Command) -> Result<Change, Failure> {
 }
 
 /// One question for each of these; the counts are added up.
-fn ask_each(ids: &[Which], what: fn(Which) -> Ask, paths: &Paths) -> Result<Answer, Failure> {
+fn ask_each(ids: &[Which], what: fn(Which) -> Ask, paths: &Paths) -> Result<Answer, ExitError> {
     let mut client = Client::connect(&paths.socket)?;
     let mut sum: u32 = 0;
     for which in ids {
@@ -214,7 +220,7 @@ fn route(command: &Command) -> u64 {
     text(command).parse().unwrap_or(0)
 }
 
-fn block(command: &Command, on: bool) -> Result<Ask, Failure> {
+fn block(command: &Command, on: bool) -> Result<Ask, ExitError> {
     let domain = match command.args.get(1) {
         Some(Arg::Text(domain)) => domain.clone(),
         _ => String::new(),
@@ -224,12 +230,12 @@ fn block(command: &Command, on: bool) -> Result<Ask, Failure> {
     let bare = source.split('%').next().unwrap_or_default();
     let source = bare
         .parse()
-        .map_err(|_| Failure::new(format!("not an address: {bare}")))?;
+        .map_err(|_| ExitError::new(format!("not an address: {bare}")))?;
     Ok(Ask::Block(Block { source, domain, on }))
 }
 
 /// Asks until there are no more lines.
-fn show_relaying(listing: Listing, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+fn show_relaying(listing: Listing, paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     let mut client = Client::connect(&paths.socket)?;
     let mut seen: u32 = 0;
     loop {
@@ -239,7 +245,7 @@ fn show_relaying(listing: Listing, paths: &Paths, out: &mut dyn Write) -> Result
             other => return generic(other, out),
         };
         for line in &lines {
-            writeln!(out, "{}", printable(line)).map_err(|e| Failure::output(&e))?;
+            writeln!(out, "{}", printable(line)).map_err(|e| ExitError::output(&e))?;
         }
         let more = u32::try_from(lines.len()).unwrap_or(u32::MAX);
         seen = seen.saturating_add(more);
@@ -253,12 +259,12 @@ fn supposed(command: &Command) -> Box<Supposed> {
     }
 }
 
-fn explain(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+fn explain(answer: Answer, out: &mut dyn Write) -> Result<i32, ExitError> {
     let Answer::Text(text) = answer else {
         return generic(answer, out);
     };
     for line in text.lines() {
-        writeln!(out, "{}", printable(line)).map_err(|e| Failure::output(&e))?;
+        writeln!(out, "{}", printable(line)).map_err(|e| ExitError::output(&e))?;
     }
     Ok(0)
 }
@@ -282,15 +288,15 @@ const TRACES: &[&str] = &[
     "all",
 ];
 
-fn traced(command: &Command) -> Result<String, Failure> {
+fn traced(command: &Command) -> Result<String, ExitError> {
     let word = text(command);
     match TRACES.contains(&word.as_str()) {
         true => Ok(word),
-        false => Err(Failure::new(format!("invalid trace keyword: {word}"))),
+        false => Err(ExitError::new(format!("invalid trace keyword: {word}"))),
     }
 }
 
-fn trace_of(command: &Command, whom: fn(String) -> TraceOf) -> Result<Ask, Failure> {
+fn trace_of(command: &Command, whom: fn(String) -> TraceOf) -> Result<Ask, ExitError> {
     let text = match command.args.get(1) {
         Some(Arg::Text(text)) => text.clone(),
         _ => String::new(),
@@ -298,21 +304,21 @@ fn trace_of(command: &Command, whom: fn(String) -> TraceOf) -> Result<Ask, Failu
     Ok(Ask::TraceOf(traced(command)?, whom(text)))
 }
 
-fn profiled(command: &Command) -> Result<String, Failure> {
+fn profiled(command: &Command) -> Result<String, ExitError> {
     let word = text(command);
     match word.as_str() {
         "imsg" | "queue" => Ok(word),
-        _ => Err(Failure::new(format!("invalid profile keyword: {word}"))),
+        _ => Err(ExitError::new(format!("invalid profile keyword: {word}"))),
     }
 }
 
 /// `unprofile`: what was counted since `profile`.
-fn unprofile(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+fn unprofile(answer: Answer, out: &mut dyn Write) -> Result<i32, ExitError> {
     let Answer::Lines(lines) = answer else {
         return generic(answer, out);
     };
     for line in lines {
-        writeln!(out, "{}", printable(&line)).map_err(|e| Failure::output(&e))?;
+        writeln!(out, "{}", printable(&line)).map_err(|e| ExitError::output(&e))?;
     }
     generic(Answer::Ok, out)
 }
@@ -333,34 +339,34 @@ fn count(
     answer: Answer,
     sentence: impl Fn(u32) -> String,
     out: &mut dyn Write,
-) -> Result<i32, Failure> {
+) -> Result<i32, ExitError> {
     match answer {
         Answer::Count(count) => {
-            writeln!(out, "{}", sentence(count)).map_err(|e| Failure::output(&e))?;
+            writeln!(out, "{}", sentence(count)).map_err(|e| ExitError::output(&e))?;
             Ok(0)
         }
         other => generic(other, out),
     }
 }
 
-fn generic(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+fn generic(answer: Answer, out: &mut dyn Write) -> Result<i32, ExitError> {
     let (line, result) = match answer {
         Answer::Ok => ("command succeeded", Ok(0)),
-        Answer::Fail(why) => ("command failed", Err(Failure::new(printable(&why)))),
+        Answer::Fail(why) => ("command failed", Err(ExitError::new(printable(&why)))),
         _ => return Err(Error::Unexpected.into()),
     };
-    writeln!(out, "{line}").map_err(|e| Failure::output(&e))?;
+    writeln!(out, "{line}").map_err(|e| ExitError::output(&e))?;
     result
 }
 
 /// `reload`: each line about the configuration on a line of its own.
-fn reload(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+fn reload(answer: Answer, out: &mut dyn Write) -> Result<i32, ExitError> {
     let Answer::Fail(why) = answer else {
         return generic(answer, out);
     };
-    writeln!(out, "command failed").map_err(|e| Failure::output(&e))?;
+    writeln!(out, "command failed").map_err(|e| ExitError::output(&e))?;
     let lines: Vec<String> = why.lines().map(printable).collect();
-    Err(Failure::new(lines.join("\n")))
+    Err(ExitError::new(lines.join("\n")))
 }
 
 /// The daemon's words, without what could steer a terminal.
@@ -368,7 +374,7 @@ fn printable(text: &str) -> String {
     text.replace(char::is_control, "?")
 }
 
-fn show_status(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+fn show_status(answer: Answer, out: &mut dyn Write) -> Result<i32, ExitError> {
     let Answer::Status {
         mda,
         mta,
@@ -386,9 +392,9 @@ fn show_status(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
         word(mta),
         word(smtp)
     )
-    .map_err(|e| Failure::output(&e))?;
+    .map_err(|e| ExitError::output(&e))?;
     for note in notes {
-        writeln!(out, "{}", printable(&note)).map_err(|e| Failure::output(&e))?;
+        writeln!(out, "{}", printable(&note)).map_err(|e| ExitError::output(&e))?;
     }
     Ok(0)
 }

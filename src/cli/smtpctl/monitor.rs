@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::thread;
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::control::client::{Client, Error};
 use crate::control::{Answer, Ask};
 use crate::util::time::Duration;
 
 /// Prints `KEY=VALUE` in byte order of the keys; the uptime comes last, twice.
-pub fn show_stats(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn show_stats(answer: Answer, out: &mut dyn Write) -> Result<i32, ExitError> {
     let mut stats = counters(answer)?;
     let uptime_s = stats.remove(UPTIME).unwrap_or(0);
     let print = |out: &mut dyn Write| {
@@ -21,12 +21,12 @@ pub fn show_stats(answer: Answer, out: &mut dyn Write) -> Result<i32, Failure> {
         let human = Duration(u64::try_from(uptime_s).unwrap_or(0));
         writeln!(out, "{UPTIME}.human={human}")
     };
-    print(out).map_err(|e| Failure::output(&e))?;
+    print(out).map_err(|e| ExitError::output(&e))?;
     Ok(0)
 }
 
 /// Prints a line every second until standard output or the daemon goes.
-pub fn run(client: &mut Client, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn run(client: &mut Client, out: &mut dyn Write) -> Result<i32, ExitError> {
     let mut last = Digest::default();
     for count in (0..LINES_PER_HEADER).cycle() {
         let digest = Digest::of(&counters(client.ask(&Ask::Stats)?)?);
@@ -38,7 +38,7 @@ pub fn run(client: &mut Client, out: &mut dyn Write) -> Result<i32, Failure> {
         text.push_str(&digest.line(&last));
         out.write_all(text.as_bytes())
             .and_then(|()| out.flush())
-            .map_err(|e| Failure::output(&e))?;
+            .map_err(|e| ExitError::output(&e))?;
         last = digest;
         thread::sleep(std::time::Duration::from_secs(1));
     }
@@ -56,7 +56,7 @@ curr conn disc  curr  enq  deq   ok tmpfail prmfail loop expire remove bounce
 pub type Stats = BTreeMap<String, i64>;
 
 /// What is in an answer to `Ask::Stats`.
-pub fn counters(answer: Answer) -> Result<Stats, Failure> {
+pub fn counters(answer: Answer) -> Result<Stats, ExitError> {
     match answer {
         Answer::Stats(list) => Ok(list.into_iter().collect()),
         Answer::Fail(why) => Err(Error::Refused(super::printable(&why)).into()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::cli::instance::{configured_ttl_s, decode_envelope};
 use crate::config::paths::Paths;
 use crate::control::client::{Client, Error};
@@ -23,8 +23,8 @@ use super::{plural, printable, spool, with_keys};
 fn each(
     only: Option<MsgId>,
     paths: &Paths,
-    take: &mut dyn FnMut(Listed) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    take: &mut dyn FnMut(Listed) -> Result<(), ExitError>,
+) -> Result<(), ExitError> {
     match Client::connect(&paths.socket) {
         Ok(mut client) => {
             for listed in client.list(only) {
@@ -48,10 +48,10 @@ fn each(
 }
 
 /// `show queue`.
-pub fn show(selection: &Selection, paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn show(selection: &Selection, paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     if selection.is_plain() {
         each(selection.message(), paths, &mut |listed| {
-            writeln!(out, "{}|{}", listed.id, listed.text).map_err(|e| Failure::output(&e))
+            writeln!(out, "{}|{}", listed.id, listed.text).map_err(|e| ExitError::output(&e))
         })?;
         return Ok(0);
     }
@@ -64,11 +64,11 @@ pub fn show(selection: &Selection, paths: &Paths, out: &mut dyn Write) -> Result
             Form::Json => writeln!(out, "{}", row.json()),
             Form::Human => out.write_all(paragraph(&row, now, count == 1).as_bytes()),
         };
-        printed.map_err(|e| Failure::output(&e))
+        printed.map_err(|e| ExitError::output(&e))
     })?;
     if selection.form == Form::Human {
         let s = if count == 1 { "" } else { "s" };
-        writeln!(out, "{count} envelope{s}").map_err(|e| Failure::output(&e))?;
+        writeln!(out, "{count} envelope{s}").map_err(|e| ExitError::output(&e))?;
     }
     Ok(0)
 }
@@ -76,8 +76,8 @@ pub fn show(selection: &Selection, paths: &Paths, out: &mut dyn Write) -> Result
 fn each_selected(
     selection: &Selection,
     paths: &Paths,
-    take: &mut dyn FnMut(Row) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    take: &mut dyn FnMut(Row) -> Result<(), ExitError>,
+) -> Result<(), ExitError> {
     let now_s = Timestamp::now().0;
     let mut known: Option<(MsgId, Option<Content>)> = None;
     each(selection.message(), paths, &mut |listed| {
@@ -182,7 +182,7 @@ fn paragraph(row: &Row, now: Timestamp, is_first: bool) -> String {
 }
 
 /// `show queue summary`: how many wait how long for which domain, and why.
-pub fn summary(paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn summary(paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     let now = Timestamp::now();
     let mut sums = Sums::default();
     each(None, paths, &mut |listed| {
@@ -192,7 +192,7 @@ pub fn summary(paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
         Ok(())
     })?;
     out.write_all(sums.text().as_bytes())
-        .map_err(|e| Failure::output(&e))?;
+        .map_err(|e| ExitError::output(&e))?;
     Ok(0)
 }
 
@@ -275,7 +275,7 @@ pub fn act(
     deed: &Deed,
     paths: &Paths,
     out: &mut dyn Write,
-) -> Result<i32, Failure> {
+) -> Result<i32, ExitError> {
     let ids = chosen(selection, deed.done, paths, out)?;
     let Some(ids) = ids else { return Ok(0) };
     let ids: Vec<Which> = ids.into_iter().map(Which::Envelope).collect();
@@ -292,7 +292,7 @@ fn chosen(
     done: &str,
     paths: &Paths,
     out: &mut dyn Write,
-) -> Result<Option<Vec<EvpId>>, Failure> {
+) -> Result<Option<Vec<EvpId>>, ExitError> {
     // A daemon that is down is told apart before anything is printed.
     drop(Client::connect(&paths.socket)?);
     let (mut ids, mut lines) = (Vec::new(), Vec::new());
@@ -307,11 +307,11 @@ fn chosen(
         return Ok(Some(ids));
     }
     for line in lines {
-        writeln!(out, "{line}").map_err(|e| Failure::output(&e))?;
+        writeln!(out, "{line}").map_err(|e| ExitError::output(&e))?;
     }
     let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     writeln!(out, "{}", plural(count, &format!("would be {done}")))
-        .map_err(|e| Failure::output(&e))?;
+        .map_err(|e| ExitError::output(&e))?;
     Ok(None)
 }
 
@@ -322,7 +322,7 @@ pub fn requeue(
     change: &Change,
     paths: &Paths,
     out: &mut dyn Write,
-) -> Result<i32, Failure> {
+) -> Result<i32, ExitError> {
     let Some(ids) = chosen(selection, "requeued", paths, out)? else {
         return Ok(0);
     };
@@ -345,7 +345,7 @@ pub fn requeue(
         true => Ok(0),
         false => {
             let lines: Vec<String> = complaints.iter().map(|line| printable(line)).collect();
-            Err(Failure::new(lines.join("\n")))
+            Err(ExitError::new(lines.join("\n")))
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::dns::{self, Answer, DnsResult, Kind, Reply};
 use crate::sys::creds::{self, Identity};
 use crate::sys::{random, user};
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 
 /// Asks the resolver, which answers by a callback.
 pub type Lookup<'a> = &'a dyn Fn(&str, Kind, Reply<DnsResult>);
@@ -41,7 +41,7 @@ pub fn run(
     uid: u32,
     names: impl BufRead,
     out: &mut dyn Write,
-) -> Result<i32, Failure> {
+) -> Result<i32, ExitError> {
     if uid == 0 {
         drop_root()?;
     }
@@ -49,7 +49,7 @@ pub fn run(
         dns::Settings::of_instance(paths.root.as_deref()),
         random::number_u32,
     )
-    .map_err(|e| Failure::io("resolver", &e))?;
+    .map_err(|e| ExitError::io("resolver", &e))?;
     walk(
         names,
         &|name, kind, reply| resolver.lookup(name, kind, reply),
@@ -58,16 +58,20 @@ pub fn run(
 }
 
 /// What comes from the network is read without root's rights.
-fn drop_root() -> Result<(), Failure> {
+fn drop_root() -> Result<(), ExitError> {
     let user = user::by_name(paths::USER)
-        .map_err(|e| Failure::io(paths::USER, &e))?
-        .ok_or_else(|| Failure::new(format!("unknown user {}", paths::USER)))?;
+        .map_err(|e| ExitError::io(paths::USER, &e))?
+        .ok_or_else(|| ExitError::new(format!("unknown user {}", paths::USER)))?;
     creds::become_for_good(&Identity::alone(user.uid, user.gid))
-        .map_err(|e| Failure::io("setresuid", &e))
+        .map_err(|e| ExitError::io("setresuid", &e))
 }
 
 /// Walks the records of all `names`.
-pub fn walk(names: impl BufRead, lookup: Lookup<'_>, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn walk(
+    names: impl BufRead,
+    lookup: Lookup<'_>,
+    out: &mut dyn Write,
+) -> Result<i32, ExitError> {
     let mut walk = Walk::default();
     walk.read(names)?;
     let (sender, answers) = mpsc::channel();
@@ -90,13 +94,13 @@ pub fn walk(names: impl BufRead, lookup: Lookup<'_>, out: &mut dyn Write) -> Res
         }
         let (question, found) = answers
             .recv_timeout(PATIENCE)
-            .map_err(|_| Failure::new("no answer from the resolver"))?;
+            .map_err(|_| ExitError::new("no answer from the resolver"))?;
         open -= 1;
         walk.take(&question, found, out)?;
     }
     match walk.full {
         false => Ok(0),
-        true => Err(Failure::new(format!(
+        true => Err(ExitError::new(format!(
             "stopped after {QUESTIONS_MAX} questions: the list is not complete"
         ))),
     }
@@ -151,18 +155,18 @@ struct Walk {
 impl Walk {
     /// Takes the names, one per line; blanks behind them do not count, and a name of one character
     /// is none.
-    fn read(&mut self, mut names: impl BufRead) -> Result<(), Failure> {
+    fn read(&mut self, mut names: impl BufRead) -> Result<(), ExitError> {
         loop {
             let mut line = Vec::new();
             let read = names
                 .by_ref()
                 .take(LINE_MAX as u64)
                 .read_until(b'\n', &mut line);
-            if read.map_err(|e| Failure::io("standard input", &e))? == 0 {
+            if read.map_err(|e| ExitError::io("standard input", &e))? == 0 {
                 return Ok(());
             }
             if line.len() == LINE_MAX && !line.ends_with(b"\n") {
-                return Err(Failure::new("a line of the input is too long"));
+                return Err(ExitError::new("a line of the input is too long"));
             }
             let name = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
             if name.len() > 1 {
@@ -207,7 +211,7 @@ impl Walk {
         question: &Question,
         found: DnsResult,
         out: &mut dyn Write,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ExitError> {
         match (question.purpose, found) {
             (Purpose::Record(Depth(depth)), Ok(Answer::Txt(texts))) => {
                 for text in texts {
@@ -240,7 +244,7 @@ impl Walk {
         text: &[u8],
         depth: u8,
         out: &mut dyn Write,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ExitError> {
         let text = String::from_utf8_lossy(text);
         let mut terms = text.split_ascii_whitespace();
         if !terms
@@ -268,7 +272,7 @@ impl Walk {
         depth: u8,
         decided: bool,
         out: &mut dyn Write,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ExitError> {
         if term.starts_with(['-', '~']) {
             return Ok(());
         }
@@ -350,17 +354,17 @@ fn is_prefix<A: std::str::FromStr>(text: &str, most: u8) -> bool {
     }
 }
 
-fn print(out: &mut dyn Write, addr: IpAddr, prefix: Option<u8>) -> Result<(), Failure> {
+fn print(out: &mut dyn Write, addr: IpAddr, prefix: Option<u8>) -> Result<(), ExitError> {
     match prefix {
         Some(bits) => writeln!(out, "{addr}/{bits}"),
         None => writeln!(out, "{addr}"),
     }
-    .map_err(|e| Failure::output(&e))
+    .map_err(|e| ExitError::output(&e))
 }
 
-fn print_if(out: &mut dyn Write, text: &str, valid: bool) -> Result<(), Failure> {
+fn print_if(out: &mut dyn Write, text: &str, valid: bool) -> Result<(), ExitError> {
     match valid {
-        true => writeln!(out, "{text}").map_err(|e| Failure::output(&e)),
+        true => writeln!(out, "{text}").map_err(|e| ExitError::output(&e)),
         false => Ok(()),
     }
 }

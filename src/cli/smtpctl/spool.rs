@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::cli::queue_key;
 use crate::control::Which;
 use crate::control::listing::{self, Standing, State};
@@ -36,10 +36,10 @@ pub fn each_envelope(
     only: Option<MsgId>,
     (decode, ttl_s): (Decode, u32),
     keys: &Keys<'_>,
-    take: &mut dyn FnMut(Listed) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    take: &mut dyn FnMut(Listed) -> Result<(), ExitError>,
+) -> Result<(), ExitError> {
     // One that is not there is no empty one: a mistyped root, or an instance that never ran.
-    fs::metadata(spool).map_err(|e| Failure::io(spool.display(), &e))?;
+    fs::metadata(spool).map_err(|e| ExitError::io(spool.display(), &e))?;
     let coding = Coding {
         key: (keys.configured)(),
         ..Coding::default()
@@ -63,9 +63,9 @@ pub fn show_envelope(
     which: Which,
     keys: &Keys<'_>,
     out: &mut dyn Write,
-) -> Result<i32, Failure> {
+) -> Result<i32, ExitError> {
     let Which::Envelope(id) = which else {
-        return Err(Failure::new("bad message type"));
+        return Err(ExitError::new("bad message type"));
     };
     let files = Files::find(spool, Some(id.msgid()))?;
     let mut text = keys.open(&files, &envelope_path(id), Name::envelope(id))?;
@@ -78,11 +78,11 @@ pub fn show_message(
     which: Which,
     keys: &Keys<'_>,
     out: &mut dyn Write,
-) -> Result<i32, Failure> {
+) -> Result<i32, ExitError> {
     let msgid = match which {
         Which::Message(id) => id,
         Which::Envelope(id) => id.msgid(),
-        Which::All => return Err(Failure::new("bad message type")),
+        Which::All => return Err(ExitError::new("bad message type")),
     };
     let files = Files::find(spool, Some(msgid))?;
     let mut text = keys.open(&files, &body_path(msgid), Name::body(msgid))?;
@@ -102,9 +102,9 @@ pub(super) struct Files<'a> {
 
 impl Files<'_> {
     /// Of all messages, or of one.
-    pub(super) fn find(spool: &Path, only: Option<MsgId>) -> Result<Files<'_>, Failure> {
+    pub(super) fn find(spool: &Path, only: Option<MsgId>) -> Result<Files<'_>, ExitError> {
         let room = spool.join(layout::BAGS);
-        let bagged = Bagged::find(spool, only).map_err(|e| Failure::io(room.display(), &e))?;
+        let bagged = Bagged::find(spool, only).map_err(|e| ExitError::io(room.display(), &e))?;
         Ok(Files {
             spool,
             bagged,
@@ -113,16 +113,16 @@ impl Files<'_> {
     }
 
     /// The ids of all messages, or this one.
-    pub(super) fn messages(&self, only: Option<MsgId>) -> Result<BTreeSet<MsgId>, Failure> {
+    pub(super) fn messages(&self, only: Option<MsgId>) -> Result<BTreeSet<MsgId>, ExitError> {
         if let Some(id) = only {
             return Ok(BTreeSet::from([id]));
         }
         let queue = self.spool.join(layout::QUEUE);
         let mut messages: BTreeSet<MsgId> = self.bagged.messages().collect();
-        let buckets = names(&queue).map_err(|e| Failure::io(queue.display(), &e))?;
+        let buckets = names(&queue).map_err(|e| ExitError::io(queue.display(), &e))?;
         for bucket in buckets.iter().filter(|name| name.len() == 2) {
             let bucket = queue.join(bucket);
-            let ids = names(&bucket).map_err(|e| Failure::io(bucket.display(), &e))?;
+            let ids = names(&bucket).map_err(|e| ExitError::io(bucket.display(), &e))?;
             messages.extend(ids.iter().filter_map(|name| name.parse::<MsgId>().ok()));
         }
         Ok(messages)
@@ -215,17 +215,17 @@ pub(super) fn eprintln_quietly(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn copy(text: &mut Body, out: &mut dyn Write) -> Result<i32, Failure> {
+fn copy(text: &mut Body, out: &mut dyn Write) -> Result<i32, ExitError> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = match text.read(&mut buffer) {
             Ok(0) => return Ok(0),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Failure::io("fread", &error)),
+            Err(error) => return Err(ExitError::io("fread", &error)),
         };
         let bytes = buffer.get(..count).unwrap_or_default();
-        out.write_all(bytes).map_err(|e| Failure::output(&e))?;
+        out.write_all(bytes).map_err(|e| ExitError::output(&e))?;
     }
 }
 
@@ -243,11 +243,16 @@ const TRIES: usize = 3;
 impl Keys<'_> {
     /// Opens a file of the spool. The daemon is not asked: it need not run, and need not know the
     /// key. A key that has opened one file is tried on the next.
-    pub(super) fn open(&self, files: &Files<'_>, path: &Path, name: Name) -> Result<Body, Failure> {
+    pub(super) fn open(
+        &self,
+        files: &Files<'_>,
+        path: &Path,
+        name: Name,
+    ) -> Result<Body, ExitError> {
         let open = |key: Option<Key>| {
             let source = files
                 .source(path, name)
-                .map_err(|e| Failure::io("fopen", &e))?;
+                .map_err(|e| ExitError::io("fopen", &e))?;
             let coding = Coding {
                 key,
                 ..Coding::default()
@@ -258,8 +263,8 @@ impl Keys<'_> {
                     Ok(Ok(body))
                 }
                 Err(Unreadable::Key(why)) => Ok(Err(why)),
-                Err(Unreadable::Io(error)) => Err(Failure::io("fread", &error)),
-                Err(damaged) => Err(Failure::new(format!("object is damaged: {damaged}"))),
+                Err(Unreadable::Io(error)) => Err(ExitError::io("fread", &error)),
+                Err(damaged) => Err(ExitError::new(format!("object is damaged: {damaged}"))),
             }
         };
         let known = files.key.borrow().clone();
@@ -274,12 +279,12 @@ impl Keys<'_> {
                 break;
             };
             let bytes = (self.ask)()
-                .map_err(|no| Failure::new(format!("object is encrypted: {why}: {no}")))?;
+                .map_err(|no| ExitError::new(format!("object is encrypted: {why}: {no}")))?;
             let key = queue_key::key(&bytes);
-            let key = key.ok_or_else(|| Failure::new("crypto-setup: invalid key"))?;
+            let key = key.ok_or_else(|| ExitError::new("crypto-setup: invalid key"))?;
             tried = open(Some(key))?;
         }
-        tried.map_err(|why| Failure::new(format!("object is encrypted: {why}")))
+        tried.map_err(|why| ExitError::new(format!("object is encrypted: {why}")))
     }
 }
 
@@ -326,9 +331,9 @@ mod tests {
         known: (Decode, u32),
         keys: &Keys<'_>,
         out: &mut dyn Write,
-    ) -> Result<i32, Failure> {
+    ) -> Result<i32, ExitError> {
         each_envelope(spool, only, known, keys, &mut |listed| {
-            writeln!(out, "{}|{}", listed.id, listed.text).map_err(|e| Failure::output(&e))
+            writeln!(out, "{}|{}", listed.id, listed.text).map_err(|e| ExitError::output(&e))
         })?;
         Ok(0)
     }
@@ -411,7 +416,7 @@ mod tests {
         let gone = Which::Message("00000001".parse().unwrap());
         assert_eq!(
             show_message(dir.path(), gone, &NO_KEYS, &mut Vec::new()),
-            Err(Failure::new("fopen: No such file or directory"))
+            Err(ExitError::new("fopen: No such file or directory"))
         );
     }
 
@@ -449,7 +454,7 @@ mod tests {
         let missing = Path::new("/no/such/spool");
         let failure = show_queue(missing, None, (decode, 60), &NO_KEYS, &mut Vec::new());
         let text = "/no/such/spool: No such file or directory";
-        assert_eq!(failure, Err(Failure::new(text)));
+        assert_eq!(failure, Err(ExitError::new(text)));
     }
 
     #[test]
@@ -473,7 +478,7 @@ mod tests {
             ..NO_KEYS
         };
         let failure = show_message(dir.path(), which, &short, &mut out);
-        assert_eq!(failure, Err(Failure::new("crypto-setup: invalid key")));
+        assert_eq!(failure, Err(ExitError::new("crypto-setup: invalid key")));
     }
 
     #[test]

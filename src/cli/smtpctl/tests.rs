@@ -5,7 +5,7 @@ use crate::control::message::{Listed, Subsystem};
 
 use super::*;
 
-fn smtpctl(root: &Root, line: &str) -> (Result<i32, Failure>, String) {
+fn smtpctl(root: &Root, line: &str) -> (Result<i32, ExitError>, String) {
     let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
     let mut out = Vec::new();
     let result = run(&words, &root.paths, 0, &mut out);
@@ -13,7 +13,7 @@ fn smtpctl(root: &Root, line: &str) -> (Result<i32, Failure>, String) {
 }
 
 /// What is printed for `line` when the daemon gives `answer`, and what it was asked.
-fn answered(line: &str, answer: &Answer) -> (Result<i32, Failure>, String, Vec<Ask>) {
+fn answered(line: &str, answer: &Answer) -> (Result<i32, ExitError>, String, Vec<Ask>) {
     let root = Root::new();
     let answer = answer.clone();
     let daemon = Daemon::start(&root.paths.socket, &[], move |_| answer.clone());
@@ -104,10 +104,10 @@ fn other_commands_succeed_or_fail_in_two_words() {
         assert_eq!(asked, [ask]);
     }
     let (result, out, _) = answered("pause mda", &Answer::Fail("is\x1bpaused".to_owned()));
-    assert_eq!(result, Err(Failure::new("is?paused")));
+    assert_eq!(result, Err(ExitError::new("is?paused")));
     assert_eq!(out, "command failed\n");
     let (result, out, _) = answered("pause mda", &Answer::Count(1));
-    assert_eq!(result, Err(Failure::new("bad message type")));
+    assert_eq!(result, Err(ExitError::new("bad message type")));
     assert_eq!(out, "");
 }
 
@@ -169,11 +169,11 @@ fn without_a_daemon_most_commands_say_so_and_some_do_without() {
         "log brief",
         "show status",
     ] {
-        let down = Failure::new("smtpd doesn\'t seem to be running");
+        let down = ExitError::new("smtpd doesn\'t seem to be running");
         assert_eq!(smtpctl(&root, line), (Err(down), String::new()));
     }
     assert_eq!(smtpctl(&root, "show queue"), (Ok(0), String::new()));
-    let missing = Failure::new("fopen: No such file or directory");
+    let missing = ExitError::new("fopen: No such file or directory");
     assert_eq!(smtpctl(&root, "show message 1a2b3c4d").0, Err(missing));
 }
 
@@ -189,18 +189,18 @@ fn a_stranger_is_told_that_root_is_needed_after_the_line_was_understood() {
     let stranger = owner + 1;
     assert_eq!(
         line("show queue", stranger),
-        Failure::new("need root privileges")
+        ExitError::new("need root privileges")
     );
     assert_eq!(
         line("trace all", stranger),
-        Failure::new("need root privileges")
+        ExitError::new("need root privileges")
     );
     assert_eq!(line("show nonsense", stranger).code, 255);
     let words = ["encrypt".to_owned(), "x".to_owned()];
     assert_eq!(run(&words, &root.paths, stranger, &mut Vec::new()), Ok(0));
     assert_eq!(line("show hosts", owner).code, 1);
     let queue = crate::cli::mailq::run(&root.paths, stranger, &mut Vec::new());
-    assert_eq!(queue, Err(Failure::new("need root privileges")));
+    assert_eq!(queue, Err(ExitError::new("need root privileges")));
 }
 
 /// Standard output after `head -1` has gone.
@@ -226,6 +226,6 @@ fn a_closed_standard_output_ends_monitor_and_others_quietly() {
     for line in ["monitor", "show stats", "log brief"] {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let failure = run(&words, &root.paths, 0, &mut ClosedPipe).unwrap_err();
-        assert_eq!(failure, Failure::with(0, ""), "{line}");
+        assert_eq!(failure, ExitError::with(0, ""), "{line}");
     }
 }

@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cli::failure::Failure;
+use crate::cli::exit_error::ExitError;
 use crate::config::paths::Paths;
 use crate::control::client::Client;
 use crate::control::message::Listing;
@@ -26,7 +26,7 @@ const ENVELOPES_MAX: usize = 10_000;
 const RELAYS: usize = 8;
 
 /// Until standard output or the daemon goes.
-pub fn run(paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
+pub fn run(paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     let is_terminal = std::io::stdout().is_terminal();
     let mut client = Client::connect(&paths.socket)?;
     let mut last: Option<(Instant, Stats)> = None;
@@ -45,7 +45,7 @@ pub fn run(paths: &Paths, out: &mut dyn Write) -> Result<i32, Failure> {
         };
         write!(out, "{before}{text}{after}")
             .and_then(|()| out.flush())
-            .map_err(|e| Failure::output(&e))?;
+            .map_err(|e| ExitError::output(&e))?;
         last = Some((now, stats));
         thread::sleep(EVERY);
     }
@@ -88,7 +88,7 @@ fn head(stats: &Stats, since: Option<(Duration, &Stats)>) -> String {
     )
 }
 
-fn domains(client: &mut Client) -> Result<String, Failure> {
+fn domains(client: &mut Client) -> Result<String, ExitError> {
     let (now, mut sums) = (Timestamp::now(), Sums::default());
     for listed in client.list(None).take(ENVELOPES_MAX) {
         let mut listed = listed?;
@@ -101,7 +101,7 @@ fn domains(client: &mut Client) -> Result<String, Failure> {
 }
 
 /// Relays with mail that waits, the most first.
-fn relays(client: &mut Client) -> Result<String, Failure> {
+fn relays(client: &mut Client) -> Result<String, ExitError> {
     let Answer::Lines(lines) = client.ask(&Ask::Relaying(Listing::Relays, 0))? else {
         return Ok(String::new());
     };

@@ -110,7 +110,7 @@ fn recipients_and_the_sender_come_out_of_the_header() {
     assert_eq!(message.from.as_deref(), Some(&b"g@x"[..]));
     let bad = b"To: (a\nCc: b\n\nhi\n";
     let message = read(bad);
-    let trouble = Failure::new("syntax error in address");
+    let trouble = ExitError::new("syntax error in address");
     assert_eq!(message.trouble, Some(trouble));
     assert_eq!(message.body_bytes, 3, "it is read to its end");
     let message = Message::read(&mut &bad[..], Recipients::Ignored).unwrap();

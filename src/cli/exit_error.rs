@@ -8,7 +8,7 @@ use crate::sys::errno::strerror;
 
 /// The end of a front end that did not do what it was asked.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct ExitError {
     pub code: i32,
     /// What standard error is told; empty for nothing.
     pub text: String,
@@ -25,15 +25,15 @@ pub enum Form {
     Verbatim,
 }
 
-impl Failure {
+impl ExitError {
     /// Exit 1 with this text.
-    pub fn new(text: impl Into<String>) -> Failure {
-        Failure::with(1, text)
+    pub fn new(text: impl Into<String>) -> ExitError {
+        ExitError::with(1, text)
     }
 
     /// Exit `code` with this text.
-    pub fn with(code: i32, text: impl Into<String>) -> Failure {
-        Failure {
+    pub fn with(code: i32, text: impl Into<String>) -> ExitError {
+        ExitError {
             code,
             text: text.into(),
             form: Form::Message,
@@ -41,30 +41,30 @@ impl Failure {
     }
 
     /// Exit `code` with a text that is printed as it is.
-    pub fn verbatim(code: i32, text: impl Into<String>) -> Failure {
-        Failure {
+    pub fn verbatim(code: i32, text: impl Into<String>) -> ExitError {
+        ExitError {
             form: Form::Verbatim,
-            ..Failure::with(code, text)
+            ..ExitError::with(code, text)
         }
     }
 
     /// Exit 1, because `what` could not be done.
-    pub fn io(what: impl fmt::Display, error: &io::Error) -> Failure {
-        Failure::new(format!("{what}: {}", strerror(error)))
+    pub fn io(what: impl fmt::Display, error: &io::Error) -> ExitError {
+        ExitError::new(format!("{what}: {}", strerror(error)))
     }
 
     /// Standard output failed. Nobody reading any more is no fault of ours and nothing to tell.
-    pub fn output(error: &io::Error) -> Failure {
+    pub fn output(error: &io::Error) -> ExitError {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Failure::with(0, "");
+            return ExitError::with(0, "");
         }
-        Failure::io("standard output", error)
+        ExitError::io("standard output", error)
     }
 }
 
-impl From<client::Error> for Failure {
-    fn from(error: client::Error) -> Failure {
-        Failure::new(error.to_string())
+impl From<client::Error> for ExitError {
+    fn from(error: client::Error) -> ExitError {
+        ExitError::new(error.to_string())
     }
 }
 
@@ -77,14 +77,14 @@ mod tests {
         // smtpctl(8): `smtpctl: fopen: No such file or directory`.
         let error = std::fs::File::open("/no/such/file").unwrap_err();
         assert_eq!(
-            Failure::io("fopen", &error),
-            Failure::new("fopen: No such file or directory")
+            ExitError::io("fopen", &error),
+            ExitError::new("fopen: No such file or directory")
         );
     }
 
     #[test]
     fn a_closed_pipe_ends_a_program_quietly() {
         let error = io::Error::from(io::ErrorKind::BrokenPipe);
-        assert_eq!(Failure::output(&error), Failure::with(0, ""));
+        assert_eq!(ExitError::output(&error), ExitError::with(0, ""));
     }
 }
