@@ -6,7 +6,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{ClientCertificate, Config, Diagnostic, ListenTls, Listener, Place, Sources};
+use crate::config::{
+    ClientCertificate, Config, Diagnostic, ListenTls, Listener, Position, Sources,
+};
 use crate::tls::keys::Keys;
 use crate::tls::server::{Server, Settings, Shown};
 use crate::tls::{Choice, Trust, certificate};
@@ -24,7 +26,7 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
             Some(trust) if trust.is_empty() && tls.ca.is_none() => Ok(()),
             _ => Server::new(settings)
                 .map(drop)
-                .map_err(|why| at(place_of_protocols(listener, tls), why)),
+                .map_err(|why| at(position_of_protocols(listener, tls), why)),
         });
         made.err()
     });
@@ -35,13 +37,13 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
 pub fn warnings(config: &Config, sources: &Sources, now: Timestamp) -> Vec<String> {
     let mut found = Vec::new();
     for listener in &config.listeners {
-        let Some((text, place)) = listener.tls.as_ref().and_then(|tls| tls.protocols.as_ref())
+        let Some((text, position)) = listener.tls.as_ref().and_then(|tls| tls.protocols.as_ref())
         else {
             continue;
         };
         if Choice::parse(Some(text), None).is_ok_and(|choice| choice.has_old_versions()) {
             let why = "protocols: a listener speaks nothing older than TLS 1.2";
-            found.push(at(place, why.to_owned()).to_string());
+            found.push(at(position, why.to_owned()).to_string());
         }
     }
     found.extend(ending(&ends(config, sources), now));
@@ -136,29 +138,29 @@ fn settings(
 /// `smtp ciphers` are for listeners without `ciphers`. Each text is complained of where it stands.
 fn choice(config: &Config, tls: &ListenTls) -> Result<Choice, Diagnostic> {
     let shared = config.smtp.ciphers.as_ref();
-    let (ciphers, place) = match (&tls.ciphers, shared) {
-        (Some((own, place)), _) => (Some(own), place.clone()),
+    let (ciphers, position) = match (&tls.ciphers, shared) {
+        (Some((own, position)), _) => (Some(own), position.clone()),
         (None, shared) => (shared, config.smtp.ciphers_at.clone()),
     };
-    let said = |place: &Place| {
-        let place = place.clone();
-        move |why: String| at(&place, why)
+    let said = |position: &Position| {
+        let position = position.clone();
+        move |why: String| at(&position, why)
     };
     let protocols = tls.protocols.as_ref();
-    if let Some((text, place)) = protocols {
-        Choice::parse(Some(text), None).map_err(said(place))?;
+    if let Some((text, position)) = protocols {
+        Choice::parse(Some(text), None).map_err(said(position))?;
     }
     if let Some(ciphers) = ciphers {
-        Choice::parse(None, Some(ciphers)).map_err(said(&place))?;
+        Choice::parse(None, Some(ciphers)).map_err(said(&position))?;
     }
     let protocols = protocols.map(|(text, _)| text.as_str());
-    Choice::parse(protocols, ciphers.map(|text| text.as_str())).map_err(said(&place))
+    Choice::parse(protocols, ciphers.map(|text| text.as_str())).map_err(said(&position))
 }
 
-fn place_of_protocols<'c>(listener: &'c Listener, tls: &'c ListenTls) -> &'c Place {
+fn position_of_protocols<'c>(listener: &'c Listener, tls: &'c ListenTls) -> &'c Position {
     tls.protocols
         .as_ref()
-        .map_or(&listener.at, |(_, place)| place)
+        .map_or(&listener.at, |(_, position)| position)
 }
 
 fn file<'s>(sources: &'s Sources, path: Option<&Path>, what: &str) -> Result<&'s [u8], String> {
@@ -167,11 +169,11 @@ fn file<'s>(sources: &'s Sources, path: Option<&Path>, what: &str) -> Result<&'s
     read.map_err(|why| format!("failed to load {what} file {}: {why}", path.display()))
 }
 
-fn at(place: &Place, text: String) -> Diagnostic {
+fn at(position: &Position, text: String) -> Diagnostic {
     Diagnostic {
-        file: place.file.clone(),
-        line: place.line,
-        column: place.column,
+        file: position.file.clone(),
+        line: position.line,
+        column: position.column,
         text,
     }
 }

@@ -1,7 +1,7 @@
 //! smtpd.conf(5) as it was written: every statement in its order, macros and includes replaced,
 //! nothing yet looked up.
 
-use super::diagnostic::Pos;
+use super::diagnostic::TokenPosition;
 pub use super::model::Phase;
 
 /// The statements of a configuration, in their order.
@@ -19,21 +19,21 @@ pub struct Ast {
 pub struct Text {
     /// The value, without quotes.
     pub value: String,
-    pub at: Pos,
+    pub at: TokenPosition,
 }
 
 /// A number and where it stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Number {
     pub value: i64,
-    pub at: Pos,
+    pub at: TokenPosition,
 }
 
 /// A statement, and where it stands.
 #[derive(Clone, Debug)]
 pub struct Statement {
     /// Where its first word stands.
-    pub at: Pos,
+    pub at: TokenPosition,
     pub body: Body,
 }
 
@@ -127,7 +127,7 @@ pub struct ProcOption {
     pub kind: ProcOptionKind,
     /// Its argument.
     pub value: Text,
-    pub at: Pos,
+    pub at: TokenPosition,
 }
 
 /// Which option of `proc`.
@@ -156,7 +156,7 @@ impl ProcOptionKind {
 pub struct TableRef {
     /// What is written.
     pub value: TableValue,
-    pub at: Pos,
+    pub at: TokenPosition,
 }
 
 /// The contents of a table, or its name.
@@ -184,7 +184,7 @@ pub struct PatternText {
 /// An option of `listen on`.
 #[derive(Clone, Debug)]
 pub struct ListenOption {
-    pub at: Pos,
+    pub at: TokenPosition,
     pub kind: ListenKind,
 }
 
@@ -244,7 +244,7 @@ pub enum FilterRef {
 pub struct ActionText {
     pub name: Text,
     /// Where the method's word stands.
-    pub method_at: Pos,
+    pub method_at: TokenPosition,
     /// How mail is settled.
     pub method: MethodText,
     /// `ttl`, as often as it stands there.
@@ -275,7 +275,7 @@ pub enum LocalMethod {
 /// An option of a local action.
 #[derive(Clone, Debug)]
 pub struct LocalOption {
-    pub at: Pos,
+    pub at: TokenPosition,
     pub kind: LocalKind,
 }
 
@@ -292,7 +292,7 @@ pub enum LocalKind {
 /// An option of a relay action.
 #[derive(Clone, Debug)]
 pub struct RelayOption {
-    pub at: Pos,
+    pub at: TokenPosition,
     pub kind: RelayKind,
 }
 
@@ -324,7 +324,7 @@ pub struct MatchText {
     /// Criteria in their order.
     pub criteria: Vec<CriterionText>,
     /// `filter`, with where its word stands; each of them, for there may be one.
-    pub filters: Vec<(Pos, FilterRef)>,
+    pub filters: Vec<(TokenPosition, FilterRef)>,
     /// The action; `None` for `reject`.
     pub action: Option<Text>,
 }
@@ -332,7 +332,7 @@ pub struct MatchText {
 /// One criterion.
 #[derive(Clone, Debug)]
 pub struct CriterionText {
-    pub at: Pos,
+    pub at: TokenPosition,
     /// Written with `!`.
     pub negated: bool,
     /// What is asked.

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Where a token starts. `seq` counts tokens, so that complaints can be put in reading order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pos {
+pub struct TokenPosition {
     /// Index into [`Diagnostics::files`].
     pub file: u32,
     /// From 1.
@@ -46,19 +46,25 @@ impl fmt::Display for Diagnostic {
 pub struct Diagnostics {
     /// Names of the files that positions refer to.
     pub files: Vec<String>,
-    errors: Vec<(Pos, Diagnostic)>,
-    warnings: Vec<(Pos, Diagnostic)>,
+    errors: Vec<(TokenPosition, Diagnostic)>,
+    warnings: Vec<(TokenPosition, Diagnostic)>,
 }
 
 impl Diagnostics {
     /// Adds an error at `at`.
-    pub fn error(&mut self, at: Pos, text: impl Into<String>) {
+    pub fn error(&mut self, at: TokenPosition, text: impl Into<String>) {
         let diagnostic = self.at(at, text.into());
         push(&mut self.errors, at, diagnostic, "too many errors");
     }
 
     /// Adds an error in a file that is not part of the configuration's text (a table).
-    pub fn error_in(&mut self, near: Pos, file: &str, line: u32, text: impl Into<String>) {
+    pub fn error_in(
+        &mut self,
+        near: TokenPosition,
+        file: &str,
+        line: u32,
+        text: impl Into<String>,
+    ) {
         let diagnostic = Diagnostic {
             file: file.to_owned(),
             line,
@@ -69,7 +75,7 @@ impl Diagnostics {
     }
 
     /// Adds a warning at `at`.
-    pub fn warning(&mut self, at: Pos, text: impl Into<String>) {
+    pub fn warning(&mut self, at: TokenPosition, text: impl Into<String>) {
         let diagnostic = self.at(at, text.into());
         push(&mut self.warnings, at, diagnostic, "too many warnings");
     }
@@ -89,7 +95,7 @@ impl Diagnostics {
         (in_order(self.errors), in_order(self.warnings))
     }
 
-    fn at(&self, at: Pos, text: String) -> Diagnostic {
+    fn at(&self, at: TokenPosition, text: String) -> Diagnostic {
         Diagnostic {
             file: self
                 .files
@@ -106,7 +112,12 @@ impl Diagnostics {
 /// More than this many complaints help nobody.
 const MOST: usize = 200;
 
-fn push(list: &mut Vec<(Pos, Diagnostic)>, at: Pos, diagnostic: Diagnostic, full: &str) {
+fn push(
+    list: &mut Vec<(TokenPosition, Diagnostic)>,
+    at: TokenPosition,
+    diagnostic: Diagnostic,
+    full: &str,
+) {
     if list.len() > MOST {
         return;
     }
@@ -114,13 +125,13 @@ fn push(list: &mut Vec<(Pos, Diagnostic)>, at: Pos, diagnostic: Diagnostic, full
     if list.len() == MOST {
         diagnostic.text = full.to_owned();
     }
-    let twin = |(_, known): &(Pos, Diagnostic)| *known == diagnostic;
+    let twin = |(_, known): &(TokenPosition, Diagnostic)| *known == diagnostic;
     if !list.iter().any(twin) {
         list.push((at, diagnostic));
     }
 }
 
-fn in_order(mut list: Vec<(Pos, Diagnostic)>) -> Vec<Diagnostic> {
+fn in_order(mut list: Vec<(TokenPosition, Diagnostic)>) -> Vec<Diagnostic> {
     list.sort_by_key(|(at, _)| at.seq);
     list.into_iter().map(|(_, diagnostic)| diagnostic).collect()
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::diagnostic::{Diagnostics, Pos};
+use super::diagnostic::{Diagnostics, TokenPosition};
 use super::limits;
 use super::words::{KEYWORDS, allowed_in_word, nearest, starts_word};
 
@@ -58,14 +58,14 @@ enum FrameKind {
         line_end: u32,
     },
     Macro {
-        used_at: Pos,
+        used_at: TokenPosition,
     },
 }
 
 struct Macro {
     value: Rc<[u8]>,
     /// Where the text defines it; `None` for one of the command line, which stays as it is.
-    at: Option<Pos>,
+    at: Option<TokenPosition>,
     used: bool,
 }
 
@@ -113,7 +113,7 @@ impl Lexer {
     }
 
     /// Defines a macro, unless the command line did.
-    pub fn define(&mut self, name: &str, value: &str, at: Pos) {
+    pub fn define(&mut self, name: &str, value: &str, at: TokenPosition) {
         let known = self.macros.get(name);
         if known.is_some_and(|known| known.at.is_none()) {
             return;
@@ -126,13 +126,13 @@ impl Lexer {
     }
 
     /// Macros that the text defines and does not use.
-    pub fn unused_macros(&self) -> impl Iterator<Item = (&str, Pos)> {
+    pub fn unused_macros(&self) -> impl Iterator<Item = (&str, TokenPosition)> {
         let unused = self.macros.iter().filter(|(_, known)| !known.used);
         unused.filter_map(|(name, known)| Some((name.as_str(), known.at?)))
     }
 
     /// The next token and where it starts.
-    pub fn next(&mut self, diagnostics: &mut Diagnostics) -> (Token, Pos) {
+    pub fn next(&mut self, diagnostics: &mut Diagnostics) -> (Token, TokenPosition) {
         self.seq = self.seq.saturating_add(1);
         loop {
             self.skip_blanks_and_comments();
@@ -160,7 +160,7 @@ impl Lexer {
         }
     }
 
-    fn token(&mut self, byte: u8, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+    fn token(&mut self, byte: u8, at: TokenPosition, diagnostics: &mut Diagnostics) -> Token {
         match byte {
             b'\n' => Token::Newline,
             b'"' | b'\'' => self.quoted(byte, at, diagnostics),
@@ -177,7 +177,7 @@ impl Lexer {
         }
     }
 
-    fn quoted(&mut self, quote: u8, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+    fn quoted(&mut self, quote: u8, at: TokenPosition, diagnostics: &mut Diagnostics) -> Token {
         let mut value = Vec::new();
         let mut fault = None;
         loop {
@@ -221,7 +221,12 @@ impl Lexer {
     }
 
     /// A number ends where a value can end; anything else makes a word of it: `10.0.0.0/8`, `4d`.
-    fn number_or_word(&mut self, first: u8, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+    fn number_or_word(
+        &mut self,
+        first: u8,
+        at: TokenPosition,
+        diagnostics: &mut Diagnostics,
+    ) -> Token {
         let mut text = vec![first];
         let end = loop {
             match self.read() {
@@ -251,7 +256,12 @@ impl Lexer {
         self.word(text, at, diagnostics)
     }
 
-    fn word(&mut self, mut text: Vec<u8>, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+    fn word(
+        &mut self,
+        mut text: Vec<u8>,
+        at: TokenPosition,
+        diagnostics: &mut Diagnostics,
+    ) -> Token {
         loop {
             match self.read() {
                 Some(byte) if allowed_in_word(byte) => text.push(byte),
@@ -273,7 +283,7 @@ impl Lexer {
         }
     }
 
-    fn too_long(&mut self, at: Pos, diagnostics: &mut Diagnostics) -> Token {
+    fn too_long(&mut self, at: TokenPosition, diagnostics: &mut Diagnostics) -> Token {
         diagnostics.error(at, "string too long");
         while let Some(byte) = self.read() {
             if !allowed_in_word(byte) {
@@ -285,7 +295,7 @@ impl Lexer {
     }
 
     /// Puts the value of the macro whose name follows in front of the rest.
-    fn expand_macro(&mut self, at: Pos, diagnostics: &mut Diagnostics) -> bool {
+    fn expand_macro(&mut self, at: TokenPosition, diagnostics: &mut Diagnostics) -> bool {
         let name = self.macro_name();
         let Some(known) = self.macros.get_mut(&name) else {
             let near = nearest(&name, self.macros.keys().map(String::as_str));
@@ -402,7 +412,7 @@ impl Lexer {
     }
 
     /// The position of the next byte.
-    fn here(&self) -> Pos {
+    fn here(&self) -> TokenPosition {
         let mut pos = match self.frames.last().map(|frame| &frame.kind) {
             Some(FrameKind::Macro { used_at }) => *used_at,
             Some(FrameKind::File {
@@ -416,21 +426,21 @@ impl Lexer {
                     Some(_) => (*line, column.saturating_sub(1)),
                     None => (*line, *column),
                 };
-                Pos {
+                TokenPosition {
                     file: *file,
                     line: line.max(1),
                     column: column.max(1),
                     seq: 0,
                 }
             }
-            None => Pos::default(),
+            None => TokenPosition::default(),
         };
         pos.seq = self.seq;
         pos
     }
 }
 
-fn number(text: &[u8], at: Pos, diagnostics: &mut Diagnostics) -> Token {
+fn number(text: &[u8], at: TokenPosition, diagnostics: &mut Diagnostics) -> Token {
     let text = String::from_utf8_lossy(text);
     match text.parse() {
         Ok(number) => Token::Number(number),

@@ -129,7 +129,7 @@ fn without_places(ast: &Ast) -> String {
     let whole = format!("{:?}", ast.statements);
     let mut rest = whole.as_str();
     let mut out = String::new();
-    while let Some((before, after)) = rest.split_once("Pos {") {
+    while let Some((before, after)) = rest.split_once("TokenPosition {") {
         out.push_str(before);
         rest = after.split_once('}').map_or("", |(_, rest)| rest);
     }

@@ -86,7 +86,7 @@ pub struct Listener {
     pub proxy_v2: Option<Proxy>,
     pub filter: Option<FilterName>,
     /// File and line of the directive, for messages.
-    pub at: Place,
+    pub at: Position,
 }
 
 /// `proxy-v2 [from <table>]`.
@@ -204,7 +204,7 @@ pub struct Action {
     /// `ttl`, in seconds; `queue ttl` otherwise.
     pub ttl_s: Option<u32>,
     /// File and line of the directive.
-    pub at: Place,
+    pub at: Position,
 }
 
 /// How an action settles an envelope.
@@ -272,7 +272,7 @@ pub struct Rule {
     /// The rule as it is written, macros replaced, on one line.
     pub text: Line,
     /// File and line of the directive.
-    pub at: Place,
+    pub at: Position,
 }
 
 /// One criterion of a rule.
@@ -327,7 +327,7 @@ pub struct Smtp {
     /// `smtp ciphers`, as written.
     pub ciphers: Option<Line>,
     /// File and line of it.
-    pub ciphers_at: Place,
+    pub ciphers_at: Position,
     /// `+`.
     pub sub_addr_delim: char,
 }
@@ -427,9 +427,9 @@ pub struct MtaLimits {
     pub task_release: u32,
 }
 
-/// File and line of a directive.
+/// Where a directive or an option stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     pub file: String,
     /// The line, from 1.
     pub line: u32,
@@ -446,7 +446,7 @@ impl Default for Smtp {
             max_auth_failures: 50,
             auth_bypass: None,
             ciphers: None,
-            ciphers_at: Place::default(),
+            ciphers_at: Position::default(),
             sub_addr_delim: '+',
         }
     }
@@ -524,7 +524,7 @@ impl Default for MtaLimits {
 }
 
 /// `file:line`.
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Position {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
     }

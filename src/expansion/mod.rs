@@ -27,7 +27,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::config::built_in::SYSTEM_USERS;
-use crate::config::{Action, Config, Delivery, FilterName, LocalAction, Method, Place};
+use crate::config::{Action, Config, Delivery, FilterName, LocalAction, Method, Position};
 use crate::log;
 use crate::mail::item::{self, Item};
 use crate::mail::srs;
@@ -194,7 +194,7 @@ struct Expansion<'e, 'w> {
 }
 
 /// What a rule says: its action, where it stands, and its filters.
-type Judged<'e> = (&'e Action, &'e Place, Option<&'e FilterName>);
+type Judged<'e> = (&'e Action, &'e Position, Option<&'e FilterName>);
 
 impl<'e> Expansion<'e, '_> {
     fn step(&mut self, at: usize) -> Result<(), Refusal> {
@@ -630,7 +630,7 @@ impl<'e> Expansion<'e, '_> {
     }
 }
 
-fn by(rule: &Place, refusal: Refusal) -> Refusal {
+fn by(rule: &Position, refusal: Refusal) -> Refusal {
     Refusal {
         rule: Some(Line::sanitize(rule.to_string().as_bytes())),
         ..refusal

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::config::{Action, Place};
+use crate::config::{Action, Position};
 use crate::mail::item::Item;
 use crate::mail::{MailAddr, Refusal};
 use crate::ruleset::Origin;
@@ -25,7 +25,7 @@ pub struct Node<'c> {
     /// The action of the address it came from.
     pub action: Option<&'c Action>,
     /// The rule that chose the action.
-    pub rule: Option<&'c Place>,
+    pub rule: Option<&'c Position>,
     /// The address that counts as its destination: its own, or the nearest one above.
     pub dest: MailAddr,
     /// Where that address came from.
@@ -86,7 +86,7 @@ impl<'c> Tree<'c> {
     }
 
     /// Gives a node its action, and the rule that chose it.
-    pub fn settle(&mut self, at: usize, action: &'c Action, rule: &'c Place) {
+    pub fn settle(&mut self, at: usize, action: &'c Action, rule: &'c Position) {
         if let Some(node) = self.nodes.get_mut(at) {
             node.action = Some(action);
             node.rule = Some(rule);

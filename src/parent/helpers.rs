@@ -328,7 +328,7 @@ mod tests {
             group: None,
             chroot: None,
             on_failure: crate::config::OnFailure::default(),
-            at: crate::config::Place::default(),
+            at: crate::config::Position::default(),
         }
     }
 

@@ -172,7 +172,7 @@ fn is_of(family: Option<Family>, addr: &SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Place;
+    use crate::config::Position;
 
     fn listener(on: &str, family: Option<Family>) -> Listener {
         Listener {
@@ -245,7 +245,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut again = listener("127.0.0.1", None);
         again.port = taken.local_addr().unwrap().port();
-        again.at = Place {
+        again.at = Position {
             column: 0,
             file: "smtpd.conf".into(),
             line: 3,

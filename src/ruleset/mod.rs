@@ -13,7 +13,7 @@ mod plain_tests;
 mod tests;
 pub mod watch;
 
-use crate::config::{Action, Config, FilterName, Place, Rule};
+use crate::config::{Action, Config, FilterName, Position, Rule};
 use crate::table::TableError;
 
 pub use criteria::Question;
@@ -34,14 +34,14 @@ pub enum Decision<'c> {
     Accept {
         action: &'c Action,
         /// The rule that said so.
-        rule: &'c Place,
+        rule: &'c Position,
         /// Who filters the message.
         filter: Option<&'c FilterName>,
     },
     /// A `reject` rule holds.
     Reject {
         /// The rule that said so.
-        rule: &'c Place,
+        rule: &'c Position,
     },
     /// No rule holds.
     NoRule,
@@ -51,7 +51,7 @@ pub enum Decision<'c> {
 #[derive(Clone, Debug)]
 pub struct Unanswered<'c> {
     pub error: TableError,
-    pub rule: &'c Place,
+    pub rule: &'c Position,
 }
 
 /// Tries the rules in their order.
@@ -60,8 +60,11 @@ pub fn decide<'c>(
     question: &Question<'_>,
 ) -> Result<Decision<'c>, Unanswered<'c>> {
     for rule in &config.rules {
-        let place = &rule.at;
-        let unanswered = |error| Unanswered { error, rule: place };
+        let position = &rule.at;
+        let unanswered = |error| Unanswered {
+            error,
+            rule: position,
+        };
         if !holds(rule, question).map_err(unanswered)? {
             continue;
         }
@@ -69,11 +72,11 @@ pub fn decide<'c>(
         return Ok(match action {
             Some(Some(action)) => Decision::Accept {
                 action,
-                rule: place,
+                rule: position,
                 filter: rule.filter.as_ref(),
             },
             // An action that is not there cannot come out of `config::load`.
-            Some(None) | None => Decision::Reject { rule: place },
+            Some(None) | None => Decision::Reject { rule: position },
         });
     }
     Ok(Decision::NoRule)

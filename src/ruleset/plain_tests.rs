@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::Place;
+use crate::config::Position;
 use crate::mail::samples::line;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::util::dice::Dice;
@@ -35,7 +35,7 @@ fn the_rules_say_what_they_say_in_plain_words() {
                 origin,
                 watch: None,
             };
-            let line = |rule: &Place| rule.line - TABLES.lines().count() as u32;
+            let line = |rule: &Position| rule.line - TABLES.lines().count() as u32;
             let found = match decide(&config, &question) {
                 Ok(Decision::Accept { action, rule, .. }) => {
                     Verdict::Accept(action.name.to_string(), line(rule))

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::{Config, Defaults, Place, Sources, load};
+use crate::config::{Config, Defaults, Position, Sources, load};
 use crate::mail::samples::line;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::table::Tables;
@@ -82,7 +82,7 @@ fn verdict(rules: &str, words: &str) -> String {
         origin,
         watch: None,
     };
-    let line = |rule: &Place| rule.line as usize - TABLES.lines().count();
+    let line = |rule: &Position| rule.line as usize - TABLES.lines().count();
     match decide(&config, &question) {
         Ok(Decision::Accept { action, rule, .. }) => format!("{} {}", action.name, line(rule)),
         Ok(Decision::Reject { rule }) => format!("reject {}", line(rule)),

@@ -37,7 +37,7 @@ use std::time::Instant;
 use crate::config::built_in;
 use crate::config::relayhost::RelayHost;
 use crate::config::{
-    Config, Criterion, Diagnostic, Place, Sources, Test, entries, limits, service,
+    Config, Criterion, Diagnostic, Position, Sources, Test, entries, limits, service,
 };
 use crate::log::{self, Trace};
 use crate::mail::{MailAddr, Peer};
@@ -444,7 +444,7 @@ impl Tables {
                 let asked = self
                     .netaddr(name, &Peer::Local)
                     .and_then(|_| self.domain(name, ""));
-                errors.extend(asked.err().map(|e| at(&Place::default(), &e.text)));
+                errors.extend(asked.err().map(|e| at(&Position::default(), &e.text)));
             }
         }
         errors
@@ -523,8 +523,8 @@ fn relayhost(table: &str, url: &str) -> Result<RelayHost, TableError> {
         .map_err(|bad| TableError::new(&format!("table {table}: bad relay host {url}: {bad}")))
 }
 
-fn at(place: &Place, text: &str) -> Diagnostic {
-    complaint(&place.file, place.line, text)
+fn at(position: &Position, text: &str) -> Diagnostic {
+    complaint(&position.file, position.line, text)
 }
 
 fn complaint(file: &str, line: u32, text: &str) -> Diagnostic {

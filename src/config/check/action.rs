@@ -7,7 +7,7 @@ use crate::config::ast::{
     ActionText, LocalKind, LocalMethod, LocalOption, MethodText, RelayKind, RelayOption, TableRef,
     Text, Verify,
 };
-use crate::config::diagnostic::Pos;
+use crate::config::diagnostic::TokenPosition;
 use crate::config::entries;
 use crate::config::model::{
     Action, Delivery, LocalAction, MailFrom, Method, RelayAction, RelayTls, Route, TableName,
@@ -21,7 +21,7 @@ use super::table::{Service, Takes};
 use super::{Checker, did_you_mean, limits, line};
 
 impl Checker<'_> {
-    pub(super) fn action(&mut self, text: &ActionText, at: Pos) {
+    pub(super) fn action(&mut self, text: &ActionText, at: TokenPosition) {
         let name = &text.name;
         if name.value.len() > limits::ACTION_NAME_BYTES {
             self.error(name.at, "action name too long");
@@ -32,7 +32,7 @@ impl Checker<'_> {
             let text = format!(
                 "dispatcher already declared with that name: {} at {}",
                 name.value,
-                self.place(first)
+                self.position(first)
             );
             self.error(name.at, text);
         } else {
@@ -48,7 +48,7 @@ impl Checker<'_> {
             name: line(name),
             method,
             ttl_s: self.action_ttl(&text.ttl),
-            at: self.place(at),
+            at: self.position(at),
         };
         self.config.actions.insert(name.value.clone(), action);
     }
@@ -128,18 +128,18 @@ impl Checker<'_> {
     }
 
     /// One of `alias` and `virtual`, once. The message names the one that is there already.
-    fn mapping_once(&mut self, alias: bool, virtuals: bool, at: Pos) {
+    fn mapping_once(&mut self, alias: bool, virtuals: bool, at: TokenPosition) {
         self.already(alias, "alias mapping", at);
         self.already(virtuals, "virtual mapping", at);
     }
 
-    fn already(&mut self, seen: bool, what: &str, at: Pos) {
+    fn already(&mut self, seen: bool, what: &str, at: TokenPosition) {
         if seen {
             self.error(at, format!("{what} already specified for this dispatcher"));
         }
     }
 
-    fn user(&mut self, action: &mut LocalAction, user: &Text, at: Pos) {
+    fn user(&mut self, action: &mut LocalAction, user: &Text, at: TokenPosition) {
         let method = match action.delivery {
             Delivery::Mbox => Some("this dispatcher"),
             Delivery::ForwardOnly => Some("forward-only"),
@@ -153,7 +153,7 @@ impl Checker<'_> {
         action.user = Some(line(user));
     }
 
-    fn wrapper(&mut self, action: &mut LocalAction, name: &Text, at: Pos) {
+    fn wrapper(&mut self, action: &mut LocalAction, name: &Text, at: TokenPosition) {
         if !self.declared.wrappers.contains_key(&name.value) {
             let known = self.declared.wrappers.keys().map(String::as_str);
             let hint = did_you_mean(&name.value, known);
@@ -180,7 +180,7 @@ impl Checker<'_> {
         Some(name)
     }
 
-    fn relay(&mut self, options: &[RelayOption], method_at: Pos) -> RelayAction {
+    fn relay(&mut self, options: &[RelayOption], method_at: TokenPosition) -> RelayAction {
         let mut action = RelayAction::default();
         let mut seen: Vec<&'static str> = Vec::new();
         for option in options {
@@ -250,7 +250,7 @@ impl Checker<'_> {
         });
         let at = |wanted: fn(&RelayKind) -> bool| {
             let option = options.iter().find(|option| wanted(&option.kind));
-            option.map_or(Pos::default(), |option| option.at)
+            option.map_or(TokenPosition::default(), |option| option.at)
         };
         let host_at = at(|kind| matches!(kind, RelayKind::Host(_) | RelayKind::Domain(_)));
         let auth_at = at(|kind| matches!(kind, RelayKind::Auth(_)));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::ast::{self, ConditionKind, FilterRef, FilterValue, PatternText, Text};
-use crate::config::diagnostic::Pos;
+use crate::config::diagnostic::TokenPosition;
 use crate::config::model::{BuiltIn, Condition, Decision, Filter, FilterName, Pattern, Phase};
 use crate::util::Line;
 
@@ -11,7 +11,7 @@ use super::table::Service;
 use super::{Checker, did_you_mean, line};
 
 impl Checker<'_> {
-    pub(super) fn filter(&mut self, name: &Text, value: &FilterValue, at: Pos) {
+    pub(super) fn filter(&mut self, name: &Text, value: &FilterValue, at: TokenPosition) {
         if self.config.filters.contains_key(&name.value) {
             let text = format!("filter already exists with that name: {}", name.value);
             self.error(name.at, text);
@@ -60,7 +60,7 @@ impl Checker<'_> {
     }
 
     /// smtpd.conf(5), relay, filter: programs are told of sessions, and no filter decides in them.
-    pub(super) fn programs_hear(&mut self, name: Option<&FilterName>, at: Pos) {
+    pub(super) fn programs_hear(&mut self, name: Option<&FilterName>, at: TokenPosition) {
         let filters = &self.config.filters;
         let decides = |name: &FilterName| matches!(filters.get(name), Some(Filter::BuiltIn(_)));
         let is_useless = name.is_some_and(|name| match filters.get(name) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::ast::{ListenKind, ListenOption, Number, TableRef, TableValue, Text, Verify};
-use crate::config::diagnostic::Pos;
+use crate::config::diagnostic::TokenPosition;
 use crate::config::model::{
     AuthNeed, ClientCertificate, Family, ListenAuth, ListenTls, Listener, Proxy, Senders,
     SocketListener, TlsMode,
@@ -28,12 +28,12 @@ impl Seen {
 }
 
 impl Checker<'_> {
-    pub(super) fn listen(&mut self, on: &Text, options: &[ListenOption], at: Pos) {
+    pub(super) fn listen(&mut self, on: &Text, options: &[ListenOption], at: TokenPosition) {
         let mut listener = Listener {
             on: on.value.clone(),
             port: 25,
             hostname: self.config.server_name.clone(),
-            at: self.place(at),
+            at: self.position(at),
             ..Listener::default()
         };
         let smtps = |option: &ListenOption| matches!(option.kind, ListenKind::Smtps(_));
@@ -51,7 +51,7 @@ impl Checker<'_> {
         self.config.listeners.push(listener);
     }
 
-    pub(super) fn listen_socket(&mut self, options: &[ListenOption], at: Pos) {
+    pub(super) fn listen_socket(&mut self, options: &[ListenOption], at: TokenPosition) {
         if std::mem::replace(&mut self.declared.socket, true) {
             self.error(at, "socket listener already configured");
         }
@@ -135,7 +135,7 @@ impl Checker<'_> {
     }
 
     /// Whoever may send the header may say that it is anybody.
-    fn listen_proxy(&mut self, on: &str, from: Option<&TableRef>, at: Pos) -> Proxy {
+    fn listen_proxy(&mut self, on: &str, from: Option<&TableRef>, at: TokenPosition) -> Proxy {
         let inside = on.parse::<IpAddr>().is_ok_and(|addr| addr.is_loopback());
         if from.is_none() && !inside {
             let text = "proxy-v2: whoever connects may claim any address; name the proxies, as in \
@@ -178,12 +178,12 @@ impl Checker<'_> {
                 }
                 ListenKind::Ciphers(text) => {
                     how.get_or_insert((option.at, "ciphers"));
-                    tls.ciphers = Some((line(text), self.place(text.at)));
+                    tls.ciphers = Some((line(text), self.position(text.at)));
                     None
                 }
                 ListenKind::Protocols(text) => {
                     how.get_or_insert((option.at, "protocols"));
-                    tls.protocols = Some((line(text), self.place(text.at)));
+                    tls.protocols = Some((line(text), self.position(text.at)));
                     None
                 }
                 _ => None,
@@ -236,7 +236,7 @@ impl Checker<'_> {
         seen.words.push(word);
     }
 
-    fn listen_together(&mut self, seen: &Seen, at: Pos) {
+    fn listen_together(&mut self, seen: &Seen, at: TokenPosition) {
         let tls = seen.has("TLS mode");
         if seen.has("auth") && !tls {
             self.error(at, "invalid listen option: auth requires tls/smtps");

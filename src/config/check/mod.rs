@@ -18,9 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::util::{Line, Secret};
 
 use super::ast::{Ast, Body, Text};
-use super::diagnostic::{Diagnostics, Pos};
+use super::diagnostic::{Diagnostics, TokenPosition};
 use super::model::{
-    Config, MdaLimits, MtaOptions, Place, QueueOptions, SchedulerLimits, Smtp, SocketListener,
+    Config, MdaLimits, MtaOptions, Position, QueueOptions, SchedulerLimits, Smtp, SocketListener,
 };
 use super::sources::Sources;
 use super::words::nearest;
@@ -56,7 +56,7 @@ pub fn check(
     checker.unreachable();
     if !checker.declared.any_rule && !checker.diagnostics.failed() {
         checker.diagnostics.error(
-            Pos::default(),
+            TokenPosition::default(),
             "no rules, nothing to do: a match line says what mail to take",
         );
     }
@@ -66,17 +66,17 @@ pub fn check(
 /// Where things were declared, for messages and for finding them.
 #[derive(Default)]
 struct Declared {
-    tables: BTreeMap<String, Pos>,
-    actions: BTreeMap<String, Pos>,
-    wrappers: BTreeMap<String, Pos>,
-    pki: BTreeMap<String, Pos>,
-    ca: BTreeMap<String, Pos>,
-    procs: BTreeMap<String, Pos>,
-    filters: BTreeMap<String, Pos>,
+    tables: BTreeMap<String, TokenPosition>,
+    actions: BTreeMap<String, TokenPosition>,
+    wrappers: BTreeMap<String, TokenPosition>,
+    pki: BTreeMap<String, TokenPosition>,
+    ca: BTreeMap<String, TokenPosition>,
+    procs: BTreeMap<String, TokenPosition>,
+    filters: BTreeMap<String, TokenPosition>,
     srs: SrsText,
     socket: bool,
     any_rule: bool,
-    rules: Vec<Pos>,
+    rules: Vec<TokenPosition>,
 }
 
 #[derive(Default)]
@@ -102,7 +102,7 @@ struct Checker<'c> {
 }
 
 impl Checker<'_> {
-    fn statement(&mut self, body: &Body, at: Pos) {
+    fn statement(&mut self, body: &Body, at: TokenPosition) {
         match body {
             Body::BounceWarn(delays) => self.bounce_warn(delays),
             Body::Admd(name) => self.admd(name),
@@ -121,7 +121,7 @@ impl Checker<'_> {
             Body::SmtpLimitBypass(table) => self.smtp_limit_bypass(table),
             Body::SmtpCiphers(names) => {
                 self.config.smtp.ciphers = Some(line(names));
-                self.config.smtp.ciphers_at = self.place(at);
+                self.config.smtp.ciphers_at = self.position(at);
             }
             Body::SmtpMaxMessageSize(size) => self.max_message_size(size),
             Body::SmtpSubAddrDelim(text) => self.sub_addr_delim(text),
@@ -137,7 +137,7 @@ impl Checker<'_> {
         }
     }
 
-    fn error(&mut self, at: Pos, text: impl Into<String>) {
+    fn error(&mut self, at: TokenPosition, text: impl Into<String>) {
         self.diagnostics.error(at, text);
     }
 
@@ -149,9 +149,9 @@ impl Checker<'_> {
         }
     }
 
-    fn place(&self, at: Pos) -> Place {
+    fn position(&self, at: TokenPosition) -> Position {
         let file = self.diagnostics.files.get(at.file as usize);
-        Place {
+        Position {
             file: file.cloned().unwrap_or_default(),
             line: at.line,
             column: at.column,

@@ -2,7 +2,7 @@
 //! never match.
 
 use crate::config::ast::PatternText;
-use crate::config::diagnostic::Pos;
+use crate::config::diagnostic::TokenPosition;
 use crate::config::entries;
 use crate::config::model::{Pattern, TableSource};
 use crate::config::netaddr::Network;
@@ -52,7 +52,7 @@ impl Checker<'_> {
     }
 
     /// Warns of entries that are no relay hosts: mail for them would be refused when it is sent.
-    pub(super) fn relay_hosts_of(&mut self, table: &str, at: Pos) {
+    pub(super) fn relay_hosts_of(&mut self, table: &str, at: TokenPosition) {
         self.warn_of(table, at, |key: &str, _: &str| {
             let why = RelayHost::parse(key).err()?;
             Some(format!("\"{key}\" is no relay host: {why}"))
@@ -60,11 +60,11 @@ impl Checker<'_> {
     }
 
     /// Warns of entries that are no good for what the table is used for.
-    pub(super) fn entries_of(&mut self, table: &str, what: entries::Use, at: Pos) {
+    pub(super) fn entries_of(&mut self, table: &str, what: entries::Use, at: TokenPosition) {
         self.warn_of(table, at, |key, value| entries::complaint(what, key, value));
     }
 
-    fn warn_of(&mut self, table: &str, at: Pos, complaint: impl Complaint) {
+    fn warn_of(&mut self, table: &str, at: TokenPosition, complaint: impl Complaint) {
         for (file, line, text) in self.entries_that(table, complaint) {
             let text = file.map_or(text.clone(), |file| format!("{file}:{line}: {text}"));
             self.diagnostics.warning(at, text);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::ast::{PkiOption, ProcOption, ProcOptionKind, Text};
-use crate::config::diagnostic::Pos;
+use crate::config::diagnostic::TokenPosition;
 use crate::config::model::{Dhe, OnFailure, Proc, Srs};
 use crate::util::Secret;
 
@@ -94,7 +94,13 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn proc(&mut self, name: &Text, command: &Text, options: &[ProcOption], at: Pos) {
+    pub(super) fn proc(
+        &mut self,
+        name: &Text,
+        command: &Text,
+        options: &[ProcOption],
+        at: TokenPosition,
+    ) {
         self.declared
             .procs
             .entry(name.value.clone())
@@ -108,7 +114,7 @@ impl Checker<'_> {
         name: &Text,
         command: &Text,
         options: &[ProcOption],
-        at: Pos,
+        at: TokenPosition,
     ) {
         if self.config.procs.contains_key(&name.value) {
             let text = format!("processor already exists with that name: {}", name.value);
@@ -120,7 +126,7 @@ impl Checker<'_> {
             group: None,
             chroot: None,
             on_failure: OnFailure::default(),
-            at: self.place(at),
+            at: self.position(at),
         };
         let mut said = false;
         for option in options {

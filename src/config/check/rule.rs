@@ -1,7 +1,7 @@
 //! `match`.
 
 use crate::config::ast::{CriterionKind, CriterionText, MatchText, PatternText};
-use crate::config::diagnostic::Pos;
+use crate::config::diagnostic::TokenPosition;
 use crate::config::model::{Criterion, Rule, Test};
 use crate::config::print;
 use crate::util::Line;
@@ -50,7 +50,7 @@ impl Slots {
 }
 
 impl Checker<'_> {
-    pub(super) fn rule(&mut self, text: &MatchText, at: Pos) {
+    pub(super) fn rule(&mut self, text: &MatchText, at: TokenPosition) {
         self.declared.any_rule = true;
         let mut slots = Slots::default();
         for criterion in &text.criteria {
@@ -77,7 +77,7 @@ impl Checker<'_> {
             action: text.action.as_ref().map(|action| action.value.clone()),
             filter,
             text: Line::sanitize(print::rule(text).as_bytes()),
-            at: self.place(at),
+            at: self.position(at),
         });
     }
 
@@ -177,7 +177,7 @@ impl Checker<'_> {
         slot: &mut Option<Criterion>,
         criterion: Option<Criterion>,
         word: &str,
-        at: Pos,
+        at: TokenPosition,
     ) {
         if slot.is_some() {
             self.error(at, format!("{word} already specified for this rule"));

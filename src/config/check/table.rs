@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::ast::{TableRef, TableValue, Text};
-use crate::config::diagnostic::Pos;
+use crate::config::diagnostic::TokenPosition;
 use crate::config::model::{ProgramPath, TableName, TableProgram, TableSource};
 use crate::config::sources::file_of_table;
 use crate::config::table_text::{Entries, Shape};
@@ -120,7 +120,7 @@ impl Checker<'_> {
         if self.kinds.contains_key(&name.value) {
             let mut text = format!("table \"{}\" already defined", name.value);
             if let Some(at) = self.declared.tables.get(&name.value).copied() {
-                text = format!("{text} at {}", self.place(at));
+                text = format!("{text} at {}", self.position(at));
             }
             return self.error(name.at, text);
         }
@@ -239,7 +239,7 @@ impl Checker<'_> {
     }
 
     /// What is in a database is seen when it is asked.
-    fn database(&mut self, name: &Text, at: Pos, path: &str) -> Kind {
+    fn database(&mut self, name: &Text, at: TokenPosition, path: &str) -> Kind {
         let Err(reason) = self.sources.database(Path::new(path)) else {
             return Kind::Dynamic;
         };
@@ -252,7 +252,7 @@ impl Checker<'_> {
     }
 
     /// Reads through a file table to see what it is and whether every line is an entry.
-    fn file(&mut self, name: &Text, at: Pos, path: &str) -> Kind {
+    fn file(&mut self, name: &Text, at: TokenPosition, path: &str) -> Kind {
         let failed = format!("invalid configuration file {path} for table {}", name.value);
         let bytes = match self.sources.file(Path::new(path)) {
             Ok(bytes) => bytes,

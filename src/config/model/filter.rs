@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::util::Line;
 
-use super::{Pattern, Place};
+use super::{Pattern, Position};
 
 /// The name of a filter; it exists in [`super::Config::filters`].
 pub type FilterName = String;
@@ -21,7 +21,7 @@ pub struct Proc {
     pub chroot: Option<PathBuf>,
     pub on_failure: OnFailure,
     /// File and line of the directive.
-    pub at: Place,
+    pub at: Position,
 }
 
 /// What is done where a program should be asked and cannot.

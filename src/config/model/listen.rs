@@ -2,7 +2,7 @@
 
 use crate::util::Line;
 
-use super::{Place, TableName};
+use super::{Position, TableName};
 
 /// `tls`, `tls-require` or `smtps`, with the options that go with them.
 #[derive(Clone, Debug)]
@@ -17,9 +17,9 @@ pub struct ListenTls {
     /// `ca`: who signs clients' certificates; a key of [`super::Config::ca`].
     pub ca: Option<String>,
     /// `ciphers`, as written and where; `smtp ciphers` without it.
-    pub ciphers: Option<(Line, Place)>,
+    pub ciphers: Option<(Line, Position)>,
     /// `protocols`, as written and where.
-    pub protocols: Option<(Line, Place)>,
+    pub protocols: Option<(Line, Position)>,
 }
 
 /// When a listener's connections are encrypted.

@@ -4,7 +4,7 @@ use crate::config::ast::{
     ActionText, Body, LocalKind, LocalMethod, LocalOption, MethodText, RelayKind, RelayOption,
     Verify,
 };
-use crate::config::diagnostic::Pos;
+use crate::config::diagnostic::TokenPosition;
 use crate::config::lexer::Token;
 
 use super::{Parsed, Parser, Wanted};
@@ -82,7 +82,7 @@ impl Parser<'_> {
         }))
     }
 
-    fn another_ttl(&mut self) -> Parsed<Option<Pos>> {
+    fn another_ttl(&mut self) -> Parsed<Option<TokenPosition>> {
         let (token, at) = self.peek();
         match token {
             Token::Keyword("ttl") => {

@@ -1,7 +1,7 @@
 //! `listen on`.
 
 use crate::config::ast::{Body, FilterRef, ListenKind, ListenOption, Text, Verify};
-use crate::config::diagnostic::Pos;
+use crate::config::diagnostic::TokenPosition;
 use crate::config::lexer::Token;
 
 use super::{Abort, Parsed, Parser};
@@ -120,7 +120,7 @@ impl Parser<'_> {
     }
 }
 
-fn named(word: &str, at: Pos) -> ListenKind {
+fn named(word: &str, at: TokenPosition) -> ListenKind {
     ListenKind::PortName(Text {
         value: word.to_owned(),
         at,

@@ -13,7 +13,7 @@ mod rule;
 mod table;
 
 use super::ast::{Ast, Body, Number, Statement, Text};
-use super::diagnostic::{Diagnostics, Pos};
+use super::diagnostic::{Diagnostics, TokenPosition};
 use super::lexer::{Lexer, Token};
 use super::limits;
 use super::words::nearest;
@@ -82,7 +82,7 @@ pub const DIRECTIVES: &[&str] = &[
 /// One token of look-ahead over a [`Lexer`].
 pub struct Parser<'p> {
     lexer: Lexer,
-    peeked: Option<(Token, Pos)>,
+    peeked: Option<(Token, TokenPosition)>,
     braces: usize,
     /// Whether the last token that was taken ended a line.
     line_starts: bool,
@@ -120,7 +120,7 @@ impl Parser<'_> {
         }
     }
 
-    fn directive(&mut self, word: &'static str, at: Pos) -> Parsed<Option<Body>> {
+    fn directive(&mut self, word: &'static str, at: TokenPosition) -> Parsed<Option<Body>> {
         let body = match word {
             "action" => self.action(),
             "admd" => Ok(Body::Admd(self.string("an authserv-id")?)),
@@ -145,7 +145,7 @@ impl Parser<'_> {
     }
 
     /// Complains about a reserved word at the start of a line.
-    fn no_directive(&mut self, word: &str, at: Pos) -> Abort {
+    fn no_directive(&mut self, word: &str, at: TokenPosition) -> Abort {
         let hint = match (self.peek().0, old_grammar(word)) {
             (Token::Punct(b'='), _) => "; a reserved word cannot be the name of a macro".to_owned(),
             (_, Some(hint)) => format!("; {hint}"),
@@ -156,7 +156,7 @@ impl Parser<'_> {
         Abort
     }
 
-    fn macro_definition(&mut self, name: String, at: Pos) -> Parsed<Option<Body>> {
+    fn macro_definition(&mut self, name: String, at: TokenPosition) -> Parsed<Option<Body>> {
         let (token, next_at) = self.peek();
         if token != Token::Punct(b'=') {
             let hint = match (
@@ -191,7 +191,7 @@ impl Parser<'_> {
         Ok(None)
     }
 
-    fn include(&mut self, at: Pos) -> Parsed<Option<Body>> {
+    fn include(&mut self, at: TokenPosition) -> Parsed<Option<Body>> {
         let path = self.string("the path of a file")?;
         if self.lexer.depth() >= limits::INCLUDE_DEPTH
             || self.diagnostics.files.len() > limits::INCLUDES
@@ -237,7 +237,7 @@ impl Parser<'_> {
         }
     }
 
-    fn next(&mut self) -> (Token, Pos) {
+    fn next(&mut self) -> (Token, TokenPosition) {
         let next = match self.peeked.take() {
             Some(token) => token,
             None => self.lexer.next(self.diagnostics),
@@ -246,11 +246,13 @@ impl Parser<'_> {
         next
     }
 
-    fn peek(&mut self) -> (Token, Pos) {
+    fn peek(&mut self) -> (Token, TokenPosition) {
         if self.peeked.is_none() {
             self.peeked = Some(self.lexer.next(self.diagnostics));
         }
-        self.peeked.clone().unwrap_or((Token::Eof, Pos::default()))
+        self.peeked
+            .clone()
+            .unwrap_or((Token::Eof, TokenPosition::default()))
     }
 
     /// Takes the token that was peeked.
@@ -348,7 +350,7 @@ impl Parser<'_> {
     }
 
     /// The reserved word that comes next, one of `words`; `None` at the end of the line.
-    fn option(&mut self, words: &[&'static str]) -> Parsed<Option<(&'static str, Pos)>> {
+    fn option(&mut self, words: &[&'static str]) -> Parsed<Option<(&'static str, TokenPosition)>> {
         let (token, at) = self.peek();
         match token {
             Token::Keyword(word) if words.contains(&word) => {
@@ -364,7 +366,7 @@ impl Parser<'_> {
     }
 
     /// One of `words` must come next.
-    fn one_of(&mut self, words: &[&'static str]) -> Parsed<(&'static str, Pos)> {
+    fn one_of(&mut self, words: &[&'static str]) -> Parsed<(&'static str, TokenPosition)> {
         let (token, at) = self.peek();
         match token {
             Token::Keyword(word) if words.contains(&word) => {
@@ -383,7 +385,13 @@ impl Parser<'_> {
 
     /// Complains about a token that cannot stand here. What the lexer found wrong is not
     /// complained about twice.
-    fn unexpected(&mut self, token: &Token, at: Pos, expected: &str, wanted: Wanted<'_>) -> Abort {
+    fn unexpected(
+        &mut self,
+        token: &Token,
+        at: TokenPosition,
+        expected: &str,
+        wanted: Wanted<'_>,
+    ) -> Abort {
         if *token == Token::Bad {
             return Abort;
         }

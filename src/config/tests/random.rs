@@ -60,8 +60,22 @@ impl Scribe {
         self.text.push_str(quote);
         for _ in 0..self.dice.roll(6) {
             let piece = self.pick(&[
-                "match", "\\", "\\\\", " ", "\t", "\n", "\\\n", "#", "$a", "é", "{", "=", "\"",
-                "'", "Pos {", "x",
+                "match",
+                "\\",
+                "\\\\",
+                " ",
+                "\t",
+                "\n",
+                "\\\n",
+                "#",
+                "$a",
+                "é",
+                "{",
+                "=",
+                "\"",
+                "'",
+                "TokenPosition {",
+                "x",
             ]);
             let piece = if piece == quote {
                 ["\\", quote].concat()

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 
-use crate::config::{Action, Config, LocalAction, Place, Sources};
+use crate::config::{Action, Config, LocalAction, Position, Sources};
 use crate::deliver::{Agent as _, Report};
 use crate::mail::samples;
 pub(crate) use crate::mail::samples::line;
@@ -57,7 +57,7 @@ fn live(delivery: Delivery) -> Live<Snapshot> {
             wrapper: None,
         }),
         ttl_s: None,
-        at: Place::default(),
+        at: Position::default(),
     };
     let config = Config {
         server_name: line("e.net"),

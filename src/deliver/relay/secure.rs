@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::client::Secure;
-use crate::config::{Config, Diagnostic, Method, Place, RelayAction, RelayTls, Route, Sources};
+use crate::config::{Config, Diagnostic, Method, Position, RelayAction, RelayTls, Route, Sources};
 use crate::tls::client::{self as tls, Connector, Settings};
 use crate::tls::keys::{Holder, Keys};
 use crate::tls::{Choice, Identity, Trust, Version};
@@ -215,7 +215,7 @@ impl Wanted {
     }
 
     /// Whether a connector can be made, as far as that can be told without roots and keys.
-    fn can_be(&self, at: &Place) -> Result<(), Diagnostic> {
+    fn can_be(&self, at: &Position) -> Result<(), Diagnostic> {
         if self.certificate.is_some() && self.choice.is_legacy() {
             let text = "pki: a certificate of our own needs TLS 1.2 or newer in protocols";
             return Err(diagnostic(at, text.to_owned()));
@@ -251,7 +251,7 @@ impl ClientCertificate {
     }
 }
 
-fn relays(config: &Config) -> impl Iterator<Item = (&String, &Place, &RelayAction)> {
+fn relays(config: &Config) -> impl Iterator<Item = (&String, &Position, &RelayAction)> {
     config
         .actions
         .iter()
@@ -264,7 +264,7 @@ fn relays(config: &Config) -> impl Iterator<Item = (&String, &Place, &RelayActio
 fn wanted(
     config: &Config,
     sources: &Sources,
-    at: &Place,
+    at: &Position,
     action: &RelayAction,
 ) -> Result<Wanted, Diagnostic> {
     let trust = match &action.ca {
@@ -287,7 +287,7 @@ fn wanted(
 }
 
 /// `smtp ciphers` are for actions without `ciphers`, and complained of where they are written.
-fn choice(config: &Config, at: &Place, action: &RelayAction) -> Result<Choice, Diagnostic> {
+fn choice(config: &Config, at: &Position, action: &RelayAction) -> Result<Choice, Diagnostic> {
     let protocols = action.protocols.as_deref();
     let shared = config.smtp.ciphers.as_deref();
     if let (None, Some(ciphers)) = (&action.ciphers, shared) {
@@ -318,7 +318,7 @@ fn file<'s>(sources: &'s Sources, path: Option<&Path>, what: &str) -> Result<&'s
     read.map_err(|why| format!("failed to load {what} file {}: {why}", path.display()))
 }
 
-fn diagnostic(at: &Place, text: String) -> Diagnostic {
+fn diagnostic(at: &Position, text: String) -> Diagnostic {
     Diagnostic {
         file: at.file.clone(),
         line: at.line,
