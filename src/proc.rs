@@ -121,13 +121,13 @@ impl fmt::Display for Phase {
 
 struct Shared {
     name: Line,
-    state: Mutex<State>,
+    process: Mutex<Process>,
     /// Rung when the phase changes.
     changed: Condvar,
     wake: UnixStream,
 }
 
-struct State {
+struct Process {
     phase: Phase,
     /// Counts processes.
     life: u64,
@@ -163,7 +163,7 @@ impl Proc {
         woken.set_nonblocking(true)?;
         let proc = Proc(Arc::new(Shared {
             name: name.clone(),
-            state: Mutex::new(State {
+            process: Mutex::new(Process {
                 phase: Phase::Starting,
                 life: 0,
                 stream: None,
@@ -200,24 +200,24 @@ impl Proc {
     /// Says `lines`, which end with a line end. What is said before the program is ready is kept
     /// for it.
     pub fn say(&self, lines: &[u8]) -> Result<(), Down> {
-        let mut state = self.state();
-        if state.verdict.is_some() || state.stop {
+        let mut process = self.process();
+        if process.verdict.is_some() || process.stop {
             return Err(Down);
         }
-        match state.phase {
+        match process.phase {
             Phase::Down => return Err(Down),
-            Phase::Starting if state.held.len() + lines.len() > FULL => return Err(Down),
-            Phase::Starting => state.held.extend_from_slice(lines),
-            Phase::Ready if state.out.len() + lines.len() > FULL => {
-                state.verdict = Some("it does not read".to_owned());
+            Phase::Starting if process.held.len() + lines.len() > FULL => return Err(Down),
+            Phase::Starting => process.held.extend_from_slice(lines),
+            Phase::Ready if process.out.len() + lines.len() > FULL => {
+                process.verdict = Some("it does not read".to_owned());
                 self.wake();
                 return Err(Down);
             }
             Phase::Ready => {
-                let idle = state.out.len() == 0;
-                state.out.bytes.extend_from_slice(lines);
+                let idle = process.out.len() == 0;
+                process.out.bytes.extend_from_slice(lines);
                 // An error is the thread's to see.
-                let left = !idle || !matches!(state.flush(), Ok(true));
+                let left = !idle || !matches!(process.flush(), Ok(true));
                 if idle && left {
                     self.wake();
                 }
@@ -228,32 +228,32 @@ impl Proc {
 
     /// Whether more may be said by those who can wait.
     pub fn has_room(&self) -> bool {
-        let state = self.state();
-        state.out.len() + state.held.len() < HIGH_WATER
+        let process = self.process();
+        process.out.len() + process.held.len() < HIGH_WATER
     }
 
     /// Which process it is; another one knows nothing of what this one was told.
     pub fn life(&self) -> u64 {
-        self.state().life
+        self.process().life
     }
 
     /// Whether it may be spoken to, now or soon.
     pub fn is_up(&self) -> bool {
-        self.state().phase != Phase::Down
+        self.process().phase != Phase::Down
     }
 
     /// Ends the program: another one takes its place.
     pub fn fail(&self, why: &str) {
-        let mut state = self.state();
-        if state.phase != Phase::Down {
-            state.verdict.get_or_insert_with(|| why.to_owned());
+        let mut process = self.process();
+        if process.phase != Phase::Down {
+            process.verdict.get_or_insert_with(|| why.to_owned());
             self.wake();
         }
     }
 
     /// Ends the program if it has said nothing since `then`.
     pub fn fail_if_silent_since(&self, then: Instant) {
-        let silent = self.state().heard < then;
+        let silent = self.process().heard < then;
         if silent {
             self.fail("it does not answer");
         }
@@ -261,33 +261,36 @@ impl Proc {
 
     /// Waits until the program serves, or has failed to.
     pub fn wait_until_ready(&self, deadline: Instant) -> bool {
-        let mut state = self.state();
-        while state.phase == Phase::Starting {
+        let mut process = self.process();
+        while process.phase == Phase::Starting {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            state = self
+            process = self
                 .0
                 .changed
-                .wait_timeout(state, left)
-                .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+                .wait_timeout(process, left)
+                .map_or_else(|poisoned| poisoned.into_inner().0, |(process, _)| process);
         }
-        state.phase == Phase::Ready
+        process.phase == Phase::Ready
     }
 
     /// What `smtpctl show filters` tells of it.
     pub fn status(&self) -> Status {
-        let state = self.state();
+        let process = self.process();
         Status {
-            phase: state.phase,
-            pid: state.pid,
-            restarts: state.restarts,
+            phase: process.phase,
+            pid: process.pid,
+            restarts: process.restarts,
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.0
+            .process
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {
@@ -298,12 +301,12 @@ impl Proc {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.0.state().stop = true;
+        self.0.process().stop = true;
         self.0.wake();
     }
 }
 
-impl State {
+impl Process {
     /// Writes what the socket takes; says whether that was all.
     fn flush(&mut self) -> io::Result<bool> {
         let Some(stream) = &self.stream else {
@@ -394,9 +397,9 @@ impl Runner {
             if !self.sleep(wait) {
                 return;
             }
-            let mut state = self.proc.state();
-            state.restarts = state.restarts.saturating_add(1);
-            state.phase = Phase::Starting;
+            let mut process = self.proc.process();
+            process.restarts = process.restarts.saturating_add(1);
+            process.phase = Phase::Starting;
         }
     }
 
@@ -424,12 +427,12 @@ impl Runner {
         let stream = Arc::new(stream);
         let greeting = self.talk.greeting();
         {
-            let mut state = self.proc.state();
-            state.life += 1;
-            state.heard = Instant::now();
-            state.verdict = None;
-            state.stream = Some(stream.clone());
-            state.out.bytes.extend_from_slice(&greeting);
+            let mut process = self.proc.process();
+            process.life += 1;
+            process.heard = Instant::now();
+            process.verdict = None;
+            process.stream = Some(stream.clone());
+            process.out.bytes.extend_from_slice(&greeting);
         }
         let mut errors = Errors::new(errors);
         let end = self.talk_with(&stream, &mut errors, &*child);
@@ -451,13 +454,13 @@ impl Runner {
 
     /// From now on nobody can speak to it.
     fn lay_down(&self, end: End) -> End {
-        let mut state = self.proc.state();
-        state.phase = Phase::Down;
-        state.stream = None;
-        state.pid = None;
-        state.out.clear();
-        state.held = Vec::new();
-        drop(state);
+        let mut process = self.proc.process();
+        process.phase = Phase::Down;
+        process.stream = None;
+        process.pid = None;
+        process.out.clear();
+        process.held = Vec::new();
+        drop(process);
         self.proc.0.changed.notify_all();
         end
     }
@@ -468,15 +471,15 @@ impl Runner {
         let mut ready = false;
         loop {
             let writing = {
-                let mut state = self.proc.state();
-                if state.stop {
+                let mut process = self.proc.process();
+                if process.stop {
                     return End::Stopped;
                 }
-                if let Some(why) = state.verdict.take() {
+                if let Some(why) = process.verdict.take() {
                     return End::Bad(why);
                 }
-                state.pid = state.pid.or_else(|| child.pid());
-                match state.flush() {
+                process.pid = process.pid.or_else(|| child.pid());
+                match process.flush() {
                     Ok(all) => !all,
                     Err(_) => return End::Closed,
                 }
@@ -548,7 +551,7 @@ impl Runner {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(_) => return Ok(false),
             };
-            self.proc.state().heard = Instant::now();
+            self.proc.process().heard = Instant::now();
             let talk = &mut self.talk;
             let mut became_ready = false;
             lines.push(chunk.get(..count).unwrap_or_default(), &mut |line| {
@@ -566,11 +569,11 @@ impl Runner {
 
     /// The program is ready: what was kept for it goes out.
     fn serve(&self) {
-        let mut state = self.proc.state();
-        state.phase = Phase::Ready;
-        let held = std::mem::take(&mut state.held);
-        state.out.bytes.extend_from_slice(&held);
-        drop(state);
+        let mut process = self.proc.process();
+        process.phase = Phase::Ready;
+        let held = std::mem::take(&mut process.held);
+        process.out.bytes.extend_from_slice(&held);
+        drop(process);
         self.proc.0.changed.notify_all();
     }
 
@@ -578,7 +581,7 @@ impl Runner {
     fn sleep(&self, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         loop {
-            if self.proc.state().stop {
+            if self.proc.process().stop {
                 return false;
             }
             let left = until.saturating_duration_since(Instant::now());

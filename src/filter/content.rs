@@ -28,10 +28,10 @@ pub type Notice = Box<dyn FnOnce() + Send>;
 pub struct Content {
     session: SessionId,
     stages: Vec<(Arc<Program>, u64)>,
-    state: Mutex<State>,
+    flow: Mutex<Flow>,
 }
 
-struct State {
+struct Flow {
     /// What waits for each stage.
     inputs: Vec<Spill>,
     /// What waits for the session.
@@ -65,7 +65,7 @@ impl Content {
     ) -> Arc<Content> {
         let content = Arc::new(Content {
             session,
-            state: Mutex::new(State {
+            flow: Mutex::new(Flow {
                 inputs: stages.iter().map(|_| Spill::new(dir.clone())).collect(),
                 output: Spill::new(dir),
                 allowed: most_bytes,
@@ -83,40 +83,40 @@ impl Content {
 
     /// Takes lines, each with its LF, and gives them to the first stage.
     pub fn feed(&self, lines: &[u8]) {
-        let mut state = self.state();
-        if state.failed.is_some() {
+        let mut flow = self.flow();
+        if flow.failed.is_some() {
             return;
         }
-        let kept = match state.inputs.first_mut() {
+        let kept = match flow.inputs.first_mut() {
             Some(input) => input.push(lines),
             None => Ok(()),
         };
-        self.keep(&mut state, 0, kept);
-        let notice = self.pump(&mut state, 0);
-        drop(state);
+        self.keep(&mut flow, 0, kept);
+        let notice = self.pump(&mut flow, 0);
+        drop(flow);
         tell(notice);
     }
 
     /// Whether more lines may be fed; otherwise [`Content::when_changed`] tells when to ask again.
     pub fn has_room(&self) -> bool {
         let notice = {
-            let mut state = self.state();
-            self.pump(&mut state, 0)
+            let mut flow = self.flow();
+            self.pump(&mut flow, 0)
         };
         tell(notice);
-        let state = self.state();
-        state.failed.is_some() || state.inputs.first().is_none_or(|input| input.len() < ROOM)
+        let flow = self.flow();
+        flow.failed.is_some() || flow.inputs.first().is_none_or(|input| input.len() < ROOM)
     }
 
     /// Moves what has come out to the end of `text`, up to a bound.
     pub fn take(&self, text: &mut Vec<u8>) -> Progress {
-        let mut state = self.state();
-        if let Some(name) = &state.failed {
+        let mut flow = self.flow();
+        if let Some(name) = &flow.failed {
             return Progress::Failed(name.clone());
         }
-        let taken = state.output.take_lines(TAKEN, text);
-        self.keep(&mut state, self.stages.len(), taken);
-        match (&state.failed, state.ended && state.output.len() == 0) {
+        let taken = flow.output.take_lines(TAKEN, text);
+        self.keep(&mut flow, self.stages.len(), taken);
+        match (&flow.failed, flow.ended && flow.output.len() == 0) {
             (Some(name), _) => Progress::Failed(name.clone()),
             (None, true) => Progress::End,
             (None, false) => Progress::More,
@@ -125,10 +125,10 @@ impl Content {
 
     /// Calls when there is something new; at once if there is now.
     pub fn when_changed(&self, notice: Notice) {
-        let mut state = self.state();
-        let first = self.pump(&mut state, 0);
-        let room = state.inputs.first().is_none_or(|input| input.len() == 0);
-        let now = state.ended || state.failed.is_some() || state.output.len() > 0;
+        let mut flow = self.flow();
+        let first = self.pump(&mut flow, 0);
+        let room = flow.inputs.first().is_none_or(|input| input.len() == 0);
+        let now = flow.ended || flow.failed.is_some() || flow.output.len() > 0;
         // While the first program is slow, only it can tell that there is room again.
         if now
             || (!room
@@ -137,26 +137,26 @@ impl Content {
                     .iter()
                     .all(|(program, _)| program.proc().has_room()))
         {
-            drop(state);
+            drop(flow);
             tell(first);
             return notice();
         }
-        state.notice = Some(notice);
-        drop(state);
+        flow.notice = Some(notice);
+        drop(flow);
         tell(first);
     }
 
     /// Says to stage `number` what waits for it, as far as it reads.
-    fn pump(&self, state: &mut State, number: usize) -> Option<Notice> {
+    fn pump(&self, flow: &mut Flow, number: usize) -> Option<Notice> {
         let (program, token) = self.stages.get(number)?;
         let mut moved = false;
-        while state.failed.is_none() && program.proc().has_room() {
+        while flow.failed.is_none() && program.proc().has_room() {
             let mut lines = Vec::new();
-            let taken = match state.inputs.get_mut(number) {
+            let taken = match flow.inputs.get_mut(number) {
                 Some(input) => input.take_lines(PIECE, &mut lines),
                 None => Ok(()),
             };
-            self.keep(state, number, taken);
+            self.keep(flow, number, taken);
             if lines.is_empty() {
                 break;
             }
@@ -170,31 +170,31 @@ impl Content {
                 said.extend_from_slice(&request);
             }
             if program.proc().say(&said).is_err() {
-                self.fail_in(state, number);
+                self.fail_in(flow, number);
             }
         }
         match moved && number == 0 {
-            true => state.notice.take(),
+            true => flow.notice.take(),
             false => None,
         }
     }
 
     /// What cannot be kept is lost, and with it the message.
-    fn keep(&self, state: &mut State, stage: usize, kept: io::Result<()>) {
+    fn keep(&self, flow: &mut Flow, stage: usize, kept: io::Result<()>) {
         if let Err(error) = kept {
             crate::log::warn(format_args!("filter: session {}: {error}", self.session));
-            self.fail_in(state, stage.min(self.stages.len().saturating_sub(1)));
+            self.fail_in(flow, stage.min(self.stages.len().saturating_sub(1)));
         }
     }
 
-    fn fail_in(&self, state: &mut State, stage: usize) {
+    fn fail_in(&self, flow: &mut Flow, stage: usize) {
         let name = self.stages.get(stage).map(|(program, _)| program.name());
         let name = name.cloned().unwrap_or_default();
-        state.failed.get_or_insert(name);
+        flow.failed.get_or_insert(name);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn flow(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nobody wants it any more.
@@ -207,45 +207,45 @@ impl Content {
 
 impl Hears for Content {
     fn heard(&self, stage: usize, line: &[u8]) {
-        let mut state = self.state();
-        if state.failed.is_some() {
+        let mut flow = self.flow();
+        if flow.failed.is_some() {
             return;
         }
         let next = stage + 1;
         let mut notice = None;
-        if let Some(input) = state.inputs.get_mut(next) {
+        if let Some(input) = flow.inputs.get_mut(next) {
             let kept = input.push_line(line);
-            self.keep(&mut state, next, kept);
-            notice = self.pump(&mut state, next);
-        } else if state.ended {
+            self.keep(&mut flow, next, kept);
+            notice = self.pump(&mut flow, next);
+        } else if flow.ended {
             // Behind its own end.
         } else if line == b"." {
-            state.ended = true;
-            notice = state.notice.take();
+            flow.ended = true;
+            notice = flow.notice.take();
         } else {
             let length = line.len() as u64 + 1;
-            match state.allowed.checked_sub(length) {
+            match flow.allowed.checked_sub(length) {
                 Some(left) => {
-                    state.allowed = left;
-                    let kept = state.output.push_line(line);
-                    self.keep(&mut state, next, kept);
+                    flow.allowed = left;
+                    let kept = flow.output.push_line(line);
+                    self.keep(&mut flow, next, kept);
                 }
-                None => self.fail_in(&mut state, stage),
+                None => self.fail_in(&mut flow, stage),
             }
-            notice = state.notice.take();
+            notice = flow.notice.take();
         }
         // What this program has said makes it likely that it reads again.
-        let first = self.pump(&mut state, stage);
-        drop(state);
+        let first = self.pump(&mut flow, stage);
+        drop(flow);
         tell(notice);
         tell(first);
     }
 
     fn fail(&self, name: &Line) {
-        let mut state = self.state();
-        state.failed.get_or_insert_with(|| name.clone());
-        let notice = state.notice.take();
-        drop(state);
+        let mut flow = self.flow();
+        flow.failed.get_or_insert_with(|| name.clone());
+        let notice = flow.notice.take();
+        drop(flow);
         tell(notice);
     }
 }

@@ -27,7 +27,7 @@ const HANDSHAKES: Duration = Duration::from_secs(60);
 /// The keys, and the process that has them too.
 pub struct Keeper {
     keys: Vec<(String, Vec<u8>)>,
-    state: State,
+    process: Process,
     /// Processes of configurations that are no longer in use.
     retired: Vec<Retired>,
     backoff: Backoff,
@@ -40,7 +40,7 @@ struct Retired {
     until: Instant,
 }
 
-enum State {
+enum Process {
     Runs {
         pid: Pid,
         wire: OwnedFd,
@@ -65,7 +65,7 @@ impl Keeper {
         }
         Ok(Keeper {
             keys,
-            state: State::Starts(Instant::now()),
+            process: Process::Starts(Instant::now()),
             retired: Vec::new(),
             backoff: Backoff::default(),
         })
@@ -93,7 +93,7 @@ impl Keeper {
 
     /// The process of other keys is to end then.
     pub fn retire(&mut self, other: Keeper, until: Instant) {
-        if let State::Runs { pid, wire, .. } = other.state {
+        if let Process::Runs { pid, wire, .. } = other.process {
             self.retired.push(Retired {
                 pid,
                 wire: Some(wire),
@@ -112,13 +112,13 @@ impl Keeper {
 
     /// Starts the process if that is due, and says whether it did: then the engine wants a socket.
     pub fn step(&mut self, options: &Options, now: Instant) -> bool {
-        let due = matches!(self.state, State::Starts(when) if when <= now);
+        let due = matches!(self.process, Process::Starts(when) if when <= now);
         if self.keys.is_empty() || !due {
             return false;
         }
         match self.start(options) {
             Ok((pid, wire)) => {
-                self.state = State::Runs {
+                self.process = Process::Runs {
                     pid,
                     wire,
                     since: now,
@@ -127,7 +127,7 @@ impl Keeper {
             }
             Err(error) => {
                 log::warn(format_args!("cannot start keys: {}", strerror(&error)));
-                self.state = State::Starts(now + self.backoff.died(Duration::ZERO));
+                self.process = Process::Starts(now + self.backoff.died(Duration::ZERO));
                 false
             }
         }
@@ -136,7 +136,7 @@ impl Keeper {
     /// A socket to the process, for an engine. `None` where there is none: an engine that comes
     /// before it gets one later.
     pub fn socket(&self) -> io::Result<Option<OwnedFd>> {
-        let State::Runs { wire, .. } = &self.state else {
+        let Process::Runs { wire, .. } = &self.process else {
             return Ok(None);
         };
         let (engine, theirs) = fdpass::pair()?;
@@ -146,23 +146,23 @@ impl Keeper {
 
     /// The process that holds the keys, while it runs.
     pub fn pid(&self) -> Option<Pid> {
-        match self.state {
-            State::Runs { pid, .. } => Some(pid),
-            State::Starts(_) => None,
+        match self.process {
+            Process::Runs { pid, .. } => Some(pid),
+            Process::Starts(_) => None,
         }
     }
 
     /// When it is to be started.
     pub fn deadline(&self) -> Option<Instant> {
-        match self.state {
-            State::Starts(when) if !self.keys.is_empty() => Some(when),
+        match self.process {
+            Process::Starts(when) if !self.keys.is_empty() => Some(when),
             _ => None,
         }
     }
 
     /// It has ended, which it does by itself only when we are gone.
     pub fn ended(&mut self, how: Ended, now: Instant) {
-        let State::Runs { since, .. } = self.state else {
+        let Process::Runs { since, .. } = self.process else {
             return;
         };
         match how {
@@ -172,7 +172,7 @@ impl Keeper {
             }
         }
         let lived = now.saturating_duration_since(since);
-        self.state = State::Starts(now + self.backoff.died(lived));
+        self.process = Process::Starts(now + self.backoff.died(lived));
     }
 
     fn start(&self, options: &Options) -> io::Result<(Pid, OwnedFd)> {

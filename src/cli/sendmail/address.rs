@@ -19,13 +19,13 @@ pub struct ListParser {
     current: Vec<u8>,
     /// The current text came out of angle brackets; what follows them is no part of it.
     taken: bool,
-    state: State,
+    within: Within,
     comments: u32,
     escaped: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum Within {
     #[default]
     Plain,
     Quoted {
@@ -45,7 +45,7 @@ impl ListParser {
 
     /// The addresses of the field, which ends here.
     pub fn finish(mut self) -> Result<Vec<Vec<u8>>, ExitError> {
-        if self.comments > 0 || !matches!(self.state, State::Plain) {
+        if self.comments > 0 || !matches!(self.within, Within::Plain) {
             return Err(ExitError::new("syntax error in address"));
         }
         self.end_of_address()?;
@@ -57,15 +57,15 @@ impl ListParser {
             self.comment(byte);
             return Ok(());
         }
-        match self.state {
-            State::Quoted { angle } => self.quoted(byte, angle),
-            State::Literal { angle } => {
+        match self.within {
+            Within::Quoted { angle } => self.quoted(byte, angle),
+            Within::Literal { angle } => {
                 if byte == b']' {
-                    self.state = inside(angle);
+                    self.within = inside(angle);
                 }
                 self.push(byte)
             }
-            State::Plain | State::Angle => self.outside(byte),
+            Within::Plain | Within::Angle => self.outside(byte),
         }
     }
 
@@ -84,27 +84,27 @@ impl ListParser {
         match byte {
             _ if self.escaped => self.escaped = false,
             b'\\' => self.escaped = true,
-            b'"' => self.state = inside(angle),
+            b'"' => self.within = inside(angle),
             _ => {}
         }
         self.push(byte)
     }
 
     fn outside(&mut self, byte: u8) -> Result<(), ExitError> {
-        let angle = self.state == State::Angle;
+        let angle = self.within == Within::Angle;
         match byte {
             b'(' => self.comments = 1,
             b'"' => {
-                self.state = State::Quoted { angle };
+                self.within = Within::Quoted { angle };
                 return self.push(byte);
             }
             b'[' => {
-                self.state = State::Literal { angle };
+                self.within = Within::Literal { angle };
                 return self.push(byte);
             }
             b' ' | b'\t' | b'\r' | b'\n' => {}
             b'>' if angle => {
-                self.state = State::Plain;
+                self.within = Within::Plain;
                 self.taken = true;
             }
             _ if angle => return self.push(byte),
@@ -112,7 +112,7 @@ impl ListParser {
             b'<' => {
                 self.current.clear();
                 self.taken = false;
-                self.state = State::Angle;
+                self.within = Within::Angle;
             }
             b',' | b';' => return self.end_of_address(),
             // What was collected before the colon was the name of a group.
@@ -222,8 +222,8 @@ pub fn too_many() -> ExitError {
     ExitError::new(format!("more than {MOST_ADDRESSES} recipients"))
 }
 
-fn inside(angle: bool) -> State {
-    if angle { State::Angle } else { State::Plain }
+fn inside(angle: bool) -> Within {
+    if angle { Within::Angle } else { Within::Plain }
 }
 
 /// An `@` outside a quoted string.

@@ -8,7 +8,7 @@ use super::super::event::{Event, Login};
 use super::super::extensions::Extensions;
 use super::super::order::{Credentials, Tls};
 use super::super::reply::{Class, Parser, Reply};
-use super::{Engine, Expect, Privacy, State};
+use super::{Engine, Expect, Phase, Privacy};
 
 /// What the server is to say to a step of AUTH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Engine {
             Expect::Lhlo => self.fail(SessionError::rejected(Stage::Hello, "LHLO", reply)),
             Expect::Helo if done => self.offered(Extensions::default()),
             Expect::Helo => self.fail(SessionError::rejected(Stage::Hello, "HELO", reply)),
-            Expect::StartTls if done => self.state = State::Securing,
+            Expect::StartTls if done => self.phase = Phase::Securing,
             Expect::StartTls if self.hello.tls == Tls::Required => {
                 self.fail(SessionError::rejected(Stage::StartTls, "STARTTLS", reply));
             }
@@ -60,7 +60,7 @@ impl Engine {
 
     /// The handshake was made, with these ciphers, or failed with these words.
     pub fn secured(&mut self, result: Result<Line, Line>) {
-        if self.state != State::Securing {
+        if self.phase != Phase::Securing {
             return;
         }
         match result {
@@ -70,7 +70,7 @@ impl Engine {
                 return self.fail(SessionError::new(Stage::Handshake, &text));
             }
         }
-        self.state = State::Talking;
+        self.phase = Phase::Talking;
         self.privacy = Privacy::Secured;
         // RFC 3207 §4.2: nothing learnt in plain text counts.
         self.parser = Parser::default();

@@ -53,7 +53,7 @@ pub struct Engine {
     hello: Hello,
     /// Who the server is, for outcomes.
     name: Line,
-    state: State,
+    phase: Phase,
     parser: Parser,
     output: Vec<u8>,
     expected: VecDeque<Expect>,
@@ -78,7 +78,7 @@ pub struct Engine {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Phase {
     /// Replies are awaited, or nothing is.
     Talking,
     /// The handshake is to be made.
@@ -158,14 +158,14 @@ impl Engine {
     /// A session with the server that is called `name` in outcomes. If it is watched, what happens
     /// is kept for [`Engine::take_events`].
     pub fn new(hello: Hello, name: Line, watched: bool) -> Engine {
-        let state = match hello.tls {
-            Tls::OnConnect => State::Securing,
-            _ => State::Talking,
+        let phase = match hello.tls {
+            Tls::OnConnect => Phase::Securing,
+            _ => Phase::Talking,
         };
         Engine {
             hello,
             name,
-            state,
+            phase,
             parser: Parser::default(),
             output: Vec::new(),
             expected: VecDeque::from([Expect::Greeting]),
@@ -185,15 +185,15 @@ impl Engine {
 
     /// What is to be done now.
     pub fn action(&mut self) -> Action {
-        if !self.output.is_empty() && self.state != State::Over {
+        if !self.output.is_empty() && self.phase != Phase::Over {
             self.asked = self.expected.len();
             return Action::Write(std::mem::take(&mut self.output), self.timeouts().block);
         }
-        match self.state {
-            State::Over => Action::Over,
-            State::Securing => Action::Secure(self.timeouts().handshake),
-            State::Sending => Action::Send,
-            State::Talking => match self.expected.front() {
+        match self.phase {
+            Phase::Over => Action::Over,
+            Phase::Securing => Action::Secure(self.timeouts().handshake),
+            Phase::Sending => Action::Send,
+            Phase::Talking => match self.expected.front() {
                 Some(expect) => Action::Read(self.time_for(*expect), self.heard),
                 None => Action::Rest,
             },
@@ -202,13 +202,13 @@ impl Engine {
 
     /// Takes bytes that the server has sent.
     pub fn received(&mut self, bytes: &[u8]) {
-        if self.state == State::Over {
+        if self.phase == Phase::Over {
             return;
         }
         self.parser.push(bytes);
         // What a message before has come to is taken first, so that everything is told in order.
-        while self.state != State::Over && !self.has_ended_before() {
-            if self.asked == 0 && self.state != State::Sending {
+        while self.phase != Phase::Over && !self.has_ended_before() {
+            if self.asked == 0 && self.phase != Phase::Sending {
                 if self.parser.has_rest() {
                     self.lose(&Loss::Broken(Line::sanitize(TOO_MUCH.as_bytes())));
                 }
@@ -227,7 +227,7 @@ impl Engine {
 
     /// The connection is gone, or was given up.
     pub fn lost(&mut self, loss: &Loss) {
-        if self.state != State::Over {
+        if self.phase != Phase::Over {
             self.lose(loss);
         }
     }
@@ -235,7 +235,7 @@ impl Engine {
     /// Whether a transaction may begin.
     pub fn can_take_more(&self) -> bool {
         let most = self.extensions.mail_max.unwrap_or(usize::MAX);
-        self.state == State::Talking
+        self.phase == Phase::Talking
             && self.failure.is_none()
             && self.expected.is_empty()
             && self.transaction.is_none()
@@ -305,15 +305,15 @@ impl Engine {
 
     /// Says QUIT, unless a transaction or an answer is under way.
     pub fn quit(&mut self) {
-        if self.state == State::Talking && self.expected.is_empty() {
+        if self.phase == Phase::Talking && self.expected.is_empty() {
             self.say("QUIT", Expect::Quit);
         }
     }
 
     fn replied(&mut self, reply: &Reply) {
         self.heard += 1;
-        let expect = match self.state {
-            State::Sending => None,
+        let expect = match self.phase {
+            Phase::Sending => None,
             _ => self.expected.pop_front(),
         };
         self.tell_of(|transaction| transaction.answers(expect?));
@@ -329,7 +329,7 @@ impl Engine {
             | Expect::Lhlo
             | Expect::StartTls
             | Expect::Auth(_) => self.hello_replied(expect, reply),
-            Expect::Quit => self.state = State::Over,
+            Expect::Quit => self.phase = Phase::Over,
             Expect::Rset
             | Expect::Mail
             | Expect::Rcpt(_)
@@ -354,7 +354,7 @@ impl Engine {
     }
 
     fn lose(&mut self, loss: &Loss) {
-        self.state = State::Over;
+        self.phase = Phase::Over;
         let last = self.expected.front().copied();
         self.expected.clear();
         self.output.clear();
@@ -379,7 +379,7 @@ impl Engine {
     }
 
     fn fail(&mut self, failure: SessionError) {
-        self.state = State::Over;
+        self.phase = Phase::Over;
         self.failure = Some(failure);
     }
 

@@ -162,7 +162,7 @@ impl Talk {
     }
 
     fn failure(&self) -> String {
-        assert_eq!(self.engine.state, State::Over);
+        assert_eq!(self.engine.phase, Phase::Over);
         self.engine.failure().unwrap().to_string()
     }
 }

@@ -10,7 +10,7 @@ use super::super::event::Event;
 use super::super::extensions::{Extensions, Size};
 use super::super::order::{Message, Recipient, Transacted};
 use super::super::reply::{Class, Reply};
-use super::{Engine, Expect, Loss, State, TOO_MUCH};
+use super::{Engine, Expect, Loss, Phase, TOO_MUCH};
 
 use self::command::{is_path, mail, path, rcpt};
 use self::outcomes::{failed, is_too_many, outcome, too_many_refused};
@@ -105,7 +105,7 @@ impl Engine {
     pub fn can_follow(&self) -> bool {
         let most = self.extensions.mail_max.unwrap_or(usize::MAX);
         let whole = |transaction: &Transaction| !transaction.full;
-        self.state == State::Sending
+        self.phase == Phase::Sending
             && self.extensions.pipelining
             && !self.is_lmtp()
             && !self.out_of_step
@@ -129,9 +129,9 @@ impl Engine {
         }
         self.say_end();
         self.before = self.transaction.take();
-        self.state = State::Talking;
+        self.phase = Phase::Talking;
         self.begin(message, recipients);
-        self.state = State::Sending;
+        self.phase = Phase::Sending;
         if let Some(transaction) = &mut self.transaction {
             transaction.ahead = true;
         }
@@ -161,13 +161,13 @@ impl Engine {
 
     /// The message was sent, so many bytes of it and the final dot.
     pub fn sent(&mut self, bytes: u64) {
-        if self.state != State::Sending {
+        if self.phase != Phase::Sending {
             return;
         }
         if self.before.is_none() {
             self.say_end();
         }
-        self.state = State::Talking;
+        self.phase = Phase::Talking;
         if let Some(transaction) = self.before.as_mut().or(self.transaction.as_mut()) {
             transaction.sent_bytes = bytes;
         }
@@ -234,7 +234,7 @@ impl Engine {
             true => AHEAD_MAX,
             false => 1,
         };
-        while self.state == State::Talking && self.expected.len() < ahead {
+        while self.phase == Phase::Talking && self.expected.len() < ahead {
             let refused = self.is_refused();
             let Some(transaction) = &mut self.transaction else {
                 return;
@@ -343,7 +343,7 @@ impl Engine {
         };
         let wanted = transaction.accepted().next().is_some();
         match (reply.class(), wanted) {
-            (Class::GoOn, true) => self.state = State::Sending,
+            (Class::GoOn, true) => self.phase = Phase::Sending,
             // RFC 2920 §3.1: DATA ran ahead of the last refusal, and there is nobody to send to.
             (Class::GoOn, false) => self.say(".", Expect::EmptyDot),
             _ => {

@@ -26,12 +26,12 @@ pub struct Teller(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
+    backlog: Mutex<Backlog>,
     told: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Backlog {
     /// Few: what the relay thread gives a session is bounded.
     waiting: VecDeque<Order>,
     is_over: bool,
@@ -44,9 +44,9 @@ pub fn channel() -> (Teller, Orders) {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Backlog> {
         // Nothing is left half-done when a thread panics with it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,25 +80,25 @@ impl Drop for Teller {
 impl Orders {
     /// Waits for the next order.
     pub fn next(&self) -> Order {
-        let mut state = self.0.lock();
+        let mut backlog = self.0.lock();
         loop {
-            match state.waiting.pop_front() {
+            match backlog.waiting.pop_front() {
                 Some(order) => return order,
-                None if state.is_over => return Order::Quit,
+                None if backlog.is_over => return Order::Quit,
                 None => {}
             }
-            let woken = self.0.told.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
+            let woken = self.0.told.wait(backlog);
+            backlog = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// The next message, if it is there and nothing is to be done before.
     pub fn at_hand(&self) -> Option<Arc<Load>> {
-        let mut state = self.0.lock();
-        match state.waiting.pop_front()? {
+        let mut backlog = self.0.lock();
+        match backlog.waiting.pop_front()? {
             Order::Send(load) => Some(load),
             order => {
-                state.waiting.push_front(order);
+                backlog.waiting.push_front(order);
                 None
             }
         }

@@ -22,12 +22,12 @@ pub(super) struct DirSync {
 
 #[derive(Default)]
 struct Dir {
-    state: Mutex<State>,
+    rounds: Mutex<Rounds>,
     ended: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Rounds {
     running: bool,
     /// The sync that has not started yet.
     next: Arc<Round>,
@@ -65,26 +65,26 @@ impl DirSync {
 
 impl Dir {
     fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> Result<(), SharedError> {
-        let mut state = lock(&self.state);
-        let round = state.next.clone();
+        let mut rounds = lock(&self.rounds);
+        let round = rounds.next.clone();
         loop {
             if let Some(result) = round.0.get() {
                 return result.clone();
             }
-            if !state.running {
+            if !rounds.running {
                 break;
             }
-            state = self
+            rounds = self
                 .ended
-                .wait(state)
+                .wait(rounds)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        state.running = true;
-        state.next = Arc::default();
-        drop(state);
+        rounds.running = true;
+        rounds.next = Arc::default();
+        drop(rounds);
         let result = sync().map_err(|error| SharedError::of(&error));
         let _ = round.0.set(result.clone());
-        lock(&self.state).running = false;
+        lock(&self.rounds).running = false;
         self.ended.notify_all();
         result
     }
@@ -106,7 +106,7 @@ mod tests {
     fn wait_for_callers(syncs: &DirSync, path: &Path, count: usize) {
         let waiting = || {
             let dir = lock(&syncs.dirs).get(path).cloned();
-            dir.map_or(0, |dir| Arc::strong_count(&lock(&dir.state).next) - 1)
+            dir.map_or(0, |dir| Arc::strong_count(&lock(&dir.rounds).next) - 1)
         };
         while waiting() < count {
             thread::yield_now();

@@ -23,7 +23,7 @@ use super::Options;
 /// What was found last, and what has been used since.
 #[derive(Default)]
 pub(super) struct Space {
-    state: Mutex<State>,
+    last: Mutex<LastLook>,
     spent_bytes: AtomicU64,
     spent_inodes: AtomicU64,
     /// When the disk refused last although nothing was found short; 0 when all is well.
@@ -34,7 +34,7 @@ pub(super) struct Space {
 const CALM_S: u64 = 5;
 
 #[derive(Default)]
-struct State {
+struct LastLook {
     looked: Option<Timestamp>,
     found: Headroom,
 }
@@ -65,23 +65,23 @@ impl Space {
         look: impl FnOnce() -> io::Result<Room>,
     ) -> io::Result<bool> {
         {
-            let mut state = self.lock();
-            if state.looked == Some(now) && !self.is_spent(state.found) {
-                return Ok(state.found.short.is_some());
+            let mut last = self.lock();
+            if last.looked == Some(now) && !self.is_spent(last.found) {
+                return Ok(last.found.short.is_some());
             }
             // Others go by the old answer while this thread asks; the lock is not held for that.
-            state.looked = Some(now);
+            last.looked = Some(now);
             self.spent_bytes.store(0, Ordering::Relaxed);
             self.spent_inodes.store(0, Ordering::Relaxed);
         }
         let found = look().map(|room| headroom(room, options));
-        let mut state = self.lock();
+        let mut last = self.lock();
         let Ok(found) = found else {
-            state.looked = None;
+            last.looked = None;
             return found.map(|_| true);
         };
-        report(state.found.short, found.short);
-        state.found = found;
+        report(last.found.short, found.short);
+        last.found = found;
         Ok(found.short.is_some())
     }
 
@@ -132,8 +132,8 @@ impl Space {
                 || self.spent_inodes.load(Ordering::Relaxed) > found.inodes)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LastLook> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,10 +15,10 @@ use super::{Secured, Server};
 /// time.
 pub struct Handshake {
     server: Arc<Server>,
-    state: State,
+    stage: Stage,
 }
 
-enum State {
+enum Stage {
     /// The client has not said all of its first message.
     Hello(Box<Acceptor>),
     /// It has: the answer is to be signed.
@@ -62,7 +62,7 @@ impl Handshake {
     pub fn new(server: Arc<Server>) -> Handshake {
         Handshake {
             server,
-            state: State::Hello(Box::default()),
+            stage: Stage::Hello(Box::default()),
         }
     }
 
@@ -70,8 +70,8 @@ impl Handshake {
     /// is refused is told so, if its socket takes that at once.
     pub fn advance<S: Read + Write>(&mut self, socket: &mut S) -> Result<Step, HandshakeError> {
         loop {
-            match &mut self.state {
-                State::Hello(acceptor) => {
+            match &mut self.stage {
+                Stage::Hello(acceptor) => {
                     match acceptor.read_tls(socket) {
                         Ok(0) => return Err(HandshakeError::HungUp),
                         Ok(_) => {}
@@ -82,15 +82,15 @@ impl Handshake {
                     }
                     match acceptor.accept() {
                         Ok(Some(accepted)) => {
-                            self.state = State::Heard(Box::new(accepted));
+                            self.stage = Stage::Heard(Box::new(accepted));
                             return Ok(Step::Sign);
                         }
                         Ok(None) => {}
                         Err((error, alert)) => return Err(refused(error, alert, socket)),
                     }
                 }
-                State::Heard(_) => return Ok(Step::Sign),
-                State::Answered(connection) => {
+                Stage::Heard(_) => return Ok(Step::Sign),
+                Stage::Answered(connection) => {
                     if !flushed(connection, socket)? {
                         return Ok(Step::Write);
                     }
@@ -125,16 +125,16 @@ impl Handshake {
                         return Err(HandshakeError::Protocol(error));
                     }
                 }
-                State::Retried(..) => return Ok(Step::Sign),
-                State::Elsewhere => return Err(HandshakeError::HungUp),
+                Stage::Retried(..) => return Ok(Step::Sign),
+                Stage::Elsewhere => return Err(HandshakeError::HungUp),
             }
         }
     }
 
     fn retried(&mut self, second: Vec<u8>) -> Result<Step, HandshakeError> {
-        match std::mem::replace(&mut self.state, State::Elsewhere) {
-            State::Answered(connection) => {
-                self.state = State::Retried(connection, second);
+        match std::mem::replace(&mut self.stage, Stage::Elsewhere) {
+            Stage::Answered(connection) => {
+                self.stage = Stage::Retried(connection, second);
                 Ok(Step::Sign)
             }
             _ => Err(HandshakeError::HungUp),
@@ -143,22 +143,22 @@ impl Handshake {
 
     /// Whether a signature is wanted.
     pub fn wants_signature(&self) -> bool {
-        matches!(self.state, State::Heard(_) | State::Retried(..))
+        matches!(self.stage, Stage::Heard(_) | Stage::Retried(..))
     }
 
     /// Makes the signature that [`Step::Sign`] asks for; it may wait for the process that holds the
     /// keys. What the client is to be told of a failure comes with it.
     pub fn sign(&mut self) -> Result<(), (HandshakeError, Vec<u8>)> {
         let mut last_words = Vec::new();
-        let result = match std::mem::replace(&mut self.state, State::Elsewhere) {
-            State::Heard(accepted) => {
+        let result = match std::mem::replace(&mut self.stage, Stage::Elsewhere) {
+            Stage::Heard(accepted) => {
                 let config = self.server.config();
                 let config = config.map_err(|why| (HandshakeError::Ours(why), Vec::new()))?;
                 accepted
                     .into_connection(config)
                     .map_err(|(error, alert)| refused(error, alert, &mut last_words))
             }
-            State::Retried(mut connection, second) => {
+            Stage::Retried(mut connection, second) => {
                 let answered = answer(&mut connection, &second);
                 if answered.is_err() {
                     let _ = flushed(&mut connection, &mut last_words);
@@ -166,14 +166,14 @@ impl Handshake {
                 answered.map(|()| *connection)
             }
             other => {
-                self.state = other;
+                self.stage = other;
                 return Ok(());
             }
         };
         match result {
             Ok(mut connection) => {
                 connection.set_buffer_limit(Some(BUFFER_LIMIT));
-                self.state = State::Answered(Box::new(connection));
+                self.stage = Stage::Answered(Box::new(connection));
                 Ok(())
             }
             Err(failure) => Err((failure, last_words)),
@@ -182,7 +182,7 @@ impl Handshake {
 
     /// The stream, when the handshake is done; `None` before.
     pub fn finish(self) -> Option<Secured> {
-        let State::Answered(connection) = self.state else {
+        let Stage::Answered(connection) = self.stage else {
             return None;
         };
         (!connection.is_handshaking()).then(|| {

@@ -6,7 +6,7 @@ use crate::deliver::relay::routes::Step;
 use crate::mail::SessionId;
 
 use super::ahead::AHEAD_MAX;
-use super::{Core, Limit, Login, Phase, Session, State, Timer};
+use super::{Core, Limit, Login, Phase, Readiness, Session, Timer};
 
 impl Core {
     /// Panics where counts and indexes disagree, an envelope is in two places, or a relay waits for
@@ -79,7 +79,7 @@ impl Core {
                 assert!(self.timers.contains(&(at, Timer::Relay(*id))));
             }
             // Nobody is forgotten: something will happen, or somebody has been asked.
-            let asked = matches!(relay.state, State::Resolving)
+            let asked = matches!(relay.readiness, Readiness::Resolving)
                 || matches!(relay.login, Login::Asked)
                 || relay.draws.asked;
             let goes_on = asked

@@ -12,7 +12,7 @@ use crate::deliver::relay::mx::RelayError;
 use crate::deliver::relay::routes::Route;
 
 use super::way::{Choice, Way};
-use super::{Action, Core, Limit, Login, RelayId, RouteId, Session, Start, State, Timer};
+use super::{Action, Core, Limit, Login, Readiness, RelayId, RouteId, Session, Start, Timer};
 
 const NO_SECRET: RelayError =
     RelayError::temporary(Status::new(4, 3, 5), "Could not retrieve credentials");
@@ -52,12 +52,12 @@ impl Core {
         let known = self
             .relays
             .get(&id)
-            .map(|relay| (&relay.state, &relay.login));
+            .map(|relay| (&relay.readiness, &relay.login));
         let failure = match known {
-            None | Some((State::Resolving, _) | (State::Ready, Login::Asked)) => return,
-            Some((State::Failed(failure), _)) => Some(failure.clone()),
-            Some((State::Ready, Login::Unknown)) => Some(NO_SECRET.outcome()),
-            Some((State::Ready, Login::No | Login::As(_))) => None,
+            None | Some((Readiness::Resolving, _) | (Readiness::Ready, Login::Asked)) => return,
+            Some((Readiness::Failed(failure), _)) => Some(failure.clone()),
+            Some((Readiness::Ready, Login::Unknown)) => Some(NO_SECRET.outcome()),
+            Some((Readiness::Ready, Login::No | Login::As(_))) => None,
         };
         match failure {
             Some(failure) => {

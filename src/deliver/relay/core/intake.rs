@@ -14,8 +14,8 @@ use crate::deliver::relay::key::{self, Key, NO_SMARTHOST, Security};
 use crate::deliver::relay::mx::RelayError;
 
 use super::{
-    Action, Ask, BadSmarthost, Connector, Core, Draws, Load, Login, RCPT_MAX, Relay, RelayId,
-    Smarthost, State, Timer,
+    Action, Ask, BadSmarthost, Connector, Core, Draws, Load, Login, RCPT_MAX, Readiness, Relay,
+    RelayId, Smarthost, Timer,
 };
 
 /// A relay that has failed stays for so many seconds after the last that came of what it had held:
@@ -225,7 +225,7 @@ impl Core {
             security,
             limits,
             src: action.src.clone(),
-            state: State::Resolving,
+            readiness: Readiness::Resolving,
             login: Login::No,
             below: None,
             tasks: Default::default(),
@@ -301,7 +301,7 @@ impl Core {
         };
         if !relay.tasks.is_empty()
             || !relay.sessions.is_empty()
-            || matches!(relay.state, State::Resolving)
+            || matches!(relay.readiness, Readiness::Resolving)
         {
             return;
         }

@@ -304,7 +304,7 @@ struct Relay {
     security: Security,
     limits: MtaLimits,
     src: Option<String>,
-    state: State,
+    readiness: Readiness,
     login: Login,
     /// Only exchangers preferred to this are used.
     below: Option<u16>,
@@ -338,7 +338,7 @@ enum Login {
     As(Credentials),
 }
 
-enum State {
+enum Readiness {
     /// Waiting for the addresses of its destination.
     Resolving,
     /// Ready to connect.

@@ -12,7 +12,7 @@ use crate::util::Timestamp;
 use crate::deliver::relay::mx::{Exchanger, Question, RelayError, Resolution, Step};
 use crate::deliver::relay::routes::Connections;
 
-use super::{Action, Core, Destination, Domain, Relay, RelayId, State};
+use super::{Action, Core, Destination, Domain, Readiness, Relay, RelayId};
 
 /// The answer is asked for again after so many seconds; the resolver knows whether it is still
 /// good.
@@ -186,7 +186,7 @@ impl Core {
             let resolving = self
                 .relays
                 .get(&id)
-                .is_some_and(|relay| matches!(relay.state, State::Resolving));
+                .is_some_and(|relay| matches!(relay.readiness, Readiness::Resolving));
             if resolving {
                 match failure {
                     Some(failure) => self.unresolved(id, failure),
@@ -201,7 +201,7 @@ impl Core {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };
-        relay.state = State::Failed(failure.outcome());
+        relay.readiness = Readiness::Failed(failure.outcome());
         let printed = relay.printed.clone();
         self.info(SmtpOut::Unresolved(&printed, &failure.text));
     }
@@ -211,7 +211,7 @@ impl Core {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };
-        relay.state = State::Ready;
+        relay.readiness = Readiness::Ready;
         let Some(name) = relay.key.backup.clone() else {
             return;
         };
@@ -229,7 +229,7 @@ impl Core {
         let list = domain.known.as_ref().and_then(|known| known.as_ref().ok());
         let better = |list: &Arc<[Exchanger]>| list.iter().any(|entry| entry.preference < below);
         if !list.is_some_and(better) {
-            relay.state = State::Failed(NO_BETTER.outcome());
+            relay.readiness = Readiness::Failed(NO_BETTER.outcome());
         }
     }
 

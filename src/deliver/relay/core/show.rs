@@ -8,7 +8,7 @@ use crate::util::time::Duration;
 
 use crate::deliver::relay::routes::SourceName;
 
-use super::{Broken, Core, Limit, Login, Relay, RouteId, State, Trouble};
+use super::{Broken, Core, Limit, Login, Readiness, Relay, RouteId, Trouble};
 
 /// One of the listings of smtpctl(8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +167,7 @@ impl Core {
 impl Relay {
     fn waits(&self) -> Vec<&'static str> {
         let mut waits = Vec::new();
-        if matches!(self.state, State::Resolving) {
+        if matches!(self.readiness, Readiness::Resolving) {
             waits.push("MX");
         }
         if matches!(self.login, Login::Asked) {

@@ -11,7 +11,7 @@ use crate::util::Timestamp;
 
 use crate::deliver::relay::mx::RelayError;
 
-use super::{Action, Broken, Connector, Core, Login, RelayId, State, Trouble};
+use super::{Action, Broken, Connector, Core, Login, Readiness, RelayId, Trouble};
 
 const fn unreachable(text: &'static str) -> RelayError {
     RelayError::temporary(Status::new(4, 4, 1), text)
@@ -141,7 +141,7 @@ impl Core {
         };
         let why = broken.and_then(|broken| broken.why.clone());
         let failure = why.unwrap_or_else(|| generic.outcome());
-        relay.state = State::Failed(failure.clone());
+        relay.readiness = Readiness::Failed(failure.clone());
         self.flush(id, &failure, now);
     }
 }

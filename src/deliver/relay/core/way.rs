@@ -40,7 +40,7 @@ pub(super) struct Way {
 }
 
 /// What a connector finds.
-enum Found {
+enum ConnectorChoice {
     Way(Way),
     Idle(SessionId),
     Wait(Wait),
@@ -62,19 +62,19 @@ impl Core {
         let mut waits: Option<Wait> = None;
         for source in working {
             match self.way(id, source, now) {
-                Found::Idle(session) => return Choice::Reuse(session),
-                Found::Way(way) => {
+                ConnectorChoice::Idle(session) => return Choice::Reuse(session),
+                ConnectorChoice::Way(way) => {
                     if best.as_ref().is_none_or(|best| way.count < best.count) {
                         best = Some(way);
                     }
                 }
-                Found::Wait(wait) => {
+                ConnectorChoice::Wait(wait) => {
                     waits = Some(match waits {
                         Some(other) => other.or(wait),
                         None => wait,
                     });
                 }
-                Found::Error(broken) => self.break_connector(id, source, broken),
+                ConnectorChoice::Error(broken) => self.break_connector(id, source, broken),
             }
         }
         if let Some(way) = best {
@@ -131,8 +131,8 @@ impl Core {
     }
 
     /// The way of one connector.
-    fn way(&self, id: RelayId, source: Option<IpAddr>, now: Timestamp) -> Found {
-        let broken = |what| Found::Error(Broken { what, why: None });
+    fn way(&self, id: RelayId, source: Option<IpAddr>, now: Timestamp) -> ConnectorChoice {
+        let broken = |what| ConnectorChoice::Error(Broken { what, why: None });
         let Some(relay) = self.relays.get(&id) else {
             return broken(Trouble::Source);
         };
@@ -177,7 +177,7 @@ impl Core {
                 && let Some((_, route)) = route
                 && let Some(idle) = self.idle_for(relay, route, exchanger)
             {
-                return Found::Idle(idle);
+                return ConnectorChoice::Idle(idle);
             }
             if let Some(why) = self.route_must_wait(relay, route, to.ip(), now) {
                 wait = Some(match wait {
@@ -197,12 +197,12 @@ impl Core {
             }
         }
         match (best, wait, own_wait) {
-            (Some(_), _, Some(wait)) | (None, Some(wait), _) => Found::Wait(wait),
-            (Some(way), ..) => Found::Way(way),
+            (Some(_), _, Some(wait)) | (None, Some(wait), _) => ConnectorChoice::Wait(wait),
+            (Some(way), ..) => ConnectorChoice::Way(way),
             (None, None, _) => {
                 let last = failures.into_iter().max_by_key(|(at, _)| *at);
                 match last {
-                    Some((_, why)) => Found::Error(Broken {
+                    Some((_, why)) => ConnectorChoice::Error(Broken {
                         what: Trouble::RouteNet,
                         why: Some(why.clone()),
                     }),

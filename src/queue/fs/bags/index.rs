@@ -14,12 +14,12 @@ use super::form::{Contents, Part};
 /// The messages that are in bags.
 #[derive(Default)]
 pub(in crate::queue::fs) struct Index {
-    state: Mutex<State>,
+    bagged: Mutex<Bagged>,
     freed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Bagged {
     places: HashMap<MsgId, BagPlace>,
     bags: HashMap<u64, Bag>,
     /// Marks that could not be made.
@@ -105,7 +105,7 @@ impl Bag {
     }
 }
 
-impl State {
+impl Bagged {
     fn of(&self, msgid: MsgId) -> Option<(BagPlace, &Bag)> {
         let place = *self.places.get(&msgid)?;
         Some((place, self.bags.get(&place.bag)?))
@@ -139,7 +139,7 @@ impl Index {
         gone: Vec<bool>,
         now: Timestamp,
     ) -> bool {
-        let mut state = self.lock();
+        let mut bagged = self.lock();
         let mut bag = Bag {
             parts: contents.parts.into(),
             gone: gone.into(),
@@ -160,15 +160,15 @@ impl Index {
             place.live = bag.envelopes(&place).count();
             let bytes = bag.bytes_of(&place);
             bag.bytes += bytes;
-            if place.live > 0 && !state.places.contains_key(&message.msgid) {
-                state.places.insert(message.msgid, place);
+            if place.live > 0 && !bagged.places.contains_key(&message.msgid) {
+                bagged.places.insert(message.msgid, place);
                 bag.live += 1;
                 bag.live_bytes += bytes;
             }
         }
         let lives = bag.live > 0;
         if lives {
-            state.bags.insert(number, bag);
+            bagged.bags.insert(number, bag);
         }
         lives
     }
@@ -195,49 +195,49 @@ impl Index {
 
     /// Messages of one bag.
     pub(super) fn messages_in(&self, bag: u64) -> Vec<MsgId> {
-        let state = self.lock();
-        let of_bag = state.places.iter().filter(|(_, place)| place.bag == bag);
+        let bagged = self.lock();
+        let of_bag = bagged.places.iter().filter(|(_, place)| place.bag == bag);
         of_bag.map(|(msgid, _)| *msgid).collect()
     }
 
     /// Messages in bags that came before `since` and of which less than half is left.
     pub(super) fn left_over(&self, since: Timestamp) -> Vec<MsgId> {
-        let state = self.lock();
+        let bagged = self.lock();
         let wasteful = |place: &BagPlace| {
-            let bag = state.bags.get(&place.bag);
+            let bag = bagged.bags.get(&place.bag);
             bag.is_some_and(|bag| bag.since <= since && bag.live_bytes * 2 < bag.bytes)
         };
-        let found = state.places.iter().filter(|(_, place)| wasteful(place));
+        let found = bagged.places.iter().filter(|(_, place)| wasteful(place));
         found.map(|(msgid, _)| *msgid).collect()
     }
 
     /// The bag of a message, and its body there.
     pub(super) fn body(&self, msgid: MsgId) -> Option<(u64, Part)> {
-        let state = self.lock();
-        let (place, bag) = state.of(msgid)?;
+        let bagged = self.lock();
+        let (place, bag) = bagged.of(msgid)?;
         Some((place.bag, *bag.parts.get(place.body)?))
     }
 
     /// The bag of an envelope that is not settled, and its place there.
     pub(super) fn envelope(&self, id: EvpId) -> Option<(u64, Part)> {
-        let state = self.lock();
-        let (place, bag) = state.of(id.msgid())?;
+        let bagged = self.lock();
+        let (place, bag) = bagged.of(id.msgid())?;
         let at = bag.find(&place, id)?;
         Some((place.bag, *bag.parts.get(at)?))
     }
 
     /// The bag of a message, and its envelopes that are not settled.
     pub(in crate::queue::fs) fn envelopes(&self, msgid: MsgId) -> Option<(u64, Vec<Part>)> {
-        let state = self.lock();
-        let (place, bag) = state.of(msgid)?;
+        let bagged = self.lock();
+        let (place, bag) = bagged.of(msgid)?;
         let parts = bag.envelopes(&place).map(|(_, part)| part).collect();
         Some((place.bag, parts))
     }
 
     /// The mark to make for an envelope that is to be settled; the last one of a bag needs none.
     pub(super) fn mark_of(&self, id: EvpId) -> Option<Marks> {
-        let state = self.lock();
-        let (place, bag) = state.of(id.msgid())?;
+        let bagged = self.lock();
+        let (place, bag) = bagged.of(id.msgid())?;
         let at = bag.find(&place, id)?;
         let is_last = place.live == 1 && bag.live == 1;
         let mark = Marks {
@@ -250,8 +250,8 @@ impl Index {
 
     /// Counts an envelope as settled.
     pub(super) fn settle(&self, id: EvpId) -> Settled {
-        let mut state = self.wait(id.msgid());
-        let Some((place, bag)) = state.of(id.msgid()) else {
+        let mut bagged = self.wait(id.msgid());
+        let Some((place, bag)) = bagged.of(id.msgid()) else {
             return Settled::Elsewhere;
         };
         let Some(at) = bag.find(&place, id) else {
@@ -263,15 +263,15 @@ impl Index {
             count: 1,
         };
         if place.live == 1 {
-            return match state.forget(id.msgid()) {
+            return match bagged.forget(id.msgid()) {
                 true => Settled::Last(mark),
                 false => Settled::Here,
             };
         }
-        if let Some(place) = state.places.get_mut(&id.msgid()) {
+        if let Some(place) = bagged.places.get_mut(&id.msgid()) {
             place.live -= 1;
         }
-        let bag = state.bags.get_mut(&mark.bag);
+        let bag = bagged.bags.get_mut(&mark.bag);
         if let Some(gone) = bag.and_then(|bag| bag.gone.get_mut(at)) {
             *gone = true;
         }
@@ -280,8 +280,8 @@ impl Index {
 
     /// Takes a message out, if it is in a bag.
     pub(super) fn take(&self, msgid: MsgId) -> Option<Taken> {
-        let mut state = self.wait(msgid);
-        let (place, bag) = state.of(msgid)?;
+        let mut bagged = self.wait(msgid);
+        let (place, bag) = bagged.of(msgid)?;
         let taken = Taken {
             msgid,
             bag: place.bag,
@@ -293,7 +293,7 @@ impl Index {
                 count: place.parts,
             },
         };
-        if let Some(place) = state.places.get_mut(&msgid) {
+        if let Some(place) = bagged.places.get_mut(&msgid) {
             place.busy = true;
         }
         Some(taken)
@@ -325,16 +325,16 @@ impl Index {
     }
 
     /// Waits until nobody has taken the message.
-    fn wait(&self, msgid: MsgId) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        while state.places.get(&msgid).is_some_and(|place| place.busy) {
-            let woken = self.freed.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
+    fn wait(&self, msgid: MsgId) -> MutexGuard<'_, Bagged> {
+        let mut bagged = self.lock();
+        while bagged.places.get(&msgid).is_some_and(|place| place.busy) {
+            let woken = self.freed.wait(bagged);
+            bagged = woken.unwrap_or_else(PoisonError::into_inner);
         }
-        state
+        bagged
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Bagged> {
+        self.bagged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,12 +27,12 @@ pub(in crate::queue::fs) struct Reading {
 struct Unread {
     bags: Vec<u64>,
     is_over: bool,
-    found: Found,
+    repairs: Repairs,
 }
 
 /// What has to be done about bags that were found.
 #[derive(Default)]
-struct Found {
+struct Repairs {
     /// Messages that lie in a directory as well, by the marks that they should have.
     unpacked: Vec<Marks>,
     /// Those of which nothing is left.
@@ -63,7 +63,7 @@ impl Shared {
         while known < envelopes
             && let Some(number) = unread.bags.pop()
         {
-            known += self.find_bag(number, &mut unread.found);
+            known += self.find_bag(number, &mut unread.repairs);
         }
         Ok(())
     }
@@ -71,12 +71,12 @@ impl Shared {
     /// Reads all tables, and does what that has shown to be necessary. For one thread alone.
     pub(in crate::queue::fs) fn read_bags(&self) {
         let Unread {
-            bags, mut found, ..
+            bags, mut repairs, ..
         } = std::mem::take(&mut *self.reading.lock());
         for number in bags {
-            self.find_bag(number, &mut found);
+            self.find_bag(number, &mut repairs);
         }
-        self.mend_bags(found);
+        self.mend_bags(repairs);
         self.reading.lock().is_over = true;
         self.reading.ended.notify_all();
     }
@@ -99,8 +99,8 @@ impl Shared {
     }
 
     /// How many envelopes a bag has. One that cannot be read stays where it is.
-    fn find_bag(&self, number: u64, found: &mut Found) -> usize {
-        self.try_find_bag(number, found).unwrap_or_else(|error| {
+    fn find_bag(&self, number: u64, repairs: &mut Repairs) -> usize {
+        self.try_find_bag(number, repairs).unwrap_or_else(|error| {
             // It stays where it is.
             stat::QUEUE_UNREADABLE.inc();
             log::warn(format_args!("queue: {error}"));
@@ -108,7 +108,7 @@ impl Shared {
         })
     }
 
-    fn try_find_bag(&self, number: u64, found: &mut Found) -> io::Result<usize> {
+    fn try_find_bag(&self, number: u64, repairs: &mut Repairs) -> io::Result<usize> {
         let file = self.disk.open(&layout::bag(number))?;
         let contents = form::read(&file)?;
         let mut gone = contents.gone(&file)?;
@@ -118,7 +118,7 @@ impl Shared {
             let is_live = parts.iter().skip(1).any(|gone| !gone);
             if is_live && self.disk.exists(&layout::message_dir(message.msgid))? {
                 parts.fill(true);
-                found.unpacked.push(Marks {
+                repairs.unpacked.push(Marks {
                     bag: number,
                     at: contents.marks_at + message.body as u64,
                     count: message.parts,
@@ -128,22 +128,22 @@ impl Shared {
         let envelopes = gone.iter().filter(|gone| !**gone).count();
         let damaged = contents.damaged;
         if damaged {
-            found.damaged.push(number);
+            repairs.damaged.push(number);
         }
         if !self.bags.add(number, contents, gone, self.now()) && !damaged {
-            found.empty.push(number);
+            repairs.empty.push(number);
         }
         Ok(envelopes)
     }
 
-    fn mend_bags(&self, found: Found) {
-        for marks in found.unpacked {
+    fn mend_bags(&self, repairs: Repairs) {
+        for marks in repairs.unpacked {
             self.mark_unpacked(marks);
         }
-        for bag in found.empty {
+        for bag in repairs.empty {
             self.unlink_bag(bag);
         }
-        for bag in found.damaged {
+        for bag in repairs.damaged {
             self.salvage(bag, "its table is damaged");
         }
     }
