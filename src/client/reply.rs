@@ -7,7 +7,6 @@
 use std::fmt;
 
 use crate::mail::Status;
-use crate::smtp::find;
 use crate::util::Line;
 
 /// Bytes of a line, with its line end, from which on it is too long. RFC 5321 §4.5.3.1.5 allows
@@ -148,7 +147,7 @@ impl Parser {
     pub fn reply(&mut self) -> Result<Option<Reply>, Malformed> {
         loop {
             let rest = self.bytes.get(self.start..).unwrap_or_default();
-            let Some(end) = find(b'\n', rest) else {
+            let Some(end) = memchr::memchr(b'\n', rest) else {
                 return match rest.len() {
                     LINE_TOO_LONG.. => Err(Malformed::InputTooLong),
                     _ => Ok(None),
@@ -241,7 +240,7 @@ impl Parsed {
 
 /// An enhanced code at the start of `text`, and what follows it.
 fn status(text: &[u8], class: u16) -> (Option<Status>, &[u8]) {
-    let end = find(b' ', text).unwrap_or(text.len());
+    let end = memchr::memchr(b' ', text).unwrap_or(text.len());
     let (word, after) = text.split_at(end);
     let status = std::str::from_utf8(word).ok().and_then(|word| {
         let mut numbers = word.split('.').map(|number| {

@@ -60,6 +60,12 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// The least of it.
 const LEAST_BYTES: usize = 1024;
 
+/// The same for a message that is large: the fewer calls, the faster it is through.
+const LARGE_BLOCK_BYTES: usize = 256 * 1024;
+
+/// A message is large from here on.
+const LARGE_BYTES: usize = 1024 * 1024;
+
 /// A server that takes a message more slowly than this holds us up.
 const SLOWEST_BYTES_PER_S: u64 = 4096;
 
@@ -292,9 +298,7 @@ impl Session {
         let times = *self.engine.timeouts();
         let slowest = Duration::from_secs(from.size.unwrap_or(0) / SLOWEST_BYTES_PER_S);
         let end = Instant::now() + times.dot + slowest;
-        // A short message needs no more memory than it has bytes.
-        let size = from.size.and_then(|size| usize::try_from(size).ok());
-        let room = size.unwrap_or(BLOCK_BYTES).clamp(LEAST_BYTES, BLOCK_BYTES);
+        let room = block_bytes(from.size);
         let mut text = vec![0; room];
         let mut wire = Vec::with_capacity(room + room / 8);
         let mut encoder = Encoder::new();
@@ -391,6 +395,15 @@ impl Session {
         if let Some(tap) = &mut self.tap {
             self.engine.take_events().into_iter().for_each(tap);
         }
+    }
+}
+
+/// How much of a message is read at once: no more memory than it has bytes where it is short.
+fn block_bytes(size_bytes: Option<u64>) -> usize {
+    match size_bytes.map(|size| usize::try_from(size).unwrap_or(usize::MAX)) {
+        None => BLOCK_BYTES,
+        Some(LARGE_BYTES..) => LARGE_BLOCK_BYTES,
+        Some(size) => size.clamp(LEAST_BYTES, BLOCK_BYTES),
     }
 }
 

@@ -11,10 +11,12 @@ use std::io;
 use super::DiskFile;
 use super::shared_error::SharedError;
 
-/// So many bytes in memory are enough for a write to the disk.
+/// So many bytes in memory are enough for a first write to the disk.
 const FULL_BYTES: usize = 64 * 1024;
+/// A message that has a file already has more to come: fewer calls, of more bytes each.
+const FULL_AGAIN_BYTES: usize = 192 * 1024;
 /// So many are never exceeded: one more write of what a session takes in one go fits in above
-/// [`FULL_BYTES`].
+/// these.
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// A body being written.
@@ -69,7 +71,11 @@ impl BodyWriter {
 
     /// Whether [`BodyWriter::spill`] is due.
     pub(super) fn is_full(&self) -> bool {
-        self.buffer.len() >= FULL_BYTES
+        let enough = match self.file {
+            None => FULL_BYTES,
+            Some(_) => FULL_AGAIN_BYTES,
+        };
+        self.buffer.len() >= enough
     }
 
     /// Writes out what is in memory.

@@ -345,7 +345,7 @@ impl Session {
     ) -> Result<(&'r [u8], usize), Taken> {
         let known = (self.scanned as usize).min(rest.len());
         let (_, unknown) = rest.split_at(known);
-        let lf = crate::smtp::find(b'\n', unknown).map(|at| known + at);
+        let lf = memchr::memchr(b'\n', unknown).map(|at| known + at);
         let (line, used) = match lf {
             Some(lf) => (&rest[..lf], lf + 1),
             None => (rest, rest.len()),

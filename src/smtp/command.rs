@@ -36,7 +36,7 @@ impl Command<'_> {
         if let Some(argument) = strip_word(line, b"RCPT TO:") {
             return Command::Rcpt(argument.trim_ascii_start());
         }
-        let (word, argument) = match super::find(b' ', line) {
+        let (word, argument) = match memchr::memchr(b' ', line) {
             None => (line, None),
             Some(space) => {
                 let (word, rest) = line.split_at(space);

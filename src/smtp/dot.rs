@@ -13,7 +13,10 @@
 //! - The first dot of any other line that has one is removed.
 //! - NUL passes; whether it may stay is for whoever takes the text.
 //!
-//! The work is done a line at a time by memchr(3) and copying; it keeps no bytes between calls.
+//! The work is done a line at a time by memchr(3) and copying; it keeps no bytes between calls. What
+//! is left of CR after that was bare, and is looked for in all of a call's text at once.
+
+use super::stuffing::blank_crs;
 
 /// Turns data into text; one for each message.
 #[derive(Clone, Debug)]
@@ -81,6 +84,13 @@ impl Decoder {
     /// Uses `input`, appends text to `text`.
     pub fn decode(&mut self, input: &[u8], text: &mut Vec<u8>) -> Progress {
         text.reserve(input.len());
+        let start = text.len();
+        let progress = self.lines(input, text);
+        blank_crs(text.get_mut(start..).unwrap_or_default());
+        progress
+    }
+
+    fn lines(&mut self, input: &[u8], text: &mut Vec<u8>) -> Progress {
         let mut rest = input;
         while let Some((&next, tail)) = rest.split_first() {
             if self.line_bytes >= Decoder::LINE_TOO_LONG && next != b'\n' {
@@ -113,7 +123,7 @@ impl Decoder {
                     self.put(b" ", text);
                     self.at = At::Text;
                 }
-                (At::Text, _) => match self.text_line(rest, text) {
+                (At::Text, _) => match self.text_lines(rest, text) {
                     Some(after) => rest = after,
                     None => return Progress::LineTooLong,
                 },
@@ -122,30 +132,40 @@ impl Decoder {
         Progress::More
     }
 
-    /// Takes `rest` up to the end of the line, or all of it.
-    fn text_line<'a>(&mut self, rest: &'a [u8], text: &mut Vec<u8>) -> Option<&'a [u8]> {
-        let end = super::find(b'\n', rest);
-        let (line, after) = rest.split_at(end.unwrap_or(rest.len()));
-        self.line_bytes += line.len();
+    /// Takes `rest` up to a line that begins with a dot, or all of it.
+    fn text_lines<'a>(&mut self, rest: &'a [u8], text: &mut Vec<u8>) -> Option<&'a [u8]> {
+        let mut from = 0;
+        for end in memchr::memchr_iter(b'\n', rest) {
+            let (line, after) = (rest.get(from..end)?, rest.get(end + 1..)?);
+            let before = match self.piece(line, text)? {
+                At::Cr => Before::Crlf,
+                _ => Before::BareLf,
+            };
+            self.end_line(before, after, text);
+            if after.first() == Some(&b'.') {
+                return Some(after);
+            }
+            from = end + 1;
+        }
+        let piece = rest.get(from..).filter(|piece| !piece.is_empty());
+        if let Some(piece) = piece {
+            self.at = self.piece(piece, text)?;
+        }
+        Some(&[])
+    }
+
+    /// Takes a piece of a line; a CR at its end is kept back. `None` if the line is too long.
+    fn piece(&mut self, piece: &[u8], text: &mut Vec<u8>) -> Option<At> {
+        self.line_bytes += piece.len();
         if self.line_bytes >= Decoder::LINE_TOO_LONG {
             return None;
         }
-        let (body, cr) = match line.split_last() {
-            Some((b'\r', body)) => (body, true),
-            _ => (line, false),
+        let (body, at) = match piece.split_last() {
+            Some((b'\r', body)) => (body, At::Cr),
+            _ => (piece, At::Text),
         };
         self.put(body, text);
-        Some(match (end, cr) {
-            (None, true) => {
-                self.at = At::Cr;
-                after
-            }
-            (None, false) => after,
-            (Some(_), cr) => {
-                let before = if cr { Before::Crlf } else { Before::BareLf };
-                self.end_line(before, after.get(1..).unwrap_or_default(), text)
-            }
-        })
+        Some(at)
     }
 
     fn step<'a>(&mut self, at: At, tail: &'a [u8]) -> &'a [u8] {
@@ -169,14 +189,7 @@ impl Decoder {
 
     fn put(&mut self, bytes: &[u8], text: &mut Vec<u8>) {
         self.size_bytes += bytes.len() as u64;
-        let start = text.len();
         text.extend_from_slice(bytes);
-        if super::find(b'\r', bytes).is_some() {
-            let new = text.get_mut(start..).unwrap_or_default();
-            new.iter_mut()
-                .filter(|byte| **byte == b'\r')
-                .for_each(|byte| *byte = b' ');
-        }
     }
 }
 

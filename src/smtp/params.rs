@@ -93,7 +93,7 @@ fn options(rest: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The keyword in capitals, if it is one of those that are known, and the value behind the `=`.
 fn keyword(option: &[u8]) -> Option<(&'static str, &[u8])> {
-    let equals = super::find(b'=', option)?;
+    let equals = memchr::memchr(b'=', option)?;
     let (word, value) = option.split_at(equals);
     let known = ["SIZE", "AUTH", "BODY", "RET", "ENVID", "NOTIFY", "ORCPT"];
     let word = known
@@ -156,7 +156,7 @@ fn notify(before: Notify, value: &[u8]) -> Result<Notify, BadParam<'_>> {
 
 /// RFC 3461 §4.2: address type, `;`, xtext.
 fn orcpt(value: &[u8]) -> Result<Line, BadParam<'_>> {
-    let semicolon = super::find(b';', value).ok_or(BadParam::OrcptSyntax)?;
+    let semicolon = memchr::memchr(b';', value).ok_or(BadParam::OrcptSyntax)?;
     let (_, address) = value.split_at(semicolon);
     let address = address.get(1..).unwrap_or_default();
     if value.len() > MAX_ORCPT || !xtext::is_xtext(address) {

@@ -36,7 +36,7 @@ pub fn forward<'a>(argument: &'a [u8], server_name: &str) -> Result<(MailAddr, &
 
 fn brackets(argument: &[u8]) -> Result<(&[u8], &[u8]), BadPath> {
     let open = argument.strip_prefix(b"<").ok_or(BadPath)?;
-    let close = super::find(b'>', open).ok_or(BadPath)?;
+    let close = memchr::memchr(b'>', open).ok_or(BadPath)?;
     let (inner, rest) = open.split_at(close);
     Ok((inner, rest.get(1..).unwrap_or_default()))
 }
@@ -47,7 +47,7 @@ fn split(inner: &[u8]) -> (&[u8], &[u8]) {
         None => (inner, &inner[..0]),
         Some(at) => (&inner[..at], inner.get(at + 1..).unwrap_or_default()),
     };
-    match super::find(b':', local) {
+    match memchr::memchr(b':', local) {
         None => (local, domain),
         Some(colon) => (local.get(colon + 1..).unwrap_or_default(), domain),
     }

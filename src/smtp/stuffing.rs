@@ -4,8 +4,6 @@
 //! a line end of CRLF stays one, a CR alone becomes a space, a last line without an end gets one.
 //! NUL and bytes beyond ASCII pass; to change them would break signatures.
 
-use super::find;
-
 /// Encodes a message, however it is cut.
 #[derive(Clone, Debug)]
 pub struct Encoder {
@@ -28,22 +26,17 @@ impl Encoder {
 
     /// Appends `text` to `wire`.
     pub fn encode(&mut self, text: &[u8], wire: &mut Vec<u8>) {
-        let mut rest = text;
-        while !rest.is_empty() {
-            let (line, after) = match find(b'\n', rest) {
-                Some(end) => (rest.split_at(end).0, rest.get(end + 1..)),
-                None => (rest, None),
-            };
-            self.text(line, wire);
-            match after {
-                Some(after) => {
-                    wire.extend_from_slice(b"\r\n");
-                    self.at = At::LineStart;
-                    rest = after;
-                }
-                None => return,
-            }
+        // Text of the queue has hardly ever a CR, and then no line needs a look of its own for one.
+        let has_cr = self.at == At::Cr || memchr::memchr(b'\r', text).is_some();
+        wire.reserve(text.len() + text.len() / 32);
+        let mut from = 0;
+        for end in memchr::memchr_iter(b'\n', text) {
+            self.piece(text.get(from..end).unwrap_or_default(), has_cr, wire);
+            wire.extend_from_slice(b"\r\n");
+            self.at = At::LineStart;
+            from = end + 1;
         }
+        self.piece(text.get(from..).unwrap_or_default(), has_cr, wire);
     }
 
     /// Appends the end of the message.
@@ -55,7 +48,7 @@ impl Encoder {
     }
 
     /// A piece of a line. A CR at its end is kept back: it may belong to the line end.
-    fn text(&mut self, piece: &[u8], wire: &mut Vec<u8>) {
+    fn piece(&mut self, piece: &[u8], has_cr: bool, wire: &mut Vec<u8>) {
         let Some(first) = piece.first() else {
             return;
         };
@@ -71,12 +64,19 @@ impl Encoder {
         self.at = at;
         let start = wire.len();
         wire.extend_from_slice(body);
-        if find(b'\r', body).is_some() {
-            let new = wire.get_mut(start..).unwrap_or_default();
-            new.iter_mut()
-                .filter(|byte| **byte == b'\r')
-                .for_each(|byte| *byte = b' ');
+        if has_cr {
+            blank_crs(wire.get_mut(start..).unwrap_or_default());
         }
+    }
+}
+
+/// A CR that stands alone becomes a space.
+pub(super) fn blank_crs(text: &mut [u8]) {
+    let mut rest = text;
+    while let Some(at) = memchr::memchr(b'\r', rest) {
+        let (head, tail) = rest.split_at_mut(at + 1);
+        head[at] = b' ';
+        rest = tail;
     }
 }
 
@@ -141,6 +141,13 @@ mod tests {
                 .map(|_| b"\r\n..\n\nab\0"[dice.roll(9)])
                 .collect();
             let wire = encode(&[&text]);
+            let (mut pieces, mut rest) = (Vec::new(), text.as_slice());
+            while !rest.is_empty() {
+                let (head, tail) = rest.split_at(1 + dice.roll(rest.len()));
+                pieces.push(head);
+                rest = tail;
+            }
+            assert_eq!(encode(&pieces), wire, "{}", text.escape_ascii());
             let mut back = Vec::new();
             let end = Decoder::new().decode(&wire, &mut back);
             assert_eq!(end, Progress::End { used: wire.len() });

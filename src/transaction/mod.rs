@@ -454,7 +454,7 @@ impl Writing {
         }
         // RFC 5321 §4.5.2 and RFC 6152 know no NUL in mail, and programs that read C strings
         // would see another message than those that do not.
-        text.contains(&0).then_some(Fault::Nul)
+        memchr::memchr(0, text).is_some().then_some(Fault::Nul)
     }
 
     /// Whether text is still kept; if not, [`Writing::finish`] will say why.

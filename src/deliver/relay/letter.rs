@@ -103,8 +103,12 @@ impl Facts {
                 Err(error) => return Err(error),
             };
             let chunk = buffer.get(..n).unwrap_or_default();
-            let ends = chunk.iter().filter(|byte| **byte == b'\n').count();
-            let whole = chunk.windows(2).filter(|two| *two == b"\r\n").count();
+            let ends = memchr::memchr_iter(b'\n', chunk).count();
+            let whole = match memchr::memchr(b'\r', chunk) {
+                Some(at) => chunk.get(at..).unwrap_or_default().windows(2),
+                None => [].windows(2),
+            };
+            let whole = whole.filter(|two| *two == b"\r\n").count();
             let split = last == b'\r' && chunk.first() == Some(&b'\n');
             size_bytes += (n + ends - whole - usize::from(split)) as u64;
             eight_bit |= !chunk.is_ascii();

@@ -16,7 +16,7 @@ mod starttls;
 use std::borrow::Cow;
 
 use crate::mail::Refusal;
-use crate::smtp::{Command, Reply, find};
+use crate::smtp::{Command, Reply};
 
 pub use mail::bad_sender;
 pub(super) use rcpt::too_many;
@@ -48,7 +48,7 @@ impl Session {
 
     /// Whether the command is legal now; the reply otherwise.
     pub(in crate::session) fn check(&self, line: &[u8]) -> Result<(), Reply> {
-        if find(0, line).is_some() {
+        if memchr::memchr(0, line).is_some() {
             // What is behind a NUL must never be cut off: someone else may have judged it.
             return Err(Reply::new(500, "5.5.2 Syntax error: NUL in command line"));
         }
