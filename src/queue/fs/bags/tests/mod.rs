@@ -1,18 +1,21 @@
 use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::mail::samples::envelope;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::coding::{Coding, Key};
-use crate::queue::fs::{Disk, EachEntry, Fs, Options, RealDisk, body_path, envelope_path, layout};
-use crate::queue::{DiskFile, LoadError, Queue, commit_all};
-use crate::sys::fs::Room;
+use crate::queue::fs::{Disk, Fs, Options, body_path, envelope_path, layout};
+use crate::queue::{LoadError, Queue, commit_all};
 use crate::util::Timestamp;
+
+use watched::Watched;
+
+mod watched;
 
 struct Spool {
     dir: tempfile::TempDir,
@@ -120,123 +123,6 @@ impl Spool {
 
     fn has_dir(&self, id: EvpId) -> bool {
         self.at(layout::message_dir(id.msgid())).exists()
-    }
-}
-
-/// A disk that notes what is done with it; clones share it.
-#[derive(Clone)]
-struct Watched {
-    real: Arc<RealDisk>,
-    dir: Arc<Mutex<Option<tempfile::TempDir>>>,
-    done: Arc<Mutex<Vec<String>>>,
-}
-
-impl Watched {
-    fn new() -> Watched {
-        let dir = tempfile::tempdir().unwrap();
-        drop(Fs::open(dir.path(), bagged()).unwrap());
-        Watched::over(dir)
-    }
-
-    fn over(dir: tempfile::TempDir) -> Watched {
-        Watched {
-            real: Arc::new(RealDisk::new(dir.path())),
-            dir: Arc::new(Mutex::new(Some(dir))),
-            done: Arc::default(),
-        }
-    }
-
-    /// The only spool on it.
-    fn spool(&self, options: Options) -> Spool {
-        let fs = Fs::with_disk(Arc::new(self.clone()), options).unwrap();
-        let queue = Queue::new(Arc::new(fs.clone()));
-        let dir = self.dir.lock().unwrap().take().unwrap();
-        Spool { dir, fs, queue }
-    }
-
-    fn note(&self, what: &str, path: &Path) {
-        let line = format!("{what} {}", path.display());
-        self.done.lock().unwrap().push(line);
-    }
-
-    fn done(&self) -> Vec<String> {
-        self.done.lock().unwrap().clone()
-    }
-
-    fn forget(&self) {
-        self.done.lock().unwrap().clear();
-    }
-
-    fn count(&self, what: &str) -> usize {
-        let done = self.done();
-        done.iter().filter(|line| line.starts_with(what)).count()
-    }
-}
-
-impl Disk for Watched {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.note("create", path);
-        let file = self.real.create(path)?;
-        Ok(Box::new((self.clone(), path.to_owned(), file)))
-    }
-    fn open(&self, path: &Path) -> io::Result<fs::File> {
-        self.note("open", path);
-        self.real.open(path)
-    }
-    fn read(&self, path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
-        self.real.read(path, max_bytes)
-    }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.real.exists(path)
-    }
-    fn mkdir(&self, path: &Path) -> io::Result<()> {
-        self.real.mkdir(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.real.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.real.link(from, to)
-    }
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.real.unlink(path)
-    }
-    fn rmdir(&self, path: &Path) -> io::Result<()> {
-        self.real.rmdir(path)
-    }
-    fn overwrite(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.real.overwrite(path, at, bytes)
-    }
-    fn sync_file(&self, path: &Path) -> io::Result<()> {
-        self.note("sync file", path);
-        self.real.sync_file(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.note("sync dir", path);
-        self.real.sync_dir(path)
-    }
-    fn can_sync_all(&self) -> bool {
-        self.real.can_sync_all()
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        self.note("sync all", Path::new("."));
-        self.real.sync_all()
-    }
-    fn list(&self, path: &Path, each: &mut EachEntry<'_>) -> io::Result<()> {
-        self.real.list(path, each)
-    }
-    fn room(&self) -> io::Result<Room> {
-        self.real.room()
-    }
-}
-
-impl DiskFile for (Watched, PathBuf, Box<dyn DiskFile>) {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.2.write(bytes)
-    }
-    fn sync(&mut self) -> io::Result<()> {
-        self.0.note("sync", &self.1);
-        self.2.sync()
     }
 }
 
