@@ -24,7 +24,32 @@ pub fn nameless(dir: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The same with `bytes` in it, to be passed on.
+/// A file with `bytes` in it for another process: in memory where the system has such files, for no
+/// full disk may keep a process from its start; else in `dir`, without a name.
+pub fn to_pass_on(dir: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file = in_memory().or_else(|_| nameless(dir))?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+#[cfg(target_os = "linux")]
+fn in_memory() -> io::Result<File> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+
+    use super::errno::cvt;
+
+    // SAFETY: the name is a C string.
+    let fd = cvt(unsafe { libc::memfd_create(c"smtpd".as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: the call has made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn in_memory() -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A nameless file with `bytes` in it.
 pub fn nameless_with(dir: &Path, bytes: &[u8]) -> io::Result<File> {
     let mut file = nameless(dir)?;
     file.write_all(bytes)?;

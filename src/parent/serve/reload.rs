@@ -215,7 +215,7 @@ impl Parent {
             let copy = OwnedFd::from(bound.socket.try_clone()?);
             frames.push((Reply::Listener { index: bound.index }, vec![copy]));
         }
-        let file = open::nameless_with(&self.options.paths.spool, &next.in_use.handover)?;
+        let file = open::to_pass_on(&self.options.paths.spool, &next.in_use.handover)?;
         let mut fds = vec![OwnedFd::from(file)];
         fds.extend(match &next.keys {
             Some(keys) => keys.socket()?,
