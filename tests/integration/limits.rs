@@ -5,10 +5,10 @@ use std::process::Command;
 use crate::support::{Client, Instance, Setup, not_run, root_only, wait_for};
 
 /// A small file system of our own below the instance root; unmounted when dropped.
-struct Tmpfs(std::path::PathBuf);
+pub(crate) struct Tmpfs(std::path::PathBuf);
 
 impl Tmpfs {
-    fn mount(path: &std::path::Path, options: &str) -> Option<Tmpfs> {
+    pub(crate) fn mount(path: &std::path::Path, options: &str) -> Option<Tmpfs> {
         std::fs::create_dir_all(path).ok()?;
         let status = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
@@ -71,13 +71,14 @@ fn a_full_spool_is_said_and_recovered_from() {
     daemon.wait_mail(1);
     daemon.wait_settled();
     let filler = spool.join("filler");
-    fill(&filler);
+    std::fs::create_dir(&filler).unwrap();
+    use_up_bytes(&filler);
     let reply = client
         .try_mail("a@example.net", &["b@example.org"], b"\nfull\n")
         .unwrap();
     assert!(reply.starts_with('4'), "{reply}");
     daemon.wait_log("warn: not enough disk space");
-    std::fs::remove_file(&filler).unwrap();
+    std::fs::remove_dir_all(&filler).unwrap();
     wait_for("space to be noticed", || {
         let Some(mut client) = Client::try_hello(daemon.port) else {
             return false;
@@ -89,11 +90,18 @@ fn a_full_spool_is_said_and_recovered_from() {
     daemon.wait_mail(2);
 }
 
-fn fill(path: &std::path::Path) {
+pub(crate) fn use_up_bytes(dir: &std::path::Path) {
     use std::io::Write;
-    let mut file = std::fs::File::create(path).unwrap();
+    let mut file = std::fs::File::create(dir.join("file")).unwrap();
     while file.write_all(&[0; 65536]).is_ok() {}
     while file.write_all(&[0; 512]).is_ok() {}
+}
+
+pub(crate) fn use_up_inodes(dir: &std::path::Path) {
+    let mut made = 0;
+    while std::fs::File::create(dir.join(made.to_string())).is_ok() {
+        made += 1;
+    }
 }
 
 #[test]
@@ -116,10 +124,7 @@ fn inodes_that_run_out_are_said_and_recovered_from() {
     daemon.wait_settled();
     let filler = spool.join("filler");
     std::fs::create_dir(&filler).unwrap();
-    let mut made = 0;
-    while std::fs::File::create(filler.join(made.to_string())).is_ok() {
-        made += 1;
-    }
+    use_up_inodes(&filler);
     let reply = daemon
         .hello()
         .try_mail("a@example.net", &["b@example.org"], b"\nfull\n")

@@ -182,23 +182,35 @@ fn crash_everywhere(record: &[Step]) -> Result<usize, String> {
     crash_from(Tree::with_dirs(&ROOMS), record)
 }
 
-fn crash_from(mut tree: Tree, record: &[Step]) -> Result<usize, String> {
-    let mut promise = Promise::default();
-    let mut states = check_crashes(&tree, &promise, Depth::AndTheRecovery)?;
+fn crash_from(tree: Tree, record: &[Step]) -> Result<usize, String> {
+    crash_with(tree, Promise::default(), record, Depth::AndTheRecovery)
+}
+
+/// The same from a spool that has been promised something already.
+pub fn crash_with(
+    mut tree: Tree,
+    mut promise: Promise,
+    record: &[Step],
+    depth: Depth,
+) -> Result<usize, String> {
+    let mut states = check_crashes(&tree, &promise, depth)?;
     for (at, step) in record.iter().enumerate() {
         match step {
             Step::Op(op) => tree.apply(op).unwrap(),
             Step::Note(note) => promise.hear(note),
         }
-        states += check_crashes(&tree, &promise, Depth::AndTheRecovery)
+        states += check_crashes(&tree, &promise, depth)
             .map_err(|why| format!("power cut after step {at}, {step:?}: {why}"))?;
     }
     Ok(states)
 }
 
+/// How much is looked at after a power cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
+pub enum Depth {
+    /// Every combination of changes, and another power cut during the next start.
     AndTheRecovery,
+    /// None of the changes that were not synced, and all of them.
     Here,
 }
 

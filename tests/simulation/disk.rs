@@ -140,7 +140,10 @@ impl SimDisk {
 
     fn step(&self, op: Op) -> io::Result<()> {
         let mut world = self.world();
-        self.count(&mut world)?;
+        if let Err(full) = self.count(&mut world) {
+            world.write_what_fits(op)?;
+            return Err(full);
+        }
         world.tree.apply(&op)?;
         let is_sync = matches!(op, Op::SyncDirStart(..) | Op::SyncFileStart(..));
         world.record.push(Step::Op(op));
@@ -188,6 +191,19 @@ impl SimDisk {
         let op = end(path.to_owned(), serial);
         world.tree.apply(&op)?;
         world.record.push(Step::Op(op));
+        Ok(())
+    }
+}
+
+impl World {
+    /// A full disk takes a part of what is written to it, and nothing of any other operation.
+    fn write_what_fits(&mut self, op: Op) -> io::Result<()> {
+        if let Op::Write(path, mut bytes) = op {
+            bytes.truncate(bytes.len() / 2);
+            let part = Op::Write(path, bytes);
+            self.tree.apply(&part)?;
+            self.record.push(Step::Op(part));
+        }
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The real queue over a disk that can be stopped, filled and robbed of its power.
 
 mod crash;
+mod damage;
 #[path = "../../src/util/dice.rs"]
 mod dice;
 mod disk;

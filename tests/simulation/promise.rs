@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smtpd::mail::{BounceKind, Envelope, EvpId, Kind, MsgId};
 use smtpd::queue::fs::{Fs, Options};
-use smtpd::queue::{Incoming, Queue, commit_all};
+use smtpd::queue::{Incoming, Queue, commit_all, is_shortage};
 use smtpd::util::Line;
 
 use crate::disk::SimDisk;
@@ -45,8 +45,9 @@ struct Message {
     committed: bool,
     /// Each envelope's possible states; `None` is gone.
     envelopes: BTreeMap<EvpId, Vec<Option<Envelope>>>,
-    /// Being added: the id is not known yet.
-    adding: Option<Envelope>,
+    /// Being added: the id is not known yet. Attempts that failed are kept, for a power cut may
+    /// bring back what was taken away again.
+    adding: Vec<Envelope>,
 }
 
 impl Promise {
@@ -65,10 +66,15 @@ impl Promise {
             Note::Updating(envelope) => self.states(envelope.id).push(Some(envelope.clone())),
             Note::Updated(envelope) => *self.states(envelope.id) = vec![Some(envelope.clone())],
             Note::Adding(envelope) => {
-                self.message(envelope.id.msgid()).adding = Some(envelope.clone());
+                self.message(envelope.id.msgid())
+                    .adding
+                    .push(envelope.clone());
             }
             Note::Added(envelope) => {
-                self.message(envelope.id.msgid()).adding = None;
+                let adding = &mut self.message(envelope.id.msgid()).adding;
+                if adding.len() == 1 {
+                    adding.clear();
+                }
                 *self.states(envelope.id) = vec![Some(envelope.clone())];
             }
             Note::Removing(id) => self.states(*id).push(None),
@@ -128,7 +134,7 @@ impl Message {
         }
         for envelope in found {
             let expected = self.envelopes.get(&envelope.id).map_or_else(
-                || self.adding.as_ref().is_some_and(|new| same(new, envelope)),
+                || self.adding.iter().any(|new| same(new, envelope)),
                 |states| states.contains(&Some(envelope.clone())),
             );
             if !expected {
@@ -198,7 +204,11 @@ impl Teller {
             .map(|user| self.receive(&[], &[user], user.as_bytes()))
             .collect::<Result<_, _>>()?;
         let (messages, envelopes): (Vec<_>, Vec<_>) = received.into_iter().unzip();
-        for committed in commit_all(messages) {
+        let answers = commit_all(messages);
+        for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            assert!(is_shortage(refused), "no 452 to {refused}");
+        }
+        for committed in answers {
             let committed = committed.map_err(|_| Failed)?;
             self.disk.note(Note::Committed(committed.msgid()));
         }

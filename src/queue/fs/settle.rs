@@ -63,7 +63,11 @@ impl Shared {
             let _turn = self.turn(msgid);
             self.disk.rename(&scratch, &layout::envelope_path(id))
         };
-        self.settled(placed, &scratch, msgid)?;
+        if let Err(error) = self.settled(placed, &scratch, msgid) {
+            // The next attempt has another name.
+            let _ = self.disk.unlink(&layout::envelope_path(id));
+            return Err(error);
+        }
         Ok(id)
     }
 

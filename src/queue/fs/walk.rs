@@ -226,16 +226,16 @@ impl Shared {
         })
     }
 
-    /// What `list` finds. While descriptors are used up it is asked again.
-    fn patiently<T>(&self, list: impl Fn() -> io::Result<Vec<T>>) -> io::Result<Vec<T>> {
-        let mut result = list();
+    /// What `look` finds. While descriptors are used up it is asked again.
+    pub(super) fn patiently<T>(&self, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        let mut result = look();
         for _ in 0..SHORT_TRIES {
             match &result {
                 Err(error) if is_shortage(error) => self.note(error),
                 _ => break,
             }
             std::thread::sleep(SHORT_PAUSE);
-            result = list();
+            result = look();
         }
         result
     }

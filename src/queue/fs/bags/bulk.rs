@@ -5,6 +5,7 @@
 //! their files and directories, of their places in `queue`, and of the marks in their bags.
 //! That is the order for a single message, too. Where it cannot, each is unpacked by itself.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::thread;
@@ -15,6 +16,7 @@ use crate::mail::MsgId;
 use crate::queue::fs::{Shared, layout};
 
 use super::index::{Marks, Taken};
+use super::is_damage;
 
 /// Threads that unpack.
 const UNPACKERS: usize = 8;
@@ -69,6 +71,14 @@ impl Shared {
             let files = self.files_of(taken)?;
             self.write_message(taken.msgid, &files)
         });
+        let damaged: BTreeMap<u64, String> = taken
+            .iter()
+            .zip(&written)
+            .filter_map(|(taken, done)| {
+                let error = done.as_ref().err().filter(|error| is_damage(error))?;
+                Some((taken.bag, error.to_string()))
+            })
+            .collect();
         let written: Vec<&Taken> = taken
             .iter()
             .zip(written)
@@ -93,8 +103,11 @@ impl Shared {
         }
         for taken in &moved {
             if self.bags.forget(taken.msgid) && marked.is_ok() {
-                self.unlink_bag(taken.bag);
+                self.remove_bag(taken.bag);
             }
+        }
+        for (bag, why) in damaged {
+            self.salvage(bag, &why);
         }
         marked
     }
@@ -105,9 +118,7 @@ impl Shared {
             return Some(taken);
         };
         let msgid = taken.msgid;
-        log::warn(format_args!(
-            "queue: cannot unpack message {msgid}: {error}"
-        ));
+        self.cannot_unpack(msgid, &error);
         self.put_back(&[taken], layout::incoming_dir);
         None
     }

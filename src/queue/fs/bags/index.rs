@@ -3,7 +3,7 @@
 //! The index decides and the marks follow. A message that is being unpacked can be read meanwhile;
 //! whoever wants to change it waits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::mail::{EvpId, MsgId};
@@ -24,6 +24,8 @@ struct Bagged {
     bags: HashMap<u64, Bag>,
     /// Marks that could not be made.
     owed: Vec<Marks>,
+    /// Bags of which something cannot be read: they are not to be deleted.
+    damaged: HashSet<u64>,
 }
 
 /// Where a message is.
@@ -140,6 +142,9 @@ impl Index {
         now: Timestamp,
     ) -> bool {
         let mut bagged = self.lock();
+        if contents.damaged {
+            bagged.damaged.insert(number);
+        }
         let mut bag = Bag {
             parts: contents.parts.into(),
             gone: gone.into(),
@@ -176,6 +181,16 @@ impl Index {
     /// Whether a bag has this number.
     pub(super) fn has_bag(&self, number: u64) -> bool {
         self.lock().bags.contains_key(&number)
+    }
+
+    /// Notes that something in a bag cannot be read.
+    pub(super) fn note_damage(&self, number: u64) {
+        self.lock().damaged.insert(number);
+    }
+
+    /// Whether something in a bag cannot be read.
+    pub(super) fn is_damaged(&self, number: u64) -> bool {
+        self.lock().damaged.contains(&number)
     }
 
     /// Whether a message is in a bag.

@@ -87,6 +87,10 @@ impl Shared {
         match self.bags.settle(id) {
             Settled::Elsewhere => return Ok(false),
             Settled::Here => {}
+            Settled::Last(mark) if self.bags.is_damaged(mark.bag) => {
+                self.mark(mark.bag, mark.at, mark.count)?;
+                self.remove_bag(mark.bag);
+            }
             Settled::Last(mark) => {
                 if self.disk.unlink(&layout::bag(mark.bag)).is_err() {
                     self.mark(mark.bag, mark.at, mark.count)?;
@@ -124,12 +128,22 @@ impl Shared {
 
     fn unpack_these(&self, messages: &[MsgId]) {
         for msgid in messages {
+            let Some((bag, _)) = self.bags.body(*msgid) else {
+                continue;
+            };
             if let Err(error) = self.unpack(*msgid, Change::Nothing) {
-                log::warn(format_args!(
-                    "queue: cannot unpack message {msgid}: {error}"
-                ));
+                self.cannot_unpack(*msgid, &error);
+                if is_damage(&error) {
+                    self.salvage(bag, &error.to_string());
+                }
             }
         }
+    }
+
+    fn cannot_unpack(&self, msgid: MsgId, error: &io::Error) {
+        log::warn(format_args!(
+            "queue: cannot unpack message {msgid}: {error}"
+        ));
     }
 
     /// What is in a bag and cannot be read. A message whose files would be whole is unpacked, to be
@@ -139,14 +153,16 @@ impl Shared {
             return;
         };
         match self.unpack(msgid, Change::Nothing) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => self.salvage(bag, why),
+            Err(error) if is_damage(&error) => self.salvage(bag, why),
             Err(error) => log::warn(format_args!("queue: {error}")),
             Ok(_) => {}
         }
     }
 
-    /// Unpacks what can be read of a damaged bag, and sets the bag aside.
+    /// Unpacks what can be read of a damaged bag, and sets the bag aside. If the disk says no, the
+    /// bag is set aside when all that can be read of it is settled.
     fn salvage(&self, bag: u64, why: &str) {
+        self.bags.note_damage(bag);
         for msgid in self.bags.messages_in(bag) {
             let Some(taken) = self.bags.take(msgid) else {
                 continue;
@@ -257,7 +273,7 @@ impl Shared {
         let is_marked = self.mark_unpacked(taken.marks);
         // A bag that lacks a mark is looked at again at the next start.
         if self.bags.forget(taken.msgid) && is_marked {
-            self.unlink_bag(taken.bag);
+            self.remove_bag(taken.bag);
         }
     }
 
@@ -289,7 +305,11 @@ impl Shared {
         self.sync_bag(marks.bag)
     }
 
-    fn unlink_bag(&self, bag: u64) {
+    /// A bag goes, for nothing that can be read is left in it.
+    fn remove_bag(&self, bag: u64) {
+        if self.bags.is_damaged(bag) {
+            return self.set_aside_bag(bag, "not all of it could be read");
+        }
         if let Err(error) = self.disk.unlink(&layout::bag(bag)) {
             log::warn(format_args!("queue: {error}"));
         }
@@ -322,4 +342,9 @@ impl Shared {
             }
         }
     }
+}
+
+/// Whether an error says that something in a bag cannot be read, whenever it is tried.
+fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
 }

@@ -109,7 +109,8 @@ impl Shared {
     }
 
     fn try_find_bag(&self, number: u64, repairs: &mut Repairs) -> io::Result<usize> {
-        let file = self.disk.open(&layout::bag(number))?;
+        // Clients may have used up all descriptors meanwhile.
+        let file = self.patiently(|| self.disk.open(&layout::bag(number)))?;
         let contents = form::read(&file)?;
         let mut gone = contents.gone(&file)?;
         for message in &contents.messages {
@@ -141,7 +142,7 @@ impl Shared {
             self.mark_unpacked(marks);
         }
         for bag in repairs.empty {
-            self.unlink_bag(bag);
+            self.remove_bag(bag);
         }
         for bag in repairs.damaged {
             self.salvage(bag, "its table is damaged");

@@ -281,6 +281,54 @@ fn mail_is_received_before_tables_are_read_and_committed_after() {
 }
 
 #[test]
+fn a_bag_that_finds_no_descriptor_is_read_when_there_is_one() {
+    // Clients may use up all descriptors while tables are read.
+    let spool = Spool::new();
+    // More envelopes in each than are looked at when the spool is opened.
+    for user in ["ann", "bob"] {
+        let mut incoming = spool.queue.begin().unwrap();
+        for _ in 0..300 {
+            incoming.add(envelope(user)).unwrap();
+        }
+        incoming.write(user.as_bytes()).unwrap();
+        incoming.commit().unwrap();
+    }
+    let disk = Watched::over(spool.dir);
+    let spool = disk.spool(Options {
+        read_bags_later: true,
+        ..bagged()
+    });
+    disk.refused.store(1, Ordering::Relaxed);
+    spool.fs.read_bags();
+    assert_eq!(spool.users(), ["ann", "bob"]);
+}
+
+#[test]
+fn a_spool_comes_from_a_version_without_bags_and_goes_back_to_it() {
+    let spool = Spool::with(Options::default());
+    let mut first = spool.commit(&["ann"]).remove(0);
+    // What never was there is made.
+    fs::remove_dir(spool.at("bags")).unwrap();
+    let spool = spool.reopened();
+    spool.commit(&["bob", "eve"]);
+    first.retry = 1;
+    spool.queue.update(&first).unwrap();
+    assert_eq!(spool.users(), ["ann", "bob", "eve"]);
+    spool.bag();
+    assert_eq!(spool.fs.unpack_all(Duration::MAX), 0);
+    // Only an empty directory goes.
+    fs::remove_dir(spool.at("bags")).unwrap();
+    let Spool { dir, fs, queue } = spool;
+    drop((fs, queue));
+    let spool = Spool::over(dir, Options::default());
+    assert_eq!(spool.users(), ["ann", "bob", "eve"]);
+    assert_eq!(
+        spool.queue.envelopes(first.id.msgid()).unwrap(),
+        [first.clone()]
+    );
+}
+
+#[test]
 fn a_message_in_a_bag_and_in_a_directory_is_the_one_in_the_directory() {
     // A stop between the rename of the directory and the mark in the bag.
     let spool = Spool::new();

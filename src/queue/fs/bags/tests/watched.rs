@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use crate::queue::fs::{Disk, EachEntry, Fs, Options, RealDisk};
@@ -17,6 +18,8 @@ pub(super) struct Watched {
     pub(super) real: Arc<RealDisk>,
     dir: Arc<Mutex<Option<tempfile::TempDir>>>,
     done: Arc<Mutex<Vec<String>>>,
+    /// So many files cannot be opened, for want of descriptors.
+    pub(super) refused: Arc<AtomicUsize>,
 }
 
 impl Watched {
@@ -31,6 +34,7 @@ impl Watched {
             real: Arc::new(RealDisk::new(dir.path())),
             dir: Arc::new(Mutex::new(Some(dir))),
             done: Arc::default(),
+            refused: Arc::default(),
         }
     }
 
@@ -69,7 +73,11 @@ impl Disk for Watched {
     }
     fn open(&self, path: &Path) -> io::Result<fs::File> {
         self.note("open", path);
-        self.real.open(path)
+        let one_less = |left: usize| left.checked_sub(1);
+        match self.refused.fetch_update(Relaxed, Relaxed, one_less) {
+            Ok(_) => Err(io::ErrorKind::QuotaExceeded.into()),
+            Err(_) => self.real.open(path),
+        }
     }
     fn read(&self, path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
         self.real.read(path, max_bytes)
