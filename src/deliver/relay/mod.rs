@@ -95,8 +95,8 @@ pub enum Event {
     Source(RelayId, Option<IpAddr>),
     /// A table's answer.
     Secret(RelayId, Option<Credentials>),
-    /// A session is ready for mail.
-    Ready(SessionId),
+    /// A session is ready for mail, and how long that took.
+    Ready(SessionId, Duration),
     /// A transaction is over.
     Done(SessionId, Sent),
     Ended(SessionId, End),
@@ -308,7 +308,10 @@ impl Relay {
             Event::Smarthosts(hosts) => self.core.smarthosts(hosts, now),
             Event::Source(relay, addr) => self.core.source(relay, addr, now),
             Event::Secret(relay, found) => self.core.secret(relay, found, now),
-            Event::Ready(id) => self.core.ready(id, now),
+            Event::Ready(id, time) => {
+                self.core.greeted(id, time);
+                self.core.ready(id, now);
+            }
             Event::Done(id, sent) => {
                 if let Some(kept) = sent.in_step {
                     self.core.in_step(id, kept);

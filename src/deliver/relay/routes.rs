@@ -154,7 +154,7 @@ pub struct Route {
     /// failure of the route.
     pub validated: bool,
     /// Whether a transaction has come to its end there. Until then there is one connection at a
-    /// time, and it counts as one that may hang.
+    /// time, a few if it is slow to greet, and each counts as one that may hang.
     pub answers: bool,
     /// Whether messages may follow each other in one go.
     pub step: Step,

@@ -85,7 +85,8 @@ pub fn run(tools: &Tools, start: &Start, orders: &Orders) {
     };
     let end = match worker.open() {
         Ok(session) => {
-            let _ = tools.events.send(Event::Ready(start.id));
+            let ready = Event::Ready(start.id, worker.opening.connect);
+            let _ = tools.events.send(ready);
             worker.serve(session, orders)
         }
         Err(end) => end,

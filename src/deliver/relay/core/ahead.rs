@@ -102,6 +102,16 @@ impl Core {
         };
     }
 
+    /// How long a session took to be ready for mail: all that is known of how slow a host is that
+    /// has not answered a message yet.
+    pub fn greeted(&mut self, id: SessionId, time: Duration) {
+        let route = self.sessions.get(id).map(|session| session.route);
+        let route = route.and_then(|id| self.routes.get_mut(&id));
+        if let Some(route) = route.filter(|route| !route.answers) {
+            route.took(time);
+        }
+    }
+
     /// How long a session took for a message.
     pub fn took(&mut self, id: SessionId, time: Duration) {
         let Some(id) = self.sessions.get(id).map(|session| session.route) else {

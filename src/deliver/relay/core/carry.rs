@@ -48,8 +48,12 @@ impl Core {
         };
         self.sessions.set_phase(id, phase);
         self.out.extend(load.map(|load| Action::Send(id, load)));
-        if let Some(route) = self.routes.get_mut(&route) {
-            route.validated = true;
+        if let Some(known) = self.routes.get_mut(&route) {
+            known.validated = true;
+            if known.is_slow() {
+                // It may have more connections now.
+                self.waiting.free(Limit::Route(route));
+            }
         }
         self.wake(relay);
         self.rest(id, now);

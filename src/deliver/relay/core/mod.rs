@@ -97,6 +97,11 @@ impl Limits {
         (self.sessions - self.sessions / 4).max(1)
     }
 
+    /// Sessions on routes that have not answered yet, up to which a route may have several.
+    fn few_unproven(self) -> usize {
+        self.unproven() / 4
+    }
+
     /// From where on hosts are not waited for as long as usual.
     fn many(self) -> usize {
         self.sessions.div_ceil(2)

@@ -18,6 +18,10 @@ use super::{Broken, Core, Limit, Relay, RelayId, RouteId, Trouble, UNPROVEN_PER_
 /// Connections of a route to a host that answers quickly: more of them would not make it faster.
 const QUICK_CONNECTIONS: u32 = 5;
 
+/// Connections of a route to a host that was slow to be ready for its first message, while that is
+/// on its way: what waits behind it would wait for many round trips.
+const EARLY_CONNECTIONS: u32 = 5;
+
 /// What a relay can do.
 pub(super) enum Choice {
     Open(Way),
@@ -295,7 +299,9 @@ impl Core {
             return host_at.filter(|at| *at > now).map(Wait::until);
         };
         let most = limits.max_conn_per_route.max(1);
+        let greets = route.validated && self.unproven < self.limits.few_unproven();
         let most = match (route.answers, route.is_slow()) {
+            (false, true) if greets => most.min(EARLY_CONNECTIONS),
             (false, _) => 1,
             (true, false) => most.min(QUICK_CONNECTIONS),
             (true, true) => most,

@@ -48,6 +48,36 @@ fn a_route_takes_one_connection_until_it_has_answered() {
 }
 
 #[test]
+fn a_route_that_is_slow_to_greet_takes_some_connections_before_it_has_answered() {
+    // smtpd.conf(5), mta limit: up to five, while few connections are to hosts that have not
+    // answered.
+    let many = Limits { sessions: 1000 };
+    for (limits, greeting_ms, connections) in [
+        (many, 400, 5),
+        (many, 80, 5),
+        (many, 79, 1),
+        (Limits { sessions: 8 }, 400, 1),
+    ] {
+        let mut world = plain();
+        world.core.limits = limits;
+        world.a("d.example", &["192.0.2.1"]);
+        for _ in 0..30 {
+            world.offer("bob@d.example");
+        }
+        let first = world.started[0].id;
+        world
+            .core
+            .greeted(first, Duration::from_millis(greeting_ms));
+        world.ready(first);
+        assert_eq!(world.started.len(), connections, "{greeting_ms} ms");
+        serve(&mut world);
+        assert_eq!(world.outcomes().len(), 30);
+        let carried = |start: &Start| world.sent.iter().any(|(id, _)| *id == start.id);
+        assert!(world.started.iter().all(carried), "one carried nothing");
+    }
+}
+
+#[test]
 fn a_session_ends_after_as_many_messages_as_it_may_take_and_another_follows_at_once() {
     // smtpd.conf(5), mta limit session-mail-max.
     let mut world = World::new("mta limit session-mail-max 2\naction \"out\" relay");
