@@ -3,12 +3,11 @@ which are what the disk and the wire can do when no mail system stands between t
 """
 
 import os
-import shutil
 import subprocess
 import time
 
 import sink
-from machine import EXAMPLES, run
+from machine import EXAMPLES, put_aside, run
 from rows import Reading
 from servers import RCPT
 
@@ -69,7 +68,7 @@ def disk(top, args, way, threads, size=4096):
     try:
         return float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        put_aside(place)
 
 
 def wire(top, args, sessions=20, size=4096, kept=True):

@@ -7,11 +7,10 @@ maildir, and with `routes` all mail is relayed instead, by a table of domains an
 
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 
-from machine import BUILD, Account, run, serves, wait
+from machine import BUILD, Account, put_aside, run, serves, wait
 
 USER = "benchmark"
 RCPT = f"{USER}@mx.example.org"
@@ -61,7 +60,7 @@ class Server:
         return "?"
 
     def fresh(self):
-        shutil.rmtree(self.dir, ignore_errors=True)
+        put_aside(self.dir)
         os.makedirs(self.home)
         user = pwd.getpwnam(USER)
         os.chown(self.home, user.pw_uid, user.pw_gid)
