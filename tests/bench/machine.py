@@ -3,14 +3,16 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
+sys.path.append(f"{TOP}/tests/support")
+
+from waiting import serves, wait
+
 # Where the programs are that are measured; another build can be tried.
 BUILD = os.path.abspath(os.environ.get("SMTPD_BENCH_BUILD", f"{TOP}/target/release"))
 EXAMPLES = f"{BUILD}/examples"
@@ -59,23 +61,6 @@ def put_aside(place):
 
 def run(*argv, **kw):
     return subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, **kw)
-
-
-def wait(what, condition, seconds=120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.01)
-    raise RuntimeError(f"waited in vain for {what}")
-
-
-def serves(port):
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2) as s:
-            return s.recv(4) == b"220 "
-    except OSError:
-        return False
 
 
 def alive(pid):

@@ -13,19 +13,16 @@ Needs root and Linux: everything runs in namespaces of its own, with a copy of /
 own and no network but loopback, and is stopped by its pid.
 """
 
-import argparse
 import glob
 import os
 import shutil
 import signal
 import smtplib
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 
-from submission import authority, certificate
+from submission import Skip, authority, certificate, serves, wait
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -35,23 +32,6 @@ MAILBOX, UID = "interop", 61001
 USERS = ["_smtpd", "_smtpq", "opensmtpd", "opensmtpq", "Debian-exim"]
 GROUPS = ["_smtpd", "_smtpq", "opensmtpd", "opensmtpq", "Debian-exim"]
 SMTPD = os.environ.get("SMTPD_INTEROP_SMTPD", f"{TOP}/target/release/smtpd")
-
-
-def wait(what, condition, seconds=40):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"waited in vain for {what}")
-
-
-def serves(port):
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2) as s:
-            return s.recv(4) == b"220 "
-    except OSError:
-        return False
 
 
 def write(path, text):
@@ -68,10 +48,6 @@ def read(path):
 
 def tree(folder):
     return [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
-
-
-class Skip(Exception):
-    """Why a peer cannot be asked."""
 
 
 # What is sent.

@@ -28,6 +28,10 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
+sys.path.append(f"{TOP}/tests/support")
+
+from waiting import serves, wait
+
 SMTPD = os.environ.get("SMTPD_INTEROP_SMTPD", f"{TOP}/target/release/smtpd")
 SMTPCTL = os.path.join(os.path.dirname(SMTPD), "smtpctl")
 # "secret", by bcrypt with few rounds.
@@ -37,15 +41,6 @@ NAME = "mx.example.org"
 
 class Skip(Exception):
     """Why a part is not run."""
-
-
-def wait(what, condition, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"waited in vain for {what}")
 
 
 def needed(*programs):
@@ -143,14 +138,6 @@ def user():
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as s:
         return s.getsockname()[1]
-
-
-def serves(port):
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2) as s:
-            return s.recv(4) == b"220 "
-    except OSError:
-        return False
 
 
 def write(path, text):

@@ -45,7 +45,7 @@ class Instance(run.Daemon):
         self.lines = lines
         super().__init__(program, top, {})
         self.start()
-        if not run.wait(lambda: run.serves(self.port), 3 * LONG_S):
+        if not run.comes_true(lambda: run.serves(self.port), 3 * LONG_S):
             raise RuntimeError("the daemon did not start")
 
     def configuration(self, sinks):
@@ -81,7 +81,7 @@ def percentile(figures, part):
 def seconds_until(condition):
     """How long it takes, or None."""
     start = time.monotonic()
-    return time.monotonic() - start if run.wait(condition, LONG_S) else None
+    return time.monotonic() - start if run.comes_true(condition, LONG_S) else None
 
 
 def flood(port):

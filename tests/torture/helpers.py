@@ -160,17 +160,17 @@ def torture(top, args):
     clients = [run.Client(n, daemon.port, random.Random(args.seed * 1000 + n), record, args.pace)
                for n in range(args.clients)]
     try:
-        if not run.wait(lambda: run.serves(daemon.port), 60):
+        if not run.comes_true(lambda: run.serves(daemon.port), 60):
             raise RuntimeError("the daemon did not start")
         for client in clients:
             client.start()
         # Buffers and threads are there once some mail has passed.
-        run.wait(lambda: sum(len(client.accepted) for client in clients) > 200, 60)
+        run.comes_true(lambda: sum(len(client.accepted) for client in clients) > 200, 60)
         before = size_of(daemon.engine())
         killed = torment(daemon, args.seconds, record)
         # In peace again, mail passes as before, when the last wait for a start is over.
         so_far = sum(len(client.accepted) for client in clients)
-        if not run.wait(lambda: sum(len(client.accepted) for client in clients) > so_far + 100, 180):
+        if not run.comes_true(lambda: sum(len(client.accepted) for client in clients) > so_far + 100, 180):
             raise RuntimeError("no mail passes after the last kill")
         after = size_of(daemon.engine())
         for client in clients:
@@ -184,7 +184,7 @@ def torture(top, args):
             time.sleep(0.5)
             return daemon.queue() == []
 
-        if not run.wait(is_empty, run.PATIENCE_S):
+        if not run.comes_true(is_empty, run.PATIENCE_S):
             print("still in the queue:", *(daemon.queue() or [])[:10], sep="\n  ")
     finally:
         daemon.stop()

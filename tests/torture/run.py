@@ -32,6 +32,10 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
+sys.path.append(f"{TOP}/tests/support")
+
+from waiting import comes_true, serves
+
 USER = "torture"
 WAYS = ["maildir", "mbox", "command", "lmtp", "relay"]
 PARTS = ["engine", "engine", "parent", "delivery", "delivery", "delivery", "keys"]
@@ -331,34 +335,17 @@ class Client(threading.Thread):
         return line
 
 
-def wait(condition, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def serves(port):
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2) as s:
-            return s.recv(4) == b"220 "
-    except OSError:
-        return False
-
-
 def torment(daemon, args, rng, record):
     """Kills, each after some time of quiet, and each only when mail is taken again."""
     done = collections.Counter()
     end = time.monotonic() + args.minutes * 60
     while sum(done.values()) < args.kills and time.monotonic() < end:
         # The parent waits longer for each death of an engine; a new parent does not.
-        if not wait(lambda: serves(daemon.port), 3):
+        if not comes_true(lambda: serves(daemon.port), 3):
             daemon.kill("parent", rng)
             done["parent"] += 1
             record("KILLED parent, which waits")
-            if not wait(lambda: serves(daemon.port), 60):
+            if not comes_true(lambda: serves(daemon.port), 60):
                 raise RuntimeError("the daemon did not come back")
         time.sleep(rng.uniform(0.02, 0.4))
         part = rng.choice(args.parts)
@@ -405,7 +392,7 @@ def torture(top, args):
     clients = [Client(n, daemon.port, random.Random(args.seed * 1000 + n), record, args.pace, tls=True)
                for n in range(args.clients)]
     try:
-        if not wait(lambda: serves(daemon.port), 60):
+        if not comes_true(lambda: serves(daemon.port), 60):
             raise RuntimeError("the daemon did not start")
         for client in clients:
             client.start()
@@ -420,7 +407,7 @@ def torture(top, args):
             time.sleep(0.5)
             return daemon.queue() == []
 
-        if not wait(is_empty, PATIENCE_S):
+        if not comes_true(is_empty, PATIENCE_S):
             print(f"still in the queue after {PATIENCE_S} s:", *(daemon.queue() or [])[:10], sep="\n  ")
     finally:
         daemon.stop()
