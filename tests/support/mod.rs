@@ -6,6 +6,7 @@
 
 #![allow(dead_code)]
 
+pub mod anybody;
 pub mod exposition;
 pub mod json;
 pub mod processes;
