@@ -499,56 +499,36 @@ impl Parent {
         {
             self.engine_ended(how, now);
         }
-        for pid in self.children.pids() {
-            let Some(how) = ended(pid) else { continue };
-            let Some((delivery, end)) = self.children.ended(pid, how) else {
-                continue;
-            };
-            if delivery.engine == self.engine_number {
-                self.tell(&Reply::MdaDone {
-                    id: delivery.id,
-                    end,
-                });
+        for (pid, how) in ended_of(self.children.pids()) {
+            if let Some((asked, end)) = self.children.ended(pid, how) {
+                self.tell_who_asked(asked.engine, &Reply::MdaDone { id: asked.id, end });
             }
         }
-        for pid in self.checks.pids() {
-            let Some(how) = ended(pid) else { continue };
-            let Some((asked, verdict)) = self.checks.ended(pid, how) else {
-                continue;
-            };
-            if asked.engine == self.engine_number {
-                self.tell(&Reply::Password {
-                    id: asked.id,
-                    verdict,
-                });
+        for (pid, how) in ended_of(self.checks.pids()) {
+            if let Some((Asked { engine, id }, verdict)) = self.checks.ended(pid, how) {
+                self.tell_who_asked(engine, &Reply::Password { id, verdict });
             }
         }
-        for pid in self.helpers.pids() {
-            let Some(how) = ended(pid) else { continue };
-            let Some((request, end)) = self.helpers.ended(pid, how) else {
-                continue;
-            };
-            if request.engine == self.engine_number {
-                let id = request.id;
-                self.tell(&Reply::HelperEnded { id, end });
+        for (pid, how) in ended_of(self.helpers.pids()) {
+            if let Some((asked, end)) = self.helpers.ended(pid, how) {
+                self.tell_who_asked(asked.engine, &Reply::HelperEnded { id: asked.id, end });
             }
         }
-        for pid in self.offline.pids() {
-            if let Some(how) = ended(pid) {
-                self.offline.ended(pid, how, now);
-            }
+        for (pid, how) in ended_of(self.offline.pids()) {
+            self.offline.ended(pid, how, now);
         }
-        if let Some(pid) = self.held.keys.pid()
-            && let Some(how) = ended(pid)
-        {
+        for (_, how) in ended_of(self.held.keys.pid()) {
             self.held.keys.ended(how, now);
         }
         let has_ended = |pid| ended(pid).is_some();
         self.held.keys.reap_retired(now, has_ended);
-        if let Some(pid) = self.purge
-            && ended(pid).is_some()
-        {
-            self.purge = None;
+        self.purge.take_if(|pid| has_ended(*pid));
+    }
+
+    /// Answers the engine that asked; where another one runs by now, nobody.
+    fn tell_who_asked(&mut self, engine: u64, reply: &Reply) {
+        if engine == self.engine_number {
+            self.tell(reply);
         }
     }
 
@@ -594,6 +574,12 @@ fn not_wanted(id: u32) -> Reply {
             text: Line::sanitize(b"the delivery is not wanted any more"),
         },
     }
+}
+
+/// Those of `pids` that have ended, and how.
+fn ended_of(pids: impl IntoIterator<Item = Pid>) -> Vec<(Pid, Ended)> {
+    let pids = pids.into_iter();
+    pids.filter_map(|pid| Some((pid, ended(pid)?))).collect()
 }
 
 /// How `pid` ended, if it has. One that cannot be waited for is gone.
