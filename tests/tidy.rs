@@ -97,6 +97,7 @@ const DOORS: &[(&str, &str)] = &[
     ("getopts", "cli"),
     ("syslog", "log"),
     ("regex", "table config"),
+    ("crc32fast", "queue"),
     ("flate2", "queue"),
     ("ring", "mail queue tls"),
     ("rustls", "tls"),

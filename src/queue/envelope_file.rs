@@ -16,7 +16,7 @@ pub mod foreign;
 #[cfg(test)]
 mod tests;
 
-use flate2::Crc;
+use crc32fast::Hasher;
 
 use crate::mail::{
     BounceKind, Command, Dsn, Envelope, EvpId, Flags, Kind, Local, Notify, Past, Peer, Ret, Status,
@@ -133,10 +133,10 @@ fn render(envelope: &Envelope) -> String {
 /// never hide it inside a value.
 fn with_check(body: &str) -> String {
     let version = format!("version: {VERSION}\n");
-    let mut crc = Crc::new();
+    let mut crc = Hasher::new();
     crc.update(version.as_bytes());
     crc.update(body.as_bytes());
-    format!("{version}check: {:08x}\n{body}", crc.sum())
+    format!("{version}check: {:08x}\n{body}", crc.finalize())
 }
 
 fn put_flags(out: &mut Writer, flags: Flags) {

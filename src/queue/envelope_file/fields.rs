@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use flate2::Crc;
+use crc32fast::Hasher;
 
 use crate::mail::MailAddr;
 use crate::util::Line;
@@ -104,7 +104,7 @@ impl<'a> Fields<'a> {
             plain: [None; PLAIN.len()],
             text: [None; TEXT.len()],
         };
-        let mut crc = Crc::new();
+        let mut crc = Hasher::new();
         let mut check = None;
         let whole = bytes
             .strip_suffix(b"\n")
@@ -122,7 +122,7 @@ impl<'a> Fields<'a> {
             fields.set(&name, value)?;
         }
         match check {
-            Some(value) if value != format!("{:08x}", crc.sum()).as_bytes() => {
+            Some(value) if value != format!("{:08x}", crc.finalize()).as_bytes() => {
                 Err("check does not match".to_owned())
             }
             _ => Ok(fields),

@@ -18,7 +18,7 @@
 use std::fs::File;
 use std::io;
 
-use flate2::Crc;
+use crc32fast::Hasher;
 
 use crate::mail::{EvpId, MsgId};
 use crate::queue::coding::{Name, Unreadable, fill_at};
@@ -248,8 +248,8 @@ fn in_32_bits(number: usize) -> io::Result<u32> {
 }
 
 fn check_of(covered: &str, bytes: &[u8]) -> u32 {
-    let mut crc = Crc::new();
+    let mut crc = Hasher::new();
     crc.update(covered.as_bytes());
     crc.update(bytes);
-    crc.sum()
+    crc.finalize()
 }
