@@ -29,7 +29,7 @@ type Owner = (PathBuf, u32, u32);
 
 /// A home directory without a .forward.
 struct Home {
-    state: State,
+    state: HomeState,
     /// When it was last seen so.
     seen: Timestamp,
     /// Whether a look at it waits for nobody but this system.
@@ -38,7 +38,7 @@ struct Home {
 
 /// What a home directory was when there was no .forward in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State(Option<Facts>);
+pub struct HomeState(Option<Facts>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Facts {
@@ -48,16 +48,16 @@ struct Facts {
     changed: (i64, i64),
 }
 
-impl State {
+impl HomeState {
     /// As it is now; `None` if nobody can say.
-    fn of(home: &Path) -> Option<State> {
+    fn of(home: &Path) -> Option<HomeState> {
         match fs::metadata(home) {
-            Ok(found) => Some(State(Some(Facts {
+            Ok(found) => Some(HomeState(Some(Facts {
                 device: found.dev(),
                 inode: found.ino(),
                 changed: (found.ctime(), found.ctime_nsec()),
             }))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(State(None)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(HomeState(None)),
             Err(_) => None,
         }
     }
@@ -98,7 +98,7 @@ impl Recent {
             return false;
         };
         // Not under the lock: it may take its time.
-        let is_same = State::of(&owner.home) == Some(before);
+        let is_same = HomeState::of(&owner.home) == Some(before);
         let mut homes = lock(&self.homes);
         match homes.get_mut(&key) {
             Some(home) if is_same => home.seen = now,
@@ -116,12 +116,12 @@ impl Recent {
     }
 
     /// What the home is before somebody looks for a .forward in it, for [`Recent::keep_home`].
-    pub fn state_of(&self, owner: &User) -> Option<State> {
-        State::of(&owner.home)
+    pub fn state_of(&self, owner: &User) -> Option<HomeState> {
+        HomeState::of(&owner.home)
     }
 
     /// There was no .forward in the home of `owner`, which was in this state before.
-    pub fn keep_home(&self, owner: &User, state: State, now: Timestamp) {
+    pub fn keep_home(&self, owner: &User, state: HomeState, now: Timestamp) {
         if !state.is_settled(now) {
             return;
         }
@@ -233,7 +233,7 @@ mod tests {
         for n in 0..2 * MOST {
             recent.keep_user(&n.to_string(), &bob, now);
             let home = PathBuf::from(format!("/nonexistent/{n}"));
-            recent.keep_home(&owner(&home), State(None), now);
+            recent.keep_home(&owner(&home), HomeState(None), now);
         }
         assert_eq!(lock(&recent.users).len(), MOST);
         assert_eq!(lock(&recent.homes).len(), MOST);
