@@ -50,7 +50,7 @@ def options():
     parser.add_argument("--idle", type=int, default=80, help="idle sessions")
     parser.add_argument("--crowd", type=int, default=5000, help="idle sessions for the row `crowd`")
     parser.add_argument("--entries", type=int, default=1000000, help="entries of tables")
-    parser.add_argument("--envelopes", type=int, default=100000, help="deferred envelopes for the row `restart`")
+    parser.add_argument("--envelopes", type=int, default=100000, help="deferred envelopes for the rows `restart`")
     parser.add_argument("--due", type=int, default=1000000, help="envelopes for the row `million`")
     parser.add_argument("--logins", type=int, default=1000, help="logins for the row `tls/logins`")
     parser.add_argument("--dialogues", type=int, default=200, help="messages for the row `filters/latency`")

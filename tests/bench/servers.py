@@ -148,6 +148,9 @@ class Before(Ours):
     program = os.environ.get("SMTPD_BENCH_BEFORE")
 
 
+def smtpctl_argv(server, *words):
+    return [f"{BUILD}/smtpctl", "-R", server.dir, *words]
+
+
 def smtpctl(server, *words):
-    argv = [f"{BUILD}/smtpctl", "-R", server.dir, *words]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(smtpctl_argv(server, *words), check=True, capture_output=True, text=True).stdout
