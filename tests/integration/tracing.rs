@@ -244,10 +244,11 @@ fn a_profile_says_where_time_goes() {
     round(&daemon, "loud");
     daemon.wait_log("profile-imsg: StartMda 0.");
     let lines = ctl(&daemon, "unprofile imsg");
-    let counted: Vec<&str> = lines.lines().collect();
-    assert!(counted[0].starts_with("OpenForward count="), "{lines}");
-    assert!(counted[1].starts_with("StartMda count=1 total="), "{lines}");
-    assert_eq!(counted[2..], ["command succeeded"], "{lines}");
+    // Whether a home is looked into again depends on when it was changed.
+    let looked_into = |line: &&str| line.starts_with("OpenForward count=");
+    let counted: Vec<&str> = lines.lines().filter(|line| !looked_into(line)).collect();
+    assert!(counted[0].starts_with("StartMda count=1 total="), "{lines}");
+    assert_eq!(counted[1..], ["command succeeded"], "{lines}");
     assert_eq!(ctl(&daemon, "unprofile imsg"), "command succeeded\n");
     ctl(&daemon, "profile queue");
     round(&daemon, "queue");

@@ -176,7 +176,7 @@ fn descriptors_that_run_out_are_a_pause_and_not_an_end() {
         .args([
             "--exact",
             "--nocapture",
-            "accept::tests::descriptors_that_run_out_are_a_pause_and_not_an_end",
+            "accept::tests::bounds::descriptors_that_run_out_are_a_pause_and_not_an_end",
         ])
         .env("ACCEPT_FEW_DESCRIPTORS", "1")
         .output()
