@@ -3,7 +3,6 @@ in memory, how long `smtpctl show queue` takes. And a million envelopes that are
 thousand domains with dead ones among them.
 """
 
-import os
 import subprocess
 import time
 

@@ -6,7 +6,6 @@ import base64
 import os
 import socket
 import ssl
-import statistics
 import subprocess
 import threading
 import time

@@ -21,7 +21,6 @@ import multiprocessing
 import os
 import pwd
 import re
-import shutil
 import socket
 import subprocess
 import sys
