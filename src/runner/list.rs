@@ -9,8 +9,8 @@ use crate::util::{Line, Timestamp};
 
 use super::Policy;
 
-/// Envelopes of one answer.
-pub(super) const PAGE: usize = 1000;
+/// Envelopes of one answer: most answers have room for all of them, so that none is read in vain.
+pub(super) const PAGE: usize = 2 * SHARE;
 /// Envelopes that one thread reads.
 const SHARE: usize = 256;
 /// Bytes of one answer: a frame with room for its own fields.
