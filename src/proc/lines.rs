@@ -6,7 +6,10 @@ use std::os::unix::net::UnixStream;
 use crate::log;
 use crate::util::Line;
 
-use super::{LINE_MAX, READS};
+use super::LINE_MAX;
+
+/// Chunks that are read before others have their turn.
+pub(super) const READS: usize = 16;
 
 /// Bytes that become lines.
 #[derive(Debug, Default)]

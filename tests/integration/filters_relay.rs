@@ -7,7 +7,6 @@ use std::sync::LazyLock;
 use std::thread;
 
 use crate::relay::{Host, Script, submit};
-use crate::support::tls_host::{Certificate, Manner, TlsHost};
 use crate::support::{Instance, Setup, wait_for};
 
 /// Notes every line in `heard`, or reads nothing any more once it is ready.
@@ -23,7 +22,7 @@ while IFS= read -r line; do printf '%s\n' "$line" >>"$1/heard"; done
 "#;
 
 /// A daemon that relays everything so, and a recorder that hears of it.
-fn recorded(head: &str, options: &str, deaf: bool) -> Instance {
+pub fn recorded(head: &str, options: &str, deaf: bool) -> Instance {
     let mut daemon = Setup::new(&format!(
         "{head}\nfilter \"f\" proc-exec \"$dir/f/filter $dir/f\"\n\
          listen on 127.0.0.1 port $port\naction \"out\" relay {options} filter \"f\"\n\
@@ -47,7 +46,7 @@ fn recorded(head: &str, options: &str, deaf: bool) -> Instance {
 }
 
 /// A session ends when nothing is left to send.
-const AT_ONCE: &str = "mta limit session-keepalive 0";
+pub const AT_ONCE: &str = "mta limit session-keepalive 0";
 
 fn to_host(host: &Host) -> Instance {
     recorded(AT_ONCE, &url(host), false)
@@ -88,7 +87,7 @@ fn transcript_until(daemon: &Instance, event: &str, count: usize) -> Vec<String>
 }
 
 /// The same once so many sessions have ended.
-fn transcript(daemon: &Instance, sessions: usize) -> Vec<String> {
+pub fn transcript(daemon: &Instance, sessions: usize) -> Vec<String> {
     transcript_until(daemon, "link-disconnect", sessions)
 }
 
@@ -169,13 +168,13 @@ const QUIT: [&str; 3] = [
     "link-disconnect",
 ];
 
-fn check(name: &str, found: &[String], wanted: &[&[&str]]) {
+pub fn check(name: &str, found: &[String], wanted: &[&[&str]]) {
     let found: Vec<&str> = found.iter().map(String::as_str).collect();
     assert_eq!(found, wanted.concat(), "{name}");
 }
 
-const BODY: &str = "Subject: x\r\n\r\n..hi";
-const ONE: &[&str] = &["bob@a.example"];
+pub const BODY: &str = "Subject: x\r\n\r\n..hi";
+pub const ONE: &[&str] = &["bob@a.example"];
 
 #[test]
 fn a_program_hears_of_a_message_that_is_accepted_in_the_promised_order() {
@@ -460,109 +459,6 @@ fn a_program_hears_of_lmtp_and_of_hosts_without_ehlo() {
             "protocol-server|250 ok",
         ]],
     );
-}
-
-#[test]
-fn a_program_hears_of_tls_and_logins_and_not_of_passwords() {
-    let host = TlsHost::start(
-        Manner::with(Certificate::self_signed("mx.example.com")).script(|command| match command {
-            c if c.starts_with("AUTH PLAIN") => Some("235 2.7.0 welcome"),
-            _ => None,
-        }),
-    );
-    let url = format!("host smtp+tls://label@127.0.0.1:{}", host.port);
-    let secrets = "table secrets { label = \"joe doe:secret\" }\n";
-    let daemon = recorded(
-        secrets,
-        &format!("{url} auth <secrets> tls no-verify"),
-        false,
-    );
-    submit(&daemon, ONE, BODY);
-    let found = transcript(&daemon, 1);
-    assert!(found[9].starts_with("link-tls|TLSv1.3:TLS_"), "{found:#?}");
-    let mut start = found[..18].to_vec();
-    start.remove(9);
-    check(
-        "TLS",
-        &start,
-        &[&[
-            "link-connect|127.0.0.1|127.0.0.1",
-            "protocol-server|220 mx.example.com ESMTP",
-            "link-greeting|mx.example.com",
-            "protocol-client|EHLO mx.example.org",
-            "link-identify|EHLO|mx.example.org",
-            "protocol-server|250-mx.example.com",
-            "protocol-server|250 STARTTLS",
-            "protocol-client|STARTTLS",
-            "protocol-server|220 go on",
-            "protocol-client|EHLO mx.example.org",
-            "link-identify|EHLO|mx.example.org",
-            "protocol-server|250-mx.example.com",
-            "protocol-server|250 AUTH LOGIN PLAIN",
-            "protocol-client|AUTH PLAIN ********",
-            "protocol-server|235 2.7.0 welcome",
-            "link-auth|pass|joe\\040doe",
-            "protocol-client|MAIL FROM:<>",
-        ]],
-    );
-}
-
-// smtps: the connection is encrypted before the host says anything.
-#[test]
-fn a_program_hears_of_tls_from_the_first_byte_and_of_logins_that_fail() {
-    let host = TlsHost::start(
-        Manner::with(Certificate::self_signed("mx.example.com"))
-            .at_once()
-            .script(|command| command.starts_with("AUTH").then_some("535 5.7.8 no")),
-    );
-    let url = format!("host smtps://label@127.0.0.1:{}", host.port);
-    let secrets = "table secrets { label = \"joe:secret\" }\n";
-    let options = format!("{url} auth <secrets> tls no-verify");
-    let daemon = recorded(secrets, &options, false);
-    submit(&daemon, ONE, BODY);
-    let mut found = transcript(&daemon, 1);
-    assert!(found[1].starts_with("link-tls|TLSv1.3:TLS_"), "{found:#?}");
-    found.remove(1);
-    let login = [
-        "protocol-client|AUTH PLAIN ********",
-        "protocol-server|535 5.7.8 no",
-        "link-auth|fail|joe",
-    ];
-    let at = found.iter().position(|line| line == login[0]);
-    let at = at.unwrap_or_else(|| panic!("{found:#?}"));
-    check("login", &found[at..at + 3], &[&login]);
-    assert_eq!(found.last().map(String::as_str), Some("link-disconnect"));
-    assert_eq!(found[2], "link-greeting|mx.example.com", "{found:#?}");
-}
-
-// A handshake that fails is followed by a connection in plain text: the first one has ended by then.
-#[test]
-fn a_connection_that_is_made_again_in_plain_text_is_told_as_two() {
-    let host = TlsHost::start(Manner::with(Certificate::self_signed("mx.example.com")).broken());
-    let url = format!("host smtp://127.0.0.1:{}", host.port);
-    let daemon = recorded(AT_ONCE, &url, false);
-    submit(&daemon, ONE, BODY);
-    let found = transcript(&daemon, 2);
-    let at = |event: &str| -> Vec<usize> {
-        let all = found.iter().enumerate();
-        all.filter(|(_, line)| line.starts_with(event))
-            .map(|(at, _)| at)
-            .collect()
-    };
-    let (connects, ends) = (at("link-connect"), at("link-disconnect"));
-    assert!(
-        connects.len() == ends.len() && connects.len() > 1,
-        "{found:#?}"
-    );
-    assert!(
-        connects
-            .iter()
-            .skip(1)
-            .zip(&ends)
-            .all(|(next, end)| *next == end + 1),
-        "{found:#?}"
-    );
-    assert_eq!(ends.last(), Some(&(found.len() - 1)));
 }
 
 // Real values: the name of an address, as soon as it is known.

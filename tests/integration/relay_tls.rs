@@ -2,24 +2,22 @@
 //! a test scripts.
 
 use std::fs;
-use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use rcgen::date_time_ymd;
 use tempfile::TempDir;
 
 use crate::support::processes;
 use crate::support::tls_host::{Authority, Certificate, Manner, TlsHost};
-use crate::support::{Instance, Setup, not_run, wait_for};
+use crate::support::{Instance, Setup, wait_for};
 
 /// The name of every host.
-const NAME: &str = "mx.example.com";
+pub const NAME: &str = "mx.example.com";
 
 /// An instance root in which the name leads to loopback and `ca.pem` is this authority's.
-fn root(authority: &Authority) -> TempDir {
+pub fn root(authority: &Authority) -> TempDir {
     let dir = TempDir::new().expect("a temporary directory");
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
     write(
@@ -39,7 +37,7 @@ fn relay(authority: &Authority, options: &str) -> Instance {
     relay_in(root(authority), "", options)
 }
 
-fn relay_in(dir: TempDir, head: &str, options: &str) -> Instance {
+pub fn relay_in(dir: TempDir, head: &str, options: &str) -> Instance {
     let config = format!(
         "{head}\nlisten on 127.0.0.1 port $port\naction \"out\" relay {options}\n\
          match from any for any action \"out\"\n"
@@ -47,7 +45,7 @@ fn relay_in(dir: TempDir, head: &str, options: &str) -> Instance {
     Setup::new(&config).start_in(dir)
 }
 
-fn submit(daemon: &Instance, rcpt: &str) {
+pub fn submit(daemon: &Instance, rcpt: &str) {
     let mut client = daemon.hello();
     client.mail("", &[rcpt], b"Subject: x\n\nhi\n");
 }
@@ -418,135 +416,6 @@ fn a_certificate_of_ours_is_shown_to_hosts_that_ask_and_its_key_comes_back() {
 fn write_key(path: &Path, pem: &str) {
     fs::write(path, pem).expect("a key");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("chmod");
-}
-
-/// A host that has nothing but TLS 1.2 without forward secrecy, which rustls does not speak.
-const OLD_HOST: &str = r#"
-import socket, ssl, sys
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.maximum_version = context.minimum_version = ssl.TLSVersion.TLSv1_2
-context.set_ciphers("AES128-SHA:@SECLEVEL=0")
-context.load_cert_chain(sys.argv[1], sys.argv[2])
-listener = socket.create_server(("127.0.0.1", 0))
-print(listener.getsockname()[1], flush=True)
-while True:
-    wire, _ = listener.accept()
-    try:
-        wire.sendall(b"220 old ESMTP\r\n")
-        lines = wire.makefile("rb")
-        while line := lines.readline():
-            word = line.split()[0].upper()
-            if word == b"STARTTLS":
-                wire.sendall(b"220 go on\r\n")
-                wire = context.wrap_socket(wire, server_side=True)
-                print("cipher", wire.cipher()[0], flush=True)
-                lines = wire.makefile("rb")
-            elif word == b"EHLO":
-                wire.sendall(b"250-old\r\n250 STARTTLS\r\n")
-            elif word == b"DATA":
-                wire.sendall(b"354 go on\r\n")
-                while lines.readline() != b".\r\n": pass
-                print("message", flush=True)
-                wire.sendall(b"250 taken\r\n")
-            elif word == b"QUIT":
-                wire.sendall(b"221 bye\r\n")
-                break
-            else:
-                wire.sendall(b"250 ok\r\n")
-    except (OSError, IndexError):
-        pass
-    wire.close()
-"#;
-
-/// Ends with the test.
-struct OldHost {
-    child: Child,
-    port: u16,
-}
-
-impl OldHost {
-    fn start(dir: &Path) -> Option<OldHost> {
-        let made = Command::new("openssl")
-            .args([
-                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30",
-            ])
-            .args(["-subj", "/CN=mx.example.com"])
-            .args(["-addext", "subjectAltName=DNS:mx.example.com"])
-            .args(["-keyout", "old.key", "-out", "old.crt"])
-            .current_dir(dir)
-            .stderr(Stdio::null())
-            .status();
-        if !made.is_ok_and(|status| status.success()) {
-            return None;
-        }
-        let mut child = Command::new("python3")
-            .args(["-c", OLD_HOST, "old.crt", "old.key"])
-            .current_dir(dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        let mut line = Vec::new();
-        let output = child.stdout.as_mut()?;
-        let mut byte = [0];
-        while output.read(&mut byte).ok()? == 1 && byte != *b"\n" {
-            line.extend(byte);
-        }
-        let port = String::from_utf8(line).ok()?.parse().ok();
-        let host = OldHost {
-            child,
-            port: port.unwrap_or(0),
-        };
-        (host.port > 0).then_some(host)
-    }
-
-    /// What it has printed, once it has ended.
-    fn end(mut self) -> String {
-        let _ = self.child.kill();
-        let mut text = String::new();
-        let mut output = self.child.stdout.take().expect("its output");
-        output.read_to_string(&mut text).expect("text");
-        text
-    }
-}
-
-impl Drop for OldHost {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[test]
-fn a_host_with_nothing_but_old_ciphers_is_reached_by_the_systems_library() {
-    if !cfg!(feature = "legacy-tls") {
-        return not_run("old ciphers", "needs the feature legacy-tls");
-    }
-    let authority = Authority::new();
-    // Whoever trusts the host's own certificate verifies it with the system's library, too.
-    for option in ["", "tls no-verify", "ca old tls"] {
-        let dir = root(&authority);
-        let Some(host) = OldHost::start(dir.path()) else {
-            return not_run("old ciphers", "needs python3 and openssl");
-        };
-        let daemon = relay_in(
-            dir,
-            "ca old cert \"$dir/old.crt\"",
-            &format!("host smtp://{NAME}:{} {option}", host.port),
-        );
-        submit(&daemon, "bob@a.example");
-        daemon.wait_log("result=\"Ok\" stat=\"250 taken\"");
-        daemon.wait_log(" mta tls ciphers=");
-        let result = if option.starts_with("ca") {
-            "valid"
-        } else {
-            "unverified"
-        };
-        daemon.wait_log(&format!(
-            " mta cert-check result=\"{result}\" fingerprint=\"SHA256:"
-        ));
-        assert_eq!(host.end(), "cipher AES128-SHA\nmessage\n");
-    }
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use crate::config::{self, Defaults, Sources};
 use crate::deliver::relay::Configured;
 use crate::deliver::relay::secure::Connectors;
 use crate::dns::{Answer, Confirmed, DnsError, DnsResult, Kind, Mx, Reverse};
 use crate::mail::samples::{self, line};
-use crate::mail::{Kind as EnvelopeKind, Outcome, Status};
+use crate::mail::{Kind as EnvelopeKind, MsgId, Outcome, Status};
 use crate::table::Snapshot;
 use crate::util::dice::Dice;
 

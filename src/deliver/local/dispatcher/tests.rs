@@ -1,0 +1,246 @@
+use super::*;
+use crate::deliver::local::tests::envelope;
+
+fn limits() -> MdaLimits {
+    MdaLimits::default()
+}
+
+fn offer(dispatcher: &mut Dispatcher, number: u32, user: &str, mode: Mode) -> Offer {
+    let envelope = envelope(number, user);
+    let key = group_key(&envelope, None);
+    dispatcher.offer(envelope, key, mode)
+}
+
+fn users(sessions: &[Session]) -> Vec<String> {
+    sessions
+        .iter()
+        .map(|session| session.envelopes[0].rcpt.user().to_string())
+        .collect()
+}
+
+fn drain(dispatcher: &mut Dispatcher) -> Vec<Session> {
+    std::iter::from_fn(|| dispatcher.start()).collect()
+}
+
+#[test]
+fn seven_run_for_a_user_and_fifty_in_all() {
+    // smtpd.conf(5), mda limit.
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for number in 1..=10 {
+        assert_eq!(
+            offer(&mut dispatcher, number, "bob", Mode::Alone),
+            Offer::Taken
+        );
+    }
+    assert_eq!(drain(&mut dispatcher).len(), 7);
+    for number in 11..=200 {
+        let user = format!("u{}", number % 60);
+        assert_eq!(
+            offer(&mut dispatcher, number, &user, Mode::Alone),
+            Offer::Taken
+        );
+    }
+    let sessions = drain(&mut dispatcher);
+    assert_eq!(sessions.len(), 43);
+    dispatcher.finished(sessions[0].envelopes[0].id);
+    assert_eq!(drain(&mut dispatcher).len(), 1);
+    dispatcher.finished(envelope(9999, "stranger").id);
+    assert!(dispatcher.start().is_none());
+}
+
+#[test]
+fn users_whose_commands_take_long_leave_room_for_others() {
+    // smtpd.conf(5), mda limit: twenty users fill all that they get, and a new one need not
+    // wait.
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for number in 1..=400 {
+        let user = format!("slow{}", (number - 1) / 20);
+        offer(&mut dispatcher, number, &user, Mode::Alone);
+    }
+    let mut slow = drain(&mut dispatcher);
+    assert!(slow.len() >= 25 && slow.len() < 50, "{}", slow.len());
+    let all: std::collections::BTreeSet<_> = users(&slow).into_iter().collect();
+    assert_eq!(all.len(), 20, "each of them has a share");
+    offer(&mut dispatcher, 401, "new", Mode::Alone);
+    let started = drain(&mut dispatcher);
+    assert_eq!(users(&started), ["new"]);
+    slow.extend(started);
+    // When the others are done, one user has all that the limit allows again.
+    while let Some(session) = slow.pop() {
+        dispatcher.finished(session.envelopes[0].id);
+        slow.splice(0..0, drain(&mut dispatcher));
+        while dispatcher.release(None).is_some() {}
+    }
+    assert!(dispatcher.groups.is_empty() && dispatcher.ring.is_empty());
+    for number in 501..=510 {
+        offer(&mut dispatcher, number, "bob", Mode::Alone);
+    }
+    assert_eq!(drain(&mut dispatcher).len(), 7);
+}
+
+#[test]
+fn users_take_turns() {
+    // OpenSMTPD gives users their turn one delivery at a time.
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for (number, user) in (1..).zip(["a", "a", "a", "b", "b", "c"]) {
+        offer(&mut dispatcher, number, user, Mode::Alone);
+    }
+    let sessions = drain(&mut dispatcher);
+    assert_eq!(users(&sessions), ["a", "b", "c", "a", "b", "a"]);
+}
+
+#[test]
+fn a_flooded_user_is_held_at_the_high_mark_and_released_at_the_low_one() {
+    // smtpd.conf(5), mda limit: task-hiwat and task-lowat.
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    let mut held = 0_usize;
+    let mut key = None;
+    for number in 1..=60 {
+        match offer(&mut dispatcher, number, "bob", Mode::Alone) {
+            Offer::Taken => assert!(number <= 50),
+            Offer::Hold(found) => {
+                held += 1;
+                key = Some(found);
+            }
+        }
+    }
+    assert_eq!(held, 10);
+    let mut running = VecDeque::from(drain(&mut dispatcher));
+    let mut number = 100;
+    let mut released = Vec::new();
+    while let Some(session) = running.pop_front() {
+        dispatcher.finished(session.envelopes[0].id);
+        running.extend(drain(&mut dispatcher));
+        while let Some(release) = dispatcher.release(None) {
+            assert_eq!(Some(release.key), key);
+            let waiting = dispatcher
+                .groups
+                .values()
+                .map(|g| g.waiting.len())
+                .sum::<usize>();
+            released.push((release.count, waiting));
+            for _ in 0..release.count.min(held) {
+                number += 1;
+                assert_eq!(
+                    offer(&mut dispatcher, number, "bob", Mode::Alone),
+                    Offer::Taken
+                );
+            }
+            held = held.saturating_sub(release.count);
+        }
+    }
+    assert_eq!(released, [(10, 30)]);
+    assert!(dispatcher.groups.is_empty() && dispatcher.ids.is_empty());
+    assert!(dispatcher.running.is_empty() && dispatcher.sessions.is_empty());
+}
+
+#[test]
+fn a_group_that_goes_gives_back_what_is_held_for_it() {
+    let tight = MdaLimits {
+        task_hiwat: 1,
+        task_lowat: 0,
+        ..limits()
+    };
+    let mut dispatcher = Dispatcher::new(tight, 1);
+    offer(&mut dispatcher, 1, "bob", Mode::Alone);
+    for number in 2..=13 {
+        let offer = offer(&mut dispatcher, number, "bob", Mode::Alone);
+        assert!(matches!(offer, Offer::Hold(_)));
+    }
+    let sessions = drain(&mut dispatcher);
+    let key = dispatcher.finished(sessions[0].envelopes[0].id);
+    let count = usize::MAX;
+    let all = key.map(|key| Release { key, count });
+    assert_eq!(dispatcher.release(key), all);
+    assert_eq!(dispatcher.release(None), None);
+}
+
+#[test]
+fn no_held_envelope_is_forgotten_when_the_last_outcome_is_known() {
+    let tight = MdaLimits {
+        task_hiwat: 2,
+        task_lowat: 1,
+        task_release: 1,
+        max_session: 3,
+        ..limits()
+    };
+    let mut dispatcher = Dispatcher::new(tight, 1);
+    let mut due: VecDeque<(u32, &str)> = (1..).zip(["a", "b", "c", "d"].repeat(25)).collect();
+    let mut held: HashMap<HoldKey, Vec<(u32, &str)>> = HashMap::new();
+    let mut running = VecDeque::new();
+    let mut delivered = 0;
+    loop {
+        while let Some((number, user)) = due.pop_front() {
+            match offer(&mut dispatcher, number, user, Mode::Alone) {
+                Offer::Taken => {}
+                Offer::Hold(key) => held.entry(key).or_default().push((number, user)),
+            }
+            running.extend(drain(&mut dispatcher));
+        }
+        let Some(session) = running.pop_front() else {
+            break;
+        };
+        delivered += 1;
+        let key = dispatcher.finished(session.envelopes[0].id);
+        running.extend(drain(&mut dispatcher));
+        if let Some(release) = dispatcher.release(key) {
+            let waiting = held.entry(release.key).or_default();
+            let count = release.count.min(waiting.len());
+            due.extend(waiting.drain(..count));
+        }
+    }
+    assert_eq!(delivered, 100);
+    assert!(held.values().all(Vec::is_empty));
+}
+
+#[test]
+fn envelopes_that_share_travel_together_and_in_order() {
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for number in 1..=100 {
+        assert_eq!(
+            offer(&mut dispatcher, number, "bob", Mode::Shared),
+            Offer::Taken
+        );
+    }
+    let mut other = envelope(101, "bob");
+    other.action = Line::new("else").unwrap();
+    let key = group_key(&other, None);
+    dispatcher.offer(other, key, Mode::Shared);
+    let sizes = |sessions: &[Session]| -> Vec<usize> {
+        sessions
+            .iter()
+            .map(|session| session.envelopes.len())
+            .collect()
+    };
+    let first = drain(&mut dispatcher);
+    offer(&mut dispatcher, 102, "bob", Mode::Alone);
+    assert_eq!(sizes(&first), [64, 36], "and then too few wait for a third");
+    let ids: Vec<_> = first
+        .iter()
+        .flat_map(|s| &s.envelopes)
+        .map(|e| e.id)
+        .collect();
+    assert!(ids.is_sorted());
+    for session in &first {
+        for envelope in &session.envelopes {
+            dispatcher.finished(envelope.id);
+        }
+    }
+    let second = drain(&mut dispatcher);
+    assert_eq!(sizes(&second), [1, 1]);
+    assert_eq!(second[1].mode, Mode::Alone);
+}
+
+#[test]
+fn the_same_name_in_two_userbases_is_two_users() {
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for number in 1..=14 {
+        let userbase = (number % 2 == 0).then_some("virtual");
+        let envelope = envelope(number, "bob");
+        let key = group_key(&envelope, userbase.map(str::to_string));
+        dispatcher.offer(envelope, key, Mode::Alone);
+    }
+    let sessions = drain(&mut dispatcher);
+    assert_eq!(sessions.len(), 14);
+    assert_ne!(sessions[0].gid, sessions[1].gid);
+}
