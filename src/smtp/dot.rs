@@ -16,8 +16,6 @@
 //! The work is done a line at a time by memchr(3) and copying; it keeps no bytes between calls. What
 //! is left of CR after that was bare, and is looked for in all of a call's text at once.
 
-use super::stuffing::blank_crs;
-
 /// Turns data into text; one for each message.
 #[derive(Clone, Debug)]
 pub struct Decoder {
@@ -190,6 +188,16 @@ impl Decoder {
     fn put(&mut self, bytes: &[u8], text: &mut Vec<u8>) {
         self.size_bytes += bytes.len() as u64;
         text.extend_from_slice(bytes);
+    }
+}
+
+/// A CR that stands alone becomes a space.
+fn blank_crs(text: &mut [u8]) {
+    let mut rest = text;
+    while let Some(at) = memchr::memchr(b'\r', rest) {
+        let (head, tail) = rest.split_at_mut(at + 1);
+        head[at] = b' ';
+        rest = tail;
     }
 }
 

@@ -26,17 +26,20 @@ impl Encoder {
 
     /// Appends `text` to `wire`.
     pub fn encode(&mut self, text: &[u8], wire: &mut Vec<u8>) {
-        // Text of the queue has hardly ever a CR, and then no line needs a look of its own for one.
-        let has_cr = self.at == At::Cr || memchr::memchr(b'\r', text).is_some();
         wire.reserve(text.len() + text.len() / 32);
         let mut from = 0;
-        for end in memchr::memchr_iter(b'\n', text) {
-            self.piece(text.get(from..end).unwrap_or_default(), has_cr, wire);
-            wire.extend_from_slice(b"\r\n");
-            self.at = At::LineStart;
+        for end in memchr::memchr2_iter(b'\n', b'\r', text) {
+            self.piece(text.get(from..end).unwrap_or_default(), wire);
+            match text.get(end) {
+                Some(b'\r') => self.cr(wire),
+                _ => {
+                    wire.extend_from_slice(b"\r\n");
+                    self.at = At::LineStart;
+                }
+            }
             from = end + 1;
         }
-        self.piece(text.get(from..).unwrap_or_default(), has_cr, wire);
+        self.piece(text.get(from..).unwrap_or_default(), wire);
     }
 
     /// Appends the end of the message.
@@ -47,8 +50,8 @@ impl Encoder {
         wire.extend_from_slice(b".\r\n");
     }
 
-    /// A piece of a line. A CR at its end is kept back: it may belong to the line end.
-    fn piece(&mut self, piece: &[u8], has_cr: bool, wire: &mut Vec<u8>) {
+    /// A piece of a line, without CR and LF.
+    fn piece(&mut self, piece: &[u8], wire: &mut Vec<u8>) {
         let Some(first) = piece.first() else {
             return;
         };
@@ -57,26 +60,16 @@ impl Encoder {
             At::Cr => wire.push(b' '),
             At::LineStart | At::Text => {}
         }
-        let (body, at) = match piece.split_last() {
-            Some((b'\r', body)) => (body, At::Cr),
-            _ => (piece, At::Text),
-        };
-        self.at = at;
-        let start = wire.len();
-        wire.extend_from_slice(body);
-        if has_cr {
-            blank_crs(wire.get_mut(start..).unwrap_or_default());
-        }
+        self.at = At::Text;
+        wire.extend_from_slice(piece);
     }
-}
 
-/// A CR that stands alone becomes a space.
-pub(super) fn blank_crs(text: &mut [u8]) {
-    let mut rest = text;
-    while let Some(at) = memchr::memchr(b'\r', rest) {
-        let (head, tail) = rest.split_at_mut(at + 1);
-        head[at] = b' ';
-        rest = tail;
+    /// A CR is kept back: it may belong to the line end. One before it does not.
+    fn cr(&mut self, wire: &mut Vec<u8>) {
+        if self.at == At::Cr {
+            wire.push(b' ');
+        }
+        self.at = At::Cr;
     }
 }
 
