@@ -93,7 +93,8 @@ pub struct Timeouts {
     pub rcpt: Duration,
     /// For DATA. RFC 5321 §4.5.3.2.4.
     pub data: Duration,
-    /// For the peer to take a block of the message, or a group of commands. RFC 5321 §4.5.3.2.5.
+    /// For the peer to take some of a block of the message, or a group of commands. RFC 5321
+    /// §4.5.3.2.5.
     pub block: Duration,
     /// For each reply after the final dot. RFC 5321 §4.5.3.2.6.
     pub dot: Duration,

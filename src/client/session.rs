@@ -54,17 +54,18 @@ const READ_BYTES: usize = 8 * 1024;
 /// What ends a message.
 const DOT: &[u8] = b".\r\n";
 
-/// Bytes of a message that are read and sent at once.
-const BLOCK_BYTES: usize = 64 * 1024;
+/// Bytes of a message that are read at once.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// The least of it.
 const LEAST_BYTES: usize = 1024;
 
-/// The same for a message that is large: the fewer calls, the faster it is through.
-const LARGE_BLOCK_BYTES: usize = 256 * 1024;
+/// Bytes of a message that are sent at once. As long as the system takes them all without a wait,
+/// it gets twice as many the next time: the fewer calls, the faster a large message is through.
+const FIRST_BLOCK_BYTES: usize = 32 * 1024;
 
-/// A message is large from here on.
-const LARGE_BYTES: usize = 1024 * 1024;
+/// The most of it.
+const LAST_BLOCK_BYTES: usize = 1024 * 1024;
 
 /// A server that takes a message more slowly than this holds us up.
 const SLOWEST_BYTES_PER_S: u64 = 4096;
@@ -228,7 +229,7 @@ impl Session {
             match self.engine.action() {
                 Action::Write(bytes, within) => {
                     self.wait = None;
-                    if let Err(error) = self.write(&bytes, Instant::now() + within) {
+                    if let Err(error) = self.write(&bytes, within, Instant::now() + within) {
                         self.hung_up(&error);
                     }
                 }
@@ -276,31 +277,37 @@ impl Session {
         }
     }
 
-    fn write(&mut self, bytes: &[u8], until: Instant) -> io::Result<()> {
+    /// Writes all of it, and says whether that was one call. The server has so long for each part
+    /// that it takes, and until `end` for all.
+    fn write(&mut self, bytes: &[u8], within: Duration, end: Instant) -> io::Result<bool> {
         let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let mut rest = bytes;
+        let (mut rest, mut calls) = (bytes, 0);
         while !rest.is_empty() {
-            if Instant::now() >= until {
+            let now = Instant::now();
+            if now >= end {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            stream.set_deadline(until);
+            stream.set_deadline(end.min(now + within));
             match stream.write(rest)? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 n => rest = rest.get(n..).unwrap_or_default(),
             }
+            calls += 1;
         }
-        stream.flush()
+        stream.flush()?;
+        Ok(calls == 1)
     }
 
-    /// Sends the message, however long it is, in pieces; with its end the first commands of the
+    /// Sends the message, however long it is, in blocks; with its end the first commands of the
     /// next one.
     fn send(&mut self, from: &mut Text<'_>) {
         let times = *self.engine.timeouts();
         let slowest = Duration::from_secs(from.size.unwrap_or(0) / SLOWEST_BYTES_PER_S);
         let end = Instant::now() + times.dot + slowest;
-        let room = block_bytes(from.size);
+        let room = piece_bytes(from.size);
         let mut text = vec![0; room];
         let mut wire = Vec::with_capacity(room + room / 8);
+        let mut block_bytes = FIRST_BLOCK_BYTES;
         let mut encoder = Encoder::new();
         let mut sent = 0;
         loop {
@@ -312,7 +319,7 @@ impl Session {
             encoder.encode(text.get(..n).unwrap_or_default(), &mut wire);
             if n == 0 {
                 encoder.finish(&mut wire);
-            } else if wire.len() < BLOCK_BYTES / 2 {
+            } else if wire.len() < block_bytes {
                 // Another look costs less than another packet: a short message is one write.
                 continue;
             }
@@ -323,9 +330,10 @@ impl Session {
             {
                 wire.extend(commands);
             }
-            let until = end.min(Instant::now() + times.block);
-            if let Err(error) = self.write(&wire, until) {
-                return self.hung_up(&error);
+            match self.write(&wire, times.block, end) {
+                Ok(true) => block_bytes = LAST_BLOCK_BYTES.min(2 * block_bytes),
+                Ok(false) => {}
+                Err(error) => return self.hung_up(&error),
             }
             if n == 0 {
                 return self.engine.sent(sent - DOT.len() as u64);
@@ -399,12 +407,9 @@ impl Session {
 }
 
 /// How much of a message is read at once: no more memory than it has bytes where it is short.
-fn block_bytes(size_bytes: Option<u64>) -> usize {
-    match size_bytes.map(|size| usize::try_from(size).unwrap_or(usize::MAX)) {
-        None => BLOCK_BYTES,
-        Some(LARGE_BYTES..) => LARGE_BLOCK_BYTES,
-        Some(size) => size.clamp(LEAST_BYTES, BLOCK_BYTES),
-    }
+fn piece_bytes(size_bytes: Option<u64>) -> usize {
+    let size = size_bytes.and_then(|size| usize::try_from(size).ok());
+    size.map_or(PIECE_BYTES, |size| size.clamp(LEAST_BYTES, PIECE_BYTES))
 }
 
 /// What is sent once the server says so.

@@ -1,5 +1,7 @@
 //! Sessions over real sockets, with a server that a test scripts.
 
+mod blocks;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;

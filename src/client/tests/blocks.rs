@@ -1,0 +1,99 @@
+//! In what pieces a message leaves, and how long a server may take for them.
+
+use super::*;
+
+/// A connection that takes so many bytes in one call, and notes what it was offered, and until when.
+struct Watched {
+    socket: Socket,
+    at_once: usize,
+    deadline: Instant,
+    offered: mpsc::Sender<(usize, Instant)>,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Watched {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.offered.send((bytes.len(), self.deadline));
+        let some = &bytes[..bytes.len().min(self.at_once)];
+        self.socket.write_all(some).map(|()| some.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+impl Stream for Watched {
+    fn set_deadline(&mut self, at: Instant) {
+        self.deadline = at;
+        self.socket.set_deadline(at);
+    }
+
+    fn is_silent(&self) -> bool {
+        self.socket.is_silent()
+    }
+}
+
+/// What the connection to a server is offered, and until when, of a message of 4 MiB.
+fn offered(at_once: usize, timeouts: Timeouts) -> Vec<(usize, Instant)> {
+    let server = |mut peer: Peer| {
+        peer.greet();
+        peer.serve(&[
+            ("MAIL", "250 Ok\r\n"),
+            ("RCPT", "250 Ok\r\n"),
+            ("DATA", "354 go\r\n"),
+        ]);
+        peer.message();
+        peer.say("250 2.0.0 Ok\r\n");
+    };
+    let (offered, seen) = mpsc::channel();
+    let stream = Watched {
+        socket: connect(server),
+        at_once,
+        deadline: Instant::now(),
+        offered,
+    };
+    let mut session = Session::open(Box::new(stream), opening(timeouts)).unwrap();
+    let large = || Ok(io::repeat(b'x').take(4 << 20));
+    let transacted = session.transaction(&message(&large), recipients(1));
+    assert_eq!(only(&transacted).0, Verdict::Delivered);
+    drop(session);
+    seen.into_iter().collect()
+}
+
+#[test]
+fn a_server_that_takes_what_it_is_sent_gets_larger_blocks_and_no_other() {
+    // The promise of `client`: memory is bounded whatever the server does.
+    let largest = |at_once| {
+        let offered = offered(at_once, Timeouts::default());
+        offered.into_iter().map(|(bytes, _)| bytes).max().unwrap()
+    };
+    const MIB: usize = 1 << 20;
+    assert!((MIB..MIB + MIB / 8).contains(&largest(usize::MAX)));
+    assert!(largest(60_000) < MIB / 8);
+}
+
+#[test]
+fn a_server_that_takes_a_block_in_parts_has_its_time_for_each_but_not_for_ever() {
+    // RFC 5321 §4.5.3.2.5: the time is for each call that sends something.
+    let long = Duration::from_secs(600);
+    let timeouts = |block, dot| Timeouts {
+        block,
+        dot,
+        ..Timeouts::default()
+    };
+    let seen = offered(1000, timeouts(long, long * 2));
+    let parts = |two: &[(usize, Instant)]| two[1].0 + 1000 == two[0].0 && two[1].1 > two[0].1;
+    let later = seen.windows(2).filter(|two| parts(two)).count();
+    assert!(later > 4000, "{later}");
+    let seen = offered(1000, timeouts(long * 2, long));
+    let end = Instant::now() + long;
+    // The commands before it have their own.
+    let (_, last) = seen.last().unwrap();
+    assert!(*last <= end);
+}
