@@ -25,15 +25,14 @@ pub fn nameless(dir: &Path) -> io::Result<File> {
 }
 
 /// A file with `bytes` in it for another process: in memory where the system has such files, for no
-/// full disk may keep a process from its start; else in `dir`, without a name.
+/// full disk may keep a process from its start; else without a name, in `dir` or, if that takes
+/// nothing, where the system has room for what is soon gone.
 pub fn to_pass_on(dir: &Path, bytes: &[u8]) -> io::Result<File> {
-    let mut file = in_memory().or_else(|_| nameless(dir))?;
-    file.write_all(bytes)?;
-    Ok(file)
+    in_memory(bytes).or_else(|_| nameless_somewhere([dir, Path::new("/tmp")], bytes))
 }
 
-#[cfg(target_os = "linux")]
-fn in_memory() -> io::Result<File> {
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
     use std::os::fd::{FromRawFd, OwnedFd};
 
     use super::errno::cvt;
@@ -41,12 +40,21 @@ fn in_memory() -> io::Result<File> {
     // SAFETY: the name is a C string.
     let fd = cvt(unsafe { libc::memfd_create(c"smtpd".as_ptr(), libc::MFD_CLOEXEC) })?;
     // SAFETY: the call has made this descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.write_all(bytes)?;
+    Ok(file)
 }
 
-#[cfg(not(target_os = "linux"))]
-fn in_memory() -> io::Result<File> {
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+fn in_memory(_: &[u8]) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A nameless file with `bytes` in it, in the first directory that takes it; the error is that of
+/// the first.
+fn nameless_somewhere(dirs: [&Path; 2], bytes: &[u8]) -> io::Result<File> {
+    let [first, second] = dirs;
+    nameless_with(first, bytes).or_else(|error| nameless_with(second, bytes).map_err(|_| error))
 }
 
 /// A nameless file with `bytes` in it.
@@ -177,6 +185,8 @@ pub fn read_within(file: File, limit_bytes: u64) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]
@@ -214,6 +224,23 @@ mod tests {
         assert!(append(&link).is_ok() && plain(&link).is_ok());
         assert!(dir(&file).is_err());
         assert!(dir(top.path()).is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_file_keeps_nothing_from_being_passed_on() {
+        // A full spool must not keep the engine from its start. A directory that is not there takes
+        // no more than a full one.
+        let top = tempfile::tempdir().unwrap();
+        let (dir, missing) = (top.path(), &top.path().join("missing"));
+        for dirs in [[dir, dir], [missing, dir], [dir, missing]] {
+            let file = nameless_somewhere(dirs, b"handed over").unwrap();
+            let mut found = [0; 20];
+            let count = file.read_at(&mut found, 0).unwrap();
+            assert_eq!(&found[..count], b"handed over");
+        }
+        assert!(nameless_somewhere([missing, missing], b"").is_err());
+        assert!(std::fs::read_dir(dir).unwrap().next().is_none());
+        assert!(to_pass_on(missing, b"handed over").is_ok());
     }
 
     #[test]
