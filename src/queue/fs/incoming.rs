@@ -42,7 +42,7 @@ const PACKED_ENVELOPE_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct FsDraft {
     shared: Arc<Shared>,
     msgid: MsgId,
-    envelopes: Vec<Envelope>,
+    envelopes: Vec<Ready>,
     /// Where each is among the envelopes.
     places: HashMap<EvpId, usize>,
     envelope_bytes: usize,
@@ -51,6 +51,12 @@ pub(super) struct FsDraft {
     late_fields: Vec<u8>,
     held_bytes: usize,
     stage: Stage,
+}
+
+/// An envelope, and the text of its file.
+struct Ready {
+    envelope: Envelope,
+    text: String,
 }
 
 /// What a rollback has to undo.
@@ -97,11 +103,10 @@ impl FsDraft {
         }
     }
 
-    /// The envelope's file.
-    fn encoded(&self, envelope: &Envelope) -> io::Result<Vec<u8>> {
-        let text = envelope_file::encode(envelope).map_err(|why| invalid(&why))?;
+    /// The envelope's file, as it is on the disk.
+    fn encoded(&self, ready: &Ready) -> io::Result<Vec<u8>> {
         let coding = &self.shared.options.coding;
-        coding.encode(Name::envelope(envelope.id), text.as_bytes())
+        coding.encode(Name::envelope(ready.envelope.id), ready.text.as_bytes())
     }
 
     fn write_files(&mut self) -> io::Result<()> {
@@ -114,8 +119,9 @@ impl FsDraft {
         }
         let mut files = Files::of(&self.shared, self.msgid);
         files.written.push(body);
-        for envelope in &self.envelopes {
-            files.add(envelope.id.to_string().as_ref(), &self.encoded(envelope)?)?;
+        for ready in &self.envelopes {
+            let name = ready.envelope.id.to_string();
+            files.add(name.as_ref(), &self.encoded(ready)?)?;
         }
         files.sync()
     }
@@ -153,9 +159,10 @@ impl FsDraft {
         let body = Name::body(self.msgid);
         let mut parts = vec![(body, self.shared.options.coding.encode(body, &text)?)];
         let mut envelopes: Vec<_> = self.envelopes.iter().collect();
-        envelopes.sort_unstable_by_key(|envelope| envelope.id);
-        for envelope in envelopes {
-            parts.push((Name::envelope(envelope.id), self.encoded(envelope)?));
+        envelopes.sort_unstable_by_key(|ready| ready.envelope.id);
+        for ready in envelopes {
+            let name = Name::envelope(ready.envelope.id);
+            parts.push((name, self.encoded(ready)?));
         }
         Ok(Some(Parcel(parts)))
     }
@@ -168,14 +175,14 @@ impl FsDraft {
             .ok_or_else(|| io::Error::other("could not allocate evpid"))
     }
 
-    /// Counts the bytes of an envelope's file.
-    fn weigh(&mut self, envelope: &Envelope) -> io::Result<()> {
-        let text = envelope_file::encode(envelope).map_err(|why| invalid(&why))?;
+    /// Writes the text of an envelope's file, and counts its bytes.
+    fn ready(&mut self, envelope: Envelope) -> io::Result<Ready> {
+        let text = envelope_file::encode(&envelope).map_err(|why| invalid(&why))?;
         self.envelope_bytes += text.len();
         if self.envelope_bytes > self.shared.options.max_envelope_bytes {
             return Err(invalid("too many bytes of envelopes in one message"));
         }
-        Ok(())
+        Ok(Ready { envelope, text })
     }
 
     fn roll_back(&mut self) {
@@ -201,22 +208,23 @@ impl Draft for FsDraft {
             return Err(invalid("too many envelopes in one message"));
         }
         let id = self.new_id()?;
-        let envelope = Envelope { id, ..envelope };
-        self.weigh(&envelope)?;
+        let ready = self.ready(Envelope { id, ..envelope })?;
         self.shared.space.spend(FILE_BYTES, 1);
         self.places.insert(id, self.envelopes.len());
-        self.envelopes.push(envelope);
+        self.envelopes.push(ready);
         Ok(id)
     }
 
     fn readdress(&mut self, id: EvpId, rcpt: MailAddr, dsn: Dsn) -> io::Result<()> {
         let place = self.places.get(&id).copied().unwrap_or(usize::MAX);
-        let old = self.envelopes.get(place).cloned();
+        let old = self
+            .envelopes
+            .get(place)
+            .map(|ready| ready.envelope.clone());
         let old = old.ok_or_else(|| invalid("no such envelope in this message"))?;
-        let envelope = Envelope { rcpt, dsn, ..old };
-        self.weigh(&envelope)?;
+        let ready = self.ready(Envelope { rcpt, dsn, ..old })?;
         if let Some(place) = self.envelopes.get_mut(place) {
-            *place = envelope;
+            *place = ready;
         }
         Ok(())
     }
@@ -281,7 +289,8 @@ impl Draft for FsDraft {
     }
 
     fn committed(&mut self) -> Vec<Envelope> {
-        std::mem::take(&mut self.envelopes)
+        let envelopes = std::mem::take(&mut self.envelopes).into_iter();
+        envelopes.map(|ready| ready.envelope).collect()
     }
 }
 
