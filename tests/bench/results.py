@@ -11,8 +11,8 @@ import plot
 
 NOTES = ("Median of {rounds} rounds, in brackets the least and the greatest. *CPU* is processor time of all "
          "processes of a server for each message, *conn.* connections that were opened for each. *disk* and *wire* are "
-         "what the file operations alone, and the same client with smtp-sink(1), come to. *best peer* is ours by the best "
-         "of the others. `tests/bench/README.md` says what is fair about it.")
+         "what the file operations alone, and the same client with smtp-sink(1), come to, *both* what one after the other does. "
+         "*best peer* is ours by the best of the others. `tests/bench/README.md` says what is fair about it.")
 
 
 class Results:

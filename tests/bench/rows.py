@@ -64,7 +64,11 @@ class Row:
                 if reading:
                     readings.setdefault(server.name, []).append(reading)
         figures = {name: Figure(found) for name, found in readings.items() if name not in failures}
-        results.row(self, figures, {name: floor() for name, floor in self.floors.items()}, failures)
+        floors = {name: floor() for name, floor in self.floors.items()}
+        if len(floors) > 1 and all(floors.values()):
+            # Messages a second of who does the one and then the other.
+            floors["both"] = 1 / sum(1 / floor for floor in floors.values())
+        results.row(self, figures, floors, failures)
 
 
 class Story:
