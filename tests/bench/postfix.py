@@ -5,6 +5,7 @@ import pwd
 import subprocess
 
 from machine import alive, run, wait
+from mastercf import master_cf
 from servers import Account, Server, write_routes
 
 # What its documentation (TUNING_README, QSHAPE_README) says for a busy host. Nothing of it weakens what
@@ -67,30 +68,12 @@ mailbox_command =
                        "smtpd_tls_security_level = may\n" if tls else ""))
         write_routes(f"{etc}/routes", routes or {}, "{} smtp:[{}]:{}")
         with open(f"{etc}/master.cf", "w") as f:
-            f.write(self.master())
+            f.write(master_cf(self.port))
         self.account = Account(self.name)
         run(*self.account.inside(["postfix", "-c", etc, "start"]), stderr=subprocess.DEVNULL)
         with open(f"{spool}/pid/master.pid") as f:
             self.pid = int(f.read())
         self.ready()
-
-    def master(self):
-        """Debian's, with our port, and without chroots, which this instance has not made."""
-        name = "/etc/postfix/master.cf.proto"
-        with open(name if os.path.exists(name) else "/usr/share/postfix/master.cf.dist") as f:
-            text = f.read()
-        lines = []
-        for line in text.splitlines():
-            if line.startswith("smtp ") and " inet " in line:
-                line = line.replace("smtp ", f"127.0.0.1:{self.port} ", 1)
-            parts = line.split()
-            if len(parts) > 7 and not line.startswith((" ", "#")) and parts[4] == "y":
-                parts[4] = "n"
-                line = " ".join(parts)
-            lines.append(line)
-        if not any(line.startswith("postlog") for line in lines):
-            lines.append("postlog unix-dgram n - n - 1 postlogd")
-        return "\n".join(lines) + "\n"
 
     def end(self):
         run("postfix", "-c", f"{self.dir}/etc", "stop", stderr=subprocess.DEVNULL)

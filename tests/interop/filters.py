@@ -19,136 +19,22 @@ import os
 import shutil
 import smtplib
 import socket
-import ssl
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
 
-import submission
 import transcripts
-from submission import SMTPD, Skip, needed, read, run, serves, user, wait, write
+from databases import ldap, postgresql, redis, sqlite
+from instance import SMTPD, Skip, needed, run, user, wait, write
+from started import PYTHON, TO_MAIL, Children, arrived, expect, filtered, listens, program, smtpd, submit
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 INSIDE = "SMTPD_INTEROP_INSIDE"
 PACKAGES = ["opensmtpd-filter-rspamd", "opensmtpd-filter-dkimsign", "libopensmtpd0", "opensmtpd-filter-senderscore",
             "opensmtpd"]
-# Debian's, which has the modules of Debian's packages.
-PYTHON = "/usr/bin/python3"
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
-
-
-# What is started.
-
-class Children:
-    """Servers of one part."""
-
-    def __init__(self, top):
-        self.top = top
-        self.running = []
-
-    def start(self, name, argv, ready, as_root=False, **kw):
-        who = {} if as_root else {"user": user().pw_uid, "group": user().pw_gid, "extra_groups": []}
-        with open(f"{self.top}/{name}.log", "ab") as log:
-            child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **who, **kw)
-        self.running.append(child)
-
-        def ended_or_ready():
-            if child.poll() is not None:
-                raise RuntimeError(f"{name} has ended: {read(f'{self.top}/{name}.log')[-600:]}")
-            return ready()
-        wait(f"{name} to serve", ended_or_ready, 300)
-
-    def stop(self):
-        for child in reversed(self.running):
-            child.terminate()
-        for child in self.running:
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-
-
-def listens(port):
-    def there():
-        try:
-            socket.create_connection(("127.0.0.1", port), 2).close()
-            return True
-        except OSError:
-            return False
-    return there
-
-
-def smtpd(children, config):
-    """A daemon on port 2525; all mail comes to `mail` unless the configuration says something else."""
-    top = children.top
-    write(f"{top}/mailname", "mx.example.org\n")
-    write(f"{top}/smtpd.conf", config)
-    for path, folders, files in os.walk(top):
-        for name in [path] + [os.path.join(path, name) for name in folders + files]:
-            shutil.chown(name, user().pw_uid, user().pw_gid)
-    children.start("smtpd", [SMTPD, "-d", "-R", top], lambda: serves(2525))
-
-
-TO_MAIL = f"""action "in" maildir "$top/mail" virtual {{ "@" = "{user().pw_name}" }}
-match from any for any action "in"
-"""
-
-
-def filtered(children, command, more=""):
-    smtpd(children, f"""{more}filter "f" proc-exec "{command}"
-listen on 127.0.0.1 port 2525 filter "f"
-{TO_MAIL.replace("$top", children.top)}""")
-
-
-def submit(subject, body="hello\n", sender="ann@example.org", source="127.0.0.1", helo="client.example.net"):
-    """The reply to the message, or to what was refused before."""
-    try:
-        with smtplib.SMTP(source_address=(source, 0), timeout=60) as client:
-            code, text = client.connect("127.0.0.1", 2525)
-            if code != 220:
-                return code, text
-            client.ehlo(helo)
-            code, text = client.mail(sender)
-            if code == 250:
-                code, text = client.rcpt("bob@example.com")
-            if code == 250:
-                code, text = client.data(f"From: <{sender}>\r\nTo: <bob@example.com>\r\nSubject: {subject}\r\n"
-                                         f"Date: Sun, 1 Mar 2026 12:00:00 +0000\r\n"
-                                         f"Message-ID: <{subject}@example.org>\r\n\r\n{body}".encode())
-            return code, text
-    except smtplib.SMTPServerDisconnected as error:
-        return 0, str(error).encode()
-
-
-def mails(folder):
-    return [open(path, "rb").read() for path in glob.glob(f"{folder}/new/*")]
-
-
-def arrived(top, subject):
-    found = []
-
-    def there():
-        found[:] = [text for text in mails(f"{top}/mail") if f"\nSubject: {subject}\n".encode() in text]
-        return found
-    wait("the mail", there)
-    return found[0]
-
-
-def expect(what, got, want):
-    if got != want:
-        raise RuntimeError(f"{what}: {got!r} in place of {want!r}")
-
-
-def program(name):
-    place = os.environ.get("SMTPD_INTEROP_FILTERS") or os.path.join(os.environ["SMTPD_INTEROP_PLACE"], "packages")
-    path = f"{place}/usr/libexec/opensmtpd/filter-{name}"
-    if not os.path.exists(path):
-        raise Skip(f"no {path}, and apt-get download gave none")
-    libraries = os.path.dirname(next(iter(glob.glob(f"{place}/usr/lib/*/libopensmtpd.so.0*")), ""))
-    return f"/usr/bin/env LD_LIBRARY_PATH={libraries} {path}"
 
 
 class Nameserver(threading.Thread):
@@ -309,131 +195,6 @@ listen on 127.0.0.1 port 2525 filter {{ s, a, p }}
     with smtplib.SMTP("127.0.0.1", 2525, timeout=60) as client:
         expect("a bad name", client.ehlo("bad.example.net")[0], 550)
     return "sh, awk and python3 in one chain"
-
-
-# The tables.
-
-def tables_of(kind, children, arguments=""):
-    """Mail for virtual users and aliases, a login, and users with homes, all out of one table."""
-    top = children.top
-    submission.authority(top)
-    submission.certificate(top, "rsa", ["rsa:2048"], "mx.example.org")
-    write(f"{top}/table", f'#!/bin/sh\nexec {PYTHON} {HERE}/table.py {kind} {arguments}\n')
-    os.chmod(f"{top}/table", 0o755)
-    os.makedirs(f"{top}/home", exist_ok=True)
-    smtpd(children, f"""pki rsa cert "{top}/rsa.pem" key "{top}/rsa.key"
-table t proc:{top}/table
-listen on 127.0.0.1 port 2525 tls pki rsa auth-optional <t>
-action "virtual" maildir virtual <t> userbase <t>
-action "local" maildir alias <t> userbase <t>
-match from any for domain <t> action "virtual"
-match from any auth for any action "local"
-""")
-
-    def rcpt(address, login=None):
-        with smtplib.SMTP("127.0.0.1", 2525, "client.example.net", 60) as client:
-            if login:
-                client.starttls(context=ssl._create_unverified_context())
-                client.login(*login)
-            client.ehlo_or_helo_if_needed()
-            client.mail("ann@example.net")
-            code = client.rcpt(address)[0]
-            return client.data(f"Subject: {address}\r\n\r\nhi\r\n")[0] if code == 250 else code
-    expect("a virtual user", rcpt("info@virtual.example"), 250)
-    expect("no virtual user", rcpt("nobody@virtual.example") in (524, 550), True)
-    expect("another domain", rcpt("info@other.example"), 550)
-    expect("an alias, after a login", rcpt("postmaster@other.example", ("ann", "secret")), 250)
-    expect("no user, after a login", rcpt("root@other.example", ("ann", "secret")), 550)
-    try:
-        rcpt("postmaster@other.example", ("ann", "wrong"))
-        raise RuntimeError("a wrong password was taken")
-    except smtplib.SMTPAuthenticationError:
-        pass
-    wait("both messages in vera's home", lambda: len(mails(f"{top}/home/Maildir")) == 2)
-    return "domain, virtual user, alias, credentials, userinfo"
-
-
-def rows(top):
-    """What the tables hold: service, key, value."""
-    who = user()
-    return [("domain", "virtual.example", ""), ("alias", "info@virtual.example", "vera"),
-            ("alias", "postmaster", "vera"), ("credentials", "ann", "ann:" + submission.HASH),
-            ("userinfo", "vera", f"{who.pw_uid}:{who.pw_gid}:{top}/home")]
-
-
-def sql(top):
-    quoted = ["(" + ", ".join("'" + field.replace("'", "''") + "'" for field in row) + ")" for row in rows(top)]
-    return ("CREATE TABLE entries (service text, key text, value text, PRIMARY KEY (service, key));\n"
-            f"INSERT INTO entries VALUES {', '.join(quoted)};\n")
-
-
-def has_module(name):
-    if subprocess.run([PYTHON, "-c", f"import {name}"], capture_output=True).returncode:
-        raise Skip(f"{PYTHON} has no module {name}")
-
-
-def sqlite(children):
-    import sqlite3
-    path = f"{children.top}/entries.sqlite"
-    with sqlite3.connect(path) as base:
-        base.executescript(sql(children.top))
-    return tables_of("sqlite", children, path)
-
-
-def postgresql(children):
-    has_module("psycopg2")
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
-    if not found:
-        raise Skip("postgresql is not installed")
-    at, top, who = os.path.dirname(found[-1]), children.top, user()
-    as_user = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": [], "cwd": top}
-    run(f"{at}/initdb", "-A", "trust", "-U", "smtpd", "-D", f"{top}/base", **as_user)
-    children.start("postgres", [f"{at}/postgres", "-D", f"{top}/base", "-p", "5432", "-h", "127.0.0.1", "-k", top],
-                   lambda: subprocess.run([f"{at}/pg_isready", "-h", "127.0.0.1", "-q"]).returncode == 0)
-    run(f"{at}/psql", "-h", "127.0.0.1", "-U", "smtpd", "-d", "postgres", "-q", text=sql(top))
-    return tables_of("postgresql", children, "'host=127.0.0.1 user=smtpd dbname=postgres'")
-
-
-def redis(children):
-    has_module("redis")
-    needed("redis-server", "redis-cli")
-    children.start("redis", ["redis-server", "--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", children.top],
-                   listens(6379))
-    for service, key, value in rows(children.top):
-        run("redis-cli", "-p", "6379", "set", f"{service}:{key}", value)
-    return tables_of("redis", children, "127.0.0.1 6379")
-
-
-def ldap(children):
-    has_module("ldap3")
-    slapd = shutil.which("slapd", path="/usr/sbin:/usr/libexec:/usr/lib/openldap")
-    if not slapd or not os.path.exists("/etc/ldap/schema/core.schema"):
-        raise Skip("slapd is not installed")
-    top, who = children.top, user()
-    os.makedirs(f"{top}/base")
-    shutil.chown(f"{top}/base", who.pw_uid, who.pw_gid)
-    write(f"{top}/slapd.conf", f"""include /etc/ldap/schema/core.schema
-modulepath /usr/lib/ldap
-moduleload back_mdb
-pidfile {top}/slapd.pid
-database mdb
-suffix "dc=tables"
-directory {top}/base
-rootdn "cn=root,dc=tables"
-access to * by * read
-""")
-    entries = ["dn: dc=tables\nobjectClass: dcObject\nobjectClass: organization\no: tables\ndc: tables\n"]
-    services = dict.fromkeys(service for service, _, _ in rows(top))
-    entries += [f"dn: ou={service},dc=tables\nobjectClass: organizationalUnit\nou: {service}\n" for service in services]
-    entries += [f"dn: cn={key},ou={service},dc=tables\nobjectClass: device\ncn: {key}\ndescription: {value or 'yes'}\n"
-                for service, key, value in rows(top)]
-    write(f"{top}/entries.ldif", "\n".join(entries))
-    for name in ("slapd.conf", "entries.ldif"):
-        shutil.chown(f"{top}/{name}", who.pw_uid, who.pw_gid)
-    as_user = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
-    run(slapd, "-T", "add", "-f", f"{top}/slapd.conf", "-l", f"{top}/entries.ldif", **as_user)
-    children.start("slapd", [slapd, "-d", "0", "-f", f"{top}/slapd.conf", "-h", "ldap://127.0.0.1:3890"], listens(3890))
-    return tables_of("ldap", children, "ldap://127.0.0.1:3890 dc=tables")
 
 
 PARTS = [rspamd, dkimsign, senderscore, scripts, transcripts.transcripts, sqlite, postgresql, redis, ldap]

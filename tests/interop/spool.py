@@ -21,7 +21,9 @@ import sys
 import time
 
 import run
-from run import MAILBOX, SMTPD, Skip, read, report, tree, write
+from peers import MAILBOX, read, tree, write
+from run import report
+from instance import SMTPD, Skip
 
 # What goes elsewhere than to mailboxes, of each ten thousand messages. Relaying is kept small: 6.8 needs a
 # second for a dozen messages to one host.

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 
-from submission import Skip, read, serves, wait, write
+from instance import Skip, read, serves, wait, write
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DIFFERENT = {"accept-two-recipients", "report", "syntax-errors"}

@@ -15,14 +15,12 @@ the daemon's, `record` has a line for each answer, kill and arrival.
 
 import argparse
 import collections
-import hashlib
 import os
 import pwd
 import random
 import shutil
 import signal
 import socket
-import socketserver
 import ssl
 import subprocess
 import sys
@@ -34,6 +32,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path.append(f"{TOP}/tests/support")
 
+from arrivals import Arrivals, Record, Sink, body_of, digest
 from waiting import comes_true, serves
 
 USER = "torture"
@@ -41,105 +40,6 @@ WAYS = ["maildir", "mbox", "command", "lmtp", "relay"]
 PARTS = ["engine", "engine", "parent", "delivery", "delivery", "delivery", "keys"]
 # A message is lost when it has not arrived this long after the last kill: retries back off.
 PATIENCE_S = 240
-
-
-class Record:
-    """What happened, in order, in memory and in a file."""
-
-    def __init__(self, path):
-        self.file = open(path, "w")
-        self.lock = threading.Lock()
-        self.start = time.monotonic()
-
-    def __call__(self, *words):
-        with self.lock:
-            print(f"{time.monotonic() - self.start:9.3f}", *words, file=self.file, flush=True)
-
-
-def body_of(name, rng):
-    """The lines of a message: some are long enough that a kill finds them half written."""
-    count = rng.choice([1, 10, 100, 100, 3000])
-    return "".join(f"line {n} of {name}\r\n" for n in range(count))
-
-
-def digest(text):
-    return hashlib.sha256(text.replace(b"\r\n", b"\n")).hexdigest()
-
-
-class Arrivals:
-    """Where messages arrived, and whether they were whole."""
-
-    def __init__(self, record):
-        self.record = record
-        self.lock = threading.Lock()
-        self.whole = collections.Counter()
-        self.torn = []
-
-    def take(self, way, text):
-        """`text` is a message as it was found."""
-        text = text.replace(b"\r\n", b"\n")
-        head, gap, body = text.partition(b"\n\n")
-        fields = dict(line.split(b": ", 1) for line in head.split(b"\n") if line.startswith(b"X-"))
-        name = fields.get(b"X-Name", b"?").decode()
-        good = bool(gap) and fields.get(b"X-Digest", b"").decode() == digest(body)
-        with self.lock:
-            if good:
-                self.whole[name] += 1
-            else:
-                self.torn.append((way, name, len(text)))
-        self.record("arrived" if good else "TORN", way, name)
-
-
-class Sink(socketserver.ThreadingTCPServer):
-    """A host that takes all mail, by SMTP or LMTP."""
-
-    allow_reuse_address = True
-    daemon_threads = True
-    request_queue_size = 512
-
-    def __init__(self, way, arrivals):
-        super().__init__(("127.0.0.1", 0), Talk)
-        self.way = way
-        self.arrivals = arrivals
-        self.port = self.server_address[1]
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def handle_error(self, request, client_address):
-        """The client was killed."""
-
-
-class Talk(socketserver.StreamRequestHandler):
-    """One conversation. A message counts from its final dot on, before the answer is given."""
-
-    def handle(self):
-        say = lambda text: self.wfile.write(text.encode() + b"\r\n")
-        recipients = 0
-        say("220 sink")
-        while True:
-            line = self.rfile.readline(4096)
-            verb = line[:4].upper()
-            if not line or verb == b"QUIT":
-                return
-            if verb in (b"EHLO", b"LHLO"):
-                say("250-sink\r\n250 PIPELINING")
-            elif verb == b"RCPT":
-                recipients += 1
-                say("250 ok")
-            elif verb == b"DATA":
-                say("354 go")
-                lines = []
-                while (line := self.rfile.readline(4096)) != b".\r\n":
-                    if not line:
-                        return
-                    lines.append(line[1:] if line.startswith(b".") else line)
-                for _ in range(recipients):
-                    self.server.arrivals.take(self.server.way, b"".join(lines))
-                for _ in range(recipients if self.server.way == "lmtp" else 1):
-                    say("250 taken")
-                recipients = 0
-            else:
-                recipients = 0 if verb == b"RSET" else recipients
-                say("250 ok")
 
 
 class Daemon:
