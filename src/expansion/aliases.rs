@@ -3,15 +3,15 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::log;
 use crate::mail::item::{self, Item};
 use crate::mail::{MailAddr, Refusal};
 use crate::ruleset::watch::{Answer, Lookup};
 use crate::table::include::{Author, Included, Includes};
 use crate::table::{Service, TableError, Tables};
 
+use super::patience::Patience;
 use super::watch::{Event, Watch};
-use super::{AtOnce, replies, subaddress};
+use super::{replies, subaddress};
 
 /// Where values come from.
 #[derive(Clone, Copy)]
@@ -19,8 +19,8 @@ pub struct Aliases<'w> {
     pub tables: &'w Tables,
     /// Files that values include.
     pub includes: &'w dyn Includes,
-    /// Whether they may wait: not with this.
-    pub at_once: Option<&'w AtOnce>,
+    /// Whether they may wait.
+    pub patience: &'w Patience,
     /// What starts a sub-address.
     pub delimiter: char,
     /// Who hears of every step.
@@ -69,7 +69,7 @@ impl Aliases<'_> {
     }
 
     fn first(&self, table: &str, keys: &[String]) -> AliasResult {
-        if self.tables.may_wait(table) && self.gives_up() {
+        if self.tables.may_wait(table) && self.patience.gives_up() {
             return Err(replies::list_temporary());
         }
         for key in keys {
@@ -81,7 +81,7 @@ impl Aliases<'_> {
                 Ok(None) => {}
                 Ok(Some(value)) => return self.value(table, key, &value),
                 Err(TableError { text }) => {
-                    self.log(format_args!("{text}"));
+                    self.patience.warn(format_args!("{text}"));
                     return Err(replies::list_temporary().because(&text));
                 }
             }
@@ -96,7 +96,7 @@ impl Aliases<'_> {
             Ok(items) => items,
             Err(bad) => {
                 let text = format!("table {table}: value of {key}: {bad}");
-                self.log(format_args!("{text}"));
+                self.patience.warn(format_args!("{text}"));
                 return Err(replies::list_temporary().because(&text));
             }
         };
@@ -118,7 +118,7 @@ impl Aliases<'_> {
     }
 
     fn include(&self, path: &Path) -> Option<Vec<Item>> {
-        if self.gives_up() {
+        if self.patience.gives_up() {
             return None;
         }
         let name = path.display();
@@ -161,20 +161,9 @@ impl Aliases<'_> {
         Some(items)
     }
 
-    /// Whether this is to be left to who may wait.
-    fn gives_up(&self) -> bool {
-        self.at_once.inspect(|at_once| at_once.give_up()).is_some()
-    }
-
-    fn log(&self, text: fmt::Arguments<'_>) {
-        if !self.gives_up() {
-            log::warn(text);
-        }
-    }
-
     /// What is wrong with a file is told to the log, and to whoever asks.
     fn warn(&self, text: fmt::Arguments<'_>) {
-        self.log(text);
+        self.patience.warn(text);
         if let Some(watch) = self.watch {
             watch.event(&Event::Warning(text));
         }

@@ -8,6 +8,7 @@
 
 mod aliases;
 mod forward;
+mod patience;
 mod recent;
 mod replies;
 mod sameness;
@@ -22,9 +23,7 @@ pub mod watch;
 pub use self::forward::names as forward_names;
 pub use self::recent::Recent;
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::path::PathBuf;
 
 use crate::config::{Action, Config, Delivery, FilterName, LocalAction, Method, Position};
@@ -39,6 +38,7 @@ use crate::table::include::Includes;
 use crate::util::{Line, Timestamp};
 
 use aliases::Aliases;
+use patience::Patience;
 use tree::{DEPTH, Node, Tree};
 use watch::{Event, Watch};
 
@@ -97,18 +97,6 @@ pub struct Context<'w> {
     pub watch: Option<&'w dyn Watch>,
 }
 
-/// For an expansion that must not wait: it gives up where it would have to.
-#[derive(Default)]
-struct AtOnce {
-    gave_up: Cell<bool>,
-}
-
-impl AtOnce {
-    fn give_up(&self) {
-        self.gave_up.set(true);
-    }
-}
-
 /// The same as [`expand`] without waiting for anybody: `None` where that takes a table, a file or
 /// the parent that may not be at hand, and where the log is to be told of something. Who may wait
 /// begins again then.
@@ -120,27 +108,27 @@ pub fn expand_at_once(
     if context.watch.is_some() || log::is_verbose() || context.tables.rules_may_wait() {
         return None;
     }
-    let at_once = AtOnce::default();
-    let result = run(context, Some(&at_once), facts, rcpt);
-    (!at_once.gave_up.get()).then_some(result)
+    let patience = Patience::at_once();
+    let result = run(context, &patience, facts, rcpt);
+    (!patience.gave_up()).then_some(result)
 }
 
 /// The destinations of `rcpt`, at least one of them, or why it is refused. The refusal's text does
 /// not name the recipient: the session appends it.
 pub fn expand(context: &Context<'_>, facts: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
-    run(context, None, facts, rcpt)
+    run(context, &Patience::Waits, facts, rcpt)
 }
 
 fn run(
     context: &Context<'_>,
-    at_once: Option<&AtOnce>,
+    patience: &Patience,
     facts: &Facts,
     rcpt: &MailAddr,
 ) -> Result<Expanded, Refusal> {
     let rcpt = with_domain(context, rcpt);
     let mut expansion = Expansion {
         context,
-        at_once,
+        patience,
         facts,
         rcpt: rcpt.clone(),
         tree: Tree::new(&rcpt),
@@ -179,7 +167,7 @@ fn with_domain(context: &Context<'_>, rcpt: &MailAddr) -> MailAddr {
 
 struct Expansion<'e, 'w> {
     context: &'e Context<'w>,
-    at_once: Option<&'e AtOnce>,
+    patience: &'e Patience,
     facts: &'e Facts,
     rcpt: MailAddr,
     tree: Tree<'e>,
@@ -200,7 +188,7 @@ impl<'e> Expansion<'e, '_> {
             return Ok(());
         };
         if node.depth >= DEPTH {
-            self.info(format_args!(
+            self.patience.info(format_args!(
                 "expansion of <{}> is nested too deeply",
                 node.dest
             ));
@@ -260,7 +248,7 @@ impl<'e> Expansion<'e, '_> {
             }
             Err(why) => {
                 let text = format!("SRS failed to decode: {address}: {why}");
-                self.info(format_args!("{text}"));
+                self.patience.info(format_args!("{text}"));
                 self.tell(Event::Warning(format_args!("{text}")));
                 address.clone()
             }
@@ -304,7 +292,7 @@ impl<'e> Expansion<'e, '_> {
                 Err(replies::invalid().because(&why))
             }
             Err(Unanswered { error, rule }) => {
-                self.warn(format_args!("<{address}>: {error}"));
+                self.patience.warn(format_args!("<{address}>: {error}"));
                 Err(by(rule, replies::temporary().because(&error.text)))
             }
         }
@@ -334,7 +322,7 @@ impl<'e> Expansion<'e, '_> {
             Some(owner) => owner.name,
             None => {
                 if let Command::Pipe(_) = command {
-                    self.info(format_args!(
+                    self.patience.info(format_args!(
                         "commands executed from aliases run with {} privileges",
                         self.context.daemon_user
                     ));
@@ -428,26 +416,9 @@ impl<'e> Expansion<'e, '_> {
         self.tree.node(self.tree.node(at)?.parent?)
     }
 
-    /// Whether this is to be left to who may wait.
-    fn gives_up(&self) -> bool {
-        self.at_once.inspect(|at_once| at_once.give_up()).is_some()
-    }
-
-    fn info(&self, text: fmt::Arguments<'_>) {
-        if !self.gives_up() {
-            log::info(text);
-        }
-    }
-
-    fn warn(&self, text: fmt::Arguments<'_>) {
-        if !self.gives_up() {
-            log::warn(text);
-        }
-    }
-
     fn aliases(&self) -> Aliases<'e> {
         Aliases {
-            at_once: self.at_once,
+            patience: self.patience,
             tables: self.context.tables,
             includes: self.context.includes,
             delimiter: self.context.config.smtp.sub_addr_delim,

@@ -9,6 +9,7 @@ use crate::sys::user::User;
 use crate::table::{Service, TableError};
 use crate::util::Line;
 
+use super::patience::Patience;
 use super::tree::Resolved;
 use super::watch::Event;
 use super::{Expansion, forward, local_of, replies, subaddress};
@@ -86,7 +87,7 @@ impl Expansion<'_, '_> {
             }
             Ok(None) => Err(replies::invalid().because(&format!("no such user: {name}"))),
             Err(error) => {
-                self.warn(format_args!("{error}"));
+                self.patience.warn(format_args!("{error}"));
                 Err(replies::temporary().because(&error.text))
             }
         }
@@ -104,7 +105,7 @@ impl Expansion<'_, '_> {
         if let Some(user) = recent.and_then(|recent| recent.user(name, now)) {
             return Ok(Ok(Some(user)));
         }
-        if tables.may_wait(userbase) && self.gives_up() {
+        if tables.may_wait(userbase) && self.patience.gives_up() {
             return Err(replies::temporary());
         }
         let found = tables.userinfo(userbase, name);
@@ -164,14 +165,14 @@ impl Expansion<'_, '_> {
         owner: &User,
     ) -> Result<Option<Vec<Item>>, Refusal> {
         let (recent, now) = (self.context.recent, self.context.now);
-        let is_absent = recent.is_some_and(|recent| match self.at_once {
-            Some(_) => recent.has_no_forward_at_once(owner, now),
-            None => recent.has_no_forward(owner, now),
+        let is_absent = recent.is_some_and(|recent| match self.patience {
+            Patience::AtOnce { .. } => recent.has_no_forward_at_once(owner, now),
+            Patience::Waits => recent.has_no_forward(owner, now),
         });
         if is_absent {
             return Ok(None);
         }
-        if self.gives_up() {
+        if self.patience.gives_up() {
             return Err(replies::temporary());
         }
         let state = recent.and_then(|recent| recent.state_of(owner));
