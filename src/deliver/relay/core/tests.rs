@@ -310,6 +310,11 @@ impl World {
             .collect()
     }
 
+    fn all_delivered(&self) -> bool {
+        let outcomes = self.outcomes();
+        outcomes.iter().all(|(v, _)| *v == Verdict::Delivered)
+    }
+
     fn only_outcome(&self) -> (Verdict, String) {
         let outcomes = self.outcomes();
         assert_eq!(outcomes.len(), 1, "{outcomes:?} {:?}", self.lines);
@@ -325,6 +330,17 @@ fn failed(text: &str) -> End {
 
 fn plain() -> World {
     World::new("action \"out\" relay")
+}
+
+/// A host that has taken a message; its session waits for another.
+fn with_idle_session() -> (World, SessionId) {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    world.offer("bob@d.example");
+    let session = world.started[0].id;
+    world.ready(session);
+    world.delivered(session);
+    (world, session)
 }
 
 /// Hosts answer at once until nothing is left to do.
@@ -513,10 +529,5 @@ fn any_number_of_destinations_is_resolved_with_a_bounded_number_of_questions() {
     }
     assert_eq!(most, QUESTIONS_MAX);
     assert_eq!(world.outcomes().len(), 1000);
-    assert!(
-        world
-            .outcomes()
-            .iter()
-            .all(|(v, _)| *v == Verdict::Delivered)
-    );
+    assert!(world.all_delivered());
 }

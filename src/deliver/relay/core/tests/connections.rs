@@ -39,12 +39,7 @@ fn a_route_takes_one_connection_until_it_has_answered() {
     assert_eq!(world.quits.len(), 5);
     world.ended(world.quits[4], End::Quit);
     assert!(world.core.relays.is_empty());
-    assert!(
-        world
-            .outcomes()
-            .iter()
-            .all(|(v, _)| *v == Verdict::Delivered)
-    );
+    assert!(world.all_delivered());
 }
 
 #[test]
@@ -101,12 +96,7 @@ fn a_session_ends_after_as_many_messages_as_it_may_take_and_another_follows_at_o
 
 #[test]
 fn a_connection_that_died_idle_costs_a_message_nothing_but_another_one() {
-    let mut world = plain();
-    world.a("d.example", &["192.0.2.1"]);
-    world.offer("bob@d.example");
-    let first = world.started[0].id;
-    world.ready(first);
-    world.delivered(first);
+    let (mut world, first) = with_idle_session();
     world.offer("carol@d.example");
     assert_eq!(world.sent.len(), 2);
     world.ended(first, failed("Connection closed unexpectedly"));
@@ -268,12 +258,7 @@ fn only_connections_that_come_to_nothing_are_paced() {
 // served.
 #[test]
 fn a_host_that_ends_a_session_it_has_served_is_connected_to_again_at_once() {
-    let mut world = plain();
-    world.a("d.example", &["192.0.2.1"]);
-    world.offer("bob@d.example");
-    let first = world.started[0].id;
-    world.ready(first);
-    world.delivered(first);
+    let (mut world, _) = with_idle_session();
     for count in 2..12 {
         let id = world.offer("bob@d.example");
         let (session, _) = world.sent.last().unwrap().clone();
@@ -348,12 +333,7 @@ fn a_host_that_takes_no_further_connection_is_not_asked_for_one_again_and_again(
         world.delivered(world.started[0].id);
     }
     assert_eq!(world.started.len(), 5);
-    assert!(
-        world
-            .outcomes()
-            .iter()
-            .all(|(v, _)| *v == Verdict::Delivered)
-    );
+    assert!(world.all_delivered());
 }
 
 #[test]

@@ -93,12 +93,7 @@ fn recipients_beyond_what_a_transaction_takes_go_into_the_next_one() {
 #[test]
 fn what_was_put_off_is_tried_when_its_domain_answers() {
     // smtpd.conf(5), mta max-deferred.
-    let mut world = plain();
-    world.a("d.example", &["192.0.2.1"]);
-    world.offer("bob@d.example");
-    let first = world.started[0].id;
-    world.ready(first);
-    world.delivered(first);
+    let (mut world, first) = with_idle_session();
     world.pass(11);
     world.ended(first, End::Quit);
     // Down for a while.
