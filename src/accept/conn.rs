@@ -148,17 +148,19 @@ impl Conn {
         } else {
             self.progress.received_bytes = progress.received_bytes;
         }
-        self.deadline_ms = match self.wants.is_mute() {
-            true => self.prelude_ms,
-            false => self.silent_ms.min(self.stalled_ms),
+        self.deadline_ms = if self.wants.is_mute() {
+            self.prelude_ms
+        } else {
+            self.silent_ms.min(self.stalled_ms)
         };
     }
 
     /// Where it is counted when it is encrypted.
     pub(super) fn tls_stat(&self) -> &'static Stat {
-        match self.session.opens_with_tls() {
-            true => &stat::SMTP_SMTPS,
-            false => &stat::SMTP_TLS,
+        if self.session.opens_with_tls() {
+            &stat::SMTP_SMTPS
+        } else {
+            &stat::SMTP_TLS
         }
     }
 

@@ -209,9 +209,10 @@ fn remote_mta(name: &str) -> Option<String> {
 /// own text.
 fn diagnostic(error: &str) -> String {
     let last = Outcome::last_error(error);
-    match is_reply(last) {
-        true => format!("smtp; {last}"),
-        false => format!("x-local; {error}"),
+    if is_reply(last) {
+        format!("smtp; {last}")
+    } else {
+        format!("x-local; {error}")
     }
 }
 

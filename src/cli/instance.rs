@@ -75,9 +75,10 @@ pub enum Aliases {
 pub fn aliases(paths: &Paths, conf: &Path) -> Result<Aliases, ExitError> {
     let beside = conf.with_file_name("aliases");
     if paths.root.is_some() && conf == paths.conf && !conf.exists() {
-        return Ok(match beside.exists() {
-            true => Aliases::Text(beside),
-            false => Aliases::None,
+        return Ok(if beside.exists() {
+            Aliases::Text(beside)
+        } else {
+            Aliases::None
         });
     }
     let mut sources = Sources::collect(conf, &[]).map_err(|all| complaints(&all))?;

@@ -145,9 +145,12 @@ fn send(session: &mut Session, options: &Options) -> Result<(), MdaError> {
             .ok_or_else(|| temporary("the sender is not an address"))?,
     };
     let unread = Cell::new(true);
-    let content = || match unread.replace(false) {
-        true => Ok(io::stdin()),
-        false => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+    let content = || {
+        if unread.replace(false) {
+            Ok(io::stdin())
+        } else {
+            Err(io::Error::from(io::ErrorKind::UnexpectedEof))
+        }
     };
     let message = Message {
         sender,

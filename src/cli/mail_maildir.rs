@@ -37,9 +37,10 @@ fn parse(
     extension: Option<String>,
 ) -> Result<Target, MdaError> {
     let words = words(args, "");
-    let junk = match words.letters.iter().any(|(letter, _)| *letter == b'j') {
-        true => Junk::Folder,
-        false => Junk::Ignore,
+    let junk = if words.letters.iter().any(|(letter, _)| *letter == b'j') {
+        Junk::Folder
+    } else {
+        Junk::Ignore
     };
     let root = match (words.operands.as_slice(), home) {
         ([], Some(home)) if !home.is_empty() => PathBuf::from(home).join("Maildir"),

@@ -113,9 +113,10 @@ impl Asked {
             // A start finds out when it binds them.
             refused.extend(parent::check_listeners(&loaded.config.listeners));
         }
-        match refused.is_empty() {
-            true => Ok((handover, loaded)),
-            false => Err(refused),
+        if refused.is_empty() {
+            Ok((handover, loaded))
+        } else {
+            Err(refused)
         }
     }
 
@@ -229,9 +230,10 @@ fn tell_warnings(
 ) {
     let open = files::open_to_others(files.iter().map(Path::new));
     // What parses the answer of -n knows it as it is.
-    let name = match asked.check || built_in::is(&handover.sources) {
-        true => None,
-        false => config::name_warning(&paths.mailname),
+    let name = if asked.check || built_in::is(&handover.sources) {
+        None
+    } else {
+        config::name_warning(&paths.mailname)
     };
     let of_rooms = engine::warnings(config, &handover.sources, Timestamp::now());
     let of_text = texts(warnings).into_iter().chain(of_rooms);
@@ -241,9 +243,10 @@ fn tell_warnings(
         log::start("smtpd", asked.log(), Writer::Caller);
     }
     for warning in open.into_iter().chain(of_text).chain(name) {
-        match quiet {
-            true => log::warn(format_args!("{warning}")),
-            false => say(&format!("warn: {warning}")),
+        if quiet {
+            log::warn(format_args!("{warning}"))
+        } else {
+            say(&format!("warn: {warning}"))
         }
     }
 }

@@ -92,9 +92,10 @@ fn check(path: &Path, kind: &Kind, owners: &[u32]) -> Result<(), String> {
     let announced = |line: &str| {
         line.starts_with("-----BEGIN ") && kind.begins.iter().any(|end| line.ends_with(end))
     };
-    match lines.any(announced) {
-        true => Ok(()),
-        false => Err(format!("it does not hold {} in PEM form", kind.holds)),
+    if lines.any(announced) {
+        Ok(())
+    } else {
+        Err(format!("it does not hold {} in PEM form", kind.holds))
     }
 }
 

@@ -143,9 +143,10 @@ fn host(text: &str) -> Result<(&str, &str), BadRelayHost> {
             .unwrap_or(text.len()),
     };
     let (host, rest) = text.split_at_checked(end).ok_or(bad)?;
-    match is_name(host) || literal::parse(host).is_some() {
-        true => Ok((host, rest)),
-        false => Err(bad),
+    if is_name(host) || literal::parse(host).is_some() {
+        Ok((host, rest))
+    } else {
+        Err(bad)
     }
 }
 

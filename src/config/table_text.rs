@@ -127,9 +127,10 @@ impl<'t> Entries<'t> {
             return Err(bad("invalid map entry: no key"));
         }
         let (key, value) = first_field(text).ok_or_else(|| bad("invalid map entry: no \"]\""))?;
-        let more = match starts_line && self.shape != Some(Shape::List) {
-            true => self.continuation(text)?,
-            false => String::new(),
+        let more = if starts_line && self.shape != Some(Shape::List) {
+            self.continuation(text)?
+        } else {
+            String::new()
         };
         // A value never starts with a colon and a blank: the key had a blank behind it.
         let (value, spaced_colon) = match value.strip_prefix([':']) {

@@ -35,9 +35,10 @@ pub fn blocking(resolver: Handle) -> Names {
             }
         }
         v6.append(&mut v4);
-        match v6.is_empty() {
-            true => Err(why.to_owned()),
-            false => Ok(v6),
+        if v6.is_empty() {
+            Err(why.to_owned())
+        } else {
+            Ok(v6)
         }
     })
 }

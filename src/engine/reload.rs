@@ -157,9 +157,12 @@ fn way(number: u64, present: &Arc<AtomicU64>, client: &Client, socket: Option<Ow
     let (present, client, first) = (present.clone(), client.clone(), Mutex::new(socket));
     Keys::new(move || {
         let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        first.or_else(|| match present.load(Ordering::Acquire) == number {
-            true => client.take_keys(),
-            false => None,
+        first.or_else(|| {
+            if present.load(Ordering::Acquire) == number {
+                client.take_keys()
+            } else {
+                None
+            }
         })
     })
 }

@@ -34,12 +34,13 @@ pub fn trace_of(word: &str, whom: &TraceOf) -> Answer {
     if bits & known == 0 {
         return Answer::Fail(format!("{word} cannot be limited to some {whose}"));
     }
-    match log::limit_trace(bits & known, is_about) {
-        true => Answer::Ok,
-        false => Answer::Fail(format!(
+    if log::limit_trace(bits & known, is_about) {
+        Answer::Ok
+    } else {
+        Answer::Fail(format!(
             "there are {} limited traces already; untrace ends those of a word",
             log::LIMITED_TRACES_MAX
-        )),
+        ))
     }
 }
 

@@ -80,9 +80,10 @@ fn items_of(file: File) -> Result<Contents, String> {
         format!("parse error in forward file: line {line}: {bad}")
     })?;
     let included = |item: &&Item| matches!(item, Item::Include(_));
-    match items.len() - items.iter().filter(included).count() > ITEMS {
-        true => Err("forward file expanded too many nodes".to_owned()),
-        false => Ok(Contents::Items(items)),
+    if items.len() - items.iter().filter(included).count() > ITEMS {
+        Err("forward file expanded too many nodes".to_owned())
+    } else {
+        Ok(Contents::Items(items))
     }
 }
 

@@ -384,9 +384,10 @@ impl<'e> Expansion<'e, '_> {
                 sameness,
             });
         }
-        self.tell(match new {
-            true => Event::Destination(self.found.len()),
-            false => Event::SameDestination,
+        self.tell(if new {
+            Event::Destination(self.found.len())
+        } else {
+            Event::SameDestination
         });
         Ok(())
     }

@@ -91,9 +91,10 @@ struct Files(BTreeMap<&'static str, &'static str>);
 impl Includes for Files {
     fn read(&self, path: &Path) -> io::Result<Included> {
         let text = path.to_str().and_then(|path| self.0.get(path));
-        let author = match path.starts_with("/lists/theirs") {
-            true => Author::Anybody,
-            false => Author::Trusted,
+        let author = if path.starts_with("/lists/theirs") {
+            Author::Anybody
+        } else {
+            Author::Trusted
         };
         text.map(|text| Included {
             bytes: text.as_bytes().to_vec(),

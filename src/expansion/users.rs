@@ -28,9 +28,10 @@ impl Expansion<'_, '_> {
         let user = Line::new(user).map_err(|_| replies::invalid())?;
         let elsewhere = local.user.as_ref().is_some_and(|other| *other != user);
         let own_copy = self.is_own_copy(at, &user, local);
-        let forward = match elsewhere || own_copy {
-            true => None,
-            false => self.forward(at, &user, &known)?,
+        let forward = if elsewhere || own_copy {
+            None
+        } else {
+            self.forward(at, &user, &known)?
         };
         let resolved = Resolved {
             name: user.clone(),

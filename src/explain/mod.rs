@@ -84,9 +84,10 @@ fn envelope(
 
 /// An address as an argument of MAIL or RCPT.
 fn argument(text: &str) -> Vec<u8> {
-    match text.starts_with('<') {
-        true => text.as_bytes().to_vec(),
-        false => format!("<{text}>").into_bytes(),
+    if text.starts_with('<') {
+        text.as_bytes().to_vec()
+    } else {
+        format!("<{text}>").into_bytes()
     }
 }
 
@@ -94,9 +95,10 @@ fn argument(text: &str) -> Vec<u8> {
 fn facts(context: &Context<'_>, supposed: &Supposed, sender: MailAddr) -> Facts {
     let peer = supposed.peer.clone().unwrap_or(Peer::Local);
     let local = peer == Peer::Local;
-    let rdns = match local {
-        true => Some(context.config.server_name.clone()),
-        false => supposed.rdns.clone().filter(|name| is_host_name(name)),
+    let rdns = if local {
+        Some(context.config.server_name.clone())
+    } else {
+        supposed.rdns.clone().filter(|name| is_host_name(name))
     };
     let socket_tag = context.config.socket.tag.clone().filter(|_| local);
     Facts {

@@ -74,9 +74,12 @@ pub fn may_wait(filter: &BuiltIn, tables: &Tables) -> bool {
 
 /// smtpd.conf(5), MAIL FILTERING.
 fn holds(condition: &Condition, facts: &Facts, tables: &Tables) -> Result<bool, TableError> {
-    let domain = |pattern: &Pattern, name: &str| match pattern.regex {
-        true => tables.regex(&pattern.table, name),
-        false => tables.domain(&pattern.table, name),
+    let domain = |pattern: &Pattern, name: &str| {
+        if pattern.regex {
+            tables.regex(&pattern.table, name)
+        } else {
+            tables.domain(&pattern.table, name)
+        }
     };
     let address = |pattern: &Pattern, text: &Option<Line>| {
         let Some(text) = text else { return Ok(false) };

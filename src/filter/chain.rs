@@ -252,9 +252,10 @@ impl Chain {
             if !asked || program.is_known() && !program.filters(Phase::DataLine) {
                 continue;
             }
-            match lives.knows(number, program) {
-                true => stages.push((program.clone(), tokens[Phase::DataLine as usize])),
-                false => failed(program, session, Phase::DataLine).map_or(Ok(()), Err)?,
+            if lives.knows(number, program) {
+                stages.push((program.clone(), tokens[Phase::DataLine as usize]))
+            } else {
+                failed(program, session, Phase::DataLine).map_or(Ok(()), Err)?
             }
         }
         if stages.is_empty() {

@@ -173,9 +173,10 @@ impl Content {
                 self.fail_in(flow, number);
             }
         }
-        match moved && number == 0 {
-            true => flow.notice.take(),
-            false => None,
+        if moved && number == 0 {
+            flow.notice.take()
+        } else {
+            None
         }
     }
 
@@ -327,9 +328,10 @@ impl Spill {
                 None => {
                     // Its end is in the file.
                     self.refill()?;
-                    return match self.memory.len() - self.taken > LONGEST {
-                        true => Err(io::Error::other("a line is too long")),
-                        false => self.take_lines(most, out),
+                    return if self.memory.len() - self.taken > LONGEST {
+                        Err(io::Error::other("a line is too long"))
+                    } else {
+                        self.take_lines(most, out)
                     };
                 }
             },

@@ -415,9 +415,10 @@ impl Tongue {
     fn mistake(&mut self, what: std::fmt::Arguments<'_>) -> Result<(), String> {
         log::warn(format_args!("filter {}: {what}", self.name));
         self.mistakes += 1;
-        match self.mistakes > MISTAKES {
-            true => Err("misbehaving filter: too many mistakes".to_owned()),
-            false => Ok(()),
+        if self.mistakes > MISTAKES {
+            Err("misbehaving filter: too many mistakes".to_owned())
+        } else {
+            Ok(())
         }
     }
 }

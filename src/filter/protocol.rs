@@ -410,13 +410,14 @@ pub fn greeting(session_timeout_s: u64, subsystems: &[Subsystem], admd: &str) ->
 
 /// Bytes that cannot add a line.
 fn one_line(bytes: &[u8]) -> std::borrow::Cow<'_, [u8]> {
-    match bytes.contains(&b'\n') {
-        true => bytes
+    if bytes.contains(&b'\n') {
+        bytes
             .iter()
             .map(|byte| if *byte == b'\n' { b'?' } else { *byte })
             .collect::<Vec<u8>>()
-            .into(),
-        false => bytes.into(),
+            .into()
+    } else {
+        bytes.into()
     }
 }
 

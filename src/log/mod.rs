@@ -151,9 +151,10 @@ fn current() -> MutexGuard<'static, Current> {
 
 fn write(level: Level, line: Arguments<'_>) {
     let line = without_numbers(one_line(line.to_string()));
-    let line = match JSON.load(Relaxed) {
-        true => json::object(level.name(), &line),
-        false => line,
+    let line = if JSON.load(Relaxed) {
+        json::object(level.name(), &line)
+    } else {
+        line
     };
     current().output.line(level, line);
 }

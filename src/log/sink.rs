@@ -308,9 +308,10 @@ impl Shared {
             quiet = 0;
             let count = tray.lines.len().min(TAKEN_LINES);
             let lines: Vec<_> = tray.lines.drain(..count).collect();
-            let flushes = match tray.lines.is_empty() {
-                true => std::mem::take(&mut tray.flushes),
-                false => Vec::new(),
+            let flushes = if tray.lines.is_empty() {
+                std::mem::take(&mut tray.flushes)
+            } else {
+                Vec::new()
             };
             drop(tray);
             write_these(sink.as_mut(), &lines);

@@ -66,14 +66,11 @@ pub fn set(bits: u32) {
 
 /// Adds to what is traced of everybody; or takes away from it, and from what is traced of some.
 pub fn change(bits: u32, on: bool) {
-    match on {
-        true => {
-            ON.fetch_or(bits, Relaxed);
-        }
-        false => {
-            ON.fetch_and(!bits, Relaxed);
-            end_limited(bits);
-        }
+    if on {
+        ON.fetch_or(bits, Relaxed);
+    } else {
+        ON.fetch_and(!bits, Relaxed);
+        end_limited(bits);
     }
 }
 

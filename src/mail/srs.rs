@@ -83,9 +83,10 @@ impl Keys<'_> {
         };
         self.check_day(written, now)?;
         let (user, host) = back;
-        match user.is_empty() || host.is_empty() {
-            true => Err(Bad::Form),
-            false => MailAddr::new(&user, host).map_err(|_| Bad::Form),
+        if user.is_empty() || host.is_empty() {
+            Err(Bad::Form)
+        } else {
+            MailAddr::new(&user, host).map_err(|_| Bad::Form)
         }
     }
 

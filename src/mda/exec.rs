@@ -84,9 +84,10 @@ impl fmt::Display for Plan {
 /// A word as sh(1) would have to read it.
 fn quoted(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./@:=+,%".contains(&b);
-    match !word.is_empty() && word.bytes().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 
@@ -163,12 +164,13 @@ fn is_wanted(job: &ChildJob) -> Result<(), MdaError> {
         Verdict::File(file) => forward_names(file, command).map_err(temporary)?,
         Verdict::None | Verdict::NoHome(_) => false,
     };
-    match named {
-        true => Ok(()),
-        false => Err(temporary(format!(
+    if named {
+        Ok(())
+    } else {
+        Err(temporary(format!(
             "the .forward of {} does not name this command or file now",
             job.job.user
-        ))),
+        )))
     }
 }
 

@@ -335,9 +335,10 @@ fn unique_name() -> String {
 
 fn host_name() -> String {
     let name = sys::hostname::get().unwrap_or_default();
-    match name.is_empty() {
-        true => "localhost".to_owned(),
-        false => name,
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name
     }
 }
 

@@ -86,9 +86,10 @@ impl Chores {
 
     /// When there will be something to do.
     pub fn deadline(&self) -> Instant {
-        match self.reload.is_some() || !self.tables.is_empty() {
-            true => self.next,
-            false => self.certificates.max(self.next),
+        if self.reload.is_some() || !self.tables.is_empty() {
+            self.next
+        } else {
+            self.certificates.max(self.next)
         }
     }
 }

@@ -282,9 +282,10 @@ fn identity(proc: &Proc, rights: &Rights) -> Result<Option<Identity>, String> {
         (Rights::User { uid, gid }, _) => {
             let other = wanted.is_some_and(|(wanted, _)| wanted != *uid)
                 || group.is_some_and(|wanted| wanted != *gid);
-            match other {
-                true => Err("smtpd was not started by root and cannot change users".to_owned()),
-                false => Ok(None),
+            if other {
+                Err("smtpd was not started by root and cannot change users".to_owned())
+            } else {
+                Ok(None)
             }
         }
         (_, Some(own)) => {

@@ -45,9 +45,10 @@ pub(super) fn start(options: &Options) -> io::Result<Option<Pid>> {
 /// The child: becomes the queue's owner, with the directory as its root if it can be, deletes, and
 /// says what to exit with.
 pub fn run(rights: &Rights, dir: &Path) -> i32 {
-    let inside = match rights.is_root() {
-        true => sandbox::root_at(dir),
-        false => Ok(false),
+    let inside = if rights.is_root() {
+        sandbox::root_at(dir)
+    } else {
+        Ok(false)
     };
     let result = inside.and_then(|inside| {
         let place = if inside { Path::new("/") } else { dir };
@@ -80,9 +81,10 @@ fn empty(dir: &Path) -> io::Result<()> {
 }
 
 fn delete(entry: &fs::DirEntry) -> io::Result<()> {
-    match entry.file_type()?.is_dir() {
-        true => fs::remove_dir_all(entry.path()),
-        false => fs::remove_file(entry.path()),
+    if entry.file_type()?.is_dir() {
+        fs::remove_dir_all(entry.path())
+    } else {
+        fs::remove_file(entry.path())
     }
 }
 

@@ -42,9 +42,10 @@ impl<'q> OwnForwards<'q> {
 impl Forwards for OwnForwards<'_> {
     fn open_forward(&self, action: &Line, user: &Line) -> io::Result<Forward> {
         let (config, users) = (self.config, &self.users);
-        let opened = match self.ours {
-            true => forward::open(config, users, &self.rights, action, user),
-            false => forward::open_as_oneself(config, users, action, user),
+        let opened = if self.ours {
+            forward::open(config, users, &self.rights, action, user)
+        } else {
+            forward::open_as_oneself(config, users, action, user)
         };
         Ok(match opened {
             Opened::Absent => Forward::Absent,

@@ -123,9 +123,10 @@ impl Parent {
         let now = Instant::now();
         Parent {
             offline: Offline::new(&options.paths, now),
-            run: match options.run_once {
-                true => Run::Offline,
-                false => Run::Always,
+            run: if options.run_once {
+                Run::Offline
+            } else {
+                Run::Always
             },
             options,
             rights,

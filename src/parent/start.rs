@@ -41,9 +41,10 @@ pub fn start(
     }
     let control = ControlSocket::bind(&options.paths.socket)?;
     // A queue run takes no mail from the network, and disturbs no one who does.
-    let listeners = match options.run_once {
-        true => Vec::new(),
-        false => control.outlast_orphan(|| bind_all(&in_use.config.listeners, &[]))?,
+    let listeners = if options.run_once {
+        Vec::new()
+    } else {
+        control.outlast_orphan(|| bind_all(&in_use.config.listeners, &[]))?
     };
     let advice =
         (trial && !options.run_once).then(|| built_in::advice(&options.paths, &in_use.config));

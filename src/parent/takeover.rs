@@ -117,9 +117,10 @@ fn refused(path: &Path, why: &io::Error, count: &mut Count) {
 /// What is open is what is looked at and changed.
 fn give(file: io::Result<File>, to: u32, fits: impl Fn(&fs::Metadata) -> bool) -> io::Result<()> {
     let file = file?;
-    match fits(&file.metadata()?) {
-        true => fchown(&file, Some(to), None),
-        false => Err(io::ErrorKind::PermissionDenied.into()),
+    if fits(&file.metadata()?) {
+        fchown(&file, Some(to), None)
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
     }
 }
 

@@ -117,9 +117,10 @@ impl UserPrograms {
             };
             if let Err(why) = wire.talk(&mut heard) {
                 let since = wire.since;
-                let wait = match wire.ready {
-                    true => program.backoff.died_at_work(now.duration_since(since)),
-                    false => program.backoff.died(now.duration_since(since)),
+                let wait = if wire.ready {
+                    program.backoff.died_at_work(now.duration_since(since))
+                } else {
+                    program.backoff.died(now.duration_since(since))
                 };
                 log::warn(format_args!(
                     "lost processor: {table} of the parent {why}; not started again for {} s",
@@ -267,9 +268,10 @@ fn hear(ready: &mut bool, line: &[u8], answers: &mut Vec<(u32, Told)>) -> Result
     let line = std::str::from_utf8(line).map_err(|_| "said what is no text".to_owned())?;
     if !*ready {
         *ready = line == "register|ready";
-        return match line.starts_with("register|") {
-            true => Ok(()),
-            false => Err("broke the handshake".to_owned()),
+        return if line.starts_with("register|") {
+            Ok(())
+        } else {
+            Err("broke the handshake".to_owned())
         };
     }
     let (how, id, answer) = program::answer(line)?;

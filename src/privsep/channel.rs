@@ -54,10 +54,7 @@ impl Channel {
         let lost_fds = received.lost == Lost::Descriptors;
         Ok(Some(Packet {
             frame: buffer,
-            fds: match lost_fds {
-                true => Vec::new(),
-                false => received.fds,
-            },
+            fds: if lost_fds { Vec::new() } else { received.fds },
             lost_fds,
         }))
     }

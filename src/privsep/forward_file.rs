@@ -58,9 +58,10 @@ pub fn open(home: &Path, uid: u32) -> Result<Verdict, String> {
     let found = file.metadata().map_err(|error| failed(&path, error))?;
     let safe = found.is_file() && found.uid() == uid && only_owner_writes(&found);
     let in_safety = [0, uid].contains(&facts.uid()) && only_owner_writes(&facts);
-    match safe && in_safety {
-        true => Ok(Verdict::File(file)),
-        false => Err(format!("{}: insecure file", path.display())),
+    if safe && in_safety {
+        Ok(Verdict::File(file))
+    } else {
+        Err(format!("{}: insecure file", path.display()))
     }
 }
 

@@ -170,9 +170,10 @@ impl Reply {
 /// A value as a frame of at most `most_bytes`.
 pub(super) fn encode(value: &impl Wire, most_bytes: usize) -> Result<Vec<u8>, TooLong> {
     let frame = whole(value);
-    match frame.len() > most_bytes {
-        true => Err(TooLong),
-        false => Ok(frame),
+    if frame.len() > most_bytes {
+        Err(TooLong)
+    } else {
+        Ok(frame)
     }
 }
 

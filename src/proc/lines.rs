@@ -42,9 +42,10 @@ impl Lines {
         }
         self.rest.drain(..start);
         self.scanned = self.rest.len();
-        match self.rest.len() > LINE_MAX {
-            true => Err("a line is too long".to_owned()),
-            false => Ok(()),
+        if self.rest.len() > LINE_MAX {
+            Err("a line is too long".to_owned())
+        } else {
+            Ok(())
         }
     }
 }

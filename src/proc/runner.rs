@@ -48,9 +48,10 @@ impl Runner {
                 (End::Bad(why), _) => format!("was ended: {why}"),
             };
             let lived = started.elapsed();
-            let wait = match std::mem::take(&mut self.served) {
-                true => self.backoff.died_at_work(lived),
-                false => self.backoff.died(lived),
+            let wait = if std::mem::take(&mut self.served) {
+                self.backoff.died_at_work(lived)
+            } else {
+                self.backoff.died(lived)
             };
             log::warn(format_args!(
                 "lost processor: {} {why}; starting it again in {} s",
@@ -147,9 +148,10 @@ impl Runner {
                     Err(_) => return End::Closed,
                 }
             };
-            let timeout = match ready {
-                true => None,
-                false => Some(due.saturating_duration_since(Instant::now())),
+            let timeout = if ready {
+                None
+            } else {
+                Some(due.saturating_duration_since(Instant::now()))
             };
             if timeout.is_some_and(|left| left.is_zero()) {
                 return End::Bad("it did not get ready".to_owned());

@@ -81,9 +81,10 @@ impl Scanner {
 
     fn line(&mut self, line: &[u8], visitor: &mut impl Visitor) -> Result<(), Malformed> {
         if let Some(b' ' | b'\t') = line.first() {
-            return match self.in_field {
-                true => visitor.continuation(line),
-                false => Err(Malformed),
+            return if self.in_field {
+                visitor.continuation(line)
+            } else {
+                Err(Malformed)
             };
         }
         let colon = line

@@ -178,11 +178,12 @@ impl Question<'_> {
 
     /// Compares with the entries of a table as `service` does, or with its expressions.
     fn compare(&self, pattern: &Pattern, service: Service, key: &str, ask: Ask<'_>) -> Answered {
-        match pattern.regex {
-            true => self.look(&pattern.table, Service::Regex, key, &|tables, table| {
+        if pattern.regex {
+            self.look(&pattern.table, Service::Regex, key, &|tables, table| {
                 tables.regex(table, key)
-            }),
-            false => self.look(&pattern.table, service, key, ask),
+            })
+        } else {
+            self.look(&pattern.table, service, key, ask)
         }
     }
 

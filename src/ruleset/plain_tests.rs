@@ -261,9 +261,10 @@ impl Criterion {
             .iter()
             .map(|value| format!("\"{value}\""))
             .collect();
-        match quoted.is_empty() {
-            true => format!("{not}{words} "),
-            false => format!("{not}{words} {{ {} }} ", quoted.join(", ")),
+        if quoted.is_empty() {
+            format!("{not}{words} ")
+        } else {
+            format!("{not}{words} {{ {} }} ", quoted.join(", "))
         }
     }
 
@@ -389,9 +390,10 @@ fn is_host(name: &[u8], pattern: &[u8]) -> bool {
 /// table(5), mail address tables.
 fn is_address(user: &str, domain: &str, entry: &str) -> bool {
     let (wanted, at) = entry.rsplit_once('@').unwrap_or((entry, ""));
-    let user = match wanted.contains('+') {
-        true => user,
-        false => user.split('+').next().unwrap(),
+    let user = if wanted.contains('+') {
+        user
+    } else {
+        user.split('+').next().unwrap()
     };
     (wanted.is_empty() || user.eq_ignore_ascii_case(wanted))
         && (at.is_empty() || is_host(domain.as_bytes(), at.as_bytes()))
@@ -524,9 +526,10 @@ impl Session {
             tag: self.tag.map(line),
             sender: made(self.sender),
         };
-        let origin = match self.internal {
-            true => Origin::Internal,
-            false => Origin::Client,
+        let origin = if self.internal {
+            Origin::Internal
+        } else {
+            Origin::Client
         };
         (facts, made(self.dest), origin)
     }

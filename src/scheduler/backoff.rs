@@ -41,9 +41,10 @@ pub fn believable(
     let tried_s = point(Timestamp(0), base_s, u64::from(failures)).0;
     let ttl_s = u64::from(ttl_s);
     let absurd = now.since(created) > ttl_s.saturating_add(OUTAGE_MAX_S) && tried_s < ttl_s;
-    match absurd {
-        true => Timestamp(now.0.saturating_sub(tried_s)),
-        false => created.min(now),
+    if absurd {
+        Timestamp(now.0.saturating_sub(tried_s))
+    } else {
+        created.min(now)
     }
 }
 

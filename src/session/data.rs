@@ -114,9 +114,10 @@ impl Session {
             .writing
             .as_ref()
             .is_some_and(|writing| writing.is_sound());
-        match sound {
-            true => self.ask_filters(Phase::Commit, b"", Then::Commit, out, None),
-            false => self.commit(),
+        if sound {
+            self.ask_filters(Phase::Commit, b"", Then::Commit, out, None)
+        } else {
+            self.commit()
         }
     }
 

@@ -443,12 +443,11 @@ impl Session {
 
     fn completion(&self) -> Completion {
         let listening = &self.listening;
-        match listening.local || listening.submission || self.is_authenticated() {
-            true => {
-                let name = self.name.as_ref().unwrap_or(&listening.hostname);
-                Completion::Submission(name.clone())
-            }
-            false => Completion::None,
+        if listening.local || listening.submission || self.is_authenticated() {
+            let name = self.name.as_ref().unwrap_or(&listening.hostname);
+            Completion::Submission(name.clone())
+        } else {
+            Completion::None
         }
     }
 

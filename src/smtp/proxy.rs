@@ -68,9 +68,10 @@ pub fn rest(fixed: &[u8; FIXED]) -> Result<usize, Bad> {
         TCP6 => 36,
         _ => return Err(Bad::Family),
     };
-    match length < least {
-        true => Err(Bad::TooShort),
-        false => Ok(length),
+    if length < least {
+        Err(Bad::TooShort)
+    } else {
+        Ok(length)
     }
 }
 

@@ -143,9 +143,10 @@ mod platform {
         let made = unsafe { CStr::from_ptr(made) }.to_owned();
         // Traces of the password are in there.
         data.0.zeroize();
-        match made.to_bytes().starts_with(b"*") {
-            true => Err(io::ErrorKind::Unsupported.into()),
-            false => Ok(made),
+        if made.to_bytes().starts_with(b"*") {
+            Err(io::ErrorKind::Unsupported.into())
+        } else {
+            Ok(made)
         }
     }
 
@@ -184,9 +185,10 @@ mod tests {
         ];
         // What they are of does not matter here: they are read, and nothing fits.
         for hash in cases {
-            match cfg!(target_os = "openbsd") && !hash.starts_with("$2") {
-                true => assert!(verify("wrong", hash).is_err()),
-                false => assert!(!verify("wrong", hash).unwrap(), "{hash}"),
+            if cfg!(target_os = "openbsd") && !hash.starts_with("$2") {
+                assert!(verify("wrong", hash).is_err())
+            } else {
+                assert!(!verify("wrong", hash).unwrap(), "{hash}")
             }
         }
         assert!(

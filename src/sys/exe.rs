@@ -46,9 +46,12 @@ fn by_name(name: &OsStr, search: Option<OsString>) -> io::Result<PathBuf> {
         return Path::new(name).canonicalize();
     }
     env::split_paths(&search.unwrap_or_default())
-        .map(|dir| match dir.as_os_str().is_empty() {
-            true => Path::new(".").join(name),
-            false => dir.join(name),
+        .map(|dir| {
+            if dir.as_os_str().is_empty() {
+                Path::new(".").join(name)
+            } else {
+                dir.join(name)
+            }
         })
         .find(|path| is_program(path))
         .ok_or_else(missing)?

@@ -48,9 +48,10 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const BETWEEN: Duration = Duration::from_millis(20);
 
 fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let mut refusals = match cfg!(target_os = "linux") {
-        true => 1,
-        false => PATIENCE.as_millis() / BETWEEN.as_millis(),
+    let mut refusals = if cfg!(target_os = "linux") {
+        1
+    } else {
+        PATIENCE.as_millis() / BETWEEN.as_millis()
     };
     loop {
         match call() {

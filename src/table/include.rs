@@ -53,9 +53,10 @@ impl Includes for Disk {
             ));
         }
         let own = found.uid() == 0 || found.uid() == user::effective_uid();
-        let author = match own && found.mode() & WRITABLE_BY_GROUP == 0 {
-            true => Author::Trusted,
-            false => Author::Anybody,
+        let author = if own && found.mode() & WRITABLE_BY_GROUP == 0 {
+            Author::Trusted
+        } else {
+            Author::Anybody
         };
         let bytes = open::read_within(file, LIMIT_BYTES)?;
         Ok(Included { bytes, author })

@@ -465,9 +465,10 @@ impl Tables {
         if self.is_program(&pattern.table) {
             return Ok(false);
         }
-        let answer = match pattern.regex {
-            true => self.regex(&pattern.table, ""),
-            false => ask(self, &pattern.table),
+        let answer = if pattern.regex {
+            self.regex(&pattern.table, "")
+        } else {
+            ask(self, &pattern.table)
         };
         match answer {
             Err(error) if self.may_come_back(&pattern.table) => {

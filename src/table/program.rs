@@ -236,9 +236,10 @@ impl Talk for Tongue {
 
     fn hear(&mut self, line: &[u8]) -> Result<Heard, String> {
         let text = std::str::from_utf8(line).map_err(|_| "a line that is not UTF-8".to_owned())?;
-        match self.ready {
-            true => self.answered(text).map(|()| Heard::Line),
-            false => self.registered(text),
+        if self.ready {
+            self.answered(text).map(|()| Heard::Line)
+        } else {
+            self.registered(text)
         }
     }
 

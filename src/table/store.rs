@@ -68,8 +68,9 @@ impl Store {
 /// A key of a database as its source had it. Keys are in lower case there; makemap(8) keeps the
 /// line of a list in the value where that changes the meaning of a regular expression.
 fn as_written<'e>(key: &'e str, value: &'e str) -> &'e str {
-    match value.eq_ignore_ascii_case(key) {
-        true => value,
-        false => key,
+    if value.eq_ignore_ascii_case(key) {
+        value
+    } else {
+        key
     }
 }

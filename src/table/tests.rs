@@ -49,9 +49,12 @@ fn thrice() -> (tempfile::TempDir, [Tables; 3]) {
         let bare = entries.iter().all(|(_, value)| value.is_empty());
         let written: Vec<String> = entries
             .iter()
-            .map(|(key, value)| match bare {
-                true => format!("'{key}'"),
-                false => format!("'{key}' = '{value}'"),
+            .map(|(key, value)| {
+                if bare {
+                    format!("'{key}'")
+                } else {
+                    format!("'{key}' = '{value}'")
+                }
             })
             .collect();
         inline.push_str(&format!("table \"{name}\" {{ {} }}\n", written.join(", ")));

@@ -17,9 +17,10 @@ pub fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| wrong(&error))?;
-    match chain.is_empty() {
-        true => Err(wrong(&"no certificate in it")),
-        false => Ok(chain),
+    if chain.is_empty() {
+        Err(wrong(&"no certificate in it"))
+    } else {
+        Ok(chain)
     }
 }
 

@@ -89,9 +89,10 @@ impl Choice {
                 wanted.extend(ALL);
             }
             for version in named {
-                match negated {
-                    true => wanted.remove(version),
-                    false => wanted.insert(*version),
+                if negated {
+                    wanted.remove(version)
+                } else {
+                    wanted.insert(*version)
                 };
             }
         }
@@ -236,9 +237,10 @@ mod tests {
         }
         assert!(versions("sslv3").is_err() && versions("tlsv1.2,!tlsv1.2").is_err());
         let old = Choice::parse(Some("tlsv1.0"), None);
-        match cfg!(feature = "legacy-tls") {
-            true => assert!(old.unwrap().is_legacy()),
-            false => assert!(old.unwrap_err().contains("feature legacy-tls")),
+        if cfg!(feature = "legacy-tls") {
+            assert!(old.unwrap().is_legacy())
+        } else {
+            assert!(old.unwrap_err().contains("feature legacy-tls"))
         }
     }
 

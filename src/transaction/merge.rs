@@ -21,9 +21,10 @@ pub fn merge(first: Recipient<'_>, second: Recipient<'_>) -> Option<(MailAddr, A
         return None;
     }
     let more = (success(wanted) && !success(asked)) || (never(asked) && !never(wanted));
-    let (name, orcpt) = match more {
-        true => (other, &wanted.orcpt),
-        false => (rcpt, &asked.orcpt),
+    let (name, orcpt) = if more {
+        (other, &wanted.orcpt)
+    } else {
+        (rcpt, &asked.orcpt)
     };
     let asked = Asked {
         notify: both(asked.notify, wanted.notify),

@@ -202,9 +202,10 @@ impl<'a> Reader<'a> {
 
     /// Nothing is left.
     pub fn end(&self) -> Result<(), Bad> {
-        match self.0.is_empty() {
-            true => Ok(()),
-            false => Err(Bad::Trailing),
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Bad::Trailing)
         }
     }
 

@@ -34,9 +34,7 @@ fn main() -> io::Result<()> {
 fn filter(lines: bool) -> io::Result<()> {
     let mut input = BufReader::with_capacity(64 * 1024, io::stdin().lock());
     let mut output = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
-    let phases: &[&str] = match lines {
-        true => &["data-line"],
-        false => &[
+    let phases: &[&str] = if lines { &["data-line"] } else { &[
             "connect",
             "helo",
             "ehlo",
@@ -46,8 +44,7 @@ fn filter(lines: bool) -> io::Result<()> {
             "commit",
             "rset",
             "quit",
-        ],
-    };
+        ] };
     let mut line = Vec::new();
     loop {
         line.clear();

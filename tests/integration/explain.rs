@@ -63,9 +63,12 @@ fn text(output: &Output) -> String {
 fn heard(daemon: &Instance, sender: &str, rcpt: &str) -> String {
     let mut client = daemon.client();
     client.say("EHLO [127.0.0.1]", 250);
-    let bracketed = |text: &str| match text.contains(['<', '>']) {
-        true => format!("<{}", text.trim_start_matches('<')),
-        false => format!("<{text}>"),
+    let bracketed = |text: &str| {
+        if text.contains(['<', '>']) {
+            format!("<{}", text.trim_start_matches('<'))
+        } else {
+            format!("<{text}>")
+        }
     };
     let reply = client.ask(&format!("MAIL FROM:{}", bracketed(sender)));
     if !reply.starts_with("250") {
@@ -93,9 +96,12 @@ fn what_is_explained_is_what_happens() {
     let mut accepted = 0;
     for (sender, rcpt) in cases {
         let expected = heard(&daemon, sender, rcpt);
-        let bracketed = |text: &str| match text.contains('>') {
-            true => format!("<{text}"),
-            false => text.to_string(),
+        let bracketed = |text: &str| {
+            if text.contains('>') {
+                format!("<{text}")
+            } else {
+                text.to_string()
+            }
         };
         let (from, to) = (bracketed(sender), bracketed(rcpt));
         let facts = [

@@ -162,9 +162,10 @@ fn transcript(daemon: &Instance) -> Vec<String> {
                 fields[7] = "N".to_owned();
             }
             let line = fields.join("|");
-            match msgid.is_empty() {
-                true => line,
-                false => line.replace(&msgid, "M"),
+            if msgid.is_empty() {
+                line
+            } else {
+                line.replace(&msgid, "M")
             }
         })
         .collect()

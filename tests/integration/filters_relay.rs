@@ -125,9 +125,10 @@ fn shown(line: &str, msgid: &mut String) -> String {
     fields.drain(..4);
     fields.remove(1);
     let text = fields.join("|");
-    match event.starts_with("tx-") {
-        true => text.replace(msgid.as_str(), "M"),
-        false => text,
+    if event.starts_with("tx-") {
+        text.replace(msgid.as_str(), "M")
+    } else {
+        text
     }
 }
 

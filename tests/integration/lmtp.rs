@@ -61,12 +61,11 @@ fn session(seen: &Seen, reader: &mut dyn BufRead, writer: &mut dyn Write) -> Opt
             "RCPT" => {
                 let path = line.split(['<', '>']).nth(1).unwrap_or_default();
                 rcpts.push(path.to_owned());
-                match path.starts_with("unknown") {
-                    true => {
-                        rcpts.pop();
-                        "550 5.1.1 who\r\n".to_owned()
-                    }
-                    false => "250 2.1.5 Ok\r\n".to_owned(),
+                if path.starts_with("unknown") {
+                    rcpts.pop();
+                    "550 5.1.1 who\r\n".to_owned()
+                } else {
+                    "250 2.1.5 Ok\r\n".to_owned()
                 }
             }
             "DATA" if rcpts.is_empty() => "503 5.5.1 no recipients\r\n".to_owned(),

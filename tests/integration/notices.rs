@@ -131,9 +131,12 @@ fn verdict(command: &str) -> Option<&'static str> {
 }
 
 const PLAIN: Script = verdict;
-const WITH_DSN: Script = |command| match command.starts_with("EHLO") {
-    true => Some("250-fake\r\n250 DSN"),
-    false => verdict(command),
+const WITH_DSN: Script = |command| {
+    if command.starts_with("EHLO") {
+        Some("250-fake\r\n250 DSN")
+    } else {
+        verdict(command)
+    }
 };
 
 #[test]

@@ -55,12 +55,11 @@ fn installed(system: &str, test: &str, variables: &[(&str, &str)]) -> Option<BTr
     let mut found = BTreeSet::new();
     let mut rest = vec![stage.clone()];
     while let Some(path) = rest.pop() {
-        match fs::symlink_metadata(&path).unwrap().is_dir() {
-            true => rest.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path())),
-            false => {
-                let below = path.strip_prefix(&stage).unwrap();
-                found.insert(below.display().to_string());
-            }
+        if fs::symlink_metadata(&path).unwrap().is_dir() {
+            rest.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()))
+        } else {
+            let below = path.strip_prefix(&stage).unwrap();
+            found.insert(below.display().to_string());
         }
     }
     // Texts name the places where they will be.

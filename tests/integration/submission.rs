@@ -136,12 +136,11 @@ fn what_stands_behind_starttls_in_clear_text_is_never_a_command() {
         client.reply();
         client.ask("EHLO c.example.net");
         let evil: &[u8] = b"EHLO evil\r\nMAIL FROM:<evil@example.org>\r\n";
-        match pause {
-            false => client.send(&[b"STARTTLS\r\n", evil].concat()),
-            true => {
-                client.send(b"STARTTLS\r\n");
-                client.send(evil);
-            }
+        if pause {
+            client.send(b"STARTTLS\r\n");
+            client.send(evil);
+        } else {
+            client.send(&[b"STARTTLS\r\n", evil].concat())
         }
         assert_eq!(client.reply(), "220 2.0.0 Ready to start TLS");
         // What came later is no TLS; what came with it is forgotten.

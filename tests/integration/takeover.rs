@@ -29,9 +29,10 @@ impl Form {
         } else {
             ""
         };
-        match self.encrypted {
-            true => format!("{compression}queue encryption \"{KEY}\"\n"),
-            false => compression.to_owned(),
+        if self.encrypted {
+            format!("{compression}queue encryption \"{KEY}\"\n")
+        } else {
+            compression.to_owned()
         }
     }
 
@@ -125,9 +126,10 @@ fn user() -> String {
         let line = all.lines().find(|line| of(line)).unwrap();
         line.split(':').next().unwrap().to_owned()
     };
-    match is_root() {
-        true => name(65_534),
-        false => name(fs::metadata("/proc/self").unwrap().uid()),
+    if is_root() {
+        name(65_534)
+    } else {
+        name(fs::metadata("/proc/self").unwrap().uid())
     }
 }
 

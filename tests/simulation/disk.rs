@@ -301,15 +301,16 @@ impl Disk for SimDisk {
                 world.syncs += 1;
                 world.syncs
             };
-            let (start, end) = match is_dir {
-                true => (
+            let (start, end) = if is_dir {
+                (
                     Op::SyncDirStart(path.clone(), serial),
                     Op::SyncDirEnd(path, serial),
-                ),
-                false => (
+                )
+            } else {
+                (
                     Op::SyncFileStart(path.clone(), serial),
                     Op::SyncFileEnd(path, serial),
-                ),
+                )
             };
             self.step(start)?;
             ends.push(end);

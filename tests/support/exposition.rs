@@ -170,9 +170,10 @@ fn check_family(family: &Family) -> Result<(), String> {
     match family.kind.as_str() {
         "counter" => {
             let grows = |sample: &Sample| sample.value >= 0.0;
-            match family.samples.iter().all(grows) && name.ends_with("_total") {
-                true => Ok(()),
-                false => Err(format!("{name} is no counter")),
+            if family.samples.iter().all(grows) && name.ends_with("_total") {
+                Ok(())
+            } else {
+                Err(format!("{name} is no counter"))
             }
         }
         "histogram" => check_histogram(family),

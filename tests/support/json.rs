@@ -19,9 +19,10 @@ impl Json {
         let mut reader = Reader { rest: text };
         let value = reader.value(0)?;
         reader.blanks();
-        match reader.rest.is_empty() {
-            true => Ok(value),
-            false => Err(reader.wrong("something follows")),
+        if reader.rest.is_empty() {
+            Ok(value)
+        } else {
+            Err(reader.wrong("something follows"))
         }
     }
 

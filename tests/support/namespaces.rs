@@ -26,13 +26,14 @@ const NETWORK: &str = "ip link set lo name lo0 && ip link set lo0 up && \
 /// `dir`; in a network of its own, if that is wanted.
 pub fn with_its_own_users(dir: &Path, network: bool) -> Command {
     let mut command = Command::new("unshare");
-    match network {
-        true => command
+    if network {
+        command
             .args(["-mn", "sh", "-c"])
-            .arg(format!("{NETWORK}{FILES}exec \"$@\"")),
-        false => command
+            .arg(format!("{NETWORK}{FILES}exec \"$@\""))
+    } else {
+        command
             .args(["-m", "sh", "-c"])
-            .arg(format!("{FILES}exec \"$@\"")),
+            .arg(format!("{FILES}exec \"$@\""))
     };
     command.arg(dir);
     command

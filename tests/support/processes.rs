@@ -29,9 +29,10 @@ pub fn all() -> Vec<Process> {
 
 /// The one with this number.
 pub fn find(pid: u32) -> Option<Process> {
-    match cfg!(target_os = "linux") {
-        true => of_proc(pid),
-        false => all().into_iter().find(|process| process.pid == pid),
+    if cfg!(target_os = "linux") {
+        of_proc(pid)
+    } else {
+        all().into_iter().find(|process| process.pid == pid)
     }
 }
 

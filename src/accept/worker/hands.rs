@@ -74,9 +74,10 @@ impl Hands {
                 }
                 Wants::Handshake => {
                     if self.shake_hands(id, conn)? == Io::WouldBlock {
-                        return Ok(match conn.wants.is_answer() {
-                            true => Rest::Asking,
-                            false => Rest::Parked,
+                        return Ok(if conn.wants.is_answer() {
+                            Rest::Asking
+                        } else {
+                            Rest::Parked
                         });
                     }
                     continue;
@@ -102,9 +103,10 @@ impl Hands {
                 break;
             }
         }
-        Ok(match conn.wants.is_answer() {
-            true => Rest::Asking,
-            false => Rest::Again,
+        Ok(if conn.wants.is_answer() {
+            Rest::Asking
+        } else {
+            Rest::Again
         })
     }
 
@@ -488,9 +490,10 @@ impl Hands {
     fn see_to(&self, id: ConnId, conn: &mut Conn, error: &io::Error) -> Result<(), Disconnect> {
         match error.kind() {
             io::ErrorKind::NotFound => {
-                let interest = match conn.clogged {
-                    true => Interest::READABLE | Interest::WRITABLE,
-                    false => Interest::READABLE,
+                let interest = if conn.clogged {
+                    Interest::READABLE | Interest::WRITABLE
+                } else {
+                    Interest::READABLE
                 };
                 self.watch(id, conn, interest)
             }

@@ -155,13 +155,14 @@ fn invalid(name: &str, line: u32, why: &str) -> ExitError {
 fn give(file: &File, owner: Owner) -> io::Result<()> {
     let own = file.metadata()?;
     let same = (own.uid(), own.gid()) == (owner.uid, owner.gid);
-    let mode = match same {
-        true => owner.mode,
-        false => match fchown(file, Some(owner.uid), Some(owner.gid)) {
+    let mode = if same {
+        owner.mode
+    } else {
+        match fchown(file, Some(owner.uid), Some(owner.gid)) {
             Ok(()) => owner.mode,
             Err(_) if user::effective_uid() != 0 => owner.mode & 0o707,
             Err(error) => return Err(error),
-        },
+        }
     };
     file.set_permissions(fs::Permissions::from_mode(mode))
 }

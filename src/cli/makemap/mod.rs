@@ -104,9 +104,10 @@ fn parse(words: Vec<Vec<u8>>) -> Result<Options, ExitError> {
             _ => {}
         }
     }
-    let task = match new_aliases {
-        true => Task::NewAliases,
-        false => task(operands, target, dump)?,
+    let task = if new_aliases {
+        Task::NewAliases
+    } else {
+        task(operands, target, dump)?
     };
     Ok(Options {
         kind,

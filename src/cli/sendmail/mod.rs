@@ -121,9 +121,10 @@ fn verify(options: &Options, env: &mut Environment<'_>) -> Result<i32, ExitError
     let replies = match submit::verify(&stream, &draft.letter, dialogue) {
         Ok(replies) => replies,
         Err(undelivered) => {
-            let code = match undelivered.is_final() {
-                true => sysexits::SOFTWARE,
-                false => sysexits::TEMPFAIL,
+            let code = if undelivered.is_final() {
+                sysexits::SOFTWARE
+            } else {
+                sysexits::TEMPFAIL
             };
             return Err(ExitError::with(code, undelivered.to_string()));
         }
@@ -174,10 +175,7 @@ fn later(error: Error) -> ExitError {
 
 /// `-v`.
 fn watched<'a>(options: &Options, output: &'a mut dyn Write) -> Option<&'a mut dyn Write> {
-    match options.verbose {
-        true => Some(output),
-        false => None,
-    }
+    if options.verbose { Some(output) } else { None }
 }
 
 fn give_up(env: &mut Environment<'_>) -> Result<(), ExitError> {
@@ -251,9 +249,10 @@ impl Draft {
             .unwrap_or_else(|| self.login.clone().into_bytes());
         let qualify = |address| address::qualify(address, &server);
         let sender = qualify(sender);
-        self.author.address = match sender.is_empty() {
-            true => qualify(b"MAILER-DAEMON".to_vec()),
-            false => sender.clone(),
+        self.author.address = if sender.is_empty() {
+            qualify(b"MAILER-DAEMON".to_vec())
+        } else {
+            sender.clone()
         };
         self.letter = Letter {
             sender,

@@ -97,9 +97,10 @@ pub fn store(
 /// What the daemon keeps free it needs for what it has accepted. A directory that cannot be asked
 /// is not there, which is told in other words.
 fn check_room(found: io::Result<Room>) -> Result<(), ExitError> {
-    match found.is_ok_and(is_short) {
-        true => Err(ExitError::with(sysexits::TEMPFAIL, "not enough disk space")),
-        false => Ok(()),
+    if found.is_ok_and(is_short) {
+        Err(ExitError::with(sysexits::TEMPFAIL, "not enough disk space"))
+    } else {
+        Ok(())
     }
 }
 
@@ -142,9 +143,12 @@ fn create(dir: &Path, path: &Path) -> io::Result<File> {
     let file = create_new(path)?;
     let prepared = file
         .set_permissions(fs::Permissions::from_mode(0o600))
-        .and_then(|()| match file.metadata()?.gid() == group {
-            true => Ok(()),
-            false => fchown(&file, None, Some(group)),
+        .and_then(|()| {
+            if file.metadata()?.gid() == group {
+                Ok(())
+            } else {
+                fchown(&file, None, Some(group))
+            }
         });
     match prepared {
         Ok(()) => Ok(file),

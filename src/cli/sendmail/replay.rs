@@ -141,9 +141,10 @@ impl Replay<'_, '_, '_> {
             }
             break;
         }
-        let told = match refused.is_empty() {
-            true => None,
-            false => Some(self.tell_writer(&refused, now)?),
+        let told = if refused.is_empty() {
+            None
+        } else {
+            Some(self.tell_writer(&refused, now)?)
         };
         self.settle(&refused.iter().map(|(at, _)| *at).collect::<Vec<_>>())?;
         match (put_off, told) {

@@ -127,9 +127,10 @@ pub fn submit_each(
             .collect();
         let rest = wanted.iter().filter(|at| !settled.contains(at));
         let rest = rest.map(|at| (*at, end.to_string()));
-        match end.is_final() {
-            true => pass.refused.extend(rest),
-            false => pass.put_off.extend(rest),
+        if end.is_final() {
+            pass.refused.extend(rest)
+        } else {
+            pass.put_off.extend(rest)
         }
     }
     pass
@@ -164,9 +165,10 @@ fn judge_each(
         let with_them = pass.accepted.drain(..).map(|at| (at, reply.clone()));
         pass.put_off.extend(with_them);
     }
-    match pass.accepted.is_empty() {
-        true => session.quit(),
-        false => session.content(body)?,
+    if pass.accepted.is_empty() {
+        session.quit()
+    } else {
+        session.content(body)?
     }
     Ok(())
 }

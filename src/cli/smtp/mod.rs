@@ -58,9 +58,10 @@ pub fn main() -> i32 {
 /// Whether everybody got the message.
 fn run(asked: &Asked) -> Result<bool, String> {
     let connector = connector(asked)?;
-    let message = match asked.only_connect {
-        true => None,
-        false => Some(text(&mut BufReader::new(io::stdin().lock()))?),
+    let message = if asked.only_connect {
+        None
+    } else {
+        Some(text(&mut BufReader::new(io::stdin().lock()))?)
     };
     let mut all = true;
     let mut left = recipients(asked);
@@ -93,9 +94,10 @@ fn run(asked: &Asked) -> Result<bool, String> {
             return Ok(all);
         }
     }
-    match asked.only_connect {
-        true => Ok(true),
-        false => Err(String::from("no more host")),
+    if asked.only_connect {
+        Ok(true)
+    } else {
+        Err(String::from("no more host"))
     }
 }
 
@@ -109,9 +111,10 @@ fn connector(asked: &Asked) -> Result<Connector, String> {
         }
     };
     Connector::new(&Settings {
-        verify: match asked.verify {
-            true => Verify::Always,
-            false => Verify::Never,
+        verify: if asked.verify {
+            Verify::Always
+        } else {
+            Verify::Never
         },
         trust,
         choice: Choice::parse(asked.protocols.as_deref(), asked.ciphers.as_deref())?,
@@ -127,9 +130,10 @@ fn addresses(asked: &Asked) -> Result<Vec<SocketAddr>, String> {
     }
     let found = (host, asked.server.port).to_socket_addrs();
     let found: Vec<SocketAddr> = found.map_err(|error| format!("{host}: {error}"))?.collect();
-    match found.is_empty() {
-        true => Err(format!("{host}: no address")),
-        false => Ok(found),
+    if found.is_empty() {
+        Err(format!("{host}: no address"))
+    } else {
+        Ok(found)
     }
 }
 
@@ -257,9 +261,10 @@ fn send(
             .map(|(_, name)| name.as_str());
         let delivered = outcome.verdict == Verdict::Delivered;
         all &= delivered;
-        let stage = match delivered {
-            true => "EOM",
-            false => stages.of(&outcome.text),
+        let stage = if delivered {
+            "EOM"
+        } else {
+            stages.of(&outcome.text)
         };
         say(&format!(
             "{}: {stage}: {}",

@@ -147,9 +147,10 @@ impl Server {
             Some((login, rest)) => (Some(credentials(login)?), rest),
             None => (None, rest),
         };
-        let end = match rest.starts_with('[') {
-            true => rest.find(']').map_or(rest.len(), |at| at + 1),
-            false => rest.find(':').unwrap_or(rest.len()),
+        let end = if rest.starts_with('[') {
+            rest.find(']').map_or(rest.len(), |at| at + 1)
+        } else {
+            rest.find(':').unwrap_or(rest.len())
         };
         let (host, rest) = rest.split_at_checked(end).unwrap_or((rest, ""));
         let port = match rest.strip_prefix(':') {

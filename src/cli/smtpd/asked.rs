@@ -144,16 +144,18 @@ impl Asked {
     }
 
     pub(super) fn log(&self) -> Target {
-        match self.debug {
-            true => Target::Stderr,
-            false => Target::Syslog,
+        if self.debug {
+            Target::Stderr
+        } else {
+            Target::Syslog
         }
     }
 
     pub(super) fn ground(&self) -> Ground {
-        match self.debug || self.foreground || self.run_once {
-            true => Ground::Fore,
-            false => Ground::Back,
+        if self.debug || self.foreground || self.run_once {
+            Ground::Fore
+        } else {
+            Ground::Back
         }
     }
 

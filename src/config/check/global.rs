@@ -62,9 +62,10 @@ impl Checker<'_> {
             );
             self.error(key.at, text);
         }
-        self.config.queue.encryption = Some(match from_stdin {
-            true => QueueKey::Stdin,
-            false => QueueKey::Text(Secret::new(line(key))),
+        self.config.queue.encryption = Some(if from_stdin {
+            QueueKey::Stdin
+        } else {
+            QueueKey::Text(Secret::new(line(key)))
         });
     }
 

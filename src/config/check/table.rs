@@ -69,9 +69,10 @@ impl Kind {
 /// What to write if a value stands where a table has to be, and no program.
 fn as_list(config: &Text) -> String {
     let backend = config.value.split(':').next().unwrap_or_default();
-    match backend.contains(['@', '.', '*', '[']) {
-        true => format!("; a table of values is written {{ \"{}\" }}", config.value),
-        false => String::new(),
+    if backend.contains(['@', '.', '*', '[']) {
+        format!("; a table of values is written {{ \"{}\" }}", config.value)
+    } else {
+        String::new()
     }
 }
 

@@ -86,9 +86,10 @@ impl Parser<'_> {
             "hostname" => ListenKind::Hostname(self.string("a host name")?),
             "hostnames" => ListenKind::Hostnames(self.table_ref()?),
             "received-auth" => ListenKind::ReceivedAuth,
-            "proxy-v2" => ListenKind::ProxyV2(match self.accept("from") {
-                true => Some(self.table_ref()?),
-                false => None,
+            "proxy-v2" => ListenKind::ProxyV2(if self.accept("from") {
+                Some(self.table_ref()?)
+            } else {
+                None
             }),
             _ => {
                 let table = self.table_ref()?;

@@ -63,9 +63,10 @@ impl Parser<'_> {
                     ));
                 }
                 other => {
-                    let (ends, expected) = match filters.is_empty() {
-                        true => (ENDS, "a criterion, \"action\" or \"reject\""),
-                        false => (WITH_FILTER, "a criterion or \"action\""),
+                    let (ends, expected) = if filters.is_empty() {
+                        (ENDS, "a criterion, \"action\" or \"reject\"")
+                    } else {
+                        (WITH_FILTER, "a criterion or \"action\"")
                     };
                     let words: Vec<&str> = CRITERIA.iter().chain(ends).copied().collect();
                     return Err(self.unexpected(&other, at, expected, Wanted::Words(&words)));

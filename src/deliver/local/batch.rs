@@ -313,9 +313,10 @@ impl Exchange<'_> {
                 self.settled.push((envelope, settled(&answer)));
             }
         }
-        match self.child.answers.is_empty() {
-            true => Ok(State::Alive),
-            false => Err(io::ErrorKind::InvalidData.into()),
+        if self.child.answers.is_empty() {
+            Ok(State::Alive)
+        } else {
+            Err(io::ErrorKind::InvalidData.into())
         }
     }
 

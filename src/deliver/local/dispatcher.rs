@@ -309,10 +309,7 @@ impl Group {
         let (mode, first) = self.waiting.pop_front()?;
         let action = first.action.clone();
         let mut envelopes = vec![first];
-        let room = match mode.is_shared() {
-            false => 0,
-            true => SESSION_MAX - 1,
-        };
+        let room = if mode.is_shared() { SESSION_MAX - 1 } else { 0 };
         let joining = self
             .waiting
             .iter()
@@ -353,10 +350,7 @@ struct Marks {
 
 impl Marks {
     fn of(limits: &MdaLimits, mode: Mode) -> Marks {
-        let factor = match mode.is_shared() {
-            false => 1,
-            true => SHARE_FACTOR,
-        };
+        let factor = if mode.is_shared() { SHARE_FACTOR } else { 1 };
         let high = limits.task_hiwat.max(1).saturating_mul(factor);
         Marks {
             high,

@@ -110,9 +110,10 @@ pub fn mta_delivery(delivery: &Delivery<'_>, now: Timestamp) {
 
 pub(crate) fn mta_delivery_line(delivery: &Delivery<'_>, now: Timestamp) -> String {
     let envelope = delivery.envelope;
-    let rcpt = match envelope.rcpt == envelope.dest {
-        true => "-".to_owned(),
-        false => envelope.rcpt.to_string(),
+    let rcpt = if envelope.rcpt == envelope.dest {
+        "-".to_owned()
+    } else {
+        envelope.rcpt.to_string()
     };
     let source = delivery
         .source

@@ -192,14 +192,16 @@ impl Parent {
         }
         let keys = Keeper::load(&config)?;
         // A queue run takes no mail from the network.
-        let listeners = match self.options.run_once {
-            true => Vec::new(),
-            false => bind_all(&config.listeners, &self.held.listeners)?,
+        let listeners = if self.options.run_once {
+            Vec::new()
+        } else {
+            bind_all(&config.listeners, &self.held.listeners)?
         };
         let in_use = InUse::new(&handover, config)?;
-        let keys = match self.held.keys.has_those_of(&keys) {
-            true => None,
-            false => Some(keys.started(&self.options)?),
+        let keys = if self.held.keys.has_those_of(&keys) {
+            None
+        } else {
+            Some(keys.started(&self.options)?)
         };
         Ok(Next {
             in_use,

@@ -162,9 +162,10 @@ impl Session {
             }
             Verdict::Refused => {
                 self.failed_logins += 1;
-                match self.failed_logins >= MAX_FAILED_LOGINS {
-                    true => Reply::new(421, "4.7.0 Too many failed attempts to log in"),
-                    false => Reply::new(535, "5.7.8 Authentication failed"),
+                if self.failed_logins >= MAX_FAILED_LOGINS {
+                    Reply::new(421, "4.7.0 Too many failed attempts to log in")
+                } else {
+                    Reply::new(535, "5.7.8 Authentication failed")
                 }
             }
             Verdict::Exhausted(_) => Reply::new(

@@ -75,14 +75,16 @@ impl Session {
     fn terms(&self, filtered: bool) -> Terms {
         Terms {
             protocol: self.protocol(),
-            source: match self.listening.mask_src {
-                true => Source::Masked,
-                false => Source::Shown,
+            source: if self.listening.mask_src {
+                Source::Masked
+            } else {
+                Source::Shown
             },
             tls: self.security.tls.as_deref().cloned(),
-            user: match self.listening.received_auth {
-                true => ShownUser::Shown,
-                false => ShownUser::Hidden,
+            user: if self.listening.received_auth {
+                ShownUser::Shown
+            } else {
+                ShownUser::Hidden
             },
             masquerade: self.security.user.is_some()
                 && self

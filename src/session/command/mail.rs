@@ -150,9 +150,10 @@ impl Session {
     }
 
     pub(super) fn dsn_support(&self) -> DsnSupport {
-        match self.listening.no_dsn {
-            true => DsnSupport::Withheld,
-            false => DsnSupport::Offered,
+        if self.listening.no_dsn {
+            DsnSupport::Withheld
+        } else {
+            DsnSupport::Offered
         }
     }
 }

@@ -118,9 +118,10 @@ impl Session {
     /// Answers a command. Who has used up a budget of `limits` hears another reply, and goes.
     pub(in crate::session) fn conclude(&mut self, line: &[u8], reply: Reply, out: &mut Vec<u8>) {
         self.account(Command::parse(line), &reply);
-        let reply = match self.over_budget() && reply.code() != 221 {
-            true => Reply::new(421, "4.7.0 Too many errors or idle commands"),
-            false => reply,
+        let reply = if self.over_budget() && reply.code() != 221 {
+            Reply::new(421, "4.7.0 Too many errors or idle commands")
+        } else {
+            reply
         };
         self.say(Some(&shown(line, b"(...)")), &reply, out);
     }

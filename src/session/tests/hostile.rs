@@ -53,9 +53,10 @@ fn no_fake_end_of_data_makes_a_second_message() {
             talk.send(tail);
             let replies = talk.replies();
             assert_eq!(replies.len(), 1, "{fake:?} at {split}: {replies:?}");
-            match fake.contains('\0') {
-                true => assert!(replies[0].starts_with("550 5.6.0 "), "{replies:?}"),
-                false => assert!(replies[0].starts_with("250 2.0.0 "), "{replies:?}"),
+            if fake.contains('\0') {
+                assert!(replies[0].starts_with("550 5.6.0 "), "{replies:?}")
+            } else {
+                assert!(replies[0].starts_with("250 2.0.0 "), "{replies:?}")
             }
             assert!(talk.messages() <= 1);
             let body = talk.services.last_body();

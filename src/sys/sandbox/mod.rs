@@ -61,9 +61,10 @@ pub fn enter(role: Role<'_>) -> io::Result<Vec<&'static str>> {
 
 /// As lines in the log say it.
 pub fn list(active: &[&str]) -> String {
-    match active.is_empty() {
-        true => "none".to_owned(),
-        false => active.join(", "),
+    if active.is_empty() {
+        "none".to_owned()
+    } else {
+        active.join(", ")
     }
 }
 

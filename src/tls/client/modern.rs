@@ -38,16 +38,15 @@ impl Connector {
             ..rustls::crypto::ring::default_provider()
         });
         let wrong = |error: &dyn fmt::Display| format!("tls: {error}");
-        let verifier = match settings.trust.roots.is_empty() {
-            true => None,
-            false => {
-                let roots = settings.trust.roots.clone();
-                let built = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
-                Some(Arc::new(Trusted {
-                    chains: built.build().map_err(|error| wrong(&error))?,
-                    certificates: settings.trust.certificates.clone(),
-                }))
-            }
+        let verifier = if settings.trust.roots.is_empty() {
+            None
+        } else {
+            let roots = settings.trust.roots.clone();
+            let built = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+            Some(Arc::new(Trusted {
+                chains: built.build().map_err(|error| wrong(&error))?,
+                certificates: settings.trust.certificates.clone(),
+            }))
         };
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&choice.versions)

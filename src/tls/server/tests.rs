@@ -27,9 +27,10 @@ struct Wire {
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.coming.is_empty() {
-            return match self.closed {
-                true => Ok(0),
-                false => Err(ErrorKind::WouldBlock.into()),
+            return if self.closed {
+                Ok(0)
+            } else {
+                Err(ErrorKind::WouldBlock.into())
             };
         }
         let length = buffer.len().min(self.step.max(1));

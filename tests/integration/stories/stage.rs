@@ -98,9 +98,10 @@ impl Stage {
         }
         // Envelopes for other hosts stay in the queue.
         let setup = Setup::new(&config).arg("-P").arg("mta");
-        let setup = match script.network {
-            true => setup.with_network(),
-            false => setup.with_users(),
+        let setup = if script.network {
+            setup.with_network()
+        } else {
+            setup.with_users()
         };
         Stage {
             daemon: setup.start_in(dir),
@@ -224,9 +225,10 @@ impl Stage {
         let args = ["-f", story.sender.as_str(), rcpt.as_str()];
         let output = self.daemon.sendmail(args, message.as_bytes());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let as_told = match output.status.success() {
-            true => wanted.starts_with('2'),
-            false => said.contains(wanted.as_str()),
+        let as_told = if output.status.success() {
+            wanted.starts_with('2')
+        } else {
+            said.contains(wanted.as_str())
         };
         let reply = if as_told { wanted.clone() } else { said };
         let mut msgid = None;

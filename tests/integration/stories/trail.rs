@@ -85,9 +85,10 @@ impl Trail {
             }
         }
         for extra in found {
-            let about = match extra.head.starts_with("ran") {
-                true => extra.text.replace('\n', "\n\t\t"),
-                false => String::new(),
+            let about = if extra.head.starts_with("ran") {
+                extra.text.replace('\n', "\n\t\t")
+            } else {
+                String::new()
             };
             wrong.push(format!("unexpected: {} {about}", extra.head));
         }

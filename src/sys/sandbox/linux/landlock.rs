@@ -83,9 +83,10 @@ impl Ruleset {
             3 | 4 => FIRST_VERSION | REFER | TRUNCATE,
             _ => FIRST_VERSION | REFER | TRUNCATE | IOCTL_DEV,
         };
-        let tcp = match rules.bind_any_port {
-            true => BIND_TCP,
-            false => BIND_TCP | CONNECT_TCP,
+        let tcp = if rules.bind_any_port {
+            BIND_TCP
+        } else {
+            BIND_TCP | CONNECT_TCP
         };
         let attr = RulesetAttr {
             handled_access_fs: files,
