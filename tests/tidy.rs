@@ -295,6 +295,31 @@ fn no_files_import_each_other_in_a_circle() {
 }
 
 #[test]
+fn every_file_is_short_enough_to_be_one_concern() {
+    // CONTRIBUTING.md: less than 600 lines, of Python less than 400.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    for folder in ["src", "tests"] {
+        collect(&root.join(folder), &["rs", "py"], &mut paths);
+    }
+    assert!(paths.len() > 500, "only {} files", paths.len());
+    let mut wrong = Vec::new();
+    for path in paths {
+        let most = if path.extension().is_some_and(|end| end == "py") {
+            400
+        } else {
+            600
+        };
+        let lines = fs::read_to_string(&path).expect("a source file");
+        let lines = lines.lines().count();
+        if lines >= most {
+            wrong.push(format!("{}: {lines} lines", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn every_crate_has_its_door() {
     let mut wrong = Vec::new();
     for source in sources() {
