@@ -252,20 +252,6 @@ fn garbage_on_the_socket_ends_only_its_connection() {
 }
 
 #[test]
-fn words_are_abbreviated_and_mistakes_list_the_possibilities() {
-    // smtpctl(8): unambiguous prefixes; otherwise what would be possible, exit 255.
-    let daemon = Setup::maildir().start();
-    assert_eq!(
-        text(&daemon.ctl(["sh", "statu"])),
-        text(&daemon.ctl(["show", "status"]))
-    );
-    assert_eq!(daemon.ctl(["show", "stat"]).status.code(), Some(255));
-    let output = daemon.ctl(["frobnicate"]);
-    assert_eq!(output.status.code(), Some(255));
-    assert!(String::from_utf8_lossy(&output.stderr).starts_with("possibilities are:\n"));
-}
-
-#[test]
 fn verbosity_changes_while_running() {
     let daemon = Setup::maildir().start();
     assert_eq!(text(&daemon.ctl(["log", "verbose"])), "command succeeded\n");

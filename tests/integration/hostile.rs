@@ -48,24 +48,6 @@ pub fn log_is_sound(daemon: &Instance) {
     }
 }
 
-#[test]
-fn what_follows_starttls_in_the_same_segment_is_not_taken_for_encrypted() {
-    // CVE-2011-0411: a 220 to STARTTLS must be the last answer to anything sent in clear.
-    let daemon = Setup::maildir().start();
-    let script = b"EHLO client.example.net\r\nSTARTTLS\r\nRSET\r\nMAIL FROM:<a@example.net>\r\n\
-                   RCPT TO:<b@example.org>\r\nQUIT\r\n";
-    let replies = all_replies(daemon.client(), script);
-    let offered = replies[0].lines().any(|line| line.ends_with("STARTTLS"));
-    if replies[1].starts_with("220 ") {
-        assert!(offered && replies.len() == 2, "{replies:?}");
-    } else {
-        let codes: Vec<&str> = replies[1..].iter().map(|reply| &reply[..3]).collect();
-        assert!(!offered, "{replies:?}");
-        assert_eq!(codes, ["503", "250", "250", "250", "221"], "{replies:?}");
-    }
-    still_serves(&daemon);
-}
-
 /// A session with `byte` in every place where a client may put text.
 fn session_with(byte: u8) -> Vec<u8> {
     let text = b"\nSubject: x\n\nx\n.\n";

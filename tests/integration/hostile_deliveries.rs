@@ -1,10 +1,9 @@
 //! Commands that mean harm to the delivery that runs them, and what they find of ours.
 
 use std::fs;
-use std::path::PathBuf;
 
 use crate::hostile::log_is_sound;
-use crate::support::{Instance, Setup, alive, body, files, wait_for};
+use crate::support::{Instance, Setup, alive, wait_for};
 
 fn outcome(daemon: &Instance) -> String {
     let mut found = String::new();
@@ -85,41 +84,6 @@ fn a_delivery_that_ignores_signals_ends_with_the_daemon_and_is_not_lost() {
         !alive(delivery) && !alive(engine)
     });
     assert_eq!(daemon.queue().len(), 1);
-}
-
-#[test]
-fn a_killed_engine_makes_no_part_of_a_message_look_whole() {
-    // The command must see the end of its input only behind the whole message.
-    let mut daemon = with_command(
-        "echo $$ >$dir/pid; while ! test -e $dir/go; do sleep 0.02; done; \
-         cat >$dir/part.$$ && mv $dir/part.$$ $dir/whole.$$",
-    );
-    let text = [
-        b"Subject: long\n\n".to_vec(),
-        b"0123456789abcde\n".repeat(65536),
-    ]
-    .concat();
-    daemon.hello().mail("", &["b@example.org"], &text);
-    let first = pid_in(&daemon, "pid");
-    let engine = daemon.engine_pid();
-    daemon.signal(engine, "KILL");
-    fs::write(daemon.path().join("go"), "").unwrap();
-    wait_for("the first delivery to be gone", || !alive(first));
-    daemon.wait_log("lost child: engine terminated; signal 9");
-    let whole = || -> Vec<PathBuf> {
-        let all = files(daemon.path());
-        all.into_iter()
-            .filter(|path| path.to_string_lossy().contains("/whole."))
-            .collect()
-    };
-    wait_for("the message to be delivered again", || !whole().is_empty());
-    for path in whole() {
-        let got = fs::read(path).unwrap();
-        assert!(body(&got) == body(&text), "{} bytes", got.len());
-    }
-    wait_for("the new engine", || daemon.queue().is_empty());
-    assert_eq!(whole().len(), 1);
-    daemon.stop();
 }
 
 #[test]

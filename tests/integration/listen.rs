@@ -1,29 +1,9 @@
 //! smtpd.conf(5), listen on; the receiving side over real sockets.
 
-use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{Client, Setup, run};
-
-#[test]
-fn pipelined_commands_are_answered_in_order() {
-    // RFC 2920 §3.1: a client may send a group of commands without waiting.
-    let daemon = Setup::maildir().start();
-    let mut client = daemon.client();
-    client.send(b"EHLO c.example.net\r\n");
-    assert!(client.reply().contains("250-PIPELINING\n"));
-    client.send(
-        b"MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.org>\r\nRCPT TO:<broken\r\nDATA\r\n\
-          Subject: x\r\n\r\nbody\r\n.\r\nQUIT\r\n",
-    );
-    let codes: Vec<String> = (0..6)
-        .map(|_| client.reply().chars().take(3).collect::<String>())
-        .collect();
-    assert_eq!(codes, ["250", "250", "501", "354", "250", "221"]);
-    assert!(client.closed());
-    daemon.wait_mail(1);
-}
 
 #[test]
 fn a_session_that_idles_disturbs_nobody() {
@@ -140,16 +120,6 @@ fn a_check_looks_at_what_a_start_would_need() {
 }
 
 #[test]
-fn arguments_that_are_wrong_give_the_usage() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_smtpd"));
-    command.arg("-Z");
-    let output = run(command, b"");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("usage: smtpd ["));
-    let _ = std::io::stderr().flush();
-}
-
-#[test]
 fn stopping_answers_what_is_asked_and_leaves_no_socket() {
     // smtpd(8): SIGTERM ends the daemon; its socket and pid file go.
     let mut daemon = Setup::maildir().start();
@@ -162,17 +132,6 @@ fn stopping_answers_what_is_asked_and_leaves_no_socket() {
     assert!(!daemon.path().join("smtpd.sock").exists());
     assert!(!daemon.path().join("smtpd.pid").exists());
     assert!(idle.closed());
-}
-
-#[test]
-fn a_hangup_does_not_end_the_daemon() {
-    // smtpd(8): SIGHUP is kept for reloading.
-    let daemon = Setup::maildir().start();
-    daemon.signal(daemon.pid(), "HUP");
-    daemon
-        .hello()
-        .mail("a@example.net", &["b@example.org"], b"\nx\n");
-    daemon.wait_mail(1);
 }
 
 #[test]

@@ -152,7 +152,12 @@ fn the_size_limit_is_announced_and_kept_at_its_edge() {
         reply,
         "554 5.3.4 Message too big for system: Transaction failed, message too big"
     );
-    daemon.wait_mail(1);
+    // The rest of what is too large is not taken for commands: the session goes on.
+    let over = b"0123456789\n".repeat(10_000);
+    let reply = client.try_mail("a@example.net", &["b@example.org"], &over);
+    assert!(reply.is_some_and(|reply| reply.starts_with("554 5.3.4 ")));
+    client.mail("a@example.net", &["b@example.org"], b"\nsmall\n");
+    daemon.wait_mail(2);
 }
 
 #[test]

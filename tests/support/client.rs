@@ -159,7 +159,7 @@ impl Client {
 }
 
 /// A message with LF line ends as DATA carries it: CRLF, dots doubled, final dot.
-pub fn on_the_wire(message: &[u8]) -> Vec<u8> {
+fn on_the_wire(message: &[u8]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(message.len() + message.len() / 40 + 16);
     for line in message.split_inclusive(|&b| b == b'\n') {
         if line.starts_with(b".") {

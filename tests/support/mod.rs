@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-pub use client::{Client, body, field, on_the_wire};
+pub use client::{Client, body, field};
 pub use instance::Instance;
 pub use namespaces::{can_have_network, can_have_users};
 pub use setup::Setup;
