@@ -43,6 +43,8 @@ struct Told {
     /// Threads that wait at the gate.
     waiting: usize,
     is_open: bool,
+    /// Whether each question about the recipient `here` was answered without waiting.
+    at_once: Vec<bool>,
     commits_wait: bool,
     committed: Vec<MsgId>,
     withdrawn: Vec<MsgId>,
@@ -104,22 +106,25 @@ impl Services for FakeServices {
     fn now(&self) -> Timestamp {
         Timestamp(0)
     }
-    fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
-        if rcpt.user() == "slow" {
-            self.book.pass_the_gate();
+    fn expand_at_once(&self, _: &Facts, rcpt: &MailAddr) -> Option<Result<Expanded, Refusal>> {
+        if rcpt.user() != "here" {
+            return None;
         }
-        Ok(vec![Destination {
-            action: line("local"),
-            dest: rcpt.clone(),
-            kind: Kind::Local(Local {
-                user: line(rcpt.user()),
-                subaddress: None,
-                command: None,
-            }),
-            internal: false,
-            sameness: rcpt.to_string(),
-        }]
-        .into())
+        // No turn has time for another.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(1) {
+            std::hint::spin_loop();
+        }
+        self.book.change(|told| told.at_once.push(true));
+        Some(destination(rcpt))
+    }
+    fn expand(&self, _: &Facts, rcpt: &MailAddr) -> Result<Expanded, Refusal> {
+        match rcpt.user() {
+            "slow" => self.book.pass_the_gate(),
+            "here" => self.book.change(|told| told.at_once.push(false)),
+            _ => {}
+        }
+        destination(rcpt)
     }
     fn name_of(&self, _: &str, _: &Peer) -> Option<Line> {
         self.book.pass_the_gate();
@@ -133,6 +138,21 @@ impl Services for FakeServices {
         self.book
             .change(|told| told.withdrawn.push(message.msgid()));
     }
+}
+
+fn destination(rcpt: &MailAddr) -> Result<Expanded, Refusal> {
+    Ok(vec![Destination {
+        action: line("local"),
+        dest: rcpt.clone(),
+        kind: Kind::Local(Local {
+            user: line(rcpt.user()),
+            subaddress: None,
+            command: None,
+        }),
+        internal: false,
+        sameness: rcpt.to_string(),
+    }]
+    .into())
 }
 
 fn listening(book: Arc<Book>) -> Listening {

@@ -107,7 +107,8 @@ impl Recent {
         is_same
     }
 
-    /// The same for who may not wait: `false` also when a look at the home might take its time.
+    /// Like [`Recent::has_no_forward`], for who may not wait: `false` also when a look at the home might
+    /// take its time.
     pub fn has_no_forward_at_once(&self, owner: &User, now: Timestamp) -> bool {
         let is_near = lock(&self.homes)
             .get(&key_of(owner))
@@ -120,7 +121,7 @@ impl Recent {
         HomeState::of(&owner.home)
     }
 
-    /// There was no .forward in the home of `owner`, which was in this state before.
+    /// Keeps that there was no .forward in the home of `owner`, which was in this state before.
     pub fn keep_home(&self, owner: &User, state: HomeState, now: Timestamp) {
         if !state.is_settled(now) {
             return;
@@ -187,14 +188,61 @@ mod tests {
         recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
         assert!(recent.has_no_forward(&bob, now));
         assert!(recent.has_no_forward_at_once(&bob, now));
-        // Another user with the same home sees it with other rights.
-        let eve = User {
-            uid: 1001,
-            ..owner(&home)
-        };
-        assert!(!recent.has_no_forward(&eve, now));
+        // Others with the same home see it with other rights.
+        for (uid, gid) in [(1001, 1000), (1000, 1001)] {
+            let eve = User {
+                uid,
+                gid,
+                ..owner(&home)
+            };
+            assert!(!recent.has_no_forward(&eve, now));
+        }
         fs::write(home.join(".forward"), "alice\n").unwrap();
+        assert!(!recent.has_no_forward_at_once(&bob, now));
         assert!(!recent.has_no_forward(&bob, now));
+    }
+
+    #[test]
+    fn a_home_whose_times_are_set_back_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (recent, bob, now) = (Recent::default(), owner(dir.path()), later());
+        recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
+        let home = fs::File::open(dir.path()).unwrap();
+        let before = home.metadata().unwrap().modified().unwrap();
+        fs::write(dir.path().join(".forward"), "alice\n").unwrap();
+        home.set_modified(before).unwrap();
+        assert!(!recent.has_no_forward(&bob, now));
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_home_that_cannot_be_looked_at() {
+        // A file is no directory: no path leads through it.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bob = owner(&file.path().join("bob"));
+        assert_eq!(Recent::default().state_of(&bob), None);
+    }
+
+    #[test]
+    fn a_change_shows_two_seconds_after_the_last_one() {
+        let state = HomeState(Some(Facts {
+            device: 1,
+            inode: 1,
+            changed: (100, 999_999_999),
+        }));
+        let settled = |seconds| state.is_settled(Timestamp(seconds));
+        assert_eq!([100, 101, 102].map(settled), [false, false, true]);
+    }
+
+    #[test]
+    fn who_may_not_wait_looks_at_no_home_of_another_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let (recent, bob, now) = (Recent::default(), owner(dir.path()), later());
+        recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
+        for home in lock(&recent.homes).values_mut() {
+            home.is_local = false;
+        }
+        assert!(!recent.has_no_forward_at_once(&bob, now));
+        assert!(recent.has_no_forward(&bob, now));
     }
 
     #[test]
@@ -203,7 +251,7 @@ mod tests {
         let home = dir.path().join("bob");
         let (recent, bob, now) = (Recent::default(), owner(&home), later());
         recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
-        assert!(recent.has_no_forward(&bob, now));
+        assert!(recent.has_no_forward_at_once(&bob, now));
         fs::create_dir(&home).unwrap();
         assert!(!recent.has_no_forward(&bob, now));
     }
@@ -215,8 +263,10 @@ mod tests {
         let state = recent.state_of(&bob).unwrap();
         recent.keep_home(&bob, state, Timestamp::now());
         assert!(!recent.has_no_forward(&bob, later()));
-        recent.keep_home(&bob, state, later());
-        let much_later = later().plus(NEAR_SECONDS + 1);
+        let now = later();
+        recent.keep_home(&bob, state, now);
+        assert!(recent.has_no_forward_at_once(&bob, now.plus(NEAR_SECONDS)));
+        let much_later = now.plus(2 * NEAR_SECONDS + 1);
         assert!(!recent.has_no_forward_at_once(&bob, much_later));
         assert!(recent.has_no_forward(&bob, much_later));
         assert!(recent.has_no_forward_at_once(&bob, much_later));
@@ -239,5 +289,8 @@ mod tests {
         assert_eq!(lock(&recent.homes).len(), MOST);
         recent.keep_user("bob", &bob, now.plus(1));
         assert_eq!(lock(&recent.users).len(), 1);
+        let much_later = now.plus(NEAR_SECONDS + 1);
+        recent.keep_home(&bob, HomeState(None), much_later);
+        assert_eq!(lock(&recent.homes).len(), 1);
     }
 }

@@ -108,3 +108,24 @@ fn a_peer_that_hangs_up_while_its_question_is_open_leaves_nothing() {
     let closed = server.book.closed(|closed| closed.len() == 2);
     assert!(closed.iter().all(|(_, why)| *why != Disconnect::Quit));
 }
+
+#[test]
+fn a_turn_answers_questions_of_its_own_and_leaves_the_others_when_it_has_lasted() {
+    // Others are to have their turn: what takes more than a millisecond goes to another thread.
+    let server = Server::start(Limits::default());
+    let mut client = server.greeted();
+    client.hello("client.example");
+    assert_eq!(client.ask("MAIL FROM:<a@example.net>"), "250 2.0.0 Ok");
+    // A busy machine may take the time of a whole turn before it has begun.
+    until("a turn has answered", || {
+        client.ask("RSET");
+        client.ask("MAIL FROM:<a@example.net>");
+        client.ask("RCPT TO:<here@example.org>");
+        server.book.told.lock().unwrap().at_once.pop() == Some(true)
+    });
+    client.say(&"RCPT TO:<here@example.org>\r\n".repeat(2));
+    for _ in 0..2 {
+        assert!(client.line().starts_with("250 2.1.5 "));
+    }
+    assert!(server.book.told.lock().unwrap().at_once.contains(&false));
+}

@@ -4,6 +4,12 @@
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::config::{Criterion, Rule};
+use crate::expansion::watch::{Event, Watch};
+use crate::ruleset;
+use crate::ruleset::watch::Lookup;
+use crate::table::TableError;
+
 use super::*;
 
 #[test]
@@ -45,13 +51,63 @@ fn files_the_log_and_tables_elsewhere_are_left_to_who_may_wait() {
     for rule in [
         "match from any for domain <t> action a",
         "match from any for any action b",
+        "match from any for any action c",
     ] {
         let bench = Bench::new(&format!(
             "table t proc:/bin/sh\ntable u {{ bob = \"1:1:/nonexistent\" }}\n\
-             action a mbox userbase <u>\naction b mbox alias <t> userbase <u>\n{rule}\n"
+             action a mbox userbase <u>\naction b mbox alias <t> userbase <u>\naction c mbox userbase <t>\n\
+             {rule}\n"
         ));
         assert!(!bench.is_at_once("bob@example.com"), "{rule}");
     }
+}
+
+#[test]
+fn whoever_watches_hears_of_every_step() {
+    struct Deaf;
+    impl ruleset::watch::Watch for Deaf {
+        fn rule(&self, _: &Rule) {}
+        fn criterion(&self, _: &Criterion, _: Result<bool, &TableError>) {}
+        fn lookup(&self, _: &Lookup<'_>) {}
+    }
+    impl Watch for Deaf {
+        fn event(&self, _: &Event<'_>) {}
+    }
+    let bench = Bench::new(CONFIG);
+    let found = bench.expand_by("gone@example.com", |context, facts, rcpt| {
+        let context = Context {
+            watch: Some(&Deaf),
+            ..*context
+        };
+        expand_at_once(&context, facts, rcpt)
+    });
+    assert!(found.is_none());
+}
+
+#[test]
+fn a_user_of_the_system_is_known_for_a_second_and_to_no_other_userbase() {
+    let mut bench = Bench::new(
+        "table u { bob = \"1:1:/nonexistent\" }\naction s mbox\naction u mbox userbase <u>\n\
+         match from any for domain s.org action s\nmatch from any for domain u.org action u\n",
+    );
+    // Long after root's home was changed.
+    bench.now = Timestamp::now().plus(60);
+    assert!(!bench.is_at_once("root@s.org"));
+    bench.expand("root@s.org").unwrap();
+    assert!(bench.is_at_once("root@s.org"));
+    assert_eq!(bench.expand("root@u.org").unwrap_err().code, 550);
+    bench.now = bench.now.plus(1);
+    assert!(!bench.is_at_once("root@s.org"));
+}
+
+#[test]
+fn a_home_that_nobody_has_looked_at_for_a_while_may_be_waited_for() {
+    let mut bench = Bench::new(CONFIG);
+    bench.expand("bob@example.com").unwrap();
+    bench.now = bench.now.plus(11);
+    assert!(!bench.is_at_once("bob@example.com"));
+    bench.expand("bob@example.com").unwrap();
+    assert!(bench.is_at_once("bob@example.com"));
 }
 
 /// A parent that counts how often it is asked.
@@ -67,28 +123,39 @@ impl Forwards for Counted<'_> {
     }
 }
 
+fn home_of_bob(home: &Path) -> String {
+    format!(
+        "table users {{ bob = \"1000:1000:{}\" }}\naction l maildir userbase <users>\n\
+         match from any for any action l\n",
+        home.display()
+    )
+}
+
+impl Bench {
+    /// The reply to a recipient for whom this parent is asked.
+    fn code_by(&self, rcpt: &str, parent: &dyn Forwards) -> u16 {
+        let found = self.expand_by(rcpt, |context, facts, rcpt| {
+            let context = Context {
+                forwards: parent,
+                ..*context
+            };
+            expand(&context, facts, rcpt)
+        });
+        found.err().map_or(250, |refusal| refusal.code)
+    }
+}
+
 // forward(5): a .forward counts for the next message, whatever came before it.
 #[test]
 fn the_parent_is_asked_again_when_something_has_changed_in_the_home() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path();
-    let mut bench = Bench::new(&format!(
-        "table users {{ bob = \"1000:1000:{}\" }}\naction l maildir userbase <users>\n\
-         match from any for any action l\n",
-        home.display()
-    ));
+    let mut bench = Bench::new(&home_of_bob(home));
     // Long after the directory was made.
     bench.now = Timestamp::now().plus(60);
     let parent = Counted(home, AtomicU32::new(0));
     let expand = || {
-        let found = bench.expand_by("bob@example.com", |context, facts, rcpt| {
-            let context = Context {
-                forwards: &parent,
-                ..*context
-            };
-            expand(&context, facts, rcpt)
-        });
-        let code = found.err().map_or(250, |refusal| refusal.code);
+        let code = bench.code_by("bob@example.com", &parent);
         (code, parent.1.load(Ordering::Relaxed))
     };
     assert_eq!([expand(), expand(), expand()], [(250, 1); 3]);
@@ -96,4 +163,30 @@ fn the_parent_is_asked_again_when_something_has_changed_in_the_home() {
     assert_eq!([expand(), expand()], [(550, 2), (550, 3)]);
     fs::remove_file(home.join(".forward")).unwrap();
     assert_eq!([expand(), expand()], [(250, 4); 2]);
+}
+
+/// A parent behind whose back a .forward is made, right after it has found none.
+struct Overtaken<'h>(&'h Path);
+
+impl Forwards for Overtaken<'_> {
+    fn open_forward(&self, _: &Line, _: &Line) -> io::Result<Forward> {
+        let path = self.0.join(".forward");
+        Ok(match fs::File::open(&path) {
+            Ok(file) => Forward::File(file.into()),
+            Err(_) => {
+                fs::write(path, "error:550 gone\n")?;
+                Forward::Absent
+            }
+        })
+    }
+}
+
+#[test]
+fn a_forward_that_is_made_while_nobody_finds_one_counts_for_the_next_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(&home_of_bob(dir.path()));
+    bench.now = Timestamp::now().plus(60);
+    let parent = Overtaken(dir.path());
+    let codes = [(); 2].map(|()| bench.code_by("bob@example.com", &parent));
+    assert_eq!(codes, [250, 550]);
 }
