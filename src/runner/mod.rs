@@ -34,7 +34,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use crate::control::message::{Answer, Ask};
 use crate::deliver::{Agent, Report, Reports};
 use crate::log;
-use crate::mail::{Envelope, MsgId};
+use crate::mail::Envelope;
 use crate::queue::{Committed, Queue};
 use crate::scheduler;
 use crate::util::alarm::Alarm;
@@ -210,7 +210,7 @@ impl Handle {
 
     /// Envelopes of one message were found on the disk. Waits while the runner is behind; false
     /// if it is gone.
-    pub fn found(&self, _msgid: MsgId, envelopes: Vec<Envelope>) -> bool {
+    pub fn found(&self, envelopes: Vec<Envelope>) -> bool {
         self.0.say(Message::Found(envelopes))
     }
 

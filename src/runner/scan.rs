@@ -42,7 +42,7 @@ pub fn walk(queue: &Queue, handle: &Handle) {
             }
         };
         count += envelopes.len() as u64;
-        if !handle.found(msgid, envelopes) {
+        if !handle.found(envelopes) {
             return;
         }
     }

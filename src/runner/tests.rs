@@ -11,7 +11,8 @@ use crate::control::message::{Listed, Subsystem, Which};
 use crate::deliver::{HoldKey, Offer, Release};
 use crate::mail::samples::{self, line};
 use crate::mail::{
-    BounceKind, DsnOffer, EvpId, Kind, MailAddr, Notify, Outcome, Past, Remote, Status, Verdict,
+    BounceKind, DsnOffer, EvpId, Kind, MailAddr, MsgId, Notify, Outcome, Past, Remote, Status,
+    Verdict,
 };
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Draft, LoadError, Store};
