@@ -59,7 +59,7 @@ impl<L: Source> Gate<L> {
         self.paused = paused;
     }
 
-    /// There is no room until `until_ms`. Says whether this is news.
+    /// Closes until `until_ms`, for want of room. Says whether it was open.
     pub(super) fn shut(&mut self, until_ms: u64) -> bool {
         self.shut_until_ms.replace(until_ms).is_none()
     }
@@ -71,7 +71,7 @@ impl<L: Source> Gate<L> {
         }
     }
 
-    /// There is room again. Says whether this is news.
+    /// Opens, since there is room again. Says whether it was closed.
     pub(super) fn reopen(&mut self) -> bool {
         self.shut_until_ms.take().is_some()
     }

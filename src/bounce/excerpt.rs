@@ -45,7 +45,7 @@ pub(super) fn read(queue: &Queue, envelope: &Envelope) -> io::Result<Option<Exce
     excerpt(BufReader::new(file), whole).map(Some)
 }
 
-/// Its header, or all of a message that is not too long.
+/// What a report quotes of a message: its header, or all of it if it is not too long.
 pub fn excerpt(mut body: impl BufRead, whole: bool) -> io::Result<Excerpt> {
     let mut bytes = Vec::new();
     let complete = header(&mut body, &mut bytes)?;

@@ -193,7 +193,7 @@ fn database_name(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The same for what a table says of its program.
+/// Under which name the command of a table's program is kept.
 fn program_name(table: &str) -> PathBuf {
     PathBuf::from(format!("program:{table}"))
 }

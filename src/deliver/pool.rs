@@ -33,7 +33,7 @@ impl<K: PartialEq, V> Pool<K, V> {
         (idle.len() > IDLE_MAX).then(|| idle.remove(0).value)
     }
 
-    /// Those that nothing has come for, to be ended.
+    /// Takes out what nothing has come for, to be ended.
     #[must_use]
     pub fn expired(&self) -> Vec<V> {
         let is_old = |idle: &mut Idle<K, V>| idle.since.elapsed() >= IDLE_TIME;

@@ -160,7 +160,7 @@ impl Configuration {
     }
 }
 
-/// Those of listeners that go on get what they are told now, and what is known of the others goes.
+/// Tells the doors of listeners that go on what holds now, and forgets those of the others.
 fn change_doors(
     doors: &Mutex<BTreeMap<SocketAddr, Live<Door>>>,
     sockets: Sockets,

@@ -11,7 +11,7 @@ use crate::dns::{Answer, DnsError, Handle, Kind};
 /// Longer than the resolver ever takes.
 const WAIT: Duration = Duration::from_secs(90);
 
-/// Both families, IPv6 first.
+/// Names that are looked up while the caller waits, in both families, IPv6 first.
 pub fn blocking(resolver: Handle) -> Names {
     Names::new(move |name| {
         let (answers, found) = bounded(2);

@@ -218,7 +218,7 @@ fn try_again(
                 break;
             }
             read_bytes += count as u64;
-            writing.write(buffer.get(..count).unwrap_or_default(), read_bytes);
+            writing.write(&buffer[..count], read_bytes);
             if writing.is_full() {
                 writing.spill();
             }

@@ -90,7 +90,7 @@ impl Aliases<'_> {
     }
 
     /// The items of a value, in the order they are worked on. A value that was nothing but
-    /// include files nobody could read is as good as no entry.
+    /// include files nobody could read counts as no entry.
     fn value(&self, table: &str, key: &str, value: &str) -> AliasResult {
         let mut items = match Item::list(value) {
             Ok(items) => items,

@@ -10,9 +10,9 @@ use crate::log;
 
 /// Whether an expansion may wait.
 pub enum Patience {
-    /// It may.
+    /// It may wait.
     Waits,
-    /// It may not.
+    /// It may not wait.
     AtOnce {
         /// Whether it had to give up.
         gave_up: Cell<bool>,

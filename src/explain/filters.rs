@@ -9,7 +9,7 @@ use crate::util::Line;
 
 use super::page::Page;
 
-/// Those of the listeners that the session may have come by. Which one it is nobody has said.
+/// The filters of the listeners that the session may have come by: nobody has said which one it was.
 pub fn of_listeners(
     context: &Context<'_>,
     supposed: &Supposed,
@@ -32,7 +32,7 @@ pub fn of_listeners(
     }
 }
 
-/// Those of the recipient's rule.
+/// The filters of the recipient's rule.
 pub fn of_rule(context: &Context<'_>, name: &str, facts: &Facts, rcpt: &MailAddr, page: &mut Page) {
     page.line(0, &format!("filter {name} of the rule"));
     write(context, name, facts, rcpt, true, page);

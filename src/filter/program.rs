@@ -217,7 +217,7 @@ impl Program {
         }
     }
 
-    /// It has not answered in time.
+    /// Notes that the program has not answered in time.
     pub fn late(&self, session: SessionId) {
         self.shared.timeouts.fetch_add(1, Ordering::Relaxed);
         let waiting = self.shared.book().waiting.remove(&session.0);

@@ -31,7 +31,7 @@ impl Stat {
         }
     }
 
-    /// Its name.
+    /// The name that `smtpctl show stats` prints.
     pub fn key(&self) -> &'static str {
         self.key
     }
@@ -103,7 +103,7 @@ impl Histogram {
         }
     }
 
-    /// It took this long once more.
+    /// Adds one observation: something took this long.
     pub fn took_ms(&self, ms: u64) {
         let at = self
             .limits_ms

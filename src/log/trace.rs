@@ -94,7 +94,7 @@ pub fn wanted_of(what: Trace, subject: &Subject<'_>) -> bool {
         .any(|limited| limited.bits & bit != 0 && (limited.is_about)(subject))
 }
 
-/// Adds to what is traced of those of whom `is_about` says so. False when there are
+/// Traces this, too, of everybody whom `is_about` accepts. False when there are
 /// [`LIMITED_MAX`] of these already.
 pub fn limit(bits: u32, is_about: IsAbout) -> bool {
     let mut limited = LIMITED.write().unwrap_or_else(PoisonError::into_inner);

@@ -134,7 +134,7 @@ impl Outcome {
         }
     }
 
-    /// The same, decided by a reply of `remote`.
+    /// The outcome, decided by a reply of `remote`.
     pub fn by(self, remote: Remote) -> Outcome {
         Outcome {
             remote: Some(Box::new(remote)),

@@ -27,7 +27,7 @@ impl Refusal {
         }
     }
 
-    /// The same, with its reason.
+    /// The refusal with a reason, which only the log and `explain` tell.
     pub fn because(self, reason: &str) -> Refusal {
         let reason = Some(Line::sanitize(reason.as_bytes()));
         Refusal { reason, ..self }

@@ -50,7 +50,7 @@ fn feed(input: File, output: ChildStdin) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             result => result?,
         };
-        let wants_more = write(&output, buffer.get(..n).unwrap_or_default(), &mut message)?;
+        let wants_more = write(&output, &buffer[..n], &mut message)?;
         if n == 0 || !wants_more {
             drop(std::mem::ManuallyDrop::into_inner(output));
             return Ok(());
@@ -100,7 +100,7 @@ struct Input {
 }
 
 impl Input {
-    /// The other end is closed: what is left is no more than a pipe holds.
+    /// Reads what is left once the other end is closed: no more than a pipe holds.
     fn take_the_rest(&mut self) -> io::Result<()> {
         self.file.read_to_end(&mut self.ahead)?;
         self.is_over = true;

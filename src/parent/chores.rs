@@ -79,7 +79,7 @@ impl Chores {
         self.reload.take().map(reload).or_else(table)
     }
 
-    /// It took this long.
+    /// Notes how long a chore took.
     pub fn done(&mut self, took: Duration, now: Instant) {
         self.next = now + (took * REST).min(LONGEST_REST);
     }

@@ -42,7 +42,7 @@ pub fn open(
     told(&owner, as_owner(rights, &owner))
 }
 
-/// The same for whoever is not the daemon: with the rights that this process has.
+/// Opens a .forward with the rights that this process has, for programs that are not the daemon.
 pub fn open_as_oneself(config: &Config, users: &dyn Users, action: &str, user: &str) -> Opened {
     match owner(config, users, action, user) {
         Ok(owner) => told(&owner, forward_file::open(&owner.home, owner.uid)),

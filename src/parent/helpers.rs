@@ -71,7 +71,7 @@ impl Helpers {
         self.give_up(|request| request.engine == engine, now);
     }
 
-    /// These helpers are not wanted any more, and have been told so by the end of their input.
+    /// Notes that these helpers are no longer wanted: the end of their input has told them.
     pub fn give_up(&mut self, which: impl Fn(Delivery) -> bool, now: Instant) {
         for running in self.running.values_mut() {
             if which(running.request) {

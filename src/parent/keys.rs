@@ -160,7 +160,7 @@ impl Keeper {
         }
     }
 
-    /// It has ended, which it does by itself only when we are gone.
+    /// Notes that the process has ended, which it does by itself only when we are gone.
     pub fn ended(&mut self, how: Ended, now: Instant) {
         let Process::Runs { since, .. } = self.process else {
             return;

@@ -577,7 +577,7 @@ fn not_wanted(id: u32) -> Reply {
     }
 }
 
-/// Those of `pids` that have ended, and how.
+/// Which of `pids` have ended, and how.
 fn ended_of(pids: impl IntoIterator<Item = Pid>) -> Vec<(Pid, Ended)> {
     let pids = pids.into_iter();
     pids.filter_map(|pid| Some((pid, ended(pid)?))).collect()

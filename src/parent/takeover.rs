@@ -27,7 +27,7 @@ pub struct Count {
     pub left: usize,
 }
 
-/// So many of so many.
+/// A part of a whole: how many of how many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     pub taken: usize,

@@ -252,7 +252,7 @@ impl Wire {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err("exited".to_owned()),
                 Ok(count) => {
-                    let bytes = chunk.get(..count).unwrap_or_default();
+                    let bytes = &chunk[..count];
                     let ready = &mut self.ready;
                     self.lines
                         .push(bytes, &mut |line| hear(ready, line, answers))?;

@@ -140,7 +140,7 @@ impl<R: Read> BodyReader<R> {
         &self.from
     }
 
-    /// The same, to be changed; not to be read from.
+    /// The reader below, to be changed but not to be read from.
     pub fn get_mut(&mut self) -> &mut R {
         &mut self.from
     }

@@ -25,7 +25,7 @@ pub struct Packet {
 pub const MAX_FDS: usize = 3;
 
 impl Channel {
-    /// Both ends of a new pair.
+    /// Makes a channel; these are its ends.
     pub fn pair() -> io::Result<(Channel, Channel)> {
         let (a, b) = fdpass::pair()?;
         Ok((Channel(a), Channel(b)))

@@ -73,8 +73,7 @@ impl Errors {
             };
             match stream.read(&mut chunk) {
                 Ok(count) if count > 0 => {
-                    self.lines
-                        .extend_from_slice(chunk.get(..count).unwrap_or_default());
+                    self.lines.extend_from_slice(&chunk[..count]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -219,7 +219,7 @@ impl Runner {
             self.proc.process().heard = Instant::now();
             let talk = &mut self.talk;
             let mut became_ready = false;
-            lines.push(chunk.get(..count).unwrap_or_default(), &mut |line| {
+            lines.push(&chunk[..count], &mut |line| {
                 became_ready |= talk.hear(line)? == Heard::Ready;
                 Ok(())
             })?;

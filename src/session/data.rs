@@ -291,7 +291,7 @@ impl Filtered {
         self.partial.extend_from_slice(rest);
     }
 
-    /// There is no more of it.
+    /// The message has ended.
     fn end(&mut self) {
         self.ended = true;
         let mut last = std::mem::take(&mut self.partial);

@@ -67,7 +67,7 @@ pub trait Services: Send + Sync {
         self.committed(message);
         Ok(())
     }
-    /// So many more recipients were refused to this client: how many that makes of late, in all
+    /// Counts recipients that were refused to this client: how many that makes of late, in all
     /// sessions of its network.
     fn refused(&self, _peer: &Peer, _more: u32) -> u32 {
         0

@@ -33,7 +33,7 @@ struct Count {
 }
 
 impl Refusals {
-    /// So many more were refused to `peer`; says how many that makes of late. This host itself is
+    /// Counts `more` that were refused to `peer`; says how many that makes of late. This host itself is
     /// not counted: many may send through it.
     pub fn add(&self, peer: &Peer, more: u32, now: Timestamp) -> u32 {
         let Some(network) = Network::of(peer) else {

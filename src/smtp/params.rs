@@ -133,7 +133,7 @@ fn envid(value: &[u8]) -> Result<Option<Line>, BadParam<'_>> {
     printable(value).map(Some).ok_or(BadParam::EnvidSyntax)
 }
 
-/// What is asked for in `value` and was asked for `before`: several of them are as good as one.
+/// What is asked for in `value` and was asked for `before`: several parameters add up.
 fn notify(before: Notify, value: &[u8]) -> Result<Notify, BadParam<'_>> {
     let mut bits = before.0;
     for word in value.split(|&byte| byte == b',') {

@@ -17,14 +17,14 @@ pub fn load() {
     LOADED.call_once(|| unsafe { tzset() });
 }
 
-/// This moment as RFC 5322 §3.3 writes it, in local time and English whatever the locale:
+/// A moment as RFC 5322 §3.3 writes it, in local time and English whatever the locale:
 /// `Fri, 21 Nov 2025 19:43:12 +0000 (UTC)`. The zone's abbreviation is left out when it is longer
 /// than five characters or is no plain word.
 pub fn rfc5322_date(unix_s: u64) -> String {
     date(&broken_down(unix_s))
 }
 
-/// This moment as ctime(3) prints it, without the line end: `Thu Jan  1 00:00:00 1970`.
+/// A moment as ctime(3) prints it, without the line end: `Thu Jan  1 00:00:00 1970`.
 pub fn ctime(unix_s: u64) -> String {
     let local = broken_down(unix_s);
     format!(

@@ -108,7 +108,7 @@ pub fn foreign(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// The same, for reading and writing.
+/// Like [`foreign`], for reading and writing.
 pub fn foreign_to_mark(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)

@@ -83,7 +83,8 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Those of a message that the daemon brings itself, a report or one of its queue: as it is.
+    /// The terms of a message that the daemon brings itself, a report or one of its queue: it is taken
+    /// as it is.
     pub fn as_it_is(source: Source) -> Terms {
         Terms {
             protocol: Protocol::Esmtp,

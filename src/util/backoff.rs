@@ -16,12 +16,12 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// It died after `lived`; says how long to wait, a minute at most.
+    /// Notes that a process died after `lived`; says how long to wait, a minute at most.
     pub fn died(&mut self, lived: Duration) -> Duration {
         self.wait(lived, LAST)
     }
 
-    /// The same for one that had got to work, so that it probably will again: sessions wait for
+    /// Like [`Backoff::died`], for a process that had got to work and probably will again: sessions wait for
     /// it, and it is worth less patience.
     pub fn died_at_work(&mut self, lived: Duration) -> Duration {
         self.wait(lived, LAST_AT_WORK)

@@ -40,7 +40,7 @@ impl Writer {
         }
     }
 
-    /// The same for a frame of `most_bytes`, its length not counted, in which lists end early.
+    /// Begins a frame of `most_bytes` at most, its length not counted, in which lists end early.
     pub fn bounded_frame(version: u8, most_bytes: usize) -> Writer {
         Writer {
             most_bytes: Some(most_bytes),

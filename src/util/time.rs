@@ -17,7 +17,7 @@ impl Timestamp {
         )
     }
 
-    /// This time, `seconds` later.
+    /// The time `seconds` later.
     pub fn plus(self, seconds: u64) -> Timestamp {
         Timestamp(self.0.saturating_add(seconds))
     }

@@ -34,7 +34,10 @@ fn main() -> io::Result<()> {
 fn filter(lines: bool) -> io::Result<()> {
     let mut input = BufReader::with_capacity(64 * 1024, io::stdin().lock());
     let mut output = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
-    let phases: &[&str] = if lines { &["data-line"] } else { &[
+    let phases: &[&str] = if lines {
+        &["data-line"]
+    } else {
+        &[
             "connect",
             "helo",
             "ehlo",
@@ -44,7 +47,8 @@ fn filter(lines: bool) -> io::Result<()> {
             "commit",
             "rset",
             "quit",
-        ] };
+        ]
+    };
     let mut line = Vec::new();
     loop {
         line.clear();

@@ -101,7 +101,7 @@ fn quoted_printable(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()>
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        for byte in buffer.get(..count).unwrap_or_default() {
+        for byte in &buffer[..count] {
             encoder.byte(*byte)?;
         }
     }

@@ -110,7 +110,7 @@ fn downward(mut stream: impl Read, output: &mut dyn Write) -> Result<i32, ExitEr
                 return Err(ExitError::with(sysexits::TEMPFAIL, text));
             }
         };
-        let bytes = buffer.get(..count).unwrap_or_default();
+        let bytes = &buffer[..count];
         replies.hear(bytes);
         output
             .write_all(bytes)

@@ -77,7 +77,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Both halves of each pair must be known in the end.
+    /// Complains of each pair of which only one half is known in the end.
     pub(super) fn whole_pairs(&mut self) {
         let place_of = |name: &String| self.declared.pki.get(name).copied();
         let broken = |name: &str| self.broken.iter().any(|b| b.eq_ignore_ascii_case(name));

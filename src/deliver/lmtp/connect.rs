@@ -167,7 +167,7 @@ fn ended(pending: &Pending, output: OwnedFd) -> Settled {
     let mut output = File::from(output);
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = output.read(&mut buffer) {
-        tail.push(buffer.get(..n).unwrap_or_default());
+        tail.push(&buffer[..n]);
     }
     match result {
         Some(result) => Settled::of(&result, tail.last_line()),

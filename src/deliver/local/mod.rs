@@ -83,7 +83,7 @@ impl Agent {
         Agent::with_options(live, queue, calls, reports, &Options::default())
     }
 
-    /// The same with other options.
+    /// Starts an agent with other options than the usual ones.
     pub fn with_options(
         live: Live<Snapshot>,
         queue: Queue,

@@ -31,7 +31,7 @@ pub fn smtp_reject(session: SessionId, rcpt: &MailAddr, refusal: &Refusal) {
     }
 }
 
-/// So many lines of these kinds were left out, because this client caused too many.
+/// How many lines were left out because this client caused too many of their kind.
 pub fn smtp_summed_up(session: SessionId, peer: &Peer, failed_commands: u16, rejections: u16) {
     crate::log::info(format_args!(
         "{session} smtp summed-up failed-command={failed_commands} reject={rejections} address={peer}"

@@ -52,7 +52,7 @@ impl InUse {
         })
     }
 
-    /// The same with the certificates that lie there now; `None` if none of them has changed.
+    /// The handover with the certificates that are on the disk now; `None` if none has changed.
     fn renewed(&self) -> Result<Option<Handover>, String> {
         let mut changed = Vec::new();
         for (path, before) in &self.certificates {

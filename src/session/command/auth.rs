@@ -121,7 +121,7 @@ impl Session {
         }
     }
 
-    /// Also what a client hears that gives up with `*`.
+    /// The answer to what is no answer, and to a client that gives up with `*`.
     fn not_understood(&mut self, label: &'static str, out: &mut Vec<u8>) -> Option<Question> {
         self.state = State::Identified;
         let text = "5.5.2 Syntax error: Syntax error";
@@ -146,7 +146,8 @@ impl Session {
         }))
     }
 
-    /// It is known whether the client is who it says. The name of one who is not is forgotten.
+    /// Goes on now that it is known whether the client is who it says. A name that is not its own is
+    /// forgotten.
     pub(in crate::session) fn judged(
         &mut self,
         user: Line,

@@ -49,7 +49,7 @@ impl Session {
         Some(Question::Lookup(Lookup::Expand(facts, rcpt)))
     }
 
-    /// It is known where the recipient leads.
+    /// Goes on now that it is known where the recipient leads.
     pub(in crate::session) fn expanded(
         &mut self,
         line: Vec<u8>,
