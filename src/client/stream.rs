@@ -5,7 +5,7 @@
 //! implemented by whoever knows TLS; what it returns is a [`Stream`] again, over the one it was
 //! given, so that the deadline still holds.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -158,6 +158,14 @@ impl Write for Socket {
         self.patiently(Interest::Write, |inner| match inner {
             Inner::Tcp(tcp) => tcp.write(bytes),
             Inner::Unix(unix) => unix.write(bytes),
+        })
+    }
+
+    // TLS makes many records of a block: one call for all of them, not one for each.
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.patiently(Interest::Write, |inner| match inner {
+            Inner::Tcp(tcp) => tcp.write_vectored(pieces),
+            Inner::Unix(unix) => unix.write_vectored(pieces),
         })
     }
 

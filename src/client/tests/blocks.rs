@@ -1,5 +1,7 @@
 //! In what pieces a message leaves, and how long a server may take for them.
 
+use std::io::IoSlice;
+
 use super::*;
 
 /// A connection that takes so many bytes in one call, and notes what it was offered, and until when.
@@ -96,4 +98,12 @@ fn a_server_that_takes_a_block_in_parts_has_its_time_for_each_but_not_for_ever()
     // The commands before it have their own.
     let (_, last) = seen.last().unwrap();
     assert!(*last <= end);
+}
+
+#[test]
+fn the_records_of_a_block_leave_together() {
+    // RFC 8446 §5.1: a record has at most 16 KiB, so a block over TLS is many of them.
+    let mut socket = connect(|mut peer| assert_eq!(peer.hear(), "one two"));
+    let records = [IoSlice::new(b"one "), IoSlice::new(b"two\r\n")];
+    assert_eq!(socket.write_vectored(&records).unwrap(), 9);
 }
