@@ -9,6 +9,7 @@ use crate::expansion::watch::{Event, Watch};
 use crate::ruleset;
 use crate::ruleset::watch::Lookup;
 use crate::table::TableError;
+use crate::util::cdb;
 
 use super::*;
 
@@ -35,9 +36,11 @@ fn files_the_log_and_tables_elsewhere_are_left_to_who_may_wait() {
     bench.expand("bob@example.com").unwrap();
     for rcpt in [
         "members@example.com",
-        // A command of an alias, a broken value, too many levels: the log is told.
+        "emptyfile@example.com",
+        // A command of an alias, a broken value, a broken user, too many levels: the log is told.
         "pipe@example.com",
         "bad@example.com",
+        "broken2@example.com",
         "deep0@example.com",
     ] {
         let _ = bench.expand(rcpt);
@@ -47,18 +50,25 @@ fn files_the_log_and_tables_elsewhere_are_left_to_who_may_wait() {
     with_forward.expand("bob@example.com").unwrap();
     assert!(!with_forward.is_at_once("bob@example.com"));
 
-    // A program is asked, and is not at hand.
-    for rule in [
-        "match from any for domain <t> action a",
+    // A database is looked up on the disk, whether rules, aliases or a userbase ask it.
+    let dir = tempfile::tempdir().unwrap();
+    let database = dir.path().join("t.db");
+    let mut writer = cdb::Writer::new(io::Cursor::new(Vec::new())).unwrap();
+    writer.add(b"x.test", b"").unwrap();
+    fs::write(&database, writer.finish().unwrap().into_inner()).unwrap();
+    for rules in [
+        "match from any for domain <t> action a\nmatch from any for any action a",
         "match from any for any action b",
         "match from any for any action c",
     ] {
         let bench = Bench::new(&format!(
-            "table t proc:/bin/sh\ntable u {{ bob = \"1:1:/nonexistent\" }}\n\
-             action a mbox userbase <u>\naction b mbox alias <t> userbase <u>\naction c mbox userbase <t>\n\
-             {rule}\n"
+            "table t db:{}\ntable u {{ bob = \"1:1:/nonexistent\" }}\n\
+             action a mbox userbase <u>\naction b mbox alias <t> userbase <u>\n\
+             action c mbox userbase <t>\n{rules}\n",
+            database.display()
         ));
-        assert!(!bench.is_at_once("bob@example.com"), "{rule}");
+        let _ = bench.expand("bob@example.com");
+        assert!(!bench.is_at_once("bob@example.com"), "{rules}");
     }
 }
 
