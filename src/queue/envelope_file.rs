@@ -23,7 +23,7 @@ use crate::mail::{
 };
 use crate::util::{Line, Timestamp};
 
-use fields::{Fields, Writer, digits, invalid};
+use fields::{Field, Fields, Writer, digits, invalid};
 
 /// Longest file, in bytes.
 pub const MAX_FILE_BYTES: usize = 16 * 1024;
@@ -69,31 +69,31 @@ pub fn decode_for(id: EvpId, bytes: &[u8], daemon: Option<&Line>) -> Result<Enve
         return Err("file too large".to_owned());
     }
     let fields = Fields::parse(bytes)?;
-    if fields.text("version")? != VERSION {
+    if fields.text(Field::Version)? != VERSION {
         return Err("version mismatch".to_owned());
     }
     Ok(Envelope {
         id,
-        action: fields.line("dispatcher")?,
-        tag: fields.line_if("tag")?,
-        kind: match fields.text_if("check")? {
+        action: fields.line(Field::Dispatcher)?,
+        tag: fields.line_if(Field::Tag)?,
+        kind: match fields.text_if(Field::Check)? {
             Some(_) => kind(&fields)?,
             None => foreign::understood(kind(&fields)?, daemon),
         },
-        smtpname: fields.cosmetic("smtpname")?,
-        helo: fields.cosmetic("helo")?,
-        hostname: fields.cosmetic("hostname")?,
-        username: fields.line_if("username")?,
-        errorline: fields.cosmetic_if("errorline"),
-        peer: Peer::parse(fields.text("sockaddr")?).ok_or_else(|| invalid("sockaddr"))?,
-        sender: fields.address("sender")?,
-        rcpt: fields.address("rcpt")?,
-        dest: fields.address("dest")?,
-        created: Timestamp(fields.number("ctime")?),
-        last_try: Timestamp(fields.number("last-try")?),
-        last_bounce: Timestamp(fields.number("last-bounce")?),
-        ttl_s: fields.number("ttl")?,
-        retry: fields.number("retry")?,
+        smtpname: fields.cosmetic(Field::Smtpname)?,
+        helo: fields.cosmetic(Field::Helo)?,
+        hostname: fields.cosmetic(Field::Hostname)?,
+        username: fields.line_if(Field::Username)?,
+        errorline: fields.cosmetic_if(Field::Errorline),
+        peer: Peer::parse(fields.text(Field::Sockaddr)?).ok_or_else(|| invalid(Field::Sockaddr))?,
+        sender: fields.address(Field::Sender)?,
+        rcpt: fields.address(Field::Rcpt)?,
+        dest: fields.address(Field::Dest)?,
+        created: Timestamp(fields.number(Field::Ctime)?),
+        last_try: Timestamp(fields.number(Field::LastTry)?),
+        last_bounce: Timestamp(fields.number(Field::LastBounce)?),
+        ttl_s: fields.number(Field::Ttl)?,
+        retry: fields.number(Field::Retry)?,
         flags: flags(&fields)?,
         dsn: dsn(&fields)?,
         status: status(&fields)?,
@@ -103,24 +103,24 @@ pub fn decode_for(id: EvpId, bytes: &[u8], daemon: Option<&Line>) -> Result<Enve
 
 fn render(envelope: &Envelope) -> String {
     let mut out = Writer::default();
-    out.text("dispatcher", &envelope.action);
-    out.text_if("tag", &envelope.tag);
-    out.put("type", kind_word(&envelope.kind));
-    out.text("smtpname", &envelope.smtpname);
-    out.text("helo", &envelope.helo);
-    out.text("hostname", &envelope.hostname);
-    out.text_if("username", &envelope.username);
-    out.text_if("errorline", &envelope.errorline);
-    out.text_if("remote", &envelope.past.remote);
-    out.text("sockaddr", &envelope.peer.to_string());
-    out.text("sender", &envelope.sender.stored());
-    out.text("rcpt", &envelope.rcpt.stored());
-    out.text("dest", &envelope.dest.stored());
-    out.number("ctime", envelope.created.0);
-    out.number("last-try", envelope.last_try.0);
-    out.number("last-bounce", envelope.last_bounce.0);
-    out.number("ttl", envelope.ttl_s.into());
-    out.number("retry", envelope.retry.into());
+    out.text(Field::Dispatcher, &envelope.action);
+    out.text_if(Field::Tag, &envelope.tag);
+    out.put(Field::Type, kind_word(&envelope.kind));
+    out.text(Field::Smtpname, &envelope.smtpname);
+    out.text(Field::Helo, &envelope.helo);
+    out.text(Field::Hostname, &envelope.hostname);
+    out.text_if(Field::Username, &envelope.username);
+    out.text_if(Field::Errorline, &envelope.errorline);
+    out.text_if(Field::Remote, &envelope.past.remote);
+    out.text(Field::Sockaddr, &envelope.peer.to_string());
+    out.text(Field::Sender, &envelope.sender.stored());
+    out.text(Field::Rcpt, &envelope.rcpt.stored());
+    out.text(Field::Dest, &envelope.dest.stored());
+    out.number(Field::Ctime, envelope.created.0);
+    out.number(Field::LastTry, envelope.last_try.0);
+    out.number(Field::LastBounce, envelope.last_bounce.0);
+    out.number(Field::Ttl, envelope.ttl_s.into());
+    out.number(Field::Retry, envelope.retry.into());
     put_flags(&mut out, envelope.flags);
     put_dsn(&mut out, &envelope.dsn);
     put_status(&mut out, envelope.status);
@@ -149,42 +149,42 @@ fn put_flags(out: &mut Writer, flags: Flags) {
     .filter_map(|(set, word)| set.then_some(word))
     .collect();
     if !words.is_empty() {
-        out.put("flags", &words.join(" "));
+        out.put(Field::Flags, &words.join(" "));
     }
     if flags.suspended {
-        out.put("suspended", "1");
+        out.put(Field::Suspended, "1");
     }
 }
 
 fn put_dsn(out: &mut Writer, dsn: &Dsn) {
-    out.number("dsn-notify", dsn.notify.0.into());
+    out.number(Field::DsnNotify, dsn.notify.0.into());
     match dsn.ret {
-        Some(Ret::Full) => out.put("dsn-ret", "FULL"),
-        Some(Ret::Hdrs) => out.put("dsn-ret", "HDRS"),
+        Some(Ret::Full) => out.put(Field::DsnRet, "FULL"),
+        Some(Ret::Hdrs) => out.put(Field::DsnRet, "HDRS"),
         None => {}
     }
-    out.text_if("dsn-envid", &dsn.envid);
-    out.text_if("dsn-orcpt", &dsn.orcpt);
+    out.text_if(Field::DsnEnvid, &dsn.envid);
+    out.text_if(Field::DsnOrcpt, &dsn.orcpt);
 }
 
 /// `esc-code` is subject * 10 + detail and cannot say 5.7.25; `status` can say anything.
 fn put_status(out: &mut Writer, status: Option<Status>) {
     let Some(status) = status else { return };
     if matches!(status.class, 2 | 4 | 5) && status.subject < 25 && status.detail < 10 {
-        out.number("esc-class", status.class.into());
-        out.number("esc-code", (status.subject * 10 + status.detail).into());
+        out.number(Field::EscClass, status.class.into());
+        out.number(Field::EscCode, (status.subject * 10 + status.detail).into());
     } else {
-        out.put("status", &status.to_string());
+        out.put(Field::Status, &status.to_string());
     }
 }
 
 fn put_times(out: &mut Writer, past: &Past) {
-    for (name, at) in [
-        ("bounce-arrival", past.arrived),
-        ("bounce-last-try", past.tried),
+    for (field, at) in [
+        (Field::BounceArrival, past.arrived),
+        (Field::BounceLastTry, past.tried),
     ] {
         if at != Timestamp(0) {
-            out.number(name, at.0);
+            out.number(field, at.0);
         }
     }
 }
@@ -196,24 +196,24 @@ fn put_kind(out: &mut Writer, kind: &Kind) {
         Kind::Relay => {}
         Kind::Local(local) => {
             match &local.command {
-                Some(Command::Pipe(command)) => out.text("mda-exec", command),
-                Some(Command::File(path)) => out.text("mda-file", path),
+                Some(Command::Pipe(command)) => out.text(Field::MdaExec, command),
+                Some(Command::File(path)) => out.text(Field::MdaFile, path),
                 None => {}
             }
-            out.text_if("mda-subaddress", &local.subaddress);
-            out.text("mda-user", &local.user);
+            out.text_if(Field::MdaSubaddress, &local.subaddress);
+            out.text(Field::MdaUser, &local.user);
         }
-        Kind::Bounce(BounceKind::Failed) => out.put("bounce-type", "failed"),
+        Kind::Bounce(BounceKind::Failed) => out.put(Field::BounceType, "failed"),
         Kind::Bounce(BounceKind::Delayed { delay_s, ttl_s }) => {
-            out.number("bounce-ttl", (*ttl_s).into());
-            out.number("bounce-delay", (*delay_s).into());
-            out.put("bounce-type", "delayed");
+            out.number(Field::BounceTtl, (*ttl_s).into());
+            out.number(Field::BounceDelay, (*delay_s).into());
+            out.put(Field::BounceType, "delayed");
         }
         Kind::Bounce(BounceKind::Delivered { relayed }) => {
             if *relayed {
-                out.put("bounce-relayed", "1");
+                out.put(Field::BounceRelayed, "1");
             }
-            out.put("bounce-type", "delivered");
+            out.put(Field::BounceType, "delivered");
         }
     }
 }
@@ -227,80 +227,91 @@ fn kind_word(kind: &Kind) -> &'static str {
 }
 
 fn kind(fields: &Fields<'_>) -> Result<Kind, String> {
-    let word = fields.text("type")?;
+    let word = fields.text(Field::Type)?;
     let (mda, bounce) = (word == "mda", word == "bounce");
-    fields.only_if(mda, &["mda-exec", "mda-file", "mda-subaddress", "mda-user"])?;
+    fields.only_if(
+        mda,
+        &[
+            Field::MdaExec,
+            Field::MdaFile,
+            Field::MdaSubaddress,
+            Field::MdaUser,
+        ],
+    )?;
     fields.only_if(
         bounce,
         &[
-            "bounce-ttl",
-            "bounce-delay",
-            "bounce-relayed",
-            "bounce-arrival",
-            "bounce-last-try",
-            "bounce-type",
+            Field::BounceTtl,
+            Field::BounceDelay,
+            Field::BounceRelayed,
+            Field::BounceArrival,
+            Field::BounceLastTry,
+            Field::BounceType,
         ],
     )?;
     match word {
         "mda" => Ok(Kind::Local(local(fields)?)),
         "mta" => Ok(Kind::Relay),
         "bounce" => Ok(Kind::Bounce(bounce_kind(fields)?)),
-        _ => Err(invalid("type")),
+        _ => Err(invalid(Field::Type)),
     }
 }
 
 fn local(fields: &Fields<'_>) -> Result<Local, String> {
-    let command = match (fields.line_if("mda-exec")?, fields.line_if("mda-file")?) {
+    let command = match (
+        fields.line_if(Field::MdaExec)?,
+        fields.line_if(Field::MdaFile)?,
+    ) {
         (Some(_), Some(_)) => return Err("both mda-exec and mda-file".to_owned()),
         (Some(command), None) => Some(Command::Pipe(command)),
         (None, Some(path)) => Some(Command::File(path)),
         (None, None) => None,
     };
     Ok(Local {
-        user: fields.line("mda-user")?,
-        subaddress: fields.line_if("mda-subaddress")?,
+        user: fields.line(Field::MdaUser)?,
+        subaddress: fields.line_if(Field::MdaSubaddress)?,
         command,
     })
 }
 
 fn bounce_kind(fields: &Fields<'_>) -> Result<BounceKind, String> {
-    let word = fields.text("bounce-type")?;
+    let word = fields.text(Field::BounceType)?;
     let (delayed, delivered) = (
         matches!(word, "delayed" | "warn"),
         matches!(word, "delivered" | "dsn"),
     );
-    fields.only_if(delayed, &["bounce-ttl", "bounce-delay"])?;
-    fields.only_if(delivered, &["bounce-relayed"])?;
+    fields.only_if(delayed, &[Field::BounceTtl, Field::BounceDelay])?;
+    fields.only_if(delivered, &[Field::BounceRelayed])?;
     if delayed {
         return Ok(BounceKind::Delayed {
-            delay_s: fields.number("bounce-delay")?,
-            ttl_s: fields.number("bounce-ttl")?,
+            delay_s: fields.number(Field::BounceDelay)?,
+            ttl_s: fields.number(Field::BounceTtl)?,
         });
     }
     if delivered {
         return Ok(BounceKind::Delivered {
-            relayed: fields.mark("bounce-relayed")?,
+            relayed: fields.mark(Field::BounceRelayed)?,
         });
     }
     match word {
         "failed" | "error" => Ok(BounceKind::Failed),
-        _ => Err(invalid("bounce-type")),
+        _ => Err(invalid(Field::BounceType)),
     }
 }
 
 fn flags(fields: &Fields<'_>) -> Result<Flags, String> {
     let mut flags = Flags {
-        suspended: fields.mark("suspended")?,
+        suspended: fields.mark(Field::Suspended)?,
         ..Flags::default()
     };
-    let words = fields.text_if("flags")?.unwrap_or_default();
+    let words = fields.text_if(Field::Flags)?.unwrap_or_default();
     for word in words.split([' ', ',', '|']).filter(|word| !word.is_empty()) {
         match word {
             "authenticated" => flags.authenticated = true,
             "bounce" => flags.bounce = true,
             "internal" => flags.internal = true,
             "enqueued" => {}
-            _ => return Err(invalid("flags")),
+            _ => return Err(invalid(Field::Flags)),
         }
     }
     Ok(flags)
@@ -308,44 +319,44 @@ fn flags(fields: &Fields<'_>) -> Result<Flags, String> {
 
 fn dsn(fields: &Fields<'_>) -> Result<Dsn, String> {
     Ok(Dsn {
-        notify: Notify(fields.number("dsn-notify")?),
-        ret: match fields.text_if("dsn-ret")? {
+        notify: Notify(fields.number(Field::DsnNotify)?),
+        ret: match fields.text_if(Field::DsnRet)? {
             Some("FULL") => Some(Ret::Full),
             Some("HDRS") => Some(Ret::Hdrs),
             None => None,
-            Some(_) => return Err(invalid("dsn-ret")),
+            Some(_) => return Err(invalid(Field::DsnRet)),
         },
-        envid: fields.line_if("dsn-envid")?,
-        orcpt: fields.line_if("dsn-orcpt")?,
+        envid: fields.line_if(Field::DsnEnvid)?,
+        orcpt: fields.line_if(Field::DsnOrcpt)?,
     })
 }
 
 fn past(fields: &Fields<'_>) -> Result<Past, String> {
-    let time = |name| {
-        let seconds = fields.number_if(name)?;
+    let time = |field| {
+        let seconds = fields.number_if(field)?;
         Ok::<_, String>(Timestamp(seconds.unwrap_or(0)))
     };
     Ok(Past {
-        remote: fields.cosmetic_if("remote"),
-        arrived: time("bounce-arrival")?,
-        tried: time("bounce-last-try")?,
+        remote: fields.cosmetic_if(Field::Remote),
+        arrived: time(Field::BounceArrival)?,
+        tried: time(Field::BounceLastTry)?,
     })
 }
 
 fn status(fields: &Fields<'_>) -> Result<Option<Status>, String> {
-    if let Some(text) = fields.text_if("status")? {
+    if let Some(text) = fields.text_if(Field::Status)? {
         let mut parts = text.split('.').map(digits::<u8>);
         return match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(Some(class)), Some(Some(subject)), Some(Some(detail)), None) => {
                 Ok(Some(Status::new(class, subject, detail)))
             }
-            _ => Err(invalid("status")),
+            _ => Err(invalid(Field::Status)),
         };
     }
-    let code: u8 = fields.number_if("esc-code")?.unwrap_or(0);
-    match fields.number_if::<u8>("esc-class")? {
+    let code: u8 = fields.number_if(Field::EscCode)?.unwrap_or(0);
+    match fields.number_if::<u8>(Field::EscClass)? {
         None | Some(0) => Ok(None),
         Some(class @ (2 | 4 | 5)) => Ok(Some(Status::new(class, code / 10, code % 10))),
-        Some(_) => Err(invalid("esc-class")),
+        Some(_) => Err(invalid(Field::EscClass)),
     }
 }

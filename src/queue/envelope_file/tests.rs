@@ -4,6 +4,7 @@ use crate::mail::MailAddr;
 use crate::mail::samples::{envelope, line};
 use crate::util::dice::Dice;
 
+use super::fields::FIELDS;
 use super::*;
 
 fn id() -> EvpId {
@@ -161,6 +162,14 @@ impl Chance {
                 _ => Some(Status::new(status[0], status[1], status[2])),
             },
         }
+    }
+}
+
+#[test]
+fn every_field_stands_at_its_place_and_has_a_name_of_its_own() {
+    for (at, (field, name, _)) in FIELDS.iter().enumerate() {
+        assert_eq!(*field as usize, at);
+        assert!(FIELDS[..at].iter().all(|(_, other, _)| other != name));
     }
 }
 
