@@ -77,10 +77,17 @@ impl Client {
     /// The lines of `show queue`, in order of their ids, fetched as they are wanted.
     pub fn list(&mut self, only: Option<MsgId>) -> List<'_> {
         List {
+            pages: self.pages(only),
+            ready: Vec::new().into_iter(),
+        }
+    }
+
+    /// The same as they come, many at a time.
+    pub fn pages(&mut self, only: Option<MsgId>) -> Pages<'_> {
+        Pages {
             client: self,
             only,
             after: None,
-            ready: Vec::new().into_iter(),
             finished: false,
         }
     }
@@ -108,15 +115,21 @@ impl Client {
 /// Lines of `show queue`. After an error there are no more.
 #[derive(Debug)]
 pub struct List<'a> {
+    pages: Pages<'a>,
+    ready: std::vec::IntoIter<Listed>,
+}
+
+/// Answers with lines of `show queue`; none is empty. After an error there are no more.
+#[derive(Debug)]
+pub struct Pages<'a> {
     client: &'a mut Client,
     only: Option<MsgId>,
     after: Option<EvpId>,
-    ready: std::vec::IntoIter<Listed>,
     finished: bool,
 }
 
-impl List<'_> {
-    fn fetch(&mut self) -> Result<(), Error> {
+impl Pages<'_> {
+    fn fetch(&mut self) -> Result<Vec<Listed>, Error> {
         let ask = Ask::List {
             after: self.after,
             only: self.only,
@@ -128,9 +141,7 @@ impl List<'_> {
                     (last < Some(listed.id)).then_some(Some(listed.id))
                 });
                 self.after = rising.ok_or(Error::Unexpected)?;
-                self.finished = list.is_empty();
-                self.ready = list.into_iter();
-                Ok(())
+                Ok(list)
             }
             Answer::Fail(why) => Err(Error::Refused(why)),
             _ => Err(Error::Unexpected),
@@ -142,17 +153,29 @@ impl Iterator for List<'_> {
     type Item = Result<Listed, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(listed) = self.ready.next() {
-            return Some(Ok(listed));
+        if self.ready.len() == 0 {
+            match self.pages.next()? {
+                Ok(page) => self.ready = page.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
         }
+        self.ready.next().map(Ok)
+    }
+}
+
+impl Iterator for Pages<'_> {
+    type Item = Result<Vec<Listed>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
         if self.finished {
             return None;
         }
-        if let Err(error) = self.fetch() {
-            self.finished = true;
-            return Some(Err(error));
+        let page = self.fetch();
+        self.finished = page.as_ref().map_or(true, Vec::is_empty);
+        match page {
+            Ok(page) if page.is_empty() => None,
+            page => Some(page),
         }
-        self.ready.next().map(Ok)
     }
 }
 

@@ -1,5 +1,7 @@
 //! One line of `show queue`: the same text from the daemon's memory and from the spool's files.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use crate::mail::{Envelope, Kind, Peer};
@@ -53,8 +55,8 @@ pub fn listed(envelope: &Envelope, standing: &Standing) -> Listed {
     Listed {
         id: envelope.id,
         text: text(envelope, standing),
-        action: without_controls(&envelope.action),
-        remote: without_controls(envelope.past.remote.as_deref().unwrap_or_default()),
+        action: without_controls(&envelope.action).into_owned(),
+        remote: without_controls(envelope.past.remote.as_deref().unwrap_or_default()).into_owned(),
     }
 }
 
@@ -73,7 +75,9 @@ pub fn text(envelope: &Envelope, standing: &Standing) -> String {
         Kind::Local(_) => "mda",
         Kind::Bounce(_) => "bounce",
     };
-    format!(
+    let mut text = String::with_capacity(MOST_LINES_BYTES);
+    let made = write!(
+        text,
         "{family}|{agent}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}",
         flags(envelope, standing.held),
         without_controls(&envelope.sender.stored()),
@@ -85,8 +89,13 @@ pub fn text(envelope: &Envelope, standing: &Standing) -> String {
         envelope.retry,
         state(standing.state),
         error(envelope.errorline.as_deref().unwrap_or_default()),
-    )
+    );
+    debug_assert!(made.is_ok(), "memory takes all text");
+    text
 }
+
+/// Most lines have no more.
+const MOST_LINES_BYTES: usize = 256;
 
 /// The same fields of an envelope that cannot be read now: it is still one of the queue's.
 pub fn unreadable(agent: &str, standing: &Standing, why: &str) -> String {
@@ -128,7 +137,10 @@ fn flags(envelope: &Envelope, held: bool) -> String {
 }
 
 /// As vis(3) without flags, which leaves tabs alone.
-fn error(text: &str) -> String {
+fn error(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| is_plain(byte) && byte != b'\\') {
+        return text.into();
+    }
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -136,12 +148,20 @@ fn error(text: &str) -> String {
             _ => vis::push(&mut out, byte, Style::Caret),
         }
     }
-    out
+    out.into()
+}
+
+/// Printable ASCII: nearly all that is listed is nothing else.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~')
 }
 
 /// Addresses keep their backslashes and their letters; only control characters are encoded, so
 /// that listing the queue cannot steer a terminal.
-fn without_controls(text: &str) -> String {
+fn without_controls(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(is_plain) {
+        return text.into();
+    }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -150,7 +170,7 @@ fn without_controls(text: &str) -> String {
             _ => out.push(c),
         }
     }
-    out
+    out.into()
 }
 
 #[cfg(test)]

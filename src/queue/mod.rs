@@ -41,6 +41,10 @@ pub trait Store: Send + Sync {
     fn begin(&self) -> Result<Box<dyn Draft>, BeginError>;
     /// Reads an envelope.
     fn load(&self, id: EvpId) -> Result<Envelope, LoadError>;
+    /// Reads envelopes; the answers come in their order.
+    fn load_these(&self, ids: &[EvpId]) -> Vec<Result<Envelope, LoadError>> {
+        ids.iter().map(|id| self.load(*id)).collect()
+    }
     /// Opens a message's body: plain text, LF line ends, from its first byte.
     fn open_body(&self, id: MsgId) -> io::Result<Body>;
     /// Replaces an envelope on disk, atomically and durably.
@@ -173,6 +177,15 @@ impl Queue {
         let _timed = profile::time(Profile::Queue, "load");
         log::trace(Trace::Queue, format_args!("queue: load {id}"));
         self.0.load(id)
+    }
+
+    /// Reads envelopes; the answers come in their order.
+    pub fn load_these(&self, ids: &[EvpId]) -> Vec<Result<Envelope, LoadError>> {
+        let _timed = profile::time(Profile::Queue, "load-these");
+        for id in ids {
+            log::trace(Trace::Queue, format_args!("queue: load {id}"));
+        }
+        self.0.load_these(ids)
     }
 
     /// Opens a message's body.

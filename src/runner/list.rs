@@ -2,7 +2,7 @@
 
 use crate::control::listing::{self, Standing};
 use crate::control::message::{Listed, MAX_FRAME};
-use crate::mail::Envelope;
+use crate::mail::{Envelope, EvpId};
 use crate::queue::{LoadError, Queue};
 use crate::scheduler::{Class, Holding, Row, State};
 use crate::util::{Line, Timestamp};
@@ -30,7 +30,7 @@ pub(super) fn lines(
 ) -> Vec<Listed> {
     let mut lines = Vec::with_capacity(wanted.len());
     let mut size_bytes = 0;
-    for listed in in_parallel(&wanted, |wanted| listed(wanted, queue, policy, now)) {
+    for listed in in_parallel(&wanted, |share| these(share, queue, policy, now)) {
         size_bytes += listed.text.len() + listed.action.len() + listed.remote.len() + ROW_BYTES;
         if size_bytes > PAGE_BYTES && !lines.is_empty() {
             break;
@@ -40,9 +40,20 @@ pub(super) fn lines(
     lines
 }
 
+fn these(share: &[Wanted], queue: &Queue, policy: &Policy, now: Timestamp) -> Vec<Listed> {
+    let absent = share.iter().filter(|(_, at_hand)| at_hand.is_none());
+    let absent: Vec<EvpId> = absent.map(|(row, _)| row.id).collect();
+    let mut loaded = queue.load_these(&absent).into_iter();
+    let listed = |(row, at_hand): &Wanted| {
+        let envelope = at_hand.clone().map(Ok).or_else(|| loaded.next())?;
+        listed(row, envelope, policy, now)
+    };
+    share.iter().filter_map(listed).collect()
+}
+
 fn listed(
-    (row, at_hand): &Wanted,
-    queue: &Queue,
+    row: &Row,
+    envelope: Result<Envelope, LoadError>,
     policy: &Policy,
     now: Timestamp,
 ) -> Option<Listed> {
@@ -52,27 +63,24 @@ fn listed(
         action: String::new(),
         remote: String::new(),
     };
-    Some(match at_hand {
-        Some(envelope) => line(row, envelope.clone(), policy, now),
-        None => match queue.load(row.id) {
-            Ok(envelope) => line(row, envelope, policy, now),
-            Err(LoadError::Missing) => return None,
-            Err(LoadError::Corrupt(why)) => unreadable(&why),
-            Err(LoadError::Io(error)) => unreadable(&error.to_string()),
-        },
+    Some(match envelope {
+        Ok(envelope) => line(row, envelope, policy, now),
+        Err(LoadError::Missing) => return None,
+        Err(LoadError::Corrupt(why)) => unreadable(&why),
+        Err(LoadError::Io(error)) => unreadable(&error.to_string()),
     })
 }
 
-/// What `each` makes of the items, in their order; several threads share a large number.
-fn in_parallel<A: Sync, B: Send>(items: &[A], each: impl Fn(&A) -> Option<B> + Sync) -> Vec<B> {
-    let work = |share: &[A]| share.iter().filter_map(&each).collect::<Vec<B>>();
+/// What `work` makes of the items, in their order; several threads share a large number.
+fn in_parallel<A: Sync, B: Send>(items: &[A], work: impl Fn(&[A]) -> Vec<B> + Sync) -> Vec<B> {
+    let work = &work;
     let (first, rest) = items.split_at(items.len().min(SHARE));
     std::thread::scope(|scope| {
         let helpers: Vec<_> = rest
             .chunks(SHARE)
             .map(|share| {
                 let helper = std::thread::Builder::new().name("list".to_owned());
-                (share, helper.spawn_scoped(scope, || work(share)))
+                (share, helper.spawn_scoped(scope, move || work(share)))
             })
             .collect();
         let mut made = work(first);
@@ -138,7 +146,9 @@ mod tests {
     fn work_that_is_shared_keeps_its_order() {
         for count in [0, 1, SHARE, SHARE + 1, PAGE] {
             let items: Vec<usize> = (0..count).collect();
-            let odd = in_parallel(&items, |n| (n % 2 == 1).then_some(*n));
+            let odd = in_parallel(&items, |share| {
+                share.iter().copied().filter(|n| n % 2 == 1).collect()
+            });
             assert!(odd.iter().copied().eq((0..count).filter(|n| n % 2 == 1)));
         }
     }

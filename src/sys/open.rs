@@ -3,11 +3,15 @@
 //! A link is not followed unless it says so, and nothing waits for the other end of a FIFO or for
 //! a device.
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::errno::{cvt, retry};
 use super::random;
 
 /// A file in a directory of ours, for reading and writing, that no name leads to.
@@ -33,10 +37,6 @@ pub fn to_pass_on(dir: &Path, bytes: &[u8]) -> io::Result<File> {
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn in_memory(bytes: &[u8]) -> io::Result<File> {
-    use std::os::fd::{FromRawFd, OwnedFd};
-
-    use super::errno::cvt;
-
     // SAFETY: the name is a C string.
     let fd = cvt(unsafe { libc::memfd_create(c"smtpd".as_ptr(), libc::MFD_CLOEXEC) })?;
     // SAFETY: the call has made this descriptor, and nobody else has it.
@@ -106,6 +106,19 @@ pub fn foreign(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
+}
+
+/// Like [`foreign`], below a directory that is open.
+pub fn foreign_at(dir: &File, path: &Path) -> io::Result<File> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let how = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let open = || {
+        // SAFETY: the directory is open, and the path is a C string.
+        cvt(unsafe { libc::openat(dir.as_raw_fd(), path.as_ptr(), libc::O_RDONLY | how) })
+    };
+    let fd = retry(open)?;
+    // SAFETY: the call has made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
 /// Like [`foreign`], for reading and writing.

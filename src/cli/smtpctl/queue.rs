@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use crate::cli::exit_error::ExitError;
 use crate::cli::instance::{configured_ttl_s, decode_envelope};
 use crate::config::paths::Paths;
-use crate::control::client::{Client, Error};
+use crate::control::client::{Client, Error, Pages};
 use crate::control::message::{Change, Listed};
 use crate::control::{Answer, Ask, Which};
 use crate::mail::{EvpId, MsgId};
@@ -26,17 +28,15 @@ fn each(
     take: &mut dyn FnMut(Listed) -> Result<(), ExitError>,
 ) -> Result<(), ExitError> {
     match Client::connect(&paths.socket) {
-        Ok(mut client) => {
-            for listed in client.list(only) {
-                let mut listed = listed?;
-                // None of what the daemon says may steer a terminal.
-                for text in [&mut listed.text, &mut listed.action, &mut listed.remote] {
+        Ok(mut client) => each_ahead(client.pages(only), |mut listed| {
+            // None of what the daemon says may steer a terminal.
+            for text in [&mut listed.text, &mut listed.action, &mut listed.remote] {
+                if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
                     *text = printable(text);
                 }
-                take(listed)?;
             }
-            Ok(())
-        }
+            take(listed)
+        }),
         Err(Error::Down) => {
             let known: (spool::Decode, u32) = (decode_envelope, configured_ttl_s(paths));
             with_keys(paths, |keys| {
@@ -46,6 +46,33 @@ fn each(
         Err(error) => Err(error.into()),
     }
 }
+
+/// Takes what pages bring, while a thread waits for the next ones: the daemon reads on meanwhile, and
+/// none of its answers lies half read when whoever reads ours stops to look.
+fn each_ahead(
+    mut pages: Pages<'_>,
+    mut take: impl FnMut(Listed) -> Result<(), ExitError>,
+) -> Result<(), ExitError> {
+    let mut each = |page: Result<Vec<Listed>, Error>| page?.into_iter().try_for_each(&mut take);
+    let (sender, ready) = sync_channel(PAGES_AHEAD);
+    thread::scope(|scope| {
+        let ahead = || {
+            // Whoever takes no more has closed the channel.
+            let _ = pages.by_ref().try_for_each(|page| sender.send(page));
+            drop(sender);
+        };
+        let name = "pages".to_owned();
+        match thread::Builder::new().name(name).spawn_scoped(scope, ahead) {
+            Ok(_) => ready.into_iter().try_for_each(&mut each),
+            Err(_) => Ok(()),
+        }
+    })?;
+    // All of them, if there was no thread to be had.
+    pages.try_for_each(each)
+}
+
+/// Pages that wait to be taken.
+const PAGES_AHEAD: usize = 1;
 
 /// `show queue`.
 pub fn show(selection: &Selection, paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {

@@ -2,6 +2,7 @@
 
 use crate::cli::fake_daemon::{Daemon, Root};
 use crate::control::message::{Listed, Subsystem};
+use crate::mail::EvpId;
 
 use super::*;
 
@@ -228,4 +229,26 @@ fn a_closed_standard_output_ends_monitor_and_others_quietly() {
         let failure = run(&words, &root.paths, 0, &mut ClosedPipe).unwrap_err();
         assert_eq!(failure, ExitError::with(0, ""), "{line}");
     }
+}
+
+#[test]
+fn a_long_listing_ends_when_nobody_reads_it_any_more() {
+    // smtpctl(8), show queue: it is made while it is read.
+    let root = Root::new();
+    let daemon = Daemon::start(&root.paths.socket, &[], |ask| {
+        let Ask::List { after, .. } = ask else {
+            return Answer::Ok;
+        };
+        let last = after.map_or(0x1a2b_3c4d_0000_0000, |id| id.get());
+        Answer::Envelopes(vec![Listed {
+            id: EvpId::from_u64(last + 1).unwrap(),
+            text: "local|mda||a@b|c@d|c@d|1|1|0|0|pending|5|".to_owned(),
+            action: String::new(),
+            remote: String::new(),
+        }])
+    });
+    let words = ["show", "queue"].map(str::to_owned);
+    let failure = run(&words, &root.paths, 0, &mut ClosedPipe).unwrap_err();
+    assert_eq!(failure, ExitError::with(0, ""));
+    assert!(daemon.asked.lock().unwrap().len() <= 4);
 }

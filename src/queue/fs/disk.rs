@@ -24,6 +24,11 @@ pub trait Disk: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file for reading; follows no link.
     fn open(&self, path: &Path) -> io::Result<File>;
+    /// Opens a directory, so that files below it are found without the way there. `None` if that
+    /// cannot be done: they can be read all the same.
+    fn hold(&self, _: &Path) -> Option<File> {
+        None
+    }
     /// A file's bytes, as many as `max_bytes`.
     fn read(&self, path: &Path, max_bytes: usize) -> io::Result<Vec<u8>>;
     /// Whether something has this name.
@@ -113,6 +118,10 @@ impl Disk for RealDisk {
 
     fn open(&self, path: &Path) -> io::Result<File> {
         sys::open::foreign(&self.at(path)).map_err(|e| told("open", path, &e))
+    }
+
+    fn hold(&self, path: &Path) -> Option<File> {
+        sys::open::dir(&self.at(path)).ok()
     }
 
     fn read(&self, path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {

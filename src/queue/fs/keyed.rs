@@ -43,8 +43,18 @@ impl Shared {
             Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => LoadError::Missing,
             Unreadable::Io(error) => LoadError::Io(error),
         })?;
-        let daemon = self.options.daemon_user.as_ref();
-        envelope_file::decode_for(id, &text, daemon).map_err(LoadError::Corrupt)
+        self.decode(id, &text).map_err(LoadError::Corrupt)
+    }
+
+    /// The envelope whose file has these bytes; `None` if that is not clear.
+    pub(super) fn understood(&self, id: EvpId, bytes: &[u8]) -> Option<Envelope> {
+        let (limit, name) = (envelope_file::MAX_FILE_BYTES, Name::envelope(id));
+        let text = self.options.coding.decode(name, bytes, limit).ok()?;
+        self.decode(id, &text).ok()
+    }
+
+    fn decode(&self, id: EvpId, text: &[u8]) -> Result<Envelope, String> {
+        envelope_file::decode_for(id, text, self.options.daemon_user.as_ref())
     }
 
     pub(super) fn open_body(&self, id: MsgId) -> io::Result<Body> {

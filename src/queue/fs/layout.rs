@@ -49,6 +49,11 @@ pub fn envelope_path(id: EvpId) -> PathBuf {
     message_dir(id.msgid()).join(id.to_string())
 }
 
+/// The same, under its bucket.
+pub(super) fn envelope_in_bucket(id: EvpId) -> PathBuf {
+    PathBuf::from(format!("{}/{id}", id.msgid()))
+}
+
 /// Checks the private directories before they are used, and makes those that are missing if it
 /// may.
 pub(super) fn verify(root: &Path) -> io::Result<()> {

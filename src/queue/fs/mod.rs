@@ -43,6 +43,7 @@ mod ids;
 mod incoming;
 mod keyed;
 pub mod layout;
+mod many;
 mod purge;
 mod settle;
 mod space;
@@ -238,6 +239,10 @@ impl Store for Fs {
 
     fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
         self.0.load(id)
+    }
+
+    fn load_these(&self, ids: &[EvpId]) -> Vec<Result<Envelope, LoadError>> {
+        self.0.load_these(ids)
     }
 
     fn open_body(&self, id: MsgId) -> io::Result<Body> {

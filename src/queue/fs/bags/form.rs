@@ -66,6 +66,8 @@ const LINE_BYTES: usize = 44;
 const BLOCK_BYTES: usize = 4096;
 /// Parts of one bag that are believed.
 const MAX_PARTS: usize = 1 << 20;
+/// So much memory is taken without a look at whether the bag has as much.
+const SMALL_BYTES: usize = 16 * 1024;
 const LIVE: u8 = b'-';
 /// The mark of what is settled or unpacked.
 pub(super) const GONE: u8 = b'x';
@@ -97,7 +99,10 @@ impl Part {
     /// Its bytes, as its own file would have them.
     pub fn read(&self, bag: &File) -> Result<Vec<u8>, Unreadable> {
         let length = self.length as usize;
-        let bytes = match bag.metadata()?.len() >= u64::from(self.at) + u64::from(self.length) {
+        // A damaged length costs no memory.
+        let is_there = length <= SMALL_BYTES
+            || bag.metadata()?.len() >= u64::from(self.at) + u64::from(self.length);
+        let bytes = match is_there {
             true => up_to(bag, u64::from(self.at), length)?,
             false => Vec::new(),
         };

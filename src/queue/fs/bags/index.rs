@@ -234,7 +234,7 @@ impl Index {
     }
 
     /// The bag of an envelope that is not settled, and its place there.
-    pub(super) fn envelope(&self, id: EvpId) -> Option<(u64, Part)> {
+    pub(in crate::queue::fs) fn envelope(&self, id: EvpId) -> Option<(u64, Part)> {
         let bagged = self.lock();
         let (place, bag) = bagged.of(id.msgid())?;
         let at = bag.find(&place, id)?;

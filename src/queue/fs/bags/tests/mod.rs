@@ -15,6 +15,7 @@ use crate::util::Timestamp;
 
 use watched::Watched;
 
+mod many;
 mod watched;
 
 struct Spool {
