@@ -58,6 +58,10 @@ pub trait Store: Send + Sync {
     fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send>;
     /// The envelopes of one message. What cannot be read is set aside with a log line.
     fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>>;
+    /// The same of several messages; the answers come in their order.
+    fn envelopes_of(&self, ids: &[MsgId]) -> Vec<io::Result<Vec<Envelope>>> {
+        ids.iter().map(|id| self.envelopes(*id)).collect()
+    }
     /// Makes messages durable and visible together, all of them or none.
     fn commit_parcels(&self, _: &[Parcel]) -> io::Result<()> {
         Err(io::Error::from(io::ErrorKind::Unsupported))
@@ -229,6 +233,15 @@ impl Queue {
         let _timed = profile::time(Profile::Queue, "envelopes");
         log::trace(Trace::Queue, format_args!("queue: envelopes of {id}"));
         self.0.envelopes(id)
+    }
+
+    /// The envelopes of several messages; the answers come in their order.
+    pub fn envelopes_of(&self, ids: &[MsgId]) -> Vec<io::Result<Vec<Envelope>>> {
+        let _timed = profile::time(Profile::Queue, "envelopes-together");
+        for id in ids {
+            log::trace(Trace::Queue, format_args!("queue: envelopes of {id}"));
+        }
+        self.0.envelopes_of(ids)
     }
 }
 

@@ -82,29 +82,37 @@ pub struct Handle(Arc<Line>);
 /// A line to the runner, which hears of its end.
 struct Line {
     messages: Option<Sender<Message>>,
+    found: Option<Sender<Found>>,
     alarm: Arc<Alarm>,
 }
 
 /// The runner's end of its [`Handle`]s, before it is started.
 pub struct Inbox {
     messages: Receiver<Message>,
+    found: Receiver<Found>,
     /// What the runner sleeps by.
     alarm: Arc<Alarm>,
 }
 
 enum Message {
     Committed(Committed),
-    Found(Vec<Envelope>),
-    Scanned,
     Ask(Ask, Reply),
     RunOnce(Box<dyn FnOnce() + Send>),
     Shutdown,
+}
+
+/// What the walk over the spool says.
+enum Found {
+    These(Vec<Envelope>),
+    All,
 }
 
 /// Most envelopes in flight, whatever `max-inflight` says: channels are sized for them.
 const INFLIGHT_MAX: usize = 1 << 16;
 /// Messages that may wait for the runner; then those who bring more wait.
 const INBOX_MAX: usize = 1024;
+/// The same of what the walk over the spool brings, which is much at a time.
+const FOUND_MAX: usize = 64;
 /// Messages and outcomes taken before work is handed out again.
 const DRAIN_MAX: usize = 256;
 /// Steps before messages and outcomes are looked at again.
@@ -118,12 +126,19 @@ const GRACE: Duration = Duration::from_secs(5);
 /// a handle can be made before the runner that will own it.
 pub fn channel() -> (Handle, Inbox) {
     let (sender, messages) = bounded(INBOX_MAX);
+    let (finder, found) = bounded(FOUND_MAX);
     let alarm = Arc::new(Alarm::default());
     let line = Line {
         messages: Some(sender),
+        found: Some(finder),
         alarm: alarm.clone(),
     };
-    (Handle(Arc::new(line)), Inbox { messages, alarm })
+    let inbox = Inbox {
+        messages,
+        found,
+        alarm,
+    };
+    (Handle(Arc::new(line)), inbox)
 }
 
 impl Inbox {
@@ -167,6 +182,13 @@ impl Line {
         said
     }
 
+    fn found(&self, what: Found) -> bool {
+        let found = self.found.as_ref();
+        let said = found.is_some_and(|found| found.send(what).is_ok());
+        self.alarm.call();
+        said
+    }
+
     /// The same without waiting.
     fn try_say(&self, message: Message) -> Result<(), TrySendError<Message>> {
         match &self.messages {
@@ -180,7 +202,7 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.messages = None;
+        (self.messages, self.found) = (None, None);
         self.alarm.call();
     }
 }
@@ -208,15 +230,15 @@ impl Handle {
         }
     }
 
-    /// Envelopes of one message were found on the disk. Waits while the runner is behind; false
-    /// if it is gone.
+    /// These envelopes were found on the disk. Waits while the runner is behind; false if it is
+    /// gone.
     pub fn found(&self, envelopes: Vec<Envelope>) -> bool {
-        self.0.say(Message::Found(envelopes))
+        self.0.found(Found::These(envelopes))
     }
 
     /// All that was on the disk has been found.
     pub fn scanned(&self) {
-        self.0.say(Message::Scanned);
+        self.0.found(Found::All);
     }
 
     /// Asks `Schedule`, `Remove`, `Suspend`, `Resume`, `Discover`, `List`, `Status`, or `Pause` of
@@ -252,6 +274,7 @@ enum Course {
 fn run(mut core: Core, inbox: Inbox, reports: &Receiver<Report>) {
     let Inbox {
         messages: inbox,
+        found,
         alarm,
     } = inbox;
     let mut last_call: Option<Instant> = None;
@@ -264,6 +287,7 @@ fn run(mut core: Core, inbox: Inbox, reports: &Receiver<Report>) {
             core.clock_set(step);
         }
         let (course, mut busy) = read(&mut core, &inbox, now);
+        busy |= take_found(&mut core, &found, now);
         busy |= settle_reports(&mut core, reports, now);
         if course == Course::Stop && last_call.is_none() {
             core.stop();
@@ -281,12 +305,15 @@ fn run(mut core: Core, inbox: Inbox, reports: &Receiver<Report>) {
             core.finish_once();
         }
         alarm.sleep(sleep(&core, last_call, now), || {
-            (last_call.is_none() && !inbox.is_empty()) || !reports.is_empty() || !done.is_empty()
+            (last_call.is_none() && !inbox.is_empty())
+                || !found.is_empty()
+                || !reports.is_empty()
+                || !done.is_empty()
         });
     }
     // An agent's thread may be waiting for room in the inbox, and the core waits for the agents'
     // threads: nobody listens any more, then they are told to end.
-    drop(inbox);
+    drop((inbox, found));
     drop(core);
 }
 
@@ -302,14 +329,24 @@ fn read(core: &mut Core, inbox: &Receiver<Message>, now: Timestamp) -> (Course, 
         busy = true;
         match message {
             Message::Committed(message) => core.committed(message, now),
-            Message::Found(envelopes) => core.found(envelopes, now),
-            Message::Scanned => core.scanned(),
             Message::Ask(ask, reply) => core.ask(ask, reply, now),
             Message::RunOnce(finish) => core.run_once(finish, now),
             Message::Shutdown => return (Course::Stop, busy),
         }
     }
     (Course::On, busy)
+}
+
+fn take_found(core: &mut Core, found: &Receiver<Found>, now: Timestamp) -> bool {
+    let mut busy = false;
+    for what in found.try_iter().take(FOUND_MAX) {
+        match what {
+            Found::These(envelopes) => core.found(envelopes, now),
+            Found::All => core.scanned(),
+        }
+        busy = true;
+    }
+    busy
 }
 
 fn settle_reports(core: &mut Core, reports: &Receiver<Report>, now: Timestamp) -> bool {

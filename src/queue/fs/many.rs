@@ -5,9 +5,9 @@
 //! know what to do about it.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 
-use crate::mail::{Envelope, EvpId};
+use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::LoadError;
 use crate::sys;
 
@@ -50,6 +50,13 @@ impl Shared {
             |(id, read): (&EvpId, Option<Envelope>)| read.map_or_else(|| self.load(*id), Ok);
         ids.iter().zip(read).map(careful).collect()
     }
+
+    /// The envelopes of these messages, in their order; each as [`Shared::envelopes`] reads it.
+    pub(super) fn envelopes_of(&self, ids: &[MsgId]) -> Vec<io::Result<Vec<Envelope>>> {
+        let mut series = Series::new(self);
+        let careful = |id| series.message(id).map_or_else(|| self.envelopes(id), Ok);
+        ids.iter().copied().map(careful).collect()
+    }
 }
 
 impl<'s> Series<'s> {
@@ -70,6 +77,23 @@ impl<'s> Series<'s> {
         };
         let text = part.read(self.bag(bag)?).ok()?;
         shared.understood(id, &text)
+    }
+
+    /// All envelopes of the next message.
+    fn message(&mut self, id: MsgId) -> Option<Vec<Envelope>> {
+        if self.shared.ids.is_live(id) {
+            return None;
+        }
+        if let Some((bag, parts)) = self.shared.bags.envelopes(id) {
+            let each = |part: Part| self.read(part.envelope()?, Some((bag, part)));
+            return parts.into_iter().map(each).collect();
+        }
+        let found = self.shared.listing(id).ok()?;
+        if found.envelopes.is_empty() || !found.body {
+            return None;
+        }
+        let each = |id| self.read(id, None);
+        found.envelopes.into_iter().map(each).collect()
     }
 
     fn bag(&mut self, number: u64) -> Option<&File> {

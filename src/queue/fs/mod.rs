@@ -270,6 +270,10 @@ impl Store for Fs {
         self.0.envelopes(id)
     }
 
+    fn envelopes_of(&self, ids: &[MsgId]) -> Vec<io::Result<Vec<Envelope>>> {
+        self.0.envelopes_of(ids)
+    }
+
     fn commit_parcels(&self, parcels: &[Parcel]) -> io::Result<()> {
         self.0.noted(self.0.put_bag(parcels))
     }

@@ -72,9 +72,9 @@ struct Readings {
 
 /// The names in one message's directory.
 #[derive(Default)]
-struct Listing {
-    envelopes: Vec<EvpId>,
-    body: bool,
+pub(super) struct Listing {
+    pub(super) envelopes: Vec<EvpId>,
+    pub(super) body: bool,
     strays: Vec<OsString>,
 }
 
@@ -192,7 +192,7 @@ impl Shared {
         })
     }
 
-    fn listing(&self, msgid: MsgId) -> io::Result<Listing> {
+    pub(super) fn listing(&self, msgid: MsgId) -> io::Result<Listing> {
         let dir = layout::message_dir(msgid);
         let mut listing = Listing::default();
         self.disk.list(&dir, &mut |name, kind| {

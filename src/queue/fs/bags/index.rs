@@ -203,9 +203,14 @@ impl Index {
         self.envelope(id).is_some()
     }
 
-    /// All messages.
+    /// All messages, bag by bag.
     pub(in crate::queue::fs) fn messages(&self) -> Vec<MsgId> {
-        self.lock().places.keys().copied().collect()
+        let bagged = self.lock();
+        let places = bagged.places.iter();
+        let mut all: Vec<_> = places.map(|(id, at)| (at.bag, at.body, *id)).collect();
+        drop(bagged);
+        all.sort_unstable();
+        all.into_iter().map(|(_, _, id)| id).collect()
     }
 
     /// Messages of one bag.

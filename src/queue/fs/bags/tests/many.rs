@@ -1,11 +1,12 @@
 //! Many envelopes, in bags and beside them, read together.
 
 use std::fs;
+use std::io;
 
 use crate::mail::samples::line;
-use crate::mail::{Envelope, EvpId};
+use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::LoadError;
-use crate::queue::fs::envelope_path;
+use crate::queue::fs::{body_path, envelope_path};
 
 use super::Spool;
 
@@ -46,4 +47,28 @@ fn many_envelopes_are_read_as_each_is_read_alone() {
             }
         }
     }
+}
+
+#[test]
+fn messages_are_read_together_as_each_is_read_alone() {
+    let spool = Spool::new();
+    let mut all = spool.commit(&["ann", "bob", "cat"]);
+    all.extend(unpacked(&spool, &["dan", "eve", "fay"]));
+    let begun = spool.queue.begin().unwrap();
+    // Bob's is settled, Dan's damaged, Eve's without a body.
+    spool.queue.remove(all[1].id).unwrap();
+    fs::write(spool.at(envelope_path(all[3].id)), "version: 9\n").unwrap();
+    fs::remove_file(spool.at(body_path(all[4].id.msgid()))).unwrap();
+    let mut ids: Vec<MsgId> = all.iter().map(|envelope| envelope.id.msgid()).collect();
+    ids.push(begun.msgid());
+    let read = spool.queue.envelopes_of(&ids);
+    assert_eq!(read.len(), ids.len());
+    for (nth, read) in read.into_iter().enumerate() {
+        match nth {
+            1 | 6 => assert_eq!(read.unwrap_err().kind(), io::ErrorKind::NotFound),
+            3 | 4 => assert_eq!(read.unwrap(), []),
+            _ => assert_eq!(read.unwrap(), [all[nth].clone()]),
+        }
+    }
+    assert_eq!(spool.names("corrupt").len(), 2);
 }
