@@ -85,9 +85,10 @@ impl Chance {
             ),
             14 => Ask::ResumeRoute(self.next()),
             15 => Ask::Block(Block {
-                source: match self.flag() {
-                    true => IpAddr::from((self.next() as u32).to_be_bytes()),
-                    false => IpAddr::from((u128::from(self.next()) << 64).to_be_bytes()),
+                source: if self.flag() {
+                    IpAddr::from((self.next() as u32).to_be_bytes())
+                } else {
+                    IpAddr::from((u128::from(self.next()) << 64).to_be_bytes())
                 },
                 domain: format!("d{}", self.text(20)),
                 on: self.flag(),

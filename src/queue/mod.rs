@@ -323,20 +323,20 @@ pub fn commit_all(mut messages: Vec<Incoming>) -> Vec<io::Result<Committed>> {
             Ok(is_packed)
         })
         .collect();
-    let stored = match parcels.is_empty() {
-        true => Ok(()),
-        false => {
-            let _timed = profile::time(Profile::Queue, "commit-together");
-            queue.0.commit_parcels(&parcels)
-        }
+    let stored = if parcels.is_empty() {
+        Ok(())
+    } else {
+        let _timed = profile::time(Profile::Queue, "commit-together");
+        queue.0.commit_parcels(&parcels)
     };
     let stored = stored.map_err(|error| SharedError::of(&error));
-    let answer = |(mut message, packed): (Incoming, io::Result<bool>)| match packed? {
-        true => {
+    let answer = |(mut message, packed): (Incoming, io::Result<bool>)| {
+        if packed? {
             stored.as_ref().map_err(SharedError::to_error)?;
             Ok(Committed::new(message.msgid(), message.draft.committed()))
+        } else {
+            message.commit()
         }
-        false => message.commit(),
     };
     messages.into_iter().zip(packed).map(answer).collect()
 }

@@ -343,8 +343,9 @@ fn cannot_bounce(id: EvpId, error: &io::Error) {
 /// Says what the disk refused. The queue itself has told the log of a shortage, once for all.
 pub(super) fn disk_refused(error: &io::Error, what: Arguments<'_>) {
     let line = format_args!("queue: {what}: {error}");
-    match is_shortage(error) {
-        true => log::debug(line),
-        false => log::warn(line),
+    if is_shortage(error) {
+        log::debug(line)
+    } else {
+        log::warn(line)
     }
 }

@@ -120,10 +120,11 @@ impl EventLoop {
             return Ok(());
         }
         let source = Source::of(address.ip());
-        let limit = match is_proxied {
+        let limit = if is_proxied {
             // Its clients are counted.
-            true => usize::MAX,
-            false => self.limits.sessions_of(source),
+            usize::MAX
+        } else {
+            self.limits.sessions_of(source)
         };
         match self.census.enter(source, limit) {
             Entry::Counted => {}

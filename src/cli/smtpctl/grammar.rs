@@ -144,9 +144,10 @@ impl Command {
     /// The same, where several may be named.
     pub fn each(&self) -> Vec<Which> {
         let ids: Vec<Which> = self.args.iter().filter_map(Arg::which).collect();
-        match ids.is_empty() {
-            true => vec![Which::All],
-            false => ids,
+        if ids.is_empty() {
+            vec![Which::All]
+        } else {
+            ids
         }
     }
 }

@@ -34,9 +34,10 @@ pub fn run(id: &str, mut log: impl BufRead, out: &mut dyn Write) -> Result<i32, 
         let (mut is_wanted, mut is_of_others) = (false, false);
         // In an object of JSON the session stands twice.
         for number in numbers.filter(|number| *number != name) {
-            match number.starts_with(id) {
-                true => is_wanted = true,
-                false => is_of_others = true,
+            if number.starts_with(id) {
+                is_wanted = true
+            } else {
+                is_of_others = true
             }
         }
         let session = sessions.entry(name.to_owned()).or_default();

@@ -203,9 +203,10 @@ fn with_keys<T>(paths: &Paths, show: impl FnOnce(&Keys<'_>) -> T) -> T {
 
 /// Whether what is printed goes to a terminal.
 fn is_watched() -> Watched {
-    match io::stdout().is_terminal() {
-        true => Watched::ByTerminal,
-        false => Watched::No,
+    if io::stdout().is_terminal() {
+        Watched::ByTerminal
+    } else {
+        Watched::No
     }
 }
 
@@ -290,9 +291,10 @@ const TRACES: &[&str] = &[
 
 fn traced(command: &Command) -> Result<String, ExitError> {
     let word = text(command);
-    match TRACES.contains(&word.as_str()) {
-        true => Ok(word),
-        false => Err(ExitError::new(format!("invalid trace keyword: {word}"))),
+    if TRACES.contains(&word.as_str()) {
+        Ok(word)
+    } else {
+        Err(ExitError::new(format!("invalid trace keyword: {word}")))
     }
 }
 

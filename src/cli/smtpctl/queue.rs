@@ -118,9 +118,10 @@ fn each_selected(
             }
             known.as_ref().and_then(|(_, content)| content.clone())
         };
-        match selection.has(&row, now_s, &mut content) {
-            true => take(row),
-            false => Ok(()),
+        if selection.has(&row, now_s, &mut content) {
+            take(row)
+        } else {
+            Ok(())
         }
     })
 }
@@ -306,9 +307,10 @@ pub fn act(
     let ids = chosen(selection, deed.done, paths, out)?;
     let Some(ids) = ids else { return Ok(0) };
     let ids: Vec<Which> = ids.into_iter().map(Which::Envelope).collect();
-    let count = match ids.is_empty() {
-        true => Answer::Count(0),
-        false => super::ask_each(&ids, deed.ask, paths)?,
+    let count = if ids.is_empty() {
+        Answer::Count(0)
+    } else {
+        super::ask_each(&ids, deed.ask, paths)?
     };
     super::count(count, |n| plural(n, deed.done), out)
 }
@@ -368,12 +370,11 @@ pub fn requeue(
         }
     }
     super::count(Answer::Count(done), |n| plural(n, "requeued"), out)?;
-    match complaints.is_empty() {
-        true => Ok(0),
-        false => {
-            let lines: Vec<String> = complaints.iter().map(|line| printable(line)).collect();
-            Err(ExitError::new(lines.join("\n")))
-        }
+    if complaints.is_empty() {
+        Ok(0)
+    } else {
+        let lines: Vec<String> = complaints.iter().map(|line| printable(line)).collect();
+        Err(ExitError::new(lines.join("\n")))
     }
 }
 

@@ -96,9 +96,10 @@ impl Row {
 
     /// Why it waits: who said so, and what.
     pub fn why(&self) -> String {
-        match self.remote.is_empty() || self.reason.is_empty() {
-            true => self.reason.clone(),
-            false => format!("{}: {}", self.remote, self.reason),
+        if self.remote.is_empty() || self.reason.is_empty() {
+            self.reason.clone()
+        } else {
+            format!("{}: {}", self.remote, self.reason)
         }
     }
 
@@ -106,9 +107,10 @@ impl Row {
     pub fn json(&self) -> String {
         let id = self.line.split('|').next().unwrap_or_default();
         let message = id.get(..8).unwrap_or_default();
-        let flags: Vec<String> = match self.flags.is_empty() {
-            true => Vec::new(),
-            false => self.flags.split(',').map(quoted).collect(),
+        let flags: Vec<String> = if self.flags.is_empty() {
+            Vec::new()
+        } else {
+            self.flags.split(',').map(quoted).collect()
         };
         let texts = [
             ("id", id),

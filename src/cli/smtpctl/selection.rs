@@ -222,9 +222,10 @@ fn bound(value: &str, units: &[(&str, u64)]) -> Option<Bound> {
         return None;
     }
     let number = digits.parse::<u64>().ok()?.checked_mul(worth)?;
-    Some(match less {
-        true => Bound::LessThan(number),
-        false => Bound::AtLeast(number),
+    Some(if less {
+        Bound::LessThan(number)
+    } else {
+        Bound::AtLeast(number)
     })
 }
 

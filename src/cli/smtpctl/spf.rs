@@ -98,11 +98,12 @@ pub fn walk(
         open -= 1;
         walk.take(&question, found, out)?;
     }
-    match walk.full {
-        false => Ok(0),
-        true => Err(ExitError::new(format!(
+    if walk.full {
+        Err(ExitError::new(format!(
             "stopped after {QUESTIONS_MAX} questions: the list is not complete"
-        ))),
+        )))
+    } else {
+        Ok(0)
     }
 }
 
@@ -363,9 +364,10 @@ fn print(out: &mut dyn Write, addr: IpAddr, prefix: Option<u8>) -> Result<(), Ex
 }
 
 fn print_if(out: &mut dyn Write, text: &str, valid: bool) -> Result<(), ExitError> {
-    match valid {
-        true => writeln!(out, "{text}").map_err(|e| ExitError::output(&e)),
-        false => Ok(()),
+    if valid {
+        writeln!(out, "{text}").map_err(|e| ExitError::output(&e))
+    } else {
+        Ok(())
     }
 }
 

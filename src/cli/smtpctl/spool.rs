@@ -134,9 +134,10 @@ impl Files<'_> {
         let found = body.parent().map(names).and_then(Result::ok);
         let names = found.unwrap_or_default();
         let ids: Vec<EvpId> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        match ids.is_empty() {
-            true => self.bagged.envelopes(msgid).to_vec(),
-            false => ids,
+        if ids.is_empty() {
+            self.bagged.envelopes(msgid).to_vec()
+        } else {
+            ids
         }
     }
 
@@ -298,9 +299,10 @@ mod tests {
 
     /// An envelope file of these tests holds nothing but the id, or what is to be refused.
     fn decode(id: EvpId, bytes: &[u8]) -> Result<Envelope, String> {
-        match bytes == id.to_string().as_bytes() {
-            true => Ok(envelope(id)),
-            false => Err("version mismatch".to_owned()),
+        if bytes == id.to_string().as_bytes() {
+            Ok(envelope(id))
+        } else {
+            Err("version mismatch".to_owned())
         }
     }
 

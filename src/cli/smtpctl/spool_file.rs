@@ -14,15 +14,17 @@ use crate::sys::{open, user};
 pub(super) fn open_file(spool: &Path, path: &Path) -> io::Result<File> {
     let owner = fs::symlink_metadata(spool.join(layout::QUEUE))?;
     let owner = Identity::alone(owner.uid(), owner.gid());
-    let file = match user::effective_uid() == 0 && owner.uid != 0 {
-        true => acting_as(&owner, || open::foreign(path))??,
-        false => open::foreign(path)?,
+    let file = if user::effective_uid() == 0 && owner.uid != 0 {
+        acting_as(&owner, || open::foreign(path))??
+    } else {
+        open::foreign(path)?
     };
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "not a plain file",
-        )),
+        ))
     }
 }

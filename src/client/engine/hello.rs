@@ -81,9 +81,10 @@ impl Engine {
     }
 
     fn say_hello(&mut self) {
-        match self.is_lmtp() {
-            true => self.introduce("LHLO", Expect::Lhlo),
-            false => self.introduce("EHLO", Expect::Ehlo),
+        if self.is_lmtp() {
+            self.introduce("LHLO", Expect::Lhlo)
+        } else {
+            self.introduce("EHLO", Expect::Ehlo)
         }
     }
 

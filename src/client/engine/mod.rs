@@ -404,9 +404,10 @@ impl Engine {
     fn remote(&self) -> Remote {
         Remote {
             name: self.name.clone(),
-            dsn: match self.extensions.dsn {
-                true => DsnOffer::Offered,
-                false => DsnOffer::NotOffered,
+            dsn: if self.extensions.dsn {
+                DsnOffer::Offered
+            } else {
+                DsnOffer::NotOffered
             },
         }
     }

@@ -204,12 +204,13 @@ impl Engine {
         &self,
         recipients: Vec<Recipient>,
     ) -> Result<Vec<(EvpId, Outcome)>, Vec<Recipient>> {
-        match self.is_refused() {
-            true => Ok(recipients
+        if self.is_refused() {
+            Ok(recipients
                 .into_iter()
                 .map(|recipient| (recipient.id, too_many_refused()))
-                .collect()),
-            false => Err(recipients),
+                .collect())
+        } else {
+            Err(recipients)
         }
     }
 
@@ -230,9 +231,10 @@ impl Engine {
 
     /// Says what can be said now.
     fn pump(&mut self) {
-        let ahead = match self.extensions.pipelining {
-            true => AHEAD_MAX,
-            false => 1,
+        let ahead = if self.extensions.pipelining {
+            AHEAD_MAX
+        } else {
+            1
         };
         while self.phase == Phase::Talking && self.expected.len() < ahead {
             let refused = self.is_refused();
@@ -308,13 +310,12 @@ impl Engine {
         };
         match expect {
             Expect::Mail if !done => {
-                match transaction.ahead {
+                if transaction.ahead {
                     // It may mind that MAIL came so early, and nothing else.
-                    true => {
-                        transaction.put_off();
-                        self.out_of_step = true;
-                    }
-                    false => transaction.settle_rest(&failed(reply, remote)),
+                    transaction.put_off();
+                    self.out_of_step = true;
+                } else {
+                    transaction.settle_rest(&failed(reply, remote));
                 }
                 self.counts.unfinished = true;
             }
@@ -563,9 +564,10 @@ impl Transaction {
     pub(super) fn ended(&self) -> Option<Event> {
         let msgid = self.msgid()?;
         let delivered = |(_, outcome): &(EvpId, Outcome)| outcome.verdict == Verdict::Delivered;
-        Some(match self.settled.iter().any(delivered) {
-            true => Event::Commit(msgid, self.sent_bytes),
-            false => Event::Rollback(msgid),
+        Some(if self.settled.iter().any(delivered) {
+            Event::Commit(msgid, self.sent_bytes)
+        } else {
+            Event::Rollback(msgid)
         })
     }
 

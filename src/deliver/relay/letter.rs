@@ -78,15 +78,14 @@ impl Content for Letter {
 impl Facts {
     /// The message is read through for what the host asks, and for nothing else.
     fn of(body: &Body, offered: &Extensions) -> io::Result<Facts> {
-        match offered.size.is_some() || offered.eight_bit {
-            true => {
-                let room = usize::try_from(body.size_bytes()?).unwrap_or(CHUNK_BYTES);
-                Facts::read(Folded::new(body.again()?), room.clamp(1, CHUNK_BYTES))
-            }
-            false => Ok(Facts {
+        if offered.size.is_some() || offered.eight_bit {
+            let room = usize::try_from(body.size_bytes()?).unwrap_or(CHUNK_BYTES);
+            Facts::read(Folded::new(body.again()?), room.clamp(1, CHUNK_BYTES))
+        } else {
+            Ok(Facts {
                 size_bytes: body.size_bytes()?,
                 eight_bit: false,
-            }),
+            })
         }
     }
 

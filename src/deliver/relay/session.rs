@@ -185,9 +185,10 @@ impl Worker<'_> {
         let start = self.start;
         let ptr = start.ptr.get().and_then(|found| found.name.as_ref());
         maillog::mta_connecting(start.id, scheme, start.to, ptr.map(Line::as_str));
-        let protocol = match start.lmtp {
-            true => Protocol::Lmtp,
-            false => Protocol::Smtp,
+        let protocol = if start.lmtp {
+            Protocol::Lmtp
+        } else {
+            Protocol::Smtp
         };
         let mut hello = Hello::new(protocol, name.clone());
         hello.tls = tls;
@@ -349,9 +350,10 @@ impl Worker<'_> {
             }
             broke |= session.failure().is_some() && !settled.is_empty();
             let goes_on = at_hand.letter.is_some() || session.can_take_more();
-            let in_step = match session.is_out_of_step() {
-                true => Some(false),
-                false => (follows && !settled.is_empty()).then_some(true),
+            let in_step = if session.is_out_of_step() {
+                Some(false)
+            } else {
+                (follows && !settled.is_empty()).then_some(true)
             };
             let done = Sent {
                 settled,
@@ -368,9 +370,10 @@ impl Worker<'_> {
             if let Some(failure) = session.failure() {
                 let messages = u32::try_from(session.accepted()).unwrap_or(u32::MAX);
                 maillog::mta_error(self.start.id, messages, &failure.text);
-                return match broke {
-                    true => End::Failed(self.told(failure)),
-                    false => self.closed(sent - 1, &failure.text),
+                return if broke {
+                    End::Failed(self.told(failure))
+                } else {
+                    self.closed(sent - 1, &failure.text)
                 };
             }
             if session.rejects_all() {

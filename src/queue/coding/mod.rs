@@ -175,9 +175,10 @@ impl Coding {
             .take(max_bytes as u64 + 1)
             .read_to_end(&mut text)
             .map_err(|error| Unreadable::Damaged(error.to_string()))?;
-        match text.len() > max_bytes {
-            true => Err(Unreadable::Damaged("file too large".to_owned())),
-            false => Ok(text),
+        if text.len() > max_bytes {
+            Err(Unreadable::Damaged("file too large".to_owned()))
+        } else {
+            Ok(text)
         }
     }
 
@@ -191,9 +192,10 @@ impl Coding {
             Some(key) => Box::new(seal::Writer::new(key, name, file)?),
             None => file,
         };
-        Ok(match self.compress {
-            true => Box::new(gzip::Writer::new(file)),
-            false => file,
+        Ok(if self.compress {
+            Box::new(gzip::Writer::new(file))
+        } else {
+            file
         })
     }
 
@@ -244,9 +246,10 @@ fn unpacked(mut opened: impl Read + Send + 'static) -> io::Result<Box<dyn Read +
         }
     }
     let whole = Cursor::new(start).take(count as u64).chain(opened);
-    Ok(match count == start.len() && start == GZIP {
-        true => Box::new(gzip::unpack(whole)),
-        false => Box::new(whole),
+    Ok(if count == start.len() && start == GZIP {
+        Box::new(gzip::unpack(whole))
+    } else {
+        Box::new(whole)
     })
 }
 

@@ -109,11 +109,12 @@ impl FileKey {
         };
         let (salt, check) = header[MAGIC.len()..].split_at(SALT_BYTES);
         let file_key = FileKey::derive(key, salt, name)?;
-        match file_key.check == check {
-            true => Ok(file_key),
-            false => Err(Unreadable::Key(
+        if file_key.check == check {
+            Ok(file_key)
+        } else {
+            Err(Unreadable::Key(
                 "it is encrypted with another key".to_owned(),
-            )),
+            ))
         }
     }
 
@@ -254,9 +255,10 @@ impl Reader {
         if fill_at(&*self.source, &mut self.chunk, self.at)? < length {
             return Err(cut_short());
         }
-        let position = match left == length as u64 {
-            true => Position::Last,
-            false => Position::Inside,
+        let position = if left == length as u64 {
+            Position::Last
+        } else {
+            Position::Inside
         };
         self.taken = 0;
         let opened = self.key.open(self.number, position, &mut self.chunk);
@@ -304,9 +306,10 @@ pub(super) fn open(key: &Key, name: Name, sealed: &[u8]) -> Result<Vec<u8>, Unre
     let count = chunks.len().div_ceil(SEALED_BYTES);
     let mut text = Vec::with_capacity(chunks.len());
     for (number, chunk) in (0u32..).zip(chunks.chunks(SEALED_BYTES)) {
-        let position = match number as usize + 1 == count {
-            true => Position::Last,
-            false => Position::Inside,
+        let position = if number as usize + 1 == count {
+            Position::Last
+        } else {
+            Position::Inside
         };
         let mut chunk = chunk.to_vec();
         key.open(number, position, &mut chunk)?;

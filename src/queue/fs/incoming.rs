@@ -97,9 +97,10 @@ impl FsDraft {
     }
 
     fn has_envelopes(&self) -> io::Result<()> {
-        match self.envelopes.is_empty() {
-            true => Err(invalid("a message without envelopes")),
-            false => Ok(()),
+        if self.envelopes.is_empty() {
+            Err(invalid("a message without envelopes"))
+        } else {
+            Ok(())
         }
     }
 

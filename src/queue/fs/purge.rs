@@ -87,9 +87,10 @@ impl Shared {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             moved => moved?,
         }
-        let now = match self.options.delete_later {
-            true => self.dropped.leave(away),
-            false => Some(away),
+        let now = if self.options.delete_later {
+            self.dropped.leave(away)
+        } else {
+            Some(away)
         };
         if let Some(away) = now {
             self.delete_dropped(&away);

@@ -319,9 +319,12 @@ fn a_destination_dead_for_days_delays_no_other() {
     // RFC 5321 §4.5.4.1: a host that cannot be reached must not keep mail for others waiting. Each
     // of its messages is given up at the end of its own life.
     let mut world = World::new(both_ways(FOUR_DAYS_S, &[14_400]), 10);
-    let judge = |envelope: &Envelope| match is_dead(envelope) {
-        true => fail(4),
-        false => Outcome::delivered(),
+    let judge = |envelope: &Envelope| {
+        if is_dead(envelope) {
+            fail(4)
+        } else {
+            Outcome::delivered()
+        }
     };
     let hours: u64 = 96;
     for hour in 0..hours {

@@ -36,9 +36,10 @@ pub(super) fn mail(
 
 /// A reverse-path. Without a domain, which LMTP may see, it is the user alone.
 pub(super) fn path(sender: &MailAddr) -> String {
-    match sender.domain().is_empty() {
-        true => sender.user().to_owned(),
-        false => sender.to_string(),
+    if sender.domain().is_empty() {
+        sender.user().to_owned()
+    } else {
+        sender.to_string()
     }
 }
 

@@ -96,10 +96,7 @@ impl Core {
         let Some(route) = route.and_then(|id| self.routes.get_mut(&id)) else {
             return;
         };
-        route.step = match kept {
-            true => Step::Kept,
-            false => Step::Lost,
-        };
+        route.step = if kept { Step::Kept } else { Step::Lost };
     }
 
     /// How long a session took to be ready for mail: all that is known of how slow a host is that

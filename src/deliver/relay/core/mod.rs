@@ -365,9 +365,10 @@ impl Core {
     pub fn next_event(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let sweep = self.swept.plus(SWEEP_S);
-        match self.hosts.is_empty() && self.domains.is_empty() && self.routes.is_empty() {
-            true => timer,
-            false => Some(timer.map_or(sweep, |at| at.min(sweep))),
+        if self.hosts.is_empty() && self.domains.is_empty() && self.routes.is_empty() {
+            timer
+        } else {
+            Some(timer.map_or(sweep, |at| at.min(sweep)))
         }
     }
 

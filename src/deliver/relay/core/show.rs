@@ -136,9 +136,10 @@ impl Core {
     /// `pause mta from … for …`, and `resume`. False if that changes nothing.
     pub fn block(&mut self, source: IpAddr, name: &str, on: bool, now: Timestamp) -> bool {
         let block = (source, name.to_ascii_lowercase());
-        let changed = match on {
-            true => self.blocks.insert(block),
-            false => self.blocks.remove(&block),
+        let changed = if on {
+            self.blocks.insert(block)
+        } else {
+            self.blocks.remove(&block)
         };
         if changed && !on {
             self.unblock(source, name);

@@ -195,12 +195,11 @@ impl World {
                 self.core.smarthosts(vec![(id, host)], self.now);
             }
             Action::Source(_, relay, _) => {
-                let addr = match self.sources.is_empty() {
-                    true => None,
-                    false => {
-                        self.sources.rotate_left(1);
-                        *self.sources.last().unwrap()
-                    }
+                let addr = if self.sources.is_empty() {
+                    None
+                } else {
+                    self.sources.rotate_left(1);
+                    *self.sources.last().unwrap()
                 };
                 self.core.source(relay, addr, self.now);
             }

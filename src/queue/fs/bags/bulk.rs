@@ -37,9 +37,10 @@ impl Shared {
             if begun.elapsed() >= time {
                 break;
             }
-            let together = match can_sync_all {
-                true => self.unpack_together(lot),
-                false => Err(io::ErrorKind::Unsupported.into()),
+            let together = if can_sync_all {
+                self.unpack_together(lot)
+            } else {
+                Err(io::ErrorKind::Unsupported.into())
             };
             match together {
                 Ok(()) => {}

@@ -102,16 +102,18 @@ impl Part {
         // A damaged length costs no memory.
         let is_there = length <= SMALL_BYTES
             || bag.metadata()?.len() >= u64::from(self.at) + u64::from(self.length);
-        let bytes = match is_there {
-            true => up_to(bag, u64::from(self.at), length)?,
-            false => Vec::new(),
+        let bytes = if is_there {
+            up_to(bag, u64::from(self.at), length)?
+        } else {
+            Vec::new()
         };
         if bytes.len() < length {
             return Err(Unreadable::Damaged("the bag ends early".to_owned()));
         }
-        match check_of(&self.covered(), &bytes) == self.check {
-            true => Ok(bytes),
-            false => Err(Unreadable::Damaged("checksum".to_owned())),
+        if check_of(&self.covered(), &bytes) == self.check {
+            Ok(bytes)
+        } else {
+            Err(Unreadable::Damaged("checksum".to_owned()))
         }
     }
 

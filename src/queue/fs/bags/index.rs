@@ -283,9 +283,10 @@ impl Index {
             count: 1,
         };
         if place.live == 1 {
-            return match bagged.forget(id.msgid()) {
-                true => Settled::Last(mark),
-                false => Settled::Here,
+            return if bagged.forget(id.msgid()) {
+                Settled::Last(mark)
+            } else {
+                Settled::Here
             };
         }
         if let Some(place) = bagged.places.get_mut(&id.msgid()) {

@@ -92,9 +92,10 @@ impl Shared {
     /// given it.
     pub(in crate::queue::fs) fn is_unique(&self, msgid: MsgId) -> io::Result<()> {
         self.await_bags();
-        match self.bags.has(msgid) {
-            true => Err(io::Error::other("another message has its id")),
-            false => Ok(()),
+        if self.bags.has(msgid) {
+            Err(io::Error::other("another message has its id"))
+        } else {
+            Ok(())
         }
     }
 
