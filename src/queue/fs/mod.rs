@@ -50,6 +50,8 @@ mod space;
 mod walk;
 
 #[cfg(test)]
+mod spool;
+#[cfg(test)]
 mod tests;
 
 pub use disk::{Disk, EachEntry, EntryKind, RealDisk};

@@ -9,51 +9,12 @@ use crate::queue::Queue;
 use crate::queue::coding::Key;
 use crate::queue::contract::commit;
 
+use super::spool::Spool;
 use super::*;
-
-struct Spool {
-    dir: tempfile::TempDir,
-    fs: Fs,
-    queue: Queue,
-}
-
-impl Spool {
-    fn new() -> Spool {
-        Spool::with(Options::default())
-    }
-
-    fn with(options: Options) -> Spool {
-        let dir = tempfile::tempdir().unwrap();
-        let fs = Fs::open(dir.path(), options).unwrap();
-        let queue = Queue::new(Arc::new(fs.clone()));
-        Spool { dir, fs, queue }
-    }
-
-    fn reopened(self) -> Spool {
-        let Spool { dir, fs, queue } = self;
-        drop((fs, queue));
-        let fs = Fs::open(dir.path(), Options::default()).unwrap();
-        let queue = Queue::new(Arc::new(fs.clone()));
-        Spool { dir, fs, queue }
-    }
-
-    fn at(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.dir.path().join(path)
-    }
-
-    fn names(&self, room: &str) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(self.at(room))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-}
 
 #[test]
 fn two_engines_never_share_a_spool() {
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let Err(error) = Fs::open(spool.dir.path(), Options::default()) else {
         panic!("opened twice");
     };
@@ -64,7 +25,7 @@ fn two_engines_never_share_a_spool() {
         text.ends_with(&format!("in use by another smtpd (pid {pid})")),
         "{text}"
     );
-    spool.reopened();
+    spool.reopened(Options::default());
 }
 
 #[test]
@@ -73,7 +34,7 @@ fn buckets_of_another_user_are_set_aside_and_block_no_mail() {
     if crate::sys::user::effective_uid() != 0 {
         return eprintln!("NOT RUN: buckets_of_another_user_…: only root gives directories away");
     }
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     commit(&spool.queue, &["ann"], b"ours\n");
     let ours = spool.names("queue");
     for bucket in 0..=255u8 {
@@ -85,7 +46,7 @@ fn buckets_of_another_user_are_set_aside_and_block_no_mail() {
     }
     let mut spool = spool;
     for _ in 0..2 {
-        spool = spool.reopened();
+        spool = spool.reopened(Options::default());
         assert_eq!(spool.queue.messages().count(), 1);
         let names = spool.names("queue");
         let aside = names.iter().filter(|name| name.ends_with(".uid12345"));
@@ -103,7 +64,7 @@ fn buckets_of_another_user_are_set_aside_and_block_no_mail() {
 
 #[test]
 fn a_transaction_that_is_reset_touches_no_directory() {
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let before = fs::metadata(spool.at("incoming"))
         .unwrap()
         .modified()
@@ -122,7 +83,7 @@ fn a_transaction_that_is_reset_touches_no_directory() {
 
 #[test]
 fn a_dropped_large_message_leaves_no_file() {
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let mut incoming = spool.queue.begin().unwrap();
     incoming.write(&vec![b'x'; 100_000]).unwrap();
     assert!(incoming.is_full() && spool.names("incoming").is_empty());
@@ -136,7 +97,7 @@ fn a_dropped_large_message_leaves_no_file() {
 
 #[test]
 fn files_and_directories_are_private_and_where_the_layout_says() {
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let one = commit(&spool.queue, &["ann"], b"text\n").remove(0);
     let mode = |path: PathBuf| fs::metadata(spool.at(path)).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(body_path(one.id.msgid())), 0o600);
@@ -169,11 +130,11 @@ fn what_is_settled_is_deleted_by_whoever_has_time() {
 #[test]
 fn leftovers_of_a_dead_engine_are_dropped_at_start() {
     // spool-layout.md, guarantee 2: what is in incoming/ at a start was never promised.
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     fs::create_dir(spool.at("incoming/0a000001")).unwrap();
     fs::write(spool.at("incoming/0a000001/message"), "half").unwrap();
     fs::write(spool.at("temporary/0a00000100000001.7"), "half").unwrap();
-    let spool = spool.reopened();
+    let spool = spool.reopened(Options::default());
     assert!(spool.names("incoming").is_empty());
     assert!(spool.names("temporary").is_empty());
     assert_eq!(spool.names("purge").len(), 2);
@@ -184,7 +145,7 @@ fn leftovers_of_a_dead_engine_are_dropped_at_start() {
 
 #[test]
 fn an_unreadable_envelope_goes_to_corrupt_with_a_copy_of_the_body() {
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let two = commit(&spool.queue, &["ann", "bob"], b"text\n");
     let msgid = two[0].id.msgid();
     fs::write(spool.at(envelope_path(two[0].id)), "version: 9\n").unwrap();
@@ -208,7 +169,7 @@ fn an_unreadable_envelope_goes_to_corrupt_with_a_copy_of_the_body() {
 
 #[test]
 fn a_message_of_which_nothing_is_readable_goes_to_corrupt_whole() {
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let two = commit(&spool.queue, &["ann", "bob"], b"text\n");
     let msgid = two[0].id.msgid();
     for envelope in &two {
@@ -221,7 +182,7 @@ fn a_message_of_which_nothing_is_readable_goes_to_corrupt_whole() {
 
 #[test]
 fn a_message_without_body_or_without_envelope_goes_to_corrupt() {
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let one = commit(&spool.queue, &["ann"], b"text\n").remove(0);
     let other = commit(&spool.queue, &["bob"], b"text\n").remove(0);
     fs::remove_file(spool.at(body_path(one.id.msgid()))).unwrap();
@@ -236,7 +197,7 @@ fn a_message_without_body_or_without_envelope_goes_to_corrupt() {
 #[test]
 fn removing_the_last_readable_envelope_deletes_nothing_else() {
     // spool-layout.md, guarantee 5: nothing unreadable is deleted: it moves to corrupt/.
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let two = commit(&spool.queue, &["ann", "bob"], b"text\n");
     let msgid = two[0].id.msgid();
     fs::write(spool.at(envelope_path(two[0].id)), "damaged").unwrap();
@@ -260,7 +221,7 @@ fn an_envelope_that_may_not_be_read_stays_for_later() {
         let _ = writeln!(io::stderr(), "NOT RUN: {name}: needs an ordinary user");
         return;
     }
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let one = commit(&spool.queue, &["ann"], b"text\n").remove(0);
     let path = spool.at(envelope_path(one.id));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
@@ -273,7 +234,7 @@ fn an_envelope_that_may_not_be_read_stays_for_later() {
 #[test]
 fn bogus_names_are_left_alone() {
     // spool-layout.md, Directories: any other name is left alone, with a debug line.
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let one = commit(&spool.queue, &["ann"], b"text\n").remove(0);
     fs::create_dir(spool.at("queue/zz")).unwrap();
     fs::write(spool.at("queue/note"), "").unwrap();
@@ -288,9 +249,9 @@ fn bogus_names_are_left_alone() {
 #[test]
 fn a_message_moved_in_by_hand_is_found() {
     // spool-layout.md, Transitions: a message's directory may be moved into its bucket by hand.
-    let from = Spool::new();
+    let from = Spool::with(Options::default());
     let one = commit(&from.queue, &["ann"], b"text\n").remove(0);
-    let to = Spool::new();
+    let to = Spool::with(Options::default());
     let msgid = one.id.msgid();
     fs::create_dir_all(to.at(layout::bucket_dir(layout::bucket_of(msgid)))).unwrap();
     fs::rename(
@@ -308,13 +269,13 @@ fn a_message_moved_in_by_hand_is_found() {
 
 #[test]
 fn a_message_with_many_envelopes_and_a_large_body_survives_a_restart() {
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let users: Vec<String> = (0..100).map(|n| format!("user{n}")).collect();
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
     let body = vec![b'x'; 3_000_000];
     let mut sent = commit(&spool.queue, &users, &body);
     sent.sort_by_key(|envelope| envelope.id);
-    let spool = spool.reopened();
+    let spool = spool.reopened(Options::default());
     let msgid = sent[0].id.msgid();
     assert_eq!(spool.queue.envelopes(msgid).unwrap(), sent);
     assert_eq!(fs::read(spool.at(body_path(msgid))).unwrap(), body);
@@ -353,7 +314,7 @@ fn the_envelopes_of_one_message_are_bounded() {
 
 #[test]
 fn many_threads_commit_change_and_remove_at_once() {
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -407,7 +368,7 @@ fn text_of(spool: &Spool, id: MsgId) -> io::Result<String> {
 #[test]
 fn a_spool_stays_readable_when_its_options_change() {
     // spool-layout.md, Coded files: a file says itself what it is.
-    let mut spool = Spool::new();
+    let mut spool = Spool::with(Options::default());
     let mut written = Vec::new();
     for (compress, key) in [
         (false, None),
@@ -503,7 +464,7 @@ fn a_damaged_sealed_envelope_goes_to_corrupt() {
 #[test]
 fn a_queue_that_opensmtpd_has_encrypted_is_taken_over() {
     // spool-layout.md, Coded files: 0x01, nonce, text, seal; the body passes on as ours.
-    let spool = Spool::new();
+    let spool = Spool::with(Options::default());
     let envelope = commit(&spool.queue, &["ann"], b"").remove(0);
     let old = |name: &str| {
         let digits = fs::read_to_string(format!("tests/spool/opensmtpd/{name}.hex")).unwrap();

@@ -8,7 +8,7 @@ use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::LoadError;
 use crate::queue::fs::{body_path, envelope_path};
 
-use super::Spool;
+use super::{Spool, bagged};
 
 /// Messages that have directories of their own, because something has changed.
 fn unpacked(spool: &Spool, users: &[&str]) -> Vec<Envelope> {
@@ -22,7 +22,7 @@ fn unpacked(spool: &Spool, users: &[&str]) -> Vec<Envelope> {
 
 #[test]
 fn many_envelopes_are_read_as_each_is_read_alone() {
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     let mut all = spool.commit(&["ann", "bob", "cat"]);
     all.extend(spool.commit(&["dan", "eve"]));
     all.extend(unpacked(&spool, &["fay", "gil", "hal"]));
@@ -51,7 +51,7 @@ fn many_envelopes_are_read_as_each_is_read_alone() {
 
 #[test]
 fn messages_are_read_together_as_each_is_read_alone() {
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     let mut all = spool.commit(&["ann", "bob", "cat"]);
     all.extend(unpacked(&spool, &["dan", "eve", "fay"]));
     let begun = spool.queue.begin().unwrap();

@@ -9,20 +9,15 @@ use std::time::Duration;
 use crate::mail::samples::envelope;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::coding::{Coding, Key};
+use crate::queue::fs::spool::Spool;
 use crate::queue::fs::{Disk, Fs, Options, body_path, envelope_path, layout};
-use crate::queue::{LoadError, Queue, commit_all};
+use crate::queue::{LoadError, commit_all};
 use crate::util::Timestamp;
 
 use watched::Watched;
 
 mod many;
 mod watched;
-
-struct Spool {
-    dir: tempfile::TempDir,
-    fs: Fs,
-    queue: Queue,
-}
 
 fn bagged() -> Options {
     Options {
@@ -32,40 +27,6 @@ fn bagged() -> Options {
 }
 
 impl Spool {
-    fn new() -> Spool {
-        Spool::with(bagged())
-    }
-
-    fn with(options: Options) -> Spool {
-        Spool::over(tempfile::tempdir().unwrap(), options)
-    }
-
-    fn over(dir: tempfile::TempDir, options: Options) -> Spool {
-        let fs = Fs::open(dir.path(), options).unwrap();
-        let queue = Queue::new(Arc::new(fs.clone()));
-        Spool { dir, fs, queue }
-    }
-
-    /// As after the death of the process.
-    fn reopened(self) -> Spool {
-        let Spool { dir, fs, queue } = self;
-        drop((fs, queue));
-        Spool::over(dir, bagged())
-    }
-
-    fn at(&self, path: impl AsRef<std::path::Path>) -> PathBuf {
-        self.dir.path().join(path)
-    }
-
-    fn names(&self, room: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.at(room)).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
     /// The only bag.
     fn bag(&self) -> PathBuf {
         let names = self.names("bags");
@@ -129,7 +90,7 @@ impl Spool {
 
 #[test]
 fn messages_that_are_committed_together_share_a_file() {
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     let three = spool.commit(&["ann", "bob", "eve"]);
     spool.bag();
     assert!(!three.iter().any(|one| spool.has_dir(one.id)));
@@ -147,20 +108,20 @@ fn messages_that_are_committed_together_share_a_file() {
 
 #[test]
 fn a_mark_survives_the_death_of_the_process() {
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     let three = spool.commit(&["ann", "bob", "eve"]);
     spool.queue.remove(three[1].id).unwrap();
-    let spool = spool.reopened();
+    let spool = spool.reopened(bagged());
     assert_eq!(spool.users(), ["ann", "eve"]);
     spool.queue.remove(three[0].id).unwrap();
     spool.queue.remove(three[2].id).unwrap();
-    let spool = spool.reopened();
+    let spool = spool.reopened(bagged());
     assert!(spool.names("bags").is_empty() && spool.messages().is_empty());
 }
 
 #[test]
 fn a_message_that_is_changed_is_unpacked_and_the_others_stay() {
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     let two = spool.commit(&["ann", "bob"]);
     let mut later = two[0].clone();
     later.retry = 7;
@@ -168,7 +129,7 @@ fn a_message_that_is_changed_is_unpacked_and_the_others_stay() {
     assert!(spool.has_dir(later.id) && !spool.has_dir(two[1].id));
     let report = spool.queue.add(&two[1]).unwrap();
     assert!(spool.names("bags").is_empty(), "nothing is left in the bag");
-    let spool = spool.reopened();
+    let spool = spool.reopened(bagged());
     assert_eq!(spool.queue.load(later.id).unwrap(), later);
     assert_eq!(spool.queue.envelopes(report.msgid()).unwrap().len(), 2);
     assert_eq!(spool.text(report.msgid()), "bob");
@@ -182,7 +143,7 @@ fn a_message_that_is_changed_is_unpacked_and_the_others_stay() {
 #[test]
 fn after_unpacking_everything_lies_as_older_versions_expect_it() {
     // spool-layout.md, Bags: what is on the disk after a clean stop.
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     let two = spool.commit(&["ann", "bob"]);
     let one = spool.commit(&["eve"]).remove(0);
     assert_eq!(spool.fs.unpack_all(Duration::MAX), 0);
@@ -196,7 +157,7 @@ fn after_unpacking_everything_lies_as_older_versions_expect_it() {
         let expected = crate::queue::envelope_file::encode(one).unwrap();
         assert_eq!(file, expected.as_bytes());
     }
-    assert_eq!(spool.reopened().users(), ["ann", "bob", "eve"]);
+    assert_eq!(spool.reopened(bagged()).users(), ["ann", "bob", "eve"]);
 }
 
 #[test]
@@ -219,10 +180,10 @@ fn everything_is_unpacked_with_three_syncs_where_the_system_can() {
 
 #[test]
 fn what_there_is_no_time_to_unpack_stays_in_its_bag() {
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     spool.commit(&["ann", "bob"]);
     assert_eq!(spool.fs.unpack_all(Duration::ZERO), 2);
-    let spool = spool.reopened();
+    let spool = spool.reopened(bagged());
     assert_eq!(spool.users(), ["ann", "bob"]);
     assert_eq!(spool.names("bags").len(), 1);
 }
@@ -230,7 +191,7 @@ fn what_there_is_no_time_to_unpack_stays_in_its_bag() {
 #[test]
 fn mail_is_received_before_tables_are_read_and_committed_after() {
     // spool-layout.md, Bags: only some tables are read before the first client is greeted.
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     for _ in 0..40 {
         spool.commit(&["ann", "bob", "eve", "joe", "kim", "lea", "mia", "ned"]);
     }
@@ -284,7 +245,7 @@ fn mail_is_received_before_tables_are_read_and_committed_after() {
 #[test]
 fn a_bag_that_finds_no_descriptor_is_read_when_there_is_one() {
     // Clients may use up all descriptors while tables are read.
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     // More envelopes in each than are looked at when the spool is opened.
     for user in ["ann", "bob"] {
         let mut incoming = spool.queue.begin().unwrap();
@@ -310,7 +271,7 @@ fn a_spool_comes_from_a_version_without_bags_and_goes_back_to_it() {
     let mut first = spool.commit(&["ann"]).remove(0);
     // What never was there is made.
     fs::remove_dir(spool.at("bags")).unwrap();
-    let spool = spool.reopened();
+    let spool = spool.reopened(bagged());
     spool.commit(&["bob", "eve"]);
     first.retry = 1;
     spool.queue.update(&first).unwrap();
@@ -332,7 +293,7 @@ fn a_spool_comes_from_a_version_without_bags_and_goes_back_to_it() {
 #[test]
 fn a_message_in_a_bag_and_in_a_directory_is_the_one_in_the_directory() {
     // A stop between the rename of the directory and the mark in the bag.
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     let two = spool.commit(&["ann", "bob"]);
     let bag = spool.bag();
     let before = fs::read(&bag).unwrap();
@@ -340,14 +301,18 @@ fn a_message_in_a_bag_and_in_a_directory_is_the_one_in_the_directory() {
     later.retry = 7;
     spool.queue.update(&later).unwrap();
     fs::write(&bag, before).unwrap();
-    let spool = spool.reopened();
+    let spool = spool.reopened(bagged());
     assert_eq!(spool.users(), ["ann", "bob"]);
     assert_eq!(
         spool.queue.envelopes(later.id.msgid()).unwrap(),
         [later.clone()]
     );
     spool.queue.remove(later.id).unwrap();
-    assert_eq!(spool.reopened().users(), ["bob"], "it does not come back");
+    assert_eq!(
+        spool.reopened(bagged()).users(),
+        ["bob"],
+        "it does not come back"
+    );
 }
 
 /// What is damaged, how, given where the second body begins, and who is left.
@@ -373,7 +338,7 @@ fn the_readable_messages_of_a_damaged_bag_survive() {
         ("the first line", |bag, _| bag[14] ^= 1, &[]),
     ];
     for (what, spoil, left) in damage {
-        let spool = Spool::new();
+        let spool = Spool::with(bagged());
         spool.commit(&users);
         let path = spool.bag();
         let mut bag = fs::read(&path).unwrap();
@@ -381,17 +346,21 @@ fn the_readable_messages_of_a_damaged_bag_survive() {
         // The text of a body comes before any envelope that names it.
         spoil(&mut bag, body);
         fs::write(&path, bag).unwrap();
-        let spool = spool.reopened();
+        let spool = spool.reopened(bagged());
         assert_eq!(spool.users(), left, "{what}");
         assert_eq!(spool.names("corrupt").len(), 1, "{what}");
         assert!(spool.names("bags").is_empty(), "{what}");
-        assert_eq!(spool.reopened().users(), left, "{what}, after a restart");
+        assert_eq!(
+            spool.reopened(bagged()).users(),
+            left,
+            "{what}, after a restart"
+        );
     }
 }
 
 #[test]
 fn no_damaged_byte_of_a_bag_makes_another_message() {
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     spool.commit(&["ann", "bob"]);
     let path = spool.bag();
     let bag = fs::read(&path).unwrap();
@@ -505,7 +474,7 @@ fn a_message_with_a_thousand_recipients_is_in_one_bag() {
     for one in &envelopes[1..] {
         spool.queue.remove(one.id).unwrap();
     }
-    let spool = spool.reopened();
+    let spool = spool.reopened(bagged());
     assert_eq!(
         spool.queue.envelopes(envelopes[0].id.msgid()).unwrap(),
         envelopes[..1]
@@ -514,7 +483,7 @@ fn a_message_with_a_thousand_recipients_is_in_one_bag() {
 
 #[test]
 fn many_threads_commit_change_and_remove_in_bags_at_once() {
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -543,7 +512,7 @@ fn many_threads_commit_change_and_remove_in_bags_at_once() {
 
 #[test]
 fn envelopes_of_one_message_are_settled_while_it_is_unpacked() {
-    let spool = Spool::new();
+    let spool = Spool::with(bagged());
     for _ in 0..20 {
         let mut incoming = spool.queue.begin().unwrap();
         for user in ["ann", "bob", "eve"] {
