@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, never};
 
 use crate::control::message::{Answer, Ask};
 use crate::deliver::{Agent, Report, Reports};
@@ -112,9 +112,11 @@ const INFLIGHT_MAX: usize = 1 << 16;
 /// Messages that may wait for the runner; then those who bring more wait.
 const INBOX_MAX: usize = 1024;
 /// The same of what the walk over the spool brings, which is much at a time.
-const FOUND_MAX: usize = 64;
+const FOUND_MAX: usize = INBOX_MAX / scan::TOGETHER;
 /// Messages and outcomes taken before work is handed out again.
 const DRAIN_MAX: usize = 256;
+/// The same of what the walk over the spool brings.
+const FOUND_AT_ONCE: usize = DRAIN_MAX / scan::TOGETHER;
 /// Steps before messages and outcomes are looked at again.
 const STEPS_MAX: usize = 32;
 /// The longest sleep: the system's clock may jump.
@@ -274,7 +276,7 @@ enum Course {
 fn run(mut core: Core, inbox: Inbox, reports: &Receiver<Report>) {
     let Inbox {
         messages: inbox,
-        found,
+        mut found,
         alarm,
     } = inbox;
     let mut last_call: Option<Instant> = None;
@@ -291,6 +293,8 @@ fn run(mut core: Core, inbox: Inbox, reports: &Receiver<Report>) {
         busy |= settle_reports(&mut core, reports, now);
         if course == Course::Stop && last_call.is_none() {
             core.stop();
+            // Nobody hears of what is found any more: the walk over the spool ends.
+            found = never();
             last_call = Some(Instant::now() + GRACE);
         }
         busy |= work(&mut core, now);
@@ -339,7 +343,7 @@ fn read(core: &mut Core, inbox: &Receiver<Message>, now: Timestamp) -> (Course, 
 
 fn take_found(core: &mut Core, found: &Receiver<Found>, now: Timestamp) -> bool {
     let mut busy = false;
-    for what in found.try_iter().take(FOUND_MAX) {
+    for what in found.try_iter().take(FOUND_AT_ONCE) {
         match what {
             Found::These(envelopes) => core.found(envelopes, now),
             Found::All => core.scanned(),

@@ -19,7 +19,7 @@ use super::Handle;
 /// Threads that walk: reading takes several times as long as what the runner does with it.
 const THREADS_MAX: usize = 4;
 /// Messages read at a time: a runner that is woken for each does little else.
-const TOGETHER: usize = 16;
+pub(super) const TOGETHER: usize = 16;
 
 /// Starts the walk. It ends by telling the runner so, or when the runner is gone.
 pub fn start(queue: Queue, handle: Handle) -> io::Result<JoinHandle<()>> {

@@ -2,7 +2,7 @@
 //! thread with its handles.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::unbounded;
@@ -11,8 +11,8 @@ use crate::control::message::{Listed, Subsystem, Which};
 use crate::deliver::{HoldKey, Offer, Release};
 use crate::mail::samples::{self, line};
 use crate::mail::{
-    BounceKind, DsnOffer, EvpId, Kind, MailAddr, MsgId, Notify, Outcome, Past, Remote, Status,
-    Verdict,
+    BounceKind, DsnOffer, EvpId, Flags, Kind, MailAddr, MsgId, Notify, Outcome, Past, Remote,
+    Status, Verdict,
 };
 use crate::queue::ram::Ram;
 use crate::queue::{BeginError, Draft, LoadError, Store};
@@ -466,22 +466,12 @@ impl Agent for Prompt {
     }
 }
 
-#[test]
-fn the_thread_runs_the_queue_once_and_stops_when_told() {
-    // smtpd -q: everything schedulable is tried once, then the run is over.
-    let store = Arc::new(Faulty::default());
-    let dynamic: Arc<dyn Store> = store.clone();
-    let now = Timestamp::now();
-    let mut later = envelope("later", now);
-    // Its grid says: not for hours. Running the queue once does not wait for that.
-    later.retry = 100;
-    commit(&dynamic, vec![later]);
+/// A runner in its own thread, whose agents count what they deliver.
+fn started(queue: &Queue, delivered: &Arc<AtomicU64>) -> (Handle, JoinHandle<()>) {
     let (handle, inbox) = channel();
     let limits = Limits::default();
     let (reports, outcomes) = inbox.reports(limits);
-    let delivered = Arc::new(AtomicU64::new(0));
     let prompt = || Box::new(Prompt(reports.clone(), delivered.clone()));
-    let queue = Queue::new(dynamic.clone());
     let setup = Setup {
         queue: queue.clone(),
         agents: Agents {
@@ -496,7 +486,22 @@ fn the_thread_runs_the_queue_once_and_stops_when_told() {
         pause_mta: false,
         settle_threads: 2,
     };
-    let runner = start(inbox, setup).unwrap();
+    (handle, start(inbox, setup).unwrap())
+}
+
+#[test]
+fn the_thread_runs_the_queue_once_and_stops_when_told() {
+    // smtpd -q: everything schedulable is tried once, then the run is over.
+    let store = Arc::new(Faulty::default());
+    let dynamic: Arc<dyn Store> = store.clone();
+    let now = Timestamp::now();
+    let mut later = envelope("later", now);
+    // Its grid says: not for hours. Running the queue once does not wait for that.
+    later.retry = 100;
+    commit(&dynamic, vec![later]);
+    let delivered = Arc::new(AtomicU64::new(0));
+    let queue = Queue::new(dynamic.clone());
+    let (handle, runner) = started(&queue, &delivered);
     let (finish, finished) = unbounded();
     handle.run_once(Box::new(move || finish.send(()).unwrap()));
     for n in 0..500 {
@@ -512,4 +517,36 @@ fn the_thread_runs_the_queue_once_and_stops_when_told() {
     runner.join().unwrap();
     let answer = handle.ask(Ask::Status, Box::new(|_| unreachable!("nobody listens")));
     assert!(matches!(answer, Some(Answer::Fail(_))));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_end_of_the_walk_over_the_spool() {
+    // smtpd(8): SIGTERM ends the daemon, however much mail is found at the same time.
+    let queue = Queue::new(Arc::new(Faulty::default()));
+    let (handle, runner) = started(&queue, &Arc::default());
+    let suspended = Envelope {
+        flags: Flags {
+            suspended: true,
+            ..Flags::default()
+        },
+        ..envelope("ann", Timestamp::now())
+    };
+    let (ended, seen) = unbounded();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            // A walk that never ends.
+            scope.spawn(|| {
+                while !is_over.load(SeqCst) && handle.found(vec![suspended.clone(); 500]) {}
+            });
+        }
+        scope.spawn(move || {
+            runner.join().unwrap();
+            ended.send(()).unwrap();
+        });
+        handle.shutdown();
+        let told = seen.recv_timeout(Duration::from_secs(60));
+        is_over.store(true, SeqCst);
+        assert!(told.is_ok(), "it goes on reading");
+    });
 }
