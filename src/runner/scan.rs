@@ -42,14 +42,7 @@ struct Walk<'w> {
 
 /// Walks the spool; returns when all of it has been found.
 pub fn walk(queue: &Queue, handle: &Handle) {
-    let walk = Walk {
-        queue,
-        handle,
-        messages: Mutex::new(queue.messages()),
-        envelopes: AtomicU64::new(0),
-        closed: AtomicU64::new(0),
-        is_over: AtomicBool::new(false),
-    };
+    let walk = Walk::over(queue.messages(), queue, handle);
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
         for number in 2..=threads.min(THREADS_MAX) {
@@ -76,7 +69,22 @@ pub fn walk(queue: &Queue, handle: &Handle) {
     handle.scanned();
 }
 
-impl Walk<'_> {
+impl<'w> Walk<'w> {
+    fn over(
+        messages: Box<dyn Iterator<Item = MsgId> + Send>,
+        queue: &'w Queue,
+        handle: &'w Handle,
+    ) -> Walk<'w> {
+        Walk {
+            queue,
+            handle,
+            messages: Mutex::new(messages),
+            envelopes: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
     /// Reads messages that nobody has read, until there are none.
     fn read_on(&self) {
         while !self.is_over.load(Relaxed) {
@@ -142,6 +150,7 @@ fn patiently(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
     use std::sync::Arc;
 
     use super::*;
@@ -150,19 +159,40 @@ mod tests {
     use crate::queue::fs::{Fs, Options, envelope_path};
     use crate::runner::{Found, channel};
 
+    /// A spool with as many messages as several threads take.
+    fn filled(dir: &Path) -> (Queue, BTreeSet<EvpId>) {
+        let queue = Queue::new(Arc::new(Fs::open(dir, Options::default()).unwrap()));
+        let ids = (0..10 * TOGETHER).map(|_| {
+            let mut message = queue.begin().unwrap();
+            message.add(envelope("ann")).unwrap();
+            message.write(b"text\n").unwrap();
+            message.commit().unwrap().envelopes()[0].id
+        });
+        let ids = ids.collect();
+        (queue, ids)
+    }
+
+    #[test]
+    fn a_walk_ends_when_nobody_listens() {
+        // smtpd(8): SIGTERM ends the daemon; what is in the queue is found at the next start.
+        let dir = tempfile::tempdir().unwrap();
+        let (queue, _) = filled(dir.path());
+        let (handle, inbox) = channel();
+        drop(inbox);
+        let taken = Arc::new(AtomicU64::new(0));
+        let count = taken.clone();
+        let messages = queue.messages().inspect(move |_| {
+            count.fetch_add(1, Relaxed);
+        });
+        Walk::over(Box::new(messages), &queue, &handle).read_on();
+        assert_eq!(taken.load(Relaxed), TOGETHER as u64);
+    }
+
     #[test]
     fn every_message_is_found_once_and_a_damaged_one_stops_nothing() {
         // smtpd(8): mail that is in the queue at the start is delivered.
         let dir = tempfile::tempdir().unwrap();
-        let queue = Queue::new(Arc::new(Fs::open(dir.path(), Options::default()).unwrap()));
-        let mut left: BTreeSet<EvpId> = (0..10 * TOGETHER)
-            .map(|_| {
-                let mut message = queue.begin().unwrap();
-                message.add(envelope("ann")).unwrap();
-                message.write(b"text\n").unwrap();
-                message.commit().unwrap().envelopes()[0].id
-            })
-            .collect();
+        let (queue, mut left) = filled(dir.path());
         let damaged = left.pop_first().unwrap();
         std::fs::write(dir.path().join(envelope_path(damaged)), "damaged").unwrap();
         let (handle, inbox) = channel();

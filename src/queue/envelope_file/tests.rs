@@ -368,6 +368,13 @@ fn what_is_not_understood_makes_the_file_unreadable() {
         ("retry: 1", "retry: +1", "invalid value of \"retry\""),
         ("retry: 1", "retry: 65536", "invalid value of \"retry\""),
         ("retry: 1", "retry:", "invalid value of \"retry\""),
+        // Only a text may be quoted.
+        (
+            "retry: 1",
+            "retry-quoted: \"1\"",
+            "invalid field \"retry-quoted\"",
+        ),
+        ("retry", "check: 1\ncheck: 1\nretry", "more than one check"),
         ("version: 3", "version: 4", "version mismatch"),
         ("version: 3\n", "", "no field \"version\""),
         ("type: mta", "type: lmtp", "invalid value of \"type\""),
