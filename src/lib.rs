@@ -66,7 +66,7 @@
 //! | `commit` | 16 | messages on their way to the disk: the small ones of a moment together | the disk |
 //! | `resolver` | 1 | queries under way, the cache | nothing |
 //! | `runner` | 1 | the scheduler, the agents' queues | the disk |
-//! | `scan` | as needed | the walk over the spool at the start | the disk |
+//! | `scan` | as needed | the walk over the spool at the start, at most four share it | the disk, the runner |
 //! | `settle` | 4 | outcomes on their way to the disk, listings | the disk |
 //! | `list` | as needed | a part of a long listing | the disk |
 //! | `purge` | 1 | tables of bags at the start; files of settled messages, what is left of old bags | the disk |
