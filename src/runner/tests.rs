@@ -537,7 +537,9 @@ fn a_stop_does_not_wait_for_the_end_of_the_walk_over_the_spool() {
         for _ in 0..4 {
             // A walk that never ends.
             scope.spawn(|| {
-                while !is_over.load(SeqCst) && handle.found(vec![suspended.clone(); 500]) {}
+                while !is_over.load(SeqCst) && handle.found(vec![suspended.clone(); 500]) {
+                    std::hint::spin_loop();
+                }
             });
         }
         scope.spawn(move || {
