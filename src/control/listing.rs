@@ -1,14 +1,12 @@
 //! One line of `show queue`: the same text from the daemon's memory and from the spool's files.
 
-use std::borrow::Cow;
 use std::fmt::Write;
-use std::net::IpAddr;
 
-use crate::mail::{Envelope, Kind, Peer};
+use crate::mail::{Envelope, EvpId, Kind};
 use crate::util::Timestamp;
-use crate::util::vis::{self, Style};
 
 use super::message::Listed;
+use super::summary::{Summary, error};
 
 /// What a line says beyond the stored envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,44 +49,33 @@ pub fn expiry(envelope: &Envelope, default_ttl_s: u32) -> Timestamp {
 }
 
 /// What is listed of an envelope.
-pub fn listed(envelope: &Envelope, standing: &Standing) -> Listed {
+pub fn listed(id: EvpId, summary: &Summary, standing: &Standing) -> Listed {
     Listed {
-        id: envelope.id,
-        text: text(envelope, standing),
-        action: without_controls(&envelope.action).into_owned(),
-        remote: without_controls(envelope.past.remote.as_deref().unwrap_or_default()).into_owned(),
+        id,
+        text: text(summary, standing),
+        action: summary.common.action.to_string(),
+        remote: summary.common.remote.to_string(),
     }
 }
 
 /// Fields 2 to 14, joined by `|`, as [`Listed::text`] carries them.
-pub fn text(envelope: &Envelope, standing: &Standing) -> String {
-    let family = match &envelope.peer {
-        Peer::Local => "local",
-        Peer::Inet {
-            addr: IpAddr::V4(_),
-            ..
-        } => "inet4",
-        Peer::Inet { .. } => "inet6",
-    };
-    let agent = match envelope.kind {
-        Kind::Relay => "mta",
-        Kind::Local(_) => "mda",
-        Kind::Bounce(_) => "bounce",
-    };
+fn text(summary: &Summary, standing: &Standing) -> String {
     let mut text = String::with_capacity(MOST_LINES_BYTES);
     let made = write!(
         text,
-        "{family}|{agent}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}",
-        flags(envelope, standing.held),
-        without_controls(&envelope.sender.stored()),
-        without_controls(&envelope.rcpt.stored()),
-        without_controls(&envelope.dest.stored()),
-        envelope.created.0,
+        "{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}",
+        summary.family.name(),
+        summary.agent.name(),
+        flags(summary, standing.held),
+        summary.common.sender,
+        summary.rcpt,
+        summary.dest.as_ref().unwrap_or(&summary.rcpt),
+        summary.created.0,
         standing.expires.0,
         standing.last_try.0,
-        envelope.retry,
+        summary.retry,
         state(standing.state),
-        error(envelope.errorline.as_deref().unwrap_or_default()),
+        summary.common.error,
     );
     debug_assert!(made.is_ok(), "memory takes all text");
     text
@@ -119,8 +106,8 @@ fn state(state: State) -> String {
     }
 }
 
-fn flags(envelope: &Envelope, held: bool) -> String {
-    let flags = &envelope.flags;
+fn flags(summary: &Summary, held: bool) -> String {
+    let flags = &summary.flags;
     let all = [
         (flags.bounce, "bounce"),
         (flags.authenticated, "auth"),
@@ -136,47 +123,10 @@ fn flags(envelope: &Envelope, held: bool) -> String {
     set.join(",")
 }
 
-/// As vis(3) without flags, which leaves tabs alone.
-fn error(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|byte| is_plain(byte) && byte != b'\\') {
-        return text.into();
-    }
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'\t' => out.push('\t'),
-            _ => vis::push(&mut out, byte, Style::Caret),
-        }
-    }
-    out.into()
-}
-
-/// Printable ASCII: nearly all that is listed is nothing else.
-fn is_plain(byte: u8) -> bool {
-    matches!(byte, b' '..=b'~')
-}
-
-/// Addresses keep their backslashes and their letters; only control characters are encoded, so
-/// that listing the queue cannot steer a terminal.
-fn without_controls(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(is_plain) {
-        return text.into();
-    }
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\0'..='\u{1f}' | '\u{7f}' => vis::push(&mut out, c as u8, Style::Caret),
-            '\u{80}'..='\u{9f}' => out.push('?'),
-            _ => out.push(c),
-        }
-    }
-    out.into()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::mail::{BounceKind, EvpId, Flags, MailAddr, samples};
+    use crate::mail::{BounceKind, EvpId, Flags, MailAddr, Peer, samples};
     use crate::util::Line;
 
     /// An envelope with a life time of its own.
@@ -204,7 +154,7 @@ pub(crate) mod tests {
             state: State::Pending { in_s: 386 },
         };
         assert_eq!(
-            text(&evp, &standing),
+            text(&Summary::of(&evp), &standing),
             "local|mda||alice@example.org|bob@example.org|bob@example.org|\
              1700000000|1700345600|0|0|pending|386|"
         );
@@ -227,7 +177,7 @@ pub(crate) mod tests {
             ..standing
         };
         assert_eq!(
-            text(&evp, &standing),
+            text(&Summary::of(&evp), &standing),
             "inet4|mta|bounce,auth,internal,suspend,hold|@|bob@example.org|bob@example.org|\
              1700000000|1700345600|1700000100|3|inflight|7|\
              451 4.7.0 Try\\^[[m a|b \\\\ later \\M-C\\M-)\t."
@@ -245,7 +195,7 @@ pub(crate) mod tests {
             state: State::Offline,
         };
         assert_eq!(
-            text(&evp, &standing),
+            text(&Summary::of(&evp), &standing),
             "inet6|bounce||@|\"a\\\"\\^[b\"@example.org|bob@example.org|\
              1700000000|1700604800|0|3|offline||"
         );

@@ -11,5 +11,6 @@ pub mod client;
 pub mod listing;
 pub mod message;
 pub mod server;
+pub mod summary;
 
 pub use message::{Answer, Ask, Which};

@@ -2,6 +2,7 @@
 
 use crate::control::listing::{self, Standing};
 use crate::control::message::{Listed, MAX_FRAME};
+use crate::control::summary::Summary;
 use crate::mail::{Envelope, EvpId};
 use crate::queue::{LoadError, Queue};
 use crate::scheduler::{Class, Holding, Row, State};
@@ -18,8 +19,8 @@ const PAGE_BYTES: usize = MAX_FRAME / 2;
 /// What a listed envelope costs in a frame beside its text.
 const ROW_BYTES: usize = 32;
 
-/// One envelope to list, with its text where the runner had it at hand.
-pub(super) type Wanted = (Row, Option<Envelope>);
+/// One envelope to list, and what is said of it where the runner knows that.
+pub(super) type Wanted = (Row, Option<Summary>);
 
 /// The lines of as many envelopes as fit into an answer. What has gone meanwhile is left out.
 pub(super) fn lines(
@@ -41,17 +42,18 @@ pub(super) fn lines(
 }
 
 fn these(share: &[Wanted], queue: &Queue, policy: &Policy, now: Timestamp) -> Vec<Listed> {
-    let absent = share.iter().filter(|(_, at_hand)| at_hand.is_none());
+    let absent = share.iter().filter(|(_, summary)| summary.is_none());
     let absent: Vec<EvpId> = absent.map(|(row, _)| row.id).collect();
     let mut loaded = queue.load_these(&absent).into_iter();
-    let listed = |(row, at_hand): &Wanted| {
-        let envelope = at_hand.clone().map(Ok).or_else(|| loaded.next())?;
-        listed(row, envelope, policy, now)
+    let listed = |(row, summary): &Wanted| match summary {
+        Some(summary) => Some(line(row, summary.clone(), now)),
+        None => read(row, loaded.next()?, policy, now),
     };
     share.iter().filter_map(listed).collect()
 }
 
-fn listed(
+/// The line of an envelope that was read.
+fn read(
     row: &Row,
     envelope: Result<Envelope, LoadError>,
     policy: &Policy,
@@ -64,7 +66,10 @@ fn listed(
         remote: String::new(),
     };
     Some(match envelope {
-        Ok(envelope) => line(row, envelope, policy, now),
+        Ok(mut envelope) => {
+            explain(row, &mut envelope, policy);
+            line(row, Summary::of(&envelope), now)
+        }
         Err(LoadError::Missing) => return None,
         Err(LoadError::Corrupt(why)) => unreadable(&why),
         Err(LoadError::Io(error)) => unreadable(&error.to_string()),
@@ -95,15 +100,19 @@ fn in_parallel<A: Sync, B: Send>(items: &[A], work: impl Fn(&[A]) -> Vec<B> + Sy
     })
 }
 
-fn line(row: &Row, mut envelope: Envelope, policy: &Policy, now: Timestamp) -> Listed {
-    envelope.flags.suspended = row.suspended;
+/// Says of what nobody can settle why that is so.
+fn explain(row: &Row, envelope: &mut Envelope, policy: &Policy) {
     if row.hold == Holding::Parked
-        && let Some(misfit) = policy.misfit(&envelope)
+        && let Some(misfit) = policy.misfit(envelope)
     {
         let why = misfit.text(&envelope.action);
         envelope.errorline = Some(Line::sanitize(why.as_bytes()));
     }
-    listing::listed(&envelope, &standing(row, envelope.last_try, now))
+}
+
+fn line(row: &Row, mut summary: Summary, now: Timestamp) -> Listed {
+    summary.flags.suspended = row.suspended;
+    listing::listed(row.id, &summary, &standing(row, summary.last_try, now))
 }
 
 fn unreadable(row: &Row, why: &str, now: Timestamp) -> String {

@@ -120,8 +120,8 @@ impl Core {
     /// The scan (or the administrator) found these on the disk. What is known is left alone.
     pub fn found(&mut self, envelopes: Vec<Envelope>, now: Timestamp) {
         for envelope in envelopes {
-            if !self.gone.contains(&envelope.id) {
-                self.enter(&envelope, now);
+            if !self.gone.contains(&envelope.id) && self.enter(&envelope, now) {
+                self.cache.note(&envelope);
             }
         }
     }
@@ -280,6 +280,7 @@ impl Core {
             let state = self.scheduler.state(*id);
             assert_eq!(state, Some(crate::scheduler::State::Inflight), "{id}");
         }
+        self.cache.check(|id| self.scheduler.knows(id));
     }
 
     /// Whether the scheduler knows an envelope.
@@ -494,6 +495,7 @@ impl Core {
             Settled::Again { envelope, reports } => {
                 stat::QUEUE_CACHE_UPDATE_MISSED.inc();
                 stat::SCHEDULER_ENVELOPE_UPDATED.inc();
+                self.cache.note(&envelope);
                 // The administrator may have paused it while it was being written.
                 if envelope.flags.suspended != self.scheduler.is_suspended(id) {
                     self.marks.insert(id);
@@ -522,6 +524,7 @@ impl Core {
 
     fn forget(&mut self, id: EvpId) {
         let _ = self.scheduler.settled(id);
+        self.cache.forget(id);
         if self.scanning && self.gone.len() < GONE_MAX {
             self.gone.insert(id);
         }
@@ -563,7 +566,7 @@ impl Core {
         stat::SCHEDULER_ENVELOPE_INFLIGHT.set(gauge(counts.inflight));
         stat::SCHEDULER_RAM_ENVELOPE.set(gauge(counts.envelopes));
         stat::SCHEDULER_RAM_MESSAGE.set(gauge(counts.messages));
-        stat::QUEUE_CACHE_SIZE.set(gauge(self.cache.len()));
+        stat::QUEUE_CACHE_SIZE.set(gauge(self.cache.whole()));
         stat::SCHEDULER_HOLD.set(gauge(counts.held));
         stat::SCHEDULER_HOLDQ.set(gauge(counts.hold_queues));
     }

@@ -74,6 +74,8 @@ fn commit(store: &Arc<dyn Store>, envelopes: Vec<Envelope>) -> Committed {
 struct Faulty {
     ram: Ram,
     plan: AtomicU64,
+    /// How often an envelope was read.
+    loads: AtomicU64,
 }
 
 impl Faulty {
@@ -100,6 +102,7 @@ impl Store for Faulty {
         self.ram.begin()
     }
     fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        self.loads.fetch_add(1, SeqCst);
         self.ram.load(id)
     }
     fn open_body(&self, id: MsgId) -> io::Result<crate::queue::Body> {
@@ -416,6 +419,34 @@ fn a_long_listing_comes_whole_and_in_order() {
     let lines = stage.list(T0);
     assert_eq!(lines.len(), 300);
     assert!(lines.is_sorted_by_key(|line| line.id));
+}
+
+#[test]
+fn a_listing_reads_nothing_that_is_known() {
+    // smtpctl(8), The queue listing: as things are now, whatever the disk is busy with.
+    let store = Arc::new(Faulty::default());
+    let dynamic: Arc<dyn Store> = store.clone();
+    let mut stage = stage(&store, Limits::default());
+    let waiting = |n: u32| Envelope {
+        retry: 1,
+        errorline: Some(line("451 busy")),
+        ..envelope(&format!("rcpt{n}"), T0)
+    };
+    let message = commit(&dynamic, (0..2000).map(waiting).collect());
+    stage.core.found(message.into_envelopes(), T0);
+    let fresh = commit(&dynamic, vec![envelope("bob", T0.plus(1))]);
+    let bob = fresh.envelopes()[0].id;
+    stage.core.committed(fresh, T0.plus(1));
+    stage.steps(T0.plus(1));
+    stage.core.report(Report::Done(bob, fail(4)), T0.plus(1));
+    stage.steps(T0.plus(1));
+    let before = store.loads.load(SeqCst);
+    let lines = stage.list(T0.plus(2));
+    assert_eq!(lines.len(), 2001);
+    let texts = |error: &str| lines.iter().filter(|l| l.text.ends_with(error)).count();
+    assert_eq!((texts("|451 busy"), texts("|busy")), (2000, 1));
+    assert!(lines.iter().all(|line| line.action == "local"));
+    assert_eq!(store.loads.load(SeqCst), before);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::cli::queue_key;
 use crate::control::Which;
 use crate::control::listing::{self, Standing, State};
 use crate::control::message::Listed;
+use crate::control::summary::Summary;
 use crate::mail::{Envelope, EvpId, MsgId};
 use crate::queue::Body;
 use crate::queue::coding::{Coding, Key, Name, Source, Unreadable};
@@ -208,7 +209,11 @@ fn offline_line(
         held: false,
         state: State::Offline,
     };
-    Ok(Some(listing::listed(&envelope, &standing)))
+    Ok(Some(listing::listed(
+        id,
+        &Summary::of(&envelope),
+        &standing,
+    )))
 }
 
 pub(super) fn eprintln_quietly(line: &str) {

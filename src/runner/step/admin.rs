@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::control::message::{Answer, Ask, Subsystem, Which};
+use crate::control::summary::Summary;
 use crate::log;
-use crate::mail::{Envelope, EvpId, MsgId};
+use crate::mail::{EvpId, MsgId};
 use crate::runner::Reply;
 use crate::runner::disk::{Job, why};
 use crate::runner::list::{self, Wanted};
-use crate::scheduler::{Class, Scheduler, State};
+use crate::scheduler::{Class, Holding, Row, Scheduler, State};
 use crate::util::Timestamp;
 
 use super::Core;
@@ -148,7 +149,7 @@ impl Core {
         let rows = self.scheduler.list(after, only, list::PAGE);
         let wanted: Vec<Wanted> = rows
             .into_iter()
-            .map(|row| (row, self.at_hand(row.id)))
+            .map(|row| (row, self.summary(&row)))
             .collect();
         self.disk.other(Job::List {
             wanted,
@@ -158,8 +159,13 @@ impl Core {
         });
     }
 
-    fn at_hand(&self, id: EvpId) -> Option<Envelope> {
-        let flight = self.flights.get(&id).map(|flight| &*flight.envelope);
-        flight.or_else(|| self.cache.get(id)).cloned()
+    /// What is listed of an envelope, as far as it is known without the disk.
+    fn summary(&self, row: &Row) -> Option<Summary> {
+        match self.flights.get(&row.id) {
+            // The configuration says why.
+            _ if row.hold == Holding::Parked => None,
+            Some(flight) => Some(Summary::of(&flight.envelope)),
+            None => self.cache.summary(row.id),
+        }
     }
 }
