@@ -63,13 +63,18 @@ fn text(summary: &Summary, standing: &Standing) -> String {
     let mut text = String::with_capacity(MOST_LINES_BYTES);
     let made = write!(
         text,
-        "{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}",
-        summary.family.name(),
-        summary.agent.name(),
+        "{}|{}|{}|{}|{}{}{}|{}|{}|{}|{}|{}|{}",
+        summary.common.family.name(),
+        summary.common.agent.name(),
         flags(summary, standing.held),
         summary.common.sender,
         summary.rcpt,
-        summary.dest.as_ref().unwrap_or(&summary.rcpt),
+        if summary.is_expanded { "" } else { "|" },
+        if summary.is_expanded {
+            ""
+        } else {
+            &summary.rcpt
+        },
         summary.created.0,
         standing.expires.0,
         standing.last_try.0,

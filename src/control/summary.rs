@@ -14,20 +14,20 @@ pub struct Summary {
     pub(super) created: Timestamp,
     /// When it was last tried; 0 before.
     pub last_try: Timestamp,
+    /// The recipient as it was given, and behind a `|` what it was expanded to, unless that is the same.
     pub(super) rcpt: Box<str>,
-    /// `None` where it is the recipient as it was given.
-    pub(super) dest: Option<Box<str>>,
+    pub(super) is_expanded: bool,
     /// What it has in common with others.
     pub common: Arc<Common>,
     pub(super) retry: u16,
     pub flags: Flags,
-    pub(super) family: Family,
-    pub(super) agent: Agent,
 }
 
 /// What many envelopes are alike in.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Common {
+    pub(super) family: Family,
+    pub(super) agent: Agent,
     pub(super) action: Box<str>,
     pub(super) sender: Box<str>,
     /// The last error.
@@ -37,7 +37,7 @@ pub struct Common {
 }
 
 /// How the message came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Family {
     Local,
     Inet4,
@@ -45,7 +45,7 @@ pub(super) enum Family {
 }
 
 /// Who settles the envelope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Agent {
     Mta,
     Mda,
@@ -56,13 +56,19 @@ impl Summary {
     pub fn of(envelope: &Envelope) -> Summary {
         let error = error(envelope.errorline.as_deref().unwrap_or_default());
         let remote = envelope.past.remote.as_deref().unwrap_or_default();
-        let dest = (envelope.dest != envelope.rcpt).then(|| printable(envelope.dest.stored()));
+        let is_expanded = envelope.dest != envelope.rcpt;
+        let mut rcpt = envelope.rcpt.stored();
+        if is_expanded {
+            rcpt = format!("{rcpt}|{}", envelope.dest.stored());
+        }
         Summary {
             created: envelope.created,
             last_try: envelope.last_try,
-            rcpt: printable(envelope.rcpt.stored()),
-            dest,
+            rcpt: printable(rcpt),
+            is_expanded,
             common: Arc::new(Common {
+                family: family(&envelope.peer),
+                agent: agent(&envelope.kind),
                 action: without_controls(&envelope.action).into(),
                 sender: printable(envelope.sender.stored()),
                 error: error.into(),
@@ -70,25 +76,11 @@ impl Summary {
             }),
             retry: envelope.retry,
             flags: envelope.flags,
-            family: match &envelope.peer {
-                Peer::Local => Family::Local,
-                Peer::Inet {
-                    addr: IpAddr::V4(_),
-                    ..
-                } => Family::Inet4,
-                Peer::Inet { .. } => Family::Inet6,
-            },
-            agent: match envelope.kind {
-                Kind::Relay => Agent::Mta,
-                Kind::Local(_) => Agent::Mda,
-                Kind::Bounce(_) => Agent::Bounce,
-            },
         }
     }
 
     /// Bytes of memory that it takes, as if it had nothing in common with others.
     pub fn memory_bytes(&self) -> usize {
-        let dest = self.dest.as_ref().map_or(0, |dest| dest.len());
         let common = &*self.common;
         let texts = [
             &common.action,
@@ -97,7 +89,7 @@ impl Summary {
             &common.remote,
         ];
         let shared: usize = texts.iter().map(|text| text.len()).sum();
-        size_of::<Summary>() + size_of::<Common>() + self.rcpt.len() + dest + shared
+        size_of::<Summary>() + size_of::<Common>() + self.rcpt.len() + shared
     }
 }
 
@@ -118,6 +110,25 @@ impl Agent {
             Agent::Mda => "mda",
             Agent::Bounce => "bounce",
         }
+    }
+}
+
+fn family(peer: &Peer) -> Family {
+    match peer {
+        Peer::Local => Family::Local,
+        Peer::Inet {
+            addr: IpAddr::V4(_),
+            ..
+        } => Family::Inet4,
+        Peer::Inet { .. } => Family::Inet6,
+    }
+}
+
+fn agent(kind: &Kind) -> Agent {
+    match kind {
+        Kind::Relay => Agent::Mta,
+        Kind::Local(_) => Agent::Mda,
+        Kind::Bounce(_) => Agent::Bounce,
     }
 }
 
