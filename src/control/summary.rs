@@ -53,6 +53,7 @@ pub(super) enum Agent {
 }
 
 impl Summary {
+    /// What a listing shows of this envelope.
     pub fn of(envelope: &Envelope) -> Summary {
         let error = error(envelope.errorline.as_deref().unwrap_or_default());
         let remote = envelope.past.remote.as_deref().unwrap_or_default();
@@ -94,6 +95,7 @@ impl Summary {
 }
 
 impl Family {
+    /// As smtpctl(8) has it.
     pub fn name(self) -> &'static str {
         match self {
             Family::Local => "local",
@@ -104,6 +106,7 @@ impl Family {
 }
 
 impl Agent {
+    /// As smtpctl(8) has it.
     pub fn name(self) -> &'static str {
         match self {
             Agent::Mta => "mta",
