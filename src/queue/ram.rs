@@ -26,6 +26,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Message {
+    last: u32,
     body: Vec<u8>,
     envelopes: BTreeMap<EvpId, Envelope>,
 }
@@ -60,13 +61,10 @@ fn gone() -> io::Error {
     io::Error::from(io::ErrorKind::NotFound)
 }
 
-fn next_id(message: &Message, msgid: MsgId) -> io::Result<EvpId> {
-    let low = message
-        .envelopes
-        .keys()
-        .last()
-        .map_or(0, |id| id.get() as u32);
-    EvpId::new(msgid, low + 1).ok_or_else(gone)
+/// One that nothing of this message ever had.
+fn next_id(message: &mut Message, msgid: MsgId) -> io::Result<EvpId> {
+    message.last += 1;
+    EvpId::new(msgid, message.last).ok_or_else(gone)
 }
 
 impl Store for Ram {
@@ -154,7 +152,7 @@ impl Draft for RamDraft {
     }
 
     fn add(&mut self, envelope: Envelope) -> io::Result<EvpId> {
-        let id = next_id(&self.message, self.msgid)?;
+        let id = next_id(&mut self.message, self.msgid)?;
         self.message
             .envelopes
             .insert(id, Envelope { id, ..envelope });

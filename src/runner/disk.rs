@@ -13,13 +13,13 @@ use crossbeam_channel::{Receiver, Sender, bounded, never};
 use crate::control::message::{Answer, Listed};
 use crate::log;
 use crate::mail::{Envelope, EvpId, MsgId};
-use crate::queue::{LoadError, Queue};
+use crate::queue::Queue;
 use crate::util::alarm::Alarm;
 use crate::util::pool::{Pool, Threads};
 use crate::util::{Live, Timestamp};
 
 use super::list::{self, Wanted};
-use super::settle::{Cause, Settled, Settler};
+use super::settle::{Cause, Settled, Settler, why};
 use super::{Policy, Reply};
 
 /// Work beside settling that may wait at a time.
@@ -250,14 +250,5 @@ fn listed(lines: Vec<Listed>, last: Option<EvpId>, only: Option<MsgId>, reply: R
             reply(Answer::Envelopes(lines));
             Done::Nothing
         }
-    }
-}
-
-/// The reason in words.
-pub(super) fn why(error: &LoadError) -> String {
-    match error {
-        LoadError::Missing => "it is gone".to_owned(),
-        LoadError::Corrupt(why) => why.clone(),
-        LoadError::Io(error) => error.to_string(),
     }
 }

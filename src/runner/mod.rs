@@ -298,11 +298,14 @@ fn run(mut core: Core, inbox: Inbox, reports: &Receiver<Report>) {
             last_call = Some(Instant::now() + GRACE);
         }
         busy |= work(&mut core, now);
+        if last_call.is_some_and(|deadline| Instant::now() >= deadline) {
+            break;
+        }
         if busy {
             continue;
         }
-        if let Some(deadline) = last_call {
-            if !core.is_settling() || Instant::now() >= deadline {
+        if last_call.is_some() {
+            if !core.is_settling() {
                 break;
             }
         } else if inbox.is_empty() && reports.is_empty() && core.is_idle(now) {

@@ -18,7 +18,7 @@ use crate::mail::{
     BounceKind, DsnOffer, Envelope, EvpId, Kind, Notify, Outcome, Past, Status, Verdict,
 };
 use crate::queue::envelope_file::MAX_ERRORLINE_BYTES;
-use crate::queue::{Queue, is_shortage};
+use crate::queue::{LoadError, Queue, is_shortage};
 use crate::scheduler::backoff;
 use crate::util::{Line, Live, Timestamp};
 
@@ -192,6 +192,9 @@ impl Settler {
                 Ok(report) => reports.push(report),
                 Err(error) => {
                     cannot_bounce(envelope.id, &error);
+                    if self.is_taken_away(envelope.id) {
+                        return Settled::Gone { reports };
+                    }
                     return Settled::Stuck {
                         envelope,
                         cause,
@@ -205,6 +208,18 @@ impl Settler {
             stat::SCHEDULER_ENVELOPE_EXPIRED.inc();
         }
         self.remove(envelope, Cause::Finish, reports, now)
+    }
+
+    /// Whether somebody has taken an envelope out of the spool, or it can be read no more and was set
+    /// aside: then there is nothing that a report could stand beside, now or later.
+    fn is_taken_away(&self, id: EvpId) -> bool {
+        match self.queue.load(id) {
+            Err(error @ (LoadError::Missing | LoadError::Corrupt(_))) => {
+                log::warn(format_args!("queue: envelope {id}: {}", why(&error)));
+                true
+            }
+            Ok(_) | Err(LoadError::Io(_)) => false,
+        }
     }
 
     /// Removes the envelope; `cause` is what is left to do when that fails.
@@ -347,5 +362,14 @@ pub(super) fn disk_refused(error: &io::Error, what: Arguments<'_>) {
         log::debug(line)
     } else {
         log::warn(line)
+    }
+}
+
+/// The reason in words.
+pub(super) fn why(error: &LoadError) -> String {
+    match error {
+        LoadError::Missing => "it is gone".to_owned(),
+        LoadError::Corrupt(why) => why.clone(),
+        LoadError::Io(error) => error.to_string(),
     }
 }

@@ -23,9 +23,9 @@ use crate::util::{Live, Timestamp};
 
 use super::cache::Cache;
 use super::clock::Step;
-use super::disk::{DiskWork, Done, why};
+use super::disk::{DiskWork, Done};
 use super::policy::Misfit;
-use super::settle::{Cause, Settled, disk_refused};
+use super::settle::{Cause, Settled, disk_refused, why};
 use super::{Agents, Policy, Setup};
 
 /// After how many seconds the disk is asked again when it refused.
@@ -120,7 +120,7 @@ impl Core {
     /// The scan (or the administrator) found these on the disk. What is known is left alone.
     pub fn found(&mut self, envelopes: Vec<Envelope>, now: Timestamp) {
         for envelope in envelopes {
-            if !self.gone.contains(&envelope.id) && self.enter(&envelope, now) {
+            if self.enter(&envelope, now) {
                 self.cache.note(&envelope);
             }
         }
@@ -298,6 +298,7 @@ impl Core {
         }
     }
 
+    /// Says whether it was new. While the scan runs, it or whoever wrote the envelope may be late.
     fn enter(&mut self, envelope: &Envelope, now: Timestamp) -> bool {
         let class = self.policy.get().class(envelope);
         let facts = Facts {
@@ -308,7 +309,8 @@ impl Core {
             retry: envelope.retry,
             suspended: envelope.flags.suspended,
         };
-        let new = self.scheduler.insert(envelope.id, &facts, now);
+        let is_gone = self.gone.contains(&envelope.id);
+        let new = !is_gone && self.scheduler.insert(envelope.id, &facts, now);
         if new && self.once.is_some() {
             self.scheduler.schedule(envelope.id, now);
         }

@@ -23,6 +23,7 @@ use crate::util::dice::Dice;
 use super::settle::{Cause, Settled, Settler};
 use super::*;
 
+mod listing;
 mod settling;
 mod storm;
 mod weeks;
@@ -266,71 +267,68 @@ fn small() -> Limits {
 }
 
 #[test]
-fn listed_lines_have_the_fields_that_scripts_split() {
-    // smtpctl(8), The queue listing: fields 2 to 14, with the real expiry.
+fn a_pause_outlives_a_restart_although_the_envelope_is_in_flight() {
+    // smtpctl(8), pause envelope and resume envelope. An agent that is told to stop gives back what it
+    // has not begun with, and no outcome ever writes that down.
+    let store = Arc::new(Faulty::default());
+    let dynamic: Arc<dyn Store> = store.clone();
+    let mut stage = stage(&store, Limits::default());
+    let message = commit(&dynamic, vec![envelope("bob", T0)]);
+    let bob = message.envelopes()[0].id;
+    stage.core.committed(message, T0);
+    stage.steps(T0);
+    assert_eq!(stage.local.taken().len(), 1, "in flight");
+    for (ask, is_paused) in [
+        (Ask::Suspend as fn(Which) -> Ask, true),
+        (Ask::Resume, false),
+    ] {
+        let count = stage.ask(ask(Which::Envelope(bob)), T0);
+        assert_eq!(count, Answer::Count(1));
+        assert_eq!(store.on_disk()[0].flags.suspended, is_paused);
+    }
+    stage.ask(Ask::Suspend(Which::Envelope(bob)), T0);
+    stage.core.report(Report::Held(bob, HoldKey(7)), T0);
+    stage.steps(T0);
+    assert!(store.on_disk()[0].flags.suspended);
+}
+
+#[test]
+fn what_the_scan_found_and_was_delivered_is_not_taken_in_when_its_commit_is_told() {
+    // The scan may be faster with a message than the session that took it.
     let store = Arc::new(Faulty::default());
     let dynamic: Arc<dyn Store> = store.clone();
     let mut stage = stage(&store, Limits::default());
     let message = commit(&dynamic, vec![envelope("bob", T0), envelope("carol", T0)]);
-    let (bob, carol) = (message.envelopes()[0].id, message.envelopes()[1].id);
+    let bob = message.envelopes()[0].id;
+    stage.core.found(message.envelopes().to_vec(), T0);
+    stage.steps(T0);
+    stage
+        .core
+        .report(Report::Done(bob, Outcome::delivered()), T0);
+    stage.steps(T0);
     stage.core.committed(message, T0);
-    assert_eq!(
-        stage.ask(Ask::Suspend(Which::Envelope(carol)), T0),
-        Answer::Count(1)
-    );
-    let lines = stage.list(T0.plus(5));
-    let expected = [
-        "local|mda||alice@example.net|bob@example.com|bob@example.com\
-         |1700000000|1700345600|1700000000|0|inflight|5|",
-        "local|mda|suspend|alice@example.net|carol@example.com|carol@example.com\
-         |1700000000|1700345600|0|0|pending|-5|",
-    ];
-    let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
-    assert_eq!(texts, expected);
-    assert!(store.on_disk()[1].flags.suspended, "it outlives a restart");
-    stage.core.report(Report::Done(bob, fail(4)), T0.plus(5));
-    stage.steps(T0.plus(5));
-    let text = stage.list(T0.plus(6)).remove(0).text;
-    assert!(
-        text.ends_with("|1700345600|1700000005|1|pending|4|busy"),
-        "{text}"
-    );
+    stage.steps(T0);
+    let users: Vec<_> = stage.local.taken().into_iter().map(|e| e.rcpt).collect();
+    assert_eq!(users, [envelope("carol", T0).rcpt]);
+    assert_eq!(stage.local.0.lock().unwrap().count, 2);
 }
 
 #[test]
-fn an_envelope_without_its_action_stays_visible_and_bounces_when_it_expires() {
-    // smtpd.conf(5), action: envelopes keep the name of their action, and it may be gone.
+fn a_failure_of_a_message_that_was_taken_away_is_not_reported_for_ever() {
+    // spool-layout.md: an administrator may take a message away while the daemon runs.
     let store = Arc::new(Faulty::default());
     let dynamic: Arc<dyn Store> = store.clone();
     let mut stage = stage(&store, Limits::default());
-    let mut renamed = envelope("bob", T0);
-    renamed.action = line("old-name");
-    let mut relayed = envelope("carol", T0);
-    relayed.action = line("outbound");
-    relayed.kind = Kind::Relay;
-    stage
-        .core
-        .committed(commit(&dynamic, vec![renamed, relayed]), T0);
+    let message = commit(&dynamic, vec![envelope("bob", T0)]);
+    let bob = message.envelopes()[0].id;
+    stage.core.committed(message, T0);
     stage.steps(T0);
-    let lines = stage.list(T0);
-    assert_eq!(lines.len(), 2);
-    assert!(lines[0].text.contains("|mda|hold|"));
-    assert!(
-        lines[0]
-            .text
-            .ends_with("no action \"old-name\" in the configuration")
-    );
-    assert!(lines[1].text.contains("|mta|hold|"));
-    assert!(lines[1].text.contains("|1700003600|"), "the action's ttl");
-    assert_eq!(stage.local.taken().len(), 0);
-    stage.steps(T0.plus(345_600));
-    let reports = stage.bounce.taken();
-    assert_eq!(reports.len(), 2);
-    assert!(
-        reports
-            .iter()
-            .all(|r| r.kind == Kind::Bounce(BounceKind::Failed))
-    );
+    store.ram.remove(bob).unwrap();
+    store.plan.store(1, SeqCst);
+    stage.core.report(Report::Done(bob, fail(5)), T0);
+    stage.steps(T0);
+    assert!(!stage.core.knows(bob));
+    assert_eq!(stage.bounce.taken().len(), 0);
 }
 
 #[test]
@@ -401,52 +399,6 @@ fn discover_takes_in_what_was_moved_into_the_spool() {
     assert_eq!(stage.local.taken().len(), 2);
     let absent = Ask::Discover(Which::Message(MsgId::new(99).unwrap()));
     assert_eq!(stage.ask(absent, T0), Answer::Count(0));
-}
-
-#[test]
-fn a_long_listing_comes_whole_and_in_order() {
-    // smtpctl(8), The queue listing: in order of the envelope ids. An answer fits a frame.
-    let store = Arc::new(Faulty::default());
-    let dynamic: Arc<dyn Store> = store.clone();
-    let mut stage = stage(&store, Limits::default());
-    let mut paused = envelope("bob", T0);
-    paused.flags.suspended = true;
-    paused.errorline = Some(line(&"\u{7f}".repeat(2000)));
-    for _ in 0..150 {
-        let message = commit(&dynamic, vec![paused.clone(), paused.clone()]);
-        stage.core.committed(message, T0);
-    }
-    let lines = stage.list(T0);
-    assert_eq!(lines.len(), 300);
-    assert!(lines.is_sorted_by_key(|line| line.id));
-}
-
-#[test]
-fn a_listing_reads_nothing_that_is_known() {
-    // smtpctl(8), The queue listing: as things are now, whatever the disk is busy with.
-    let store = Arc::new(Faulty::default());
-    let dynamic: Arc<dyn Store> = store.clone();
-    let mut stage = stage(&store, Limits::default());
-    let waiting = |n: u32| Envelope {
-        retry: 1,
-        errorline: Some(line("451 busy")),
-        ..envelope(&format!("rcpt{n}"), T0)
-    };
-    let message = commit(&dynamic, (0..2000).map(waiting).collect());
-    stage.core.found(message.into_envelopes(), T0);
-    let fresh = commit(&dynamic, vec![envelope("bob", T0.plus(1))]);
-    let bob = fresh.envelopes()[0].id;
-    stage.core.committed(fresh, T0.plus(1));
-    stage.steps(T0.plus(1));
-    stage.core.report(Report::Done(bob, fail(4)), T0.plus(1));
-    stage.steps(T0.plus(1));
-    let before = store.loads.load(SeqCst);
-    let lines = stage.list(T0.plus(2));
-    assert_eq!(lines.len(), 2001);
-    let texts = |error: &str| lines.iter().filter(|l| l.text.ends_with(error)).count();
-    assert_eq!((texts("|451 busy"), texts("|busy")), (2000, 1));
-    assert!(lines.iter().all(|line| line.action == "local"));
-    assert_eq!(store.loads.load(SeqCst), before);
 }
 
 #[test]
@@ -548,6 +500,58 @@ fn the_thread_runs_the_queue_once_and_stops_when_told() {
     runner.join().unwrap();
     let answer = handle.ask(Ask::Status, Box::new(|_| unreachable!("nobody listens")));
     assert!(matches!(answer, Some(Answer::Fail(_))));
+}
+
+/// A disk that takes its time.
+struct Slow(Ram);
+
+impl Store for Slow {
+    fn begin(&self) -> Result<Box<dyn Draft>, BeginError> {
+        self.0.begin()
+    }
+    fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        self.0.load(id)
+    }
+    fn open_body(&self, id: MsgId) -> io::Result<crate::queue::Body> {
+        self.0.open_body(id)
+    }
+    fn update(&self, envelope: &Envelope) -> io::Result<()> {
+        std::thread::sleep(Duration::from_millis(20));
+        self.0.update(envelope)
+    }
+    fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
+        self.0.add(envelope)
+    }
+    fn remove(&self, id: EvpId) -> io::Result<()> {
+        self.0.remove(id)
+    }
+    fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send> {
+        self.0.messages()
+    }
+    fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
+        self.0.envelopes(id)
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_until_all_that_was_paused_is_on_the_disk() {
+    // smtpd(8): SIGTERM ends the daemon; its parent does not wait for ever.
+    let dynamic: Arc<dyn Store> = Arc::new(Slow(Ram::default()));
+    let queue = Queue::new(dynamic.clone());
+    let (handle, runner) = started(&queue, &Arc::default());
+    let mut later = envelope("bob", Timestamp::now());
+    later.retry = 100;
+    let many = commit(&dynamic, vec![later; 3000]);
+    handle.committed(many);
+    let (reply, paused) = unbounded();
+    let ask = Ask::Suspend(Which::All);
+    let answer = handle.ask(ask, Box::new(move |answer| reply.send(answer).unwrap()));
+    assert_eq!(answer, None);
+    assert_eq!(paused.recv(), Ok(Answer::Count(3000)));
+    handle.shutdown();
+    let (ended, seen) = unbounded();
+    std::thread::spawn(move || ended.send(runner.join().is_ok()));
+    assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(true));
 }
 
 #[test]

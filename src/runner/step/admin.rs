@@ -7,8 +7,9 @@ use crate::control::summary::Summary;
 use crate::log;
 use crate::mail::{EvpId, MsgId};
 use crate::runner::Reply;
-use crate::runner::disk::{Job, why};
+use crate::runner::disk::Job;
 use crate::runner::list::{self, Wanted};
+use crate::runner::settle::why;
 use crate::scheduler::{Class, Holding, Row, Scheduler, State};
 use crate::util::Timestamp;
 
@@ -98,7 +99,7 @@ impl Core {
         count
     }
 
-    /// Writes some suspensions to the disk. An envelope in flight is written when it is settled.
+    /// Writes some suspensions to the disk. An envelope that is just being settled is written by that.
     pub(super) fn write_marks(&mut self) -> bool {
         let mut busy = false;
         for _ in 0..MARKS_PER_STEP {
@@ -106,7 +107,11 @@ impl Core {
                 break;
             };
             busy = true;
-            if matches!(self.scheduler.state(id), None | Some(State::Inflight)) {
+            let is_elsewhere = match self.scheduler.state(id) {
+                Some(State::Inflight) => !self.flights.contains_key(&id),
+                state => state.is_none(),
+            };
+            if is_elsewhere {
                 continue;
             }
             if let Err(why) = self.write_mark(id) {
@@ -119,14 +124,21 @@ impl Core {
     }
 
     fn write_mark(&mut self, id: EvpId) -> Result<(), String> {
-        let mut envelope = self.load(id).map_err(|error| why(&error))?;
         let suspended = self.scheduler.is_suspended(id);
+        let mut loaded;
+        let envelope = match self.flights.get_mut(&id) {
+            Some(flight) => &mut *flight.envelope,
+            None => {
+                loaded = self.load(id).map_err(|error| why(&error))?;
+                &mut loaded
+            }
+        };
         if envelope.flags.suspended == suspended {
             return Ok(());
         }
         envelope.flags.suspended = suspended;
         self.queue
-            .update(&envelope)
+            .update(envelope)
             .map_err(|error| error.to_string())
     }
 
