@@ -271,10 +271,9 @@ impl Filtered {
     fn feed(&mut self, text: &[u8]) {
         let mut lines = Vec::with_capacity(text.len() + 16);
         for line in text.split_inclusive(|byte| *byte == b'\n') {
-            if self.partial.is_empty()
-                && lines.ends_with(b"\n") | lines.is_empty()
-                && line.starts_with(b".")
-            {
+            // Text that goes on with a line of earlier does not start one.
+            let starts = lines.ends_with(b"\n") || lines.is_empty() && self.partial.is_empty();
+            if starts && line.starts_with(b".") {
                 lines.push(b'.');
             }
             lines.extend_from_slice(line);

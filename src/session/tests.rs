@@ -22,9 +22,13 @@ use crate::smtp::auth::{self, Credentials};
 
 mod chance;
 mod dialogs;
+mod filtered;
 mod hostile;
 mod secured;
 mod timeouts;
+
+/// How long a test waits for what comes at once.
+const LONG: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// A queue that can fail, rules for a few recipients, a clock that stands still.
 struct FakeServices {
@@ -284,7 +288,8 @@ impl Talk {
         );
     }
 
-    /// Answers at once whatever the session asks; the client has no name.
+    /// Answers whatever the session asks, programs of filters as soon as they do; the client has
+    /// no name.
     fn go_on(&mut self, mut next: Next) {
         while let Next::Ask(question) = next {
             let answer = match question {
@@ -302,7 +307,11 @@ impl Talk {
                 }),
                 Question::Lookup(lookup) => lookup.answer(&self.services),
                 Question::Store(store) => store.answer(&self.services),
-                Question::Filter(_) => Answer::TooLate,
+                Question::Filter(question) => {
+                    let (reply, answered) = std::sync::mpsc::channel();
+                    question.send(Box::new(move |answer| reply.send(answer).unwrap()));
+                    answered.recv_timeout(LONG).unwrap()
+                }
                 Question::Pause(time) => {
                     self.pause = Some(time);
                     Answer::TooLate

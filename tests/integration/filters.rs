@@ -76,7 +76,7 @@ const ACTION: &str = "action \"in\" maildir \"$dir/mail\" virtual $all\n\
     match from any for any action \"in\"\n";
 
 /// A daemon whose listener has the filters of `text`, which are made before it starts.
-fn start(text: &str, filter: &str, programs: &[(&str, &str, &str)]) -> Instance {
+pub fn start(text: &str, filter: &str, programs: &[(&str, &str, &str)]) -> Instance {
     let mut daemon = Setup::new("").prepare();
     for (name, register, answers) in programs {
         prepare(daemon.path(), name, register, answers);

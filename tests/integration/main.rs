@@ -10,6 +10,7 @@ mod bags;
 mod control;
 mod examples;
 mod explain;
+mod filter_lines;
 mod filter_transcripts;
 mod filters;
 mod filters_relay;
