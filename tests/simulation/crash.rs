@@ -332,6 +332,32 @@ fn a_bucket_that_an_earlier_process_did_not_sync_is_synced() {
 }
 
 #[test]
+fn a_start_over_what_a_dead_process_left_keeps_every_promise() {
+    // A process that dies loses nothing yet and syncs nothing more; then power fails during the
+    // next start, or after it.
+    for way in ways().iter().filter(|way| !way.coding.compress) {
+        for (name, story) in STORIES {
+            let (mut tree, mut promise) = (Tree::with_dirs(&ROOMS), Promise::default());
+            for (at, step) in record_of(story, honest, way).iter().enumerate() {
+                match step {
+                    Step::Op(op) => tree.apply(op).unwrap(),
+                    Step::Note(note) => promise.hear(note),
+                }
+                let disk = SimDisk::new(tree.clone());
+                Teller::new(&disk, way.clone()).unwrap();
+                let (left, promise) = (tree.clone(), promise.clone());
+                if let Err(why) = crash_with(left, promise, &disk.record(), Depth::Here) {
+                    panic!(
+                        "{name}, bags: {}, dead after step {at}, {step:?}: {why}",
+                        way.bags
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_settled_message_that_is_deleted_later_keeps_every_promise() {
     let disk = SimDisk::new(Tree::with_dirs(&ROOMS));
     let later = Options {

@@ -412,7 +412,7 @@ impl Shared {
         self.disk.rename(&from, &to)
     }
 
-    fn sync_bucket(&self, msgid: MsgId) -> io::Result<()> {
+    pub(super) fn sync_bucket(&self, msgid: MsgId) -> io::Result<()> {
         self.sync_dir(&layout::bucket_dir(layout::bucket_of(msgid)))
     }
 }

@@ -4,6 +4,7 @@
 //! Mail is received meanwhile. A commit waits for the last table: only then is it known that no
 //! message that lies there has the new one's id.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -33,8 +34,8 @@ struct Unread {
 /// What has to be done about bags that were found.
 #[derive(Default)]
 struct Repairs {
-    /// Messages that lie in a directory as well, by the marks that they should have.
-    unpacked: Vec<Marks>,
+    /// Messages that lie in a directory as well, and the marks that they should have.
+    unpacked: Vec<(MsgId, Marks)>,
     /// Those of which nothing is left.
     empty: Vec<u64>,
     /// Those that are damaged.
@@ -120,11 +121,12 @@ impl Shared {
             let is_live = parts.iter().skip(1).any(|gone| !gone);
             if is_live && self.disk.exists(&layout::message_dir(message.msgid))? {
                 parts.fill(true);
-                repairs.unpacked.push(Marks {
+                let marks = Marks {
                     bag: number,
                     at: contents.marks_at + message.body as u64,
                     count: message.parts,
-                });
+                };
+                repairs.unpacked.push((message.msgid, marks));
             }
         }
         let envelopes = gone.iter().filter(|gone| !**gone).count();
@@ -138,15 +140,35 @@ impl Shared {
         Ok(envelopes)
     }
 
+    /// The process that has unpacked a message may have died before its place in `queue` was
+    /// durable. Until it is the bag stays as it is: without that sync it is the only copy that
+    /// survives, now and at the next start.
     fn mend_bags(&self, repairs: Repairs) {
-        for marks in repairs.unpacked {
-            self.mark_unpacked(marks);
+        let mut synced = BTreeMap::new();
+        let mut needed = BTreeSet::new();
+        for (msgid, marks) in repairs.unpacked {
+            let is_durable = *synced
+                .entry(layout::bucket_of(msgid))
+                .or_insert_with(|| self.is_place_durable(msgid));
+            if is_durable {
+                self.mark_unpacked(marks);
+            } else {
+                needed.insert(marks.bag);
+            }
         }
-        for bag in repairs.empty {
+        let stays = |bag: &u64| !needed.contains(bag);
+        for bag in repairs.empty.into_iter().filter(stays) {
             self.remove_bag(bag);
         }
-        for bag in repairs.damaged {
+        for bag in repairs.damaged.into_iter().filter(stays) {
             self.salvage(bag, "its table is damaged");
         }
+    }
+
+    fn is_place_durable(&self, msgid: MsgId) -> bool {
+        let synced = self.sync_bucket(msgid);
+        synced
+            .inspect_err(|error| log::warn(format_args!("queue: {error}")))
+            .is_ok()
     }
 }
