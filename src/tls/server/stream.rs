@@ -27,12 +27,14 @@ impl Secured {
 
     /// Reads; 0 is the end. A client that closes its socket without saying so has closed: SMTP has
     /// ends of its own. Call it until it would block: bytes that are decrypted already wait here,
-    /// and the socket knows nothing of them.
+    /// and the socket knows nothing of them. Records without data are taken for so long only: a
+    /// client that sends nothing else would keep us reading.
     pub fn read<S: Read + Write>(
         &mut self,
         socket: &mut S,
         buffer: &mut [u8],
     ) -> io::Result<usize> {
+        let mut fruitless = 0;
         loop {
             match self.connection.reader().read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -42,7 +44,11 @@ impl Secured {
             // No error but the socket's: what follows from a client that has gone is seen by
             // those who write.
             let _ = self.flush(socket);
-            self.connection.read_tls(socket)?;
+            if fruitless > MAX_FRUITLESS {
+                let error = "tls: too many records without data";
+                return Err(io::Error::new(ErrorKind::InvalidData, error));
+            }
+            fruitless += self.connection.read_tls(socket)?;
             if let Err(error) = self.connection.process_new_packets() {
                 // The client is told why, if it listens.
                 let _ = self.flush(socket);
@@ -86,6 +92,10 @@ impl Secured {
         let _ = self.flush(socket);
     }
 }
+
+/// Bytes that may be read at a time without any data coming out of them: four records of the
+/// greatest length.
+const MAX_FRUITLESS: usize = 64 * 1024;
 
 impl fmt::Debug for Secured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
 use rustls::crypto::ring::kx_group;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ConnectionTrafficSecrets, ContentType, ProtocolVersion};
 
 use crate::tls::keys::agent::testing;
 
@@ -228,6 +230,53 @@ fn a_client_is_spoken_to_however_its_bytes_come() {
                 "close_notify"
             );
         }
+    }
+}
+
+/// Records of a client that hold padding and no data (RFC 8446 §5.4), which no library sends.
+fn records_without_data(client: ClientConnection, count: u64) -> Vec<u8> {
+    let suite = client.negotiated_cipher_suite().unwrap().tls13().unwrap();
+    let (number, secrets) = client.dangerous_extract_secrets().unwrap().tx;
+    let (key, iv) = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key, iv),
+        _ => panic!("an unknown cipher"),
+    };
+    let mut encrypter = suite.aead_alg.encrypter(key, iv);
+    // The last byte that is not 0 is the type, the encrypter's own one is more padding.
+    let mut padded = vec![0; 16 * 1024];
+    padded[0] = u8::from(ContentType::ApplicationData);
+    let record = |number| {
+        let message = OutboundPlainMessage {
+            typ: ContentType::Unknown(0),
+            version: ProtocolVersion::TLSv1_3,
+            payload: OutboundChunks::Single(&padded),
+        };
+        encrypter.encrypt(message, number).unwrap().encode()
+    };
+    (number..number + count).flat_map(record).collect()
+}
+
+#[test]
+fn a_client_that_sends_nothing_but_padding_is_not_read_for_ever() {
+    let pairs = [pair(&["mx.example.org"])];
+    let host = host(&pairs, |_| ());
+    let mut config = client_config(&[&pairs[0]]);
+    config.enable_secret_extraction = true;
+    let config = Arc::new(config);
+    let read = |count, step| {
+        let (mut client, mut wire) = (client(&config, "mx.example.org"), wire(step));
+        let (mut secured, _) = shake(&host, &mut client, &mut wire).unwrap();
+        wire.coming.extend(records_without_data(client, count));
+        secured.read(&mut wire, &mut [0; 100]).unwrap_err()
+    };
+    for step in [1, WHOLE] {
+        // A few are no fault: what comes next is waited for.
+        assert_eq!(read(3, step).kind(), ErrorKind::WouldBlock);
+        let error = read(20, step);
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert_eq!(error.to_string(), "tls: too many records without data");
     }
 }
 
