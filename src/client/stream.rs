@@ -128,13 +128,18 @@ impl Socket {
         }
     }
 
-    /// Tries, and waits where it would block.
+    /// Tries, and waits where it would block. The deadline counts also where there is something to
+    /// be done each time: a caller that gets nothing out of it, as TLS does of records without
+    /// data, comes back at once.
     fn patiently(
         &mut self,
         interest: Interest,
         mut call: impl FnMut(&mut Inner) -> io::Result<usize>,
     ) -> io::Result<usize> {
         loop {
+            if Instant::now() >= self.deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             match call(&mut self.inner) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(interest)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -549,3 +549,19 @@ fn tcp_says_who_refused() {
     let failure = Socket::unix(std::path::Path::new("/no/such/socket"), soon).unwrap_err();
     assert_eq!(failure.text.as_str(), "IO Error: No such file or directory");
 }
+
+#[test]
+fn a_peer_that_always_has_something_to_say_does_not_move_a_deadline() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.write_all(b"more").unwrap();
+    let mut socket = Socket::connected(ours.into()).unwrap();
+    let mut buffer = [0; 1];
+    let soon = Duration::from_secs(120);
+    socket.set_deadline(Instant::now() + soon);
+    assert_eq!(socket.read(&mut buffer).unwrap(), 1);
+    assert_eq!(socket.write(b"x").unwrap(), 1);
+    socket.set_deadline(Instant::now());
+    let late = |result: io::Result<usize>| result.unwrap_err().kind() == io::ErrorKind::TimedOut;
+    assert!(late(socket.read(&mut buffer)));
+    assert!(late(socket.write(b"x")));
+}

@@ -104,6 +104,7 @@ fn a_server_that_takes_a_block_in_parts_has_its_time_for_each_but_not_for_ever()
 fn the_records_of_a_block_leave_together() {
     // RFC 8446 §5.1: a record has at most 16 KiB, so a block over TLS is many of them.
     let mut socket = connect(|mut peer| assert_eq!(peer.hear(), "one two"));
+    socket.set_deadline(Instant::now() + Duration::from_secs(120));
     let records = [IoSlice::new(b"one "), IoSlice::new(b"two\r\n")];
     assert_eq!(socket.write_vectored(&records).unwrap(), 9);
 }
