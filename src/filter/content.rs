@@ -36,8 +36,8 @@ struct Flow {
     inputs: Vec<Spill>,
     /// What waits for the session.
     output: Spill,
-    /// Bytes that the last stage may still say.
-    allowed: u64,
+    /// Bytes that each stage may still say.
+    allowed: Vec<u64>,
     ended: bool,
     failed: Option<Line>,
     notice: Option<Notice>,
@@ -56,7 +56,8 @@ pub enum Progress {
 
 impl Content {
     /// A message of `session` for these programs, each with its token. What does not fit into
-    /// memory goes into `dir`; a message that comes out longer than `most_bytes` is no message.
+    /// memory goes into `dir`; a message that comes out of a program longer than `most_bytes` is no
+    /// message.
     pub fn open(
         session: SessionId,
         stages: Vec<(Arc<Program>, u64)>,
@@ -68,7 +69,7 @@ impl Content {
             flow: Mutex::new(Flow {
                 inputs: stages.iter().map(|_| Spill::new(dir.clone())).collect(),
                 output: Spill::new(dir),
-                allowed: most_bytes,
+                allowed: vec![most_bytes; stages.len()],
                 ended: false,
                 failed: None,
                 notice: None,
@@ -206,6 +207,18 @@ impl Content {
     }
 }
 
+impl Flow {
+    /// Takes bytes off what a stage may still say, where there are so many.
+    fn may_say(&mut self, stage: usize, bytes: u64) -> bool {
+        let Some(allowed) = self.allowed.get_mut(stage) else {
+            return false;
+        };
+        let left = allowed.checked_sub(bytes);
+        *allowed = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
 impl Hears for Content {
     fn heard(&self, stage: usize, line: &[u8]) {
         let mut flow = self.flow();
@@ -213,28 +226,23 @@ impl Hears for Content {
             return;
         }
         let next = stage + 1;
-        let mut notice = None;
-        if let Some(input) = flow.inputs.get_mut(next) {
-            let kept = input.push_line(line);
-            self.keep(&mut flow, next, kept);
-            notice = self.pump(&mut flow, next);
-        } else if flow.ended {
+        let last = next == self.stages.len();
+        if last && flow.ended {
             // Behind its own end.
-        } else if line == b"." {
+        } else if last && line == b"." {
             flow.ended = true;
-            notice = flow.notice.take();
+        } else if flow.may_say(stage, line.len() as u64 + 1) {
+            let kept = match flow.inputs.get_mut(next) {
+                Some(input) => input.push_line(line),
+                None => flow.output.push_line(line),
+            };
+            self.keep(&mut flow, next, kept);
+            self.pump(&mut flow, next);
         } else {
-            let length = line.len() as u64 + 1;
-            match flow.allowed.checked_sub(length) {
-                Some(left) => {
-                    flow.allowed = left;
-                    let kept = flow.output.push_line(line);
-                    self.keep(&mut flow, next, kept);
-                }
-                None => self.fail_in(&mut flow, stage),
-            }
-            notice = flow.notice.take();
+            self.fail_in(&mut flow, stage);
         }
+        let changed = last || flow.failed.is_some();
+        let notice = if changed { flow.notice.take() } else { None };
         // What this program has said makes it likely that it reads again.
         let first = self.pump(&mut flow, stage);
         drop(flow);

@@ -222,3 +222,44 @@ fn a_program_decides_and_its_mistakes_cost_one_session() {
     assert_eq!(figures[0].timeouts, 0);
     assert!(figures[0].requests >= 11 && figures[0].percentiles_us[0] > 0);
 }
+
+/// Makes much of `go`, and nothing of that; ends where the message does.
+const TALKATIVE: &str = r#"
+    while read -r line; do [ "$line" = "config|ready" ] && break; done
+    echo 'register|filter|smtp-in|data-line'; echo 'register|ready'
+    while IFS='|' read -r f v t s phase session token rest; do
+        case $rest in
+        go) for n in 1 2 3 4 5 6 7 8 9 10; do
+                printf 'filter-dataline|%s|%s|%01000d\n' "$session" "$token" 0
+            done ;;
+        .) echo "filter-dataline|$session|$token|." ;;
+        esac
+    done"#;
+
+#[test]
+fn no_program_of_a_chain_says_more_than_a_message_may_have() {
+    let filters = filters(
+        "filter p proc-exec \"/x\"\nfilter q proc-exec \"/x\"\nfilter c chain { p, q }\n",
+        TALKATIVE,
+    );
+    let chain = filters.chain("c").unwrap();
+    let lives = chain.meet();
+    let comes_to = |session, most_bytes| {
+        let content = chain.content(&lives, SessionId(session), None, most_bytes);
+        let content = content.unwrap().unwrap();
+        content.feed(b"go\n.\n");
+        loop {
+            let (tell, moved) = std::sync::mpsc::channel();
+            content.when_changed(Box::new(move || tell.send(()).unwrap()));
+            moved.recv_timeout(Duration::from_secs(120)).unwrap();
+            let mut text = Vec::new();
+            match content.take(&mut text) {
+                Progress::More => assert!(text.is_empty()),
+                last => break last,
+            }
+        }
+    };
+    assert_eq!(comes_to(7, 20_000), Progress::End);
+    let first = Line::new("p").unwrap();
+    assert_eq!(comes_to(8, 9_000), Progress::Failed(first));
+}
