@@ -78,7 +78,8 @@ impl Spoiled {
     }
 }
 
-fn only(tree: &Tree, room: &str) -> PathBuf {
+/// The only thing in a room.
+pub fn only(tree: &Tree, room: &str) -> PathBuf {
     let names = tree.list(Path::new(room)).unwrap();
     assert_eq!(names.len(), 1, "{names:?}");
     Path::new(room).join(&names[0].0)

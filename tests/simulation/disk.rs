@@ -42,6 +42,8 @@ struct Inner {
     /// Syncs of these paths are said to be done and are not.
     lies: fn(&Path) -> bool,
     fault: Fault,
+    /// Whatever is done at this path and below it fails.
+    broken: Mutex<Option<PathBuf>>,
     crowded: AtomicBool,
     /// Whether everything can be synced at once, and how often it was.
     at_once: AtomicBool,
@@ -83,11 +85,18 @@ impl SimDisk {
             world: Mutex::new(world),
             lies,
             fault,
+            broken: Mutex::new(None),
             crowded: AtomicBool::new(false),
             at_once: AtomicBool::new(false),
             all_syncs: AtomicUsize::new(0),
             meanwhile: Mutex::new(None),
         }))
+    }
+
+    /// Everything that would change this path, or anything below it, fails from now on; `None` mends
+    /// the disk.
+    pub fn break_at(&self, path: Option<&Path>) {
+        *lock(&self.0.broken) = path.map(Path::to_owned);
     }
 
     /// Lets something else happen right after operation `number`, before its caller goes on;
@@ -140,7 +149,7 @@ impl SimDisk {
 
     fn step(&self, op: Op) -> io::Result<()> {
         let mut world = self.world();
-        if let Err(full) = self.count(&mut world) {
+        if let Err(full) = self.count(&mut world, op.path()) {
             world.write_what_fits(op)?;
             return Err(full);
         }
@@ -157,14 +166,15 @@ impl SimDisk {
         Ok(())
     }
 
-    fn count(&self, world: &mut World) -> io::Result<()> {
+    fn count(&self, world: &mut World, path: &Path) -> io::Result<()> {
         world.operations += 1;
         let fails = match self.0.fault {
             Fault::Never => false,
             Fault::Once(number) => world.operations == number,
             Fault::From(number) => world.operations >= number,
         };
-        if fails {
+        let broken = lock(&self.0.broken);
+        if fails || broken.as_ref().is_some_and(|at| path.starts_with(at)) {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use smtpd::queue::fs::Options;
 
 use crate::crash::{Depth, STORIES, Story, crash_with, open, ways};
+use crate::damage::only;
 use crate::disk::{Fault, ROOMS, SimDisk, Step};
 use crate::promise::{Failed, Note, Promise, Teller};
 use crate::tree::Tree;
@@ -183,4 +184,53 @@ fn after_an_operation_that_failed_the_queue_goes_on() {
             }
         }
     }
+}
+
+fn bagged() -> (SimDisk, Teller) {
+    let disk = SimDisk::new(Tree::with_dirs(&ROOMS));
+    let way = ways().into_iter().find(|way| way.bags).unwrap();
+    let teller = Teller::new(&disk, way).unwrap();
+    (disk, teller)
+}
+
+/// How many messages the next start finds.
+fn found_at_the_next_start(disk: &SimDisk) -> usize {
+    open(&SimDisk::new(disk.tree())).messages().count()
+}
+
+#[test]
+fn a_bag_that_cannot_be_marked_holds_up_no_other_message() {
+    let (disk, teller) = bagged();
+    let other = teller.commit(&["kim"], b"text\n").unwrap().remove(0);
+    let other = teller.retry(&other).unwrap();
+    let two = teller.commit_together(&["ann", "bob"]).unwrap();
+    let bag = only(&disk.tree(), "bags");
+    disk.break_at(Some(&bag));
+    let later = teller.retry(&two[0]).unwrap();
+    teller.remove(&other).unwrap();
+    for attempt in 1..=2 {
+        // Its directory gone, the bag would bring it back.
+        assert!(teller.remove(&later).is_err(), "attempt {attempt}");
+    }
+    assert_eq!(found_at_the_next_start(&disk), 2);
+    disk.break_at(None);
+    teller.remove(&later).unwrap();
+    assert_eq!(found_at_the_next_start(&disk), 1);
+}
+
+#[test]
+fn a_start_that_cannot_make_a_place_durable_leaves_the_bag_as_it_is() {
+    let (disk, teller) = bagged();
+    let one = teller.commit(&["ann"], b"text\n").unwrap().remove(0);
+    let bag = only(&disk.tree(), "bags");
+    // Unpacked, with the bag still there.
+    disk.break_at(Some(&bag));
+    teller.retry(&one).unwrap();
+    let next = SimDisk::new(disk.tree());
+    let bucket = Path::new("queue").join(&one.id.to_string()[..2]);
+    next.break_at(Some(&bucket));
+    assert_eq!(open(&next).messages().count(), 1);
+    let bytes = |disk: &SimDisk| disk.tree().read(&bag).unwrap();
+    assert_eq!(bytes(&next), bytes(&disk));
+    assert_eq!(found_at_the_next_start(&next), 1);
 }

@@ -30,6 +30,26 @@ pub enum Op {
     SyncDirEnd(PathBuf, usize),
 }
 
+impl Op {
+    /// What it changes, or for a rename or a link what that is of.
+    pub fn path(&self) -> &Path {
+        match self {
+            Op::Mkdir(path)
+            | Op::Create(path)
+            | Op::Write(path, _)
+            | Op::Overwrite(path, ..)
+            | Op::SyncFileStart(path, _)
+            | Op::SyncFileEnd(path, _)
+            | Op::Rename(path, _)
+            | Op::Link(path, _)
+            | Op::Unlink(path)
+            | Op::Rmdir(path)
+            | Op::SyncDirStart(path, _)
+            | Op::SyncDirEnd(path, _) => path,
+        }
+    }
+}
+
 /// What becomes of bytes that were written and not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsynced {

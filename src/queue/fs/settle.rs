@@ -77,8 +77,8 @@ impl Shared {
         if self.settle_in_bag(id)? {
             return Ok(());
         }
-        self.make_owed_marks()?;
         let msgid = id.msgid();
+        self.make_owed_marks(msgid)?;
         let dir = layout::message_dir(msgid);
         let _turn = self.turn(msgid);
         let others = match self.others(id) {

@@ -100,7 +100,9 @@ impl Shared {
             .and_then(|()| self.disk.sync_all());
         if let Err(error) = &marked {
             log::warn(format_args!("queue: {error}"));
-            marks.iter().for_each(|marks| self.bags.owe(*marks));
+            for taken in &moved {
+                self.bags.owe(taken.msgid, taken.marks);
+            }
         }
         for taken in &moved {
             if self.bags.forget(taken.msgid) && marked.is_ok() {

@@ -22,8 +22,8 @@ pub(in crate::queue::fs) struct Index {
 struct Bagged {
     places: HashMap<MsgId, BagPlace>,
     bags: HashMap<u64, Bag>,
-    /// Marks that could not be made.
-    owed: Vec<Marks>,
+    /// Marks that could not be made, by the message that they are about.
+    owed: HashMap<MsgId, Vec<Marks>>,
     /// Bags of which something cannot be read: they are not to be deleted.
     damaged: HashSet<u64>,
 }
@@ -336,13 +336,24 @@ impl Index {
     }
 
     /// Notes marks that could not be made.
-    pub(super) fn owe(&self, marks: Marks) {
-        self.lock().owed.push(marks);
+    pub(super) fn owe(&self, msgid: MsgId, marks: Marks) {
+        self.lock().owed.entry(msgid).or_default().push(marks);
     }
 
-    /// Takes marks that could not be made.
-    pub(super) fn owed(&self) -> Option<Marks> {
-        self.lock().owed.pop()
+    /// The marks of a message that are still to be made.
+    pub(super) fn owed(&self, msgid: MsgId) -> Vec<Marks> {
+        self.lock().owed.get(&msgid).cloned().unwrap_or_default()
+    }
+
+    /// Notes that owed marks are durable.
+    pub(super) fn paid(&self, msgid: MsgId, marks: Marks) {
+        let mut bagged = self.lock();
+        if let Some(owed) = bagged.owed.get_mut(&msgid) {
+            owed.retain(|other| *other != marks);
+            if owed.is_empty() {
+                bagged.owed.remove(&msgid);
+            }
+        }
     }
 
     /// Waits until nobody has taken the message.

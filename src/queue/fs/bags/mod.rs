@@ -175,7 +175,7 @@ impl Shared {
                 });
             match saved {
                 Ok(true) => {
-                    self.mark_unpacked(taken.marks);
+                    self.mark_unpacked(msgid, taken.marks);
                 }
                 Ok(false) => {}
                 // The disk says no: all is left as it is, for another time.
@@ -270,7 +270,7 @@ impl Shared {
 
     /// A message that was taken out has a durable directory of its own.
     fn is_unpacked(&self, taken: &Taken) {
-        let is_marked = self.mark_unpacked(taken.marks);
+        let is_marked = self.mark_unpacked(taken.msgid, taken.marks);
         // A bag that lacks a mark is looked at again at the next start.
         if self.bags.forget(taken.msgid) && is_marked {
             self.remove_bag(taken.bag);
@@ -279,23 +279,22 @@ impl Shared {
 
     /// Marks a message that has been unpacked, and syncs that: else its directory might be gone for
     /// good before the mark is there, and the bag would bring back what it was before.
-    /// Says whether it could; else no directory goes before it has been done.
-    fn mark_unpacked(&self, marks: Marks) -> bool {
+    /// Says whether it could; else nothing in its directory goes before it has been done.
+    fn mark_unpacked(&self, msgid: MsgId, marks: Marks) -> bool {
         let marked = self.mark_durably(&marks);
         if let Err(error) = &marked {
             log::warn(format_args!("queue: {error}"));
-            self.bags.owe(marks);
+            self.bags.owe(msgid, marks);
         }
         marked.is_ok()
     }
 
-    /// Makes the marks that could not be made when they were due.
-    pub(super) fn make_owed_marks(&self) -> io::Result<()> {
-        while let Some(marks) = self.bags.owed() {
-            if let Err(error) = self.mark_durably(&marks) {
-                self.bags.owe(marks);
-                return Err(error);
-            }
+    /// Makes the marks of a message that could not be made when they were due. Other messages have
+    /// theirs in bags that may still be out of order.
+    pub(super) fn make_owed_marks(&self, msgid: MsgId) -> io::Result<()> {
+        for marks in self.bags.owed(msgid) {
+            self.mark_durably(&marks)?;
+            self.bags.paid(msgid, marks);
         }
         Ok(())
     }

@@ -151,7 +151,7 @@ impl Shared {
                 .entry(layout::bucket_of(msgid))
                 .or_insert_with(|| self.is_place_durable(msgid));
             if is_durable {
-                self.mark_unpacked(marks);
+                self.mark_unpacked(msgid, marks);
             } else {
                 needed.insert(marks.bag);
             }
