@@ -157,3 +157,26 @@ fn a_damaged_bag_loses_nothing_that_can_be_read_when_power_fails() {
         }
     }
 }
+
+#[test]
+fn the_last_removal_from_a_damaged_bag_is_not_done_before_it_is() {
+    let spoiled = Spoiled::new(DAMAGE[0]);
+    let disk = SimDisk::new(spoiled.tree.clone());
+    // Nothing can be unpacked.
+    disk.break_at(Some(Path::new("incoming")));
+    let teller = Teller::new(&disk, spoiled.options.clone()).unwrap();
+    let [first, last] = &spoiled.readable[..] else {
+        panic!("two messages");
+    };
+    teller.remove(first).unwrap();
+    disk.break_at(Some(Path::new("bags")));
+    for attempt in 1..=2 {
+        assert!(teller.remove(last).is_err(), "attempt {attempt}");
+    }
+    disk.break_at(None);
+    teller.remove(last).unwrap();
+    let healthy = SimDisk::new(disk.tree());
+    let reopened = Teller::new(&healthy, spoiled.options.clone()).unwrap();
+    assert!(users(&reopened.queue).is_empty(), "it came back");
+    assert!(is_kept(&healthy.tree()));
+}

@@ -199,6 +199,19 @@ fn found_at_the_next_start(disk: &SimDisk) -> usize {
 }
 
 #[test]
+fn the_last_removal_from_a_bag_is_not_done_before_it_is() {
+    let (disk, teller) = bagged();
+    let one = teller.commit(&["ann"], b"text\n").unwrap().remove(0);
+    disk.break_at(Some(Path::new("bags")));
+    for attempt in 1..=2 {
+        assert!(teller.remove(&one).is_err(), "attempt {attempt}");
+    }
+    disk.break_at(None);
+    teller.remove(&one).unwrap();
+    assert_eq!(found_at_the_next_start(&disk), 0);
+}
+
+#[test]
 fn a_bag_that_cannot_be_marked_holds_up_no_other_message() {
     let (disk, teller) = bagged();
     let other = teller.commit(&["kim"], b"text\n").unwrap().remove(0);

@@ -88,16 +88,23 @@ impl Shared {
             Settled::Elsewhere => return Ok(false),
             Settled::Here => {}
             Settled::Last(mark) if self.bags.is_damaged(mark.bag) => {
-                self.mark(mark.bag, mark.at, mark.count)?;
+                self.mark_last(id, mark)?;
                 self.remove_bag(mark.bag);
             }
             Settled::Last(mark) => {
                 if self.disk.unlink(&layout::bag(mark.bag)).is_err() {
-                    self.mark(mark.bag, mark.at, mark.count)?;
+                    self.mark_last(id, mark)?;
                 }
             }
         }
         Ok(true)
+    }
+
+    /// The index knows nothing any more of what was the last of its bag: a mark that cannot be made
+    /// is owed, for the next attempt to make it.
+    fn mark_last(&self, id: EvpId, mark: Marks) -> io::Result<()> {
+        let marked = self.mark(mark.bag, mark.at, mark.count);
+        marked.inspect_err(|_| self.bags.owe(id.msgid(), mark))
     }
 
     /// Gives a message a directory of its own, if it is in a bag; says whether it was.
