@@ -24,8 +24,8 @@ struct Line {
 /// A message, and who is to be told what has become of it.
 type Waiting = (Box<Writing>, Box<dyn FnOnce(Answer) + Send>);
 
-/// Messages of one group at most.
-const GROUP: usize = 512;
+/// Messages of one group at most: they share a file.
+const GROUP: usize = Store::MAX_TOGETHER;
 /// Bytes of them, beyond which no other one joins.
 const GROUP_BYTES: u64 = 4 * 1024 * 1024;
 

@@ -27,7 +27,7 @@ use crate::mail::{Dsn, Envelope, EvpId, MailAddr, MsgId};
 
 pub use coding::Body;
 pub use file::DiskFile;
-pub use fs::bags::Parcel;
+pub use fs::bags::{MAX_PARCELS, Parcel};
 use shared_error::SharedError;
 
 /// The door to a store; clones share it.
@@ -307,8 +307,8 @@ impl Incoming {
     }
 }
 
-/// Makes messages durable, of one queue, those that can be together. The answers come in their
-/// order.
+/// Makes messages durable, of one queue, those that can be together: at most [`MAX_PARCELS`]. The
+/// answers come in their order.
 pub fn commit_all(mut messages: Vec<Incoming>) -> Vec<io::Result<Committed>> {
     let Some(queue) = messages.first().map(|first| first.queue.clone()) else {
         return Vec::new();

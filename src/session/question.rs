@@ -167,6 +167,9 @@ impl Lookup {
 }
 
 impl Store {
+    /// Messages that can be committed together.
+    pub const MAX_TOGETHER: usize = crate::queue::MAX_PARCELS;
+
     /// Commits messages together. This waits for the disk.
     pub fn commit_all(messages: Vec<Box<Writing>>) -> Vec<Answer> {
         let finished = Writing::finish_all(messages);

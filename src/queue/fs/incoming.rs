@@ -24,7 +24,7 @@ use crate::queue::coding::Name;
 use crate::queue::{DiskFile, Draft, envelope_file};
 use crate::sys;
 
-use super::bags::Parcel;
+use super::bags::{Parcel, form};
 use super::keyed::copy;
 use super::{Shared, invalid, layout};
 
@@ -34,8 +34,7 @@ const FILE_BYTES: u64 = 4096;
 const BATCH: usize = 16;
 /// So much leaves memory when messages hold too much of it together.
 const WORTH_WRITING_BYTES: usize = 4096;
-/// A message with more envelopes, or more bytes of them, shares no file.
-const PACKED_ENVELOPES: usize = 4096;
+/// A message with more bytes of envelopes shares no file.
 const PACKED_ENVELOPE_BYTES: usize = 4 * 1024 * 1024;
 
 /// A message being received.
@@ -260,7 +259,7 @@ impl Draft for FsDraft {
     fn is_small(&self) -> bool {
         self.shared.options.bags
             && self.body.is_unwritten()
-            && self.envelopes.len() <= PACKED_ENVELOPES
+            && self.envelopes.len() <= form::MAX_ENVELOPES
             && self.envelope_bytes <= PACKED_ENVELOPE_BYTES
     }
 

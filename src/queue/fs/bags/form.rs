@@ -64,8 +64,12 @@ const FIRST_BYTES: usize = FIRST.len() + 27;
 /// Of the line of a part.
 const LINE_BYTES: usize = 44;
 const BLOCK_BYTES: usize = 4096;
-/// Parts of one bag that are believed.
-const MAX_PARTS: usize = 1 << 20;
+/// Messages of one bag.
+pub const MAX_PARCELS: usize = 512;
+/// Envelopes of one message in a bag.
+pub const MAX_ENVELOPES: usize = 4096;
+/// Parts of one bag that are believed: as many as these make.
+const MAX_PARTS: usize = MAX_PARCELS * (1 + MAX_ENVELOPES);
 /// So much memory is taken without a look at whether the bag has as much.
 const SMALL_BYTES: usize = 16 * 1024;
 const LIVE: u8 = b'-';
@@ -139,6 +143,9 @@ impl Part {
 pub(super) fn build(parcels: &[Parcel]) -> io::Result<(Vec<u8>, Contents)> {
     let parts = || parcels.iter().flat_map(|parcel| &parcel.0);
     let count = parts().count();
+    if parcels.len() > MAX_PARCELS || count > MAX_PARTS {
+        return Err(too_much());
+    }
     let mut at = FIRST_BYTES + count * LINE_BYTES;
     let text_bytes: usize = parts().map(|(_, text)| text.len()).sum();
     let marks_at = (at + text_bytes).next_multiple_of(BLOCK_BYTES);
@@ -251,7 +258,11 @@ fn up_to(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
 }
 
 fn in_32_bits(number: usize) -> io::Result<u32> {
-    u32::try_from(number).map_err(|_| io::Error::other("too much for one bag"))
+    u32::try_from(number).map_err(|_| too_much())
+}
+
+fn too_much() -> io::Error {
+    io::Error::other("too much for one bag")
 }
 
 fn check_of(covered: &str, bytes: &[u8]) -> u32 {

@@ -26,8 +26,8 @@ mod start;
 #[cfg(test)]
 mod tests;
 
-pub use form::Parcel;
 use form::{GONE, Part};
+pub use form::{MAX_PARCELS, Parcel};
 pub(super) use index::Index;
 use index::{Marks, Settled, Taken};
 pub(super) use start::Reading;

@@ -14,6 +14,7 @@ use crate::queue::fs::{Disk, Fs, Options, body_path, envelope_path, layout};
 use crate::queue::{LoadError, commit_all};
 use crate::util::Timestamp;
 
+use super::form::{self, Parcel};
 use watched::Watched;
 
 mod many;
@@ -186,6 +187,13 @@ fn what_there_is_no_time_to_unpack_stays_in_its_bag() {
     let spool = spool.reopened(bagged());
     assert_eq!(spool.users(), ["ann", "bob"]);
     assert_eq!(spool.names("bags").len(), 1);
+}
+
+#[test]
+fn a_bag_has_no_more_messages_than_a_start_believes() {
+    let parcels: Vec<_> = (0..=form::MAX_PARCELS).map(|_| Parcel(vec![])).collect();
+    assert!(form::build(&parcels[1..]).is_ok());
+    assert!(form::build(&parcels).is_err());
 }
 
 #[test]
