@@ -27,10 +27,12 @@ const SMALL_LOT: usize = 64;
 
 impl Shared {
     /// Gives messages a directory of their own, all of them if `time` is enough; says how many are
-    /// still in bags.
+    /// still in bags, as far as their tables have been read.
     pub(in crate::queue::fs) fn unpack_all(&self, time: Duration) -> usize {
-        self.await_bags();
         let begun = Instant::now();
+        if !self.await_bags_for(time) {
+            return self.bags.messages().len();
+        }
         let messages = self.bags.messages();
         let can_sync_all = self.disk.can_sync_all();
         for lot in messages.chunks(if can_sync_all { LOT } else { SMALL_LOT }) {

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::log::{self, stat};
 use crate::mail::MsgId;
@@ -87,6 +88,16 @@ impl Shared {
         let unread = self.reading.lock();
         let waited = self.reading.ended.wait_while(unread, |it| !it.is_over);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits so long for it; says whether all tables are read.
+    pub(super) fn await_bags_for(&self, time: Duration) -> bool {
+        let unread = self.reading.lock();
+        let waited = self
+            .reading
+            .ended
+            .wait_timeout_while(unread, time, |it| !it.is_over);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_over
     }
 
     /// No message in a bag has this id. One that was received while tables were read may have been

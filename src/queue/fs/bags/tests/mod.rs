@@ -190,6 +190,19 @@ fn what_there_is_no_time_to_unpack_stays_in_its_bag() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_tables_longer_than_it_may() {
+    let spool = Spool::with(bagged());
+    spool.commit(&["ann", "bob"]);
+    let spool = spool.reopened(Options {
+        read_bags_later: true,
+        ..bagged()
+    });
+    assert_eq!(spool.fs.unpack_all(Duration::ZERO), 2);
+    spool.fs.read_bags();
+    assert_eq!(spool.fs.unpack_all(Duration::MAX), 0);
+}
+
+#[test]
 fn a_bag_has_no_more_messages_than_a_start_believes() {
     let parcels: Vec<_> = (0..=form::MAX_PARCELS).map(|_| Parcel(vec![])).collect();
     assert!(form::build(&parcels[1..]).is_ok());
