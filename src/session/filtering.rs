@@ -114,6 +114,8 @@ impl Session {
             Command::Auth(argument) => (Phase::Auth, argument),
             Command::Mail(argument) => {
                 filtering.sender = address(argument);
+                // The MAIL before may have been refused after a filter had said this.
+                filtering.bypass_transaction = false;
                 (Phase::MailFrom, between_brackets(argument))
             }
             Command::Rcpt(argument) => {

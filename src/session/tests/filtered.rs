@@ -47,3 +47,39 @@ fn no_dot_is_lost_on_the_way_through_a_program_however_a_message_comes_in() {
         }
     }
 }
+
+// smtpd-filters(7), bypass: the rest of the transaction is not filtered. Where none begins, the
+// next one is.
+#[test]
+fn bypass_of_a_sender_who_is_refused_goes_no_further() {
+    let filters = crate::filter::tests::filters(
+        "filter trusted phase mail-from match mail-from { \"boss@e.org\" } bypass\n\
+         filter bad phase mail-from match mail-from { \"bob@bad.org\" } reject \"550 bad\"\n\
+         filter late phase rcpt-to match mail-from { \"bob@e.org\" } reject \"550 late\"\n\
+         filter all chain { trusted, bad, late }\n\
+         listen on 127.0.0.1 port 25 filter all",
+        "",
+    );
+    let mut listening = listening();
+    listening.filter = filters.of_sessions(&Some("all".to_owned()));
+    listening.tls = Some(Tls::Offered);
+    listening.auth = Some(Auth {
+        required: false,
+        table: None,
+    });
+    listening.senders = Some(Senders {
+        table: "senders".to_owned(),
+        masquerade: false,
+    });
+    let mut talk = Talk::start(listening, loopback(), FakeServices::new(None));
+    talk.ask("EHLO localhost");
+    talk.ask("STARTTLS");
+    talk.ask("EHLO localhost");
+    assert!(talk.ask("AUTH PLAIN AGJvYgBzZWNyZXQ=")[0].starts_with("235 "));
+    let refused = talk.ask("MAIL FROM:<boss@e.org>");
+    assert_eq!(refused, ["530 5.7.1 Sender rejected"]);
+    assert_eq!(talk.ask("MAIL FROM:<bob@bad.org>"), ["550 bad"]);
+    talk.ask("MAIL FROM:<boss@e.org>");
+    assert_eq!(talk.ask("MAIL FROM:<bob@e.org>"), ["250 2.0.0 Ok"]);
+    assert_eq!(talk.ask("RCPT TO:<bob@example.org>"), ["550 late"]);
+}
