@@ -46,10 +46,15 @@ pub struct Resolved {
     pub forwarded: bool,
 }
 
+/// What makes two nodes equal: the entry, whether it names its own user, the address and the user
+/// above it, and the action, which the same address may not have everywhere. Commands and files are
+/// not run twice for another action.
+type Known = (Item, bool, MailAddr, Option<Line>, Option<Line>);
+
 /// All nodes of one recipient, first in, first out.
 pub struct Tree<'c> {
     nodes: Vec<Node<'c>>,
-    known: HashSet<(Item, bool, MailAddr, Option<Line>)>,
+    known: HashSet<Known>,
     next: usize,
 }
 
@@ -123,6 +128,10 @@ impl<'c> Tree<'c> {
         let same = self.is_same(parent, &item);
         let above_dest = above.dest.clone();
         let user = above.resolved.as_ref().map(|user| user.name.clone());
+        let action = match &item {
+            Item::User(_) | Item::Address(_) => above.action.map(|action| action.name.clone()),
+            _ => None,
+        };
         let node = Node {
             parent: Some(parent),
             depth: above.depth + 1,
@@ -134,7 +143,7 @@ impl<'c> Tree<'c> {
             resolved: None,
             item: item.clone(),
         };
-        if !self.known.insert((item, same, above_dest, user)) {
+        if !self.known.insert((item, same, above_dest, user, action)) {
             return Ok(None);
         }
         if self.nodes.len() >= NODES {

@@ -189,6 +189,57 @@ fn every_forward_leads_where_it_says() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+// forward(5), smtpd.conf(5): what .forward files and aliases lead to is judged anew, as mail from here.
+#[test]
+fn a_copy_to_oneself_arrives_although_another_rule_takes_it() {
+    let both = "out relay <carol@ext.net> internal; copy bob <bob@example.com> internal";
+    let cmd = "listed _smtpd |cmd <cmd@example.com>";
+    for (action, copied, forward, rcpt, expected) in [
+        (
+            "here",
+            "copy",
+            "bob@example.com, carol@ext.net",
+            "bob@example.com",
+            both.to_owned(),
+        ),
+        (
+            "here",
+            "copy",
+            "bob@example.com",
+            "bob@example.com",
+            both.split("; ").skip(1).collect(),
+        ),
+        ("listed", "copy", "bob", "bob@example.com", both.to_owned()),
+        (
+            "listed",
+            "relisted",
+            "bob",
+            "bob@example.com",
+            both.replace("copy", "relisted"),
+        ),
+        (
+            "listed",
+            "copy",
+            "bob",
+            "cmd@example.com",
+            format!("{cmd}; copy bob <bob@example.com> internal"),
+        ),
+    ] {
+        let (actions, rules) = ACTIONS.split_once("match").unwrap();
+        let actions = actions.replace(
+            "bob = \"bob, carol@ext.net\"",
+            "bob = \"bob@example.com, carol@ext.net\", cmd = \"bob@example.com, |cmd\"",
+        );
+        let text = format!(
+            "{actions}action relisted mbox alias <aliases> userbase <users>\n\
+             match from local for domain example.com action {copied}\n\
+             match from any for domain example.com action {action}\nmatch{rules}"
+        );
+        let found = Bench::new(&text).forward("bob", forward).run(rcpt);
+        assert_eq!(found, expected, "{action} {copied} {forward}");
+    }
+}
+
 // forward(5): what cannot be used, read or understood is never taken for no file.
 #[test]
 fn a_file_that_cannot_be_used_makes_mail_wait() {
