@@ -114,6 +114,9 @@ fn open(path: &Path, owner: &sys::user::User) -> Result<File, MdaError> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 path.symlink_metadata().map_err(failed)?
             }
+            Err(error) if is_shortage(&error) => {
+                return Err(MdaError::on(TEMPFAIL, path, &error));
+            }
             made => return made.map_err(|error| MdaError::on(CANTCREAT, path, &error)),
         },
         Err(error) => return Err(failed(error)),
@@ -137,6 +140,12 @@ fn open(path: &Path, owner: &sys::user::User) -> Result<File, MdaError> {
         return Err(wrong("wrong ownership"));
     }
     Ok(file)
+}
+
+/// Whether there may be room for a mailbox later.
+fn is_shortage(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 fn create(path: &Path, owner: &sys::user::User) -> io::Result<File> {

@@ -1,15 +1,17 @@
 //! The mbox format, and appending to a mailbox under lock.
 //!
 //! [`append`] writes after the end of a locked file, syncs it, and on any error cuts the file
-//! back to where it began: no torn message stays behind.
+//! back to where it began: no torn message stays behind. One that a killed process left all the same
+//! is closed by an empty line, so that the next message begins where readers look for it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::sys;
+use crate::util::sysexits::TEMPFAIL;
 
 use super::{MdaError, copy};
 
@@ -101,7 +103,7 @@ fn write_message(
     sink(&out)
 }
 
-/// Takes the locks on an open mailbox, then appends what [`store`] has made.
+/// Takes the locks on an open mailbox, then appends what [`store`] has made; says where that begins.
 pub fn append(
     file: &mut File,
     path: &Path,
@@ -127,14 +129,48 @@ fn append_what(
     let failed = |error: io::Error| MdaError::on(codes.failed, path, &error);
     lock(file, path, codes, lock_wait)?;
     let metadata = file.metadata().map_err(failed)?;
-    let start = metadata.len();
-    let written = write(&mut |bytes| file.write_all(bytes).map_err(failed))
+    let (start, mut gap) = (metadata.len(), "");
+    if metadata.is_file() {
+        is_there(path, &metadata)?;
+        gap = gap_behind(file, start);
+    }
+    let written = file
+        .write_all(gap.as_bytes())
+        .map_err(failed)
+        .and_then(|()| write(&mut |bytes| file.write_all(bytes).map_err(failed)))
         .and_then(|()| sync(file).map_err(failed));
     if written.is_err() && metadata.is_file() {
         // The first error is the one to tell; a torn tail that cannot be cut is the disk's.
         let _ = file.set_len(start);
     }
-    written.map(|()| start)
+    written.map(|()| start + gap.len() as u64)
+}
+
+/// Refuses a mailbox that has lost its name: whoever had the lock before us, a mail reader or a
+/// rotation of logs, has removed or replaced it, and nobody will look into this one.
+fn is_there(path: &Path, open: &Metadata) -> Result<(), MdaError> {
+    match std::fs::metadata(path) {
+        Ok(named) if (named.dev(), named.ino()) == (open.dev(), open.ino()) => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(MdaError::on(TEMPFAIL, path, &error))
+        }
+        _ => {
+            let text = format!("{}: replaced while it was locked", path.display());
+            Err(MdaError::new(TEMPFAIL, text))
+        }
+    }
+}
+
+/// What is missing of an empty line at the end. A file that we may only write to is not looked at.
+fn gap_behind(file: &File, length: u64) -> &'static str {
+    let mut end = [b'\n'; 2];
+    let count = length.min(2);
+    let last = end.get_mut(..count as usize).unwrap_or_default();
+    match file.read_exact_at(last, length - count).map(|()| end) {
+        Ok([b'\n', b'\n']) | Err(_) => "",
+        Ok([_, b'\n']) if count == 2 => "\n",
+        Ok(_) => "\n\n",
+    }
 }
 
 fn lock(file: &File, path: &Path, codes: Codes, wait: Duration) -> Result<(), MdaError> {
@@ -320,6 +356,52 @@ mod tests {
         let refused = append_what(&mut other, path.path(), codes, wait, |_| Ok(())).unwrap_err();
         assert_eq!(refused.code, 75);
         assert!(refused.text.ends_with("locked by another process"));
+    }
+
+    fn append_text(file: &mut File, path: &Path) -> Result<u64, MdaError> {
+        let codes = Codes {
+            locked: 75,
+            failed: 71,
+        };
+        append_what(file, path, codes, LOCK_WAIT, |sink| sink(b"From x\n\n"))
+    }
+
+    #[test]
+    fn a_message_begins_behind_an_empty_line_whatever_stands_there() {
+        // mail.local(8), mail.mboxfile(8): a killed delivery or an editor may leave half a line.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("box");
+        for (before, gap) in [
+            ("", ""),
+            ("\n", ""),
+            ("x", "\n\n"),
+            ("x\n", "\n"),
+            ("x\n\n", ""),
+            ("From a\n\nto", "\n\n"),
+        ] {
+            std::fs::write(&path, before).unwrap();
+            let mut file = sys::open::append(&path).unwrap();
+            let start = append_text(&mut file, &path).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(text, format!("{before}{gap}From x\n\n"));
+            assert!(text[start as usize..].starts_with("From x"));
+        }
+    }
+
+    #[test]
+    fn nothing_is_delivered_into_a_mailbox_that_has_lost_its_name() {
+        // mail.local(8), mail.mboxfile(8): a reader that had the lock may have replaced the file.
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("box"), dir.path().join("old"));
+        std::fs::write(&path, "").unwrap();
+        let mut file = sys::open::append(&path).unwrap();
+        std::fs::rename(&path, &old).unwrap();
+        let gone = append_text(&mut file, &path).unwrap_err();
+        std::fs::write(&path, "new\n\n").unwrap();
+        let replaced = append_text(&mut file, &path).unwrap_err();
+        assert_eq!((gone.code, replaced.code), (75, 75));
+        assert_eq!(std::fs::read(&old).unwrap(), b"");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new\n\n");
     }
 
     #[test]

@@ -27,9 +27,9 @@ pub fn deliver(
     now: Timestamp,
     lock_wait: Duration,
 ) -> Result<(), MdaError> {
-    let mut file = sys::open::append(path).map_err(|error| MdaError::on(TEMPFAIL, path, &error))?;
     let from_line = mbox::from_line(from, now.0);
     let mut stored = mbox::store(message, &from_line, Quote::Every, TEMPFAIL)?;
+    let mut file = sys::open::append(path).map_err(|error| MdaError::on(TEMPFAIL, path, &error))?;
     mbox::append(&mut file, path, CODES, lock_wait, &mut stored).map(drop)
 }
 
@@ -73,5 +73,20 @@ mod tests {
         assert_eq!(failure.text, "/no/such/dir/box: No such file or directory");
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(put(dir.path(), b"x").unwrap_err().code, 75);
+        let fifo = dir.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        assert_eq!(put(&fifo, b"x").unwrap_err().code, 75);
+    }
+
+    #[test]
+    fn a_file_that_may_only_be_written_is_appended_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("box");
+        std::fs::write(&path, "x").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o200)).unwrap();
+        put(&path, b"y").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("\ny\n\n"));
     }
 }

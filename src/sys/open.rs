@@ -148,14 +148,26 @@ pub fn mailbox(path: &Path) -> io::Result<File> {
 }
 
 /// Opens a file for appending, made with mode 0600 if it is not there. Links are followed: the
-/// file is one that its user has named.
+/// file is one that its user has named. It can be read, too, unless that is not allowed.
 pub fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
+    let open = |read| {
+        OpenOptions::new()
+            .read(read)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+    };
+    // A FIFO would take what nobody reads from one who could read it.
+    let only_written = open(false)?;
+    if only_written.metadata()?.is_file()
+        && let Ok(file) = open(true)
+        && file.metadata()?.is_file()
+    {
+        return Ok(file);
+    }
+    Ok(only_written)
 }
 
 /// Opens a plain file for reading, also behind a link: a device or a FIFO in its place is refused.

@@ -4,8 +4,7 @@
 //! the older ones, under lock and whole or not at all; a link, or anything else that is no plain
 //! file, is left alone.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,28 +31,12 @@ pub fn append(
     let path = home.join("dead.letter");
     let failed = |error: std::io::Error| format!("{}: {}", path.display(), strerror(&error));
     let mut file = open::own_appended(&path).map_err(failed)?;
-    let gap = gap(&mut file).map_err(failed)?;
-    let from_line = format!("{gap}{}", mbox::from_line(from, now.0));
+    let from_line = mbox::from_line(from, now.0);
     let mut stored =
         mbox::store(message, &from_line, Quote::Every, TEMPFAIL).map_err(|f| f.text)?;
     mbox::append(&mut file, &path, CODES, LOCK_WAIT, &mut stored)
         .map(drop)
         .map_err(|failure| failure.text)
-}
-
-/// What is missing between an older letter, which may be no mailbox, and the next.
-fn gap(file: &mut File) -> std::io::Result<&'static str> {
-    let mut end = [0; 2];
-    if file.metadata()?.len() < end.len() as u64 {
-        return Ok("");
-    }
-    file.seek(SeekFrom::End(-(end.len() as i64)))?;
-    file.read_exact(&mut end)?;
-    Ok(match end {
-        [b'\n', b'\n'] => "",
-        [_, b'\n'] => "\n",
-        _ => "\n\n",
-    })
 }
 
 #[cfg(test)]
