@@ -87,9 +87,12 @@ pub fn store(
         .and_then(|()| fs::rename(&hidden, dir.join(&name)))
         .and_then(|()| sync_dir(dir));
     stored.map_err(|error| {
-        // The error that matters is the first one.
-        let _ = fs::remove_file(&hidden);
-        let text = format!("{}: {}", dir.join(&name).display(), strerror(&error));
+        let named = dir.join(&name);
+        // The error that matters is the first one. The caller keeps the message, so none stays here.
+        for left in [&hidden, &named] {
+            let _ = fs::remove_file(left);
+        }
+        let text = format!("{}: {}", named.display(), strerror(&error));
         ExitError::with(sysexits::TEMPFAIL, text)
     })
 }
