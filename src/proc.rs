@@ -60,6 +60,8 @@ pub trait Talk: Send {
     fn greeting(&mut self) -> Vec<u8>;
     /// A line without its end. An error is a breach of the protocol that ends the program.
     fn hear(&mut self, line: &[u8]) -> Result<Heard, String>;
+    /// The program has read: those who wait for room ([`Proc::has_room`]) may say more.
+    fn room(&mut self) {}
     /// The program is gone: what it has not answered it never will.
     fn gone(&mut self);
 }
@@ -226,8 +228,7 @@ impl Proc {
 
     /// Whether more may be said by those who can wait.
     pub fn has_room(&self) -> bool {
-        let process = self.process();
-        process.out.len() + process.held.len() < HIGH_WATER
+        self.process().has_room()
     }
 
     /// Which process it is; another one knows nothing of what this one was told.
@@ -305,6 +306,10 @@ impl Drop for Keeper {
 }
 
 impl Process {
+    fn has_room(&self) -> bool {
+        self.out.len() + self.held.len() < HIGH_WATER
+    }
+
     /// Writes what the socket takes; says whether that was all.
     fn flush(&mut self) -> io::Result<bool> {
         let Some(stream) = &self.stream else {

@@ -40,6 +40,8 @@ struct Flow {
     allowed: Vec<u64>,
     ended: bool,
     failed: Option<Line>,
+    /// Whether the first stage was told something since the session last asked.
+    moved: bool,
     notice: Option<Notice>,
 }
 
@@ -72,6 +74,7 @@ impl Content {
                 allowed: vec![most_bytes; stages.len()],
                 ended: false,
                 failed: None,
+                moved: false,
                 notice: None,
             }),
             stages,
@@ -100,13 +103,14 @@ impl Content {
 
     /// Whether more lines may be fed; otherwise [`Content::when_changed`] tells when to ask again.
     pub fn has_room(&self) -> bool {
-        let notice = {
-            let mut flow = self.flow();
-            self.pump(&mut flow, 0)
-        };
+        let mut flow = self.flow();
+        let notice = self.pump(&mut flow, 0);
+        flow.moved = false;
+        let room =
+            flow.failed.is_some() || flow.inputs.first().is_none_or(|input| input.len() < ROOM);
+        drop(flow);
         tell(notice);
-        let flow = self.flow();
-        flow.failed.is_some() || flow.inputs.first().is_none_or(|input| input.len() < ROOM)
+        room
     }
 
     /// Moves what has come out to the end of `text`, up to a bound.
@@ -128,16 +132,9 @@ impl Content {
     pub fn when_changed(&self, notice: Notice) {
         let mut flow = self.flow();
         let first = self.pump(&mut flow, 0);
-        let room = flow.inputs.first().is_none_or(|input| input.len() == 0);
-        let now = flow.ended || flow.failed.is_some() || flow.output.len() > 0;
-        // While the first program is slow, only it can tell that there is room again.
-        if now
-            || (!room
-                && self
-                    .stages
-                    .iter()
-                    .all(|(program, _)| program.proc().has_room()))
-        {
+        let moved = std::mem::take(&mut flow.moved);
+        let now = moved || flow.ended || flow.failed.is_some() || flow.output.len() > 0;
+        if now {
             drop(flow);
             tell(first);
             return notice();
@@ -147,7 +144,8 @@ impl Content {
         tell(first);
     }
 
-    /// Says to stage `number` what waits for it, as far as it reads.
+    /// Says to stage `number` what waits for it, as far as it reads; its thread tells when it reads
+    /// again.
     fn pump(&self, flow: &mut Flow, number: usize) -> Option<Notice> {
         let (program, token) = self.stages.get(number)?;
         let mut moved = false;
@@ -174,7 +172,9 @@ impl Content {
                 self.fail_in(flow, number);
             }
         }
-        if moved && number == 0 {
+        let moved = moved && number == 0;
+        flow.moved |= moved;
+        if moved || flow.failed.is_some() {
             flow.notice.take()
         } else {
             None
@@ -226,6 +226,7 @@ impl Hears for Content {
             return;
         }
         let next = stage + 1;
+        let mut passed = None;
         let last = next == self.stages.len();
         if last && flow.ended {
             // Behind its own end.
@@ -237,7 +238,7 @@ impl Hears for Content {
                 None => flow.output.push_line(line),
             };
             self.keep(&mut flow, next, kept);
-            self.pump(&mut flow, next);
+            passed = self.pump(&mut flow, next);
         } else {
             self.fail_in(&mut flow, stage);
         }
@@ -246,8 +247,15 @@ impl Hears for Content {
         // What this program has said makes it likely that it reads again.
         let first = self.pump(&mut flow, stage);
         drop(flow);
-        tell(notice);
+        tell(passed.or(notice));
         tell(first);
+    }
+
+    fn room(&self, stage: usize) {
+        let mut flow = self.flow();
+        let notice = self.pump(&mut flow, stage);
+        drop(flow);
+        tell(notice);
     }
 
     fn fail(&self, name: &Line) {

@@ -40,6 +40,8 @@ pub struct Program {
 pub trait Hears: Send + Sync {
     /// Stage `stage` says a line.
     fn heard(&self, stage: usize, line: &[u8]);
+    /// Stage `stage` may be told more.
+    fn room(&self, stage: usize);
     /// The program of this name is gone.
     fn fail(&self, name: &Line);
 }
@@ -129,6 +131,7 @@ impl Program {
             ready: false,
             heard: Wants::default(),
             mistakes: 0,
+            turn: 0,
         };
         let (proc, keeper) = Proc::start(settings.name, launcher, Box::new(talk))?;
         Ok(Program {
@@ -306,6 +309,8 @@ struct Tongue {
     /// What this process has registered so far.
     heard: Wants,
     mistakes: u32,
+    /// Who was the first to be told of room.
+    turn: usize,
 }
 
 impl Talk for Tongue {
@@ -358,6 +363,16 @@ impl Talk for Tongue {
             }
         }
         Ok(Heard::Line)
+    }
+
+    fn room(&mut self) {
+        let mut all: Vec<_> = self.shared.book().content.values().cloned().collect();
+        // There may not be room for all, and another one is to be the first each time.
+        self.turn = (self.turn + 1).checked_rem(all.len()).unwrap_or(0);
+        all.rotate_left(self.turn);
+        for (content, stage) in all {
+            content.room(stage);
+        }
     }
 
     fn gone(&mut self) {
@@ -456,6 +471,7 @@ pub(crate) fn fuzz_program(
         ready: false,
         heard: Wants::default(),
         mistakes: 0,
+        turn: 0,
     };
     let mut hear = |line: &[u8]| tongue.hear(line).map(drop);
     let _breach = crate::proc::Lines::default().push(said, &mut hear);

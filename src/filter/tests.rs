@@ -1,3 +1,5 @@
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use crate::config::{Defaults, Sources};
@@ -6,7 +8,10 @@ use crate::proc::tests::Scripts;
 
 use super::*;
 
-/// The filters of a configuration whose programs are this script.
+/// How long an answer may take.
+const LONG: Duration = Duration::from_secs(120);
+
+/// The filters of a configuration whose programs are this script, in which `name` is theirs.
 pub(crate) fn filters(text: &str, script: &str) -> Filters {
     let text = format!("{text}\naction a maildir\nmatch from any for any action a\n");
     let sources = Sources::from_text("test", &text, &[]);
@@ -17,10 +22,11 @@ pub(crate) fn filters(text: &str, script: &str) -> Filters {
     let config = crate::config::load(&sources, &defaults).unwrap().config;
     let now = Arc::new(Snapshot::load(1, config, &sources).unwrap());
     let script = script.to_owned();
-    let launcher = move |_: &Line| -> Arc<dyn Launcher> {
-        Arc::new(Scripts(vec![script.clone()], std::sync::Mutex::new(0)))
+    let launcher = move |name: &Line| -> Arc<dyn Launcher> {
+        let script = format!("name='{name}'\n{script}");
+        Arc::new(Scripts(vec![script], std::sync::Mutex::new(0)))
     };
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + LONG;
     Filters::start(&now, None, Path::new("/"), &launcher, deadline).unwrap()
 }
 
@@ -48,9 +54,9 @@ fn said(filters: &Filters, chain: &str, phase: Phase, parameter: &str) -> Outcom
             Step::Done(_, outcome) => return outcome,
             Step::Wait(asking) => asking.wait(),
             Step::Ask(asking, request) => {
-                let (tell, decided) = std::sync::mpsc::channel();
+                let (tell, decided) = channel();
                 request.send(Box::new(move |decision| tell.send(decision).unwrap()));
-                let decision = decided.recv_timeout(Duration::from_secs(120)).unwrap();
+                let decision = decided.recv_timeout(LONG).unwrap();
                 asking.decided(decision)
             }
         };
@@ -236,6 +242,25 @@ const TALKATIVE: &str = r#"
         esac
     done"#;
 
+/// Hears of the next change.
+fn changed(content: &Content) -> Receiver<()> {
+    let (tell, moved) = channel();
+    content.when_changed(Box::new(move || tell.send(()).unwrap()));
+    moved
+}
+
+/// What a message whose next change `moved` tells of comes to, and what comes out.
+fn comes_out(content: &Content, mut moved: Receiver<()>) -> (Progress, Vec<u8>) {
+    let mut text = Vec::new();
+    loop {
+        moved.recv_timeout(LONG).unwrap();
+        match content.take(&mut text) {
+            Progress::More => moved = changed(content),
+            last => return (last, text),
+        }
+    }
+}
+
 #[test]
 fn no_program_of_a_chain_says_more_than_a_message_may_have() {
     let filters = filters(
@@ -248,18 +273,85 @@ fn no_program_of_a_chain_says_more_than_a_message_may_have() {
         let content = chain.content(&lives, SessionId(session), None, most_bytes);
         let content = content.unwrap().unwrap();
         content.feed(b"go\n.\n");
-        loop {
-            let (tell, moved) = std::sync::mpsc::channel();
-            content.when_changed(Box::new(move || tell.send(()).unwrap()));
-            moved.recv_timeout(Duration::from_secs(120)).unwrap();
-            let mut text = Vec::new();
-            match content.take(&mut text) {
-                Progress::More => assert!(text.is_empty()),
-                last => break last,
-            }
-        }
+        comes_out(&content, changed(&content)).0
     };
     assert_eq!(comes_to(7, 20_000), Progress::End);
     let first = Line::new("p").unwrap();
     assert_eq!(comes_to(8, 9_000), Progress::Failed(first));
+}
+
+/// Says nothing of a message before its end. Where there is a pipe of its name in `dir`, it reads
+/// nothing before it is told to there.
+const BUFFERING: &str = r#"
+    while read -r line; do [ "$line" = "config|ready" ] && break; done
+    echo 'register|filter|smtp-in|helo'
+    echo 'register|filter|smtp-in|data-line'; echo 'register|ready'
+    [ -p "$dir/$name" ] && read -r go <"$dir/$name"
+    while IFS='|' read -r f v t s phase session token rest; do
+        kept=$dir/$name.$session
+        case $phase$rest in
+        helo*) echo "filter-result|$session|$token|proceed" ;;
+        *) echo "filter-dataline|$session|$token|$rest" >>"$kept" ;;
+        esac
+        [ "$rest" = . ] && cat "$kept"
+    done"#;
+
+/// Messages for a chain of buffering programs, of which `slow` reads nothing before messages wait for
+/// it; `eager`, before it in the chain, has passed them on by then.
+fn buffered(chain: &str, eager: Option<&str>, slow: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join(slow);
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let filters = filters(
+        "filter p proc-exec \"/x\"\nfilter q proc-exec \"/x\"\nfilter c chain { p, q }\n",
+        &format!("dir='{}'\n{BUFFERING}", dir.path().display()),
+    );
+    let chain = filters.chain(chain).unwrap();
+    let lives = chain.meet();
+    let message = [&[b'x'; 9_999][..], b"\n"].concat().repeat(20);
+    let mut all = Vec::new();
+    for session in 100..105 {
+        let content = chain.content(&lives, SessionId(session), None, 1_000_000);
+        let content = content.unwrap().unwrap();
+        content.feed(&message);
+        // The client says the rest when there is room.
+        let crowded = !content.has_room();
+        if !crowded {
+            content.feed(b".\n");
+        }
+        if let Some(eager) = eager {
+            // All that it says before is heard before.
+            said(&filters, eager, Phase::Helo, "");
+        }
+        let moved = changed(&content);
+        all.push((content, crowded, moved));
+    }
+    assert!(!filters.programs[slow].proc().has_room());
+    std::fs::write(&pipe, "go\n").unwrap();
+    for (content, crowded, mut moved) in all {
+        if crowded {
+            moved.recv_timeout(LONG).unwrap();
+            content.feed(b".\n");
+            moved = changed(&content);
+        }
+        let (progress, text) = comes_out(&content, moved);
+        assert_eq!(progress, Progress::End);
+        assert!(text == message);
+    }
+}
+
+#[test]
+fn messages_go_on_when_a_program_that_buffers_reads_again() {
+    buffered("p", None, "p");
+}
+
+#[test]
+fn messages_go_on_when_the_second_program_reads_again() {
+    buffered("c", Some("p"), "q");
 }

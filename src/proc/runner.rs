@@ -134,7 +134,7 @@ impl Runner {
         let mut lines = Lines::default();
         let mut ready = false;
         loop {
-            let writing = {
+            let (writing, room) = {
                 let mut process = self.proc.process();
                 if process.stop {
                     return End::Stopped;
@@ -143,11 +143,15 @@ impl Runner {
                     return End::Bad(why);
                 }
                 process.pid = process.pid.or_else(|| child.pid());
+                let crowded = !process.has_room();
                 match process.flush() {
-                    Ok(all) => !all,
+                    Ok(all) => (!all, crowded && process.has_room()),
                     Err(_) => return End::Closed,
                 }
             };
+            if room {
+                self.talk.room();
+            }
             let timeout = if ready {
                 None
             } else {
