@@ -4,6 +4,7 @@
 //! junk. `bypass`, `reject` and `disconnect` end it. A member that cannot be asked decides what the
 //! configuration says for that case; by default the client is to try again later.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use super::protocol::{Decision, Event, Phase, Subsystem};
 /// Filters of a session.
 pub struct Chain {
     pub(super) members: Vec<Member>,
+    /// What rules call their filters. All of a rule may be among the listener's.
+    pub(super) rules: BTreeSet<String>,
     /// The tables that it asks.
     pub(super) tables: Arc<Snapshot>,
     /// Where content goes that memory does not hold.
@@ -175,8 +178,7 @@ impl Chain {
 
     /// Whether these are among the filters of rules.
     pub fn has_rule(&self, rule: &str) -> bool {
-        let is = |member: &Member| member.rule.as_deref() == Some(rule);
-        self.members.iter().any(is)
+        self.rules.contains(rule)
     }
 
     /// The question to the listener's filters, and to those of this rule. At `rcpt-to` it is the

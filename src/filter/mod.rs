@@ -79,14 +79,16 @@ impl Filters {
         for program in programs.values() {
             program.proc().wait_until_ready(deadline);
         }
-        let chain = |members| {
+        let rules: BTreeSet<String> = config.rules.iter().flat_map(|r| r.filter.clone()).collect();
+        let chain = |members, rules| {
             Arc::new(Chain {
                 members,
+                rules,
                 tables: now.clone(),
                 dir: dir.to_owned(),
             })
         };
-        let named = |name: &String| chain(members(config, &programs, name, None));
+        let named = |name: &String| chain(members(config, &programs, name, None), BTreeSet::new());
         let chains = config
             .filters
             .keys()
@@ -95,9 +97,9 @@ impl Filters {
         let listeners = config.listeners.iter().map(|one| &one.filter);
         let mut sessions = BTreeMap::new();
         for filter in listeners.chain([&config.socket.filter]) {
-            let members = of_sessions(config, &programs, filter.as_ref());
+            let members = of_sessions(config, &programs, &rules, filter.as_ref());
             if !members.is_empty() {
-                sessions.insert(filter.clone(), chain(members));
+                sessions.insert(filter.clone(), chain(members, rules.clone()));
             }
         }
         Ok(Filters {
@@ -146,13 +148,13 @@ fn members(
 fn of_sessions(
     config: &Config,
     programs: &BTreeMap<String, Arc<Program>>,
+    rules: &BTreeSet<String>,
     listener: Option<&String>,
 ) -> Vec<Member> {
     let own = listener.map(|name| members(config, programs, name, None));
     let mut all = own.unwrap_or_default();
     let count = all.len();
-    let named: BTreeSet<&String> = config.rules.iter().flat_map(|rule| &rule.filter).collect();
-    for name in named {
+    for name in rules {
         for member in members(config, programs, name, Some(name)) {
             let known = all.iter().take(count).any(|own| own.is_same(&member));
             if !known {

@@ -162,3 +162,37 @@ fn explain_says_what_they_would_decide() {
     let line = "filter early of a listener\n  connect early: reject 550 not asked\n";
     assert!(text.contains(line), "{text}");
 }
+
+// smtpd.conf(5), match: filters of a rule are not asked a second time if the listener has them, too.
+#[test]
+fn filters_that_a_listener_has_too_are_asked_once() {
+    let mut daemon = Setup::new("").prepare();
+    prepare(daemon.path(), "f", ALL, "");
+    daemon.configure(
+        "proc p \"$dir/f/filter $dir/f one\"\n\
+         filter spam proc p\n\
+         filter same proc p\n\
+         filter no phase rcpt-to match rcpt-to { \"no@built.org\" } reject \"550 5.1.1 built\"\n\
+         listen on 127.0.0.1 port $port filter { spam, no }\n\
+         action \"in\" maildir \"$dir/mail\" virtual $all\n\
+         match from any for domain x.org filter spam action \"in\"\n\
+         match from any for domain y.org filter same action \"in\"\n\
+         match from any for domain built.org filter no action \"in\"\n",
+    );
+    daemon.start();
+    let mut client = daemon.hello();
+    for (number, domain) in ["x.org", "y.org", "built.org"].into_iter().enumerate() {
+        let before = requests(&daemon).len();
+        client.mail("a@e.org", &[&format!("x@{domain}")], b"Subject: x\n\nx\n");
+        daemon.wait_mail(number + 1);
+        let mut asked = requests(&daemon).split_off(before);
+        asked.retain(|phase| !matches!(phase.as_str(), "data-line" | "helo" | "ehlo" | "connect"));
+        assert_eq!(
+            asked,
+            ["mail-from", "rcpt-to", "data", "commit"],
+            "{domain}"
+        );
+    }
+    client.say("MAIL FROM:<a@e.org>", 250);
+    client.say("RCPT TO:<no@built.org>", 550);
+}
