@@ -7,7 +7,7 @@ use crate::config::ast::{ListenKind, ListenOption, Number, TableRef, TableValue,
 use crate::config::diagnostic::TokenPosition;
 use crate::config::model::{
     AuthNeed, ClientCertificate, Family, ListenAuth, ListenTls, Listener, Proxy, Senders,
-    SocketListener, TlsMode,
+    SocketListener, TableSource, TlsMode,
 };
 use crate::config::services;
 
@@ -144,9 +144,13 @@ impl Checker<'_> {
         }
         let refused = |name: &str| format!("invalid use of table \"{name}\" as PROXY parameter");
         let found = |table| self.table_for(table, Takes::List, Service::Netaddr, refused);
-        Proxy {
-            from: from.and_then(found),
+        let name = from.and_then(found);
+        let source = name.as_ref().and_then(|name| self.config.tables.get(name));
+        if let (Some(table), Some(TableSource::Program(_)), Some(name)) = (from, source, &name) {
+            let is = "it is a program, and nobody could connect while it is asked";
+            self.error(table.at, format!("{}; {is}", refused(name)));
         }
+        Proxy { from: name }
     }
 
     /// What the options about TLS say together; `None` without one that asks for it. Those that
