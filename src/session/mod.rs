@@ -93,7 +93,8 @@ pub trait Services: Send + Sync {
     fn may_send(&self, _table: &str, _user: &Line, _sender: &MailAddr) -> Option<bool> {
         None
     }
-    /// Checks a password. The answer comes from another thread, or at once.
+    /// Checks a password. The answer comes from another thread, or at once. May wait for the table
+    /// that says whose failures count.
     fn check_password(&self, _login: Login, answer: Box<dyn FnOnce(Verdict) + Send>) {
         answer(Verdict::Unavailable);
     }

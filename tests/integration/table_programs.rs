@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::submission::{self, plain};
+use crate::support::tls_client::TlsClient;
 use crate::support::{Instance, Setup, give, wait_for};
 
 /// One table program for all services. It answers out of the file `answers` beside it, lines of
@@ -203,4 +205,51 @@ fn users_may_be_those_that_a_program_knows() {
         mail() == 2
     });
     assert!(daemon.stop().success());
+}
+
+/// It finds every address, but only when there is a file `go` beside it.
+const SLOW: &str = r#"#!/bin/sh
+dir=$(dirname "$1")
+while read -r line; do [ "$line" = "config|ready" ] && break; done
+echo "register|netaddr"
+echo "register|ready"
+while IFS='|' read -r t version stamp name op service id key; do
+	: >"$dir/asked"
+	until [ -e "$dir/go" ]; do sleep 0.05; done
+	echo "$op-result|$id|found"
+done
+"#;
+
+// smtpd.conf(5), smtp limit bypass: a program that takes its time costs nobody else any.
+#[test]
+fn a_slow_answer_about_one_who_logs_in_delays_nobody_else() {
+    let world = submission::world();
+    let dir = world.dir.path().join("near");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::write(dir.join("table"), SLOW).unwrap();
+    fs::set_permissions(dir.join("table"), fs::Permissions::from_mode(0o755)).unwrap();
+    let table = "table near proc:$dir/near/table:$dir/near/x\nsmtp limit bypass <near>\n";
+    let daemon = submission::daemon(world, &format!("{table}{}", submission::SUBMISSION));
+    let dir = daemon.path().join("near");
+    let login = format!("AUTH PLAIN {}\r\n", plain("ann", "secret"));
+    // One for each thread that has sessions.
+    let sessions = std::thread::available_parallelism().unwrap().get();
+    let address = submission::address(&daemon, 1);
+    let mut slow: Vec<TlsClient> = (0..sessions)
+        .map(|_| TlsClient::starttls(address))
+        .collect();
+    for client in &mut slow {
+        client.send(login.as_bytes());
+    }
+    wait_for("the program to be asked", || dir.join("asked").exists());
+    let _others: Vec<_> = (0..sessions).map(|_| daemon.hello()).collect();
+    fs::write(dir.join("go"), "").unwrap();
+    for client in &mut slow {
+        assert_eq!(client.reply(), "235 2.0.0 Authentication succeeded");
+    }
+    daemon.wait_log("smtp authentication user=ann result=ok");
+    // Nobody was greeted only when the program had been given up.
+    let log = daemon.log();
+    assert!(!log.contains("smtp limit bypass: "), "{log}");
 }

@@ -322,8 +322,9 @@ impl Hands {
             Question::Tls => return None,
             Question::Password(login) => {
                 let reply = move |verdict| inbox.answer(id, number, Answer::Password(verdict));
-                services.check_password(login, Box::new(reply));
-                (Wants::Answer, limits.password, Ok(()))
+                let job = move || services.check_password(login, Box::new(reply));
+                let brought = self.shared.lookups.bring(Box::new(job));
+                (Wants::Answer, limits.password, brought.map_err(drop))
             }
             Question::Store(Store::HandOver(message)) => {
                 self.shared.committers.insist(Box::new(move || {
