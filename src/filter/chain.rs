@@ -43,7 +43,7 @@ impl Member {
     /// Whether both would be asked the same of the same.
     pub(super) fn is_same(&self, other: &Member) -> bool {
         match (&self.kind, &other.kind) {
-            (Kind::Program(one, _), Kind::Program(two, _)) => Arc::ptr_eq(one, two),
+            (Kind::Program(one), Kind::Program(two)) => Arc::ptr_eq(one, two),
             _ => self.name == other.name,
         }
     }
@@ -62,8 +62,8 @@ impl Member {
 pub(super) enum Kind {
     /// One of the configuration.
     BuiltIn(BuiltIn),
-    /// A program, with its token for each phase.
-    Program(Arc<Program>, [u64; Phase::ALL.len()]),
+    /// A program.
+    Program(Arc<Program>),
 }
 
 /// What one session has to do with the programs of its chain: the process of each that has heard
@@ -126,7 +126,6 @@ pub struct Request {
     program: Arc<Program>,
     phase: Phase,
     session: SessionId,
-    token: u64,
     parameter: Vec<u8>,
 }
 
@@ -134,9 +133,8 @@ impl Request {
     /// Asks. The reply comes from another thread, and comes in any case but that of a program that
     /// stays silent.
     pub fn send(self, reply: Reply) {
-        let (session, token) = (self.session, self.token);
         self.program
-            .ask(self.phase, session, token, &self.parameter, reply);
+            .ask(self.phase, self.session, &self.parameter, reply);
     }
 
     /// The program that is asked.
@@ -161,7 +159,7 @@ impl Chain {
     /// A session begins: which processes hear of it.
     pub fn meet(&self) -> Lives {
         let life = |member: &Member| match &member.kind {
-            Kind::Program(program, _) if program.proc().is_up() => program.proc().life(),
+            Kind::Program(program) if program.proc().is_up() => program.proc().life(),
             _ => 0,
         };
         Lives(self.members.iter().map(life).collect())
@@ -170,7 +168,7 @@ impl Chain {
     /// A session is over: what it has asked is of no use any more.
     pub fn leave(&self, session: SessionId) {
         for member in &self.members {
-            if let Kind::Program(program, _) = &member.kind {
+            if let Kind::Program(program) = &member.kind {
                 program.give_up(session);
             }
         }
@@ -230,7 +228,7 @@ impl Chain {
     /// Whether anybody wants to hear of it.
     pub fn hears(&self, subsystem: Subsystem, event: Event) -> bool {
         let hears = |member: &Member| match &member.kind {
-            Kind::Program(program, _) => program.hears(subsystem, event),
+            Kind::Program(program) => program.hears(subsystem, event),
             Kind::BuiltIn(_) => false,
         };
         self.members.iter().any(hears)
@@ -247,7 +245,7 @@ impl Chain {
     ) -> Result<Option<Arc<Content>>, Verdict> {
         let mut stages = Vec::new();
         for (number, member) in self.members.iter().enumerate() {
-            let Kind::Program(program, tokens) = &member.kind else {
+            let Kind::Program(program) = &member.kind else {
                 continue;
             };
             let asked = member.is_asked(Phase::DataLine, rule);
@@ -255,7 +253,7 @@ impl Chain {
                 continue;
             }
             if lives.knows(number, program) {
-                stages.push((program.clone(), tokens[Phase::DataLine as usize]))
+                stages.push(program.clone())
             } else {
                 failed(program, session, Phase::DataLine).map_or(Ok(()), Err)?
             }
@@ -270,7 +268,7 @@ impl Chain {
     /// What a client hears when content has failed for the sake of a program.
     pub fn content_failed(&self, name: &str, session: SessionId) -> Verdict {
         let program = self.members.iter().find_map(|member| match &member.kind {
-            Kind::Program(program, _) if program.name().as_str() == name => Some(program),
+            Kind::Program(program) if program.name().as_str() == name => Some(program),
             _ => None,
         });
         // Lines that are gone cannot be sent on as if nobody had asked for them.
@@ -282,7 +280,7 @@ impl Chain {
     fn programs(&self, lives: &Lives) -> impl Iterator<Item = (&Arc<Program>, usize)> {
         let known = |(number, member): (usize, &'_ Member)| match &member.kind {
             // One that several rules name hears of everything once.
-            Kind::Program(program, _) => {
+            Kind::Program(program) => {
                 let mut before = self.members.iter().take(number);
                 let first = !before.any(|other| other.is_same(member));
                 (first && lives.knows(number, program)).then_some(number)
@@ -293,7 +291,7 @@ impl Chain {
         numbers.into_iter().filter_map(|number| {
             let member = self.members.get(number)?;
             match &member.kind {
-                Kind::Program(program, _) => Some((program, number)),
+                Kind::Program(program) => Some((program, number)),
                 Kind::BuiltIn(_) => None,
             }
         })
@@ -362,14 +360,13 @@ impl Asking {
                         }
                     }
                 }
-                Kind::Program(program, tokens) => {
+                Kind::Program(program) => {
                     if program.filters(self.phase) {
                         if self.lives.knows(self.at, program) {
                             let request = Request {
                                 program: program.clone(),
                                 phase: self.phase,
                                 session: self.session,
-                                token: tokens[self.phase as usize],
                                 parameter: self.parameter.clone(),
                             };
                             let parameter = match self.phase {
@@ -407,7 +404,7 @@ impl Asking {
             return Step::Done(self.phase, self.outcome);
         };
         let ended = match (&member.kind, decision) {
-            (Kind::Program(program, _), None) => self.fail(program),
+            (Kind::Program(program), None) => self.fail(program),
             (_, Some(decision)) => self.take("proc", &member.name, decision),
             (Kind::BuiltIn(_), None) => false,
         };

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mail::SessionId;
 use crate::proc::stamp;
-use crate::sys::open;
+use crate::sys::{open, random};
 use crate::util::Line;
 
 use super::program::{Hears, Program};
@@ -57,15 +57,17 @@ pub enum Progress {
 }
 
 impl Content {
-    /// A message of `session` for these programs, each with its token. What does not fit into
-    /// memory goes into `dir`; a message that comes out of a program longer than `most_bytes` is no
-    /// message.
+    /// A message of `session` for these programs, each with a token that no other message has. What
+    /// does not fit into memory goes into `dir`; a message that comes out of a program longer than
+    /// `most_bytes` is no message.
     pub fn open(
         session: SessionId,
-        stages: Vec<(Arc<Program>, u64)>,
+        programs: Vec<Arc<Program>>,
         dir: PathBuf,
         most_bytes: u64,
     ) -> Arc<Content> {
+        let fresh = |program| (program, random::number_u64());
+        let stages: Vec<_> = programs.into_iter().map(fresh).collect();
         let content = Arc::new(Content {
             session,
             flow: Mutex::new(Flow {

@@ -26,7 +26,6 @@ use std::time::Instant;
 
 use crate::config::{Config, Filter, Method};
 use crate::proc::Launcher;
-use crate::sys::random;
 use crate::table::Snapshot;
 use crate::util::Line;
 
@@ -173,10 +172,7 @@ fn member(
 ) -> Option<Member> {
     let kind = match config.filters.get(name)? {
         Filter::BuiltIn(filter) => Kind::BuiltIn(filter.clone()),
-        Filter::Proc(proc) => {
-            let tokens = std::array::from_fn(|_| random::number_u64());
-            Kind::Program(programs.get(proc)?.clone(), tokens)
-        }
+        Filter::Proc(proc) => Kind::Program(programs.get(proc)?.clone()),
         Filter::Chain(_) => return None,
     };
     let name = Line::sanitize(name.as_bytes());

@@ -1,10 +1,11 @@
 //! A filter's program: what it wants, what it has been asked, and who waits for its answers.
 //!
-//! One request of a session is open at a time, so a session and a token name it. An answer for a
-//! session that does not wait is late and means nothing; one with another token is a mistake of the
-//! program, which costs that session its answer, and the program its life when it happens often.
+//! One request of a session is open at a time, and each has a token of its own. An answer for a
+//! session that does not wait is late and means nothing; so is one with another token: what it
+//! answers was asked before.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use crate::config::{self, OnFailure};
 use crate::log;
 use crate::mail::SessionId;
 use crate::proc::{Heard, Keeper, Launcher, Proc, Status, Talk, stamp};
+use crate::sys::random;
 use crate::util::Line;
 
 use super::protocol::{self, Decision, Event, Phase, Said, Subsystem};
@@ -130,7 +132,6 @@ impl Program {
             shared: shared.clone(),
             ready: false,
             heard: Wants::default(),
-            mistakes: 0,
             turn: 0,
         };
         let (proc, keeper) = Proc::start(settings.name, launcher, Box::new(talk))?;
@@ -188,14 +189,8 @@ impl Program {
     }
 
     /// Asks. The reply comes from another thread, and comes in any case.
-    pub fn ask(
-        &self,
-        phase: Phase,
-        session: SessionId,
-        token: u64,
-        parameter: &[u8],
-        reply: Reply,
-    ) {
+    pub fn ask(&self, phase: Phase, session: SessionId, parameter: &[u8], reply: Reply) {
+        let token = random::number_u64();
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting {
             token,
@@ -297,8 +292,6 @@ impl Shared {
 
 /// What programs are told of the patience of sessions.
 const SESSION_TIMEOUT_S: u64 = 300;
-/// Answers with wrong tokens that a process may give.
-const MISTAKES: u32 = 20;
 
 /// What the program says, made sense of.
 struct Tongue {
@@ -308,7 +301,6 @@ struct Tongue {
     ready: bool,
     /// What this process has registered so far.
     heard: Wants,
-    mistakes: u32,
     /// Who was the first to be told of room.
     turn: usize,
 }
@@ -317,7 +309,6 @@ impl Talk for Tongue {
     fn greeting(&mut self) -> Vec<u8> {
         self.ready = false;
         self.heard = Wants::default();
-        self.mistakes = 0;
         self.greeting.clone()
     }
 
@@ -348,9 +339,9 @@ impl Talk for Tongue {
                 return Ok(Heard::Ready);
             }
             (true, Said::Result(session, token, decision)) => {
-                self.decided(session, token, decision)?
+                self.decided(session, token, decision)
             }
-            (true, Said::Line(session, token, line)) => self.line(session, token, line)?,
+            (true, Said::Line(session, token, line)) => self.line(session, token, line),
             (true, Said::Report(session, text)) => {
                 log::debug(format_args!("filter {}: {session:016x}: {text}", self.name));
             }
@@ -393,47 +384,32 @@ impl Talk for Tongue {
 }
 
 impl Tongue {
-    fn decided(&mut self, session: u64, token: u64, decision: Decision) -> Result<(), String> {
-        let waiting = self.shared.book().waiting.remove(&session);
-        let Some(waiting) = waiting else {
+    fn decided(&self, session: u64, token: u64, decision: Decision) {
+        let waiting = match self.shared.book().waiting.entry(session) {
+            Entry::Occupied(waiting) if waiting.get().token == token => Some(waiting.remove()),
+            Entry::Occupied(_) => None,
             // It is late, or the client is gone.
-            return Ok(());
+            Entry::Vacant(_) => return,
         };
-        if waiting.token != token {
-            (waiting.reply)(None);
-            return self.mistake(format_args!(
-                "misbehaving filter: token {token:016x} in an answer for session {session:016x}"
+        let Some(waiting) = waiting else {
+            return log::warn(format_args!(
+                "filter {}: session {session:016x} waits for no answer with token {token:016x}",
+                self.name
             ));
-        }
+        };
         let took_us = u64::try_from(waiting.since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let class = (u64::BITS - took_us.leading_zeros()) as usize;
         if let Some(count) = self.shared.times.get(class.min(TIMES - 1)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         (waiting.reply)(Some(decision));
-        Ok(())
     }
 
-    fn line(&mut self, session: u64, token: u64, line: &[u8]) -> Result<(), String> {
+    fn line(&self, session: u64, token: u64, line: &[u8]) {
         let found = self.shared.book().content.get(&(session, token)).cloned();
-        match found {
-            Some((content, stage)) => {
-                content.heard(stage, line);
-                Ok(())
-            }
-            // The message is over, or was refused, and the program does not know yet.
-            None => Ok(()),
-        }
-    }
-
-    /// Something is wrong with one session; it is borne a few times.
-    fn mistake(&mut self, what: std::fmt::Arguments<'_>) -> Result<(), String> {
-        log::warn(format_args!("filter {}: {what}", self.name));
-        self.mistakes += 1;
-        if self.mistakes > MISTAKES {
-            Err("misbehaving filter: too many mistakes".to_owned())
-        } else {
-            Ok(())
+        // Otherwise the message is over, or was refused, and the program does not know yet.
+        if let Some((content, stage)) = found {
+            content.heard(stage, line);
         }
     }
 }
@@ -470,7 +446,6 @@ pub(crate) fn fuzz_program(
         shared,
         ready: false,
         heard: Wants::default(),
-        mistakes: 0,
         turn: 0,
     };
     let mut hear = |line: &[u8]| tongue.hear(line).map(drop);

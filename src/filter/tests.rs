@@ -43,12 +43,20 @@ fn facts() -> Facts {
     }
 }
 
+/// The first step of a question to a chain.
+fn asked(filters: &Filters, chain: &str, session: u64, phase: Phase, parameter: &str) -> Step {
+    let chain = filters.chain(chain).unwrap();
+    let (lives, session) = (chain.meet(), SessionId(session));
+    let asking = chain.ask(&lives, session, phase, parameter.into(), facts(), None);
+    Box::new(asking).step()
+}
+
 /// What a chain says at a phase; programs are waited for.
 fn said(filters: &Filters, chain: &str, phase: Phase, parameter: &str) -> Outcome {
-    let chain = filters.chain(chain).unwrap();
-    let lives = chain.meet();
-    let asking = chain.ask(&lives, SessionId(7), phase, parameter.into(), facts(), None);
-    let mut step = Box::new(asking).step();
+    outcome(asked(filters, chain, 7, phase, parameter))
+}
+
+fn outcome(mut step: Step) -> Outcome {
     loop {
         step = match step {
             Step::Done(_, outcome) => return outcome,
@@ -172,7 +180,8 @@ const OBEDIENT: &str = r#"
     echo 'register|filter|smtp-in|later'; echo 'register|ready'
     while IFS='|' read -r f v t s phase session token rest; do
         case $rest in
-        wrong) echo "filter-result|$session|1234|proceed" ;;
+        wrong) echo "filter-result|$session|1234|proceed"
+            echo "filter-result|$session|$token|reject|550 right" ;;
         stranger) echo "filter-result|99|$token|proceed"
             echo "filter-result|$session|$token|proceed" ;;
         die) exit 1 ;;
@@ -196,10 +205,7 @@ fn a_program_decides_and_its_mistakes_cost_one_session() {
     );
     assert_eq!(asked("rewrite|name").response(), "rewrite|name");
     assert_eq!(asked("stranger").response(), "proceed");
-    assert_eq!(
-        asked("wrong").response(),
-        "reject|451 4.3.0 Temporary failure"
-    );
+    assert_eq!(asked("wrong").response(), "reject|550 right");
     assert_eq!(asked("proceed").response(), "proceed");
     // It did not ask to hear of this.
     assert_eq!(
@@ -354,4 +360,57 @@ fn messages_go_on_when_a_program_that_buffers_reads_again() {
 #[test]
 fn messages_go_on_when_the_second_program_reads_again() {
     buffered("c", Some("p"), "q");
+}
+
+/// Answers `silence` when it is asked for something else than `proceed`, and repeats with `late` the
+/// line `first` of the message before.
+const LATE: &str = r#"
+    while read -r line; do [ "$line" = "config|ready" ] && break; done
+    echo 'register|filter|smtp-in|helo'
+    echo 'register|filter|smtp-in|data-line'; echo 'register|ready'
+    while IFS='|' read -r f v t s phase session token rest; do
+        case $phase,$rest in
+        helo,silence) late="filter-result|$session|$token|proceed" ;;
+        helo,proceed) echo "filter-result|$session|$token|proceed" ;;
+        helo,*) echo "$late"; echo "filter-result|$session|$token|$rest" ;;
+        data-line,first) late="filter-dataline|$session|$token|first" ;;
+        data-line,late) echo "$late" ;;
+        *) echo "filter-dataline|$session|$token|$rest" ;;
+        esac
+    done"#;
+
+#[test]
+fn a_late_answer_is_not_the_next_ones() {
+    let filters = filters("filter p proc-exec \"/x\"\n", LATE);
+    for _ in 0..30 {
+        let Step::Ask(_, request) = asked(&filters, "p", 7, Phase::Helo, "silence") else {
+            panic!("it is asked");
+        };
+        let program = request.program().clone();
+        request.send(Box::new(drop));
+        // So it speaks, but not of this.
+        outcome(asked(&filters, "p", 8, Phase::Helo, "proceed"));
+        program.late(SessionId(7));
+        let outcome = said(&filters, "p", Phase::Helo, "reject|550 no");
+        assert_eq!(outcome.response(), "reject|550 no");
+    }
+    assert_eq!(filters.figures()[0].status.restarts, 0);
+}
+
+#[test]
+fn a_late_line_is_not_the_next_messages() {
+    let filters = filters("filter p proc-exec \"/x\"\n", LATE);
+    let chain = filters.chain("p").unwrap();
+    let content = || {
+        let content = chain.content(&chain.meet(), SessionId(7), None, 1_000);
+        content.unwrap().unwrap()
+    };
+    let first = content();
+    first.feed(b"first\n");
+    first.close();
+    let second = content();
+    second.feed(b"late\nsecond\n.\n");
+    let (progress, text) = comes_out(&second, changed(&second));
+    assert_eq!(progress, Progress::End);
+    assert_eq!(text, b"second\n");
 }

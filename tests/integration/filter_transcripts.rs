@@ -5,8 +5,9 @@
 //! than OpenSMTPD tells it. `[answers]` has the filter's decisions, `phase|parameter|decision`;
 //! `[client]` what clients do: `1> line` sends, `1< 250` is the reply, `1! hangup` and `1! starttls`
 //! do that, and a session begins where its number comes first; `[told]` is what the filter reads.
-//! Sessions are S1 and S2 there, one after the other, messages M1 and M2, tokens letters, times T,
-//! ports P.
+//! Sessions are S1 and S2 there, one after the other, messages M1 and M2, tokens letters, one for
+//! each phase, times T, ports P. OpenSMTPD's tokens are of a phase, too; ours are of one request or
+//! message.
 //!
 //! Two differences are in all of them, for the reasons that `accept.transcript` has: PIPELINING among
 //! the extensions, and the head of a message behind tx-data.
@@ -134,6 +135,9 @@ fn act(daemon: &Instance, client: &str, name: &str) {
 struct Names {
     sessions: Vec<String>,
     messages: Vec<String>,
+    phases: Vec<String>,
+    /// Of the message whose lines come.
+    open: Option<String>,
     tokens: Vec<String>,
 }
 
@@ -155,8 +159,18 @@ impl Names {
         fields[2] = "T".to_owned();
         fields[5] = format!("S{}", Names::of(&mut self.sessions, &fields[5]) + 1);
         if fields[0] == "filter" {
-            let token = Names::of(&mut self.tokens, &fields[6]);
-            fields[6] = char::from(b'A' + u8::try_from(token).unwrap()).to_string();
+            let token = std::mem::take(&mut fields[6]);
+            let known = self.tokens.contains(&token);
+            // A message has one for all its lines.
+            let goes_on = self.open.as_ref() == Some(&token);
+            assert_eq!(known, goes_on, "{line}");
+            let lines = fields[4] == "data-line" && fields[7] != ".";
+            self.open = lines.then(|| token.clone());
+            if !known {
+                self.tokens.push(token);
+            }
+            let phase = Names::of(&mut self.phases, &fields[4]);
+            fields[6] = char::from(b'A' + u8::try_from(phase).unwrap()).to_string();
         }
         match fields[4].as_str() {
             "tx-begin" => drop(Names::of(&mut self.messages, &fields[6])),

@@ -122,7 +122,7 @@ fn transcript(daemon: &Instance) -> Vec<String> {
         text.ends_with('\n') && lines.last().is_some_and(ended)
     });
     let said = of_session(&heard(daemon, "f"));
-    let mut tokens: Vec<String> = Vec::new();
+    let mut phases: Vec<String> = Vec::new();
     let mut session = String::new();
     let mut msgid = String::new();
     said.iter()
@@ -141,10 +141,10 @@ fn transcript(daemon: &Instance) -> Vec<String> {
             assert_eq!(fields[5], session, "{line}");
             fields[5] = "S".to_owned();
             if fields[0] == "filter" {
-                if !tokens.contains(&fields[6]) {
-                    tokens.push(fields[6].clone());
+                if !phases.contains(&fields[4]) {
+                    phases.push(fields[4].clone());
                 }
-                let number = tokens.iter().position(|t| *t == fields[6]).unwrap();
+                let number = phases.iter().position(|p| *p == fields[4]).unwrap();
                 fields[6] = char::from(b'A' + number as u8).to_string();
             }
             if fields[4] == "tx-begin" {
