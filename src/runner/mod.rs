@@ -299,6 +299,7 @@ fn run(mut core: Core, inbox: Inbox, reports: &Receiver<Report>) {
         }
         busy |= work(&mut core, now);
         if last_call.is_some_and(|deadline| Instant::now() >= deadline) {
+            core.give_up();
             break;
         }
         if busy {

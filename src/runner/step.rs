@@ -5,6 +5,7 @@
 //! all of it runs in the caller's thread, which is how the tests drive it.
 
 mod admin;
+mod stop;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hasher};
@@ -175,21 +176,6 @@ impl Core {
         }
     }
 
-    /// Hands out nothing more.
-    pub fn stop(&mut self) {
-        self.stopping = true;
-        self.agents.local.stop();
-        self.agents.bounce.stop();
-        if let Some(relay) = &mut self.agents.relay {
-            relay.stop();
-        }
-    }
-
-    /// Whether outcomes are still awaited, or anything is still to be written down.
-    pub fn is_settling(&self) -> bool {
-        !self.flights.is_empty() || !self.disk.is_idle() || !self.marks.is_empty()
-    }
-
     /// When [`Core::step`] has something to do by the clock alone.
     pub fn next_event(&self) -> Option<Timestamp> {
         if !self.marks.is_empty() {
@@ -213,7 +199,9 @@ impl Core {
     /// Does what can be done now; false when that was nothing.
     pub fn step(&mut self, now: Timestamp) -> bool {
         let mut busy = self.collect(now) | self.write_marks();
-        if !self.stopping {
+        if self.stopping {
+            busy |= self.remove_some(now);
+        } else {
             let again = self.retry_stuck(now) | self.retry_overflow(now);
             let batch = self.scheduler.batch(now);
             let offered = again || !batch.is_empty();

@@ -30,7 +30,6 @@ struct Waiting {
 
 impl Line {
     /// How many envelopes are in line.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.len
     }

@@ -232,14 +232,28 @@ impl Scheduler {
     /// and one of each destination in turn within a line, as far as the shares in `quota` go.
     pub fn batch(&mut self, now: Timestamp) -> Vec<Work> {
         self.ripen(now);
+        self.batch_of(&Lane::ALL, now)
+    }
+
+    /// The same of what the administrator has removed, and of nothing else.
+    pub fn removals(&mut self, now: Timestamp) -> Vec<Work> {
+        self.batch_of(&[Lane::Removed], now)
+    }
+
+    /// How many removed envelopes are still to be handed out.
+    pub fn count_removals(&self) -> usize {
+        self.due[Lane::Removed as usize].len()
+    }
+
+    fn batch_of(&mut self, lanes: &[Lane], now: Timestamp) -> Vec<Work> {
         let room = self.limits.max_inflight.saturating_sub(self.inflight.len());
         let size = room.min(self.limits.max_schedule);
         let mut batch = Vec::with_capacity(size);
         while batch.len() < size {
             let before = batch.len();
-            for lane in Lane::ALL {
+            for lane in lanes {
                 if batch.len() < size
-                    && let Some(work) = self.hand_out(lane, now)
+                    && let Some(work) = self.hand_out(*lane, now)
                 {
                     batch.push(work);
                 }

@@ -1,0 +1,157 @@
+//! The runner in its own thread, with its handles.
+
+use super::*;
+
+/// Delivers at once.
+struct Prompt(Reports, Arc<AtomicU64>);
+
+impl Agent for Prompt {
+    fn offer(&mut self, envelope: Envelope) -> Offer {
+        self.1.fetch_add(1, SeqCst);
+        let done = Report::Done(envelope.id, Outcome::delivered());
+        self.0.send(done).unwrap();
+        Offer::Taken
+    }
+    fn finished(&mut self, _id: EvpId) -> Option<Release> {
+        None
+    }
+}
+
+/// A runner in its own thread, whose agents count what they deliver.
+fn started(queue: &Queue, delivered: &Arc<AtomicU64>) -> (Handle, JoinHandle<()>) {
+    let (handle, inbox) = channel();
+    let limits = Limits::default();
+    let (reports, outcomes) = inbox.reports(limits);
+    let prompt = || Box::new(Prompt(reports.clone(), delivered.clone()));
+    let setup = Setup {
+        queue: queue.clone(),
+        agents: Agents {
+            local: prompt(),
+            relay: None,
+            bounce: prompt(),
+        },
+        reports: outcomes,
+        limits,
+        policy: Live::new(policy()),
+        pause_mda: false,
+        pause_mta: false,
+        settle_threads: 2,
+    };
+    (handle, start(inbox, setup).unwrap())
+}
+
+#[test]
+fn the_thread_runs_the_queue_once_and_stops_when_told() {
+    // smtpd -q: everything schedulable is tried once, then the run is over.
+    let store = Arc::new(Faulty::default());
+    let dynamic: Arc<dyn Store> = store.clone();
+    let now = Timestamp::now();
+    let mut later = envelope("later", now);
+    // Its grid says: not for hours. Running the queue once does not wait for that.
+    later.retry = 100;
+    commit(&dynamic, vec![later]);
+    let delivered = Arc::new(AtomicU64::new(0));
+    let queue = Queue::new(dynamic.clone());
+    let (handle, runner) = started(&queue, &delivered);
+    let (finish, finished) = unbounded();
+    handle.run_once(Box::new(move || finish.send(()).unwrap()));
+    for n in 0..500 {
+        let rcpt = format!("rcpt{n}");
+        handle.committed(commit(&dynamic, vec![envelope(&rcpt, now)]));
+    }
+    let scan = scan::start(queue, handle.clone()).unwrap();
+    finished.recv_timeout(Duration::from_secs(180)).unwrap();
+    scan.join().unwrap();
+    assert_eq!(delivered.load(SeqCst), 501);
+    assert_eq!(store.on_disk(), []);
+    handle.shutdown();
+    runner.join().unwrap();
+    let answer = handle.ask(Ask::Status, Box::new(|_| unreachable!("nobody listens")));
+    assert!(matches!(answer, Some(Answer::Fail(_))));
+}
+
+/// A disk that takes its time.
+struct Slow(Ram);
+
+impl Store for Slow {
+    fn begin(&self) -> Result<Box<dyn Draft>, BeginError> {
+        self.0.begin()
+    }
+    fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
+        self.0.load(id)
+    }
+    fn open_body(&self, id: MsgId) -> io::Result<crate::queue::Body> {
+        self.0.open_body(id)
+    }
+    fn update(&self, envelope: &Envelope) -> io::Result<()> {
+        std::thread::sleep(Duration::from_millis(20));
+        self.0.update(envelope)
+    }
+    fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
+        self.0.add(envelope)
+    }
+    fn remove(&self, id: EvpId) -> io::Result<()> {
+        self.0.remove(id)
+    }
+    fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send> {
+        self.0.messages()
+    }
+    fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
+        self.0.envelopes(id)
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_until_all_that_was_paused_is_on_the_disk() {
+    // smtpd(8): SIGTERM ends the daemon; its parent does not wait for ever.
+    let dynamic: Arc<dyn Store> = Arc::new(Slow(Ram::default()));
+    let queue = Queue::new(dynamic.clone());
+    let (handle, runner) = started(&queue, &Arc::default());
+    let mut later = envelope("bob", Timestamp::now());
+    later.retry = 100;
+    let many = commit(&dynamic, vec![later; 3000]);
+    handle.committed(many);
+    let (reply, paused) = unbounded();
+    let ask = Ask::Suspend(Which::All);
+    let answer = handle.ask(ask, Box::new(move |answer| reply.send(answer).unwrap()));
+    assert_eq!(answer, None);
+    assert_eq!(paused.recv(), Ok(Answer::Count(3000)));
+    handle.shutdown();
+    let (ended, seen) = unbounded();
+    std::thread::spawn(move || ended.send(runner.join().is_ok()));
+    assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(true));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_end_of_the_walk_over_the_spool() {
+    // smtpd(8): SIGTERM ends the daemon, however much mail is found at the same time.
+    let queue = Queue::new(Arc::new(Faulty::default()));
+    let (handle, runner) = started(&queue, &Arc::default());
+    let suspended = Envelope {
+        flags: Flags {
+            suspended: true,
+            ..Flags::default()
+        },
+        ..envelope("ann", Timestamp::now())
+    };
+    let (ended, seen) = unbounded();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            // A walk that never ends.
+            scope.spawn(|| {
+                while !is_over.load(SeqCst) && handle.found(vec![suspended.clone(); 500]) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        scope.spawn(move || {
+            runner.join().unwrap();
+            ended.send(()).unwrap();
+        });
+        handle.shutdown();
+        let told = seen.recv_timeout(Duration::from_secs(60));
+        is_over.store(true, SeqCst);
+        assert!(told.is_ok(), "it goes on reading");
+    });
+}
