@@ -249,6 +249,24 @@ fn what_was_taken_over_is_given_back_as_it_came() {
 }
 
 #[test]
+fn an_export_says_that_mail_of_local_users_still_waits() {
+    // smtpd-migration(7), Back to OpenSMTPD: what sendmail(8) took meanwhile is not among it.
+    let mut daemon = Setup::maildir().start();
+    daemon.stop();
+    let export = |to: &str| {
+        let out = daemon.path().join(to);
+        let done = daemon.ctl(["export", out.to_str().unwrap()]);
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    assert_eq!(export("one"), (Some(0), String::new()));
+    let sent = daemon.sendmail(["b@example.org"], b"Subject: cron\n\nx\n");
+    assert!(sent.status.success());
+    let (code, said) = export("two");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("1 messages that sendmail(8) took"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_read_at_the_start_is_counted_and_stops_nothing() {
     // spool-layout.md, X1 to X5; smtpctl(8), show stats: queue.corrupt, queue.unreadable.
     let plain = Form {

@@ -82,14 +82,7 @@ struct Count {
 
 /// Writes all that lies in the spool to `to`/queue, of which there must be none yet.
 pub fn run(to: &str, paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
-    match Client::connect(&paths.socket) {
-        Err(Error::Down) => {}
-        _ => {
-            return Err(ExitError::new(
-                "smtpd is running: stop it first, or mail is there twice",
-            ));
-        }
-    }
+    let _kept_out = keep_out(paths)?;
     let queue = Path::new(to).join(layout::QUEUE);
     let failed = |path: &Path, error: &io::Error| ExitError::io(path.display(), error);
     let owner = fs::metadata(paths.spool.join(layout::QUEUE))
@@ -118,12 +111,46 @@ pub fn run(to: &str, paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitErro
         .map_err(|e| failed(&queue, &e))?;
     let (envelopes, messages) = (plural(count.envelopes, "exported"), count.messages);
     writeln!(out, "{envelopes} in {messages} messages").map_err(|e| ExitError::output(&e))?;
-    match count.unreadable {
+    if count.unreadable > 0 {
+        let text = format!(
+            "{} files could not be read, and are not exported",
+            count.unreadable
+        );
+        return Err(ExitError::new(text));
+    }
+    match waiting_offline(&paths.spool) {
         0 => Ok(0),
-        unreadable => Err(ExitError::new(format!(
-            "{unreadable} files could not be read, and are not exported"
+        waiting => Err(ExitError::new(format!(
+            "{waiting} messages that sendmail(8) took while smtpd was down are not exported: \
+             start smtpd once more, or send them again from {}",
+            paths.spool.join(layout::OFFLINE).display()
         ))),
     }
+}
+
+/// Makes sure that no daemon runs, nor starts before what is given back is closed.
+fn keep_out(paths: &Paths) -> Result<File, ExitError> {
+    let spool =
+        sys::open::dir(&paths.spool).map_err(|e| ExitError::io(paths.spool.display(), &e))?;
+    // Some network file systems lock no directory.
+    let is_free = sys::lock::try_flock(&spool).unwrap_or(true);
+    match Client::connect(&paths.socket) {
+        Err(Error::Down) if is_free => Ok(spool),
+        _ => Err(ExitError::new(
+            "smtpd is running: stop it first, or mail is there twice",
+        )),
+    }
+}
+
+/// Messages of local users that no daemon has taken in yet.
+fn waiting_offline(spool: &Path) -> usize {
+    let entries = fs::read_dir(spool.join(layout::OFFLINE))
+        .into_iter()
+        .flatten();
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+    names
+        .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+        .count()
 }
 
 /// From where to where.
@@ -298,6 +325,20 @@ mod tests {
     use super::*;
     use crate::control::listing::tests::envelope;
     use crate::mail::{Command, Kind, Local};
+
+    #[test]
+    fn nothing_is_exported_while_a_daemon_has_the_spool_or_takes_it() {
+        // smtpd-migration(7), Back to OpenSMTPD: with the daemon stopped.
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::under(dir.path());
+        fs::create_dir_all(&paths.spool).unwrap();
+        let ours = keep_out(&paths).unwrap();
+        let theirs = sys::open::dir(&paths.spool).unwrap();
+        assert!(!sys::lock::try_flock(&theirs).unwrap());
+        drop(ours);
+        assert!(sys::lock::try_flock(&theirs).unwrap());
+        assert!(keep_out(&paths).is_err());
+    }
 
     #[test]
     fn an_envelope_is_told_in_words_that_opensmtpd_knows() {
