@@ -3,6 +3,10 @@
 //! They are paused first, so that nobody delivers them meanwhile; what rules and expansion make of
 //! the recipients now becomes a new message with the same text; when that is durable, the old
 //! envelopes are removed. A crash in between leaves both, paused the old ones, and loses nothing.
+//!
+//! A recipient may lead to several places, and some may have the message already or be getting it
+//! now. Nothing remembers which, so a place gets it only for an envelope that waited for that place
+//! (`places`).
 
 use std::io::Read;
 use std::sync::Arc;
@@ -12,7 +16,7 @@ use crossbeam_channel::bounded;
 
 use crate::control::message::{Answer, Ask, Change, Which};
 use crate::log;
-use crate::mail::{Envelope, EvpId, Facts, Kind, MailAddr, MsgId};
+use crate::mail::{Destination, Envelope, EvpId, Facts, Kind, Local, MailAddr, MsgId};
 use crate::queue::LoadError;
 use crate::session::Services as _;
 use crate::transaction::{Asked, Source, Terms, Transaction};
@@ -34,8 +38,8 @@ pub fn requeue(services: &Arc<Services>, ids: &[EvpId], change: &Change) -> Answ
                 Err(why) => complaints.push(format!("envelope {id}: {why}")),
             }
         }
-        // What differs by sender or client is another message.
-        taken.sort_by_key(|taken| origin(&taken.envelope));
+        // What differs by sender or client is another message; a recipient is expanded once.
+        taken.sort_by_cached_key(|taken| (origin(&taken.envelope), taken.envelope.rcpt.clone()));
         for alike in taken.chunk_by(|a, b| origin(&a.envelope) == origin(&b.envelope)) {
             let done = again(services, alike, change, &mut complaints);
             count += u32::try_from(done).unwrap_or(u32::MAX);
@@ -181,26 +185,38 @@ fn try_again(
         transaction = transaction.report();
     }
     let (mut going, mut not_going) = (Vec::new(), Vec::new());
-    for taken in alike {
-        let envelope = &taken.envelope;
-        let rcpt = change.rcpt.as_ref().unwrap_or(&envelope.rcpt);
-        let asked = Asked {
-            notify: envelope.dsn.notify,
-            orcpt: envelope.dsn.orcpt.clone(),
+    for group in alike.chunk_by(|a, b| rcpt(a, change) == rcpt(b, change)) {
+        let Some(rcpt) = group.first().map(|taken| rcpt(taken, change)) else {
+            continue;
         };
         // The text has been through the filters.
-        match services
-            .expand(&facts, rcpt)
-            .map(|expanded| expanded.destinations)
-        {
-            Ok(destinations) if !destinations.is_empty() => {
-                transaction
-                    .add(rcpt, &asked, destinations, now)
-                    .map_err(|error| error.to_string())?;
-                going.push(envelope.id);
+        let expanded = match services.expand(&facts, rcpt) {
+            Ok(expanded) => expanded.destinations,
+            Err(refusal) => {
+                let why = format!("{} {}", refusal.code, refusal.text);
+                not_going.extend(group.iter().map(|taken| (taken, why.clone())));
+                continue;
             }
-            Ok(_) => not_going.push((taken, format!("<{rcpt}> leads nowhere"))),
-            Err(refusal) => not_going.push((taken, format!("{} {}", refusal.code, refusal.text))),
+        };
+        for taken in group {
+            let envelope = &taken.envelope;
+            let destinations = match change.rcpt {
+                Some(_) => expanded.clone(),
+                None => places(envelope, &expanded),
+            };
+            if destinations.is_empty() {
+                let why = format!("<{rcpt}> leads elsewhere now: edit its recipient");
+                not_going.push((taken, why));
+                continue;
+            }
+            let asked = Asked {
+                notify: envelope.dsn.notify,
+                orcpt: envelope.dsn.orcpt.clone(),
+            };
+            transaction
+                .add(rcpt, &asked, destinations, now)
+                .map_err(|error| error.to_string())?;
+            going.push(envelope.id);
         }
     }
     let msgid = transaction.msgid();
@@ -232,6 +248,49 @@ fn try_again(
     Ok((msgid, going))
 }
 
+fn rcpt<'t>(taken: &'t Taken, change: &'t Change) -> &'t MailAddr {
+    change.rcpt.as_ref().unwrap_or(&taken.envelope.rcpt)
+}
+
+/// Where an envelope goes now, of all to which its recipient leads now.
+///
+/// An address that was relayed led to nobody else, so all that comes of it now is new. A mailbox,
+/// file or command may be one of several of its address, so it has to be that one still; only a
+/// user whose own address is relayed now is followed there.
+fn places(envelope: &Envelope, expanded: &[Destination]) -> Vec<Destination> {
+    let dest = &envelope.dest;
+    let is_relayed = envelope.kind == Kind::Relay;
+    if is_relayed && !envelope.flags.internal && dest.is_same(&envelope.rcpt) {
+        return expanded.to_vec();
+    }
+    let of_dest = |kept: &dyn Fn(&Kind) -> bool| -> Vec<Destination> {
+        let found = expanded
+            .iter()
+            .filter(|to| to.dest.is_same(dest) && kept(&to.kind));
+        found.cloned().collect()
+    };
+    let unchanged = of_dest(&|kind| *kind == envelope.kind);
+    match &envelope.kind {
+        _ if !unchanged.is_empty() => unchanged,
+        Kind::Relay => of_dest(&|_| true),
+        Kind::Local(local) if is_own(local, dest) => of_dest(&|kind| *kind == Kind::Relay),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether it is this user whom the address names, with its sub-address.
+fn is_own(local: &Local, address: &MailAddr) -> bool {
+    let name = address.user().to_ascii_lowercase();
+    let Some(rest) = name.strip_prefix(&*local.user) else {
+        return false;
+    };
+    let mut rest = rest.chars();
+    let is_delimited = rest.next().is_some();
+    let subaddress = is_delimited.then_some(rest.as_str());
+    let known = local.subaddress.as_deref().map(str::to_ascii_lowercase);
+    local.command.is_none() && subaddress == known.as_deref()
+}
+
 /// What rules saw, but for TLS, which nothing remembers.
 fn facts(envelope: &Envelope, change: &Change) -> Facts {
     let known = &*envelope.hostname != "<unknown>";
@@ -247,5 +306,117 @@ fn facts(envelope: &Envelope, change: &Change) -> Facts {
             .sender
             .clone()
             .unwrap_or_else(|| envelope.sender.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Command;
+    use crate::mail::samples::{self, line};
+
+    fn address(text: &str) -> MailAddr {
+        MailAddr::from_stored(text).unwrap()
+    }
+
+    /// A user, one with a sub-address, or a command.
+    fn local(user: &str) -> Kind {
+        let (command, user) = match user.strip_prefix('|') {
+            Some(command) => (Some(Command::Pipe(line(command))), "_smtpd"),
+            None => (None, user),
+        };
+        let (user, subaddress) = match user.split_once('+') {
+            Some((user, subaddress)) => (user, Some(line(subaddress))),
+            None => (user, None),
+        };
+        Kind::Local(Local {
+            user: line(user),
+            subaddress,
+            command,
+        })
+    }
+
+    /// `dest=user`, or an address that is relayed.
+    fn place(text: &str) -> (MailAddr, Kind) {
+        match text.split_once('=') {
+            Some((dest, user)) => (address(dest), local(user)),
+            None => (address(text), Kind::Relay),
+        }
+    }
+
+    /// Which of the places `now` an envelope of `rcpt` that waited for `before` goes to.
+    fn kept<'t>(rcpt: &str, before: &str, now: &[&'t str]) -> Vec<&'t str> {
+        let mut envelope = samples::envelope("bob");
+        envelope.rcpt = address(rcpt);
+        (envelope.dest, envelope.kind) = place(before);
+        envelope.flags.internal = !envelope.dest.is_same(&envelope.rcpt);
+        let expanded: Vec<Destination> = now
+            .iter()
+            .map(|text| {
+                let (dest, kind) = place(text);
+                Destination {
+                    action: line("another"),
+                    dest,
+                    kind,
+                    internal: false,
+                    sameness: (*text).to_owned(),
+                }
+            })
+            .collect();
+        let places = places(&envelope, &expanded);
+        let is_kept = |text: &&&str| places.iter().any(|place| place.sameness == **text);
+        now.iter().filter(is_kept).copied().collect()
+    }
+
+    #[test]
+    fn an_envelope_goes_where_it_went_and_nowhere_else() {
+        // smtpctl(8), requeue.
+        let now = [
+            "staff@a.org=bob",
+            "staff@a.org=eve",
+            "staff@a.org=eve+x",
+            "staff@a.org=|cat",
+            "c@B.org",
+            "C@b.org",
+        ];
+        for text in now {
+            assert_eq!(kept("staff@a.org", text, &now), [text]);
+        }
+        assert_eq!(kept("staff@a.org", "c@b.ORG", &now), ["c@B.org"]);
+        for gone in [
+            "staff@a.org=dan",
+            "staff@a.org=bob+x",
+            "staff@a.org=|dog",
+            "d@b.org",
+        ] {
+            assert!(kept("staff@a.org", gone, &now).is_empty(), "{gone}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_was_relayed_is_followed_to_those_it_leads_to_now() {
+        // smtpctl(8), requeue: nobody else had it by that address.
+        let now = ["c@b.org=carol", "c@b.org=|cat", "x@y.org"];
+        assert_eq!(kept("c@b.org", "c@B.org", &now), now);
+        assert_eq!(kept("staff@a.org", "c@b.org", &now), now[..2]);
+        // But not if it is still relayed beside a mailbox, which has got its own.
+        let now = ["c@b.org=carol", "c@b.org"];
+        assert_eq!(kept("staff@a.org", "c@b.org", &now), now[1..]);
+    }
+
+    #[test]
+    fn a_mailbox_is_followed_to_a_host_if_the_address_is_its_own() {
+        // smtpctl(8), requeue: a host may give it to all of a list again.
+        assert_eq!(kept("Bob@a.org", "Bob@a.org=bob", &["Bob@a.org"]).len(), 1);
+        assert_eq!(kept("b+X@a.org", "b+X@a.org=b+x", &["b+X@a.org"]).len(), 1);
+        for other in [
+            "staff@a.org=bob",
+            "staff@a.org=staf+f",
+            "staff@a.org=sta",
+            "staff@a.org=|cat",
+        ] {
+            let kept = kept("staff@a.org", other, &["staff@a.org"]);
+            assert!(kept.is_empty(), "{other}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::util::{Line, NotALine};
 
-/// `user@domain`, or the null address. Case is kept; comparison elsewhere ignores it.
+/// `user@domain`, or the null address. Case is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MailAddr {
     user: Line,
@@ -40,6 +40,11 @@ impl MailAddr {
     /// The part after the `@`.
     pub fn domain(&self) -> &str {
         &self.domain
+    }
+
+    /// RFC 5321 §2.4: the case of a domain means nothing, that of a local part may.
+    pub fn is_same(&self, other: &MailAddr) -> bool {
+        self.user == other.user && self.domain.eq_ignore_ascii_case(&other.domain)
     }
 
     /// The form of envelope files and queue listings, where the null address is a bare `@`.

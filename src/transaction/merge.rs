@@ -16,7 +16,7 @@ pub fn merge(first: Recipient<'_>, second: Recipient<'_>) -> Option<(MailAddr, A
     let ((rcpt, asked), (other, wanted)) = (first, second);
     let success = |asked: &Asked| asked.notify.has(Notify::SUCCESS);
     let never = |asked: &Asked| asked.notify.has(Notify::NEVER);
-    let same_name = same_address(rcpt, other) && asked.orcpt == wanted.orcpt;
+    let same_name = rcpt.is_same(other) && asked.orcpt == wanted.orcpt;
     if !same_name && success(asked) && success(wanted) {
         return None;
     }
@@ -45,10 +45,6 @@ fn both(a: Notify, b: Notify) -> Notify {
         (_, true) => a,
         _ => Notify(bits(a) | bits(b)),
     }
-}
-
-fn same_address(a: &MailAddr, b: &MailAddr) -> bool {
-    a.user() == b.user() && a.domain().eq_ignore_ascii_case(b.domain())
 }
 
 #[cfg(test)]

@@ -305,3 +305,81 @@ fn what_waits_is_queued_again_by_the_rules_of_now() {
     );
     assert!(mails.iter().any(|mail| mail.ends_with(b"\n\nx\n")));
 }
+
+/// An alias for one user and others who are relayed to `port`.
+fn list(port: u16, others: &str) -> String {
+    format!(
+        "listen on 127.0.0.1 port $port\n\
+         table people {{ \"staff\" = \"$user, {others}\" }}\n\
+         action \"in\" maildir \"$dir/mail\" alias <people>\n\
+         action \"out\" relay host \"smtp://127.0.0.1:{port}\"\n\
+         match from any for domain \"one.org\" action \"in\"\n\
+         match from any for any action \"out\"\n"
+    )
+}
+
+#[test]
+fn who_of_a_list_has_the_message_does_not_get_it_again() {
+    // smtpctl(8), requeue: by the rules of now, and only for those who wait.
+    let daemon = Setup::new(&list(9, "c@two.org")).start();
+    let mut client = daemon.hello();
+    client.mail("a@example.net", &["staff@one.org"], b"\nx\n");
+    daemon.wait_mail(1);
+    wait_for("one to be deferred", || {
+        let lines = daemon.queue();
+        lines.len() == 1 && lines[0].contains("|c@two.org|") && lines[0].contains("refused")
+    });
+    // The list has lost who waits: who has it gets no second one for that.
+    daemon.configure(&list(9, "d@two.org"));
+    said(&daemon, "reload");
+    let output = daemon.ctl(["requeue", "all"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output), "0 envelope requeued\n");
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(why.contains("<staff@one.org> leads elsewhere now"), "{why}");
+    let lines = daemon.queue();
+    assert!(
+        lines.len() == 1 && lines[0].contains("|c@two.org|"),
+        "{lines:?}"
+    );
+    // It is there again, beside another, and has another host.
+    let host = crate::relay::Host::start(|_| None);
+    daemon.configure(&list(host.port, "c@two.org, d@two.org"));
+    said(&daemon, "reload");
+    assert_eq!(said(&daemon, "requeue all"), "1 envelope requeued\n");
+    let taken = host.wait(1);
+    daemon.wait_empty();
+    assert!(
+        taken[0].commands.iter().any(|c| c.contains("<c@two.org>")),
+        "{taken:?}"
+    );
+    assert!(
+        !taken[0].commands.iter().any(|c| c.contains("<d@two.org>")),
+        "{taken:?}"
+    );
+    assert_eq!((host.taken().len(), daemon.maildir("mail").len()), (1, 1));
+}
+
+#[test]
+fn a_long_list_is_queued_again_once() {
+    // smtpctl(8), requeue: however many questions it takes.
+    const COUNT: usize = 501;
+    let others: Vec<String> = (0..COUNT).map(|n| format!("c{n}@two.org")).collect();
+    let daemon = Setup::new(&list(9, &others.join(", ")))
+        .arg("-Pmta")
+        .start();
+    let mut client = daemon.hello();
+    client.mail("a@example.net", &["staff@one.org"], b"\nx\n");
+    daemon.wait_mail(1);
+    wait_for("the others to wait", || daemon.queue().len() == COUNT);
+    assert_eq!(said(&daemon, "requeue all"), "501 envelopes requeued\n");
+    wait_for("the old ones to go", || {
+        said(&daemon, "show queue state held").is_empty()
+    });
+    let lines = daemon.queue();
+    let mut waiting: Vec<&str> = lines.iter().filter_map(|l| l.split('|').nth(6)).collect();
+    waiting.sort_unstable();
+    waiting.dedup();
+    assert_eq!((lines.len(), waiting.len()), (COUNT, COUNT));
+    assert_eq!(daemon.maildir("mail").len(), 1);
+}
