@@ -81,7 +81,7 @@ impl Configured {
                 .collect(),
             _ => Vec::new(),
         };
-        Own::new(&interfaces, &self.bound)
+        Own::new(&interfaces, &self.bound).called(&self.config().server_name)
     }
 }
 

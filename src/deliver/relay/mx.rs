@@ -113,10 +113,28 @@ pub struct Question {
 #[derive(Clone, Debug)]
 pub struct Resolution {
     as_host: AsHost,
-    /// Sorted: an exchanger, its addresses so far.
-    hosts: Vec<(u16, Line, Vec<IpAddr>)>,
+    /// By rising preference.
+    hosts: Vec<Host>,
     /// Answers that have not come.
     open: usize,
+}
+
+/// An exchanger, or a smarthost.
+#[derive(Clone, Debug)]
+struct Host {
+    preference: u16,
+    name: Line,
+    /// Those that are known so far.
+    addrs: Vec<IpAddr>,
+    /// It may have others: nobody could say.
+    unsure: bool,
+}
+
+impl Host {
+    fn is_called(&self, name: &str) -> bool {
+        let bare = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+        bare(&self.name) == bare(name)
+    }
 }
 
 /// Whether a destination's name is a host's.
@@ -211,14 +229,19 @@ impl Resolution {
         let mut questions = Vec::new();
         for (preference, name) in hosts {
             let line = Line::sanitize(name.as_bytes());
-            if self.hosts.iter().any(|(_, known, _)| *known == line) {
+            if self.hosts.iter().any(|host| host.name == line) {
                 continue;
             }
             for kind in [Kind::Aaaa, Kind::A] {
                 let name = format!("{}{dot}", name.trim_end_matches('.'));
                 questions.push(Question { name, kind });
             }
-            self.hosts.push((preference, line, Vec::new()));
+            self.hosts.push(Host {
+                preference,
+                name: line,
+                addrs: Vec::new(),
+                unsure: false,
+            });
         }
         self.open = questions.len();
         Step::Ask(questions)
@@ -226,20 +249,17 @@ impl Resolution {
 
     /// The answer to a question for the addresses of the exchanger `name`.
     pub fn addresses(&mut self, name: &str, found: DnsResult, own: &Own) -> Step {
-        let name = name.trim_end_matches('.');
+        let unsure = matches!(found, Err(DnsError::TempFail));
         let addrs: Vec<IpAddr> = match found {
             Ok(Answer::A(list)) => list.into_iter().map(IpAddr::V4).collect(),
             Ok(Answer::Aaaa(list)) => list.into_iter().map(IpAddr::V6).collect(),
             Ok(_) | Err(_) => Vec::new(),
         };
-        let host = self
-            .hosts
-            .iter_mut()
-            .find(|(_, known, _)| known.trim_end_matches('.').eq_ignore_ascii_case(name));
-        if let Some((_, _, known)) = host {
+        if let Some(host) = self.hosts.iter_mut().find(|host| host.is_called(name)) {
+            host.unsure |= unsure;
             for addr in addrs.into_iter().map(|addr| addr.to_canonical()) {
-                if !known.contains(&addr) && is_usable(addr) {
-                    known.push(addr);
+                if !host.addrs.contains(&addr) && is_usable(addr) {
+                    host.addrs.push(addr);
                 }
             }
         }
@@ -251,51 +271,65 @@ impl Resolution {
     }
 
     fn finish(&mut self, own: &Own) -> Result<Vec<Exchanger>, RelayError> {
+        let (proven, ours) = match self.as_host {
+            AsHost::Yes => (None, None),
+            AsHost::No => self.ours(own),
+        };
+        let preferred = |host: &Host| ours.is_none_or(|ours| host.preference < ours);
         let mut list = Vec::new();
-        for (preference, name, addrs) in &mut self.hosts {
+        for host in self.hosts.iter_mut().filter(|host| preferred(host)) {
             // IPv6 first, as the resolver of the C library has it.
-            addrs.sort_by_key(IpAddr::is_ipv4);
-            list.extend(addrs.iter().map(|addr| Exchanger {
-                name: name.clone(),
+            host.addrs.sort_by_key(IpAddr::is_ipv4);
+            list.extend(host.addrs.iter().map(|addr| Exchanger {
+                name: host.name.clone(),
                 addr: *addr,
-                preference: *preference,
+                preference: host.preference,
             }));
         }
         if !own.has_ipv6 && list.iter().any(|entry| entry.addr.is_ipv4()) {
             list.retain(|entry| entry.addr.is_ipv4() || entry.addr.is_loopback());
         }
         list.truncate(ADDRESSES_MAX);
-        if list.is_empty() {
-            return Err(match self.as_host {
-                AsHost::Yes => NO_HOST,
-                AsHost::No => NO_ADDRESS,
-            });
+        if !list.is_empty() {
+            return Ok(list);
         }
-        let ours = list
-            .iter()
-            .filter(|entry| own.takes_mail_at(entry.addr))
-            .map(|entry| entry.preference)
-            .min();
-        if let (AsHost::No, Some(ours)) = (self.as_host, ours) {
-            list.retain(|entry| entry.preference < ours);
-            if list.is_empty() {
-                return Err(OURSELVES);
-            }
-        }
-        Ok(list)
+        // A better exchanger without addresses may have some tomorrow.
+        let best = self.hosts.iter().map(|host| host.preference).min();
+        Err(match self.as_host {
+            AsHost::Yes => NO_HOST,
+            AsHost::No if proven.is_some() && proven == best => OURSELVES,
+            AsHost::No if self.hosts.iter().any(|host| host.unsure) => NO_ANSWER,
+            AsHost::No => NO_ADDRESS,
+        })
+    }
+
+    /// The best preference at which we are an exchanger: by an address; and by an address, or by
+    /// our name while nobody could say all of the addresses.
+    fn ours(&self, own: &Own) -> (Option<u16>, Option<u16>) {
+        let best = |is_us: &dyn Fn(&Host) -> bool| {
+            let us = self.hosts.iter().filter(|host| is_us(host));
+            us.map(|host| host.preference).min()
+        };
+        let by_address = |host: &Host| host.addrs.iter().any(|addr| own.takes_mail_at(*addr));
+        let by_name = |host: &Host| host.unsure && host.is_called(&own.name);
+        (
+            best(&by_address),
+            best(&|host| by_address(host) || by_name(host)),
+        )
     }
 
     /// The preference of the exchanger `name` in a domain whose resolution is done.
     pub fn preference_of(&self, name: &str) -> Option<u16> {
-        let same = |known: &str| known.trim_end_matches('.').eq_ignore_ascii_case(name);
-        let found = self.hosts.iter().filter(|(_, known, _)| same(known));
-        found.map(|(preference, _, _)| *preference).min()
+        let found = self.hosts.iter().filter(|host| host.is_called(name));
+        found.map(|host| host.preference).min()
     }
 }
 
 /// What of this host matters to where mail goes.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
+    /// What it is called.
+    name: String,
     /// Addresses at which a connection to an exchanger's port comes to us.
     listening: Vec<IpAddr>,
     /// All of 127.0.0.0/8 leads here, whatever of it the interfaces have.
@@ -325,6 +359,12 @@ impl Own {
             }
         }
         own
+    }
+
+    /// The same, called this.
+    pub fn called(self, name: &str) -> Own {
+        let name = name.to_owned();
+        Own { name, ..self }
     }
 
     /// Whether an exchanger with this address is this host. An address of an interface alone is

@@ -137,6 +137,14 @@ impl World {
         self.zone.insert(key, Err(why));
     }
 
+    /// Nobody can say which addresses a host has.
+    fn has_no_answer(&mut self, host: &str) {
+        for kind in [Kind::Aaaa, Kind::A] {
+            let key = (format!("{host}."), kind);
+            self.zone.insert(key, Err(DnsError::TempFail));
+        }
+    }
+
     fn offer(&mut self, to: &str) -> EvpId {
         self.next += 1;
         let (user, domain) = to.split_once('@').unwrap();

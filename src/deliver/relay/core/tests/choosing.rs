@@ -196,6 +196,86 @@ fn a_backup_relays_only_to_exchangers_that_are_preferred_to_it() {
     );
 }
 
+// smtpd.conf(5), RELAYING: whatever may pass does not fail for good.
+#[test]
+fn nothing_bounces_while_there_may_be_an_exchanger_that_is_preferred_to_us() {
+    let no_answer = "Temporary failure in MX lookup";
+    type Case = (&'static str, fn(&mut World), &'static str);
+    let cases: [Case; 4] = [
+        (
+            "nobody can say where the better one is",
+            |w| {
+                w.mx("d.example", &[(10, "a.example"), (20, "us.example")]);
+                w.has_no_answer("a.example");
+                w.a("us.example", &["192.0.2.9"]);
+            },
+            no_answer,
+        ),
+        (
+            "the better one has no address",
+            |w| {
+                w.mx("d.example", &[(10, "a.example"), (20, "us.example")]);
+                w.a("us.example", &["192.0.2.9"]);
+            },
+            "No MX found for domain",
+        ),
+        (
+            "we are best by our name alone",
+            |w| {
+                w.mx("d.example", &[(10, "mx.example.org")]);
+                w.has_no_answer("mx.example.org");
+            },
+            no_answer,
+        ),
+        (
+            "what is left would hand it back to us",
+            |w| {
+                let list = [(10, "a.example"), (20, "MX.example.org"), (30, "b.example")];
+                w.mx("d.example", &list);
+                w.has_no_answer("a.example");
+                w.has_no_answer("MX.example.org");
+                w.a("b.example", &["192.0.2.2"]);
+            },
+            no_answer,
+        ),
+    ];
+    for (what, prepare, text) in cases {
+        let mut world = plain();
+        prepare(&mut world);
+        world.offer("bob@d.example");
+        assert_eq!(world.addresses(), [""; 0], "{what}");
+        assert_eq!(world.only_outcome(), (TEMP, text.to_owned()), "{what}");
+    }
+    // We have no IPv6 ourselves; that says nothing of the better one.
+    let mut world = plain();
+    world.mx("d.example", &[(10, "a.example"), (20, "us.example")]);
+    world.a("a.example", &["2001:db8::1"]);
+    world.a("us.example", &["192.0.2.9"]);
+    world.offer("bob@d.example");
+    assert_eq!(world.addresses(), ["2001:db8::1"]);
+}
+
+#[test]
+fn we_know_ourselves_by_name_while_nobody_can_say_our_address() {
+    let mut world = plain();
+    world.mx(
+        "d.example",
+        &[(10, "a.example"), (20, "mx.example.org"), (30, "b.example")],
+    );
+    world.a("a.example", &["192.0.2.1"]);
+    world.has_no_answer("mx.example.org");
+    world.a("b.example", &["192.0.2.2"]);
+    world.offer("bob@d.example");
+    world.refused(0);
+    assert_eq!(world.addresses(), ["192.0.2.1"]);
+    // An answer that we are elsewhere is believed: another server may bear the name.
+    let mut world = plain();
+    world.mx("d.example", &[(20, "mx.example.org"), (30, "b.example")]);
+    world.a("mx.example.org", &["192.0.2.3"]);
+    world.offer("bob@d.example");
+    assert_eq!(world.addresses(), ["192.0.2.3"]);
+}
+
 #[test]
 fn smarthosts_come_from_tables_and_fail_in_the_words_of_the_manual() {
     let smtp = |url: &str| Ok(RelayHost::parse(url).unwrap());
