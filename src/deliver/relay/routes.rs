@@ -1,7 +1,7 @@
 //! What is counted and remembered of connections: how many there are, when the next one may be
 //! opened, and which routes do not work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -13,14 +13,17 @@ use crate::mail::{Outcome, SessionId};
 use crate::util::{Line, Timestamp};
 
 /// The connections of a host, a route, a source, a connector, a relay or a domain.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Connections {
     /// Open now.
     count: u32,
     /// When one was last opened.
     last: Option<Timestamp>,
-    /// When the next one would be due if all had come in their time.
+    /// When the next one would be due if all under [`Pace::Bursts`] had come in their time.
     due: Timestamp,
+    /// When one was last opened under [`Pace::Strict`], by the delay. What shares these connections
+    /// may have delays of its own.
+    strict: BTreeMap<u64, Timestamp>,
 }
 
 /// Connections that may follow each other at once where a delay is set to its default.
@@ -30,7 +33,8 @@ pub const BURST: u64 = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// The administrator has set the delay: every connection that many seconds after the one
-    /// before.
+    /// before of those with such a delay or a longer one. One with a shorter delay does not count:
+    /// there may always be another.
     Strict(u64),
     /// The default: that far apart on average, and [`BURST`] of them may come together. A
     /// connection over which mail went does not count.
@@ -44,12 +48,6 @@ impl Pace {
             Pace::Bursts(u64::from(delay_s))
         } else {
             Pace::Strict(u64::from(delay_s))
-        }
-    }
-
-    fn delay_s(self) -> u64 {
-        match self {
-            Pace::Strict(s) | Pace::Bursts(s) => s,
         }
     }
 }
@@ -67,18 +65,23 @@ impl Connections {
 
     /// When the next connection may be opened; a time that has passed means now.
     pub fn ready_at(&self, pace: Pace) -> Timestamp {
-        let ahead_s = match pace {
-            Pace::Strict(_) => 0,
-            Pace::Bursts(s) => s * (BURST - 1),
-        };
-        Timestamp(self.due.0.saturating_sub(ahead_s))
+        match pace {
+            Pace::Strict(s) => {
+                let last = self.strict.range(s..).map(|(_, at)| *at).max();
+                last.map_or(Timestamp(0), |at| at.plus(s))
+            }
+            Pace::Bursts(s) => Timestamp(self.due.0.saturating_sub(s * (BURST - 1))),
+        }
     }
 
     /// A connection is opened.
     pub fn open(&mut self, pace: Pace, now: Timestamp) {
         self.join();
         self.last = Some(now);
-        self.due = self.due.max(now).plus(pace.delay_s());
+        match pace {
+            Pace::Strict(s) => drop(self.strict.insert(s, now)),
+            Pace::Bursts(s) => self.due = self.due.max(now).plus(s),
+        }
     }
 
     /// An open connection comes over from elsewhere.
@@ -313,5 +316,19 @@ mod tests {
         all.open(pace, T0);
         all.refund(pace);
         assert_eq!(all.ready_at(pace), T0.plus(7));
+    }
+
+    #[test]
+    fn a_connection_counts_for_delays_up_to_the_one_it_was_opened_under() {
+        let (short, long) = (Pace::Strict(10), Pace::Strict(60));
+        let usual = Pace::Bursts(0);
+        let mut all = Connections::default();
+        all.open(long, T0);
+        assert!(all.ready_at(usual) <= T0);
+        assert_eq!(all.ready_at(short), T0.plus(10));
+        all.open(short, T0.plus(50));
+        all.open(usual, T0.plus(59));
+        assert_eq!(all.ready_at(long), T0.plus(60));
+        assert_eq!(all.ready_at(short), T0.plus(60));
     }
 }

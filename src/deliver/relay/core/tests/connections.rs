@@ -254,6 +254,32 @@ fn only_connections_that_come_to_nothing_are_paced() {
     assert_eq!(world.started.len(), 1);
 }
 
+// smtpd.conf(5), mta limit for domain.
+#[test]
+fn a_delay_that_is_set_for_one_domain_holds_up_no_other() {
+    let mut world = World::new(
+        "mta limit session-mail-max 1\nmta limit for domain slow.example conn-delay-source 60\n\
+         action \"out\" relay",
+    );
+    world.a("slow.example", &["192.0.2.1"]);
+    world.a("fast.example", &["192.0.2.3"]);
+    world.offer("bob@slow.example");
+    world.offer("bob@fast.example");
+    assert_eq!(world.addresses(), ["192.0.2.1", "192.0.2.3"]);
+    // Nor does mail for others keep the slow one from its turn.
+    serve(&mut world);
+    world.offer("bob@slow.example");
+    for _ in 0..59 {
+        world.offer("bob@fast.example");
+        serve(&mut world);
+        world.pass(1);
+    }
+    assert_eq!(world.started.len(), 61);
+    assert!(world.addresses()[1..].iter().all(|to| to == "192.0.2.3"));
+    world.pass(1);
+    assert_eq!(world.addresses()[61..], ["192.0.2.1"]);
+}
+
 // RFC 5321 section 3.8: 421 may come at any time, and hosts close connections that they have
 // served.
 #[test]
