@@ -107,11 +107,14 @@ pub struct Question {
     pub name: String,
     /// What about it.
     pub kind: Kind,
+    /// Which resolution asks.
+    pub by: u64,
 }
 
 /// A destination's resolution, under way.
 #[derive(Clone, Debug)]
 pub struct Resolution {
+    number: u64,
     as_host: AsHost,
     /// By rising preference.
     hosts: Vec<Host>,
@@ -157,9 +160,11 @@ pub enum Step {
 }
 
 impl Resolution {
-    /// Begins with the question for the domain's exchangers, or for the host's addresses.
-    pub fn begin(name: &str, as_host: AsHost, own: &Own) -> (Resolution, Step) {
+    /// Begins with the question for the domain's exchangers, or for the host's addresses. No other
+    /// resolution has this number.
+    pub fn begin(number: u64, name: &str, as_host: AsHost, own: &Own) -> (Resolution, Step) {
         let mut resolution = Resolution {
+            number,
             as_host,
             hosts: Vec::new(),
             open: 0,
@@ -193,9 +198,15 @@ impl Resolution {
                 Step::Ask(vec![Question {
                     name: absolute(name),
                     kind: Kind::Mx,
+                    by: self.number,
                 }])
             }
         }
+    }
+
+    /// Whether the question is one of these, not one of a resolution that was given up.
+    pub fn has_asked(&self, question: &Question) -> bool {
+        question.by == self.number
     }
 
     /// The answer to the question for exchangers of `name`.
@@ -234,7 +245,8 @@ impl Resolution {
             }
             for kind in [Kind::Aaaa, Kind::A] {
                 let name = format!("{}{dot}", name.trim_end_matches('.'));
-                questions.push(Question { name, kind });
+                let by = self.number;
+                questions.push(Question { name, kind, by });
             }
             self.hosts.push(Host {
                 preference,
@@ -438,7 +450,7 @@ mod tests {
     #[test]
     fn a_literal_of_ours_is_where_mail_comes_from() {
         let own = own(&["192.0.2.9", "192.0.2.10"], &["192.0.2.9:25"]);
-        let begin = |name: &str, as_host| match Resolution::begin(name, as_host, &own).1 {
+        let begin = |name: &str, as_host| match Resolution::begin(1, name, as_host, &own).1 {
             Step::Done(result) => result.map(|list| list[0].addr.to_string()),
             Step::Ask(_) | Step::Wait => panic!("{name} is asked for"),
         };

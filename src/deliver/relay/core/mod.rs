@@ -143,6 +143,7 @@ pub struct Core {
     out: Vec<Action>,
     next_relay: u64,
     next_route: u64,
+    next_resolution: u64,
     swept: Timestamp,
     stopping: bool,
 }
@@ -320,6 +321,7 @@ impl Core {
             out: Vec::new(),
             next_relay: first,
             next_route: 1,
+            next_resolution: 1,
             swept: Timestamp(0),
             stopping: false,
         }

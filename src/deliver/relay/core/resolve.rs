@@ -32,7 +32,7 @@ impl Core {
             }
             return;
         }
-        let (resolution, step) = Resolution::begin(&destination.0, destination.1, &self.own);
+        let (resolution, step) = self.begin(&destination);
         let domain = Domain {
             resolution,
             known: None,
@@ -54,16 +54,25 @@ impl Core {
         }
     }
 
+    fn begin(&mut self, destination: &Destination) -> (Resolution, Step) {
+        let number = self.next_resolution;
+        self.next_resolution += 1;
+        Resolution::begin(number, &destination.0, destination.1, &self.own)
+    }
+
     /// Asks for an answer that is old again; until it comes, the old one serves.
     pub(super) fn renew(&mut self, destination: &Destination, now: Timestamp) {
+        let is_old = |domain: &Domain| {
+            domain.known.is_some() && now.since(domain.since) >= RENEW_S && domain.fresh.is_none()
+        };
+        if !self.domains.get(destination).is_some_and(is_old) {
+            return;
+        }
+        let (resolution, step) = self.begin(destination);
         let Some(domain) = self.domains.get_mut(destination) else {
             return;
         };
-        if domain.known.is_none() || now.since(domain.since) < RENEW_S || domain.fresh.is_some() {
-            return;
-        }
         domain.since = now;
-        let (resolution, step) = Resolution::begin(&destination.0, destination.1, &self.own);
         if let Step::Ask(_) = step {
             domain.fresh = Some(resolution);
             self.advance_resolution(destination.clone(), step, now);
@@ -100,6 +109,9 @@ impl Core {
             None if domain.known.is_some() => return,
             None => &mut domain.resolution,
         };
+        if !resolution.has_asked(question) {
+            return;
+        }
         let step = match question.kind {
             Kind::Mx => resolution.exchangers(&destination.0, found, random),
             _ => resolution.addresses(&question.name, found, &self.own),

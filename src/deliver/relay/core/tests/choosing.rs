@@ -276,6 +276,45 @@ fn we_know_ourselves_by_name_while_nobody_can_say_our_address() {
     assert_eq!(world.addresses(), ["192.0.2.3"]);
 }
 
+// What was asked for a relay that is gone says nothing to the one that came after it.
+#[test]
+fn an_answer_belongs_to_the_resolution_that_asked() {
+    let mut world = plain();
+    world.mx("d.example", &[(10, "a.example"), (20, "b.example")]);
+    world.a("b.example", &["192.0.2.2"]);
+    // One connection is kept until the answer is old and is asked for again.
+    world.offer("bob@d.example");
+    let session = world.started[0].id;
+    world.ready(session);
+    for _ in 0..61 {
+        world.delivered(session);
+        world.pass(5);
+        world.offer("bob@d.example");
+    }
+    world.served = [1, world.sent.len() - 1, 0];
+    world.slow_names = true;
+    world.offer("bob@d.example");
+    assert_eq!(world.asked.len(), 1);
+    serve(&mut world);
+    world.pass(10);
+    serve(&mut world);
+    assert!(world.core.domains.is_empty());
+    world.offer("bob@d.example");
+    for (name, question) in std::mem::take(&mut world.asked) {
+        assert_eq!(question.kind, Kind::Mx);
+        world.answer(name, &question);
+        world.obey();
+    }
+    assert_eq!(world.asked.len(), 4);
+    let before = (world.outcomes().len(), world.started.len());
+    for (name, question) in std::mem::take(&mut world.asked) {
+        assert_eq!((world.outcomes().len(), world.started.len()), before);
+        world.answer(name, &question);
+        world.obey();
+    }
+    assert_eq!(world.addresses()[before.1..], ["192.0.2.2"]);
+}
+
 #[test]
 fn smarthosts_come_from_tables_and_fail_in_the_words_of_the_manual() {
     let smtp = |url: &str| Ok(RelayHost::parse(url).unwrap());
