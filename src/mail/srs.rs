@@ -37,8 +37,9 @@ pub enum Bad {
 }
 
 impl Keys<'_> {
-    /// The sender as it leaves for the next host, an address of `domain`; `None` when it has to
-    /// stay as it is: there is none, or there is no room for what has to be added.
+    /// The sender as it leaves for the next host, an address of `domain` in lower case, as other
+    /// hosts may write it; `None` when it has to stay as it is: there is none, or there is no room
+    /// for what has to be added.
     pub fn encode(&self, sender: &MailAddr, domain: &str, now: Timestamp) -> Option<MailAddr> {
         let (user, host) = (sender.user(), sender.domain());
         if user.is_empty() || host.is_empty() || domain.is_empty() {
@@ -52,11 +53,12 @@ impl Keys<'_> {
                 ("SRS1", rest.to_owned())
             }
         };
-        let local = format!("{kind}={}={body}", hash(self.key, &body, domain));
+        let domain = domain.to_ascii_lowercase();
+        let local = format!("{kind}={}={body}", hash(self.key, &body, &domain));
         if local.len() + 1 + domain.len() > ADDRESS_BYTES {
             return None;
         }
-        MailAddr::new(&local, domain).ok()
+        MailAddr::new(&local, &domain).ok()
     }
 
     /// The address that a recipient leads back to.
@@ -90,6 +92,7 @@ impl Keys<'_> {
         }
     }
 
+    /// The domain is in lower case when an address is made; it was in any case formerly.
     /// An address that went through a host which writes everything in lower case is compared
     /// without regard to case, and the day is put back into capitals, as we have written it.
     fn check_hash(&self, kind: Kind, given: &str, body: &str, rcpt: &MailAddr) -> Result<(), Bad> {
@@ -99,14 +102,17 @@ impl Keys<'_> {
         if let (Kind::First, true, Some(day)) = (kind, folded, capital.get_mut(..STAMP_BYTES)) {
             day.make_ascii_uppercase();
         }
-        for key in keys.into_iter().flatten() {
-            let matches = hash(key, body, rcpt.domain()) == given
-                || folded && hash(key, &capital, rcpt.domain()).eq_ignore_ascii_case(given);
-            if matches {
-                return Ok(());
-            }
+        let lower = rcpt.domain().to_ascii_lowercase();
+        let matches = |key: &str, domain: &str| {
+            hash(key, body, domain) == given
+                || folded && hash(key, &capital, domain).eq_ignore_ascii_case(given)
+        };
+        let made_with = |key: &str| matches(key, &lower) || matches(key, rcpt.domain());
+        if keys.into_iter().flatten().any(made_with) {
+            Ok(())
+        } else {
+            Err(Bad::Hash)
         }
-        Err(Bad::Hash)
     }
 
     fn check_day(&self, written: &str, now: Timestamp) -> Result<(), Bad> {
@@ -330,6 +336,22 @@ mod tests {
             decoded(&sent.to_ascii_lowercase()).as_deref(),
             Ok("bob@origin.org")
         );
+    }
+
+    // RFC 5321 section 2.4: the case of a domain means nothing, and any host may change it.
+    #[test]
+    fn the_case_of_the_domain_means_nothing() {
+        for domain in ["fwd.net", "Fwd.Net"] {
+            assert_eq!(encoded("bob@Origin.org", domain).as_deref(), Some(ONCE));
+        }
+        assert_eq!(
+            decoded(&ONCE.replace("fwd.net", "FWD.net")).as_deref(),
+            Ok("bob@Origin.org")
+        );
+        // Made before domains were put into lower case.
+        let body = "JK=Origin.org=bob";
+        let old = format!("SRS0={}={body}@Fwd.Net", hash("secret", body, "Fwd.Net"));
+        assert_eq!(decoded(&old).as_deref(), Ok("bob@Origin.org"));
     }
 
     #[test]
