@@ -84,7 +84,8 @@
 //!
 //! One thread owns each changing structure; what travels between them does so over bounded
 //! channels. The few locks (queue's names, the privsep client's calls, tables, the workers'
-//! letters, the count of sessions) are leaves: no other lock is taken under one.
+//! letters, the count of sessions) are leaves: no other lock is taken under one. Only the lock of a
+//! message that filters have is held over that of what waits for their programs.
 //!
 //! # Invariants
 //!
