@@ -78,10 +78,13 @@ struct Faulty {
     plan: AtomicU64,
     /// How often an envelope was read.
     loads: AtomicU64,
+    /// How long a change takes.
+    pause: Duration,
 }
 
 impl Faulty {
     fn change(&self) -> io::Result<()> {
+        std::thread::sleep(self.pause);
         let plan = self.plan.load(SeqCst);
         self.plan.store(plan >> 1, SeqCst);
         if plan & 1 == 1 {

@@ -70,41 +70,13 @@ fn the_thread_runs_the_queue_once_and_stops_when_told() {
     assert!(matches!(answer, Some(Answer::Fail(_))));
 }
 
-/// A disk that takes its time.
-struct Slow(Ram);
-
-impl Store for Slow {
-    fn begin(&self) -> Result<Box<dyn Draft>, BeginError> {
-        self.0.begin()
-    }
-    fn load(&self, id: EvpId) -> Result<Envelope, LoadError> {
-        self.0.load(id)
-    }
-    fn open_body(&self, id: MsgId) -> io::Result<crate::queue::Body> {
-        self.0.open_body(id)
-    }
-    fn update(&self, envelope: &Envelope) -> io::Result<()> {
-        std::thread::sleep(Duration::from_millis(20));
-        self.0.update(envelope)
-    }
-    fn add(&self, envelope: &Envelope) -> io::Result<EvpId> {
-        self.0.add(envelope)
-    }
-    fn remove(&self, id: EvpId) -> io::Result<()> {
-        self.0.remove(id)
-    }
-    fn messages(&self) -> Box<dyn Iterator<Item = MsgId> + Send> {
-        self.0.messages()
-    }
-    fn envelopes(&self, id: MsgId) -> io::Result<Vec<Envelope>> {
-        self.0.envelopes(id)
-    }
-}
-
 #[test]
 fn a_stop_does_not_wait_until_all_that_was_paused_is_on_the_disk() {
     // smtpd(8): SIGTERM ends the daemon; its parent does not wait for ever.
-    let dynamic: Arc<dyn Store> = Arc::new(Slow(Ram::default()));
+    let dynamic: Arc<dyn Store> = Arc::new(Faulty {
+        pause: Duration::from_millis(20),
+        ..Faulty::default()
+    });
     let queue = Queue::new(dynamic.clone());
     let (handle, runner) = started(&queue, &Arc::default());
     let mut later = envelope("bob", Timestamp::now());
