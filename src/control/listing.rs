@@ -60,21 +60,20 @@ pub fn listed(id: EvpId, summary: &Summary, standing: &Standing) -> Listed {
 
 /// Fields 2 to 14, joined by `|`, as [`Listed::text`] carries them.
 fn text(summary: &Summary, standing: &Standing) -> String {
+    let (between, dest) = if summary.is_expanded {
+        ("", "")
+    } else {
+        ("|", &*summary.rcpt)
+    };
     let mut text = String::with_capacity(MOST_LINES_BYTES);
     let made = write!(
         text,
-        "{}|{}|{}|{}|{}{}{}|{}|{}|{}|{}|{}|{}",
+        "{}|{}|{}|{}|{}{between}{dest}|{}|{}|{}|{}|{}|{}",
         summary.common.family.name(),
         summary.common.agent.name(),
         flags(summary, standing.held),
         summary.common.sender,
         summary.rcpt,
-        if summary.is_expanded { "" } else { "|" },
-        if summary.is_expanded {
-            ""
-        } else {
-            &summary.rcpt
-        },
         summary.created.0,
         standing.expires.0,
         standing.last_try.0,

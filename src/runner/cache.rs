@@ -18,7 +18,8 @@ const SUMMARIES_MAX_BYTES: usize = 32 << 20;
 /// Places for what summaries have in common with earlier ones.
 const COMMON_MAX: usize = 1024;
 
-/// Envelopes by id. What is here equals what is on the disk.
+/// Envelopes by id. What is whole equals what is on the disk; a summary says what was last to be
+/// written there.
 #[derive(Default)]
 pub(super) struct Cache {
     whole: HashMap<EvpId, Envelope>,
