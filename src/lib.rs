@@ -58,7 +58,7 @@
 //! |---|---|---|---|
 //! | `smtpd: engine` | 1 | the event loop: listeners, control connections | nothing |
 //! | `session` | one a processor | its sessions, from admission to close, and their timers | nothing |
-//! | `lookup` | 16 | a session's question about names, rules, users, unless its answer is at hand | tables, the parent for a .forward |
+//! | `lookup` | 16 | a session's question about names, rules, users, unless its answer is at hand; who is exempt from counting log-ins | tables, the parent for a .forward |
 //! | `handshake` | 8 | a TLS handshake that wants a signature | the process that holds the keys |
 //! | `auth hash` | half of the processors | a password that is compared with a hash | nothing, but it takes its time |
 //! | `auth system` | 8 | a password that the system or a program judges | the parent, a table's program |
