@@ -37,7 +37,6 @@ pub enum Token {
 /// Bytes in, tokens out.
 pub struct Lexer {
     frames: Vec<Frame>,
-    unread: Option<u8>,
     macros: HashMap<String, Macro>,
     line_is_open: bool,
     seq: u32,
@@ -47,6 +46,9 @@ pub struct Lexer {
 struct Frame {
     text: Rc<[u8]>,
     next: usize,
+    /// The byte that ended a token and is the start of the next one. It stays with its text: what
+    /// is included after the token is read before it.
+    unread: Option<u8>,
     kind: FrameKind,
 }
 
@@ -75,7 +77,6 @@ impl Lexer {
     pub fn new(text: &[u8], macros: &[(String, String)]) -> Lexer {
         let mut lexer = Lexer {
             frames: Vec::new(),
-            unread: None,
             macros: HashMap::new(),
             line_is_open: false,
             seq: 0,
@@ -96,6 +97,7 @@ impl Lexer {
         self.frames.push(Frame {
             text: text.into(),
             next: 0,
+            unread: None,
             kind: FrameKind::File {
                 file,
                 line: 1,
@@ -167,7 +169,7 @@ impl Lexer {
             b'=' => match self.read() {
                 Some(b'>') => Token::Arrow,
                 other => {
-                    self.unread = other;
+                    self.put_back(other);
                     Token::Punct(b'=')
                 }
             },
@@ -194,7 +196,7 @@ impl Lexer {
                     Some(b'\n') => continue,
                     other => {
                         value.push(b'\\');
-                        self.unread = other;
+                        self.put_back(other);
                     }
                 },
                 _ if byte == quote => break,
@@ -237,7 +239,7 @@ impl Lexer {
                 return self.too_long(at, diagnostics);
             }
         };
-        self.unread = end;
+        self.put_back(end);
         let ended = match end {
             None => true,
             Some(byte) => {
@@ -266,7 +268,7 @@ impl Lexer {
             match self.read() {
                 Some(byte) if allowed_in_word(byte) => text.push(byte),
                 other => {
-                    self.unread = other;
+                    self.put_back(other);
                     break;
                 }
             }
@@ -287,7 +289,7 @@ impl Lexer {
         diagnostics.error(at, "string too long");
         while let Some(byte) = self.read() {
             if !allowed_in_word(byte) {
-                self.unread = Some(byte);
+                self.put_back(Some(byte));
                 break;
             }
         }
@@ -307,6 +309,7 @@ impl Lexer {
         self.frames.push(Frame {
             text: Rc::clone(&known.value),
             next: 0,
+            unread: None,
             kind: FrameKind::Macro { used_at: at },
         });
         true
@@ -335,23 +338,33 @@ impl Lexer {
         while let Some(byte) = self.read() {
             match byte {
                 b'\n' => {
-                    self.unread = Some(byte);
+                    self.put_back(Some(byte));
                     return;
                 }
                 _ if in_comment => {}
                 b' ' | b'\t' => {}
                 b'#' => in_comment = true,
                 _ => {
-                    self.unread = Some(byte);
+                    self.put_back(Some(byte));
                     return;
                 }
             }
         }
     }
 
+    fn put_back(&mut self, byte: Option<u8>) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.unread = byte;
+        }
+    }
+
+    fn take_unread(&mut self) -> Option<u8> {
+        self.frames.last_mut()?.unread.take()
+    }
+
     /// The next byte outside quotes: a backslash takes the next byte as it is, or joins lines.
     fn read(&mut self) -> Option<u8> {
-        if let Some(byte) = self.unread.take() {
+        if let Some(byte) = self.take_unread() {
             return Some(byte);
         }
         loop {
@@ -367,7 +380,7 @@ impl Lexer {
 
     /// The next byte of the present file, macros included; CRLF counts as a line feed.
     fn read_raw(&mut self) -> Option<u8> {
-        if let Some(byte) = self.unread.take() {
+        if let Some(byte) = self.take_unread() {
             return Some(byte);
         }
         loop {
@@ -413,7 +426,8 @@ impl Lexer {
 
     /// The position of the next byte.
     fn here(&self) -> TokenPosition {
-        let mut pos = match self.frames.last().map(|frame| &frame.kind) {
+        let frame = self.frames.last();
+        let mut pos = match frame.map(|frame| &frame.kind) {
             Some(FrameKind::Macro { used_at }) => *used_at,
             Some(FrameKind::File {
                 file,
@@ -421,7 +435,7 @@ impl Lexer {
                 column,
                 line_end,
             }) => {
-                let (line, column) = match self.unread {
+                let (line, column) = match frame.and_then(|frame| frame.unread) {
                     Some(b'\n') => (line.saturating_sub(1), *line_end),
                     Some(_) => (*line, column.saturating_sub(1)),
                     None => (*line, *column),

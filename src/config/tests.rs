@@ -211,6 +211,16 @@ fn included_files_are_part_of_the_text() {
     );
 }
 
+// smtpd.conf(5), include: a comment may follow the name at once, and takes no line of the file.
+#[test]
+fn a_comment_behind_the_name_of_a_file_is_none_of_that_file() {
+    let text = "include a##\nmatch for any action x\n";
+    let mut sources = Sources::from_text("t", text, &[]);
+    sources.insert(Path::new("a"), b"action x mbox\n".to_vec());
+    let found = load(&sources, &defaults()).unwrap().config;
+    assert_eq!(found.actions["x"].at.to_string(), "a:1");
+}
+
 // smtpd.conf(5): what each directive sets, and its default.
 #[test]
 fn the_model_holds_what_was_said() {
