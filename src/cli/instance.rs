@@ -49,7 +49,7 @@ pub fn configured_ttl_s(paths: &Paths) -> u32 {
 }
 
 fn configured_queue(paths: &Paths) -> Option<QueueOptions> {
-    let sources = Sources::collect(&paths.conf, &[]).ok()?;
+    let sources = Sources::collect(&paths.conf, Path::new(""), &[]).ok()?;
     let defaults = Defaults {
         server_name: server_name(paths).unwrap_or_default(),
         addresses: Vec::new(),
@@ -81,7 +81,7 @@ pub fn aliases(paths: &Paths, conf: &Path) -> Result<Aliases, ExitError> {
             Aliases::None
         });
     }
-    let mut sources = Sources::collect(conf, &[]).map_err(|all| complaints(&all))?;
+    let mut sources = Sources::collect(conf, Path::new(""), &[]).map_err(|all| complaints(&all))?;
     // The database that is about to be made may be one of those that the configuration misses.
     sources.trust_databases();
     let defaults = Defaults {

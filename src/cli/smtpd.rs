@@ -86,7 +86,7 @@ impl Asked {
                 },
             });
         }
-        let sources = Sources::collect(&paths.conf, &self.macros).map_err(texts)?;
+        let sources = Sources::collect(&paths.conf, &self.dir, &self.macros).map_err(texts)?;
         let server_name = found.map_err(|error| vec![format!("smtpd: {error}")])?;
         Ok(Handover {
             sources,

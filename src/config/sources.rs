@@ -26,14 +26,21 @@ use super::{Paths, TableProgram, limits, parse, services};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
     main: PathBuf,
+    /// What relative paths start from. A daemon is elsewhere when it reads them again.
+    dir: PathBuf,
     files: BTreeMap<PathBuf, Vec<u8>>,
     unreadable: BTreeMap<PathBuf, String>,
     macros: Vec<(String, String)>,
 }
 
 impl Sources {
-    /// Reads `main` and whatever it leads to. `macros` are those of `-D`, in their order.
-    pub fn collect(main: &Path, macros: &[(String, String)]) -> Result<Sources, Vec<Diagnostic>> {
+    /// Reads `main` and whatever it leads to. Relative paths start from `dir`; an empty one is the
+    /// directory we are in. `macros` are those of `-D`, in their order.
+    pub fn collect(
+        main: &Path,
+        dir: &Path,
+        macros: &[(String, String)],
+    ) -> Result<Sources, Vec<Diagnostic>> {
         let text = read_main(main).map_err(|error| {
             vec![Diagnostic {
                 file: main.display().to_string(),
@@ -42,37 +49,44 @@ impl Sources {
                 text: format!("cannot read it: {}", strerror(&error)),
             }]
         })?;
-        Ok(Sources::follow(main.to_owned(), text, macros))
+        Ok(Sources::empty(main, dir, macros).follow(text))
     }
 
     /// Takes `text` for the main file and calls it `name`; files that it names are read.
     pub fn from_text(name: &str, text: &str, macros: &[(String, String)]) -> Sources {
-        Sources::follow(PathBuf::from(name), text.as_bytes().to_vec(), macros)
+        Sources::empty(Path::new(name), Path::new(""), macros).follow(text.as_bytes().to_vec())
     }
 
     /// Takes `text` for the main file and reads nothing.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn alone(text: &[u8]) -> Sources {
-        let main = PathBuf::from("smtpd.conf");
-        let mut sources = Sources::empty(main.clone(), &[]);
-        sources.insert(&main, text.to_vec());
+        let main = Path::new("smtpd.conf");
+        let mut sources = Sources::empty(main, Path::new(""), &[]);
+        sources.insert(main, text.to_vec());
         sources
     }
 
-    fn empty(main: PathBuf, macros: &[(String, String)]) -> Sources {
+    fn empty(main: &Path, dir: &Path, macros: &[(String, String)]) -> Sources {
         Sources {
-            main,
+            main: main.to_owned(),
+            dir: dir.to_owned(),
             files: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             macros: macros.to_vec(),
         }
     }
 
+    /// Where a file is that the text names.
+    pub fn path(&self, named: impl AsRef<Path>) -> PathBuf {
+        self.dir.join(named)
+    }
+
     /// Puts a file in, as if it had been read.
     pub fn insert(&mut self, path: &Path, bytes: Vec<u8>) {
-        self.unreadable.remove(path);
-        self.unreadable.remove(&database_name(path));
-        self.files.insert(path.to_owned(), bytes);
+        let path = self.path(path);
+        self.unreadable.remove(&path);
+        self.unreadable.remove(&database_name(&path));
+        self.files.insert(path, bytes);
     }
 
     /// The name of the main file.
@@ -82,10 +96,11 @@ impl Sources {
 
     /// The bytes of a file, or why there are none.
     pub fn file(&self, path: &Path) -> Result<&[u8], &str> {
-        if let Some(bytes) = self.files.get(path) {
+        let path = self.path(path);
+        if let Some(bytes) = self.files.get(&path) {
             return Ok(bytes);
         }
-        let reason = self.unreadable.get(path);
+        let reason = self.unreadable.get(&path);
         Err(reason.map_or("it was not read at the start", String::as_str))
     }
 
@@ -119,42 +134,42 @@ impl Sources {
     }
 
     /// Parses while it reads; complaints are left to `load`, which parses the same bytes again.
-    fn follow(main: PathBuf, text: Vec<u8>, macros: &[(String, String)]) -> Sources {
-        let mut sources = Sources::empty(main.clone(), macros);
+    fn follow(mut self, text: Vec<u8>) -> Sources {
         let mut unheard = Diagnostics::default();
+        let macros = self.macros.clone();
+        let main = self.main.clone();
         let mut fetch = |path: &str| {
             let path = Path::new(path);
-            sources.read(path, limits::TEXT_BYTES);
-            sources
-                .file(path)
-                .map(<[u8]>::to_vec)
-                .map_err(str::to_owned)
+            self.read(path, limits::TEXT_BYTES);
+            let file = self.file(path);
+            file.map(<[u8]>::to_vec).map_err(str::to_owned)
         };
         let name = main.display().to_string();
-        let ast = parse::parse(&name, &text, macros, &mut fetch, &mut unheard);
+        let ast = parse::parse(&name, &text, &macros, &mut fetch, &mut unheard);
         for path in files_named(&ast) {
-            sources.read(&path, limits::TABLE_BYTES);
+            self.read(&path, limits::TABLE_BYTES);
         }
         for path in databases_named(&ast) {
-            sources.try_database(&path);
+            self.try_database(&path);
         }
         for table in programs_named(&ast) {
-            sources.try_program(&table);
+            self.try_program(&table);
         }
-        sources.files.insert(main, text);
-        sources
+        self.files.insert(self.path(&main), text);
+        self
     }
 
-    fn read(&mut self, path: &Path, limit_bytes: u64) {
-        if self.files.contains_key(path) || self.unreadable.contains_key(path) {
+    fn read(&mut self, named: &Path, limit_bytes: u64) {
+        let path = self.path(named);
+        if self.files.contains_key(&path) || self.unreadable.contains_key(&path) {
             return;
         }
-        match open::read_plain(path, limit_bytes) {
+        match open::read_plain(&path, limit_bytes) {
             Ok(bytes) => {
-                self.files.insert(path.to_owned(), bytes);
+                self.files.insert(path, bytes);
             }
             Err(error) => {
-                self.unreadable.insert(path.to_owned(), strerror(&error));
+                self.unreadable.insert(path, strerror(&error));
             }
         }
     }
@@ -269,7 +284,7 @@ pub fn file_of_table(text: &str) -> Option<&str> {
     (matches!(backend, "file" | "static") && path.starts_with('/')).then_some(path)
 }
 
-wire! { struct Sources { main, macros, unreadable, files } }
+wire! { struct Sources { main, dir, macros, unreadable, files } }
 
 fn path_bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
@@ -295,19 +310,40 @@ mod tests {
         );
         std::fs::write(at("smtpd.conf"), text).unwrap();
 
-        let sources = Sources::collect(&at("smtpd.conf"), &[]).unwrap();
+        let here = Path::new("");
+        let sources = Sources::collect(&at("smtpd.conf"), here, &[]).unwrap();
         assert_eq!(sources.file(&at("aliases")), Ok(&b"root: bob\n"[..]));
         assert_eq!(
             sources.file(&at("gone.conf")),
             Err("No such file or directory")
         );
         assert_eq!(Sources::from_bytes(&sources.to_bytes()), Ok(sources));
-        let error = Sources::collect(&at("none"), &[]).unwrap_err();
+        let error = Sources::collect(&at("none"), here, &[]).unwrap_err();
         assert!(
             error[0]
                 .to_string()
                 .ends_with("none: cannot read it: No such file or directory")
         );
+    }
+
+    // smtpd.conf(5), include: a relative path is looked up from the directory of the start.
+    #[test]
+    fn relative_paths_start_from_the_directory_that_is_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("ca.pem"), "CERT").unwrap();
+        std::fs::write(at("more.conf"), "ca c cert \"ca.pem\"\n").unwrap();
+        let text = "include \"more.conf\"\nmatch reject\n";
+        std::fs::write(at("smtpd.conf"), text).unwrap();
+        let sources = Sources::collect(&at("smtpd.conf"), dir.path(), &[]).unwrap();
+        let defaults = crate::config::Defaults {
+            server_name: crate::util::Line::new("mx.example.org").unwrap(),
+            addresses: Vec::new(),
+        };
+        let loaded = crate::config::load(&sources, &defaults).unwrap();
+        assert_eq!(loaded.config.ca["c"], at("ca.pem"));
+        assert_eq!(sources.file(&at("ca.pem")), Ok(&b"CERT"[..]));
+        assert_eq!(loaded.files[1], "more.conf");
     }
 
     // smtpd.conf(5), table: a database must be there and be one.

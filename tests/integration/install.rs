@@ -314,8 +314,8 @@ to_the_daemon() {
 }
 "#;
 
-/// A daemon that a script of rc.d has started, which is no child of ours.
-struct Started<'d>(&'d Instance);
+/// A daemon in the background, which is no child of ours.
+pub struct Started<'d>(pub &'d Instance);
 
 impl Started<'_> {
     fn pid(&self) -> Option<u32> {
@@ -323,7 +323,7 @@ impl Started<'_> {
         text.trim().parse().ok()
     }
 
-    fn banner(&self) -> String {
+    pub fn banner(&self) -> String {
         let mut said = String::new();
         wait_for("a banner", || {
             let stream = std::net::TcpStream::connect(("127.0.0.1", self.0.port));

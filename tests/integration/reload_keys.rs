@@ -9,9 +9,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
+use crate::install::Started;
 use crate::support::tls_client::TlsClient;
 use crate::support::tls_host::{Authority, Certificate};
-use crate::support::{Instance, Setup, processes, wait_for};
+use crate::support::{Instance, Setup, processes, run, wait_for};
 
 const CONFIG: &str = "pki p cert \"$dir/p.crt\" key \"$dir/p.key\"\n\
                       listen on 127.0.0.1 port $port tls pki p\n\
@@ -59,19 +60,24 @@ fn key_processes(daemon: &Instance) -> Vec<u32> {
     all
 }
 
+/// A directory with the pair, its key for its owner alone.
+fn with_pair(certificate: &Certificate) -> TempDir {
+    let dir = TempDir::new().expect("a temporary directory");
+    write(dir.path(), certificate, certificate);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(dir.path().join("p.key"), mode).expect("chmod");
+    dir
+}
+
 #[test]
 fn new_certificates_and_keys_are_for_new_sessions_and_old_sessions_go_on() {
     let authority = Authority::new();
     let trust = trusting(&authority);
-    let dir = TempDir::new().expect("a temporary directory");
     let (old, new) = (
         authority.certify("mx.example.org"),
         authority.certify("mx.example.org"),
     );
-    write(dir.path(), &old, &old);
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    fs::set_permissions(dir.path().join("p.key"), mode).expect("chmod");
-    let daemon = Setup::new(CONFIG).start_in(dir);
+    let daemon = Setup::new(CONFIG).start_in(with_pair(&old));
     let secure = |client: TlsClient| {
         let mut client = client.secure(&trust, "mx.example.org").expect("TLS");
         client.ask("EHLO c.example.net");
@@ -131,4 +137,35 @@ fn new_certificates_and_keys_are_for_new_sessions_and_old_sessions_go_on() {
     mail(&mut open);
     daemon.wait_mail(5);
     daemon.wait_empty();
+}
+
+// smtpd.conf(5), include: a relative path is looked up from the directory that smtpd(8) was started
+// in. One in the background has left it.
+#[test]
+fn relative_paths_mean_the_same_when_a_daemon_in_the_background_reads_them_again() {
+    let certificate = Authority::new().certify("mx.example.org");
+    let daemon = Setup::new(
+        "include \"called.conf\"\n\
+         pki p cert \"p.crt\" key \"p.key\"\n\
+         listen on 127.0.0.1 port $port tls pki p hostname $called\n\
+         action \"in\" maildir \"$dir/mail\" virtual $all\n\
+         match from any for any action \"in\"\n",
+    )
+    .prepare_in(with_pair(&certificate));
+    let call_it = |name: &str| {
+        let text = format!("called = {name}\n");
+        fs::write(daemon.path().join("called.conf"), text).expect("a configuration file");
+    };
+    call_it("one.example.org");
+    let mut command = daemon.program("smtpd");
+    command.arg("-R").arg(daemon.path());
+    command.current_dir(daemon.path());
+    let started = Started(&daemon);
+    let done = run(command, b"");
+    assert!(done.status.success(), "{done:?}");
+    assert!(started.banner().starts_with("220 one.example.org "));
+    call_it("two.example.org");
+    let (done, said) = reload(&daemon);
+    assert!(done, "{said}");
+    assert!(started.banner().starts_with("220 two.example.org "));
 }

@@ -28,6 +28,8 @@ pub(super) struct Asked {
     pub(super) verbose: bool,
     pub(super) conf: Option<PathBuf>,
     pub(super) root: Option<PathBuf>,
+    /// The directory we were started in, which we may leave. Empty if it is gone.
+    pub(super) dir: PathBuf,
     pub(super) macros: Vec<(String, String)>,
     pub(super) pause: BTreeSet<String>,
     pub(super) traces: Vec<String>,
@@ -87,6 +89,7 @@ impl Asked {
             verbose: found.opt_present("v"),
             conf: last_path(&found, "f")?,
             root: last_path(&found, "R")?,
+            dir: std::env::current_dir().unwrap_or_default(),
             pause: found.opt_strs("P").into_iter().collect(),
             ..Asked::default()
         };

@@ -1,7 +1,5 @@
 //! `pki`, `ca`, `proc` and `srs`.
 
-use std::path::PathBuf;
-
 use crate::config::ast::{PkiOption, ProcOption, ProcOptionKind, Text};
 use crate::config::diagnostic::TokenPosition;
 use crate::config::model::{Dhe, OnFailure, Proc, Srs};
@@ -34,7 +32,8 @@ impl Checker<'_> {
         if self.certificate_name(name) {
             let key = name.value.to_ascii_lowercase();
             self.declared.ca.insert(key.clone(), name.at);
-            self.config.ca.insert(key, PathBuf::from(&file.value));
+            let file = self.sources.path(&file.value);
+            self.config.ca.insert(key, file);
         }
     }
 
@@ -46,8 +45,8 @@ impl Checker<'_> {
         let mut pki = self.config.pki.remove(&key).unwrap_or_default();
         for option in options {
             match option {
-                PkiOption::Cert(file) => pki.cert = Some(PathBuf::from(&file.value)),
-                PkiOption::Key(file) => pki.key = Some(PathBuf::from(&file.value)),
+                PkiOption::Cert(file) => pki.cert = Some(self.sources.path(&file.value)),
+                PkiOption::Key(file) => pki.key = Some(self.sources.path(&file.value)),
                 PkiOption::Dhe(params) => pki.dhe = self.dhe(params),
             }
         }
@@ -135,7 +134,7 @@ impl Checker<'_> {
                 ProcOptionKind::User => proc.user.replace(value).is_some(),
                 ProcOptionKind::Group => proc.group.replace(value).is_some(),
                 ProcOptionKind::Chroot => {
-                    let dir = PathBuf::from(&option.value.value);
+                    let dir = self.sources.path(&option.value.value);
                     proc.chroot.replace(dir).is_some()
                 }
                 ProcOptionKind::OnFailure => {

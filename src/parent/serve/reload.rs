@@ -254,7 +254,7 @@ mod tests {
         );
         std::fs::write(&conf, &text).unwrap();
         let handover = Handover {
-            sources: Sources::collect(&conf, &[]).unwrap(),
+            sources: Sources::collect(&conf, dir.path(), &[]).unwrap(),
             defaults: Defaults {
                 server_name: Line::new("mx.example.org").unwrap(),
                 addresses: Vec::new(),
