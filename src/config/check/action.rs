@@ -17,6 +17,7 @@ use crate::config::specifier::{self, Fault, Use};
 use crate::mail::MailAddr;
 use crate::util::Line;
 
+use super::pki::certificate_key;
 use super::table::{Service, Takes};
 use super::{Checker, did_you_mean, limits, line};
 
@@ -292,8 +293,14 @@ impl Checker<'_> {
             RelayKind::HeloSrc(table) => {
                 action.helo_src = self.relay_table(table, Takes::Map, "helo-source");
             }
-            RelayKind::Pki(name) => action.pki = self.known_pki(name),
-            RelayKind::Ca(name) => action.ca = self.known_ca(name),
+            RelayKind::Pki(name) => {
+                action.pki = Some(certificate_key(name));
+                self.relay_pki.push(name.clone());
+            }
+            RelayKind::Ca(name) => {
+                action.ca = Some(certificate_key(name));
+                self.relay_ca.push(name.clone());
+            }
             RelayKind::Ciphers(names) => action.ciphers = Some(line(names)),
             RelayKind::Protocols(names) => action.protocols = Some(line(names)),
             RelayKind::Src(table) => {

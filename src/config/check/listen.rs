@@ -12,7 +12,7 @@ use crate::config::model::{
 use crate::config::services;
 
 use super::table::{Service, Takes};
-use super::{Checker, did_you_mean, limits, line};
+use super::{Checker, limits, line};
 
 /// Options seen so far on one listener, by the word of the message about a second one.
 #[derive(Default)]
@@ -302,33 +302,5 @@ impl Checker<'_> {
             self.error(name.at, text);
             25
         })
-    }
-
-    /// The key of a declared pki entry.
-    pub(super) fn known_pki(&mut self, name: &Text) -> Option<String> {
-        let key = name.value.to_ascii_lowercase();
-        if self.declared.pki.contains_key(&key) {
-            self.used.pki.insert(key.clone());
-            return Some(key);
-        }
-        let known = self.declared.pki.keys().map(String::as_str);
-        let hint = did_you_mean(&name.value, known);
-        let text = format!("pki name not found: {}{hint}", name.value);
-        self.unknown(name, text);
-        None
-    }
-
-    /// The key of a declared ca entry.
-    pub(super) fn known_ca(&mut self, name: &Text) -> Option<String> {
-        let key = name.value.to_ascii_lowercase();
-        if self.declared.ca.contains_key(&key) {
-            self.used.ca.insert(key.clone());
-            return Some(key);
-        }
-        let known = self.declared.ca.keys().map(String::as_str);
-        let hint = did_you_mean(&name.value, known);
-        let text = format!("ca name not found: {}{hint}", name.value);
-        self.unknown(name, text);
-        None
     }
 }

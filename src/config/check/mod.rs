@@ -1,7 +1,8 @@
 //! From statements to the [`Config`]: names are looked up, tables are given their kinds, limits
 //! and exclusions are kept. Every complaint has a place; checking never stops at the first.
 //!
-//! Names must be declared before they are used, as smtpd.conf(5) has it.
+//! Names must be declared before they are used, as smtpd.conf(5) has it, but for the certificates of
+//! a relay, which may stand anywhere.
 
 mod action;
 mod filter;
@@ -44,6 +45,8 @@ pub fn check(
         declared: Declared::default(),
         used: Used::default(),
         anonymous: 0,
+        relay_pki: Vec::new(),
+        relay_ca: Vec::new(),
         broken: &ast.broken,
     };
     checker.builtin_tables(defaults);
@@ -52,6 +55,7 @@ pub fn check(
     }
     checker.config.srs = checker.declared.srs.finished();
     checker.whole_pairs();
+    checker.certificates_of_relays();
     checker.unused();
     checker.unreachable();
     if !checker.declared.any_rule && !checker.diagnostics.failed() {
@@ -98,6 +102,9 @@ struct Checker<'c> {
     declared: Declared,
     used: Used,
     anonymous: u32,
+    /// What actions name, looked up when everything has been declared.
+    relay_pki: Vec<Text>,
+    relay_ca: Vec<Text>,
     broken: &'c [String],
 }
 

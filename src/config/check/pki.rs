@@ -5,7 +5,7 @@ use crate::config::diagnostic::TokenPosition;
 use crate::config::model::{Dhe, OnFailure, Proc, Srs};
 use crate::util::Secret;
 
-use super::{Checker, limits, line};
+use super::{Checker, did_you_mean, limits, line};
 
 /// What the `srs` statements have said so far; without a key the others have no effect.
 #[derive(Default)]
@@ -27,10 +27,15 @@ impl SrsText {
     }
 }
 
+/// Under which key what a `pki` or `ca` declares is found.
+pub(super) fn certificate_key(name: &Text) -> String {
+    name.value.to_ascii_lowercase()
+}
+
 impl Checker<'_> {
     pub(super) fn ca(&mut self, name: &Text, file: &Text) {
         if self.certificate_name(name) {
-            let key = name.value.to_ascii_lowercase();
+            let key = certificate_key(name);
             self.declared.ca.insert(key.clone(), name.at);
             let file = self.sources.path(&file.value);
             self.config.ca.insert(key, file);
@@ -38,7 +43,7 @@ impl Checker<'_> {
     }
 
     pub(super) fn pki(&mut self, name: &Text, options: &[PkiOption]) {
-        let key = name.value.to_ascii_lowercase();
+        let key = certificate_key(name);
         if self.certificate_name(name) {
             self.declared.pki.entry(key.clone()).or_insert(name.at);
         }
@@ -90,6 +95,44 @@ impl Checker<'_> {
         }
         for (at, text) in missing {
             self.error(at, text);
+        }
+    }
+
+    /// The key of a declared pki entry.
+    pub(super) fn known_pki(&mut self, name: &Text) -> Option<String> {
+        let key = certificate_key(name);
+        if self.declared.pki.contains_key(&key) {
+            self.used.pki.insert(key.clone());
+            return Some(key);
+        }
+        let known = self.declared.pki.keys().map(String::as_str);
+        let hint = did_you_mean(&name.value, known);
+        let text = format!("pki name not found: {}{hint}", name.value);
+        self.unknown(name, text);
+        None
+    }
+
+    /// The key of a declared ca entry.
+    pub(super) fn known_ca(&mut self, name: &Text) -> Option<String> {
+        let key = certificate_key(name);
+        if self.declared.ca.contains_key(&key) {
+            self.used.ca.insert(key.clone());
+            return Some(key);
+        }
+        let known = self.declared.ca.keys().map(String::as_str);
+        let hint = did_you_mean(&name.value, known);
+        let text = format!("ca name not found: {}{hint}", name.value);
+        self.unknown(name, text);
+        None
+    }
+
+    /// Whether those that the actions name have been declared.
+    pub(super) fn certificates_of_relays(&mut self) {
+        for name in std::mem::take(&mut self.relay_pki) {
+            self.known_pki(&name);
+        }
+        for name in std::mem::take(&mut self.relay_ca) {
+            self.known_ca(&name);
         }
     }
 
