@@ -12,7 +12,7 @@ use super::ere;
 use super::relayhost::RelayHost;
 use super::specifier::{self, Fault};
 use super::table_text::Entries;
-use super::{Config, Method, Route, service};
+use super::{Config, How, Method, Route, service};
 
 /// What a table is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Use {
     Names,
     /// `domain` of an action.
     Routes,
-    /// A criterion with `regex`.
+    /// A criterion, of a rule or a filter, with `regex`.
     Expressions,
 }
 
@@ -60,9 +60,9 @@ pub fn uses(config: &Config, table: &str) -> Vec<Use> {
             }
         }
     }
-    for criterion in config.rules.iter().flat_map(|rule| &rule.criteria) {
-        if let Some(pattern) = criterion.test.pattern().filter(|pattern| pattern.regex) {
-            add(Some(&pattern.table), Use::Expressions);
+    for comparison in config.comparisons() {
+        if comparison.how == How::Expression {
+            add(Some(comparison.table), Use::Expressions);
         }
     }
     found
@@ -207,7 +207,8 @@ mod tests {
     fn every_use_of_a_table_is_seen() {
         let text = "table t { a = b }\naction l mbox alias <t> userbase <t>\n\
                     action r relay domain <t> auth <t> src <t> helo-src <t>\n\
-                    action v maildir virtual <t>\nmatch helo regex { \"a\" } action l\n";
+                    action v maildir virtual <t>\nmatch helo regex { \"a\" } action l\n\
+                    filter f phase helo match helo regex { \"b\" } reject \"550 no\"\n";
         let sources = super::super::Sources::from_text("t", text, &[]);
         let defaults = super::super::Defaults {
             server_name: crate::util::Line::new("mx.example.org").unwrap(),
@@ -216,5 +217,6 @@ mod tests {
         let config = super::super::load(&sources, &defaults).unwrap().config;
         assert_eq!(uses(&config, "t").len(), 7);
         assert_eq!(uses(&config, "<dynamic:0>"), [Use::Expressions]);
+        assert_eq!(uses(&config, "<dynamic:1>"), [Use::Expressions]);
     }
 }

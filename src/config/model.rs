@@ -1,5 +1,6 @@
 //! The configuration as the other rooms see it: checked, names resolved, defaults filled in.
 
+mod comparison;
 mod criterion;
 mod filter;
 mod listen;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::util::Line;
 
+pub use comparison::{Comparison, How};
 pub use filter::{BuiltIn, Condition, Decision, Filter, FilterName, OnFailure, Phase, Proc};
 pub use listen::{AuthNeed, ClientCertificate, ListenAuth, ListenTls, TlsMode};
 pub use relay::{MailFrom, RelayAction, RelayTls, Route};

@@ -61,15 +61,8 @@ pub fn decide(filter: &BuiltIn, facts: &Facts, tables: &Tables) -> Result<Decisi
 
 /// Whether asking it may take its time.
 pub fn may_wait(filter: &BuiltIn, tables: &Tables) -> bool {
-    match &filter.condition {
-        Condition::Fcrdns | Condition::Rdns(None) | Condition::Auth(None) => false,
-        Condition::Rdns(Some(pattern))
-        | Condition::Src(pattern)
-        | Condition::Helo(pattern)
-        | Condition::Auth(Some(pattern))
-        | Condition::MailFrom(pattern)
-        | Condition::RcptTo(pattern) => tables.may_wait(&pattern.table),
-    }
+    let compared = filter.condition.compared();
+    compared.is_some_and(|(pattern, _)| tables.may_wait(&pattern.table))
 }
 
 /// smtpd.conf(5), MAIL FILTERING.

@@ -37,7 +37,7 @@ use std::time::Instant;
 use crate::config::built_in;
 use crate::config::relayhost::RelayHost;
 use crate::config::{
-    Config, Criterion, Diagnostic, Position, Sources, Test, entries, limits, service,
+    Comparison, Config, Diagnostic, How, Position, Sources, entries, limits, service,
 };
 use crate::log::{self, Trace};
 use crate::mail::{MailAddr, Peer};
@@ -76,9 +76,6 @@ impl fmt::Display for TableError {
 
 impl std::error::Error for TableError {}
 
-/// A question to a table.
-type Ask = fn(&Tables, &str) -> Result<bool, TableError>;
-
 /// All tables of a configuration. Shared by every thread.
 pub struct Tables {
     by_name: BTreeMap<String, Table>,
@@ -111,8 +108,8 @@ impl Tables {
             errors = tables.prepare(config);
         }
         let criteria = config.rules.iter().flat_map(|rule| &rule.criteria);
-        let mut asked = criteria.filter_map(|criterion| criterion.test.pattern());
-        tables.rules_may_wait = asked.any(|pattern| tables.may_wait(&pattern.table));
+        let mut asked = criteria.filter_map(|criterion| criterion.test.compared());
+        tables.rules_may_wait = asked.any(|(pattern, _)| tables.may_wait(&pattern.table));
         if errors.is_empty() {
             Ok(tables)
         } else {
@@ -428,15 +425,15 @@ impl Tables {
         Ok(key.to_ascii_lowercase())
     }
 
-    /// Asks every question of the rules once, so that the first client does not wait for it and a
-    /// bad expression is seen at the start.
+    /// Asks every question of rules and filters once, so that the first client does not wait for it
+    /// and a bad expression is seen at the start.
     fn prepare(&self, config: &Config) -> Vec<Diagnostic> {
         let mut errors = Vec::new();
-        for rule in &config.rules {
-            for criterion in &rule.criteria {
-                if let Err(error) = self.ask_once(criterion) {
-                    errors.push(at(&rule.at, &error.text));
-                }
+        // Who needs some of the tables only loads only those.
+        for comparison in config.comparisons().filter(|found| self.has(found.table)) {
+            if let Err(error) = self.ask_once(&comparison) {
+                let place = comparison.at.cloned().unwrap_or_default();
+                errors.push(at(&place, &error.text));
             }
         }
         for name in [built_in::LOCAL_HOST, built_in::LOCAL_NAMES] {
@@ -450,28 +447,20 @@ impl Tables {
         errors
     }
 
-    fn ask_once(&self, criterion: &Criterion) -> Result<bool, TableError> {
-        let (pattern, ask): (_, Ask) = match &criterion.test {
-            Test::FromSrc(p) => (p, |t, name| t.netaddr(name, &Peer::Local)),
-            Test::FromRdns(Some(p)) | Test::ForDomain(p) | Test::Helo(p) => {
-                (p, |t, name| t.domain(name, ""))
-            }
-            Test::MailFrom(p) | Test::RcptTo(p) | Test::Auth(Some(p)) => {
-                (p, |t, name| t.mailaddr(name, &MailAddr::null()))
-            }
-            Test::Tag(p) => (p, |t, name| t.string(name, "")),
-            _ => return Ok(true),
-        };
-        if self.is_program(&pattern.table) {
+    fn ask_once(&self, comparison: &Comparison<'_>) -> Result<bool, TableError> {
+        let table = comparison.table;
+        if self.is_program(table) {
             return Ok(false);
         }
-        let answer = if pattern.regex {
-            self.regex(&pattern.table, "")
-        } else {
-            ask(self, &pattern.table)
+        let answer = match comparison.how {
+            How::Expression => self.regex(table, ""),
+            How::Network => self.netaddr(table, &Peer::Local),
+            How::Domain => self.domain(table, ""),
+            How::Address => self.mailaddr(table, &MailAddr::null()),
+            How::User | How::Tag => self.string(table, ""),
         };
         match answer {
-            Err(error) if self.may_come_back(&pattern.table) => {
+            Err(error) if self.may_come_back(table) => {
                 log::warn(format_args!("{error}"));
                 Ok(false)
             }

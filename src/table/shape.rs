@@ -1,7 +1,7 @@
 //! What a table has to be, by the use that is made of it.
 
 use crate::config::table_text::Shape;
-use crate::config::{Action, Config, Criterion, Method, Route, Test};
+use crate::config::{Action, Config, How, Method, Route};
 
 /// The shape that every use of a table wants; `None` without any, or when its keys will do.
 ///
@@ -11,7 +11,8 @@ pub fn of(config: &Config, table: &str) -> Option<Shape> {
     let mapping = config.actions.values().any(|action| maps(action, table))
         || config.listeners.iter().any(|listener| {
             let senders = listener.senders.as_ref().map(|senders| &senders.table);
-            [listener.hostnames.as_ref(), senders]
+            let auth = listener.auth.as_ref().and_then(|auth| auth.table.as_ref());
+            [listener.hostnames.as_ref(), senders, auth]
                 .iter()
                 .flatten()
                 .any(|name| *name == table)
@@ -19,10 +20,8 @@ pub fn of(config: &Config, table: &str) -> Option<Shape> {
     if mapping {
         return Some(Shape::Map);
     }
-    let criteria = config.rules.iter().flat_map(|rule| &rule.criteria);
-    let list = criteria
-        .into_iter()
-        .any(|criterion| lists(criterion, table))
+    let compared = config.comparisons().filter(|found| found.table == table);
+    let list = compared.map(|found| found.how).any(How::takes_list)
         || config.actions.values().any(|action| match &action.method {
             Method::Relay(relay) => relay.route == Route::Host(table.to_owned()),
             Method::Local(_) => false,
@@ -44,22 +43,4 @@ fn maps(action: &Action, table: &str) -> bool {
     };
     names.push(&domain);
     names.into_iter().flatten().any(|name| name == table)
-}
-
-fn lists(criterion: &Criterion, table: &str) -> bool {
-    let pattern = match &criterion.test {
-        Test::FromSrc(pattern)
-        | Test::FromRdns(Some(pattern))
-        | Test::ForDomain(pattern)
-        | Test::Helo(pattern)
-        | Test::Tag(pattern) => pattern,
-        // Keys of a mapping will do here.
-        Test::MailFrom(pattern) | Test::RcptTo(pattern) | Test::Auth(Some(pattern))
-            if pattern.regex =>
-        {
-            pattern
-        }
-        _ => return false,
-    };
-    pattern.table == table
 }

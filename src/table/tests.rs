@@ -334,24 +334,33 @@ fn a_file_is_read_again_and_a_broken_one_changes_nothing() {
 fn an_empty_file_becomes_what_is_wanted_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    for name in ["nets", "names", "free"] {
+    let lists = ["nets", "blocked", "proxies", "exempt"];
+    let mappings = ["names", "passwords"];
+    let mut text = String::new();
+    for name in lists.iter().chain(&mappings).chain(&["free"]) {
         fs::write(at(name), "# nothing yet\n").unwrap();
+        text.push_str(&format!("table {name} file:{}\n", at(name)));
     }
-    let text = format!(
-        "table nets file:{}\ntable names file:{}\ntable free file:{}\n\
+    text.push_str(
+        "filter f phase connect match src <blocked> disconnect \"550 no\"\n\
+         listen on lo port 25 proxy-v2 from <proxies>\n\
+         smtp limit bypass <exempt>\n\
+         pki p cert \"/c\" key \"/k\"\n\
+         listen on lo port 587 tls pki p auth <passwords>\n\
          action b mbox alias <names>\nmatch from src <nets> for any action b",
-        at("nets"),
-        at("names"),
-        at("free"),
     );
     let tables = tables(&text);
     assert_eq!(tables.alias("names", "root"), Ok(None));
-    fs::write(at("nets"), "2001:db8::/32\n").unwrap();
-    assert_eq!(tables.update("nets"), Ok(()));
     let peer = Peer::parse("[2001:db8::1]").unwrap();
-    assert_eq!(tables.netaddr("nets", &peer), Ok(true));
-    fs::write(at("names"), "root\n").unwrap();
-    assert!(tables.update("names").is_err());
+    for name in lists {
+        fs::write(at(name), "2001:db8::/32\n").unwrap();
+        assert_eq!(tables.update(name), Ok(()));
+        assert_eq!(tables.netaddr(name, &peer), Ok(true), "{name}");
+    }
+    for name in mappings {
+        fs::write(at(name), "root\n").unwrap();
+        assert!(tables.update(name).is_err(), "{name}");
+    }
     fs::write(at("free"), "a b\n").unwrap();
     assert_eq!(tables.update("free"), Ok(()));
     assert_eq!(tables.string("free", "a"), Ok(true));

@@ -1,33 +1,8 @@
-//! What a criterion compares with, and criteria as words, for whoever asks why a rule has held or
-//! not.
+//! Criteria as words, for whoever asks why a rule has held or not.
 
 use std::fmt;
 
 use super::{Criterion, Pattern, Test};
-
-impl Test {
-    /// The table that something is compared with, if there is one.
-    pub fn pattern(&self) -> Option<&Pattern> {
-        match self {
-            Test::Tag(p)
-            | Test::FromSrc(p)
-            | Test::FromRdns(Some(p))
-            | Test::ForDomain(p)
-            | Test::Helo(p)
-            | Test::Auth(Some(p))
-            | Test::MailFrom(p)
-            | Test::RcptTo(p) => Some(p),
-            Test::FromAny
-            | Test::FromLocal
-            | Test::FromSocket
-            | Test::FromRdns(None)
-            | Test::ForAny
-            | Test::ForLocal
-            | Test::Auth(None)
-            | Test::Tls => None,
-        }
-    }
-}
 
 /// As in smtpd.conf(5), with the table it looks at.
 impl fmt::Display for Criterion {
