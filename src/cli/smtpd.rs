@@ -5,6 +5,7 @@ mod asked;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::config::{self, Config, Defaults, Diagnostic, Loaded, Paths, Sources, files};
@@ -14,14 +15,15 @@ use crate::engine;
 use crate::expansion::Context;
 use crate::explain;
 use crate::log::{self, Writer};
-use crate::mail::Supposed;
+use crate::mail::{Peer, Supposed};
 use crate::mda;
 use crate::parent::{self, Options, OwnForwards, built_in};
 use crate::privsep::identity::Rights;
 use crate::privsep::keys::KEY_MAX;
 use crate::privsep::{ChildJob, Handover};
 use crate::queue::fs::layout;
-use crate::sys::{exe, net, open, process, unix_connect, user};
+use crate::sys::net::{self, InterfaceAddr};
+use crate::sys::{exe, open, process, unix_connect, user};
 use crate::table::Tables;
 use crate::table::include::Disk;
 use crate::tls::certificate;
@@ -72,7 +74,7 @@ impl Asked {
     fn handover(&self, paths: &Paths) -> Result<Handover, Vec<String>> {
         let found = config::server_name(&paths.mailname);
         let addresses = net::interface_addrs().unwrap_or_default();
-        let addresses = addresses.iter().map(|found| found.addr.ip()).collect();
+        let addresses = addresses.iter().map(as_peer).collect();
         if self.conf.is_none() && self.root.is_some() && !paths.conf.exists() {
             let full = found.ok().filter(|name| name.contains('.'));
             let server_name = full.unwrap_or_else(|| Line::sanitize(b"localhost"));
@@ -128,6 +130,17 @@ impl Asked {
             _ => {}
         }
         owners
+    }
+}
+
+/// This host, as a connection from one of its own addresses shows it.
+fn as_peer(own: &InterfaceAddr) -> Peer {
+    match own.addr {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => Peer::Inet {
+            addr: own.addr.ip(),
+            scope: Some(own.interface.as_str().into()),
+        },
+        _ => Peer::inet(own.addr.ip()),
     }
 }
 

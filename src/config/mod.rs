@@ -34,9 +34,9 @@ mod tests;
 mod values;
 mod words;
 
-use std::net::IpAddr;
 use std::path::Path;
 
+use crate::mail::Peer;
 use crate::util::Line;
 
 pub use diagnostic::Diagnostic;
@@ -55,8 +55,9 @@ use diagnostic::Diagnostics;
 pub struct Defaults {
     /// See [`server_name`].
     pub server_name: Line,
-    /// The addresses of all interfaces, for what counts as local.
-    pub addresses: Vec<IpAddr>,
+    /// The addresses of all interfaces, for what counts as local: as a connection from them to us
+    /// has them, link-local ones with their zone.
+    pub addresses: Vec<Peer>,
 }
 
 /// A configuration without errors, and what is odd about it.

@@ -1,9 +1,9 @@
 //! The language as a whole: lexer tables, what the model holds, and what must hold for any text.
 
 use std::fs;
-use std::net::IpAddr;
 use std::path::Path;
 
+use crate::mail::Peer;
 use crate::util::Line;
 
 use super::diagnostic::Diagnostics;
@@ -18,10 +18,10 @@ mod model;
 mod random;
 
 fn defaults() -> Defaults {
-    let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+    let addr = |text: &str| Peer::parse(text).unwrap();
     Defaults {
         server_name: Line::new("mx.example.org").unwrap(),
-        addresses: vec![addr("127.0.0.1"), addr("::1"), addr("192.0.2.1")],
+        addresses: vec![addr("127.0.0.1"), addr("[::1]"), addr("192.0.2.1")],
     }
 }
 

@@ -6,7 +6,6 @@ mod forwards;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::{Config, Defaults, Method, Sources, load};
@@ -144,7 +143,7 @@ impl Bench {
         let sources = Sources::from_text("t", text, &[]);
         let defaults = Defaults {
             server_name: Line::new("mx.example.org").unwrap(),
-            addresses: vec!["127.0.0.1".parse::<IpAddr>().unwrap()],
+            addresses: vec![Peer::parse("127.0.0.1").unwrap()],
         };
         let mut config = load(&sources, &defaults).unwrap().config;
         // The language of this version has no relay.

@@ -1,7 +1,6 @@
 //! Pages: what is printed for a configuration and a recipient.
 
 use std::io::{self, Seek, Write};
-use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::{Config, Defaults, Method, Sources, load};
@@ -65,7 +64,7 @@ fn world_of(text: &str) -> (Config, Tables) {
     let sources = Sources::from_text("t", text, &[]);
     let defaults = Defaults {
         server_name: line("mx.example.org"),
-        addresses: vec!["127.0.0.1".parse::<IpAddr>().unwrap()],
+        addresses: vec![Peer::parse("127.0.0.1").unwrap()],
     };
     let config = load(&sources, &defaults).unwrap().config;
     let tables = Tables::load(&config, &sources).unwrap();

@@ -1,12 +1,13 @@
 //! Files: what administrators, users and the disk hand us.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::cli::sendmail::offline as stored;
 use crate::config::specifier::{self, Values};
 use crate::config::table_text::{Entries, Shape};
 use crate::config::{self, Defaults, Sources};
-use crate::mail::{EvpId, MailAddr};
+use crate::mail::{EvpId, MailAddr, Peer};
 use crate::queue::coding::{Coding, Key, Name};
 use crate::queue::envelope_file;
 use crate::rfc5322::{address_list, fields};
@@ -19,7 +20,7 @@ use super::{halves, text_of};
 pub(super) fn defaults() -> Defaults {
     Defaults {
         server_name: Line::sanitize(b"mx.example.org"),
-        addresses: vec![std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)],
+        addresses: vec![Peer::inet(Ipv4Addr::LOCALHOST.into())],
     }
 }
 

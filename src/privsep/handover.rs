@@ -58,6 +58,7 @@ wire! { struct Defaults { server_name, addresses } }
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Peer;
     use crate::util::Line;
 
     #[test]
@@ -66,7 +67,9 @@ mod tests {
             sources: Sources::from_text("x", "listen on 127.0.0.1 port 2525\n", &[]),
             defaults: Defaults {
                 server_name: Line::new("mx.example.org").unwrap(),
-                addresses: vec!["127.0.0.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+                addresses: ["127.0.0.1", "[fe80::1%lo0]"]
+                    .map(|text| Peer::parse(text).unwrap())
+                    .to_vec(),
             },
         };
         let bytes = handover.encode().unwrap();

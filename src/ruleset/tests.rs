@@ -1,7 +1,5 @@
 //! Which rule takes what, as data.
 
-use std::net::IpAddr;
-
 use crate::config::{Config, Defaults, Position, Sources, load};
 use crate::mail::samples::line;
 use crate::mail::{Facts, MailAddr, Peer};
@@ -27,10 +25,9 @@ action b mbox
     let sources = Sources::from_text("t", &text, &[]);
     let defaults = Defaults {
         server_name: Line::new("mx.example.org").unwrap(),
-        addresses: vec![
-            "127.0.0.1".parse::<IpAddr>().unwrap(),
-            "::1".parse().unwrap(),
-        ],
+        addresses: ["127.0.0.1", "[::1]", "[fe80::1%lo0]"]
+            .map(|text| Peer::parse(text).unwrap())
+            .to_vec(),
     };
     let config = load(&sources, &defaults).unwrap().config;
     let tables = Tables::load(&config, &sources).unwrap();
@@ -97,6 +94,8 @@ const STORIES: &[(&str, &str, bool)] = &[
     ("", "src=127.0.0.1", true),
     ("", "src=local", true),
     ("", "src=[::1]", true),
+    ("", "src=[fe80::1%lo0]", true),
+    ("", "src=[fe80::1%em0]", false),
     ("", "", false),
     ("", "src=local to=bob@other.org", false),
     ("auth", "user=bob", false),
@@ -111,6 +110,7 @@ const STORIES: &[(&str, &str, bool)] = &[
     ("for local", "src=local to=a@[127.0.0.1]", true),
     ("for local", "src=local to=a@[::1]", true),
     ("for local", "src=local to=a@[IPv6:::1]", true),
+    ("for local", "src=local to=a@[IPv6:fe80::1]", true),
     ("!for local", "src=local to=a@b", true),
     ("for domain b.org", "src=local to=a@B.org", true),
     ("for domain \"*.b.org\"", "src=local to=a@x.b.org", true),

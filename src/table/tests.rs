@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Cursor;
-use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::{Config, Defaults, Sources, load};
@@ -16,7 +15,7 @@ mod programs;
 fn defaults() -> Defaults {
     Defaults {
         server_name: Line::new("mx.example.org").unwrap(),
-        addresses: vec!["127.0.0.1".parse::<IpAddr>().unwrap()],
+        addresses: vec![Peer::parse("127.0.0.1").unwrap()],
     }
 }
 

@@ -10,6 +10,7 @@ use crate::config::model::{ProgramPath, TableName, TableProgram, TableSource};
 use crate::config::sources::file_of_table;
 use crate::config::table_text::{Entries, Shape};
 use crate::config::{Defaults, built_in, limits};
+use crate::mail::Peer;
 
 use super::{Checker, did_you_mean};
 
@@ -86,16 +87,18 @@ impl Checker<'_> {
         if let Some((short, _)) = defaults.server_name.split_once('.') {
             names.push(short.to_owned());
         }
-        for addr in &defaults.addresses {
-            match addr {
-                IpAddr::V4(v4) => {
-                    hosts.push(v4.to_string());
-                    names.extend([v4.to_string(), format!("[{v4}]")]);
-                }
-                IpAddr::V6(v6) => {
-                    hosts.push(format!("[{v6}]"));
-                    names.extend([format!("[{v6}]"), format!("[IPv6:{v6}]")]);
-                }
+        for own in &defaults.addresses {
+            hosts.push(own.to_string());
+            match own {
+                Peer::Inet {
+                    addr: IpAddr::V4(v4),
+                    ..
+                } => names.extend([v4.to_string(), format!("[{v4}]")]),
+                Peer::Inet {
+                    addr: IpAddr::V6(v6),
+                    ..
+                } => names.extend([format!("[{v6}]"), format!("[IPv6:{v6}]")]),
+                Peer::Local => {}
             }
         }
         self.builtin(built_in::LOCAL_HOST, hosts);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::built_in::LOCAL_HOST;
 use crate::config::{Config, Method, MtaLimits, RelayAction, Route, TableSource};
 use crate::filter::Filters;
-use crate::mail::literal;
+use crate::mail::Peer;
 use crate::table::Snapshot;
 
 use super::mx::Own;
@@ -75,10 +75,13 @@ impl Configured {
     pub fn own(&self) -> Own {
         // The rules' table of all addresses of the interfaces, as they were when it was made.
         let interfaces: Vec<IpAddr> = match self.config().tables.get(LOCAL_HOST) {
-            Some(TableSource::List(entries)) => entries
-                .iter()
-                .filter_map(|e| literal::parse_or_bare(e))
-                .collect(),
+            Some(TableSource::List(entries)) => {
+                let address = |entry: &String| match Peer::parse(entry)? {
+                    Peer::Inet { addr, .. } => Some(addr),
+                    Peer::Local => None,
+                };
+                entries.iter().filter_map(address).collect()
+            }
             _ => Vec::new(),
         };
         Own::new(&interfaces, &self.bound).called(&self.config().server_name)

@@ -10,7 +10,7 @@ use crate::deliver::relay::Configured;
 use crate::deliver::relay::secure::Connectors;
 use crate::dns::{Answer, Confirmed, DnsError, DnsResult, Kind, Mx, Reverse};
 use crate::mail::samples::{self, line};
-use crate::mail::{Kind as EnvelopeKind, MsgId, Outcome, Status};
+use crate::mail::{Kind as EnvelopeKind, MsgId, Outcome, Peer, Status};
 use crate::table::Snapshot;
 use crate::util::dice::Dice;
 
@@ -65,7 +65,7 @@ fn configured(version: u64, conf: &str) -> Arc<Configured> {
     let sources = Sources::from_text("smtpd.conf", &text, &[]);
     let defaults = Defaults {
         server_name: line("mx.example.org"),
-        addresses: vec!["192.0.2.9".parse().unwrap()],
+        addresses: vec![Peer::parse("192.0.2.9").unwrap()],
     };
     let loaded = config::load(&sources, &defaults).unwrap_or_else(|bad| panic!("{bad:?}"));
     let snapshot = Snapshot::load(version, loaded.config, &sources);
