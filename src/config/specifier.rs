@@ -5,9 +5,9 @@
 //! configured directory, a command (`mda::shell`) so that the shell reads only the former.
 //! [`check`] says beforehand what could only fail.
 //!
-//! It differs from OpenBSD's smtpd in three places: a range and modifiers may be combined; the
+//! It differs from OpenBSD's smtpd in four places: a range and modifiers may be combined; the
 //! characters `"` `\` `;` `<` `>` `(` `)`, blanks and control characters are replaced as well;
-//! in a path a value cannot bring in a `/`.
+//! in a path a value cannot bring in a `/`; and no shell reads a path.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -96,6 +96,9 @@ pub enum Fault {
 
 /// Whether `template` can be expanded for some envelope, and means what it seems to.
 pub fn check(template: &str, place: Use) -> Result<(), Fault> {
+    if let (Use::Path, Some(why)) = (place, for_a_shell(template)) {
+        return Err(Fault::Fatal(why));
+    }
     let mut wraps = false;
     let mut rest = template;
     while let Some(at) = rest.find('%') {
@@ -140,6 +143,39 @@ pub fn check(template: &str, place: Use) -> Result<(), Fault> {
         )),
         _ => Ok(()),
     }
+}
+
+/// What a shell would replace, and ours does not: everybody's mail would go to one path.
+fn for_a_shell(template: &str) -> Option<String> {
+    let starts = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '{' | '(');
+    let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for (at, mark) in template.match_indices(['$', '`']) {
+        let after = template.get(at + 1..).unwrap_or_default();
+        if mark == "`" {
+            return Some("a command in backquotes is not run: no shell reads this".to_owned());
+        }
+        if !after.starts_with(starts) {
+            continue;
+        }
+        let name = after.strip_prefix('{').unwrap_or(after);
+        let name = name.split(|c: char| !in_name(c)).next().unwrap_or_default();
+        let meant = match name {
+            "" => "",
+            "DOMAIN" => "; did you mean \"%{rcpt.domain}\"?",
+            "LOCAL" => "; did you mean \"%{rcpt.user}\"?",
+            "USER" | "LOGNAME" => "; did you mean \"%{user.username}\"?",
+            "HOME" => "; did you mean \"~/\" or \"%{user.directory}\"?",
+            "SENDER" => "; did you mean \"%{sender}\"?",
+            "RECIPIENT" => "; did you mean \"%{dest}\"?",
+            "ORIGINAL_RECIPIENT" => "; did you mean \"%{rcpt}\"?",
+            "EXTENSION" => "; a sub-address chooses a folder of a maildir by itself",
+            _ => "; macros are replaced outside of quotes only",
+        };
+        return Some(format!(
+            "\"${name}\" is not replaced: no shell reads this{meant}"
+        ));
+    }
+    None
 }
 
 /// Expands `template`. An unterminated `%{` leaves it unexpanded as a whole.

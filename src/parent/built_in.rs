@@ -105,7 +105,7 @@ fn sendmail(paths: &Paths) -> Option<PathBuf> {
 /// is.
 fn quotable(path: &Path) -> Option<&str> {
     let text = path.to_str()?;
-    let plain = |c: char| !c.is_control() && !"\"\\%".contains(c);
+    let plain = |c: char| !c.is_control() && !"\"\\%$`".contains(c);
     text.chars().all(plain).then_some(text)
 }
 
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_root_that_the_text_cannot_name_is_refused() {
-        for odd in ["/a\"b", "/a\\b", "/%{user.username}", "/a\nb"] {
+        for odd in ["/a\"b", "/a$b", "/a\\b", "/%{user.username}", "/a\nb"] {
             let error = load(odd, &[]).map(drop).unwrap_err();
             assert!(error.contains("write a smtpd.conf"), "{error}");
         }

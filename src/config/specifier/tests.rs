@@ -169,6 +169,27 @@ fn what_can_only_fail_is_known_beforehand() {
     }
 }
 
+// smtpd.conf(5), DIFFERENCES: OpenSMTPD hands a path to a shell, and `$LOCAL` was each user's.
+#[test]
+fn what_a_shell_would_replace_in_a_path_is_refused() {
+    for (path, why) in [
+        ("/v/$DOMAIN/$LOCAL", "\"$DOMAIN\" is not replaced"),
+        ("/v/${LOCAL}", "did you mean \"%{rcpt.user}\"?"),
+        ("/v/${USER:-x}", "did you mean \"%{user.username}\"?"),
+        ("$HOME/Mail", "did you mean \"~/\""),
+        ("/v/$domain", "macros are replaced outside of quotes"),
+        ("/v/$(date +%Y)", "\"$\" is not replaced"),
+        ("/v/`date +%Y`", "a command in backquotes is not run"),
+    ] {
+        match check(path, Use::Path) {
+            Err(Fault::Fatal(text)) => assert!(text.contains(why), "{path}: {text}"),
+            other => panic!("{path}: {other:?}"),
+        }
+        assert!(!matches!(check(path, Use::Command), Err(Fault::Fatal(_))));
+    }
+    assert_eq!(check("/a$/$1/%{dest.user}$", Use::Path), Ok(()));
+}
+
 #[test]
 fn no_value_leaves_the_directory_the_path_is_configured_for() {
     // RFC 5321 §4.1.2: `/` and `..` are good local parts. In a path they stay one component.
