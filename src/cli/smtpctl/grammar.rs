@@ -10,7 +10,7 @@ use crate::control::Which;
 use crate::control::message::{Listing, Subsystem};
 use crate::mail::{EvpId, MsgId, Supposed};
 
-use super::selection::{self, Selection};
+use super::selection::{self, Purpose, Selection};
 
 /// A command line that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,19 +84,19 @@ impl Verb {
         !matches!(self, Verb::Encrypt | Verb::SpfWalk | Verb::TraceMessage)
     }
 
-    /// Whether a selection of envelopes may follow.
-    fn selects(self) -> bool {
-        matches!(
-            self,
-            Verb::ShowQueue
-                | Verb::Remove
-                | Verb::Schedule
-                | Verb::PauseEnvelope
-                | Verb::ResumeEnvelope
-                | Verb::Hold
-                | Verb::Release
-                | Verb::Requeue
-        )
+    /// What a selection of envelopes is for, if one may follow.
+    fn selects(self) -> Option<Purpose> {
+        match self {
+            Verb::ShowQueue => Some(Purpose::Show),
+            Verb::Remove
+            | Verb::Schedule
+            | Verb::PauseEnvelope
+            | Verb::ResumeEnvelope
+            | Verb::Hold
+            | Verb::Release
+            | Verb::Requeue => Some(Purpose::Act),
+            _ => None,
+        }
     }
 }
 
@@ -162,10 +162,11 @@ pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
     let mut said: Vec<&str> = Vec::new();
     let mut args = Vec::new();
     for (at, word) in words.iter().enumerate() {
-        if let Some(verb) = selecting(&candidates)
-            && Selection::begins(word)
+        if let Some((verb, purpose)) = selecting(&candidates)
+            && Selection::begins(word, purpose)
         {
-            return select(verb, args, &said, words.get(at..).unwrap_or_default());
+            let words = words.get(at..).unwrap_or_default();
+            return select((verb, purpose), args, &said, words);
         }
         if let Some(arg) = one_more(&candidates, &args, word) {
             said.push(word);
@@ -205,23 +206,24 @@ pub fn parse(words: &[String]) -> Result<Command, Misunderstood> {
 }
 
 /// The command whose words have all been said, if a selection may follow it.
-fn selecting(candidates: &[Candidate]) -> Option<Verb> {
+fn selecting(candidates: &[Candidate]) -> Option<(Verb, Purpose)> {
     let verb = candidates.first()?.verb;
+    let purpose = verb.selects()?;
     let is_said = |candidate: &Candidate| match candidate.left.last() {
         Some(next) => next.starts_with('<') || ["all", "summary"].contains(next),
         None => true,
     };
-    (verb.selects() && candidates.iter().all(is_said)).then_some(verb)
+    candidates.iter().all(is_said).then_some((verb, purpose))
 }
 
 fn select(
-    verb: Verb,
+    (verb, purpose): (Verb, Purpose),
     args: Vec<Arg>,
     said: &[&str],
     words: &[String],
 ) -> Result<Command, Misunderstood> {
     let ids = args.iter().filter_map(Arg::which).collect();
-    match Selection::parse(ids, words) {
+    match Selection::parse(ids, words, purpose) {
         Ok(selection) => Ok(Command {
             verb,
             args,

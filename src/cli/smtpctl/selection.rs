@@ -29,6 +29,15 @@ pub enum Form {
     Human,
 }
 
+/// What is done with the selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// They are shown, in one form or another.
+    Show,
+    /// Something is done to them: a word about a form, which says nothing of which, is a mistake.
+    Act,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Condition {
     Sender(String),
@@ -81,9 +90,10 @@ impl Selection {
     }
 
     /// Whether this word is of a selection and of nothing else.
-    pub fn begins(word: &str) -> bool {
-        let known = WORDS.iter().filter_map(|known| known.split(' ').next());
-        known.chain(["-j", "-H"]).any(|known| known == word)
+    pub fn begins(word: &str, purpose: Purpose) -> bool {
+        let mut known = WORDS.iter().filter_map(|known| known.split(' ').next());
+        let is_form = purpose == Purpose::Show && ["-j", "-H"].contains(&word);
+        is_form || known.any(|known| known == word)
     }
 
     /// Reads one that goes on from `ids`. An error is what is possible in place of the word at its
@@ -91,6 +101,7 @@ impl Selection {
     pub fn parse(
         ids: Vec<Which>,
         words: &[String],
+        purpose: Purpose,
     ) -> Result<Selection, (usize, Vec<&'static str>)> {
         let mut selection = Selection::of(ids);
         let mut at = 0;
@@ -98,8 +109,8 @@ impl Selection {
             let misfit = |possible: Vec<&'static str>, at| Err((at, possible));
             match word.as_str() {
                 "-n" => selection.is_trial = true,
-                "-j" => selection.form = Form::Json,
-                "-H" => selection.form = Form::Human,
+                "-j" if purpose == Purpose::Show => selection.form = Form::Json,
+                "-H" if purpose == Purpose::Show => selection.form = Form::Human,
                 "all" => {}
                 word => {
                     if let Some(which) = id(word) {
@@ -255,7 +266,7 @@ mod tests {
 
     fn parse(line: &str) -> Result<Selection, (usize, Vec<&'static str>)> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        Selection::parse(Vec::new(), &words)
+        Selection::parse(Vec::new(), &words, Purpose::Show)
     }
 
     #[test]

@@ -129,6 +129,36 @@ fn arguments_are_tried_before_prefixes_and_carry_their_type() {
 }
 
 #[test]
+fn a_word_about_the_form_selects_nothing_to_act_on() {
+    // smtpctl(8), SELECTIONS: `-j` and `-H` are for show queue.
+    for verb in [
+        "remove",
+        "requeue",
+        "hold",
+        "release",
+        "schedule",
+        "pause envelope",
+        "resume envelope",
+    ] {
+        for form in ["-j", "-H"] {
+            let bad = complaint(&format!("{verb} {form}"));
+            assert!(bad.contains(&format!("{verb} all\n")), "{bad}");
+            assert!(bad.ends_with(&format!("{verb} -n\n")), "{bad}");
+            for line in ["-n", "sender a@x.org", "all", "1a2b3c4d"] {
+                assert!(read(&format!("{verb} {line} {form}")).is_err(), "{line}");
+            }
+        }
+        assert!(read(verb).is_err());
+        assert!(read(&format!("{verb} all")).is_ok());
+        let trial = read(&format!("{verb} -n")).unwrap();
+        assert!(trial.selected().is_trial);
+    }
+    for line in ["show queue -j", "show queue -H sender a@x.org"] {
+        assert_eq!(verb(line), Verb::ShowQueue);
+    }
+}
+
+#[test]
 fn a_line_that_is_not_understood_is_answered_with_what_could_follow() {
     // smtpctl(8): `possibilities are:`, all continuations at the place that was reached.
     assert_eq!(
