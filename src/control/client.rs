@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::mail::{EvpId, MsgId};
@@ -19,6 +19,8 @@ use super::message::{Answer, Ask, BadFrame, Listed, decode_answer, encode_ask, f
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
+    /// Where the daemon is found again.
+    path: Option<PathBuf>,
 }
 
 /// Why there was no answer.
@@ -49,7 +51,10 @@ impl Client {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::Down,
             _ => Error::Connect(error),
         })?;
-        Client::over(stream)
+        Ok(Client {
+            path: Some(path.to_owned()),
+            ..Client::over(stream)?
+        })
     }
 
     /// A client on a connected stream.
@@ -58,7 +63,7 @@ impl Client {
             .set_read_timeout(Some(ANSWER_TIMEOUT))
             .and_then(|()| stream.set_write_timeout(Some(ANSWER_TIMEOUT)))
             .map_err(Error::Connect)?;
-        Ok(Client { stream })
+        Ok(Client { stream, path: None })
     }
 
     /// Asks, and waits for the answer.
@@ -72,6 +77,19 @@ impl Client {
         let mut body = vec![0; length];
         self.read(&mut body)?;
         decode_answer(&body).map_err(Error::Bad)
+    }
+
+    /// The same for a question that may be asked twice, by one more connection if the daemon has
+    /// hung up: it does when it was asked nothing for minutes.
+    fn ask_still(&mut self, ask: &Ask) -> Result<Answer, Error> {
+        match self.ask(ask) {
+            Err(error) if error.is_hangup() => {
+                let path = self.path.as_ref().ok_or(error)?;
+                *self = Client::connect(path)?;
+                self.ask(ask)
+            }
+            answer => answer,
+        }
     }
 
     /// The lines of `show queue`, in order of their ids, fetched as they are wanted.
@@ -134,7 +152,7 @@ impl Pages<'_> {
             after: self.after,
             only: self.only,
         };
-        match self.client.ask(&ask)? {
+        match self.client.ask_still(&ask)? {
             Answer::Envelopes(list) => {
                 // Ids that do not rise would keep us asking for ever.
                 let rising = list.iter().try_fold(self.after, |last, listed| {
@@ -175,6 +193,19 @@ impl Iterator for Pages<'_> {
         match page {
             Ok(page) if page.is_empty() => None,
             page => Some(page),
+        }
+    }
+}
+
+impl Error {
+    fn is_hangup(&self) -> bool {
+        match self {
+            Error::Closed => true,
+            Error::Write(error) => matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            ),
+            _ => false,
         }
     }
 }
@@ -281,6 +312,37 @@ mod tests {
         assert_eq!(all, [one, two.clone(), three.clone()]);
         let afters = [None, Some(two.id), Some(three.id)];
         let asked: Vec<Ask> = afters.map(|after| Ask::List { after, only: None }).to_vec();
+        assert_eq!(daemon.join().unwrap(), asked);
+    }
+
+    #[test]
+    fn a_list_goes_on_where_it_was_when_the_daemon_hangs_up() {
+        // smtpctl(8), show queue: whoever pages through it slowly gets all of it.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let lines = ["0000000100000001", "0000000100000002"].map(listed);
+        let pages = [vec![lines[0].clone()], vec![lines[1].clone()]];
+        let daemon = thread::spawn(move || {
+            let asked = pages.map(|page| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let ask = read_ask(&mut stream);
+                stream.write_all(&frame(&Answer::Envelopes(page))).unwrap();
+                ask
+            });
+            // It takes no question any more.
+            drop(listener.accept().unwrap());
+            asked
+        });
+        let mut client = Client::connect(&path).unwrap();
+        let mut list = client.list(None);
+        let first: Vec<Listed> = list.by_ref().take(2).map(Result::unwrap).collect();
+        assert_eq!(first, lines);
+        // Once: a daemon that hangs up on every question is no daemon.
+        assert!(matches!(list.next(), Some(Err(error)) if error.is_hangup()));
+        assert!(list.next().is_none());
+        let afters = [None, Some(lines[0].id)];
+        let asked = afters.map(|after| Ask::List { after, only: None });
         assert_eq!(daemon.join().unwrap(), asked);
     }
 
