@@ -24,19 +24,29 @@ use super::{plural, printable, spool, with_keys};
 /// when there is none.
 fn each(
     only: Option<MsgId>,
+    fetch: Fetch,
     paths: &Paths,
     take: &mut dyn FnMut(Listed) -> Result<(), ExitError>,
 ) -> Result<(), ExitError> {
     match Client::connect(&paths.socket) {
-        Ok(mut client) => each_ahead(client.pages(only), |mut listed| {
-            // None of what the daemon says may steer a terminal.
-            for text in [&mut listed.text, &mut listed.action, &mut listed.remote] {
-                if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-                    *text = printable(text);
-                }
+        Ok(mut client) => {
+            let mut pages = client.pages(only);
+            let each = |page: Result<Vec<Listed>, Error>| {
+                page?.into_iter().try_for_each(|mut listed| {
+                    // None of what the daemon says may steer a terminal.
+                    for text in [&mut listed.text, &mut listed.action, &mut listed.remote] {
+                        if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+                            *text = printable(text);
+                        }
+                    }
+                    take(listed)
+                })
+            };
+            match fetch {
+                Fetch::Ahead => each_ahead(pages, each),
+                Fetch::InTurn => pages.try_for_each(each),
             }
-            take(listed)
-        }),
+        }
         Err(Error::Down) => {
             let known: (spool::Decode, u32) = (decode_envelope, configured_ttl_s(paths));
             with_keys(paths, |keys| {
@@ -47,13 +57,22 @@ fn each(
     }
 }
 
-/// Takes what pages bring, while a thread waits for the next ones: the daemon reads on meanwhile, and
+/// When the daemon is asked for more lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fetch {
+    /// While those before are taken.
+    Ahead,
+    /// When those before have been taken: that reads messages, as the owner of the queue, and such
+    /// ids are for a moment those of all threads. Nobody else may connect to the daemon under them.
+    InTurn,
+}
+
+/// Takes pages, while a thread waits for the next ones: the daemon reads on meanwhile, and
 /// none of its answers lies half read when whoever reads ours stops to look.
 fn each_ahead(
     mut pages: Pages<'_>,
-    mut take: impl FnMut(Listed) -> Result<(), ExitError>,
+    mut each: impl FnMut(Result<Vec<Listed>, Error>) -> Result<(), ExitError>,
 ) -> Result<(), ExitError> {
-    let mut each = |page: Result<Vec<Listed>, Error>| page?.into_iter().try_for_each(&mut take);
     let (sender, ready) = sync_channel(PAGES_AHEAD);
     thread::scope(|scope| {
         let ahead = || {
@@ -77,7 +96,7 @@ const PAGES_AHEAD: usize = 1;
 /// `show queue`.
 pub fn show(selection: &Selection, paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     if selection.is_plain() {
-        each(selection.message(), paths, &mut |listed| {
+        each(selection.message(), Fetch::Ahead, paths, &mut |listed| {
             writeln!(out, "{}|{}", listed.id, listed.text).map_err(|e| ExitError::output(&e))
         })?;
         return Ok(0);
@@ -107,7 +126,12 @@ fn each_selected(
 ) -> Result<(), ExitError> {
     let now_s = Timestamp::now().0;
     let mut known: Option<(MsgId, Option<Content>)> = None;
-    each(selection.message(), paths, &mut |listed| {
+    let fetch = if selection.reads_messages() {
+        Fetch::InTurn
+    } else {
+        Fetch::Ahead
+    };
+    each(selection.message(), fetch, paths, &mut |listed| {
         let Some(row) = Row::new(&listed) else {
             return Ok(());
         };
@@ -213,7 +237,7 @@ fn paragraph(row: &Row, now: Timestamp, is_first: bool) -> String {
 pub fn summary(paths: &Paths, out: &mut dyn Write) -> Result<i32, ExitError> {
     let now = Timestamp::now();
     let mut sums = Sums::default();
-    each(None, paths, &mut |listed| {
+    each(None, Fetch::Ahead, paths, &mut |listed| {
         if let Some(row) = Row::new(&listed) {
             sums.add(&row, now);
         }

@@ -141,6 +141,20 @@ impl Selection {
         one && self.conditions.is_empty() && self.form == Form::Fields
     }
 
+    /// Whether a message has to be read to know.
+    pub fn reads_messages(&self) -> bool {
+        let reads = |condition: &Condition| match condition {
+            Condition::Size(_) | Condition::MessageId(_) => true,
+            Condition::Sender(_)
+            | Condition::Recipient(_)
+            | Condition::Domain(_)
+            | Condition::Relay(_)
+            | Condition::State(_)
+            | Condition::Age(_) => false,
+        };
+        self.conditions.iter().any(reads)
+    }
+
     /// The one message that all envelopes are of, if that is known beforehand.
     pub fn message(&self) -> Option<MsgId> {
         match self.ids.as_slice() {

@@ -231,24 +231,42 @@ fn a_closed_standard_output_ends_monitor_and_others_quietly() {
     }
 }
 
+/// A page of one envelope behind the last one, without end.
+fn endless(ask: &Ask) -> Answer {
+    let Ask::List { after, .. } = ask else {
+        return Answer::Ok;
+    };
+    let last = after.map_or(0x1a2b_3c4d_0000_0000, |id| id.get());
+    Answer::Envelopes(vec![Listed {
+        id: EvpId::from_u64(last + 1).unwrap(),
+        text: "local|mda||a@b|c@d|c@d|1|1|0|0|pending|5|".to_owned(),
+        action: String::new(),
+        remote: String::new(),
+    }])
+}
+
 #[test]
 fn a_long_listing_ends_when_nobody_reads_it_any_more() {
     // smtpctl(8), show queue: it is made while it is read.
     let root = Root::new();
-    let daemon = Daemon::start(&root.paths.socket, &[], |ask| {
-        let Ask::List { after, .. } = ask else {
-            return Answer::Ok;
-        };
-        let last = after.map_or(0x1a2b_3c4d_0000_0000, |id| id.get());
-        Answer::Envelopes(vec![Listed {
-            id: EvpId::from_u64(last + 1).unwrap(),
-            text: "local|mda||a@b|c@d|c@d|1|1|0|0|pending|5|".to_owned(),
-            action: String::new(),
-            remote: String::new(),
-        }])
-    });
+    let daemon = Daemon::start(&root.paths.socket, &[], endless);
     let words = ["show", "queue"].map(str::to_owned);
     let failure = run(&words, &root.paths, 0, &mut ClosedPipe).unwrap_err();
     assert_eq!(failure, ExitError::with(0, ""));
     assert!(daemon.asked.lock().unwrap().len() <= 4);
+}
+
+#[test]
+fn nobody_asks_the_daemon_while_a_message_is_read_as_the_owner_of_the_queue() {
+    // smtpctl(8), Selections: for `size` the message is read, and ids are those of all threads.
+    let root = Root::new();
+    let msgid = "1a2b3c4d".parse().unwrap();
+    let body = root.paths.spool.join(crate::queue::fs::body_path(msgid));
+    std::fs::create_dir_all(body.parent().unwrap()).unwrap();
+    std::fs::write(&body, "Subject: x\n\nx\n").unwrap();
+    let daemon = Daemon::start(&root.paths.socket, &[], endless);
+    let words = ["show", "queue", "size", "1"].map(str::to_owned);
+    let failure = run(&words, &root.paths, 0, &mut ClosedPipe).unwrap_err();
+    assert_eq!(failure, ExitError::with(0, ""));
+    assert_eq!(daemon.asked.lock().unwrap().len(), 1);
 }
