@@ -173,9 +173,15 @@ fn root_reads_the_spool_as_its_owner() {
     std::fs::create_dir(&secrets).unwrap();
     std::fs::write(secrets.join("message"), "secret").unwrap();
     std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for file in std::fs::read_dir(&message).unwrap().flatten() {
+        if file.file_name() != "message" {
+            std::fs::copy(file.path(), secrets.join(file.file_name())).unwrap();
+        }
+    }
     std::fs::rename(&message, daemon.path().join("away")).unwrap();
     std::os::unix::fs::symlink(&secrets, &message).unwrap();
     assert_eq!(show("message"), (String::new(), Some(1)));
+    assert_eq!(show("queue").0, "");
 }
 
 #[test]

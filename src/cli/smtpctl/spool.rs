@@ -25,7 +25,7 @@ use crate::queue::fs::{body_path, envelope_path, layout};
 use crate::sys::errno::strerror;
 
 use super::bags::Bagged;
-use super::spool_file::open_file;
+use super::spool_file::{as_owner, open_file};
 
 /// Makes an envelope of a file's bytes.
 pub type Decode = fn(EvpId, &[u8]) -> Result<Envelope, String>;
@@ -46,17 +46,37 @@ pub fn each_envelope(
         ..Coding::default()
     };
     let files = Files::find(spool, only)?;
-    for msgid in files.messages(only)? {
-        for id in files.envelopes(msgid) {
-            match offline_line(&files, id, (decode, ttl_s), &coding) {
+    let messages = files.messages(only)?.into_iter();
+    let mut ids = messages.flat_map(|msgid| files.envelopes(msgid));
+    loop {
+        let read = || -> Vec<_> {
+            let ids = ids.by_ref().take(READ_AT_ONCE);
+            ids.map(|id| offline_line(&files, id, (decode, ttl_s), &coding))
+                .collect()
+        };
+        let lines = match as_owner(spool, read) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ExitError::io(spool.display(), &error));
+            }
+            // Without its directory nothing was ever queued.
+            lines => lines.unwrap_or_default(),
+        };
+        if lines.is_empty() {
+            return Ok(());
+        }
+        for line in lines {
+            match line {
                 Ok(Some(listed)) => take(listed)?,
                 Ok(None) => {}
                 Err(why) => eprintln_quietly(&why),
             }
         }
     }
-    Ok(())
 }
+
+/// Envelopes that are read before they are printed: to become the owner of the queue and root again
+/// takes longer than to read one of them.
+const READ_AT_ONCE: usize = 500;
 
 /// Prints an envelope's file.
 pub fn show_envelope(
@@ -369,6 +389,18 @@ mod tests {
             shown(dir.path(), "ff000002".parse().ok()),
             (0, String::new())
         );
+    }
+
+    #[test]
+    fn a_spool_of_any_length_is_listed_in_full() {
+        // smtpctl(8), show queue.
+        for count in [READ_AT_ONCE, READ_AT_ONCE + 1] {
+            let ids: Vec<String> = (1..=count).map(|n| format!("1a2b3c4d{n:08x}")).collect();
+            let dir = spool_with(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+            let text = shown(dir.path(), None).1;
+            let listed: Vec<&str> = text.lines().filter_map(|l| l.split('|').next()).collect();
+            assert_eq!(listed, ids);
+        }
     }
 
     #[test]
