@@ -12,7 +12,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 
 use crate::control::message::{Answer, Ask, Change, Which};
 use crate::log;
@@ -92,18 +92,17 @@ fn give_back(services: &Services, id: EvpId, was_paused: bool) {
     }
 }
 
-/// As the listing says. One that is not listed is gone, which loading it tells.
+/// One that is not known is gone, which loading it tells.
 fn is_inflight(services: &Services, id: EvpId) -> Result<bool, String> {
-    let listing = Ask::List {
-        after: id.get().checked_sub(1).and_then(EvpId::from_u64),
-        only: Some(id.msgid()),
-    };
-    match ask(services, listing)? {
-        Answer::Envelopes(listed) => Ok(listed
-            .iter()
-            .any(|listed| listed.id == id && listed.text.contains("|inflight|"))),
-        other => Err(format!("it cannot be listed: {other:?}")),
+    let (reply, answer) = bounded(1);
+    let reply = Box::new(move |is_inflight| {
+        // Who asked may have given up.
+        let _ = reply.send(is_inflight);
+    });
+    if !services.runner.ask_inflight(id, reply) {
+        return Err("the queue runner is busy".to_owned());
     }
+    wait_for(&answer)
 }
 
 fn ask(services: &Services, ask: Ask) -> Result<Answer, String> {
@@ -115,6 +114,10 @@ fn ask(services: &Services, ask: Ask) -> Result<Answer, String> {
             other => Ok(other),
         };
     }
+    wait_for(&answer)
+}
+
+fn wait_for<T>(answer: &Receiver<T>) -> Result<T, String> {
     answer
         .recv_timeout(PATIENCE)
         .map_err(|_| "the queue runner does not answer".to_owned())

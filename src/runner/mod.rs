@@ -34,7 +34,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, n
 use crate::control::message::{Answer, Ask};
 use crate::deliver::{Agent, Report, Reports};
 use crate::log;
-use crate::mail::Envelope;
+use crate::mail::{Envelope, EvpId};
 use crate::queue::{Committed, Queue};
 use crate::scheduler;
 use crate::util::alarm::Alarm;
@@ -97,6 +97,7 @@ pub struct Inbox {
 enum Message {
     Committed(Committed),
     Ask(Ask, Reply),
+    IsInflight(EvpId, Box<dyn FnOnce(bool) + Send>),
     RunOnce(Box<dyn FnOnce() + Send>),
     Shutdown,
 }
@@ -253,6 +254,12 @@ impl Handle {
         }
     }
 
+    /// Asks whether an agent has this envelope. Does not wait: when the runner is far behind, this is
+    /// false and `reply` is not called.
+    pub fn ask_inflight(&self, id: EvpId, reply: Box<dyn FnOnce(bool) + Send>) -> bool {
+        self.0.try_say(Message::IsInflight(id, reply)).is_ok()
+    }
+
     /// `smtpd -q`: tries everything in the queue once, whatever its time, and calls `finish` when
     /// the scan has ended and nothing is due or in flight any more.
     pub fn run_once(&self, finish: Box<dyn FnOnce() + Send>) {
@@ -338,6 +345,7 @@ fn read(core: &mut Core, inbox: &Receiver<Message>, now: Timestamp) -> (Course, 
         match message {
             Message::Committed(message) => core.committed(message, now),
             Message::Ask(ask, reply) => core.ask(ask, reply, now),
+            Message::IsInflight(id, reply) => reply(core.is_inflight(id)),
             Message::RunOnce(finish) => core.run_once(finish, now),
             Message::Shutdown => return (Course::Stop, busy),
         }

@@ -303,7 +303,8 @@ fn a_pause_outlives_a_restart_although_the_envelope_is_in_flight() {
     let bob = message.envelopes()[0].id;
     stage.core.committed(message, T0);
     stage.steps(T0);
-    assert_eq!(stage.local.taken().len(), 1, "in flight");
+    assert_eq!(stage.local.taken().len(), 1);
+    assert!(stage.core.is_inflight(bob));
     for (ask, is_paused) in [
         (Ask::Suspend as fn(Which) -> Ask, true),
         (Ask::Resume, false),
@@ -315,6 +316,7 @@ fn a_pause_outlives_a_restart_although_the_envelope_is_in_flight() {
     stage.ask(Ask::Suspend(Which::Envelope(bob)), T0);
     stage.core.report(Report::Held(bob, HoldKey(7)), T0);
     stage.steps(T0);
+    assert!(!stage.core.is_inflight(bob));
     assert!(store.on_disk()[0].flags.suspended);
 }
 

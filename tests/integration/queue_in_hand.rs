@@ -306,6 +306,31 @@ fn what_waits_is_queued_again_by_the_rules_of_now() {
     assert!(mails.iter().any(|mail| mail.ends_with(b"\n\nx\n")));
 }
 
+#[test]
+fn words_of_strangers_do_not_keep_a_message_from_being_queued_again() {
+    // smtpctl(8), requeue: what is being delivered stays as it is, and nothing else.
+    let host = crate::relay::Host::start(|line| {
+        line.starts_with("RCPT")
+            .then_some("451 4.7.1 later|inflight|1|")
+    });
+    let daemon = Setup::new(&format!(
+        "listen on 127.0.0.1 port $port\n\
+         action \"out\" relay host \"smtp://127.0.0.1:{}\"\n\
+         match from any for any action \"out\"\n",
+        host.port
+    ))
+    .start();
+    let mut client = daemon.hello();
+    client.mail("a@example.net", &["b@one.org"], b"\nx\n");
+    client.mail("x|inflight|y@example.net", &["c@one.org"], b"\ny\n");
+    wait_for("the words of the host", || {
+        let deferred = said(&daemon, "show queue state deferred");
+        deferred.matches("451 4.7.1 later|inflight|1|").count() == 2
+    });
+    said(&daemon, "pause mta");
+    assert_eq!(said(&daemon, "requeue all"), "2 envelopes requeued\n");
+}
+
 /// An alias for one user and others who are relayed to `port`.
 fn list(port: u16, others: &str) -> String {
     format!(

@@ -67,6 +67,11 @@ impl Core {
         }
     }
 
+    /// Whether an agent has this envelope, also if it is to be removed when it comes back.
+    pub fn is_inflight(&self, id: EvpId) -> bool {
+        self.scheduler.state(id) == Some(State::Inflight)
+    }
+
     /// Applies `what` to the envelopes asked for and counts those it affected.
     fn each(&mut self, which: Which, mut what: impl FnMut(&mut Scheduler, EvpId) -> bool) -> u32 {
         let ids = self.ids(which);
