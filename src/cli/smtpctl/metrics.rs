@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::exit_error::ExitError;
 use crate::config::paths::Paths;
@@ -21,7 +21,7 @@ use crate::sys::unix_connect;
 
 use super::monitor::{Stats, counters};
 
-/// How long a client may take for its request, and for its answer.
+/// How long a client may take for its whole request, and to read its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 const REQUEST_MAX: usize = 8 * 1024;
 
@@ -36,14 +36,7 @@ pub fn run(place: Option<&str>, paths: &Paths, out: &mut dyn Write) -> Result<i3
     };
     if place.starts_with('/') {
         let listener = bind_path(Path::new(place)).map_err(|e| ExitError::io(place, &e))?;
-        serve(
-            || Ok(listener.accept()?.0),
-            paths,
-            |client| {
-                client.set_read_timeout(Some(PATIENCE))?;
-                client.set_write_timeout(Some(PATIENCE))
-            },
-        )
+        serve(|| Ok(listener.accept()?.0), paths)
     } else {
         let not_ours = || {
             let text = format!("{place}: neither a path nor an address of loopback with a port");
@@ -54,14 +47,7 @@ pub fn run(place: Option<&str>, paths: &Paths, out: &mut dyn Write) -> Result<i3
             return Err(not_ours());
         }
         let listener = TcpListener::bind(addr).map_err(|e| ExitError::io(place, &e))?;
-        serve(
-            || Ok(listener.accept()?.0),
-            paths,
-            |client| {
-                client.set_read_timeout(Some(PATIENCE))?;
-                client.set_write_timeout(Some(PATIENCE))
-            },
-        )
+        serve(|| Ok(listener.accept()?.0), paths)
     }
 }
 
@@ -78,16 +64,12 @@ fn bind_path(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn serve<C: Read + Write>(
-    accept: impl Fn() -> io::Result<C>,
-    paths: &Paths,
-    hurry: impl Fn(&C) -> io::Result<()>,
-) -> Result<i32, ExitError> {
+fn serve<C: Peer>(accept: impl Fn() -> io::Result<C>, paths: &Paths) -> Result<i32, ExitError> {
     loop {
         match accept() {
             Ok(mut client) => {
                 // Whoever goes away or is too slow has had his turn.
-                let _ = hurry(&client).and_then(|()| answer(&mut client, &|| text(paths)));
+                let _ = answer(&mut client, &Instant::now, &|| text(paths));
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Descriptors are short, or that client has gone.
@@ -96,15 +78,78 @@ fn serve<C: Read + Write>(
     }
 }
 
+/// A connection on which nobody waits for longer than was said last.
+trait Peer: Read + Write {
+    fn wait_at_most(&self, time: Duration) -> io::Result<()>;
+}
+
+impl Peer for TcpStream {
+    fn wait_at_most(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+impl Peer for UnixStream {
+    fn wait_at_most(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+/// A client with [`PATIENCE`] for all that it does, however small its steps are.
+struct Hurried<'a, C> {
+    client: &'a mut C,
+    clock: &'a dyn Fn() -> Instant,
+    deadline: Instant,
+}
+
+impl<'a, C: Peer> Hurried<'a, C> {
+    fn new(client: &'a mut C, clock: &'a dyn Fn() -> Instant) -> Hurried<'a, C> {
+        Hurried {
+            client,
+            clock,
+            deadline: clock() + PATIENCE,
+        }
+    }
+
+    fn in_time(&mut self) -> io::Result<&mut C> {
+        let left = self.deadline.saturating_duration_since((self.clock)());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.client.wait_at_most(left)?;
+        Ok(self.client)
+    }
+}
+
+impl<C: Peer> Read for Hurried<'_, C> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.in_time()?.read(buffer)
+    }
+}
+
+impl<C: Peer> Write for Hurried<'_, C> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.in_time()?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.client.flush()
+    }
+}
+
 /// One request and its answer (RFC 9112).
-fn answer<C: Read + Write>(
+fn answer<C: Peer>(
     client: &mut C,
+    clock: &dyn Fn() -> Instant,
     text: &dyn Fn() -> Result<String, ExitError>,
 ) -> io::Result<()> {
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
+    let mut asking = Hurried::new(client, clock);
     while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < REQUEST_MAX {
-        match client.read(&mut buffer)? {
+        match asking.read(&mut buffer)? {
             0 => break,
             count => request.extend_from_slice(buffer.get(..count).unwrap_or_default()),
         }
@@ -119,11 +164,11 @@ fn answer<C: Read + Write>(
         ("404 Not Found", "there is /metrics\n".to_owned())
     };
     let length = body.len();
-    write!(
-        client,
+    let answer = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
          Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )
+    );
+    Hurried::new(client, clock).write_all(answer.as_bytes())
 }
 
 fn text(paths: &Paths) -> Result<String, ExitError> {
@@ -191,6 +236,7 @@ fn seconds(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::BTreeMap;
 
     use super::*;
@@ -269,11 +315,74 @@ mod tests {
         }
     }
 
+    impl Peer for Talk {
+        fn wait_at_most(&self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A client that comes with a byte, or takes one, whenever it is almost given up.
+    struct Dribble<'a> {
+        request: io::Cursor<&'static [u8]>,
+        now: &'a Cell<Instant>,
+        steps: usize,
+    }
+
+    impl Dribble<'_> {
+        fn step(&mut self) {
+            self.steps += 1;
+            self.now.set(self.now.get() + PATIENCE * 4 / 5);
+        }
+    }
+
+    impl Read for Dribble<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.step();
+            self.request.read(buffer.get_mut(..1).unwrap_or_default())
+        }
+    }
+
+    impl Write for Dribble<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.step();
+            Ok(bytes.len().min(1))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Peer for Dribble<'_> {
+        fn wait_at_most(&self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_keeps_others_waiting_byte_by_byte() {
+        // smtpctl(8), metrics: one client at a time.
+        let now = Cell::new(Instant::now());
+        let good = || Ok("a 1\n".to_owned());
+        for request in [&b"GET /metrics HTTP/1.1\r\n\r\n"[..], b""] {
+            let request = io::Cursor::new(request);
+            let mut client = Dribble {
+                request,
+                now: &now,
+                steps: 0,
+            };
+            let failure = answer(&mut client, &|| now.get(), &good).unwrap_err();
+            assert_eq!(failure.kind(), io::ErrorKind::TimedOut);
+            // The end of an empty request is one step of its own.
+            assert!(client.steps <= 3, "{}", client.steps);
+        }
+    }
+
     #[test]
     fn whoever_asks_for_metrics_gets_them_and_nothing_else() {
         let ask = |request: &[u8], text: &dyn Fn() -> Result<String, ExitError>| {
             let mut talk = Talk(io::Cursor::new(request.to_vec()), Vec::new());
-            answer(&mut talk, text).unwrap();
+            answer(&mut talk, &Instant::now, text).unwrap();
             String::from_utf8(talk.1).unwrap()
         };
         let good = || Ok("a 1\n".to_owned());
