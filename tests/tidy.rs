@@ -392,21 +392,19 @@ fn only_loops_read_the_clock() {
 }
 
 #[test]
-fn only_the_command_line_prints_and_nothing_is_left_unfinished() {
+fn nothing_panics_where_nobody_listens_and_nothing_is_left_unfinished() {
+    // println! and eprintln! panic when standard output or error is closed: a failed write is an
+    // error, or does not matter.
     let mut wrong = Vec::new();
     for source in sources() {
+        let mut before = "";
         for (number, line) in source.lines.iter().enumerate().filter(|(_, l)| is_code(l)) {
-            let prints = ["println!(", "print!(", "dbg!("]
-                .iter()
-                .any(|m| line.contains(m));
-            let here = ["cli", "log", "mda", "bin"].contains(&source.room.as_str());
-            let unfinished = ["todo!(", "unimplemented!(", "FIXME", "XXX"];
-            if prints && !here
-                || line.contains("dbg!(")
-                || unfinished.iter().any(|w| line.contains(w))
-            {
+            let bad = |words: &[&str]| words.iter().any(|word| line.contains(word));
+            let prints = bad(&["println!(", "print!("]) && before != "#[cfg(test)]";
+            if prints || bad(&["dbg!(", "todo!(", "unimplemented!(", "FIXME", "XXX"]) {
                 wrong.push(format!("{}:{}: {}", source.path, number + 1, line.trim()));
             }
+            before = line.trim();
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -21,6 +21,8 @@ use crate::sys::{random, user};
 
 use crate::cli::exit_error::ExitError;
 
+use super::spool::eprintln_quietly;
+
 /// Asks the resolver, which answers by a callback.
 pub type Lookup<'a> = &'a dyn Fn(&str, Kind, Reply<DnsResult>);
 
@@ -179,7 +181,9 @@ impl Walk {
     fn ask(&mut self, name: &str, kind: Kind, purpose: Purpose) {
         if name.contains('%') {
             let shown = name.replace(char::is_control, "?");
-            eprintln!("smtpctl: lookup_record: {shown} contains macros and can't be resolved");
+            eprintln_quietly(&format!(
+                "smtpctl: lookup_record: {shown} contains macros and can't be resolved"
+            ));
             return;
         }
         let name = name.trim_end_matches('.').to_ascii_lowercase();
