@@ -195,7 +195,7 @@ pub fn read_plain(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
 }
 
 /// What is left of a file, which must be at most `limit_bytes`.
-pub fn read_within(file: File, limit_bytes: u64) -> io::Result<Vec<u8>> {
+pub fn read_within(file: impl Read, limit_bytes: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit_bytes.saturating_add(1))
         .read_to_end(&mut bytes)?;

@@ -53,12 +53,12 @@ pub fn from_stdin(
     target: &Path,
     kind: Kind,
 ) -> Result<usize, ExitError> {
-    let mut text = Vec::new();
-    input
-        .take(LONGEST)
-        .read_to_end(&mut text)
-        .map_err(|e| ExitError::io("standard input", &e))?;
-    make("<stdin>", &text, target, kind, None)
+    make("<stdin>", &all_of(input, LONGEST)?, target, kind, None)
+}
+
+/// A text that goes on behind the limit is none: half of it would be another table.
+pub(super) fn all_of(input: impl Read, limit_bytes: u64) -> Result<Vec<u8>, ExitError> {
+    open::read_within(input, limit_bytes).map_err(|e| ExitError::io("standard input", &e))
 }
 
 /// Longest text, in bytes.

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::cli::exit_error::ExitError;
 use crate::sys::lock;
 
-use super::{Done, run};
+use super::{Done, build, run};
 
 fn makemap(words: &[&str], input: &str) -> (Result<Done, ExitError>, String) {
     let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
@@ -58,6 +58,14 @@ fn keys_are_lower_case_and_values_verbatim() {
     for kind in ["hash", "btree"] {
         assert!(place.made(&["-d", kind, "-C", "x", "-bx"]).is_ok());
     }
+}
+
+#[test]
+fn standard_input_is_read_to_its_end_or_not_taken() {
+    // makemap(8): the database appears whole or not at all.
+    assert_eq!(build::all_of(&b"a: b\n"[..], 5).unwrap(), b"a: b\n");
+    let failure = build::all_of(&b"a: b\n"[..], 4).unwrap_err();
+    assert_eq!(failure.text, "standard input: file too large");
 }
 
 #[test]
