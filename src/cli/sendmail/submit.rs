@@ -146,17 +146,25 @@ fn judge_each(
 ) -> Result<(), Undelivered> {
     let mut session = Session::open(stream, None)?;
     session.command(&mail(letter))?;
-    for at in wanted {
+    let mut rest = wanted.iter();
+    while let Some(at) = rest.next() {
         let Some(recipient) = letter.recipients.get(*at) else {
             continue;
         };
         let reply = session.ask(&rcpt(letter, recipient))?;
+        let is_full = is_too_many(&reply);
         match reply.as_bytes() {
             [b'2', ..] => pass.accepted.push(*at),
             [b'5', ..] => pass.refused.push((*at, reply)),
             // The session is over, and with it what it has accepted.
             [b'4', b'2', b'1', ..] => return Err(Undelivered::Refused(reply)),
             _ => pass.put_off.push((*at, reply)),
+        }
+        // The others are asked for when these have the message.
+        if share == Share::Some && !pass.accepted.is_empty() && is_full {
+            pass.put_off
+                .extend(rest.map(|at| (*at, NOT_ASKED.to_owned())));
+            break;
         }
     }
     if share == Share::AllOrNone
@@ -171,6 +179,16 @@ fn judge_each(
         session.content(body)?
     }
     Ok(())
+}
+
+/// What is said of whom nothing is known yet.
+const NOT_ASKED: &str = "there was no time to ask";
+
+/// Whether the transaction takes no more recipients (RFC 5321 §4.5.3.1.10).
+fn is_too_many(reply: &str) -> bool {
+    ["451 4.5.3 ", "452 4.5.3 "]
+        .iter()
+        .any(|start| reply.starts_with(start))
 }
 
 /// The daemon syncs before it answers; RFC 5321 §4.5.3.2.6 allows ten minutes.

@@ -209,6 +209,26 @@ fn a_session_that_ends_among_many_recipients_goes_on_in_the_next() {
 }
 
 #[test]
+fn more_recipients_than_a_transaction_takes_are_not_asked_for_again_and_again() {
+    // smtpd.conf(5), smtp limit max-rcpt: a list of thousands comes in part by part.
+    let root = Root::new();
+    const FULL: Refusals = &[("RCPT TO:<c@x>", "451 4.5.3 Too many recipients: x")];
+    let daemon = Daemon::start(&root.paths.socket, FULL, |_| Answer::Ok);
+    let rcpts = "rcpt: a@x\nrcpt: b@x\nrcpt: c@x\nrcpt: d@x\nrcpt: e@x\n";
+    let file = stored_file(stored("w@x", rcpts, 0).as_bytes());
+    assert_eq!(replayed_file(&root, &file).unwrap_err().code, 75);
+    let found = sessions(&daemon);
+    assert_eq!(found[0].0, ["a@x", "b@x", "c@x"]);
+    // Where nobody has been accepted yet, it may be about this one alone.
+    assert_eq!(found[1].0, ["c@x", "d@x", "e@x"]);
+    assert!(
+        found[..2]
+            .iter()
+            .all(|(_, message)| message.ends_with("\r\nhi\r\n"))
+    );
+}
+
+#[test]
 fn a_file_that_is_no_message_is_told() {
     let root = Root::new();
     assert_eq!(replayed(&root, b"").unwrap_err().code, sysexits::DATAERR);
