@@ -36,6 +36,7 @@ mod user_programs;
 mod userbase;
 
 pub use listeners::check_listeners;
+pub use offline::REPLAY_TIME;
 pub use question::OwnForwards;
 
 /// How the daemon was asked to run.

@@ -34,8 +34,6 @@ use crate::sys::process::{self, Ended, Pid, Spawn};
 use crate::sys::{open, user};
 use crate::util::{Line, sysexits};
 
-use super::children;
-
 /// The offline queue: what waits, what runs, what has failed.
 #[derive(Debug)]
 pub struct Offline {
@@ -113,6 +111,10 @@ const MOST_WAITING_PER_OWNER: usize = 200;
 const MOST_FAILED: usize = 100_000;
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 const LAST_RETRY: Duration = Duration::from_secs(3600);
+/// How long a replay may take. One that is ended between the end of its message and the reply, for
+/// which it waits ten minutes, does not know that the daemon has it: the front end ends no message
+/// so late.
+pub const REPLAY_TIME: Duration = Duration::from_secs(900);
 /// The daemon took nothing; that may be over soon.
 const NOT_TAKEN_RETRY: Duration = Duration::from_secs(5);
 /// What cannot be understood is looked at again for the sake of the log.
@@ -365,7 +367,7 @@ impl Offline {
                     if let Some(line) = self.lines.get_mut(&candidate.uid) {
                         line.running += 1;
                     }
-                    let deadline = now + children::DELIVERY_TIME;
+                    let deadline = now + REPLAY_TIME;
                     let replay = Replay {
                         candidate,
                         deadline,

@@ -4,16 +4,20 @@
 //! Promises: each recipient is judged alone. Those whom the daemon takes get the message, and are
 //! marked in the file, so that they get it once; of those whom it refuses for good the writer gets
 //! a report, or finds the message in `dead.letter` where that cannot be; the others are tried
-//! again, for four days at most. Exit 0 means that the file has done its duty.
+//! again, for four days at most. Exit 0 means that the file has done its duty. It sends the message
+//! only while there is time to wait for the reply: the parent ends a replay that is too old, and one
+//! that is ended then would send the message twice.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use crate::cli::caller::Environment;
 use crate::cli::exit_error::ExitError;
 use crate::cli::instance::server_name;
 use crate::mail::Outcome;
+use crate::parent::REPLAY_TIME;
 use crate::util::{Timestamp, sysexits};
 
 use super::offline::{self, Opened, Stored};
@@ -22,8 +26,26 @@ use super::report;
 use super::submit::{self, Letter, Share};
 use super::{Draft, Login, dead_letter, give_up};
 
+/// How old a replay may be when it asks for one more recipient.
+pub(super) const ASKS: Duration = Duration::from_secs(120);
+/// The same when it ends the message: from then on nothing but the reply says who has it.
+pub(super) const SENDS: Duration =
+    Duration::from_secs(REPLAY_TIME.as_secs() - submit::REPLY_TIMEOUT.as_secs() - MARGIN_S);
+/// For the last of the message to go out, and for marking who has it.
+const MARGIN_S: u64 = 60;
+
 /// Brings in the message that is stored in `file`.
 pub fn run(env: &mut Environment<'_>, file: &File) -> Result<i32, ExitError> {
+    let started = Instant::now();
+    run_at(env, file, &|| started.elapsed())
+}
+
+/// The same in a process of this age.
+pub(super) fn run_at(
+    env: &mut Environment<'_>,
+    file: &File,
+    age: &dyn Fn() -> Duration,
+) -> Result<i32, ExitError> {
     give_up(env)?;
     let now = Timestamp::now();
     let mut input = BufReader::new(file);
@@ -42,6 +64,8 @@ pub fn run(env: &mut Environment<'_>, file: &File) -> Result<i32, ExitError> {
                 home: caller.home,
                 marks: Some((file, places)),
                 share: Share::Some,
+                asks: ASKS,
+                age,
                 expired: is_expired(date, now),
                 message: Box::new(move || {
                     let mut file = file;
@@ -69,7 +93,7 @@ pub fn run(env: &mut Environment<'_>, file: &File) -> Result<i32, ExitError> {
             let written = file.metadata().map_or(0, |found| found.mtime());
             let written = u64::try_from(written).unwrap_or_default();
             let expired = is_expired(Timestamp(written), now);
-            // Nothing can be marked in such a file.
+            // Nothing can be marked in such a file: there is no other part of it for the next time.
             let share = if expired {
                 Share::Some
             } else {
@@ -81,6 +105,8 @@ pub fn run(env: &mut Environment<'_>, file: &File) -> Result<i32, ExitError> {
                 home: draft.home.clone(),
                 marks: None,
                 share,
+                asks: Duration::MAX,
+                age,
                 expired,
                 message: Box::new(move || Ok(Box::new(draft.composed()?))),
             };
@@ -115,6 +141,9 @@ struct Replay<'a, 'w, 'f> {
     /// The file, and where it names each recipient.
     marks: Option<(&'f File, Vec<u64>)>,
     share: Share,
+    /// At what age it leaves the others to the next replay.
+    asks: Duration,
+    age: &'a dyn Fn() -> Duration,
     expired: bool,
     message: Message<'f>,
 }
@@ -130,10 +159,10 @@ impl Replay<'_, '_, '_> {
             let progress = !pass.accepted.is_empty() || !pass.refused.is_empty();
             refused.extend(pass.refused);
             open = pass.put_off.iter().map(|(at, _)| *at).collect();
-            if open.is_empty() || progress {
+            if open.is_empty() || (progress && (self.age)() < self.asks) {
                 continue;
             }
-            if self.expired {
+            if self.expired && !progress {
                 let late = |(at, why): (usize, String)| (at, Outcome::expired(Some(&why)));
                 refused.extend(pass.put_off.into_iter().map(late));
             } else {
@@ -156,13 +185,22 @@ impl Replay<'_, '_, '_> {
 
     fn pass(&mut self, open: &[usize]) -> Result<submit::Pass, ExitError> {
         let stream = submit::session(&self.env.paths.socket).map_err(not_now)?;
-        let message = &mut self.message;
-        let body = |out: &mut dyn Write| io::copy(&mut message()?, out).map(drop);
+        let (message, age, asks) = (&mut self.message, self.age, self.asks);
+        let in_time = || match age() {
+            age if age < SENDS => Ok(()),
+            _ => Err(io::Error::other("the daemon was too slow")),
+        };
+        let body = |out: &mut dyn Write| {
+            in_time()?;
+            io::copy(&mut message()?, out)?;
+            in_time()
+        };
         Ok(submit::submit_each(
             &stream,
             &self.letter,
             open,
             self.share,
+            &|| age() >= asks,
             body,
         ))
     }
@@ -206,8 +244,9 @@ impl Replay<'_, '_, '_> {
                 ..Letter::default()
             };
             let body = |out: &mut dyn Write| out.write_all(&text);
-            let pass = submit::session(&self.env.paths.socket)
-                .map(|stream| submit::submit_each(&stream, &letter, &[0], Share::Some, body));
+            let pass = submit::session(&self.env.paths.socket).map(|stream| {
+                submit::submit_each(&stream, &letter, &[0], Share::Some, &|| false, body)
+            });
             let writer = String::from_utf8_lossy(&self.letter.sender).into_owned();
             let why = match pass {
                 Ok(pass) if !pass.accepted.is_empty() => {

@@ -109,15 +109,19 @@ pub enum Share {
 }
 
 /// Sends a message to those of the `wanted` recipients that the daemon takes: each is judged alone.
+///
+/// When it `is_late`, those who are accepted get it before others are asked for.
 pub fn submit_each(
     stream: &UnixStream,
     letter: &Letter,
     wanted: &[usize],
     share: Share,
+    is_late: &dyn Fn() -> bool,
     mut body: impl FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Pass {
     let mut pass = Pass::default();
-    if let Err(end) = judge_each(stream, letter, wanted, share, &mut pass, &mut body) {
+    let judged = judge_each(stream, letter, wanted, share, is_late, &mut pass, &mut body);
+    if let Err(end) = judged {
         pass.accepted.clear();
         let settled: BTreeSet<usize> = pass
             .refused
@@ -141,6 +145,7 @@ fn judge_each(
     letter: &Letter,
     wanted: &[usize],
     share: Share,
+    is_late: &dyn Fn() -> bool,
     pass: &mut Pass,
     body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Undelivered> {
@@ -161,7 +166,8 @@ fn judge_each(
             _ => pass.put_off.push((*at, reply)),
         }
         // The others are asked for when these have the message.
-        if share == Share::Some && !pass.accepted.is_empty() && is_full {
+        let may_stop = share == Share::Some && !pass.accepted.is_empty();
+        if may_stop && (is_full || is_late()) {
             pass.put_off
                 .extend(rest.map(|at| (*at, NOT_ASKED.to_owned())));
             break;
@@ -192,7 +198,7 @@ fn is_too_many(reply: &str) -> bool {
 }
 
 /// The daemon syncs before it answers; RFC 5321 §4.5.3.2.6 allows ten minutes.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
 /// Lines of one reply, and bytes of one line.
 const MOST_LINES: usize = 100;
 const LONGEST_LINE: u64 = 4096;

@@ -112,6 +112,20 @@ fn what_fails_stays_and_is_tried_ever_more_rarely() {
 }
 
 #[test]
+fn a_replay_has_the_time_that_the_front_end_counts_on() {
+    // spool-layout.md, offline.
+    let mut fixture = Fixture::new("exec sleep 1000");
+    fixture.put("1.abc", "stored\n");
+    fixture.step();
+    let pid = fixture.offline.pids()[0];
+    fixture.pass(REPLAY_TIME - Duration::from_secs(1));
+    assert_eq!(process::try_wait(pid).unwrap(), None);
+    fixture.pass(Duration::from_secs(1));
+    fixture.settle();
+    assert_eq!(fixture.offline.failed.len(), 1);
+}
+
+#[test]
 fn what_is_no_message_is_told_again_every_day() {
     // sendmail(8), When the daemon cannot take it: nothing stays there untold.
     let mut fixture = Fixture::new("echo sendmail: no message >&2; exit 65");

@@ -1,6 +1,8 @@
 //! Messages that are stored while the daemon cannot take them, and replayed later.
 
+use std::cell::Cell;
 use std::io::Seek;
+use std::time::Duration;
 
 use crate::cli::sendmail::replay;
 
@@ -19,6 +21,17 @@ fn stored_file(input: &[u8]) -> File {
 fn replayed_file(root: &Root, mut file: &File) -> Result<i32, ExitError> {
     file.rewind().unwrap();
     replay::run(&mut env(root, b"", &mut Vec::new()), file)
+}
+
+/// A replay that finds itself so old, one age at each look and the last one ever after.
+fn replayed_slowly(root: &Root, mut file: &File, ages: &[Duration]) -> Result<i32, ExitError> {
+    file.rewind().unwrap();
+    let looks = Cell::new(0);
+    let age = || {
+        let look = looks.replace(looks.get() + 1);
+        ages[look.min(ages.len() - 1)]
+    };
+    replay::run_at(&mut env(root, b"", &mut Vec::new()), file, &age)
 }
 
 #[test]
@@ -226,6 +239,35 @@ fn more_recipients_than_a_transaction_takes_are_not_asked_for_again_and_again() 
             .iter()
             .all(|(_, message)| message.ends_with("\r\nhi\r\n"))
     );
+}
+
+#[test]
+fn a_replay_that_is_too_old_to_hear_the_reply_does_not_send_the_message() {
+    // spool-layout.md, offline: whoever is ended while he waits for the 250 sends it twice.
+    let root = Root::new();
+    let daemon = Daemon::accepting(&root.paths.socket);
+    let file = stored_file(stored("w@x", RECIPIENTS, 0).as_bytes());
+    let (young, slow, old) = (Duration::ZERO, replay::ASKS, replay::SENDS);
+    // It looks behind each recipient, before the message and behind it.
+    for looks in [4, 5] {
+        let ages = [vec![young; looks], vec![old]].concat();
+        let failure = replayed_slowly(&root, &file, &ages).unwrap_err();
+        let why = "write error: the daemon was too slow";
+        assert_eq!(failure, ExitError::with(75, why));
+        let said = daemon.heard();
+        let last = said[0].commands.last().map(String::as_str);
+        assert_eq!((said.len(), last), (1, Some("DATA")));
+    }
+    // One that is only slow sees to it that some have it, and leaves the others.
+    let failure = replayed_slowly(&root, &file, &[young, slow]).unwrap_err();
+    assert_eq!(failure, ExitError::with(75, "there was no time to ask"));
+    assert_eq!(sessions(&daemon).concat_rcpts(), ["good@x", "bad@x"]);
+    assert_eq!(replayed_file(&root, &file), Ok(0));
+    assert_eq!(sessions(&daemon).concat_rcpts(), ["later@x", "fine@x"]);
+    // In a file without marks there are no others to be left.
+    let file = stored_file(b"-f|w@x|a@x|b@x\nhi\n");
+    assert_eq!(replayed_slowly(&root, &file, &[slow]), Ok(0));
+    assert_eq!(sessions(&daemon).concat_rcpts(), ["a@x", "b@x"]);
 }
 
 #[test]
