@@ -229,7 +229,8 @@ impl Session {
             match self.engine.action() {
                 Action::Write(bytes, within) => {
                     self.wait = None;
-                    if let Err(error) = self.write(&bytes, within, Instant::now() + within) {
+                    let end = Instant::now() + within;
+                    if let Err(Broken { error, .. }) = self.write(&bytes, within, end) {
                         self.hung_up(&error);
                     }
                 }
@@ -279,23 +280,32 @@ impl Session {
 
     /// Writes all of it, and says whether that was one call. The server has so long for each part
     /// that it takes, and until `end` for all.
-    fn write(&mut self, bytes: &[u8], within: Duration, end: Instant) -> io::Result<bool> {
-        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let (mut rest, mut calls) = (bytes, 0);
-        while !rest.is_empty() {
-            let now = Instant::now();
-            if now >= end {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            stream.set_deadline(end.min(now + within));
-            match stream.write(rest)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                n => rest = rest.get(n..).unwrap_or_default(),
+    fn write(&mut self, bytes: &[u8], within: Duration, end: Instant) -> Result<bool, Broken> {
+        let (mut taken, mut calls) = (0, 0);
+        while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
+            match self.write_some(rest, within, end) {
+                Ok(n) => taken += n,
+                Err(error) => return Err(Broken { taken, error }),
             }
             calls += 1;
         }
-        stream.flush()?;
-        Ok(calls == 1)
+        match self.stream.as_mut().map(|stream| stream.flush()) {
+            Some(Err(error)) => Err(Broken { taken, error }),
+            _ => Ok(calls == 1),
+        }
+    }
+
+    fn write_some(&mut self, bytes: &[u8], within: Duration, end: Instant) -> io::Result<usize> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let now = Instant::now();
+        if now >= end {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_deadline(end.min(now + within));
+        match stream.write(bytes)? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            n => Ok(n),
+        }
     }
 
     /// Sends the message, however long it is, in blocks; with its end the first commands of the
@@ -324,6 +334,7 @@ impl Session {
                 continue;
             }
             sent += wire.len() as u64;
+            let text_bytes = wire.len();
             if n == 0
                 && let Some(follow) = &mut from.follow
                 && let Some(commands) = self.followed(*follow)
@@ -333,7 +344,13 @@ impl Session {
             match self.write(&wire, times.block, end) {
                 Ok(true) => block_bytes = LAST_BLOCK_BYTES.min(2 * block_bytes),
                 Ok(false) => {}
-                Err(error) => return self.hung_up(&error),
+                Err(Broken { taken, error }) => {
+                    if n == 0 && taken >= text_bytes {
+                        // What broke is what follows: a reply that comes is that to the dot.
+                        self.engine.sent(sent - DOT.len() as u64);
+                    }
+                    return self.hung_up(&error);
+                }
             }
             if n == 0 {
                 return self.engine.sent(sent - DOT.len() as u64);
@@ -410,6 +427,12 @@ impl Session {
 fn piece_bytes(size_bytes: Option<u64>) -> usize {
     let size = size_bytes.and_then(|size| usize::try_from(size).ok());
     size.map_or(PIECE_BYTES, |size| size.clamp(LEAST_BYTES, PIECE_BYTES))
+}
+
+/// A connection that took so many bytes of what was to be written, and no more.
+struct Broken {
+    taken: usize,
+    error: io::Error,
 }
 
 /// What is sent once the server says so.

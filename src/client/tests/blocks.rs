@@ -108,3 +108,94 @@ fn the_records_of_a_block_leave_together() {
     let records = [IoSlice::new(b"one "), IoSlice::new(b"two\r\n")];
     assert_eq!(socket.write_vectored(&records).unwrap(), 9);
 }
+
+/// A connection that breaks behind the end of the second message: what follows it in the same write
+/// does not go out.
+struct Cut {
+    socket: Socket,
+    ends: usize,
+    is_broken: bool,
+}
+
+impl Read for Cut {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Cut {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const END: &[u8] = b"\r\n.\r\n";
+        if self.is_broken {
+            // What the server has to say is there by then.
+            let deadline = Instant::now() + Duration::from_secs(120);
+            while self.socket.is_silent() && Instant::now() < deadline {
+                thread::yield_now();
+            }
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let end = bytes.windows(END.len()).position(|part| part == END);
+        self.ends += usize::from(end.is_some());
+        let some = match end {
+            Some(at) if self.ends == 2 => {
+                self.is_broken = true;
+                &bytes[..at + END.len()]
+            }
+            _ => bytes,
+        };
+        self.socket.write_all(some).map(|()| some.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+impl Stream for Cut {
+    fn set_deadline(&mut self, at: Instant) {
+        self.socket.set_deadline(at);
+    }
+
+    fn is_silent(&self) -> bool {
+        self.socket.is_silent()
+    }
+}
+
+#[test]
+fn a_message_that_was_taken_is_not_sent_again_because_what_followed_it_broke() {
+    // RFC 5321 §4.2.5: with 250 to the dot the message is the server's.
+    for (reply, verdict) in [
+        ("250 2.0.0 Ok\r\n", Verdict::Delivered),
+        ("554 5.7.1 no\r\n", Verdict::PermFail),
+    ] {
+        let server = move |mut peer: Peer| {
+            peer.greet();
+            for reply in ["250 2.0.0 Ok\r\n", reply] {
+                peer.serve(&[
+                    ("MAIL", "250 Ok\r\n"),
+                    ("RCPT", "250 Ok\r\n"),
+                    ("DATA", "354 go\r\n"),
+                ]);
+                peer.message();
+                peer.say(reply);
+            }
+            peer.hear();
+        };
+        let stream = Cut {
+            socket: connect(server),
+            ends: 0,
+            is_broken: false,
+        };
+        let opening = opening(Timeouts::default());
+        let mut session = Session::open(Box::new(stream), opening).unwrap();
+        let message = message(&text);
+        let first = session.transaction(&message, recipients(1));
+        assert_eq!(only(&first).0, Verdict::Delivered);
+        let second = session.transaction_with(&message, recipients(1), Some(&mut After(true)));
+        assert_eq!(only(&second).0, verdict);
+        assert!(session.is_under_way());
+        let third = session.transaction(&message, recipients(1));
+        assert_eq!((third.settled.len(), third.untried.len()), (0, 1));
+        assert!(!session.can_take_more());
+    }
+}
