@@ -88,6 +88,11 @@ pub trait Agent: Send {
     fn offer(&mut self, envelope: Envelope) -> Offer;
     /// Everything that is due now has been offered: what was waiting for company may go.
     fn offered(&mut self) {}
+    /// Whether time alone may let it begin something: then [`Agent::offered`] is called every
+    /// second or so.
+    fn is_waiting(&self) -> bool {
+        false
+    }
     /// An outcome of this agent has reached the runner; says which held envelopes may follow.
     fn finished(&mut self, id: EvpId) -> Option<Release>;
     /// Nothing more will be offered: what has not begun may be given back as [`Report::Held`].

@@ -122,6 +122,8 @@ const FOUND_AT_ONCE: usize = DRAIN_MAX / scan::TOGETHER;
 const STEPS_MAX: usize = 32;
 /// The longest sleep: the system's clock may jump.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// The longest while an agent waits for time to pass.
+const NAP: Duration = Duration::from_secs(1);
 /// How long outcomes are awaited after [`Handle::shutdown`].
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -392,5 +394,6 @@ fn sleep(core: &Core, last_call: Option<Instant>, now: Timestamp) -> Duration {
     let until = core
         .next_event()
         .map_or(SLEEP_MAX, |at| Duration::from_secs(at.since(now)));
-    until.min(SLEEP_MAX)
+    let most = if core.is_waiting() { NAP } else { SLEEP_MAX };
+    until.min(most)
 }

@@ -191,6 +191,11 @@ impl Core {
         }
     }
 
+    /// Whether [`Core::step`] is to be called again soon, for time passes.
+    pub fn is_waiting(&self) -> bool {
+        self.agents.local.is_waiting()
+    }
+
     /// Where finished disk work waits for [`Core::step`].
     pub(super) fn done(&self) -> crossbeam_channel::Receiver<Done> {
         self.disk.done()
@@ -208,7 +213,7 @@ impl Core {
             for work in batch {
                 self.carry_out(work, now);
             }
-            if offered {
+            if offered || self.is_waiting() {
                 self.all_offered();
             }
             busy |= offered;

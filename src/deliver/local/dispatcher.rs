@@ -5,8 +5,12 @@
 //! envelope, or several of one group and action that may share a process. A group with too many
 //! waiting asks the runner to hold more back, and asks for them again as it empties; that is all
 //! the memory a flooded user costs.
+//!
+//! Who shares a session waits for all that is in it, but one that takes long keeps nothing else of
+//! its group waiting for another session.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use crate::config::MdaLimits;
 use crate::deliver::{HoldKey, Offer, Release};
@@ -18,8 +22,12 @@ use crate::util::Line;
 pub const SESSION_MAX: usize = 64;
 
 /// A further session of a group that shares starts only when so many envelopes wait for each one
-/// that is running: fewer processes with more to do share more syncs.
+/// that has just begun: fewer processes with more to do share more syncs. Connections have nothing
+/// to share but their beginning, and are kept for the next session.
 const SHARE_THRESHOLD: usize = 32;
+
+/// A session that lasts so long is slow, and is not waited for.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// The water marks count deliveries. A shared session makes many of them in one go, so a group
 /// that shares may have as many times more waiting.
@@ -62,8 +70,13 @@ pub struct Dispatcher {
     groups: HashMap<u64, Group>,
     /// Groups that could start a session, in the order of their turns.
     ring: VecDeque<u64>,
-    running: HashMap<EvpId, Running>,
-    sessions: HashMap<u64, usize>,
+    /// The sessions of envelopes.
+    running: HashMap<EvpId, u64>,
+    /// In the order in which they began.
+    sessions: BTreeMap<u64, Running>,
+    next_session: u64,
+    /// The first session that is not slow.
+    first_young: u64,
     releases: VecDeque<Release>,
 }
 
@@ -78,16 +91,19 @@ pub fn group_key(envelope: &Envelope, userbase: Option<String>) -> Key {
     }
 }
 
-#[derive(Clone, Copy)]
 struct Running {
     group: u64,
-    session: u64,
+    since: Instant,
+    /// Envelopes without an outcome.
+    left: usize,
 }
 
 struct Group {
     key: Key,
     waiting: VecDeque<(Mode, Envelope)>,
     sessions: usize,
+    /// Those of them that are not slow.
+    young: usize,
     in_ring: bool,
     on_hold: bool,
     /// Envelopes the runner was told to hold and not yet asked for.
@@ -106,7 +122,9 @@ impl Dispatcher {
             groups: HashMap::new(),
             ring: VecDeque::new(),
             running: HashMap::new(),
-            sessions: HashMap::new(),
+            sessions: BTreeMap::new(),
+            next_session: 0,
+            first_young: 0,
             releases: VecDeque::new(),
         }
     }
@@ -131,18 +149,19 @@ impl Dispatcher {
         Offer::Taken
     }
 
-    /// The next session to start, if the limits allow one.
-    pub fn start(&mut self) -> Option<Session> {
+    /// The next session to start, if the limits allow one. `now` never goes back.
+    pub fn start(&mut self, now: Instant) -> Option<Session> {
+        self.find_slow(now);
         // Groups that would take more than their share now keep their turn.
         let mut greedy = Vec::new();
-        let session = self.next(&mut greedy);
+        let session = self.next(&mut greedy, now);
         for id in greedy.into_iter().rev() {
             self.ring.push_front(id);
         }
         session
     }
 
-    fn next(&mut self, greedy: &mut Vec<u64>) -> Option<Session> {
+    fn next(&mut self, greedy: &mut Vec<u64>, now: Instant) -> Option<Session> {
         while self.sessions.len() < self.limits.max_session {
             let id = self.ring.pop_front()?;
             let Some(group) = self.groups.get_mut(&id) else {
@@ -160,10 +179,11 @@ impl Dispatcher {
                 continue;
             };
             group.sessions += 1;
+            group.young += 1;
             if let Some(release) = group.release(id, &Marks::of(&self.limits, session.mode)) {
                 self.ask_for(release);
             }
-            self.note_running(id, &session);
+            self.note_running(id, &session, now);
             self.enqueue(id);
             return Some(session);
         }
@@ -175,25 +195,38 @@ impl Dispatcher {
         self.sessions.len()
     }
 
+    /// Whether time alone may let a session start.
+    pub fn is_waiting(&self) -> bool {
+        let mut young = self.sessions.range(self.first_young..);
+        young.any(|(_, session)| {
+            let group = self.groups.get(&session.group);
+            matches!(
+                group.and_then(|g| g.waiting.front()),
+                Some((Mode::Shared, _))
+            )
+        })
+    }
+
     /// An envelope's outcome is known. The answer names its group.
     pub fn finished(&mut self, envelope: EvpId) -> Option<HoldKey> {
-        let running = self.running.remove(&envelope)?;
-        let key = Some(HoldKey(running.group));
+        let name = self.running.remove(&envelope)?;
         stat::MDA_ENVELOPE.dec();
         stat::MDA_RUNNING.dec();
-        match self.sessions.get_mut(&running.session) {
-            Some(left) if *left > 1 => {
-                *left -= 1;
-                return key;
-            }
-            _ => self.sessions.remove(&running.session),
-        };
-        if let Some(group) = self.groups.get_mut(&running.group) {
-            group.sessions = group.sessions.saturating_sub(1);
+        let session = self.sessions.get_mut(&name)?;
+        let id = session.group;
+        session.left = session.left.saturating_sub(1);
+        if session.left > 0 {
+            return Some(HoldKey(id));
         }
-        self.enqueue(running.group);
-        self.remove_if_idle(running.group);
-        key
+        self.sessions.remove(&name);
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.sessions = group.sessions.saturating_sub(1);
+            let was_young = usize::from(name >= self.first_young);
+            group.young = group.young.saturating_sub(was_young);
+        }
+        self.enqueue(id);
+        self.remove_if_idle(id);
+        Some(HoldKey(id))
     }
 
     /// The next request for held envelopes, `first` before others. Asked for once after each
@@ -234,17 +267,32 @@ impl Dispatcher {
         }
     }
 
-    fn note_running(&mut self, group: u64, session: &Session) {
-        let name = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1);
+    /// Lets groups go on whose sessions have become slow.
+    fn find_slow(&mut self, now: Instant) {
+        while let Some((name, session)) = self.sessions.range(self.first_young..).next()
+            && now.saturating_duration_since(session.since) >= SLOW
+        {
+            let id = session.group;
+            self.first_young = name + 1;
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.young = group.young.saturating_sub(1);
+            }
+            self.enqueue(id);
+        }
+    }
+
+    fn note_running(&mut self, group: u64, session: &Session, now: Instant) {
+        let name = self.next_session;
+        self.next_session += 1;
         let count = session.envelopes.len();
-        self.sessions.insert(name, count);
+        let running = Running {
+            group,
+            since: now,
+            left: count,
+        };
+        self.sessions.insert(name, running);
         for envelope in &session.envelopes {
-            let running = Running {
-                group,
-                session: name,
-            };
-            self.running.insert(envelope.id, running);
+            self.running.insert(envelope.id, name);
         }
         let count = i64::try_from(count).unwrap_or(0);
         stat::MDA_PENDING.add(-count);
@@ -288,6 +336,7 @@ impl Group {
             key,
             waiting: VecDeque::new(),
             sessions: 0,
+            young: 0,
             in_ring: false,
             on_hold: false,
             held: 0,
@@ -298,8 +347,8 @@ impl Group {
     fn may_start(&self, limits: &MdaLimits) -> bool {
         let enough = match self.waiting.front() {
             None => return false,
-            Some((Mode::Alone, _)) => 1,
-            Some((Mode::Shared | Mode::Lmtp, _)) => SHARE_THRESHOLD.saturating_mul(self.sessions),
+            Some((Mode::Shared, _)) => SHARE_THRESHOLD.saturating_mul(self.young),
+            Some((Mode::Alone | Mode::Lmtp, _)) => 1,
         };
         self.sessions < limits.max_session_per_user && self.waiting.len() >= enough
     }
@@ -308,14 +357,14 @@ impl Group {
     fn take(&mut self, gid: u64) -> Option<Session> {
         let (mode, first) = self.waiting.pop_front()?;
         let action = first.action.clone();
-        let mut envelopes = vec![first];
-        let room = if mode.is_shared() { SESSION_MAX - 1 } else { 0 };
+        let shares = mode.is_shared();
         let joining = self
             .waiting
             .iter()
-            .take(room)
+            .take(if shares { SESSION_MAX - 1 } else { 0 })
             .take_while(|(next_mode, next)| *next_mode == mode && next.action == action)
             .count();
+        let mut envelopes = vec![first];
         envelopes.extend(self.waiting.drain(..joining).map(|(_, next)| next));
         Some(Session {
             gid,

@@ -19,7 +19,7 @@ pub(crate) mod tests;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -120,7 +120,8 @@ impl Agent {
     }
 
     fn start_sessions(&mut self) {
-        while let Some(session) = self.dispatcher.start() {
+        let now = Instant::now();
+        while let Some(session) = self.dispatcher.start(now) {
             if self.threads < self.dispatcher.running() {
                 // Without one more it waits for those that there are.
                 match spawn(&self.worker, &self.work, self.threads + 1) {
@@ -155,6 +156,10 @@ impl super::Agent for Agent {
 
     fn offered(&mut self) {
         self.start_sessions();
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.dispatcher.is_waiting()
     }
 
     fn finished(&mut self, id: EvpId) -> Option<Release> {

@@ -17,18 +17,51 @@ impl Agent for Prompt {
     }
 }
 
+/// Delivers after some time: as often it has to be asked whether it can.
+struct Slow(Prompt, Vec<Envelope>, usize);
+
+impl Agent for Slow {
+    fn offer(&mut self, envelope: Envelope) -> Offer {
+        self.1.push(envelope);
+        Offer::Taken
+    }
+    fn offered(&mut self) {
+        self.2 = self.2.saturating_sub(1);
+        if self.2 == 0 {
+            for envelope in self.1.drain(..) {
+                self.0.offer(envelope);
+            }
+        }
+    }
+    fn is_waiting(&self) -> bool {
+        !self.1.is_empty()
+    }
+    fn finished(&mut self, _id: EvpId) -> Option<Release> {
+        None
+    }
+}
+
 /// A runner in its own thread, whose agents count what they deliver.
 fn started(queue: &Queue, delivered: &Arc<AtomicU64>) -> (Handle, JoinHandle<()>) {
+    started_with(queue, delivered, |prompt| Box::new(prompt))
+}
+
+/// The same with this agent for local mail.
+fn started_with(
+    queue: &Queue,
+    delivered: &Arc<AtomicU64>,
+    local: impl FnOnce(Prompt) -> Box<dyn Agent>,
+) -> (Handle, JoinHandle<()>) {
     let (handle, inbox) = channel();
     let limits = Limits::default();
     let (reports, outcomes) = inbox.reports(limits);
-    let prompt = || Box::new(Prompt(reports.clone(), delivered.clone()));
+    let prompt = || Prompt(reports.clone(), delivered.clone());
     let setup = Setup {
         queue: queue.clone(),
         agents: Agents {
-            local: prompt(),
+            local: local(prompt()),
             relay: None,
-            bounce: prompt(),
+            bounce: Box::new(prompt()),
         },
         reports: outcomes,
         limits,
@@ -68,6 +101,23 @@ fn the_thread_runs_the_queue_once_and_stops_when_told() {
     runner.join().unwrap();
     let answer = handle.ask(Ask::Status, Box::new(|_| unreachable!("nobody listens")));
     assert!(matches!(answer, Some(Answer::Fail(_))));
+}
+
+#[test]
+fn an_agent_that_waits_for_time_to_pass_is_asked_again_though_nothing_happens() {
+    let dynamic: Arc<dyn Store> = Arc::new(Faulty::default());
+    let queue = Queue::new(dynamic.clone());
+    let delivered = Arc::new(AtomicU64::new(0));
+    let slow = |prompt| -> Box<dyn Agent> { Box::new(Slow(prompt, Vec::new(), 8)) };
+    let (handle, runner) = started_with(&queue, &delivered, slow);
+    handle.committed(commit(&dynamic, vec![envelope("bob", Timestamp::now())]));
+    let deadline = Instant::now() + Duration::from_secs(180);
+    while delivered.load(SeqCst) == 0 {
+        assert!(Instant::now() < deadline, "it was not asked");
+        std::thread::yield_now();
+    }
+    handle.shutdown();
+    runner.join().unwrap();
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use std::sync::OnceLock;
+
 use super::*;
 use crate::deliver::local::tests::envelope;
 
@@ -18,8 +20,22 @@ fn users(sessions: &[Session]) -> Vec<String> {
         .collect()
 }
 
+/// All sessions that start at the beginning.
 fn drain(dispatcher: &mut Dispatcher) -> Vec<Session> {
-    std::iter::from_fn(|| dispatcher.start()).collect()
+    drain_after(dispatcher, Duration::ZERO)
+}
+
+/// Those that start when so much time has passed since the beginning.
+fn drain_after(dispatcher: &mut Dispatcher, time: Duration) -> Vec<Session> {
+    static BEGINNING: OnceLock<Instant> = OnceLock::new();
+    let now = *BEGINNING.get_or_init(Instant::now) + time;
+    std::iter::from_fn(|| dispatcher.start(now)).collect()
+}
+
+fn numbers(sessions: &[Session]) -> Vec<Vec<u32>> {
+    let number = |envelope: &Envelope| envelope.id.get() as u32;
+    let of_session = |session: &Session| session.envelopes.iter().map(number).collect();
+    sessions.iter().map(of_session).collect()
 }
 
 #[test]
@@ -45,7 +61,7 @@ fn seven_run_for_a_user_and_fifty_in_all() {
     dispatcher.finished(sessions[0].envelopes[0].id);
     assert_eq!(drain(&mut dispatcher).len(), 1);
     dispatcher.finished(envelope(9999, "stranger").id);
-    assert!(dispatcher.start().is_none());
+    assert!(drain(&mut dispatcher).is_empty());
 }
 
 #[test]
@@ -243,4 +259,49 @@ fn the_same_name_in_two_userbases_is_two_users() {
     let sessions = drain(&mut dispatcher);
     assert_eq!(sessions.len(), 14);
     assert_ne!(sessions[0].gid, sessions[1].gid);
+}
+
+#[test]
+fn a_recipient_for_whom_an_lmtp_server_takes_long_holds_up_no_other() {
+    // smtpd.conf(5), lmtp: all of a server's recipients are one group.
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    let mut sessions = Vec::new();
+    for number in 1..=9 {
+        let user = format!("u{number}");
+        let envelope = envelope(number, &user);
+        let key = (Line::default(), None);
+        dispatcher.offer(envelope, key, Mode::Lmtp);
+        sessions.extend(drain(&mut dispatcher));
+    }
+    assert_eq!(numbers(&sessions), [[1], [2], [3], [4], [5], [6], [7]]);
+    assert!(!dispatcher.is_waiting(), "no time makes room");
+    dispatcher.finished(sessions[1].envelopes[0].id);
+    assert_eq!(numbers(&drain(&mut dispatcher)), [[8, 9]]);
+}
+
+#[test]
+fn a_maildir_that_hangs_holds_up_no_other_of_its_user() {
+    // smtpd.conf(5), action: user; many virtual maildirs may belong to one user.
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    let seconds = Duration::from_secs;
+    offer(&mut dispatcher, 1, "vmail", Mode::Shared);
+    assert_eq!(numbers(&drain(&mut dispatcher)), [[1]]);
+    assert!(!dispatcher.is_waiting());
+    offer(&mut dispatcher, 2, "vmail", Mode::Shared);
+    offer(&mut dispatcher, 3, "vmail", Mode::Shared);
+    assert!(drain_after(&mut dispatcher, seconds(4)).is_empty());
+    assert!(dispatcher.is_waiting());
+    let second = drain_after(&mut dispatcher, seconds(5));
+    assert_eq!(numbers(&second), [[2, 3]]);
+    // The one that hangs does not count; the new one has its time.
+    offer(&mut dispatcher, 4, "vmail", Mode::Shared);
+    assert!(drain_after(&mut dispatcher, seconds(9)).is_empty());
+    for envelope in &second[0].envelopes {
+        dispatcher.finished(envelope.id);
+    }
+    assert_eq!(numbers(&drain_after(&mut dispatcher, seconds(9))), [[4]]);
+    for number in [1, 4] {
+        dispatcher.finished(envelope(number, "vmail").id);
+    }
+    assert!(dispatcher.groups.is_empty() && dispatcher.sessions.is_empty());
 }
