@@ -6,8 +6,8 @@
 //! waiting asks the runner to hold more back, and asks for them again as it empties; that is all
 //! the memory a flooded user costs.
 //!
-//! Who shares a session waits for all that is in it, but one that takes long keeps nothing else of
-//! its group waiting for another session.
+//! Who shares a session waits for all that is in it. So what has failed before travels alone, and
+//! one that takes long keeps nothing else of its group waiting for another session.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -330,6 +330,11 @@ fn free_for_all(limits: &MdaLimits) -> usize {
     }
 }
 
+/// Whether an envelope has failed for a time. What it meets again must not meet others.
+fn has_failed(envelope: &Envelope) -> bool {
+    envelope.retry > 0
+}
+
 impl Group {
     fn new(key: Key) -> Group {
         Group {
@@ -347,8 +352,10 @@ impl Group {
     fn may_start(&self, limits: &MdaLimits) -> bool {
         let enough = match self.waiting.front() {
             None => return false,
-            Some((Mode::Shared, _)) => SHARE_THRESHOLD.saturating_mul(self.young),
-            Some((Mode::Alone | Mode::Lmtp, _)) => 1,
+            Some((Mode::Shared, first)) if !has_failed(first) => {
+                SHARE_THRESHOLD.saturating_mul(self.young)
+            }
+            Some(_) => 1,
         };
         self.sessions < limits.max_session_per_user && self.waiting.len() >= enough
     }
@@ -357,12 +364,14 @@ impl Group {
     fn take(&mut self, gid: u64) -> Option<Session> {
         let (mode, first) = self.waiting.pop_front()?;
         let action = first.action.clone();
-        let shares = mode.is_shared();
+        let shares = mode.is_shared() && !has_failed(&first);
         let joining = self
             .waiting
             .iter()
             .take(if shares { SESSION_MAX - 1 } else { 0 })
-            .take_while(|(next_mode, next)| *next_mode == mode && next.action == action)
+            .take_while(|(next_mode, next)| {
+                *next_mode == mode && next.action == action && !has_failed(next)
+            })
             .count();
         let mut envelopes = vec![first];
         envelopes.extend(self.waiting.drain(..joining).map(|(_, next)| next));

@@ -230,8 +230,17 @@ impl Rig {
     }
 
     fn offer(&mut self, user: &str, body: &[u8]) -> EvpId {
+        self.offer_again(user, body, 0)
+    }
+
+    /// Offers a message that has failed so often.
+    fn offer_again(&mut self, user: &str, body: &[u8], retry: u16) -> EvpId {
         let mut incoming = self.queue.begin().unwrap();
-        let id = incoming.add(envelope(1, user)).unwrap();
+        let again = Envelope {
+            retry,
+            ..envelope(1, user)
+        };
+        let id = incoming.add(again).unwrap();
         incoming.write(body).unwrap();
         let committed = incoming.commit().unwrap();
         let envelope = committed.envelopes()[0].clone();
@@ -489,6 +498,25 @@ fn a_batch_that_dies_or_babbles_fails_the_unanswered_for_now() {
         assert_eq!((id, outcome.verdict), (bad, Verdict::TempFail));
         let again = rig.offer("bob", b"A: b\n\n0\n");
         assert_eq!(rig.next(), (again, Outcome::delivered()));
+    }
+}
+
+#[test]
+fn who_shared_a_process_with_one_that_dies_does_not_do_so_again() {
+    let parent = FakeParent::new(Script::Batch);
+    let mut rig = Rig::new(maildir(), parent, &Options::default());
+    for retry in [0, 1] {
+        // While the first one runs, the others wait for each other.
+        let first = rig.offer("bob", b"A: b\n\n0\n");
+        let bad = rig.offer_again("bob", b"A: b\n\ndie\n", retry);
+        let good = rig.offer_again("bob", b"A: b\n\n0\n", retry);
+        let outcomes = BTreeMap::from([rig.next(), rig.next(), rig.next()]);
+        let verdicts = [first, bad, good].map(|id| outcomes[&id].verdict);
+        let of_good = match retry {
+            0 => Verdict::TempFail,
+            _ => Verdict::Delivered,
+        };
+        assert_eq!(verdicts, [Verdict::Delivered, Verdict::TempFail, of_good]);
     }
 }
 

@@ -8,7 +8,21 @@ fn limits() -> MdaLimits {
 }
 
 fn offer(dispatcher: &mut Dispatcher, number: u32, user: &str, mode: Mode) -> Offer {
-    let envelope = envelope(number, user);
+    offer_again(dispatcher, number, user, mode, 0)
+}
+
+/// Offers an envelope that has failed so often.
+fn offer_again(
+    dispatcher: &mut Dispatcher,
+    number: u32,
+    user: &str,
+    mode: Mode,
+    retry: u16,
+) -> Offer {
+    let envelope = Envelope {
+        retry,
+        ..envelope(number, user)
+    };
     let key = group_key(&envelope, None);
     dispatcher.offer(envelope, key, mode)
 }
@@ -304,4 +318,27 @@ fn a_maildir_that_hangs_holds_up_no_other_of_its_user() {
         dispatcher.finished(envelope(number, "vmail").id);
     }
     assert!(dispatcher.groups.is_empty() && dispatcher.sessions.is_empty());
+}
+
+#[test]
+fn what_has_failed_before_shares_with_nobody() {
+    // smtpd.conf(5), lmtp: who is tried again has a transaction to himself.
+    for mode in [Mode::Shared, Mode::Lmtp] {
+        let mut dispatcher = Dispatcher::new(limits(), 1);
+        for (number, retry) in (1..).zip([0, 0, 1, 7, 0, 0]) {
+            offer_again(&mut dispatcher, number, "bob", mode, retry);
+        }
+        let mut sessions = drain(&mut dispatcher);
+        if mode == Mode::Shared {
+            // New mail shares, and waits for those that have just begun.
+            assert_eq!(sessions.len(), 3);
+            for session in &sessions {
+                for envelope in &session.envelopes {
+                    dispatcher.finished(envelope.id);
+                }
+            }
+            sessions.extend(drain(&mut dispatcher));
+        }
+        assert_eq!(numbers(&sessions), [&[1, 2][..], &[3], &[4], &[5, 6]]);
+    }
 }
