@@ -9,7 +9,15 @@ use super::errno::{cvt, retry};
 /// Tries to lock all of `file` against every other process that uses fcntl(2) or flock(2) locks;
 /// `false` when another holds it. Closing the file, or the end of the process, unlocks.
 pub fn try_exclusive(file: &File) -> io::Result<bool> {
-    Ok(try_fcntl(file)? && try_flock(file)?)
+    exclusive(file, is_flock_apart)
+}
+
+fn exclusive(file: &File, is_apart: impl FnOnce(&File) -> io::Result<bool>) -> io::Result<bool> {
+    if !try_fcntl(file)? {
+        return Ok(false);
+    }
+    // Where both are one kind of lock, it is our own first one that keeps us from the second.
+    Ok(try_flock(file)? || !is_apart(file)?)
 }
 
 /// Tries to lock all of `file` against every other process that uses flock(2) locks, and against
@@ -46,8 +54,37 @@ pub fn process_exists(pid: u32) -> bool {
     }
 }
 
+/// Whether flock(2) locks other than fcntl(2) does. Clients of these network file systems make a
+/// lock of fcntl(2) of it, under another owner's name, and the server lets only one of them have it.
+#[cfg(target_os = "linux")]
+#[allow(clippy::unnecessary_cast)] // The field's type differs between processors.
+fn is_flock_apart(file: &File) -> io::Result<bool> {
+    // SAFETY: statfs is plain old data for which zero bytes are a value.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `found` is writable for the length of the call.
+    retry(|| cvt(unsafe { libc::fstatfs(file.as_raw_fd(), &mut found) }))?;
+    Ok(!BOTH_ONE.contains(&(found.f_type as u32)))
+}
+
+/// statfs(2), `f_type`.
+#[cfg(target_os = "linux")]
+const BOTH_ONE: &[u32] = &[
+    0x6969,      // NFS
+    0x517b,      // SMB
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB 2
+    0x0bd0_0bd0, // Lustre
+];
+
+/// Only flock(2) is used here.
+#[cfg(not(target_os = "linux"))]
+fn is_flock_apart(_file: &File) -> io::Result<bool> {
+    Ok(true)
+}
+
 /// The BSDs keep flock and fcntl locks in one list, where a process that takes both waits for
-/// itself; flock alone excludes the users of either there. On Linux they do not see each other.
+/// itself; flock alone excludes the users of either there. On disks of Linux they do not see each
+/// other.
 #[cfg(not(target_os = "linux"))]
 fn try_fcntl(_file: &File) -> io::Result<bool> {
     Ok(true)
@@ -90,6 +127,20 @@ mod tests {
             drop(first);
             assert!(lock(&second).unwrap());
         }
+    }
+
+    // mail.local(8), Locks: on such a network file system that of fcntl(2) is enough.
+    #[test]
+    fn a_lock_that_our_own_first_one_refuses_us_is_not_waited_for() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().append(true).open(path.path()).unwrap();
+        // As the server does it: flock(2) is refused, fcntl(2) is not, for it is the process's.
+        let (first, second) = (open(), open());
+        assert!(try_flock(&first).unwrap());
+        assert!(!exclusive(&second, |_| Ok(true)).unwrap());
+        assert!(exclusive(&second, |_| Ok(false)).unwrap());
+        assert!(exclusive(&second, |_| Err(io::ErrorKind::Other.into())).is_err());
+        assert!(is_flock_apart(&second).unwrap());
     }
 
     #[test]
