@@ -5,11 +5,9 @@
 //! privileges, that makes a command of them.
 
 use std::ffi::CString;
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Delivery, LocalAction, Method, Paths, paths};
@@ -19,7 +17,7 @@ use crate::privsep::{ChildJob, MdaJob, MdaRefusal, MdaTask};
 use crate::sys::creds::Identity;
 use crate::sys::errno::strerror;
 use crate::sys::fdpass;
-use crate::sys::process::{self, Pid, Spawn};
+use crate::sys::process::{self, NewFile, Pid, Spawn};
 use crate::sys::user::User;
 use crate::util::Line;
 use crate::util::sysexits;
@@ -48,9 +46,6 @@ pub fn start(
     output: OwnedFd,
 ) -> Result<Pid, MdaRefusal> {
     let plan = plan(context, job)?;
-    if let Some(owner) = &plan.mailbox {
-        make_mailbox(Path::new(paths::MAILDIR), owner)?;
-    }
     launch(context, &plan, stdin, output)
         .map_err(|error| refuse(sysexits::OSERR, format!("fork: {}", strerror(&error))))
 }
@@ -61,8 +56,8 @@ struct Plan {
     child: ChildJob,
     identity: Option<Identity>,
     home: PathBuf,
-    /// Whose mailbox has to exist.
-    mailbox: Option<User>,
+    /// The mailbox that has to exist. The process makes it, for it may have to wait for the disk.
+    mailbox: Option<NewFile>,
 }
 
 fn plan(context: &DeliveryContext<'_>, job: MdaJob) -> Result<Plan, MdaRefusal> {
@@ -95,11 +90,14 @@ fn plan(context: &DeliveryContext<'_>, job: MdaJob) -> Result<Plan, MdaRefusal> 
         delimiter: context.config.smtp.sub_addr_delim,
     };
     let root = context.rights.is_root();
+    let mailbox = (root && plain_mbox)
+        .then(|| mailbox(Path::new(paths::MAILDIR), &user))
+        .transpose()?;
     Ok(Plan {
         child,
         identity: root.then(|| Identity::alone(user.uid, user.gid)),
         home: user.home.clone(),
-        mailbox: (root && plain_mbox).then_some(user),
+        mailbox,
     })
 }
 
@@ -238,24 +236,20 @@ fn may_deliver(
     }
 }
 
-/// Makes an empty mailbox that the user owns; one that exists is left as it is.
-fn make_mailbox(dir: &Path, owner: &User) -> Result<(), MdaRefusal> {
-    let failed = |error: io::Error| {
-        let text = format!("{}/{}: {}", dir.display(), owner.name, strerror(&error));
-        refuse(sysexits::TEMPFAIL, text)
-    };
-    if owner.name.is_empty() || owner.name.starts_with('.') || owner.name.contains('/') {
-        return Err(failed(io::ErrorKind::InvalidInput.into()));
-    }
-    let created = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(dir.join(&owner.name));
-    match created {
-        Ok(file) => fchown(&file, Some(owner.uid), Some(owner.gid)).map_err(failed),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(failed(error)),
+/// The mailbox of a user.
+fn mailbox(dir: &Path, owner: &User) -> Result<NewFile, MdaRefusal> {
+    let is_name = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    let path = dir.join(&owner.name);
+    match CString::new(path.as_os_str().as_bytes()) {
+        Ok(path) if is_name(&owner.name) => Ok(NewFile {
+            path,
+            uid: owner.uid,
+            gid: owner.gid,
+        }),
+        _ => {
+            let text = format!("{}: not a mailbox's name", path.display());
+            Err(refuse(sysexits::TEMPFAIL, text))
+        }
     }
 }
 
@@ -274,7 +268,7 @@ fn launch(
         dirs.push(CString::new(plan.home.as_os_str().as_bytes())?);
     }
     dirs.push(c"/".into());
-    process::spawn(&Spawn {
+    let spawn = Spawn {
         program: exe.clone(),
         argv: vec![exe, c"-x".into(), c"mda".into()],
         env: vec![home],
@@ -287,7 +281,8 @@ fn launch(
         identity: plan.identity.clone(),
         dirs,
         umask: 0o077,
-    })
+    };
+    process::spawn_with(&spawn, plan.mailbox.as_ref())
 }
 
 fn refuse(code: i32, text: String) -> MdaRefusal {

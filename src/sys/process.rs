@@ -37,8 +37,20 @@ pub struct Spawn<'a> {
     pub umask: u32,
 }
 
+/// A file that a child makes while it is who we are: empty, with mode 0600, and this user's. What is
+/// there by that name, be it a link, is left as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewFile {
+    pub path: CString,
+    pub uid: u32,
+    pub gid: u32,
+}
+
 /// What a child exits with when it cannot become what it should: EX_OSERR, to be tried again.
 pub const NOT_STARTED: i32 = 71;
+
+/// What it exits with when its file cannot be made: EX_TEMPFAIL.
+pub const NOT_MADE: i32 = 75;
 
 impl Pid {
     /// The number, for whoever shows it.
@@ -56,6 +68,12 @@ impl Pid {
 /// Starts a process. What goes wrong after fork(2) is written to the child's standard error, and
 /// it exits with [`NOT_STARTED`]; the caller never waits for it.
 pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
+    spawn_with(spawn, None)
+}
+
+/// The same; the process makes `file` first. It may wait for a file system as long as it takes: the
+/// caller does not.
+pub fn spawn_with(spawn: &Spawn<'_>, file: Option<&NewFile>) -> io::Result<Pid> {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
         strings
             .iter()
@@ -74,15 +92,11 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
         let pid = libc::fork();
         if pid == 0 {
-            let failed = into_child(spawn);
-            if failed.is_null() {
-                libc::execve(spawn.program.as_ptr(), argv.as_ptr(), envp.as_ptr());
+            if let Err(failed) = into_child(spawn, file) {
+                give_up(failed);
             }
-            give_up(if failed.is_null() {
-                spawn.program.as_ptr()
-            } else {
-                failed
-            });
+            libc::execve(spawn.program.as_ptr(), argv.as_ptr(), envp.as_ptr());
+            give_up(Failed::start(&spawn.program));
         }
         let result = cvt(pid);
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
@@ -195,41 +209,89 @@ pub fn set_umask(mask: u32) {
     unsafe { libc::umask(mask as libc::mode_t) };
 }
 
+/// What a child could not do.
+struct Failed<'a> {
+    doing: &'a CStr,
+    what: &'a CStr,
+    code: libc::c_int,
+}
+
+impl<'a> Failed<'a> {
+    fn start(what: &'a CStr) -> Failed<'a> {
+        Failed {
+            doing: c"start",
+            what,
+            code: NOT_STARTED,
+        }
+    }
+}
+
 const INHERITED: libc::c_int = 3;
 const FIRST_SPARE_FD: libc::c_int = 32;
 const MOST_CHILD_FDS: usize = 8;
 
-/// Turns the forked copy into what `spawn` describes; null when done, else what failed.
+/// Turns the forked copy into what `spawn` describes.
 ///
 /// # Safety
 /// Only between fork(2) and execve(2), with all signals blocked.
-unsafe fn into_child(spawn: &Spawn<'_>) -> *const libc::c_char {
+unsafe fn into_child<'a>(
+    spawn: &'a Spawn<'_>,
+    file: Option<&'a NewFile>,
+) -> Result<(), Failed<'a>> {
     // SAFETY: only async-signal-safe calls on memory made before the fork.
     unsafe {
         for number in 1..64 {
             libc::signal(number, libc::SIG_DFL);
         }
         if !place_fds(&spawn.fds) {
-            return c"descriptors".as_ptr();
+            return Err(Failed::start(c"descriptors"));
         }
         if libc::setsid() == -1 {
-            return c"setsid".as_ptr();
+            return Err(Failed::start(c"setsid"));
+        }
+        if let Some(file) = file
+            && !make(file)
+        {
+            return Err(Failed {
+                doing: c"make",
+                what: &file.path,
+                code: NOT_MADE,
+            });
         }
         libc::umask(spawn.umask as libc::mode_t);
         if let Some(identity) = &spawn.identity
             && creds::assume(identity.uid, identity.gid, &identity.groups).is_err()
         {
-            return c"change of user".as_ptr();
+            return Err(Failed::start(c"change of user"));
         }
         let entered = |dir: &CString| libc::chdir(dir.as_ptr()) == 0;
         if !spawn.dirs.is_empty() && !spawn.dirs.iter().any(entered) {
-            return c"chdir".as_ptr();
+            return Err(Failed::start(c"chdir"));
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
     }
-    std::ptr::null()
+    Ok(())
+}
+
+/// Makes a file; false, with errno, when that fails.
+///
+/// # Safety
+/// Only between fork(2) and execve(2), with all signals blocked.
+unsafe fn make(file: &NewFile) -> bool {
+    const MODE: libc::c_uint = 0o600;
+    let how = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+    // SAFETY: the path is a C string; the descriptor is the one that was just made.
+    unsafe {
+        let fd = libc::open(file.path.as_ptr(), how, MODE);
+        if fd == -1 {
+            return io::Error::last_os_error().raw_os_error() == Some(libc::EEXIST);
+        }
+        let is_owned = libc::fchown(fd, file.uid, file.gid) == 0;
+        libc::close(fd);
+        is_owned
+    }
 }
 
 /// Puts `fds` at 0, 1, 2 … and closes the rest. They are first moved out of each other's way.
@@ -285,25 +347,27 @@ unsafe fn close_from(first: libc::c_int) {
 }
 
 /// # Safety
-/// Only between fork(2) and execve(2); `what` is a C string.
-unsafe fn give_up(what: *const libc::c_char) -> ! {
-    // SAFETY: write(2) and _exit(2) are allowed here; strlen(3) reads a C string.
+/// Only between fork(2) and execve(2).
+unsafe fn give_up(failed: Failed<'_>) -> ! {
+    // SAFETY: write(2) and _exit(2) are allowed here, and take memory that is there.
     unsafe {
         let code = io::Error::last_os_error().raw_os_error().unwrap_or(0);
         let mut digits = *b"000\n";
         for (n, digit) in digits.iter_mut().take(3).rev().enumerate() {
             *digit += (code / 10_i32.pow(n as u32) % 10) as u8;
         }
-        let parts: [&[u8]; 4] = [
-            b"smtpd: could not start: ",
-            CStr::from_ptr(what).to_bytes(),
+        let parts: [&[u8]; 6] = [
+            b"smtpd: could not ",
+            failed.doing.to_bytes(),
+            b": ",
+            failed.what.to_bytes(),
             b": error ",
             &digits,
         ];
         for part in parts {
             libc::write(2, part.as_ptr().cast(), part.len());
         }
-        libc::_exit(NOT_STARTED)
+        libc::_exit(failed.code)
     }
 }
 

@@ -1,9 +1,13 @@
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use crate::config::{Defaults, Sources, TableName};
 use crate::mail::samples::line;
 use crate::mail::{Command, MailAddr};
 use crate::privsep::{Handover, Single};
+use crate::sys::process::Ended;
 use crate::sys::user;
 
 use super::*;
@@ -40,15 +44,18 @@ impl Fixture {
         }
     }
 
-    fn plan(&self, rights: &Rights, job: MdaJob) -> Result<Plan, MdaRefusal> {
-        let context = DeliveryContext {
+    fn context<'a>(&'a self, rights: &'a Rights) -> DeliveryContext<'a> {
+        DeliveryContext {
             config: &self.config,
             users: &People,
             paths: &self.paths,
             exe: Path::new("/usr/sbin/smtpd"),
             rights,
-        };
-        plan(&context, job)
+        }
+    }
+
+    fn plan(&self, rights: &Rights, job: MdaJob) -> Result<Plan, MdaRefusal> {
+        plan(&self.context(rights), job)
     }
 }
 
@@ -308,35 +315,81 @@ fn commands_of_aliases_are_the_daemons_whatever_the_userbase() {
     assert_eq!(fixture.plan(&root(), command), Err(MdaRefusal::NoUser));
 }
 
+/// Launches a plan with this mailbox; says how the process ended, and what it said.
+fn launched(home: &Path, mailbox: Option<NewFile>) -> (Ended, String) {
+    let fixture = Fixture::new(Delivery::Mbox);
+    // With the words that our own program is given, the shell runs the file `mda` where it is.
+    std::fs::write(home.join("mda"), "echo started\n").unwrap();
+    let rights = Rights::User {
+        uid: user::effective_uid(),
+        gid: user::effective_gid(),
+    };
+    let context = DeliveryContext {
+        exe: Path::new("/bin/sh"),
+        ..fixture.context(&rights)
+    };
+    let plan = Plan {
+        home: home.to_owned(),
+        identity: None,
+        mailbox,
+        ..fixture.plan(&root(), job("bob")).unwrap()
+    };
+    let input = File::open("/dev/null").unwrap();
+    let mut output = tempfile::tempfile().unwrap();
+    let theirs = output.try_clone().unwrap();
+    let pid = launch(&context, &plan, input.into(), theirs.into()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let how = loop {
+        if let Some(how) = process::try_wait(pid).unwrap() {
+            break how;
+        }
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    };
+    let mut said = String::new();
+    output.rewind().unwrap();
+    output.read_to_string(&mut said).unwrap();
+    (how, said)
+}
+
 #[test]
 fn a_mailbox_is_made_once_and_never_through_a_link() {
-    // mail.local(8) cannot make a file in root's spool: the parent does, O_EXCL, mode 0600.
+    // mail.local(8) cannot make a file in root's spool: its process does before it is the user's,
+    // O_EXCL, mode 0600.
+    let home = tempfile::tempdir().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let owner = User {
-        name: "someone".into(),
+    let owner = |name: &str| User {
+        name: name.into(),
         uid: user::effective_uid(),
         gid: user::effective_gid(),
         gecos: String::new(),
         home: "/".into(),
     };
-    make_mailbox(dir.path(), &owner).unwrap();
+    let make = |dir: &Path, name: &str| {
+        let mailbox = mailbox(dir, &owner(name)).unwrap();
+        launched(home.path(), Some(mailbox))
+    };
     let path = dir.path().join("someone");
+    assert_eq!(make(dir.path(), "someone").0, Ended::Exited(0));
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     std::fs::write(&path, "mail").unwrap();
-    make_mailbox(dir.path(), &owner).unwrap();
+    assert_eq!(make(dir.path(), "someone").0, Ended::Exited(0));
     assert_eq!(std::fs::read(&path).unwrap(), b"mail");
     let target = dir.path().join("target");
     std::os::unix::fs::symlink(&target, dir.path().join("linked")).unwrap();
-    let linked = User {
-        name: "linked".into(),
-        ..owner.clone()
-    };
-    make_mailbox(dir.path(), &linked).unwrap();
+    assert_eq!(make(dir.path(), "linked").0, Ended::Exited(0));
     assert!(!target.exists());
-    let climber = User {
-        name: "../x".into(),
-        ..owner
-    };
-    let refused = make_mailbox(dir.path(), &climber).unwrap_err();
-    assert!(matches!(refused, MdaRefusal::Exit { code: 75, .. }));
+    // The parent touches no mail directory: it is the process that finds out.
+    let gone = dir.path().join("gone");
+    let (how, said) = make(&gone, "someone");
+    assert_eq!(how, Ended::Exited(75));
+    let text = format!(
+        "smtpd: could not make: {}/someone: error 002\n",
+        gone.display()
+    );
+    assert_eq!(said, text);
+    for climber in ["../x", "", ".x", "a\0b"] {
+        let refused = mailbox(dir.path(), &owner(climber)).unwrap_err();
+        assert!(matches!(refused, MdaRefusal::Exit { code: 75, .. }));
+    }
 }
