@@ -259,8 +259,10 @@ fn carry_out(plan: Plan, input: File) -> Result<i32, MdaError> {
     .map(|()| OK)
 }
 
-/// What strangers wrote is only read from here on.
+/// What strangers wrote is only read from here on. Mail that we store is its owner's alone, whatever
+/// mask there is for commands.
 fn shut_in() -> Result<(), MdaError> {
+    sys::process::set_umask(0o077);
     sandbox::enter(Role::Delivery)
         .map(drop)
         .map_err(|error| MdaError::new(OSERR, format!("sandbox: {}", sys::errno::strerror(&error))))

@@ -25,6 +25,8 @@ pub struct Held {
     pub advice: Option<String>,
     /// Private keys, and the process that has them too.
     pub keys: Keeper,
+    /// The file mode mask that we were started with: commands have it.
+    pub umask: u32,
     pub _pid_file: PidFile,
     pub _spool_lock: Option<File>,
 }

@@ -36,6 +36,8 @@ pub struct DeliveryContext<'a> {
     pub exe: &'a Path,
     /// Who we are.
     pub rights: &'a Rights,
+    /// The file mode mask of commands.
+    pub umask: u32,
 }
 
 /// Starts `job`. `stdin` is the message, `output` takes what the program says.
@@ -280,7 +282,7 @@ fn launch(
         ],
         identity: plan.identity.clone(),
         dirs,
-        umask: 0o077,
+        umask: context.umask,
     };
     process::spawn_with(&spawn, plan.mailbox.as_ref())
 }

@@ -393,6 +393,7 @@ impl Parent {
             paths: &self.options.paths,
             exe: &self.options.exe,
             rights: &self.rights,
+            umask: self.held.umask,
         };
         mda::start(&context, job, stdin, output)
     }

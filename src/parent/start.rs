@@ -24,7 +24,7 @@ pub fn start(
     config: Config,
     reread: Reread,
 ) -> Result<Parent, String> {
-    process::set_umask(0o022);
+    let umask = process::set_umask(0o022);
     let rights = Rights::find(&options.paths)?;
     let trial = built_in::is(&handover.sources);
     let keys = Keeper::load(&config)?;
@@ -69,6 +69,7 @@ pub fn start(
             control,
             advice,
             keys,
+            umask,
             _pid_file: pid_file,
             _spool_lock: spool_lock,
         },

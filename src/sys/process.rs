@@ -203,10 +203,11 @@ pub fn fill_standard_fds() -> io::Result<()> {
     }
 }
 
-/// Sets the file mode mask.
-pub fn set_umask(mask: u32) {
+/// Sets the file mode mask; says what it was.
+#[allow(clippy::unnecessary_cast)] // The type differs between systems.
+pub fn set_umask(mask: u32) -> u32 {
     // SAFETY: umask(2) takes a number and cannot fail.
-    unsafe { libc::umask(mask as libc::mode_t) };
+    unsafe { libc::umask(mask as libc::mode_t) as u32 }
 }
 
 /// What a child could not do.

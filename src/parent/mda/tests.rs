@@ -51,6 +51,7 @@ impl Fixture {
             paths: &self.paths,
             exe: Path::new("/usr/sbin/smtpd"),
             rights,
+            umask: 0o027,
         }
     }
 
@@ -319,7 +320,7 @@ fn commands_of_aliases_are_the_daemons_whatever_the_userbase() {
 fn launched(home: &Path, mailbox: Option<NewFile>) -> (Ended, String) {
     let fixture = Fixture::new(Delivery::Mbox);
     // With the words that our own program is given, the shell runs the file `mda` where it is.
-    std::fs::write(home.join("mda"), "echo started\n").unwrap();
+    std::fs::write(home.join("mda"), "umask\n").unwrap();
     let rights = Rights::User {
         uid: user::effective_uid(),
         gid: user::effective_gid(),
@@ -392,4 +393,13 @@ fn a_mailbox_is_made_once_and_never_through_a_link() {
         let refused = mailbox(dir.path(), &owner(climber)).unwrap_err();
         assert!(matches!(refused, MdaRefusal::Exit { code: 75, .. }));
     }
+}
+
+#[test]
+fn a_delivery_has_the_mask_that_smtpd_was_started_with() {
+    // smtpd.conf(5), COMMANDS.
+    let home = tempfile::tempdir().unwrap();
+    let (how, said) = launched(home.path(), None);
+    assert_eq!(how, Ended::Exited(0));
+    assert!(said.ends_with("0027\n"), "{said}");
 }
