@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::privsep::MdaEnd;
+use crate::privsep::{MdaEnd, MdaRefusal};
 use crate::sys::process::{Ended, Pid};
+use crate::util::{Line, sysexits};
 
 /// A table of children. It starts, waits for and kills nothing itself.
 #[derive(Debug, Default)]
@@ -24,26 +25,68 @@ pub struct Delivery {
 #[derive(Debug)]
 struct Child {
     delivery: Delivery,
+    /// Whose mail it delivers.
+    user: Line,
     deadline: Instant,
     timed_out: bool,
+    /// When it was killed first.
+    killed: Option<Instant>,
 }
+
+/// Deliveries that may run at a time, whatever the engine thinks.
+const MOST: usize = 1024;
 
 /// How long a delivery may take: that of OpenSMTPD's alarm(3).
 pub const DELIVERY_TIME: Duration = Duration::from_secs(300);
-/// A child that was killed and is still there is killed again after this.
+/// A child that was killed and is still there is killed again after this, and counts as one that
+/// does not end.
 const AGAIN: Duration = Duration::from_secs(10);
 
 impl Children {
+    /// Whether another child may be started for `user`, who may have `share` at a time. A process
+    /// that waits for a disk for ever cannot be killed: the engine has no time for it any more, but
+    /// the system still has it.
+    pub fn have_room(&self, user: &Line, share: usize, now: Instant) -> Result<(), MdaRefusal> {
+        let refuse = |code, text: &str| {
+            Err(MdaRefusal::Exit {
+                code,
+                text: Line::sanitize(text.as_bytes()),
+            })
+        };
+        if self.running.len() >= MOST {
+            return refuse(sysexits::OSERR, "too many deliveries");
+        }
+        let is_stuck = |child: &&Child| {
+            let since = child.killed.map(|when| now.saturating_duration_since(when));
+            child.user == *user && since.is_some_and(|time| time >= AGAIN)
+        };
+        if self.running.values().filter(is_stuck).count() >= share.max(1) {
+            let text = format!("earlier deliveries to {user} do not end");
+            return refuse(sysexits::TEMPFAIL, &text);
+        }
+        Ok(())
+    }
+
     /// A child has been started.
-    pub fn started(&mut self, pid: Pid, delivery: Delivery, now: Instant) {
+    pub fn started(&mut self, pid: Pid, delivery: Delivery, user: Line, now: Instant) {
         self.running.insert(
             pid,
             Child {
                 delivery,
+                user,
                 deadline: now + DELIVERY_TIME,
                 timed_out: false,
+                killed: None,
             },
         );
+    }
+
+    /// The child of this delivery, which nobody waits for any more: kill it.
+    pub fn unwanted(&mut self, delivery: Delivery, now: Instant) -> Option<Pid> {
+        let mut running = self.running.iter_mut();
+        let (pid, child) = running.find(|(_, child)| child.delivery == delivery)?;
+        child.killed.get_or_insert(now);
+        Some(*pid)
     }
 
     /// The children whose time is over: kill them. They stay until they have ended.
@@ -52,6 +95,7 @@ impl Children {
         for (pid, child) in &mut self.running {
             if child.deadline <= now {
                 child.timed_out = true;
+                child.killed.get_or_insert(now);
                 child.deadline = now + AGAIN;
                 pids.push(*pid);
             }
@@ -83,11 +127,6 @@ impl Children {
         self.running.keys().copied().collect()
     }
 
-    /// How many deliveries run.
-    pub fn len(&self) -> usize {
-        self.running.len()
-    }
-
     /// Whether no delivery runs.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
@@ -105,6 +144,11 @@ mod tests {
 
     const SIGKILL: i32 = 9;
 
+    fn start(children: &mut Children, pid: i32, id: u32, now: Instant) {
+        let user = Line::sanitize(b"bob");
+        children.started(Pid::fake(pid), delivery(1, id), user, now);
+    }
+
     fn delivery(engine: u64, id: u32) -> Delivery {
         Delivery { engine, id }
     }
@@ -112,8 +156,8 @@ mod tests {
     #[test]
     fn each_end_is_told_once_with_its_id() {
         let (mut children, now) = (Children::default(), Instant::now());
-        children.started(Pid::fake(10), delivery(1, 7), now);
-        children.started(Pid::fake(11), delivery(1, 8), now);
+        start(&mut children, 10, 7, now);
+        start(&mut children, 11, 8, now);
         assert_eq!(children.find(delivery(1, 8)), Some(Pid::fake(11)));
         assert_eq!(children.find(delivery(2, 8)), None);
         let end = children.ended(Pid::fake(10), Ended::Exited(75));
@@ -128,7 +172,7 @@ mod tests {
     fn a_delivery_has_300_seconds() {
         // smtpd(8), local delivery: killed after 300 s, reported as a time-out.
         let (mut children, now) = (Children::default(), Instant::now());
-        children.started(Pid::fake(10), delivery(1, 7), now);
+        start(&mut children, 10, 7, now);
         let late = now + DELIVERY_TIME;
         assert!(children.overdue(late - Duration::from_millis(1)).is_empty());
         assert_eq!(children.deadline(), Some(late));
@@ -140,9 +184,44 @@ mod tests {
     }
 
     #[test]
+    fn children_that_do_not_end_keep_their_user_from_more_and_nobody_else() {
+        // smtpd.conf(5), mda limit: max-session-per-user.
+        let (mut children, now) = (Children::default(), Instant::now());
+        let [bob, eve] = ["bob", "eve"].map(|name| Line::sanitize(name.as_bytes()));
+        for id in 0..8 {
+            start(&mut children, 10 + id, id as u32, now);
+        }
+        let late = now + DELIVERY_TIME;
+        assert_eq!(children.have_room(&bob, 7, late), Ok(()), "they only run");
+        assert_eq!(children.overdue(late).len(), 8);
+        assert_eq!(
+            children.have_room(&bob, 7, late),
+            Ok(()),
+            "they may end yet"
+        );
+        let refused = children.have_room(&bob, 7, late + AGAIN);
+        let text = Line::sanitize(b"earlier deliveries to bob do not end");
+        assert_eq!(refused, Err(MdaRefusal::Exit { code: 75, text }));
+        assert_eq!(children.have_room(&eve, 7, late + AGAIN), Ok(()));
+        for pid in [10, 11] {
+            children.ended(Pid::fake(pid), Ended::Signaled(SIGKILL));
+        }
+        assert_eq!(children.have_room(&bob, 7, late + AGAIN), Ok(()));
+        // One that the engine wants killed counts as well.
+        start(&mut children, 20, 20, now);
+        assert_eq!(
+            children.unwanted(delivery(1, 20), late),
+            Some(Pid::fake(20))
+        );
+        assert_eq!(children.unwanted(delivery(1, 21), late), None);
+        assert!(children.have_room(&bob, 7, late + AGAIN).is_err());
+        assert!(children.have_room(&eve, 0, late + AGAIN).is_ok());
+    }
+
+    #[test]
     fn one_that_finishes_while_being_killed_has_finished() {
         let (mut children, now) = (Children::default(), Instant::now());
-        children.started(Pid::fake(10), delivery(1, 7), now);
+        start(&mut children, 10, 7, now);
         children.overdue(now + DELIVERY_TIME);
         let end = children.ended(Pid::fake(10), Ended::Exited(0));
         assert_eq!(end, Some((delivery(1, 7), MdaEnd::Exited(0))));

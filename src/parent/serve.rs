@@ -98,8 +98,6 @@ enum Stop {
     Failed,
 }
 
-/// Deliveries that may run at a time, whatever the engine thinks.
-const MOST_DELIVERIES: usize = 1024;
 /// Programs of tables and filters that may run at a time; a new configuration starts its own
 /// before those of the old one end.
 const MOST_HELPERS: usize = 256;
@@ -308,7 +306,8 @@ impl Parent {
         match request {
             Request::StartMda { id, job } => self.start_mda(id, job, fds),
             Request::KillMda { id } => {
-                if let Some(pid) = self.children.find(self.delivery(id)) {
+                let delivery = self.delivery(id);
+                if let Some(pid) = self.children.unwanted(delivery, Instant::now()) {
                     process::kill(pid);
                 } else if self.user_programs.take_back(self.engine_number, id) {
                     self.tell(&not_wanted(id));
@@ -360,8 +359,9 @@ impl Parent {
         }
         let mut fds = fds.into_iter();
         let message = (fds.next(), fds.next());
+        let user = job.user.clone();
         match self.try_mda(job, message) {
-            Ok(pid) => self.children.started(pid, delivery, Instant::now()),
+            Ok(pid) => self.children.started(pid, delivery, user, Instant::now()),
             Err(why) => self.tell(&Reply::MdaRefused { id, why }),
         }
     }
@@ -381,9 +381,8 @@ impl Parent {
         if self.stop != Stop::No {
             return refused(sysexits::TEMPFAIL, "smtpd is stopping");
         }
-        if self.children.len() >= MOST_DELIVERIES {
-            return refused(sysexits::OSERR, "too many deliveries");
-        }
+        let share = self.in_use.config.mda.max_session_per_user;
+        self.children.have_room(&job.user, share, Instant::now())?;
         let (Some(stdin), Some(output)) = message else {
             return refused(sysexits::OSERR, "smtpd: Too many open files");
         };
