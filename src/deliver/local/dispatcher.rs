@@ -7,7 +7,8 @@
 //! the memory a flooded user costs.
 //!
 //! Who shares a session waits for all that is in it. So what has failed before travels alone, and
-//! one that takes long keeps nothing else of its group waiting for another session.
+//! one that takes long keeps nothing else of its group waiting for another session. Nor does a
+//! recipient for whom an LMTP server takes long get all sessions: what else comes for him waits.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::config::MdaLimits;
 use crate::deliver::{HoldKey, Offer, Release};
 use crate::log::stat;
-use crate::mail::{Envelope, EvpId, Kind};
+use crate::mail::{Envelope, EvpId, Kind, MailAddr};
 use crate::util::Line;
 
 /// Most envelopes a session carries.
@@ -93,9 +94,10 @@ pub fn group_key(envelope: &Envelope, userbase: Option<String>) -> Key {
 
 struct Running {
     group: u64,
+    mode: Mode,
     since: Instant,
-    /// Envelopes without an outcome.
-    left: usize,
+    /// Envelopes without an outcome, and whom they are for.
+    left: Vec<(EvpId, MailAddr)>,
 }
 
 struct Group {
@@ -175,7 +177,8 @@ impl Dispatcher {
             if !group.may_start(&self.limits) {
                 continue;
             }
-            let Some(session) = group.take(id) else {
+            let busy = busy(&self.sessions, id, self.first_young);
+            let Some(session) = group.take(id, &busy) else {
                 continue;
             };
             group.sessions += 1;
@@ -214,15 +217,15 @@ impl Dispatcher {
         stat::MDA_RUNNING.dec();
         let session = self.sessions.get_mut(&name)?;
         let id = session.group;
-        session.left = session.left.saturating_sub(1);
-        if session.left > 0 {
-            return Some(HoldKey(id));
-        }
-        self.sessions.remove(&name);
-        if let Some(group) = self.groups.get_mut(&id) {
+        session.left.retain(|(left, _)| *left != envelope);
+        let is_over = session.left.is_empty();
+        if is_over && let Some(group) = self.groups.get_mut(&id) {
             group.sessions = group.sessions.saturating_sub(1);
             let was_young = usize::from(name >= self.first_young);
             group.young = group.young.saturating_sub(was_young);
+        }
+        if is_over {
+            self.sessions.remove(&name);
         }
         self.enqueue(id);
         self.remove_if_idle(id);
@@ -284,17 +287,19 @@ impl Dispatcher {
     fn note_running(&mut self, group: u64, session: &Session, now: Instant) {
         let name = self.next_session;
         self.next_session += 1;
-        let count = session.envelopes.len();
-        let running = Running {
-            group,
-            since: now,
-            left: count,
-        };
-        self.sessions.insert(name, running);
+        let mut left = Vec::with_capacity(session.envelopes.len());
         for envelope in &session.envelopes {
             self.running.insert(envelope.id, name);
+            left.push((envelope.id, envelope.dest.clone()));
         }
-        let count = i64::try_from(count).unwrap_or(0);
+        let count = i64::try_from(left.len()).unwrap_or(0);
+        let running = Running {
+            group,
+            mode: session.mode,
+            since: now,
+            left,
+        };
+        self.sessions.insert(name, running);
         stat::MDA_PENDING.add(-count);
         stat::MDA_RUNNING.add(count);
     }
@@ -335,6 +340,22 @@ fn has_failed(envelope: &Envelope) -> bool {
     envelope.retry > 0
 }
 
+/// Whom the sessions of a group are at work for by LMTP, and whether one of these is slow.
+fn busy(
+    sessions: &BTreeMap<u64, Running>,
+    group: u64,
+    first_young: u64,
+) -> HashMap<&MailAddr, bool> {
+    let mut busy = HashMap::new();
+    let is_of_it = |session: &Running| session.group == group && session.mode == Mode::Lmtp;
+    for (name, session) in sessions.iter().filter(|(_, session)| is_of_it(session)) {
+        for (_, recipient) in &session.left {
+            *busy.entry(recipient).or_default() |= *name < first_young;
+        }
+    }
+    busy
+}
+
 impl Group {
     fn new(key: Key) -> Group {
         Group {
@@ -360,21 +381,30 @@ impl Group {
         self.sessions < limits.max_session_per_user && self.waiting.len() >= enough
     }
 
-    /// The envelopes of the next session, in the order they came.
-    fn take(&mut self, gid: u64) -> Option<Session> {
-        let (mode, first) = self.waiting.pop_front()?;
+    /// The envelopes of the next session, in the order they came. Who is waited for, or has failed
+    /// before, gets no second one.
+    fn take(&mut self, gid: u64, busy: &HashMap<&MailAddr, bool>) -> Option<Session> {
+        let may_go = |envelope: &Envelope| match busy.get(&&envelope.dest) {
+            Some(is_slow) => !is_slow && !has_failed(envelope),
+            None => true,
+        };
+        let mut waiting = self.waiting.iter();
+        let at = waiting.position(|(_, envelope)| may_go(envelope))?;
+        let (mode, first) = self.waiting.remove(at)?;
         let action = first.action.clone();
         let shares = mode.is_shared() && !has_failed(&first);
         let joining = self
             .waiting
             .iter()
+            .skip(at)
             .take(if shares { SESSION_MAX - 1 } else { 0 })
             .take_while(|(next_mode, next)| {
-                *next_mode == mode && next.action == action && !has_failed(next)
+                let alike = *next_mode == mode && next.action == action;
+                alike && !has_failed(next) && may_go(next)
             })
             .count();
         let mut envelopes = vec![first];
-        envelopes.extend(self.waiting.drain(..joining).map(|(_, next)| next));
+        envelopes.extend(self.waiting.drain(at..at + joining).map(|(_, next)| next));
         Some(Session {
             gid,
             mode,

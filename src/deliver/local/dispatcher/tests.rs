@@ -281,10 +281,7 @@ fn a_recipient_for_whom_an_lmtp_server_takes_long_holds_up_no_other() {
     let mut dispatcher = Dispatcher::new(limits(), 1);
     let mut sessions = Vec::new();
     for number in 1..=9 {
-        let user = format!("u{number}");
-        let envelope = envelope(number, &user);
-        let key = (Line::default(), None);
-        dispatcher.offer(envelope, key, Mode::Lmtp);
+        offer_lmtp(&mut dispatcher, number, &format!("u{number}"), 0);
         sessions.extend(drain(&mut dispatcher));
     }
     assert_eq!(numbers(&sessions), [[1], [2], [3], [4], [5], [6], [7]]);
@@ -320,25 +317,65 @@ fn a_maildir_that_hangs_holds_up_no_other_of_its_user() {
     assert!(dispatcher.groups.is_empty() && dispatcher.sessions.is_empty());
 }
 
+/// Offers an envelope for a recipient of an LMTP server that has failed so often.
+fn offer_lmtp(dispatcher: &mut Dispatcher, number: u32, user: &str, retry: u16) {
+    let envelope = Envelope {
+        retry,
+        ..envelope(number, user)
+    };
+    dispatcher.offer(envelope, (Line::default(), None), Mode::Lmtp);
+}
+
 #[test]
 fn what_has_failed_before_shares_with_nobody() {
     // smtpd.conf(5), lmtp: who is tried again has a transaction to himself.
-    for mode in [Mode::Shared, Mode::Lmtp] {
-        let mut dispatcher = Dispatcher::new(limits(), 1);
-        for (number, retry) in (1..).zip([0, 0, 1, 7, 0, 0]) {
-            offer_again(&mut dispatcher, number, "bob", mode, retry);
-        }
-        let mut sessions = drain(&mut dispatcher);
-        if mode == Mode::Shared {
-            // New mail shares, and waits for those that have just begun.
-            assert_eq!(sessions.len(), 3);
-            for session in &sessions {
-                for envelope in &session.envelopes {
-                    dispatcher.finished(envelope.id);
-                }
-            }
-            sessions.extend(drain(&mut dispatcher));
-        }
-        assert_eq!(numbers(&sessions), [&[1, 2][..], &[3], &[4], &[5, 6]]);
+    const RETRIES: [u16; 6] = [0, 0, 1, 7, 0, 0];
+    const EXPECTED: [&[u32]; 4] = [&[1, 2], &[3], &[4], &[5, 6]];
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for (number, retry) in (1..).zip(RETRIES) {
+        offer_lmtp(&mut dispatcher, number, &format!("u{number}"), retry);
     }
+    assert_eq!(numbers(&drain(&mut dispatcher)), EXPECTED);
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for (number, retry) in (1..).zip(RETRIES) {
+        offer_again(&mut dispatcher, number, "bob", Mode::Shared, retry);
+    }
+    let mut sessions = drain(&mut dispatcher);
+    // New mail waits for those that have just begun, and shares.
+    assert_eq!(sessions.len(), 3);
+    for envelope in sessions.iter().flat_map(|session| &session.envelopes) {
+        dispatcher.finished(envelope.id);
+    }
+    sessions.extend(drain(&mut dispatcher));
+    assert_eq!(numbers(&sessions), EXPECTED);
+}
+
+#[test]
+fn a_recipient_for_whom_an_lmtp_server_takes_long_has_one_session() {
+    // smtpd.conf(5), lmtp: nor do his retries, or what comes for him meanwhile, take all of them.
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for number in 1..=9 {
+        offer_lmtp(&mut dispatcher, number, "slow", 1);
+    }
+    offer_lmtp(&mut dispatcher, 10, "bob", 0);
+    assert_eq!(numbers(&drain(&mut dispatcher)), [[1], [10]]);
+    dispatcher.finished(envelope(1, "slow").id);
+    assert_eq!(numbers(&drain(&mut dispatcher)), [[2]]);
+    // What is new for him goes out at once, as long as nobody knows.
+    offer_lmtp(&mut dispatcher, 11, "slow", 0);
+    assert_eq!(numbers(&drain(&mut dispatcher)), [[11]]);
+    let later = |dispatcher: &mut Dispatcher| drain_after(dispatcher, SLOW);
+    assert!(later(&mut dispatcher).is_empty());
+    offer_lmtp(&mut dispatcher, 12, "slow", 0);
+    offer_lmtp(&mut dispatcher, 13, "eve", 0);
+    assert_eq!(numbers(&later(&mut dispatcher)), [[13]]);
+    for number in [2, 11] {
+        dispatcher.finished(envelope(number, "slow").id);
+    }
+    assert_eq!(numbers(&later(&mut dispatcher)), [[3], [12]]);
+    for number in [10, 12, 13, 3, 4, 5, 6, 7, 8, 9] {
+        dispatcher.finished(envelope(number, "any").id);
+        later(&mut dispatcher);
+    }
+    assert!(dispatcher.groups.is_empty() && dispatcher.sessions.is_empty());
 }
