@@ -65,6 +65,8 @@ struct Scan {
 #[derive(Debug, Default)]
 struct OwnersLine {
     waiting: VecDeque<Candidate>,
+    /// The last scan has seen more than there was room for.
+    passed_over: bool,
     running: usize,
     not_before: Option<Instant>,
 }
@@ -185,13 +187,15 @@ impl Offline {
         replays.fold(next, Instant::min)
     }
 
-    /// Whether all that the last scan found has been tried, but for owners from whom the daemon
-    /// takes nothing.
+    /// Whether all that the last scan saw has been tried, but for owners from whom the daemon takes
+    /// nothing.
     pub fn is_done(&self) -> bool {
+        let is_settled = |line: &OwnersLine| line.waiting.is_empty() && !line.passed_over;
         let mut lines = self.lines.values();
         self.scanned
+            && self.scan.is_none()
             && self.running.is_empty()
-            && lines.all(|line| line.waiting.is_empty() || line.not_before.is_some())
+            && lines.all(|line| is_settled(line) || line.not_before.is_some())
     }
 
     /// The replays that run.
@@ -265,11 +269,16 @@ impl Offline {
     fn look(&mut self, now: Instant) -> io::Result<()> {
         let mut scan = match self.scan.take() {
             Some(scan) => scan,
-            None => Scan {
-                entries: fs::read_dir(&self.dir)?,
-                group: fs::metadata(&self.dir)?.gid(),
-                failed: BTreeSet::new(),
-            },
+            None => {
+                for line in self.lines.values_mut() {
+                    line.passed_over = false;
+                }
+                Scan {
+                    entries: fs::read_dir(&self.dir)?,
+                    group: fs::metadata(&self.dir)?.gid(),
+                    failed: BTreeSet::new(),
+                }
+            }
         };
         for _ in 0..LOOKED_AT_ONCE {
             let Some(entry) = scan.entries.next() else {
@@ -291,7 +300,7 @@ impl Offline {
             }
             let wanted =
                 !self.known.contains(&name) && failure.is_none_or(|failure| failure.again <= now);
-            if wanted && self.waiting < MOST_WAITING {
+            if wanted {
                 self.consider(name, scan.group, now);
             }
         }
@@ -330,13 +339,15 @@ impl Offline {
         }
     }
 
-    /// What finds its line full is found again by a later scan.
+    /// What finds no room is found again by a later scan.
     fn wait(&mut self, candidate: Candidate) {
         let line = self.lines.entry(candidate.uid).or_default();
-        if line.waiting.len() < MOST_WAITING_PER_OWNER {
+        if self.waiting < MOST_WAITING && line.waiting.len() < MOST_WAITING_PER_OWNER {
             self.known.insert(candidate.name.clone());
             line.waiting.push_back(candidate);
             self.waiting += 1;
+        } else {
+            line.passed_over = true;
         }
     }
 
@@ -353,7 +364,7 @@ impl Offline {
 
     fn start_batch(&mut self, paths: &Paths, rights: &Rights, now: Instant) {
         self.lines
-            .retain(|_, line| line.running > 0 || !line.waiting.is_empty());
+            .retain(|_, line| line.running > 0 || !line.waiting.is_empty() || line.passed_over);
         for _ in 0..BATCH {
             if self.running.len() >= AT_A_TIME {
                 break;
@@ -394,6 +405,10 @@ impl Offline {
         let line = self.lines.get_mut(&self.turn)?;
         let candidate = line.waiting.pop_front()?;
         self.waiting -= 1;
+        if line.waiting.is_empty() && line.passed_over {
+            // There is room for the others.
+            self.next_scan = now;
+        }
         Some(candidate)
     }
 }

@@ -144,8 +144,9 @@ fn what_is_no_message_is_told_again_every_day() {
 #[test]
 fn while_the_daemon_takes_nothing_no_failure_is_counted() {
     // smtpctl(8), pause smtp: what is stored meanwhile comes in soon after it is resumed.
+    const FILES: usize = MOST_WAITING_PER_OWNER + 12;
     let mut fixture = Fixture::new("exit 69");
-    for n in 0..12 {
+    for n in 0..FILES {
         fixture.put(&format!("{n}.x"), "stored\n");
     }
     for _ in 0..20 {
@@ -159,7 +160,26 @@ fn while_the_daemon_takes_nothing_no_failure_is_counted() {
         fixture.now += NOT_TAKEN_RETRY;
     }
     assert!(fixture.offline.failed.is_empty());
-    assert_eq!(fs::read_dir(fixture.path("")).unwrap().count(), 12);
+    assert_eq!(fs::read_dir(fixture.path("")).unwrap().count(), FILES);
+}
+
+#[test]
+fn it_is_done_when_all_is_taken_in_however_much_one_owner_has() {
+    // smtpd(8), -q: what sendmail(8) has stored is taken in first.
+    let mut fixture = Fixture::new("exit 0");
+    for n in 0..MOST_WAITING_PER_OWNER + 50 {
+        fixture.put(&format!("{n}.x"), "stored\n");
+    }
+    for _ in 0..200 {
+        fixture.step();
+        fixture.settle();
+        if fixture.offline.is_done() {
+            break;
+        }
+        fixture.now = fixture.offline.deadline();
+    }
+    assert!(fixture.offline.is_done());
+    assert_eq!(fs::read_dir(fixture.path("")).unwrap().count(), 0);
 }
 
 #[test]
