@@ -23,6 +23,8 @@ use crate::util::backoff::Backoff;
 
 /// How long the process of an old configuration stays.
 const HANDSHAKES: Duration = Duration::from_secs(60);
+/// How long a new process may take to start and to read its keys, which do not all fit the socket.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The keys, and the process that has them too.
 pub struct Keeper {
@@ -77,22 +79,22 @@ impl Keeper {
     }
 
     /// Starts the process at once, if there are keys.
-    pub fn started(mut self, options: &Options) -> Result<Keeper, String> {
+    pub fn start_now(&mut self, options: &Options) -> Result<(), String> {
         if !self.keys.is_empty() && !self.step(options, Instant::now()) {
             return Err("the process that holds the private keys cannot be started".to_owned());
         }
-        Ok(self)
+        Ok(())
     }
 
     /// Another configuration's keys, with their process, take the place of these.
     pub fn replace(&mut self, next: Keeper, now: Instant) {
-        let mut old = std::mem::replace(self, next);
-        self.retired.append(&mut old.retired);
+        let old = std::mem::replace(self, next);
         self.retire(old, now + HANDSHAKES);
     }
 
     /// The process of other keys is to end then.
-    pub fn retire(&mut self, other: Keeper, until: Instant) {
+    pub fn retire(&mut self, mut other: Keeper, until: Instant) {
+        self.retired.append(&mut other.retired);
         if let Process::Runs { pid, wire, .. } = other.process {
             self.retired.push(Retired {
                 pid,
@@ -116,7 +118,19 @@ impl Keeper {
         if self.keys.is_empty() || !due {
             return false;
         }
-        match self.start(options) {
+        let started = self.start(options).and_then(|(pid, wire)| {
+            let given = self.give_keys(&wire);
+            if given.is_err() {
+                process::kill(pid);
+                self.retired.push(Retired {
+                    pid,
+                    wire: None,
+                    until: now,
+                });
+            }
+            given.map(|()| (pid, wire))
+        });
+        match started {
             Ok((pid, wire)) => {
                 self.process = Process::Runs {
                     pid,
@@ -140,7 +154,9 @@ impl Keeper {
             return Ok(None);
         };
         let (engine, theirs) = fdpass::pair()?;
-        fdpass::send(wire.as_fd(), b"", &[theirs.as_fd()], Wait::No)?;
+        // It may still be reading keys.
+        let wait = Wait::Until(Instant::now() + PATIENCE);
+        fdpass::send(wire.as_fd(), b"", &[theirs.as_fd()], wait)?;
         Ok(Some(engine))
     }
 
@@ -207,13 +223,99 @@ impl Keeper {
             dirs: vec![c"/".into()],
             umask: 0o077,
         })?;
-        for (name, pem) in &self.keys {
-            let sent = fdpass::send(ours.as_fd(), &key_packet(name, pem), &[], Wait::No);
-            if let Err(error) = sent {
-                process::kill(pid);
-                return Err(error);
-            }
-        }
+        // Open here, it would hide that the process has gone.
+        drop(theirs);
         Ok((pid, ours))
+    }
+
+    fn give_keys(&self, wire: &OwnedFd) -> io::Result<()> {
+        let wait = Wait::Until(Instant::now() + PATIENCE);
+        for (name, pem) in &self.keys {
+            fdpass::send(wire.as_fd(), &key_packet(name, pem), &[], wait)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Paths;
+    use crate::parent::Ground;
+
+    /// Three hundred keys, and what a daemon has that runs this shell script.
+    fn keeper(dir: &Path, script: &str) -> (Keeper, Options) {
+        let paths = Paths::under(dir);
+        let exe = dir.join("smtpd");
+        // Written by another process: one that this process has open for writing, or that a child
+        // of another test has inherited, cannot be run.
+        let written = std::process::Command::new("sh")
+            .args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh"])
+            .arg(format!("#!/bin/sh\ncd '{}'\n{script}\n", dir.display()))
+            .arg(&exe)
+            .status()
+            .unwrap();
+        assert!(written.success());
+        let keeper = Keeper {
+            keys: (0..300).map(|n| (n.to_string(), vec![7; 8192])).collect(),
+            process: Process::Starts(Instant::now()),
+            retired: Vec::new(),
+            backoff: Backoff::default(),
+        };
+        let options = Options {
+            paths,
+            exe,
+            ground: Ground::Fore,
+            log: Target::Stderr,
+            traces: Vec::new(),
+            pause_mda: false,
+            pause_mta: false,
+            pause_smtp: false,
+            queue_key: None,
+            run_once: false,
+        };
+        (keeper, options)
+    }
+
+    fn until(mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !condition() {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+    }
+
+    // smtpd.conf(5), pki: as many as there are.
+    #[test]
+    fn more_keys_than_fit_the_socket_are_handed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut keeper, options) = keeper(dir.path(), "exec /bin/cat <&3 >keys");
+        keeper.start_now(&options).unwrap();
+        assert!(keeper.socket().unwrap().is_some());
+        let pid = keeper.pid().unwrap();
+        // The end of the wire is the end of the process.
+        keeper.process = Process::Starts(Instant::now());
+        until(|| process::try_wait(pid).unwrap().is_some());
+        let read = std::fs::metadata(dir.path().join("keys")).unwrap().len();
+        assert!(read > 300 * 8192, "{read}");
+    }
+
+    #[test]
+    fn a_process_that_takes_no_keys_is_waited_for_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut failing, options) = keeper(dir.path(), "exit 1");
+        assert!(failing.start_now(&options).is_err());
+        assert!(failing.pid().is_none() && failing.deadline().is_some());
+        // As after a reload that has failed.
+        let (mut present, _) = keeper(dir.path(), "");
+        present.retire(failing, Instant::now());
+        assert_eq!(present.retired.len(), 1);
+        let has_ended = |pid| process::try_wait(pid).unwrap().is_some();
+        until(|| {
+            present.reap_retired(Instant::now(), has_ended);
+            present.retired.is_empty()
+        });
     }
 }

@@ -16,6 +16,8 @@ use super::poll::{Interest, PollFd, poll};
 pub enum Wait {
     /// Until it can be done.
     Yes,
+    /// Until it can be done, but not after this: then `WouldBlock`.
+    Until(Instant),
     /// Not at all: `WouldBlock`.
     No,
 }
@@ -79,7 +81,9 @@ pub fn send(
         .to_be_bytes();
     let mut parts = [IoSlice::new(&head), IoSlice::new(bytes)];
     let mut rest = &mut parts[..];
-    let sent = send_part(socket, rest, fds, wait)?;
+    let sent = patiently(socket, Interest::Write, wait, || {
+        send_part(socket, rest, fds, wait)
+    })?;
     IoSlice::advance_slices(&mut rest, sent);
     let deadline = Instant::now() + REST;
     while !rest.is_empty() && rest.iter().any(|part| !part.is_empty()) {
@@ -97,7 +101,9 @@ pub fn send(
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Result<Received> {
     let mut head = [0; HEAD_BYTES];
     let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(buffer)];
-    let mut all = receive_part(socket, &mut parts, wait)?;
+    let mut all = patiently(socket, Interest::Read, wait, || {
+        receive_part(socket, &mut parts, wait)
+    })?;
     if all.length == 0 {
         return Ok(all);
     }
@@ -117,6 +123,29 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Res
     }
     all.fds.iter().for_each(|fd| do_not_linger(fd.as_fd()));
     Ok(all)
+}
+
+/// Does `attempt` again while it cannot be done, for as long as `wait` says.
+fn patiently<T>(
+    socket: BorrowedFd<'_>,
+    interest: Interest,
+    wait: Wait,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    loop {
+        match (attempt(), wait) {
+            (Err(error), Wait::Until(deadline)) if error.kind() == io::ErrorKind::WouldBlock => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let fds = &mut [PollFd::new(socket, interest)];
+                if left.is_zero() || poll(fds, Some(left))? == 0 {
+                    return Err(error);
+                }
+                // Some systems find room where there is too little for a whole packet.
+                std::thread::sleep(MOMENT.min(left));
+            }
+            (result, _) => return result,
+        }
+    }
 }
 
 /// Closing a socket that came from the other side must not wait for a third one to read.
@@ -146,6 +175,7 @@ const HEAD_BYTES: usize = 4;
 /// How long the rest of a packet may take that has begun: whoever sends it does so at once, and
 /// must not hold up the other side.
 const REST: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Sends as much as the system takes; says how much that was.
 fn send_part(
@@ -253,7 +283,7 @@ fn await_rest(socket: BorrowedFd<'_>, interest: Interest, deadline: Instant) -> 
 fn dontwait(wait: Wait) -> libc::c_int {
     match wait {
         Wait::Yes => 0,
-        Wait::No => libc::MSG_DONTWAIT,
+        Wait::No | Wait::Until(_) => libc::MSG_DONTWAIT,
     }
 }
 
@@ -349,6 +379,36 @@ mod tests {
         drop(a);
         let end = receive(b.as_fd(), &mut [0; 8], Wait::Yes).unwrap();
         assert_eq!((end.length, end.lost), (0, Lost::Nothing));
+    }
+
+    #[test]
+    fn who_waits_until_then_waits_for_room_and_no_longer() {
+        let (a, b) = pair().unwrap();
+        let soon = || Wait::Until(Instant::now() + Duration::from_millis(20));
+        let packet = [7; 8192];
+        let mut sent = 0;
+        let error = loop {
+            match send(a.as_fd(), &packet, &[], soon()) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(sent > 0);
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        // Nothing was sent then: what is there is whole, and more goes as soon as it is read.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let late = Wait::Until(Instant::now() + Duration::from_secs(60));
+                send(a.as_fd(), b"last", &[], late).unwrap();
+            });
+            let mut buffer = [0; 8192];
+            for length in std::iter::repeat_n(packet.len(), sent).chain([4]) {
+                let received = receive(b.as_fd(), &mut buffer, Wait::Yes).unwrap();
+                assert_eq!((received.length, received.lost), (length, Lost::Nothing));
+            }
+        });
+        let error = receive(b.as_fd(), &mut [0; 8], soon()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl Parent {
         if !restart.is_empty() {
             return Err(restart.join("\n"));
         }
-        let keys = Keeper::load(&config)?;
+        let mut keys = Keeper::load(&config)?;
         // A queue run takes no mail from the network.
         let listeners = if self.options.run_once {
             Vec::new()
@@ -200,8 +200,11 @@ impl Parent {
         let in_use = InUse::new(&handover, config)?;
         let keys = if self.held.keys.has_those_of(&keys) {
             None
+        } else if let Err(why) = keys.start_now(&self.options) {
+            self.held.keys.retire(keys, Instant::now());
+            return Err(why);
         } else {
-            Some(keys.started(&self.options)?)
+            Some(keys)
         };
         Ok(Next {
             in_use,
