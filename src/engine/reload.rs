@@ -56,7 +56,7 @@ impl Reloader {
         let asked = self.client.reload(extent);
         let mut reloaded = asked.map_err(|error| format!("parent: {error}"))??;
         let sockets = std::mem::take(&mut reloaded.listeners);
-        let result = self.prepare(reloaded);
+        let result = self.prepare(extent, reloaded);
         if result.is_ok() {
             // A socket that nobody has taken leads to the process that goes.
             drop(self.client.take_keys());
@@ -79,14 +79,21 @@ impl Reloader {
         Ok(())
     }
 
-    fn prepare(&self, reloaded: Reloaded) -> Result<(Prepared, (u64, Keys)), String> {
+    fn prepare(
+        &self,
+        extent: Extent,
+        reloaded: Reloaded,
+    ) -> Result<(Prepared, (u64, Keys)), String> {
         let handover = Handover::decode(&reloaded.handover);
         let handover = handover.map_err(|error| format!("hand-over: {error}"))?;
         let loaded = handover.load().map_err(|found| {
             let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
             lines.join("\n")
         })?;
-        self.check_reach(&readable(&self.paths, &handover.sources, &loaded.config))?;
+        // A certificate is renewed wherever a table's link may lead by now.
+        if extent == Extent::All {
+            self.check_reach(&readable(&self.paths, &handover.sources, &loaded.config))?;
+        }
         let keys = match reloaded.keys {
             Some(socket) => self.keys.next(&self.client, socket),
             None => self.keys.current(),

@@ -309,14 +309,18 @@ fn shut_in(
 
 /// What the engine reads besides the system's files: the configuration, its tables, and what they
 /// include. A table is replaced by renaming a new file over it, so it is the directories that
-/// count.
+/// count; where a link leads out of one, the directory counts that it leads to now.
 pub fn readable(paths: &Paths, sources: &Sources, config: &Config) -> Vec<PathBuf> {
     let mut dirs: BTreeSet<PathBuf> = [paths.conf.parent(), paths.root.as_deref()]
         .into_iter()
         .flatten()
         .map(PathBuf::from)
         .collect();
-    let mut add = |path: &Path| dirs.extend(path.parent().map(PathBuf::from));
+    let mut add = |path: &Path| {
+        dirs.extend(path.parent().map(PathBuf::from));
+        let found = path.canonicalize().ok();
+        dirs.extend(found.and_then(|file| file.parent().map(PathBuf::from)));
+    };
     for table in config.tables.values() {
         if let TableSource::File(path) | TableSource::Db(path) = table {
             add(path);
@@ -348,6 +352,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::config::Defaults;
     use crate::util::Line;
 
     fn say(parent: &Channel, reply: &Reply, fds: &[OwnedFd]) {
@@ -392,6 +397,64 @@ mod tests {
         );
         assert!(handed.flags.pause_mta && handed.verbose);
         assert_eq!(handed.queue_key, Some(key));
+    }
+
+    // table(5), file and db: what a link leads to is read as what lies there. A sandbox cannot be
+    // left, so the test runs in a process of its own: this test again.
+    #[test]
+    fn tables_and_included_files_may_be_links_out_of_their_directories() {
+        const INSIDE: &str = "SMTPD_TEST_LINKS";
+        let Some(dir) = std::env::var_os(INSIDE).map(PathBuf::from) else {
+            let dir = tempfile::tempdir().unwrap();
+            let path = |name: &str| dir.path().join(name);
+            for name in ["conf", "tables", "lists", "other"] {
+                std::fs::create_dir(path(name)).unwrap();
+                std::fs::write(path(name).join("x"), "bob\n").unwrap();
+            }
+            std::os::unix::fs::symlink("../tables/x", path("conf/table")).unwrap();
+            std::os::unix::fs::symlink(path("lists/x"), path("conf/list")).unwrap();
+            let name =
+                "engine::start::tests::tables_and_included_files_may_be_links_out_of_their_directories";
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture", "--test-threads=1"])
+                .env(INSIDE, dir.path())
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return;
+        };
+        let path = |name: &str| dir.join(name);
+        let text = format!(
+            "table t file:{0}/table\ntable a {{ all = \":include:{0}/list\" }}\n\
+             action x maildir alias <a>\nmatch for domain <t> action x\n",
+            path("conf").display()
+        );
+        let paths = Paths {
+            conf: path("conf/smtpd.conf"),
+            ..Paths::system()
+        };
+        let handover = Handover {
+            sources: Sources::from_text("smtpd.conf", &text, &[]),
+            defaults: Defaults {
+                server_name: Line::new("localhost").unwrap(),
+                addresses: Vec::new(),
+            },
+        };
+        let config = handover.load().unwrap().config;
+        let read = readable(&paths, &handover.sources, &config);
+        let active = sandbox::enter(Role::Engine {
+            read: &read,
+            write: &[],
+        });
+        let active = active.unwrap();
+        for name in ["conf/table", "conf/list", "conf/x"] {
+            assert_eq!(std::fs::read(path(name)).unwrap(), b"bob\n", "{name}");
+        }
+        if active.contains(&"landlock") || active.contains(&"unveil") {
+            assert!(std::fs::read(path("other/x")).is_err());
+        }
+        // A reload finds out the same from within.
+        assert_eq!(readable(&paths, &handover.sources, &config), read);
     }
 
     #[test]
