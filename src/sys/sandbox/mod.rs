@@ -28,6 +28,9 @@ mod platform;
 #[path = "none.rs"]
 mod platform;
 
+/// Whether what a process may not read seems to it not to be there, as with unveil(2).
+pub const HIDES_FILES: bool = cfg!(target_os = "openbsd");
+
 /// What the process is for.
 #[derive(Clone, Copy, Debug)]
 pub enum Role<'a> {
