@@ -24,6 +24,7 @@
 //!  ├─ engine       _smtpq, the queue's owner, many threads: everything else      [engine]
 //!  ├─ keys         _smtpd: holds private keys and signs                          [tls]
 //!  ├─ auth         root, one for each password of the system's: bsd_auth, PAM    [parent]
+//!  ├─ forward      the recipient, one for each look at a home that may hang      [parent]
 //!  ├─ purge        _smtpq, at the start: deletes what a crash left behind        [parent]
 //!  ├─ programs     _smtpd, or the user of smtpd.conf: tables and filters; a table
 //!  │               that is a userbase has a second one, which the parent asks    [proc]

@@ -63,6 +63,7 @@ pub fn main() -> i32 {
         }
         Role::Keys => keys(&asked),
         Role::Auth => parent::auth::run(),
+        Role::Forward(words) => parent::looks::run(words),
         Role::Mda => deliver(),
         Role::Purge => purge(&asked.paths()),
         Role::Chroot(words) => parent::helpers::shut_in(words),

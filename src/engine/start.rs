@@ -413,8 +413,7 @@ mod tests {
             }
             std::os::unix::fs::symlink("../tables/x", path("conf/table")).unwrap();
             std::os::unix::fs::symlink(path("lists/x"), path("conf/list")).unwrap();
-            let name =
-                "engine::start::tests::tables_and_included_files_may_be_links_out_of_their_directories";
+            let name = "engine::start::tests::tables_and_included_files_may_be_links_out_of_their_directories";
             let output = std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", name, "--nocapture", "--test-threads=1"])
                 .env(INSIDE, dir.path())

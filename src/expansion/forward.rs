@@ -9,23 +9,29 @@ use std::io;
 use crate::log;
 use crate::mail::item::{BadItem, Item};
 use crate::mail::{Command, Refusal};
-use crate::privsep::{Forward, Forwards};
+use crate::privsep::forward_file::FILE_BYTES;
+use crate::privsep::{Forward, Forwards, HomeState};
 use crate::sys::errno::strerror;
 use crate::sys::open;
 use crate::util::Line;
 
 use super::replies;
 
-/// A file has fewer bytes than this.
-const FILE_BYTES: u64 = 4096;
 /// Most items of one file.
 const ITEMS: usize = 100;
 
-/// The .forward of a user of `action`; `None` when there is none.
-pub fn open(forwards: &dyn Forwards, action: &Line, user: &Line) -> Result<Option<File>, Refusal> {
+/// A .forward, or a home without one.
+pub enum Found {
+    File(File),
+    /// With what [`Forward::Absent`] has.
+    Absent(Option<HomeState>),
+}
+
+/// The .forward of a user of `action`.
+pub fn open(forwards: &dyn Forwards, action: &Line, user: &Line) -> Result<Found, Refusal> {
     match forwards.open_forward(action, user) {
-        Ok(Forward::Absent) => Ok(None),
-        Ok(Forward::File(file)) => Ok(Some(File::from(file))),
+        Ok(Forward::Absent(home)) => Ok(Found::Absent(home)),
+        Ok(Forward::File(file)) => Ok(Found::File(File::from(file))),
         Ok(Forward::Unusable(why)) => {
             let reason = format!(".forward of {user}: {why}");
             Err(replies::list_temporary().because(&reason))

@@ -7,14 +7,10 @@
 //! in it changes the time of its last change.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::sys;
-use crate::sys::sandbox;
+use crate::privsep::HomeState;
 use crate::sys::user::User;
 use crate::util::Timestamp;
 
@@ -33,51 +29,6 @@ struct Home {
     state: HomeState,
     /// When it was last seen so.
     seen: Timestamp,
-    /// Whether a look at it waits for nobody but this system.
-    is_local: bool,
-}
-
-/// What a home directory was when there was no .forward in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HomeState(Option<Facts>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Facts {
-    device: u64,
-    inode: u64,
-    /// The time of the last change, which nobody can set, in seconds and nanoseconds.
-    changed: (i64, i64),
-}
-
-impl HomeState {
-    /// As it is now; `None` if nobody can say.
-    fn of(home: &Path) -> Option<HomeState> {
-        HomeState::seen(fs::metadata(home), sandbox::HIDES_FILES)
-    }
-
-    /// Where what is hidden seems not to be there, nothing is known of what seems so.
-    fn seen(found: io::Result<Metadata>, may_be_hidden: bool) -> Option<HomeState> {
-        match found {
-            Ok(found) => Some(HomeState(Some(Facts {
-                device: found.dev(),
-                inode: found.ino(),
-                changed: (found.ctime(), found.ctime_nsec()),
-            }))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !may_be_hidden => {
-                Some(HomeState(None))
-            }
-            Err(_) => None,
-        }
-    }
-
-    /// Whether a change from now on will show. A directory that has just been changed may be
-    /// changed again within one tick of the clock of its file system.
-    fn is_settled(&self, now: Timestamp) -> bool {
-        self.0.is_none_or(|facts| {
-            let changed = u64::try_from(facts.changed.0).unwrap_or(0);
-            changed.saturating_add(TICK_SECONDS) <= now.0
-        })
-    }
 }
 
 impl Recent {
@@ -120,28 +71,17 @@ impl Recent {
     pub fn has_no_forward_at_once(&self, owner: &User, now: Timestamp) -> bool {
         let is_near = lock(&self.homes)
             .get(&key_of(owner))
-            .is_some_and(|home| home.is_local && home.seen.0 + NEAR_SECONDS >= now.0);
+            .is_some_and(|home| home.seen.0 + NEAR_SECONDS >= now.0);
         is_near && self.has_no_forward(owner, now)
     }
 
-    /// What the home is before somebody looks for a .forward in it, for [`Recent::keep_home`].
-    pub fn state_of(&self, owner: &User) -> Option<HomeState> {
-        HomeState::of(&owner.home)
-    }
-
-    /// Keeps that there was no .forward in the home of `owner`, which was in this state before.
+    /// Keeps that there was no .forward in the home of `owner`, which was in this state before. A
+    /// look at that home must wait for this system alone.
     pub fn keep_home(&self, owner: &User, state: HomeState, now: Timestamp) {
         if !state.is_settled(now) {
             return;
         }
-        // Where there is no home, its parent directory is what is looked at.
-        let place = owner.home.ancestors().find(|place| place.exists());
-        let is_local = place.is_some_and(|place| sys::fs::is_local(place).unwrap_or(false));
-        let home = Home {
-            state,
-            seen: now,
-            is_local,
-        };
+        let home = Home { state, seen: now };
         let mut homes = lock(&self.homes);
         if homes.len() >= MOST {
             homes.retain(|_, home| home.seen.0 + NEAR_SECONDS >= now.0);
@@ -162,14 +102,16 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Most users, and most homes.
 const MOST: usize = 4096;
-/// The coarsest clock that a file system has, FAT's.
-const TICK_SECONDS: u64 = 2;
 /// For so long the system is taken to have at hand what it has read of a directory.
 const NEAR_SECONDS: u64 = 10;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::sys::sandbox;
 
     fn owner(home: &Path) -> User {
         User {
@@ -193,7 +135,7 @@ mod tests {
         fs::create_dir(&home).unwrap();
         let (recent, bob, now) = (Recent::default(), owner(&home), later());
         assert!(!recent.has_no_forward(&bob, now));
-        recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
+        recent.keep_home(&bob, HomeState::of(&bob.home).unwrap(), now);
         assert!(recent.has_no_forward(&bob, now));
         assert!(recent.has_no_forward_at_once(&bob, now));
         // Others with the same home see it with other rights.
@@ -214,7 +156,7 @@ mod tests {
     fn a_home_whose_times_are_set_back_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
         let (recent, bob, now) = (Recent::default(), owner(dir.path()), later());
-        recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
+        recent.keep_home(&bob, HomeState::of(&bob.home).unwrap(), now);
         let home = fs::File::open(dir.path()).unwrap();
         let before = home.metadata().unwrap().modified().unwrap();
         fs::write(dir.path().join(".forward"), "alice\n").unwrap();
@@ -223,57 +165,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_a_home_that_cannot_be_looked_at() {
-        // A file is no directory: no path leads through it.
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let bob = owner(&file.path().join("bob"));
-        assert_eq!(Recent::default().state_of(&bob), None);
-    }
-
-    #[test]
-    fn a_change_shows_two_seconds_after_the_last_one() {
-        let state = HomeState(Some(Facts {
-            device: 1,
-            inode: 1,
-            changed: (100, 999_999_999),
-        }));
-        let settled = |seconds| state.is_settled(Timestamp(seconds));
-        assert_eq!([100, 101, 102].map(settled), [false, false, true]);
-    }
-
-    #[test]
-    fn who_may_not_wait_looks_at_no_home_of_another_host() {
-        let dir = tempfile::tempdir().unwrap();
-        let (recent, bob, now) = (Recent::default(), owner(dir.path()), later());
-        recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
-        for home in lock(&recent.homes).values_mut() {
-            home.is_local = false;
-        }
-        assert!(!recent.has_no_forward_at_once(&bob, now));
-        assert!(recent.has_no_forward(&bob, now));
-    }
-
-    // forward(5): one that is made later is followed, on OpenBSD as well.
-    #[test]
-    fn nothing_is_known_of_a_home_that_may_be_hidden() {
-        let dir = tempfile::tempdir().unwrap();
-        let missing = || fs::metadata(dir.path().join("bob"));
-        assert_eq!(HomeState::seen(missing(), true), None);
-        assert_eq!(HomeState::seen(missing(), false), Some(HomeState(None)));
-        let there = HomeState::seen(fs::metadata(dir.path()), true);
-        assert!(there.is_some_and(|state| state.0.is_some()));
-    }
-
-    #[test]
     fn a_home_that_is_not_there_is_believed_until_it_is() {
-        if sandbox::HIDES_FILES {
-            return;
-        }
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("bob");
         let (recent, bob, now) = (Recent::default(), owner(&home), later());
-        recent.keep_home(&bob, recent.state_of(&bob).unwrap(), now);
-        assert!(recent.has_no_forward_at_once(&bob, now));
+        recent.keep_home(&bob, HomeState::Missing, now);
+        // Where what is not there may only be hidden, it is not believed.
+        assert_eq!(
+            recent.has_no_forward_at_once(&bob, now),
+            !sandbox::HIDES_FILES
+        );
         fs::create_dir(&home).unwrap();
         assert!(!recent.has_no_forward(&bob, now));
     }
@@ -282,7 +183,7 @@ mod tests {
     fn a_home_that_has_just_changed_is_not_believed_and_an_old_look_is_no_look() {
         let dir = tempfile::tempdir().unwrap();
         let (recent, bob) = (Recent::default(), owner(dir.path()));
-        let state = recent.state_of(&bob).unwrap();
+        let state = HomeState::of(&bob.home).unwrap();
         recent.keep_home(&bob, state, Timestamp::now());
         assert!(!recent.has_no_forward(&bob, later()));
         let now = later();
@@ -305,14 +206,14 @@ mod tests {
         for n in 0..2 * MOST {
             recent.keep_user(&n.to_string(), &bob, now);
             let home = PathBuf::from(format!("/nonexistent/{n}"));
-            recent.keep_home(&owner(&home), HomeState(None), now);
+            recent.keep_home(&owner(&home), HomeState::Missing, now);
         }
         assert_eq!(lock(&recent.users).len(), MOST);
         assert_eq!(lock(&recent.homes).len(), MOST);
         recent.keep_user("bob", &bob, now.plus(1));
         assert_eq!(lock(&recent.users).len(), 1);
         let much_later = now.plus(NEAR_SECONDS + 1);
-        recent.keep_home(&bob, HomeState(None), much_later);
+        recent.keep_home(&bob, HomeState::Missing, much_later);
         assert_eq!(lock(&recent.homes).len(), 1);
     }
 }

@@ -9,6 +9,7 @@ use crate::sys::user::User;
 use crate::table::{Service, TableError};
 use crate::util::Line;
 
+use super::forward::Found;
 use super::patience::Patience;
 use super::tree::Resolved;
 use super::watch::Event;
@@ -176,11 +177,10 @@ impl Expansion<'_, '_> {
         if self.patience.gives_up() {
             return Err(replies::temporary());
         }
-        let state = recent.and_then(|recent| recent.state_of(owner));
         match forward::open(self.context.forwards, action, user)? {
-            Some(file) => forward::items(file, user),
-            None => {
-                if let (Some(recent), Some(state)) = (recent, state) {
+            Found::File(file) => forward::items(file, user),
+            Found::Absent(home) => {
+                if let (Some(recent), Some(state)) = (recent, home) {
                     recent.keep_home(owner, state, now);
                 }
                 Ok(None)

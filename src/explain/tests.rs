@@ -45,7 +45,7 @@ struct Homes;
 impl Forwards for Homes {
     fn open_forward(&self, _: &Line, user: &Line) -> io::Result<Forward> {
         if &**user != "cat" {
-            return Ok(Forward::Absent);
+            return Ok(Forward::Absent(None));
         }
         let mut file = tempfile::tempfile()?;
         file.write_all(b"cat, bob, \"|/bin/filter x\"\n")?;

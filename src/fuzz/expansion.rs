@@ -77,7 +77,7 @@ struct NoHomes;
 
 impl Forwards for NoHomes {
     fn open_forward(&self, _: &Line, _: &Line) -> io::Result<Forward> {
-        Ok(Forward::Absent)
+        Ok(Forward::Absent(None))
     }
 }
 

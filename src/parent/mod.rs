@@ -24,6 +24,7 @@ pub mod helpers;
 mod keys;
 mod link;
 mod listeners;
+pub mod looks;
 mod mda;
 mod offline;
 pub mod purge;

@@ -48,14 +48,14 @@ impl Forwards for OwnForwards<'_> {
             forward::open_as_oneself(config, users, action, user)
         };
         Ok(match opened {
-            Opened::Absent => Forward::Absent,
+            Opened::Absent(home) => Forward::Absent(home),
             Opened::File(file) => Forward::File(file.into()),
             Opened::Unusable(text) if self.ours => {
                 Forward::Unusable(Line::sanitize(text.as_bytes()))
             }
             Opened::Unusable(text) => {
                 log::warn(format_args!("{text}: taken as if it were not there"));
-                Forward::Absent
+                Forward::Absent(None)
             }
         })
     }

@@ -1,6 +1,7 @@
 //! The parent's loop: signals, the engine's requests, ended children, and time.
 
 mod engine;
+mod forwards;
 mod reload;
 mod users;
 
@@ -10,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::log::{self, Trace};
 use crate::privsep::identity::Rights;
-use crate::privsep::{ForwardFound, Helper, MdaJob, MdaRefusal, Reply, Request};
+use crate::privsep::{Helper, MdaJob, MdaRefusal, Reply, Request};
 use crate::sys::errno::strerror;
+use crate::sys::mounts::Mounts;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::sys::process::{self, Ended, Pid};
 use crate::sys::signal::{Signal, Signals};
@@ -20,10 +22,10 @@ use crate::util::{Line, Secret, sysexits};
 use super::auth::{Asked, Checks};
 use super::children::{Children, Delivery};
 use super::chores::{Chore, Chores};
-use super::forward::{self, Opened};
 use super::held::Held;
 use super::helpers::{self, Helpers, Programs};
 use super::link::{Heard, Link};
+use super::looks::Looks;
 use super::offline::Offline;
 use super::user_programs::UserPrograms;
 use super::userbase::{Userbases, is_userbase};
@@ -50,6 +52,8 @@ pub struct Parent {
     backoff: Backoff,
     children: Children,
     checks: Checks,
+    looks: Looks,
+    mounts: Mounts,
     helpers: Helpers,
     user_programs: UserPrograms,
     chores: Chores,
@@ -139,6 +143,8 @@ impl Parent {
             backoff: Backoff::default(),
             children: Children::default(),
             checks: Checks::default(),
+            looks: Looks::default(),
+            mounts: Mounts::default(),
             helpers: Helpers::default(),
             user_programs: UserPrograms::default(),
             chores: Chores::new(now),
@@ -185,6 +191,7 @@ impl Parent {
         let mut overdue = self.children.overdue(now);
         overdue.extend(self.checks.overdue(now));
         overdue.extend(self.helpers.overdue(now));
+        overdue.extend(self.overdue_looks(now));
         overdue.into_iter().for_each(process::kill);
         match self.stop {
             Stop::No => {
@@ -250,7 +257,8 @@ impl Parent {
         let checks = self.checks.deadline();
         let helpers = self.helpers.deadline();
         let users = self.user_programs.deadline();
-        [self.children.deadline(), checks, helpers, users]
+        let looks = self.looks.deadline();
+        [self.children.deadline(), checks, looks, helpers, users]
             .into_iter()
             .flatten()
             .fold(of_stop, Instant::min)
@@ -448,25 +456,6 @@ impl Parent {
         self.chores.done(end.saturating_duration_since(now), end);
     }
 
-    fn open_forward(&mut self, id: u32, action: &str, user: &str) {
-        let opened = match self.stop {
-            Stop::No => {
-                let InUse { config, users, .. } = &self.in_use;
-                forward::open(config, users, &self.rights, action, user)
-            }
-            _ => Opened::Unusable("smtpd is stopping".to_owned()),
-        };
-        let (found, fds) = match opened {
-            Opened::Absent => (ForwardFound::Absent, Vec::new()),
-            Opened::File(file) => (ForwardFound::Opened, vec![OwnedFd::from(file)]),
-            Opened::Unusable(text) => {
-                let text = Line::sanitize(text.as_bytes());
-                (ForwardFound::Unusable { text }, Vec::new())
-            }
-        };
-        self.hand_over(&Reply::Forward { id, found }, fds);
-    }
-
     fn check_password(&mut self, id: u32, user: &Line, password: &Secret) {
         let asked = Asked {
             engine: self.engine_number,
@@ -510,6 +499,7 @@ impl Parent {
                 self.tell_who_asked(engine, &Reply::Password { id, verdict });
             }
         }
+        self.reap_looks();
         for (pid, how) in ended_of(self.helpers.pids()) {
             if let Some((asked, end)) = self.helpers.ended(pid, how) {
                 self.tell_who_asked(asked.engine, &Reply::HelperEnded { id: asked.id, end });
@@ -547,6 +537,8 @@ impl Parent {
     fn stop_gently(&mut self) {
         if self.stop == Stop::No {
             self.close_user_programs();
+            // Whoever waits for one is told when it has ended.
+            self.looks.pids().into_iter().for_each(process::kill);
             self.stop = Stop::Gently(Instant::now() + GENTLE_STOP);
             self.tell(&Reply::Shutdown);
         }

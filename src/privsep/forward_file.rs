@@ -13,7 +13,9 @@ use crate::sys;
 use crate::sys::errno::strerror;
 
 /// The file's name in a home directory.
-const NAME: &str = ".forward";
+pub const NAME: &str = ".forward";
+/// A file has fewer bytes than this.
+pub const FILE_BYTES: u64 = 4096;
 
 /// Whether a .forward may be used.
 #[derive(Debug)]

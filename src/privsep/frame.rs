@@ -10,8 +10,8 @@ use crate::util::frame::{Bad, LENGTH_BYTES, Reader, Writer};
 use crate::util::wire::{Wire, wire};
 
 use super::{
-    Extent, ForwardFound, Helper, MdaEnd, MdaJob, MdaRefusal, MdaTask, PasswordVerdict, Reply,
-    Request, Single,
+    Extent, ForwardFound, Helper, HomeState, MdaEnd, MdaJob, MdaRefusal, MdaTask, PasswordVerdict,
+    Reply, Request, Single,
 };
 
 /// Longest frame between parent and engine, in bytes.
@@ -108,9 +108,16 @@ wire! {
 
 wire! {
     enum ForwardFound {
-        1 = Absent,
+        1 = Absent { home },
         2 = Opened,
         3 = Unusable { text },
+    }
+}
+
+wire! {
+    enum HomeState {
+        1 = Missing,
+        2 = Is { device, inode, changed },
     }
 }
 

@@ -14,6 +14,7 @@ pub mod client;
 pub mod forward_file;
 pub mod frame;
 pub mod handover;
+pub mod home;
 pub mod identity;
 pub mod keys;
 pub mod job;
@@ -24,6 +25,7 @@ pub mod request;
 pub use channel::Channel;
 pub use client::{Client, Event, Pending, PendingHelper, Reloaded};
 pub use handover::Handover;
+pub use home::HomeState;
 pub use job::ChildJob;
 pub use reply::{ForwardFound, MdaEnd, MdaRefusal, PasswordVerdict, Reply};
 pub use request::{Extent, Helper, MdaJob, MdaTask, Request, Single};
@@ -54,8 +56,9 @@ pub trait Passwords: Send + Sync {
 /// A user's .forward.
 #[derive(Debug)]
 pub enum Forward {
-    /// The user has no .forward: mail is delivered as usual.
-    Absent,
+    /// The user has no .forward: mail is delivered as usual. With what the home was before it was
+    /// looked at, where a look waits for this system alone.
+    Absent(Option<HomeState>),
     /// It may be read. Nobody but its owner and root can have written it.
     File(OwnedFd),
     /// It cannot be used, or nobody can say now whether there is one.
@@ -68,7 +71,7 @@ pub struct NoParent;
 
 impl Forwards for NoParent {
     fn open_forward(&self, _action: &Line, _user: &Line) -> io::Result<Forward> {
-        Ok(Forward::Absent)
+        Ok(Forward::Absent(None))
     }
 }
 

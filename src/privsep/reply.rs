@@ -1,6 +1,6 @@
 //! What the parent answers, and what it tells the engine at its start.
 
-use super::Extent;
+use super::{Extent, HomeState};
 use crate::util::Line;
 use crate::util::Secret;
 
@@ -122,7 +122,10 @@ pub enum MdaEnd {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardFound {
     /// There is none.
-    Absent,
+    Absent {
+        /// What the home was before it was looked at, if that may be compared.
+        home: Option<HomeState>,
+    },
     /// One descriptor comes with it: the file, open for reading.
     Opened,
     /// There is one that cannot be used, or nobody can say now.

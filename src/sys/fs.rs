@@ -159,37 +159,6 @@ pub fn room(path: &Path) -> io::Result<Room> {
     })
 }
 
-/// Whether `path` lies on a file system of this machine: a look at it waits for no other one.
-#[allow(clippy::unnecessary_cast)] // The fields' types differ between systems.
-pub fn is_local(path: &Path) -> io::Result<bool> {
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: statfs is plain old data for which zero bytes are a value.
-    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: `path` is a C string and `found` is writable for the length of the call.
-    retry(|| cvt(unsafe { libc::statfs(path.as_ptr(), &mut found) }))?;
-    #[cfg(target_os = "linux")]
-    return Ok(LOCAL_TYPES.contains(&(found.f_type as u32)));
-    #[cfg(not(target_os = "linux"))]
-    return Ok(found.f_flags as u64 & MNT_LOCAL != 0);
-}
-
-/// statfs(2), `f_type`: what is known to be on a disk of this machine, or in its memory.
-#[cfg(target_os = "linux")]
-const LOCAL_TYPES: &[u32] = &[
-    0xef53,      // ext2, ext3, ext4
-    0x5846_5342, // xfs
-    0x9123_683e, // btrfs
-    0x2fc1_2fc1, // zfs
-    0xf2f5_2010, // f2fs
-    0xca45_1a4e, // bcachefs
-    0x0102_1994, // tmpfs
-    0x794c_7630, // overlayfs
-];
-
-/// mount(2): "stored locally".
-#[cfg(not(target_os = "linux"))]
-const MNT_LOCAL: u64 = 0x1000;
-
 /// FreeBSD's statvfs(3) gives a number below zero as a huge one: root has used what was kept back.
 fn free_of(total: u64, free: u64) -> u64 {
     if i64::try_from(free).is_err() || (total > 0 && free > total) {
@@ -221,15 +190,6 @@ mod tests {
             dir_facts(&link).unwrap_err().kind(),
             io::ErrorKind::NotADirectory
         );
-    }
-
-    #[test]
-    fn what_is_in_memory_is_local_and_what_the_kernel_makes_up_is_not() {
-        if cfg!(target_os = "linux") {
-            assert!(is_local(Path::new("/dev/shm")).unwrap());
-            assert!(!is_local(Path::new("/proc")).unwrap());
-        }
-        assert!(is_local(Path::new("/nonexistent")).is_err());
     }
 
     #[test]

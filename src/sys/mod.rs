@@ -14,6 +14,7 @@ pub mod hostname;
 pub mod localtime;
 pub mod lock;
 pub mod login;
+pub mod mounts;
 pub mod net;
 pub mod open;
 pub mod poll;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::mda::start_with_users;
-use crate::support::{Instance, Setup, files, wait_for};
+use crate::support::{Instance, Setup, files, not_run, processes, root_only, wait_for};
 
 /// The ids of bob in the tests' own user database.
 const BOB: u32 = 54323;
@@ -277,4 +277,124 @@ fn a_forged_envelope_runs_no_command_and_writes_no_file_of_a_user() {
         daemon.log().matches("does not name this command").count() >= forged.len()
     });
     assert!(!home.join("canary").exists() && !dir.join("home/canary").exists());
+}
+
+/// A file system that never answers: FUSE with nobody behind it. Dropped, it is gone, and whoever
+/// waits for it goes on.
+struct Silent {
+    dir: std::path::PathBuf,
+    device: Option<fs::File>,
+}
+
+impl Silent {
+    /// Over this directory; says the test's name where that cannot be.
+    fn over(test: &str, dir: &Path) -> Option<Silent> {
+        let options = "fd=0,rootmode=40000,user_id=0,group_id=0,allow_other";
+        let device = fs::File::options().read(true).write(true).open("/dev/fuse");
+        let mounted = device.and_then(|device| {
+            let mut mount = Command::new("mount");
+            mount.args(["-i", "-t", "fuse", "-o", options, "silent"]);
+            mount.arg(dir).stdin(device.try_clone()?);
+            Ok((mount.status()?.success(), device))
+        });
+        match mounted {
+            Ok((true, device)) => Some(Silent {
+                dir: dir.to_owned(),
+                device: Some(device),
+            }),
+            _ => {
+                not_run(test, "needs FUSE");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        drop(self.device.take());
+        let mut umount = Command::new("umount");
+        let _ = umount.args(["-i", "-l", "-c"]).arg(&self.dir).status();
+    }
+}
+
+#[test]
+fn a_home_that_does_not_answer_holds_up_its_own_mail_alone() {
+    // smtpd(8), Processes and privileges: nobody waits for it but a process of its owner's.
+    let test = "a_home_that_does_not_answer_holds_up_its_own_mail_alone";
+    if !root_only(test) {
+        return;
+    }
+    let far = tempfile::TempDir::new().unwrap();
+    fs::set_permissions(far.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let Some(_silent) = Silent::over(test, far.path()) else {
+        return;
+    };
+    let setup = Setup::new(&format!(
+        "table people {{ ann = \"5001:5001:{0}/ann\", eve = \"5002:5002:{0}\" }}\n\
+         listen on 127.0.0.1 port $port\naction \"far\" maildir userbase <people>\n\
+         action \"dir\" maildir\nmatch from any for domain \"far.org\" action \"far\"\n\
+         match from any for local action \"dir\"\n",
+        far.path().display()
+    ));
+    let Some(mut daemon) = start_with_users(test, setup) else {
+        return;
+    };
+    let ask = |user: &str| {
+        let mut client = daemon.hello();
+        client.say("MAIL FROM:<s@example.net>", 250);
+        client.send(format!("RCPT TO:<{user}@far.org>\r\n").as_bytes());
+        let place = format!("-x forward -- {}", far.path().display());
+        wait_for("somebody who looks", || {
+            let looking = processes::children(daemon.pid(), &place);
+            !looking.is_empty()
+        });
+        client
+    };
+    let mut waiting = ask("ann");
+    let bob = ["bob@mx.example.org"];
+    daemon
+        .hello()
+        .mail("s@example.net", &bob, b"Subject: x\n\nx\n");
+    wait_for("another's delivery", || count(&daemon, "bob") == 1);
+    let reply = waiting.reply();
+    assert!(reply.starts_with("424 "), "{reply}");
+    daemon.wait_log("/ann: the home directory does not answer");
+    drop(waiting);
+    let waiting = ask("eve");
+    assert_eq!(daemon.stop().code(), Some(0));
+    drop(waiting);
+}
+
+#[test]
+fn a_home_that_is_not_known_to_be_near_has_a_forward_like_others() {
+    // forward(5). Nobody knows where a path leads that /proc makes up.
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let home = tempfile::TempDir::new().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let facts = fs::metadata(home.path()).unwrap();
+    let daemon = Setup::new(&format!(
+        "table people {{ bob = \"{}:{}:/proc/{}/root{}\" }}\nlisten on 127.0.0.1 port $port\n\
+         action \"dir\" maildir userbase <people>\nmatch from any for any action \"dir\"\n",
+        facts.uid(),
+        facts.gid(),
+        std::process::id(),
+        home.path().display(),
+    ))
+    .with_root()
+    .start();
+    let ask = || rcpt(&daemon, "bob@mx.example.org");
+    assert!(ask().starts_with("250 "));
+    let file = home.path().join(".forward");
+    let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    fs::write(&file, "error:550 5.1.1 gone\n").unwrap();
+    mode(0o644);
+    assert_eq!(ask(), "550 5.1.1 gone: <bob@mx.example.org>");
+    mode(0o666);
+    assert!(ask().starts_with("424 "));
+    daemon.wait_log("/.forward: insecure file");
+    fs::remove_file(&file).unwrap();
+    assert!(ask().starts_with("250 "));
 }

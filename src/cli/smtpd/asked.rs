@@ -44,6 +44,8 @@ pub(super) enum Role {
     Engine,
     Keys,
     Auth,
+    /// Looks for a .forward in this home.
+    Forward(Vec<String>),
     Mda,
     Purge,
     /// What runs in a root directory of its own.
@@ -76,7 +78,8 @@ impl Asked {
             return Err(Stop::new(format!("version: smtpd-rs {version}\n{USAGE}")));
         }
         let role = role(&found)?;
-        if !found.free.is_empty() && !matches!(role, Role::Chroot(_)) {
+        let takes_operands = matches!(role, Role::Chroot(_) | Role::Forward(_));
+        if !found.free.is_empty() && !takes_operands {
             return Err(Stop::new(USAGE));
         }
         let mut asked = Asked {
@@ -201,6 +204,7 @@ fn role(found: &Matches) -> Result<Role, Stop> {
         Some("engine") => Ok(Role::Engine),
         Some("keys") => Ok(Role::Keys),
         Some("auth") => Ok(Role::Auth),
+        Some("forward") => Ok(Role::Forward(found.free.clone())),
         Some("mda") => Ok(Role::Mda),
         Some("purge") => Ok(Role::Purge),
         Some("chroot") => Ok(Role::Chroot(found.free.clone())),

@@ -126,9 +126,10 @@ struct Counted<'h>(&'h Path, AtomicU32);
 impl Forwards for Counted<'_> {
     fn open_forward(&self, _: &Line, _: &Line) -> io::Result<Forward> {
         self.1.fetch_add(1, Ordering::Relaxed);
+        let home = HomeState::of(self.0);
         Ok(match fs::File::open(self.0.join(".forward")) {
             Ok(file) => Forward::File(file.into()),
-            Err(_) => Forward::Absent,
+            Err(_) => Forward::Absent(home),
         })
     }
 }
@@ -181,11 +182,12 @@ struct Overtaken<'h>(&'h Path);
 impl Forwards for Overtaken<'_> {
     fn open_forward(&self, _: &Line, _: &Line) -> io::Result<Forward> {
         let path = self.0.join(".forward");
+        let home = HomeState::of(self.0);
         Ok(match fs::File::open(&path) {
             Ok(file) => Forward::File(file.into()),
             Err(_) => {
                 fs::write(path, "error:550 gone\n")?;
-                Forward::Absent
+                Forward::Absent(home)
             }
         })
     }

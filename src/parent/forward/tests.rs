@@ -199,7 +199,7 @@ fn only_users_of_the_action_are_served() {
     let ours = Rights::User { uid, gid: 1 };
     let ask = |action: &str, name: &str| match opened(&ours, action, name, home.0.path()) {
         Opened::File(_) => "file".to_owned(),
-        Opened::Absent => "absent".to_owned(),
+        Opened::Absent(_) => "absent".to_owned(),
         Opened::Unusable(text) => text,
     };
     assert_eq!(ask("here", "bob"), "file");

@@ -185,8 +185,8 @@ fn a_forward_comes_as_a_descriptor_or_not_at_all() {
         waiting.join().unwrap()
     };
     assert!(matches!(
-        answer(ForwardFound::Absent, None),
-        Ok(Forward::Absent)
+        answer(ForwardFound::Absent { home: None }, None),
+        Ok(Forward::Absent(None))
     ));
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"alice\n").unwrap();

@@ -197,7 +197,7 @@ impl Wire {
             Reply::MdaDone { id, end } => self.settle(*id, MdaResult::Done(*end))?,
             Reply::Forward { id, found } => {
                 let forward = match (found, fds.next()) {
-                    (ForwardFound::Absent, None) => Forward::Absent,
+                    (ForwardFound::Absent { home }, None) => Forward::Absent(*home),
                     (ForwardFound::Opened, Some(file)) => Forward::File(file),
                     // It came when we had no room for it.
                     (ForwardFound::Opened, None) if packet.lost_fds => {

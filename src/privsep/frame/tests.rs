@@ -131,9 +131,19 @@ impl Chance {
             },
             6 => Reply::Forward {
                 id: self.next() as u32,
-                found: match self.below(3) {
-                    0 => ForwardFound::Absent,
-                    1 => ForwardFound::Opened,
+                found: match self.below(5) {
+                    0 => ForwardFound::Absent { home: None },
+                    1 => ForwardFound::Absent {
+                        home: Some(HomeState::Missing),
+                    },
+                    2 => ForwardFound::Absent {
+                        home: Some(HomeState::Is {
+                            device: self.next(),
+                            inode: self.next(),
+                            changed: (self.next() as i64, self.next() as i64),
+                        }),
+                    },
+                    3 => ForwardFound::Opened,
                     _ => ForwardFound::Unusable { text: self.line() },
                 },
             },

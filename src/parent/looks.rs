@@ -1,0 +1,296 @@
+//! Looks for a .forward in a home that may not answer: each is made by a child of its own,
+//! `smtpd -x forward`, which is the owner.
+//!
+//! Whoever touches a file system of another machine, or of a process, waits for that, and may wait
+//! for ever. So the parent does not: not with the home, nor with a file out of it, which could hold
+//! up even whoever closes it. The child says what it has found and what is in the file, and ends.
+//! It may be in the hands of its owner, who decides what is in the file anyhow: what it says comes
+//! through a pipe, is bounded, and is carried on unread.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, PipeReader, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::privsep::forward_file::{self, FILE_BYTES, Verdict};
+use crate::privsep::identity::Rights;
+use crate::sys::creds::Identity;
+use crate::sys::descriptors::set_nonblocking;
+use crate::sys::errno::strerror;
+use crate::sys::process::{self, Ended, Pid, Spawn};
+use crate::sys::user::User;
+use crate::sys::{open, title, user};
+use crate::util::sysexits;
+use crate::util::wire::{Cut, Wire, wire};
+
+use super::auth::Asked;
+use super::forward::{Opened, told};
+
+/// The looks that are under way.
+#[derive(Debug, Default)]
+pub struct Looks {
+    running: BTreeMap<Pid, Look>,
+    /// Homes that have not answered, and until when nobody looks at them.
+    silent: BTreeMap<Place, Instant>,
+}
+
+/// A home, and with whose rights it is looked at.
+type Place = (PathBuf, u32, u32);
+
+#[derive(Debug)]
+struct Look {
+    owner: User,
+    /// Who waits for it; nobody any more once its time is over.
+    asked: Vec<Asked>,
+    deadline: Instant,
+    words: PipeReader,
+}
+
+/// What a child says.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    NoFile,
+    NoHome(String),
+    Text(Vec<u8>),
+    Unusable(String),
+}
+
+wire! {
+    enum Told {
+        1 = NoFile,
+        2 = NoHome(why as Cut<TEXT_MAX>),
+        3 = Text(bytes),
+        4 = Unusable(why as Cut<TEXT_MAX>),
+    }
+}
+
+/// Looks at a time, whatever the engine thinks.
+const MOST: usize = 64;
+/// Looks with the rights of one user.
+const MOST_OF_ONE: usize = 32;
+/// Who may wait for one look: half of the engine's threads that look recipients up are left for
+/// others.
+const MOST_ASKED: usize = 8;
+/// How long one may take: a little less than the engine waits.
+const TIME: Duration = Duration::from_secs(8);
+/// A child that was killed and is still there is killed again after this.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How long nobody looks at a home that has not answered.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Homes that have not answered, of which that is remembered.
+const MOST_SILENT: usize = 1024;
+const TEXT_MAX: usize = 1024;
+/// Longest words of a child, in bytes.
+const WORDS_MAX: u64 = FILE_BYTES + TEXT_MAX as u64;
+const NO_ANSWER: &str = "the home directory does not answer";
+
+impl Looks {
+    /// Starts a look, or waits for one that has begun. An error is why nobody looks now.
+    pub fn start(
+        &mut self,
+        (exe, rights): (&Path, &Rights),
+        owner: &User,
+        asked: Asked,
+        now: Instant,
+    ) -> Result<(), String> {
+        let place = place(owner);
+        if self.silent.get(&place).is_some_and(|until| *until > now) {
+            return Err(NO_ANSWER.to_owned());
+        }
+        let mut looks = self.running.values_mut();
+        if let Some(look) = looks.find(|look| self::place(&look.owner) == place) {
+            // Nobody waits for a child that was killed and does not end.
+            return match look.asked.len() {
+                0 => Err(NO_ANSWER.to_owned()),
+                MOST_ASKED.. => Err("too many wait for the home directory".to_owned()),
+                _ => {
+                    look.asked.push(asked);
+                    Ok(())
+                }
+            };
+        }
+        let of_owner = |look: &&Look| look.owner.uid == owner.uid;
+        if self.running.len() >= MOST
+            || self.running.values().filter(of_owner).count() >= MOST_OF_ONE
+        {
+            return Err("too many home directories are being looked at".to_owned());
+        }
+        let (pid, words) = launch(exe, rights, owner)
+            .map_err(|error| format!("cannot look for a .forward: {}", strerror(&error)))?;
+        let look = Look {
+            owner: owner.clone(),
+            asked: vec![asked],
+            deadline: now + TIME,
+            words,
+        };
+        self.running.insert(pid, look);
+        Ok(())
+    }
+
+    /// The children whose time is over: kill them. They stay until they have ended, but those who
+    /// wait for them are to be told now.
+    pub fn overdue(&mut self, now: Instant) -> (Vec<Pid>, Vec<(Asked, String)>) {
+        let (mut pids, mut given_up) = (Vec::new(), Vec::new());
+        for (pid, look) in &mut self.running {
+            if look.deadline > now {
+                continue;
+            }
+            look.deadline = now + AGAIN;
+            pids.push(*pid);
+            if look.asked.is_empty() {
+                continue;
+            }
+            let why = format!("{}: {NO_ANSWER}", look.owner.home.display());
+            for asked in look.asked.drain(..) {
+                given_up.push((asked, why.clone()));
+            }
+            // The log is told once.
+            let _ = told(&look.owner, Err(why), None);
+            self.silent.retain(|_, until| *until > now);
+            if self.silent.len() < MOST_SILENT {
+                self.silent.insert(place(&look.owner), now + SILENCE);
+            }
+        }
+        (pids, given_up)
+    }
+
+    /// A child has ended: what it has found, for each who waits for it. What is passed on lies in
+    /// `dir` if it has to lie anywhere.
+    pub fn ended(&mut self, pid: Pid, how: Ended, dir: &Path) -> Vec<(Asked, Opened)> {
+        let Some(look) = self.running.remove(&pid) else {
+            return Vec::new();
+        };
+        if look.asked.is_empty() {
+            return Vec::new();
+        }
+        let home = look.owner.home.display();
+        let found = match (how, words(look.words)) {
+            (Ended::Exited(0), Some(found)) => found,
+            (Ended::Exited(code), _) => Told::Unusable(format!(
+                "{home}: looking for a .forward ended with code {code}"
+            )),
+            (Ended::Signaled(signal), _) => Told::Unusable(format!(
+                "{home}: looking for a .forward ended by signal {signal}"
+            )),
+        };
+        let verdict = match &found {
+            Told::NoFile | Told::Text(_) => Ok(Verdict::None),
+            Told::NoHome(why) => Ok(Verdict::NoHome(why.clone())),
+            Told::Unusable(why) => Err(why.clone()),
+        };
+        let opened = told(&look.owner, verdict, None);
+        let each = look.asked.into_iter().map(|asked| {
+            let opened = match (&found, &opened) {
+                (Told::Text(bytes), _) => as_file(bytes, dir),
+                (_, Opened::Unusable(why)) => Opened::Unusable(why.clone()),
+                _ => Opened::Absent(None),
+            };
+            (asked, opened)
+        });
+        each.collect()
+    }
+
+    /// The processes of all looks.
+    pub fn pids(&self) -> Vec<Pid> {
+        self.running.keys().copied().collect()
+    }
+
+    /// When the next one's time is over.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.running.values().map(|look| look.deadline).min()
+    }
+}
+
+fn place(owner: &User) -> Place {
+    (owner.home.clone(), owner.uid, owner.gid)
+}
+
+/// What the child has said, all of it and nothing else. Nobody is waited for.
+fn words(words: PipeReader) -> Option<Told> {
+    let mut bytes = Vec::new();
+    set_nonblocking(words.as_fd()).ok()?;
+    // Somebody else may hold the other end and keep silent.
+    let read = words.take(WORDS_MAX + 1).read_to_end(&mut bytes);
+    match read {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => None,
+        _ => Told::from_bytes(&bytes).ok(),
+    }
+}
+
+/// A file of ours with these bytes in it, for the engine.
+fn as_file(bytes: &[u8], dir: &Path) -> Opened {
+    let made = open::to_pass_on(dir, bytes).and_then(|mut file| {
+        file.rewind()?;
+        Ok(file)
+    });
+    match made {
+        Ok(file) => Opened::File(file),
+        Err(error) => Opened::Unusable(strerror(&error)),
+    }
+}
+
+fn launch(exe: &Path, rights: &Rights, owner: &User) -> io::Result<(Pid, PipeReader)> {
+    let (words, theirs) = io::pipe()?;
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    let stderr = io::stderr();
+    let exe = CString::new(exe.as_os_str().as_bytes())?;
+    let home = CString::new(owner.home.as_os_str().as_bytes())?;
+    let pid = process::spawn(&Spawn {
+        program: exe.clone(),
+        argv: vec![exe, c"-x".into(), c"forward".into(), c"--".into(), home],
+        env: Vec::new(),
+        fds: vec![null.as_fd(), null.as_fd(), stderr.as_fd(), theirs.as_fd()],
+        identity: rights
+            .is_root()
+            .then(|| Identity::alone(owner.uid, owner.gid)),
+        dirs: vec![c"/".into()],
+        umask: 0o077,
+    })?;
+    Ok((pid, words))
+}
+
+/// The child, `smtpd -x forward -- HOME`: what to exit with.
+pub fn run(words: &[String]) -> i32 {
+    title::set("smtpd: forward");
+    let [home] = words else {
+        return sysexits::USAGE;
+    };
+    let said = process::inherited().and_then(|wire| {
+        let found = look(Path::new(home), user::effective_uid());
+        File::from(wire).write_all(&found.to_bytes())
+    });
+    match said {
+        Ok(()) => sysexits::OK,
+        Err(_) => sysexits::OSERR,
+    }
+}
+
+fn look(home: &Path, uid: u32) -> Told {
+    match forward_file::open(home, uid) {
+        Ok(Verdict::None) => Told::NoFile,
+        Ok(Verdict::NoHome(why)) => Told::NoHome(why),
+        Ok(Verdict::File(file)) => {
+            let mut bytes = Vec::new();
+            // One that is too long is found to be so by whoever reads it.
+            match file.take(FILE_BYTES).read_to_end(&mut bytes) {
+                Ok(_) => Told::Text(bytes),
+                Err(error) => Told::Unusable(format!(
+                    "{}: {}",
+                    home.join(forward_file::NAME).display(),
+                    strerror(&error)
+                )),
+            }
+        }
+        Err(why) => Told::Unusable(why),
+    }
+}
+
+#[cfg(test)]
+mod tests;
