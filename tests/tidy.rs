@@ -137,6 +137,7 @@ const CLOCKS: &[&str] = &[
     "bounce/",
     "dns/",
     "queue/fs/",
+    "privsep/client/wire.rs",
     "sys/",
 ];
 

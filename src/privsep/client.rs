@@ -65,9 +65,18 @@ impl Client {
         channel: Channel,
         on_event: impl FnMut(Event) + Send + 'static,
     ) -> io::Result<Client> {
+        Client::with_patience(SEND_WAIT, channel, on_event)
+    }
+
+    fn with_patience(
+        patience: Duration,
+        channel: Channel,
+        on_event: impl FnMut(Event) + Send + 'static,
+    ) -> io::Result<Client> {
         let wire = Arc::new(Wire {
             channel,
             sending: Mutex::new(()),
+            patience,
             verbose: Mutex::new(None),
             keys: Mutex::new(None),
             listeners: Mutex::default(),
@@ -180,8 +189,10 @@ impl Passwords for Client {
 /// How long the parent may take to read a configuration; while it does it serves nobody else.
 const RELOAD_WAIT: Duration = Duration::from_secs(120);
 
+/// How long the parent may take to read what is said to it, where it is busy.
+const SEND_WAIT: Duration = Duration::from_secs(10);
 /// How long a session may wait for the parent: a file is opened in no time, but not on a file
-/// system that does not answer.
+/// system that does not answer, for which the parent has a child wait a little less.
 const FORWARD_WAIT: Duration = Duration::from_secs(10);
 /// How long a password may take to be checked: longer than the parent gives its child.
 const PASSWORD_WAIT: Duration = Duration::from_secs(40);

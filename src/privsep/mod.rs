@@ -35,7 +35,8 @@ use crate::util::{Line, Secret};
 /// What the engine's rooms ask of the parent.
 pub trait Calls: Send + Sync {
     /// Asks for a delivery; what comes of it, refusals included, is told by the [`Pending`]. An
-    /// error means that it could not be asked for: the parent is gone, or the texts are too long.
+    /// error means that it could not be asked for: the parent is gone or does not read, or the texts
+    /// are too long.
     fn start_mda(&self, job: MdaJob, stdin: OwnedFd, output: OwnedFd) -> io::Result<Pending>;
 }
 

@@ -151,6 +151,29 @@ fn verbosity_is_told_by_whoever_is_sending() {
 }
 
 #[test]
+fn a_parent_that_does_not_read_is_waited_for_so_long_and_no_longer() {
+    let (parent, engine) = Channel::pair().unwrap();
+    let patience = Duration::from_millis(50);
+    let client = Client::with_patience(patience, engine, |_| {}).unwrap();
+    let mut sent = 0;
+    let error = loop {
+        match client.update_table("users") {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    let asked = client.open_forward(&Line::new("l").unwrap(), &Line::new("bob").unwrap());
+    assert_eq!(asked.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    // What was sent is whole, and once it is read there is room.
+    for _ in 0..sent {
+        assert!(matches!(next(&parent).0, Request::UpdateTable { .. }));
+    }
+    client.ready().unwrap();
+    assert_eq!(next(&parent).0, Request::Ready);
+}
+
+#[test]
 fn without_a_parent_everything_is_lost_and_the_engine_is_told() {
     let (parent, client, events) = started();
     let pending = start(&client);

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::log::profile::{self, Profile, Timed};
 use crate::log::{self, Trace};
@@ -24,6 +24,8 @@ pub(super) struct Wire {
     pub(super) channel: Channel,
     /// Held while a frame is sent: where the system takes it in parts, no other may come between.
     pub(super) sending: Mutex<()>,
+    /// How long a parent that reads nothing may keep whoever has something to say.
+    pub(super) patience: Duration,
     /// What the parent is still to be told of `smtpctl log`.
     pub(super) verbose: Mutex<Option<bool>>,
     /// A socket to the process that holds private keys, until it is taken.
@@ -125,10 +127,17 @@ impl Wire {
     }
 
     pub(super) fn send(&self, request: &Request, fds: &[OwnedFd]) -> io::Result<()> {
+        // Whoever waits for the turn does not begin to wait then.
+        let deadline = Instant::now() + self.patience;
         let turn = lock(&self.sending);
-        let sent = self.put(request, fds, Wait::Yes);
+        let sent = self.put(request, fds, Wait::Until(deadline));
         drop(turn);
-        sent.and_then(|()| self.tell_verbose())
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            sent => sent.and_then(|()| self.tell_verbose()),
+        }
     }
 
     /// Sends what is to be told, unless somebody is sending now: they look here when they are done.
