@@ -9,7 +9,7 @@ use crate::log::maillog::SmtpOut;
 use crate::mail::Status;
 use crate::util::Timestamp;
 
-use crate::deliver::relay::mx::{Exchanger, Question, RelayError, Resolution, Step};
+use crate::deliver::relay::mx::{Exchanger, OURSELVES, Question, RelayError, Resolution, Step};
 use crate::deliver::relay::routes::Connections;
 
 use super::{Action, Core, Destination, Domain, Readiness, Relay, RelayId};
@@ -212,6 +212,11 @@ impl Core {
     fn unresolved(&mut self, id: RelayId, failure: RelayError) {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
+        };
+        // A backup keeps what it has no better exchanger for: one may be there again tomorrow.
+        let failure = match &relay.key.backup {
+            Some(_) if failure == OURSELVES => NO_BETTER,
+            Some(_) | None => failure,
         };
         relay.readiness = Readiness::Failed(failure.outcome());
         let printed = relay.printed.clone();

@@ -196,6 +196,24 @@ fn a_backup_relays_only_to_exchangers_that_are_preferred_to_it() {
     );
 }
 
+// smtpd.conf(5), RELAYING: a backup that is the best exchanger itself keeps the mail.
+#[test]
+fn a_backup_that_no_exchanger_is_preferred_to_keeps_the_mail() {
+    for list in [
+        &[(20, "mx2.example")][..],
+        &[(10, "mx1.example"), (10, "mx2.example")],
+    ] {
+        let mut world = World::new("action \"out\" relay backup mx mx2.example");
+        world.mx("d.example", list);
+        world.a("mx1.example", &["192.0.2.1"]);
+        world.a("mx2.example", &["192.0.2.9"]);
+        world.offer("bob@d.example");
+        let text = "No MX found for destination".to_owned();
+        assert_eq!(world.only_outcome(), (TEMP, text), "{list:?}");
+        assert!(world.started.is_empty());
+    }
+}
+
 // smtpd.conf(5), RELAYING: whatever may pass does not fail for good.
 #[test]
 fn nothing_bounces_while_there_may_be_an_exchanger_that_is_preferred_to_us() {
