@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::message::Question;
-use super::{Answer, DnsError, DnsResult, limits};
+use super::{Answer, DnsError, DnsResult, Mx, limits};
 
 /// Answers and failures by question, bounded in number and in bytes.
 pub(super) struct Cache {
@@ -109,7 +109,10 @@ fn weight(question: &Question, found: &DnsResult) -> usize {
     let records = match found {
         Ok(Answer::A(list)) => list.len() * 4,
         Ok(Answer::Aaaa(list)) => list.len() * 16,
-        Ok(Answer::Mx(list)) => list.iter().map(|mx| mx.name.len() + 32).sum(),
+        Ok(Answer::Mx(list)) => {
+            let length = |mx: &Mx| mx.name.as_ref().map_or(0, |name| name.len());
+            list.iter().map(|mx| length(mx) + 32).sum()
+        }
         Ok(Answer::Ptr(list)) => list.iter().map(|name| name.len() + 32).sum(),
         Ok(Answer::Txt(list)) => list.iter().map(|text| text.len() + 32).sum(),
         Err(_) => 0,

@@ -123,7 +123,7 @@ enum Data {
     Mx(Mx),
     Ptr(Line),
     Txt(Vec<u8>),
-    /// Of the right kind, but of no use: a host whose name cannot be one.
+    /// Of the right kind, but of no use: a pointer to what cannot be a host's name.
     Odd,
 }
 
@@ -211,10 +211,10 @@ fn exchanger(preference: u16, exchange: &(impl ToName + ?Sized)) -> Data {
     // RFC 7505: a domain that takes no mail has the root as its exchanger.
     let name = match canonical(exchange) {
         Some(name) if name.is_root() => Line::new(".").ok(),
-        Some(name) => name::host_text(&name),
+        Some(name) => name::exchanger_text(&name),
         None => None,
     };
-    name.map_or(Data::Odd, |name| Data::Mx(Mx { preference, name }))
+    Data::Mx(Mx { preference, name })
 }
 
 fn collect<'a>(records: impl Iterator<Item = &'a OneRecord>, kind: Kind) -> Option<Answer> {

@@ -74,7 +74,7 @@ pub enum Answer {
     A(Vec<Ipv4Addr>),
     /// IPv6 addresses.
     Aaaa(Vec<Ipv6Addr>),
-    /// Mail exchangers, not sorted. A null MX (RFC 7505) has the name `.`.
+    /// Mail exchangers, not sorted, also those without a usable name.
     Mx(Vec<Mx>),
     /// Names that are host names; others are left out.
     Ptr(Vec<Line>),
@@ -87,8 +87,9 @@ pub enum Answer {
 pub struct Mx {
     /// Lower comes first.
     pub preference: u16,
-    /// Its name, without the last dot, or `.` alone.
-    pub name: Line,
+    /// Its name, without the last dot: a host's, or the IPv4 address that stands in its place. A
+    /// null MX (RFC 7505) has `.` alone. `None` if it is nothing of these.
+    pub name: Option<Line>,
 }
 
 /// Why there are no records.

@@ -1,5 +1,7 @@
 //! Names of hosts: text that may come from strangers, in a form that is safe to print.
 
+use std::net::Ipv4Addr;
+
 use domain::base::Name;
 use domain::base::name::ToLabelIter;
 
@@ -24,6 +26,22 @@ pub(super) fn parse(text: &str) -> Option<Wire> {
 /// The text of a host's name: letters, digits, `-` and `_` in labels between dots, without a last
 /// dot, and not what reads as an address. `None` for any other name, and for the root.
 pub(super) fn host_text(name: &impl ToLabelIter) -> Option<Line> {
+    plain_text(name).filter(|text| !reads_as_address(text))
+}
+
+/// The text of a mail exchanger's name. Some write an address there, and mean it.
+pub(super) fn exchanger_text(name: &impl ToLabelIter) -> Option<Line> {
+    let may_be = |text: &Line| !reads_as_address(text) || text.parse::<Ipv4Addr>().is_ok();
+    plain_text(name).filter(may_be)
+}
+
+/// A name whose last label is a number is read as an address by much software.
+fn reads_as_address(text: &str) -> bool {
+    let last = text.rsplit('.').next().unwrap_or_default();
+    last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn plain_text(name: &impl ToLabelIter) -> Option<Line> {
     let mut text = String::new();
     for label in name.iter_labels().filter(|label| !label.is_root()) {
         if !text.is_empty() {
@@ -36,9 +54,7 @@ pub(super) fn host_text(name: &impl ToLabelIter) -> Option<Line> {
             text.push(char::from(byte));
         }
     }
-    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-    // A name whose last label is a number is read as an address by much software.
-    if text.is_empty() || text.len() > 255 || text.rsplit('.').next().is_some_and(is_number) {
+    if text.is_empty() || text.len() > 255 {
         return None;
     }
     Line::new(&text).ok()

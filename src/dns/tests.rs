@@ -164,20 +164,26 @@ fn each_kind_of_record_is_read() {
         (10, "a.example"),
         (0, "."),
         (5, "bad name.example"),
+        (6, "203.0.113.5"),
+        (7, "mx.203.0.113.5"),
     ];
     let records = records.map(|(preference, name)| {
         let name = name.replace(' ', "\\032");
         ("d.example", Data::Mx(preference, name))
     });
     bench.say(Rcode::NOERROR, &records);
-    let mx_of = |preference, name| Mx {
+    let mx_of = |preference, name: Option<&str>| Mx {
         preference,
-        name: line(name),
+        name: name.map(line),
     };
     let list = vec![
-        mx_of(20, "b.example"),
-        mx_of(10, "a.example"),
-        mx_of(0, "."),
+        mx_of(20, Some("b.example")),
+        mx_of(10, Some("a.example")),
+        mx_of(0, Some(".")),
+        // A domain with exchangers has some, whatever they are called.
+        mx_of(5, None),
+        mx_of(6, Some("203.0.113.5")),
+        mx_of(7, None),
     ];
     assert_eq!(only(&mx), Ok(Answer::Mx(list)));
     let txt = bench.lookup("d.example.", Kind::Txt);

@@ -234,8 +234,8 @@ impl Walk {
                 }
             }
             (Purpose::Exchangers(prefixes), Ok(Answer::Mx(hosts))) => {
-                for host in hosts {
-                    self.addresses(&host.name, prefixes);
+                for name in hosts.into_iter().filter_map(|host| host.name) {
+                    self.addresses(&name, prefixes);
                 }
             }
             _ => {}
@@ -435,7 +435,7 @@ mod tests {
             ("here.example.", Kind::A) => a(&["198.51.100.4"]),
             ("one.example." | "two.example.", Kind::Mx) => Ok(Answer::Mx(vec![Mx {
                 preference: 1,
-                name: Line::new("mx.example").unwrap(),
+                name: Line::new("mx.example").ok(),
             }])),
             ("mx.example.", Kind::A) => a(&["198.51.100.5"]),
             ("mx.example.", Kind::Aaaa) => aaaa(&["2001:db8:1::5"]),

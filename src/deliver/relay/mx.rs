@@ -192,7 +192,10 @@ impl Resolution {
         }
         match self.as_host {
             // As getaddrinfo(3) would: short names go through the search list.
-            AsHost::Yes => self.ask_addresses(vec![(0, name.to_owned())], ""),
+            AsHost::Yes => {
+                let name = Line::sanitize(name.as_bytes());
+                self.ask_addresses(vec![(0, Some(name))], "", own)
+            }
             AsHost::No => {
                 self.open = 1;
                 Step::Ask(vec![Question {
@@ -210,7 +213,13 @@ impl Resolution {
     }
 
     /// The answer to the question for exchangers of `name`.
-    pub fn exchangers(&mut self, name: &str, found: DnsResult, random: fn() -> u32) -> Step {
+    pub fn exchangers(
+        &mut self,
+        name: &str,
+        found: DnsResult,
+        random: fn() -> u32,
+        own: &Own,
+    ) -> Step {
         let records = match found {
             Ok(Answer::Mx(records)) => records,
             Ok(_) | Err(DnsError::NoData) => Vec::new(),
@@ -218,45 +227,56 @@ impl Resolution {
             Err(DnsError::TempFail) => return Step::Done(Err(NO_ANSWER)),
         };
         if records.is_empty() {
-            return self.ask_addresses(vec![(0, name.to_owned())], ".");
+            let itself = Line::sanitize(name.as_bytes());
+            return self.ask_addresses(vec![(0, Some(itself))], ".", own);
         }
-        let mut usable: Vec<(u16, u32, String)> = records
-            .iter()
+        let mut usable: Vec<(u16, u32, Option<Line>)> = records
+            .into_iter()
             .filter(|mx| !says_no_mail(mx))
-            .map(|mx| (mx.preference, random(), mx.name.to_string()))
+            .map(|mx| (mx.preference, random(), mx.name))
             .collect();
         if usable.is_empty() {
             return Step::Done(Err(NULL_MX));
         }
-        usable.sort();
+        usable.sort_by_key(|(preference, dice, _)| (*preference, *dice));
         usable.truncate(EXCHANGERS_MAX);
         let hosts = usable
             .into_iter()
             .map(|(preference, _, name)| (preference, name));
-        self.ask_addresses(hosts.collect(), ".")
+        self.ask_addresses(hosts.collect(), ".", own)
     }
 
-    fn ask_addresses(&mut self, hosts: Vec<(u16, String)>, dot: &str) -> Step {
+    /// An exchanger without a usable name is one without addresses.
+    fn ask_addresses(&mut self, hosts: Vec<(u16, Option<Line>)>, dot: &str, own: &Own) -> Step {
         let mut questions = Vec::new();
         for (preference, name) in hosts {
-            let line = Line::sanitize(name.as_bytes());
-            if self.hosts.iter().any(|host| host.name == line) {
+            let name = name.unwrap_or_default();
+            if self.hosts.iter().any(|host| host.name == name) {
                 continue;
             }
-            for kind in [Kind::Aaaa, Kind::A] {
-                let name = format!("{}{dot}", name.trim_end_matches('.'));
-                let by = self.number;
-                questions.push(Question { name, kind, by });
+            let written: Option<IpAddr> = name.parse().ok();
+            if written.is_none() && !name.is_empty() {
+                for kind in [Kind::Aaaa, Kind::A] {
+                    let name = format!("{}{dot}", name.trim_end_matches('.'));
+                    let by = self.number;
+                    questions.push(Question { name, kind, by });
+                }
             }
             self.hosts.push(Host {
                 preference,
-                name: line,
-                addrs: Vec::new(),
+                name,
+                addrs: written
+                    .filter(|addr| is_usable(*addr))
+                    .into_iter()
+                    .collect(),
                 unsure: false,
             });
         }
         self.open = questions.len();
-        Step::Ask(questions)
+        match self.open {
+            0 => Step::Done(self.finish(own)),
+            _ => Step::Ask(questions),
+        }
     }
 
     /// The answer to a question for the addresses of the exchanger `name`.
@@ -387,8 +407,10 @@ impl Own {
 }
 
 fn says_no_mail(mx: &Mx) -> bool {
-    let name = mx.name.trim_end_matches('.');
-    name.is_empty() || name.eq_ignore_ascii_case("localhost")
+    mx.name.as_ref().is_some_and(|name| {
+        let name = name.trim_end_matches('.');
+        name.is_empty() || name.eq_ignore_ascii_case("localhost")
+    })
 }
 
 fn is_usable(addr: IpAddr) -> bool {

@@ -113,7 +113,7 @@ impl Core {
             return;
         }
         let step = match question.kind {
-            Kind::Mx => resolution.exchangers(&destination.0, found, random),
+            Kind::Mx => resolution.exchangers(&destination.0, found, random, &self.own),
             _ => resolution.addresses(&question.name, found, &self.own),
         };
         self.advance_resolution(destination, step, now);

@@ -107,7 +107,7 @@ impl World {
             .iter()
             .map(|(preference, name)| Mx {
                 preference: *preference,
-                name: line(name),
+                name: Some(line(name)),
             })
             .collect();
         let key = (format!("{domain}."), Kind::Mx);

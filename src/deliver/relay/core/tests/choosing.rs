@@ -74,6 +74,37 @@ fn what_the_name_server_says_decides_in_the_words_of_the_manual() {
     );
 }
 
+// RFC 5321 §5.1: a domain that has exchangers is not its own, even if none can be used.
+#[test]
+fn an_exchanger_that_is_no_name_is_the_address_it_gives_or_none() {
+    let named = |preference, name: Option<&str>| Mx {
+        preference,
+        name: name.map(line),
+    };
+    let offered = |list: Vec<Mx>| {
+        let mut world = plain();
+        let key = ("d.example.".to_owned(), Kind::Mx);
+        world.zone.insert(key, Ok(Answer::Mx(list)));
+        world.a("d.example", &["192.0.2.1"]);
+        world.a("us.example", &["192.0.2.9"]);
+        world.offer("bob@d.example");
+        world
+    };
+    let world = offered(vec![named(10, None), named(10, Some("203.0.113.5"))]);
+    assert_eq!(world.addresses(), ["203.0.113.5"]);
+    for list in [
+        vec![named(10, None)],
+        vec![named(10, None), named(0, Some("."))],
+        vec![named(10, None), named(20, Some("us.example"))],
+        vec![named(10, Some("0.0.0.0"))],
+    ] {
+        let world = offered(list);
+        let text = "No MX found for domain".to_owned();
+        assert_eq!(world.only_outcome(), (TEMP, text));
+        assert!(world.started.is_empty());
+    }
+}
+
 #[test]
 fn exchangers_are_tried_by_preference_and_equals_in_random_order() {
     // RFC 5321 §5.1.
