@@ -38,7 +38,7 @@ mod tests;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use fuzz::fuzz;
-pub use settings::Settings;
+pub use settings::{Families, Settings};
 pub use thread::{Handle, start};
 
 /// What is asked about a name.

@@ -26,10 +26,62 @@ pub struct Settings {
     pub attempts: usize,
     /// Whether the servers take turns.
     pub rotate: bool,
+    /// Where hosts are connected to.
+    pub families: Families,
     /// resolv.conf(5), read again when it changes.
     pub resolv_conf: Option<PathBuf>,
     /// hosts(5), read again when it changes.
     pub hosts: Option<PathBuf>,
+}
+
+/// At which addresses a host is connected to: `family` of resolv.conf(5), as OpenBSD has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Families {
+    /// At both, IPv6 first.
+    #[default]
+    Inet6First,
+    /// At both, IPv4 first.
+    Inet4First,
+    /// At IPv4 addresses alone.
+    Inet4,
+    /// At IPv6 addresses alone.
+    Inet6,
+}
+
+impl Families {
+    /// What the last line of a resolv.conf(5) says that makes sense.
+    fn parse(text: &[u8]) -> Families {
+        let lines = text.split(|&byte| byte == b'\n');
+        let read = |line: &[u8]| {
+            let line = std::str::from_utf8(line).ok()?.split(['#', ';']).next()?;
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["family", "inet4"] => Some(Families::Inet4),
+                ["family", "inet6"] => Some(Families::Inet6),
+                ["family", "inet4", "inet6"] => Some(Families::Inet4First),
+                ["family", "inet6", "inet4"] => Some(Families::Inet6First),
+                _ => None,
+            }
+        };
+        lines.rev().find_map(read).unwrap_or_default()
+    }
+
+    /// Whether a host is connected to at this address.
+    pub fn have(self, addr: IpAddr) -> bool {
+        match self {
+            Families::Inet6First | Families::Inet4First => true,
+            Families::Inet4 => addr.is_ipv4(),
+            Families::Inet6 => addr.is_ipv6(),
+        }
+    }
+
+    /// Whether this address comes before those of the other family.
+    pub fn prefer(self, addr: IpAddr) -> bool {
+        match self {
+            Families::Inet6First | Families::Inet6 => addr.is_ipv6(),
+            Families::Inet4First | Families::Inet4 => addr.is_ipv4(),
+        }
+    }
 }
 
 impl Settings {
@@ -72,6 +124,7 @@ impl Settings {
         self.timeout = Duration::from_secs(u64::from(config.timeout.clamp(1, 30)));
         self.attempts = config.attempts.clamp(1, 5) as usize;
         self.rotate = config.rotate;
+        self.families = Families::parse(text);
     }
 
     /// The names that `text` may mean, in the order in which they are tried: with a last dot,
@@ -103,6 +156,7 @@ impl Default for Settings {
             timeout: Duration::from_secs(5),
             attempts: 2,
             rotate: false,
+            families: Families::default(),
             resolv_conf: None,
             hosts: None,
         }
@@ -185,6 +239,30 @@ mod tests {
         assert_eq!(ports, ["127.0.0.1:53535", "[::1]:54"]);
         assert_eq!(settings("").servers, Settings::default().servers);
         assert_eq!(settings("\u{0}\u{ff}garbage").servers.len(), 1);
+    }
+
+    #[test]
+    fn the_last_line_about_families_counts() {
+        // OpenBSD's resolv.conf(5), family: one is used alone, of two the first is preferred.
+        for (text, families) in [
+            ("", Families::Inet6First),
+            ("family inet4\n", Families::Inet4),
+            ("family inet6\n", Families::Inet6),
+            (
+                "family inet6\nfamily inet4 inet6 # x\n",
+                Families::Inet4First,
+            ),
+            (
+                "family inet4\n\tfamily inet6  inet4\n",
+                Families::Inet6First,
+            ),
+            ("family inet4\nfamily inet\nfamily\n", Families::Inet4),
+        ] {
+            assert_eq!(settings(text).families, families, "{text:?}");
+        }
+        let mut changed = settings("family inet4\n");
+        changed.adopt(b"nameserver 192.0.2.53\n");
+        assert_eq!(changed.families, Families::default());
     }
 
     #[test]

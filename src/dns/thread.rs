@@ -15,13 +15,14 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::log;
 use crate::sys::waker::Waker;
+use crate::util::Live;
 
 use super::core::{Command, Core};
 use super::hosts::Hosts;
 use super::message::Transport;
 use super::recent::Recent;
 use super::settings::read_file;
-use super::{Confirmed, DnsError, DnsResult, Kind, Reply, Reverse, Settings, limits};
+use super::{Confirmed, DnsError, DnsResult, Families, Kind, Reply, Reverse, Settings, limits};
 
 /// Reaches the resolver from any thread. Calls never wait; what was found a moment ago is answered
 /// at once, in the caller's thread, and so is, with a temporary failure, what comes when the
@@ -33,6 +34,7 @@ struct Cord {
     requests: Option<Sender<Request>>,
     waker: Arc<Waker>,
     recent: Arc<Recent>,
+    families: Live<Families>,
 }
 
 enum Request {
@@ -46,7 +48,8 @@ pub fn start(settings: Settings, random: fn() -> u32) -> io::Result<Handle> {
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let (sender, requests) = bounded(REQUESTS);
     let mut core = Core::new(settings.clone(), Hosts::default(), random);
-    let mut files = Files::new(settings);
+    let families = Live::new(settings.families);
+    let mut files = Files::new(settings, families.clone());
     // Now, because the process may soon be unable to see the files.
     files.refresh(&mut core, Instant::now());
     let resolver = Resolver {
@@ -64,6 +67,7 @@ pub fn start(settings: Settings, random: fn() -> u32) -> io::Result<Handle> {
         requests: Some(sender),
         waker,
         recent: Arc::default(),
+        families,
     })))
 }
 
@@ -72,6 +76,11 @@ impl Handle {
     /// of mail addresses to be looked up); others follow the search rules of resolv.conf(5).
     pub fn lookup(&self, name: &str, kind: Kind, reply: Reply<DnsResult>) {
         self.send(Request::Lookup(name.to_owned(), kind, reply));
+    }
+
+    /// At which addresses hosts are connected to, as resolv.conf(5) said when it was last read.
+    pub fn families(&self) -> Families {
+        *self.0.families.get()
     }
 
     /// What was found for an address a moment ago.
@@ -331,17 +340,19 @@ fn is_connecting(error: &io::Error) -> bool {
 /// The files that say how to resolve, looked at again now and then.
 struct Files {
     settings: Settings,
+    families: Live<Families>,
     checked: Option<Instant>,
     resolv_conf_changed: Option<SystemTime>,
     hosts_changed: Option<SystemTime>,
 }
 
 impl Files {
-    fn new(settings: Settings) -> Files {
+    fn new(settings: Settings, families: Live<Families>) -> Files {
         Files {
             // The caller has just read it; the first look only notes its age.
             resolv_conf_changed: changed(settings.resolv_conf.as_ref()),
             settings,
+            families,
             checked: None,
             hosts_changed: None,
         }
@@ -366,6 +377,7 @@ impl Files {
             self.resolv_conf_changed = resolv_conf_changed;
             if let Some(Ok(text)) = self.settings.resolv_conf.as_deref().map(read_file) {
                 self.settings.adopt(&text);
+                self.families.set(Arc::new(self.settings.families));
                 core.adopt_settings(self.settings.clone());
             }
         }

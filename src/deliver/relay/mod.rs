@@ -304,7 +304,10 @@ impl Relay {
     fn happened(&mut self, event: Event) {
         let now = self.clock.now();
         match event {
-            Event::Answer(name, question, found) => self.core.answer(name, &question, found, now),
+            Event::Answer(name, question, found) => {
+                self.core.reach(self.resolver.families());
+                self.core.answer(name, &question, found, now);
+            }
             Event::Smarthosts(hosts) => self.core.smarthosts(hosts, now),
             Event::Source(relay, addr) => self.core.source(relay, addr, now),
             Event::Secret(relay, found) => self.core.secret(relay, found, now),

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::dns::{Answer, DnsError, DnsResult, Kind, Mx};
+use crate::dns::{Answer, DnsError, DnsResult, Families, Kind, Mx};
 use crate::mail::{Outcome, Status, literal};
 use crate::util::Line;
 
@@ -310,9 +310,10 @@ impl Resolution {
         let preferred = |host: &Host| ours.is_none_or(|ours| host.preference < ours);
         let mut list = Vec::new();
         for host in self.hosts.iter_mut().filter(|host| preferred(host)) {
-            // IPv6 first, as the resolver of the C library has it.
-            host.addrs.sort_by_key(IpAddr::is_ipv4);
-            list.extend(host.addrs.iter().map(|addr| Exchanger {
+            // In the order in which getaddrinfo(3) would have them.
+            host.addrs.sort_by_key(|addr| !own.families.prefer(*addr));
+            let wanted = host.addrs.iter().filter(|addr| own.families.have(**addr));
+            list.extend(wanted.map(|addr| Exchanger {
                 name: host.name.clone(),
                 addr: *addr,
                 preference: host.preference,
@@ -367,6 +368,8 @@ pub struct Own {
     /// All of 127.0.0.0/8 leads here, whatever of it the interfaces have.
     loopback: bool,
     has_ipv6: bool,
+    /// At which addresses it connects to others.
+    pub families: Families,
 }
 
 impl Own {

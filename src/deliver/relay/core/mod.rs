@@ -58,6 +58,7 @@ use crate::config::MtaLimits;
 use crate::config::relayhost::RelayHost;
 use crate::deliver::Report;
 use crate::deliver::relay::Configured;
+use crate::dns::Families;
 use crate::log::maillog::{Delivery, SmtpOut, mta_delivery};
 use crate::log::stat;
 use crate::mail::{Envelope, EvpId, MailAddr, Outcome, SessionId, Verdict};
@@ -335,7 +336,9 @@ impl Core {
         if Arc::ptr_eq(&old, new) {
             return;
         }
+        let families = self.own.families;
         self.own = new.own();
+        self.own.families = families;
         let mut same = HashMap::new();
         for (id, relay) in &mut self.relays {
             let action = &relay.key.action;
@@ -351,6 +354,11 @@ impl Core {
                 relay.configured = new.clone();
             }
         }
+    }
+
+    /// What is resolved from now on is connected to at addresses of these families.
+    pub fn reach(&mut self, families: Families) {
+        self.own.families = families;
     }
 
     /// The configuration of what is offered now.

@@ -186,6 +186,32 @@ fn both_families_are_tried_in_one_attempt_and_limits_choose_one() {
 }
 
 #[test]
+fn one_family_alone_or_first_is_what_resolv_conf_says() {
+    // resolv.conf(5), family.
+    let (four, six) = ("192.0.2.1", "2001:db8::1");
+    for (families, tried) in [
+        (Families::Inet6First, &[six, four][..]),
+        (Families::Inet4First, &[four, six]),
+        (Families::Inet4, &[four]),
+        (Families::Inet6, &[six]),
+    ] {
+        let mut world = plain();
+        world.core.reach(families);
+        world.core.configure(configured(2, "action \"out\" relay"));
+        assert_eq!(world.core.own.families, families);
+        world.core.own = Own::new(&["2001:db8::9".parse().unwrap()], &[]);
+        world.core.reach(families);
+        world.a("d.example", &[four, six]);
+        world.offer("bob@d.example");
+        for at in 0..tried.len() {
+            world.refused(at);
+        }
+        assert_eq!(world.addresses(), tried);
+        assert_eq!(world.only_outcome(), (TEMP, REFUSED.to_owned()));
+    }
+}
+
+#[test]
 fn a_backup_relays_only_to_exchangers_that_are_preferred_to_it() {
     // smtpd.conf(5), relay backup.
     let conf = "action \"out\" relay backup mx mx2.example";
