@@ -28,7 +28,7 @@
 //! transaction to its end, so that hosts that hang never have all. From three quarters on a relay
 //! has no more than its share. One relay has [`UNPROVEN_PER_RELAY`] sessions on other routes.
 //! Messages waiting for a relay: `mta limit task-hiwat`. Questions to the resolver:
-//! [`QUESTIONS_MAX`].
+//! [`QUESTIONS_MAX`], of which a destination has a few.
 
 mod action;
 mod ahead;
@@ -40,6 +40,7 @@ mod counts;
 mod ids;
 mod intake;
 mod lines;
+mod questions;
 mod resolve;
 mod sessions;
 mod show;
@@ -66,24 +67,22 @@ use crate::util::{Line, Timestamp};
 
 use super::hoststat::HostStats;
 use super::key::{Key, Security};
-use super::mx::{Exchanger, Own, Question, RelayError, Resolution};
-use super::routes::{Connections, Host, Ptr, Route};
+use super::mx::{Exchanger, Own, RelayError, Resolution};
+use super::routes::{Connections, Host, Route};
 
+use self::questions::{Names, Questions};
 use self::sessions::{Phase, Session, Sessions};
 use self::waiting::{InLine, Limit, Waiting};
 
 pub use action::{Action, Ask, Destination, End, Load, Next, Start};
 pub use ids::{RelayId, RouteId};
+pub use questions::QUESTIONS_MAX;
 pub use show::Listing;
 
 /// Sessions of one relay that may be on routes that have not answered yet.
 pub const UNPROVEN_PER_RELAY: usize = 8;
 /// Recipients of one transaction; more go into the next one.
 pub const RCPT_MAX: usize = 100;
-/// Questions that the resolver has at a time. Others wait here, as long as it takes.
-pub const QUESTIONS_MAX: usize = 192;
-/// The same for names of addresses, which serve the log alone.
-pub const NAMES_MAX: usize = 32;
 /// How often what nobody uses any more is forgotten, in seconds.
 const SWEEP_S: u64 = 60;
 
@@ -137,8 +136,8 @@ pub struct Core {
     /// Relays that something has happened to.
     changed: BTreeSet<RelayId>,
     timers: BTreeSet<(Timestamp, Timer)>,
-    questions: Asked<(Destination, Question)>,
-    names: Asked<(IpAddr, Ptr)>,
+    questions: Questions,
+    names: Names,
     stats: HostStats,
     blocks: BTreeSet<(IpAddr, String)>,
     out: Vec<Action>,
@@ -154,37 +153,6 @@ enum Timer {
     Relay(RelayId),
     Route(RouteId),
     Idle(SessionId),
-}
-
-/// Questions of which so many are asked at a time.
-struct Asked<T> {
-    open: usize,
-    most: usize,
-    waiting: VecDeque<T>,
-}
-
-impl<T> Asked<T> {
-    fn new(most: usize) -> Asked<T> {
-        Asked {
-            open: 0,
-            most,
-            waiting: VecDeque::new(),
-        }
-    }
-
-    /// A question that may be asked now.
-    fn next(&mut self) -> Option<T> {
-        if self.open >= self.most {
-            return None;
-        }
-        let next = self.waiting.pop_front()?;
-        self.open += 1;
-        Some(next)
-    }
-
-    fn answered(&mut self) {
-        self.open = self.open.saturating_sub(1);
-    }
 }
 
 /// The messages for one destination.
@@ -316,8 +284,8 @@ impl Core {
             waiting: Waiting::default(),
             changed: BTreeSet::new(),
             timers: BTreeSet::new(),
-            questions: Asked::new(QUESTIONS_MAX),
-            names: Asked::new(NAMES_MAX),
+            questions: Questions::default(),
+            names: Names::default(),
             blocks: BTreeSet::new(),
             out: Vec::new(),
             next_relay: first,

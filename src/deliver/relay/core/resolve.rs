@@ -50,6 +50,7 @@ impl Core {
             domain.relays.remove(&id);
             if domain.relays.is_empty() {
                 self.domains.remove(destination);
+                self.questions.forget(destination);
             }
         }
     }
@@ -87,7 +88,7 @@ impl Core {
         found: DnsResult,
         now: Timestamp,
     ) {
-        self.questions.answered();
+        self.questions.answered(&destination);
         self.answered(destination, question, found, now);
         self.ask_on();
         self.work(now);
@@ -119,14 +120,10 @@ impl Core {
         self.advance_resolution(destination, step, now);
     }
 
-    /// Asks what waits to be asked and is still of interest, as far as there is room.
+    /// Asks what waits to be asked, as far as there is room.
     fn ask_on(&mut self) {
         while let Some((destination, question)) = self.questions.next() {
-            if self.domains.contains_key(&destination) {
-                self.out.push(Action::Resolve(destination, question));
-            } else {
-                self.questions.answered();
-            }
+            self.out.push(Action::Resolve(destination, question));
         }
         while let Some((addr, ptr)) = self.names.next() {
             self.out.push(Action::Reverse(addr, ptr));
@@ -143,9 +140,7 @@ impl Core {
         match step {
             Step::Wait => {}
             Step::Ask(questions) => {
-                let questions = questions.into_iter();
-                let asked = questions.map(|question| (destination.clone(), question));
-                self.questions.waiting.extend(asked);
+                self.questions.add(&destination, questions);
                 self.ask_on();
             }
             Step::Done(result) => {
@@ -174,8 +169,7 @@ impl Core {
         for exchanger in exchangers {
             if !self.hosts.contains_key(&exchanger.addr) {
                 let host = self.hosts.entry(exchanger.addr).or_default();
-                let ptr = host.ptr.clone();
-                self.names.waiting.push_back((exchanger.addr, ptr));
+                self.names.add(exchanger.addr, host.ptr.clone());
             }
         }
         self.ask_on();

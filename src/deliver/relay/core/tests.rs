@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::{self, Defaults, Sources};
 use crate::deliver::relay::Configured;
+use crate::deliver::relay::mx::Question;
 use crate::deliver::relay::secure::Connectors;
 use crate::dns::{Answer, Confirmed, DnsError, DnsResult, Kind, Mx, Reverse};
 use crate::mail::samples::{self, line};
@@ -537,4 +538,27 @@ fn any_number_of_destinations_is_resolved_with_a_bounded_number_of_questions() {
     assert_eq!(most, QUESTIONS_MAX);
     assert_eq!(world.outcomes().len(), 1000);
     assert!(world.all_delivered());
+}
+
+#[test]
+fn a_zone_that_does_not_answer_holds_up_no_other_destination() {
+    let mut world = plain();
+    world.slow_names = true;
+    let hosts: Vec<String> = (0..48).map(|n| format!("m{n}.silent.example")).collect();
+    let list: Vec<(u16, &str)> = hosts.iter().map(|host| (10, host.as_str())).collect();
+    for n in 0..10 {
+        let name = format!("d{n}.example");
+        world.mx(&name, &list);
+        world.offer(&format!("bob@{name}"));
+    }
+    world.a("good.example", &["192.0.2.1"]);
+    world.offer("bob@good.example");
+    let is_silent = |(_, question): &(Destination, Question)| question.name.contains("silent");
+    while let Some(at) = world.asked.iter().position(|asked| !is_silent(asked)) {
+        let (name, question) = world.asked.remove(at);
+        world.answer(name, &question);
+        world.obey();
+    }
+    serve(&mut world);
+    assert_eq!((world.outcomes().len(), world.all_delivered()), (1, true));
 }
