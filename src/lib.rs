@@ -74,7 +74,7 @@
 //! | `unpack` | as needed | messages that leave bags when the engine ends | the disk |
 //! | `local delivery` | as needed | one delivery each | the delivery, with a time-out |
 //! | `relay` | 1 | which host gets what when, as a machine without sockets | nothing |
-//! | `relay tables` | 1 | a relay's question about its tables | tables |
+//! | `relay tables` | as needed | a relay's question about a table that is not in memory; at most eight ask one table | the table |
 //! | `relay session` | as needed | one connection to a host | the host, with a time-out on every phase |
 //! | `bounce` | 1 | reports being composed | the disk |
 //! | `proc` | one a program | a program behind a table or filter, and what waits for it | the program |
@@ -84,9 +84,10 @@
 //! | `log` | 1 | the lines for standard error or syslogd(8) | syslogd(8) |
 //!
 //! One thread owns each changing structure; what travels between them does so over bounded
-//! channels. The few locks (queue's names, the privsep client's calls, tables, the workers'
-//! letters, the count of sessions) are leaves: no other lock is taken under one. Only the lock of a
-//! message that filters have is held over that of what waits for their programs.
+//! channels. The few locks (queue's names, the privsep client's calls, tables, who waits for a
+//! table, the workers' letters, the count of sessions) are leaves: no other lock is taken under
+//! one. Only the lock of a message that filters have is held over that of what waits for their
+//! programs.
 //!
 //! # Invariants
 //!

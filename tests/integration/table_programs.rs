@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::relay::{Host, submit};
 use crate::submission::{self, plain};
 use crate::support::tls_client::TlsClient;
 use crate::support::{Instance, Setup, give, wait_for};
@@ -207,28 +208,33 @@ fn users_may_be_those_that_a_program_knows() {
     assert!(daemon.stop().success());
 }
 
-/// It finds every address, but only when there is a file `go` beside it.
+/// It answers every question alike, but only when there is a file `go` beside it.
 const SLOW: &str = r#"#!/bin/sh
 dir=$(dirname "$1")
 while read -r line; do [ "$line" = "config|ready" ] && break; done
-echo "register|netaddr"
+echo "register|SERVICE"
 echo "register|ready"
 while IFS='|' read -r t version stamp name op service id key; do
 	: >"$dir/asked"
 	until [ -e "$dir/go" ]; do sleep 0.05; done
-	echo "$op-result|$id|found"
+	echo "$op-result|$id|ANSWER"
 done
 "#;
+
+/// Writes a slow program into a new directory that it can write to.
+fn write_slow(dir: &Path, service: &str, answer: &str) {
+    fs::create_dir(dir).unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let text = SLOW.replace("SERVICE", service).replace("ANSWER", answer);
+    fs::write(dir.join("table"), text).unwrap();
+    fs::set_permissions(dir.join("table"), fs::Permissions::from_mode(0o755)).unwrap();
+}
 
 // smtpd.conf(5), smtp limit bypass: a program that takes its time costs nobody else any.
 #[test]
 fn a_slow_answer_about_one_who_logs_in_delays_nobody_else() {
     let world = submission::world();
-    let dir = world.dir.path().join("near");
-    fs::create_dir(&dir).unwrap();
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
-    fs::write(dir.join("table"), SLOW).unwrap();
-    fs::set_permissions(dir.join("table"), fs::Permissions::from_mode(0o755)).unwrap();
+    write_slow(&world.dir.path().join("near"), "netaddr", "found");
     let table = "table near proc:$dir/near/table:$dir/near/x\nsmtp limit bypass <near>\n";
     let daemon = submission::daemon(world, &format!("{table}{}", submission::SUBMISSION));
     let dir = daemon.path().join("near");
@@ -252,4 +258,35 @@ fn a_slow_answer_about_one_who_logs_in_delays_nobody_else() {
     // Nobody was greeted only when the program had been given up.
     let log = daemon.log();
     assert!(!log.contains("smtp limit bypass: "), "{log}");
+}
+
+// smtpd.conf(5), relay: a program that takes its time to say where mail goes holds up its own
+// action alone.
+#[test]
+fn a_slow_answer_about_where_mail_goes_delays_no_other_action() {
+    let host = Host::start(|_| None);
+    let smarthost = format!("smtp://127.0.0.1:{}", host.port);
+    let mut daemon = Setup::new("").prepare();
+    let dir = daemon.path().join("far");
+    write_slow(&dir, "relayhost", &format!("found|{smarthost}"));
+    daemon.configure(&format!(
+        "listen on 127.0.0.1 port $port\n\
+         table far proc:$dir/far/table:$dir/far/x\n\
+         action \"far\" relay domain <far>\n\
+         action \"near\" relay host \"{smarthost}\" src {{ \"127.0.0.1\" }}\n\
+         match from any for domain far.org action \"far\"\n\
+         match from any for any action \"near\"\n"
+    ));
+    daemon.start();
+    for _ in 0..5 {
+        submit(&daemon, &["bob@far.org"], "Subject: x\r\n\r\nhi");
+    }
+    wait_for("the program to be asked", || dir.join("asked").exists());
+    submit(&daemon, &["bob@near.org"], "Subject: x\r\n\r\nhi");
+    let first = host.wait(1).remove(0);
+    let rcpt = "RCPT TO:<bob@near.org>".to_owned();
+    assert!(first.commands.contains(&rcpt), "{first:?}");
+    fs::write(dir.join("go"), "").unwrap();
+    host.wait(6);
+    daemon.wait_empty();
 }

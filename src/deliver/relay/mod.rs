@@ -9,13 +9,14 @@
 //!
 //! [`Agent`] belongs to the runner's thread and never blocks it: it hands envelopes on to the relay
 //! thread, which owns [`core::Core`], and with it everything that is known of relays, routes and
-//! sessions. Addresses come from the resolver, smarthosts and sources from tables, asked by a
-//! thread beside it, since a table may take its time. Each session has a thread of its own, of
+//! sessions. Addresses come from the resolver, smarthosts and sources from tables, asked by
+//! threads beside it where a table may take its time. Each session has a thread of its own, of
 //! which there are a bounded number.
 //!
 //! Promises: every envelope that was offered gets one report, with its line in the log; nothing is
 //! called delivered that the other host did not take.
 
+mod asks;
 mod configured;
 pub mod core;
 pub mod hoststat;
@@ -31,7 +32,6 @@ pub mod session;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,14 +44,12 @@ use crate::log;
 use crate::mail::{Envelope, EvpId, SessionId};
 use crate::queue::Queue;
 use crate::sys;
-use crate::table::Tables;
 use crate::util::{Line, Live, Timestamp};
 
 pub use configured::Configured;
 
-use self::core::{
-    Action, Ask, BadSmarthost, Core, Destination, End, Limits, Listing, RelayId, RouteId, Smarthost,
-};
+use self::asks::{Asks, TableAsk};
+use self::core::{Action, Core, Destination, End, Limits, Listing, RelayId, RouteId, Smarthost};
 use self::mx::Question;
 use self::orders::{Order, Teller};
 use self::session::{Sent, Tools};
@@ -131,22 +129,17 @@ const DRAIN_MAX: usize = 256;
 /// The longest sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
-/// Starts the relay thread and the one that asks tables.
+/// Starts the relay thread.
 pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
     // Every envelope in flight fits, so the runner never waits here.
     let (offers, offered) = bounded(setup.offers_max.max(1));
     // Each event answers an action or tells of a session, and both are bounded; the resolver's
     // thread, which sends some of them, must never wait.
     let (events, happened) = unbounded();
-    let (asks, asked) = unbounded();
     let tools = Tools {
         queue: setup.queue,
         events: events.clone(),
     };
-    let answers = events.clone();
-    thread::Builder::new()
-        .name("relay tables".to_owned())
-        .spawn(move || answer_asks(&asked, &answers))?;
     let limits = Limits {
         sessions: sessions_max(setup.live.get().config()),
     };
@@ -163,7 +156,7 @@ pub fn start(setup: Setup) -> io::Result<(Agent, Handle)> {
         tools,
         resolver: setup.resolver,
         reports: setup.reports,
-        asks,
+        asks: Asks::new(events.clone()),
         sessions: HashMap::new(),
     };
     thread::Builder::new()
@@ -242,13 +235,6 @@ impl Clock {
     }
 }
 
-/// A question to a table, asked by the thread beside.
-enum TableAsk {
-    Smarthosts(Arc<Configured>, Vec<(EvpId, Ask)>),
-    Source(Arc<Configured>, RelayId, String),
-    Secret(Arc<Configured>, RelayId, String, Line),
-}
-
 /// The relay thread.
 struct Relay {
     live: Live<Configured>,
@@ -257,7 +243,7 @@ struct Relay {
     tools: Tools,
     resolver: dns::Handle,
     reports: Reports,
-    asks: Sender<TableAsk>,
+    asks: Asks,
     sessions: HashMap<SessionId, Teller>,
 }
 
@@ -362,13 +348,13 @@ impl Relay {
                     };
                     self.resolver.reverse(addr, Box::new(put));
                 }
-                Action::Smarthost(id, ask) => smarthosts.push((id, ask)),
+                Action::Smarthost(id, ask) => smarthosts.push(TableAsk::Smarthost(id, ask)),
                 Action::Source(now, relay, table) => {
-                    let _ = self.asks.send(TableAsk::Source(now, relay, table));
+                    self.asks.ask(&now, vec![TableAsk::Source(relay, table)]);
                 }
                 Action::Secret(now, relay, table, label) => {
-                    let ask = TableAsk::Secret(now, relay, table, label);
-                    let _ = self.asks.send(ask);
+                    let ask = TableAsk::Secret(relay, table, label);
+                    self.asks.ask(&now, vec![ask]);
                 }
                 Action::Open(start) => self.open(*start),
                 Action::Send(id, load) => self.order(id, Order::Send(load)),
@@ -386,8 +372,7 @@ impl Relay {
             }
         }
         if !smarthosts.is_empty() {
-            let now = self.core.configured().clone();
-            let _ = self.asks.send(TableAsk::Smarthosts(now, smarthosts));
+            self.asks.ask(self.core.configured(), smarthosts);
         }
     }
 
@@ -423,65 +408,6 @@ impl Relay {
                 let end = End::Shortage(Line::sanitize(error.to_string().as_bytes()));
                 let _ = self.tools.events.send(Event::Ended(id, end));
             }
-        }
-    }
-}
-
-/// Asks tables until nobody wants to know any more.
-fn answer_asks(asks: &Receiver<TableAsk>, answers: &Sender<Event>) {
-    for ask in asks {
-        let answer = match ask {
-            TableAsk::Smarthosts(now, asks) => Event::Smarthosts(
-                asks.into_iter()
-                    .map(|(id, ask)| (id, smarthost(&now.snapshot.tables, &ask)))
-                    .collect(),
-            ),
-            TableAsk::Source(now, relay, table) => {
-                let addr = now
-                    .snapshot
-                    .tables
-                    .source_fetch(&table)
-                    .unwrap_or_else(|error| {
-                        log::warn(format_args!("{error}"));
-                        None
-                    });
-                Event::Source(relay, addr)
-            }
-            TableAsk::Secret(now, relay, table, label) => {
-                Event::Secret(relay, secret(&now.snapshot.tables, &table, &label))
-            }
-        };
-        if answers.send(answer).is_err() {
-            return;
-        }
-    }
-}
-
-fn smarthost(tables: &Tables, ask: &Ask) -> Smarthost {
-    let found = match ask {
-        Ask::Next(table) => tables.relayhost_fetch(table),
-        Ask::Of(table, domain) => tables.relayhost_lookup(table, domain),
-    };
-    match found {
-        Ok(Some(host)) => Ok(host),
-        Ok(None) => Err(BadSmarthost::None),
-        Err(error) => Err(BadSmarthost::Url(error.text)),
-    }
-}
-
-fn secret(tables: &Tables, table: &str, label: &str) -> Option<Credentials> {
-    match tables.credentials(table, label) {
-        Ok(Some(found)) => Some(Credentials {
-            password: Line::sanitize(found.secret.reveal().as_bytes()),
-            user: found.user,
-        }),
-        Ok(None) => {
-            log::warn(format_args!("credentials not found for {table}:{label}"));
-            None
-        }
-        Err(error) => {
-            log::warn(format_args!("{error}"));
-            None
         }
     }
 }
