@@ -12,6 +12,8 @@ use crate::log::maillog::Bracketed;
 use crate::mail::{Outcome, SessionId};
 use crate::util::{Line, Timestamp};
 
+use super::key::Key;
+
 /// The connections of a host, a route, a source, a connector, a relay or a domain.
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
@@ -165,6 +167,8 @@ pub struct Route {
     pub pace: Duration,
     /// The host took no further connection while it had others: it gets none before.
     pub crowded_until: Option<Timestamp>,
+    /// Relays that the host is of no use to.
+    unfit: Vec<Unfit>,
     /// What went wrong last, and when.
     pub failure: Option<(Timestamp, Outcome)>,
     /// Failures that count, up when one happens and down with time.
@@ -175,6 +179,29 @@ pub struct Route {
     pub disabled_until: Option<Timestamp>,
     /// When the penalty falls, or the route may be forgotten.
     pub timer: Option<Timestamp>,
+}
+
+/// A host has not what one way of talking to it demands: TLS, a certificate that holds, a login.
+#[derive(Clone, Debug)]
+struct Unfit {
+    /// Of one of the relays that talk so.
+    key: Key,
+    /// The name that the certificate has to bear.
+    exchanger: Line,
+    failure: (Timestamp, Outcome),
+}
+
+/// How long that is remembered, in seconds.
+const UNFIT_S: u64 = 15;
+
+impl Unfit {
+    fn holds(&self, now: Timestamp) -> bool {
+        now < self.failure.0.plus(UNFIT_S)
+    }
+
+    fn concerns(&self, key: &Key, exchanger: &Line) -> bool {
+        self.key.is_as_good_as(key) && self.exchanger == *exchanger
+    }
 }
 
 impl Route {
@@ -191,6 +218,7 @@ impl Route {
             step: Step::default(),
             pace: Duration::ZERO,
             crowded_until: None,
+            unfit: Vec::new(),
             failure: None,
             penalty: 0,
             errors: 0,
@@ -207,6 +235,34 @@ impl Route {
     /// Whether it is the host that is waited for, so that more connections bring more mail there.
     pub fn is_slow(&self) -> bool {
         self.pace >= SLOW
+    }
+
+    /// The host has not what a relay demands. Those that talk to it in another way go on.
+    pub fn avoid(&mut self, key: &Key, exchanger: &Line, why: Outcome, now: Timestamp) {
+        self.errors = self.errors.saturating_add(1);
+        let others = |unfit: &Unfit| unfit.holds(now) && !unfit.concerns(key, exchanger);
+        self.unfit.retain(others);
+        self.unfit.push(Unfit {
+            key: key.clone(),
+            exchanger: exchanger.clone(),
+            failure: (now, why),
+        });
+    }
+
+    /// Why it is of no use to a relay now, if that has been seen.
+    pub fn unfit_for(
+        &self,
+        key: &Key,
+        exchanger: &Line,
+        now: Timestamp,
+    ) -> Option<&(Timestamp, Outcome)> {
+        let seen = |unfit: &&Unfit| unfit.holds(now) && unfit.concerns(key, exchanger);
+        self.unfit.iter().find(seen).map(|unfit| &unfit.failure)
+    }
+
+    /// Whether it is of no use to some relay now.
+    pub fn is_unfit(&self, now: Timestamp) -> bool {
+        self.unfit.iter().any(|unfit| unfit.holds(now))
     }
 
     /// A session ended before it was of any use. Says for how many seconds the route is not used.
@@ -237,6 +293,7 @@ impl Route {
     pub fn forgive(&mut self) {
         self.disabled_until = None;
         self.validated = false;
+        self.unfit.clear();
         self.penalty = 0;
         self.timer = None;
         self.lost = None;

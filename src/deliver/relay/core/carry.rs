@@ -383,11 +383,11 @@ impl Core {
             End::Failed(_) if session.transactions > 0 || session.ready && is_known => {}
             // A host that takes no more connections than it has is not one that fails.
             End::Failed(_) if serves_others => self.crowded(session.route, now),
-            End::Unfit(_) if self.serves(session.route, Some(relay)) => {
+            End::Unfit(_) if self.serves(session.route, Some(&session)) => {
                 self.crowded(session.route, now);
             }
-            End::Unfit(why) if serves_others => self.avoid(&session, why, now),
-            End::Failed(why) | End::Unfit(why) => self.penalise(session.route, why, now),
+            End::Unfit(why) => self.avoid(&session, why, now),
+            End::Failed(why) => self.penalise(session.route, why, now),
             End::Source(text) => self.bad_source(&session, &text),
             End::Shortage(_) => self.short_until = now.plus(SHORTAGE_S),
         }
@@ -395,15 +395,24 @@ impl Core {
         self.work(now);
     }
 
-    /// Whether another session on a route, or one of this relay, is at work.
-    fn serves(&self, route: RouteId, relay: Option<RelayId>) -> bool {
+    /// Whether another session on a route is at work, or one that was made in the same way.
+    fn serves(&self, route: RouteId, like: Option<&Session>) -> bool {
         let sessions = self
             .routes
             .get(&route)
             .into_iter()
             .flat_map(|r| &r.sessions);
         let mut sessions = sessions.filter_map(|id| self.sessions.get(*id));
-        sessions.any(|session| session.ready && relay.is_none_or(|relay| session.relay == relay))
+        sessions.any(|other| other.ready && like.is_none_or(|like| self.are_alike(like, other)))
+    }
+
+    /// Whether what one session demands of a host is what another has got.
+    fn are_alike(&self, one: &Session, other: &Session) -> bool {
+        let relays = (self.relays.get(&one.relay), self.relays.get(&other.relay));
+        let (Some(relay), Some(others)) = relays else {
+            return false;
+        };
+        relay.key.is_as_good_as(&others.key) && one.exchanger == other.exchanger
     }
 
     fn crowded(&mut self, route: RouteId, now: Timestamp) {
@@ -412,17 +421,11 @@ impl Core {
         }
     }
 
-    /// The relay of a session does not go that way again; others do.
+    /// The relay of a session does not go that way for a while; others do.
     fn avoid(&mut self, session: &Session, why: Outcome, now: Timestamp) {
-        let Some(route) = self.routes.get(&session.route) else {
-            return;
-        };
-        let connector = self
-            .relays
-            .get_mut(&session.relay)
-            .and_then(|relay| relay.connectors.get_mut(&session.source));
-        if let Some(connector) = connector {
-            connector.unfit.insert(route.to, (now, why));
+        let relay = self.relays.get(&session.relay);
+        if let (Some(relay), Some(route)) = (relay, self.routes.get_mut(&session.route)) {
+            route.avoid(&relay.key, &session.exchanger, why, now);
         }
     }
 

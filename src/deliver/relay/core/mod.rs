@@ -211,8 +211,6 @@ enum Readiness {
 struct Connector {
     connections: Connections,
     error: Option<Broken>,
-    /// Addresses that serve other relays and are of no use to this one, and why.
-    unfit: BTreeMap<SocketAddr, (Timestamp, Outcome)>,
 }
 
 /// Why a connector is of no use any more.
@@ -456,6 +454,7 @@ impl Core {
             route.connections.count() == 0
                 && route.penalty == 0
                 && route.disabled_until.is_none()
+                && !route.is_unfit(now)
                 && route
                     .connections
                     .last()

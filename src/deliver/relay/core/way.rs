@@ -145,7 +145,6 @@ impl Core {
         {
             return broken(Trouble::Blocked);
         }
-        let connector = relay.connectors.get(&source);
         let exchangers = self.exchangers(relay);
         let preferred = |e: &&Exchanger| relay.below.is_none_or(|below| e.preference < below);
         let exchangers = exchangers.iter().flat_map(|list| list.iter());
@@ -171,9 +170,11 @@ impl Core {
             }
             let route = self.route_ids.get(&(source, to));
             let route = route.and_then(|id| Some((*id, self.routes.get(id)?)));
-            let unfit = connector.and_then(|connector| connector.unfit.get(&to));
-            let disabled = route.filter(|(_, route)| route.disabled_until.is_some());
-            if let Some(failure) = unfit.or(disabled.and_then(|(_, r)| r.failure.as_ref())) {
+            let failure = route.and_then(|(_, route)| match route.disabled_until {
+                Some(_) => route.failure.as_ref(),
+                None => route.unfit_for(&relay.key, &exchanger.name, now),
+            });
+            if let Some(failure) = failure {
                 failures.push(failure);
                 continue;
             }

@@ -142,9 +142,8 @@ fn destinations_that_do_not_answer_leave_room_for_those_that_do() {
     assert_eq!(world.outcomes().len(), 20);
 }
 
-#[test]
-fn a_host_that_one_relay_cannot_use_goes_on_serving_the_others() {
-    // Two URLs of one host; the certificate is not good enough for the second.
+/// A host that has served one of its two URLs; the certificate is not good enough for the other.
+fn with_two_urls() -> (World, SessionId) {
     let mut world = World::new("table t { d = x }\naction \"out\" relay domain <t>");
     for (domain, url) in [
         ("d.example", "smtp://mx.example"),
@@ -158,14 +157,20 @@ fn a_host_that_one_relay_cannot_use_goes_on_serving_the_others() {
     let first = world.started[0].id;
     world.ready(first);
     world.delivered(first);
+    (world, first)
+}
+
+fn unfit() -> End {
+    End::Unfit(Outcome::temp(Status::new(4, 7, 0), line(REFUSED)))
+}
+
+#[test]
+fn a_host_that_one_relay_cannot_use_goes_on_serving_the_others() {
+    let (mut world, _) = with_two_urls();
     world.offer("joe@e.example");
     world.pass(3);
     assert_eq!(world.started.len(), 2);
-    let second = world.started[1].id;
-    world.ended(
-        second,
-        End::Unfit(Outcome::temp(Status::new(4, 7, 0), line(REFUSED))),
-    );
+    world.ended(world.started[1].id, unfit());
     world.pass(3);
     let outcome = world.outcomes().pop().unwrap();
     assert_eq!(outcome, (TEMP, REFUSED.to_owned()));
@@ -173,6 +178,30 @@ fn a_host_that_one_relay_cannot_use_goes_on_serving_the_others() {
     assert!(world.core.routes.values().all(|route| route.penalty == 0));
     world.offer("joe@d.example");
     assert_eq!(world.sent.len(), 2);
+}
+
+#[test]
+fn a_host_that_one_relay_cannot_use_is_open_to_the_others_also_when_it_serves_none() {
+    let (mut world, first) = with_two_urls();
+    world.pass(15);
+    world.ended(first, End::Quit);
+    let refused = vec![(TEMP, REFUSED.to_owned())];
+    world.offer("joe@e.example");
+    world.ended(world.started[1].id, unfit());
+    assert_eq!(world.outcomes()[1..], refused);
+    // The others do not hear of it.
+    world.offer("joe@d.example");
+    world.pass(3);
+    assert_eq!(world.started.len(), 3, "{:?}", world.lines);
+    world.ready(world.started[2].id);
+    world.delivered(world.started[2].id);
+    assert_eq!(world.outcomes()[2].0, Verdict::Delivered);
+    // Nor does it try at once again.
+    world.offer("joe@e.example");
+    assert_eq!(world.outcomes()[3..], refused);
+    world.pass(12);
+    world.offer("joe@e.example");
+    assert_eq!(world.started.len(), 4);
 }
 
 /// Offers so many messages to each of `count` domains, all of whose mail goes to one address.
