@@ -76,6 +76,12 @@ impl Connections {
         }
     }
 
+    /// Whether a delay that the administrator has set is not over yet.
+    pub fn are_delayed(&self, now: Timestamp) -> bool {
+        let mut delays = self.strict.iter();
+        delays.any(|(delay_s, at)| at.plus(*delay_s) > now)
+    }
+
     /// A connection is opened.
     pub fn open(&mut self, pace: Pace, now: Timestamp) {
         self.join();

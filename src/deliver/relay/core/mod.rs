@@ -450,17 +450,21 @@ impl Core {
     /// Forgets what nobody uses.
     fn sweep(&mut self, now: Timestamp) {
         self.stats.tick(now);
-        let unused = |route: &Route| {
-            route.connections.count() == 0
-                && route.penalty == 0
-                && route.disabled_until.is_none()
-                && !route.is_unfit(now)
-                && route
-                    .connections
-                    .last()
-                    .is_none_or(|at| now.since(at) >= SWEEP_S)
+        let of_use = |all: &Connections| {
+            let lately = all.last().is_some_and(|at| now.since(at) < SWEEP_S);
+            all.count() > 0 || lately || all.are_delayed(now)
         };
-        self.routes.retain(|_, route| !unused(route));
+        let mta = &self.configured.config().mta;
+        let limits = mta.domains.values().chain([&mta.limits]);
+        let lost_s = limits.map(|limits| limits.reconn_delay_route_s).max();
+        let lost_s = u64::from(lost_s.unwrap_or_default());
+        self.routes.retain(|_, route| {
+            of_use(&route.connections)
+                || route.lost.is_some_and(|at| at.plus(lost_s) > now)
+                || route.penalty > 0
+                || route.disabled_until.is_some()
+                || route.is_unfit(now)
+        });
         let routes = &self.routes;
         self.route_ids.retain(|_, id| routes.contains_key(id));
         let used: BTreeSet<IpAddr> = self
@@ -472,11 +476,8 @@ impl Core {
             .chain(self.routes.values().map(|route| route.to.ip()))
             .collect();
         self.hosts
-            .retain(|addr, host| host.connections.count() > 0 || used.contains(addr));
-        self.sources.retain(|_, source| {
-            let lately = |at| now.since(at) < SWEEP_S;
-            source.count() > 0 || source.last().is_some_and(lately)
-        });
+            .retain(|addr, host| of_use(&host.connections) || used.contains(addr));
+        self.sources.retain(|_, source| of_use(source));
     }
 
     fn gauges(&self) {

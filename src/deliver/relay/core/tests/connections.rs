@@ -309,6 +309,31 @@ fn a_delay_that_is_set_for_one_domain_holds_up_no_other() {
     assert_eq!(world.addresses()[61..], ["192.0.2.1"]);
 }
 
+// smtpd.conf(5), mta limit: a delay is kept however long it is, though nothing else happens.
+#[test]
+fn a_long_delay_is_not_forgotten() {
+    for delay in [
+        "conn-delay-route",
+        "conn-delay-source",
+        "conn-delay-host",
+        "reconn-delay-route",
+    ] {
+        let mut world = World::new(&format!("mta limit {delay} 600\naction \"out\" relay"));
+        world.a("d.example", &["192.0.2.1"]);
+        world.offer("bob@d.example");
+        let first = world.started[0].id;
+        world.ready(first);
+        world.delivered(first);
+        world.ended(first, failed("Connection closed unexpectedly"));
+        world.pass(130);
+        world.offer("bob@d.example");
+        world.pass(469);
+        assert_eq!(world.started.len(), 1, "{delay}");
+        world.pass(1);
+        assert_eq!(world.started.len(), 2, "{delay}");
+    }
+}
+
 // RFC 5321 section 3.8: 421 may come at any time, and hosts close connections that they have
 // served.
 #[test]
