@@ -278,14 +278,14 @@ impl Route {
         self.errors = self.errors.saturating_add(1);
         let seconds = penalty_s(self.penalty);
         self.disabled_until = Some(now.plus(seconds));
+        self.timer = None;
         seconds
     }
 
-    /// The time of being disabled is over.
+    /// The time of being disabled is over. The penalty stays: whether it is deserved is seen next.
     pub fn enable(&mut self, now: Timestamp) {
         self.disabled_until = None;
         self.validated = false;
-        self.penalty = self.penalty.saturating_sub(1);
         self.timer = (self.penalty > 0).then(|| now.plus(penalty_s(self.penalty)));
     }
 
@@ -293,6 +293,12 @@ impl Route {
     pub fn decay(&mut self, now: Timestamp) {
         self.penalty = self.penalty.saturating_sub(1);
         self.timer = (self.penalty > 0).then(|| now.plus(penalty_s(self.penalty)));
+    }
+
+    /// It works: what went wrong before does not count any more.
+    pub fn recover(&mut self) {
+        self.penalty = 0;
+        self.timer = None;
     }
 
     /// Forgets all that was bad.
@@ -352,8 +358,12 @@ mod tests {
         assert_eq!(seconds[..5], [15, 60, 135, 240, 375]);
         assert_eq!(seconds[16], 3600);
         route.enable(T0);
-        assert_eq!((route.penalty, route.disabled_until), (16, None));
+        assert_eq!((route.penalty, route.disabled_until), (17, None));
         assert_eq!(route.timer, Some(T0.plus(3600)));
+        route.decay(T0.plus(3600));
+        assert_eq!((route.penalty, route.timer), (16, Some(T0.plus(7200))));
+        route.recover();
+        assert_eq!((route.fail(why(), T0), route.timer), (15, None));
         assert_eq!(route.name(None), "[] <-> 192.0.2.25");
         let ptr = Line::new("mx.example.com").unwrap();
         assert_eq!(route.name(Some(&ptr)), "[] <-> 192.0.2.25 (mx.example.com)");

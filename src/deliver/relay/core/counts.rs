@@ -70,6 +70,9 @@ impl Core {
         let Some(route) = self.routes.get_mut(&id) else {
             return;
         };
+        if answers {
+            route.recover();
+        }
         if std::mem::replace(&mut route.answers, answers) == answers {
             return;
         }

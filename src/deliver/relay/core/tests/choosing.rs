@@ -158,6 +158,35 @@ fn a_refused_connection_is_told_as_the_manual_shows() {
     assert!(world.core.relays.is_empty());
 }
 
+// smtpd.conf(5), RELAYING: 15 seconds, 60 the next time, and so on; until it takes mail again.
+#[test]
+fn a_host_that_stays_away_is_tried_less_and_less_often() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    let mut tried = Vec::new();
+    loop {
+        world.offer("bob@d.example");
+        if world.started.len() > tried.len() {
+            tried.push(world.now.since(T0));
+            if tried.len() == 4 {
+                break;
+            }
+            world.refused(tried.len() - 1);
+        }
+        world.pass(5);
+    }
+    assert_eq!(tried, [0, 15, 75, 210]);
+    let back = world.started[3].id;
+    world.ready(back);
+    world.delivered(back);
+    world.ended(back, End::Quit);
+    world.offer("bob@d.example");
+    world.refused(4);
+    let disabled = |line: &&String| line.starts_with("smtp-out: Disabling");
+    let last = world.lines.iter().rfind(disabled);
+    assert!(last.unwrap().ends_with(" for 15s"), "{:?}", world.lines);
+}
+
 #[test]
 fn both_families_are_tried_in_one_attempt_and_limits_choose_one() {
     let mut world = plain();
