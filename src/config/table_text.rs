@@ -83,9 +83,13 @@ impl<'t> Entries<'t> {
             line: self.line,
             text,
         };
-        let text = std::str::from_utf8(line)
-            .map_err(|_| bad("invalid map entry: not UTF-8 text"))
-            .map(without_comment)?;
+        // A comment may be in whatever characters its writer's editor has.
+        let bare = without_comment(line);
+        let mut text =
+            std::str::from_utf8(bare).map_err(|_| bad("invalid map entry: not UTF-8 text"))?;
+        if bare.len() < line.len() {
+            text = text.trim_end();
+        }
         if text.contains('\0') || text.contains('\r') {
             return Err(bad("invalid map entry: control characters"));
         }
@@ -192,34 +196,30 @@ impl<'t> Iterator for Entries<'t> {
 
 /// table(5): a comment starts with a hash mark and extends to the end of the line. Behind an entry
 /// it needs a blank in front, and inside double quotes a hash mark is itself.
-fn without_comment(line: &str) -> &str {
-    if !line.contains('#') {
+fn without_comment(line: &[u8]) -> &[u8] {
+    if !line.contains(&b'#') {
         return line;
     }
     let mut quoted = false;
     let mut before = b' ';
     let mut first_mark = None;
-    for (at, byte) in line.bytes().enumerate() {
+    for (at, &byte) in line.iter().enumerate() {
         if byte == b'"' && before != b'\\' {
             quoted = !quoted;
         }
         if byte == b'#' && matches!(before, b' ' | b'\t') {
             first_mark.get_or_insert(at);
             if !quoted {
-                return cut(line, at);
+                return line.get(..at).unwrap_or(line);
             }
         }
         before = byte;
     }
     match first_mark {
         // A quote that is never closed protects nothing.
-        Some(at) if quoted => cut(line, at),
+        Some(at) if quoted => line.get(..at).unwrap_or(line),
         _ => line,
     }
-}
-
-fn cut(line: &str, at: usize) -> &str {
-    line.get(..at).unwrap_or(line).trim_end()
 }
 
 /// The field up to the first blank or colon (up to the bracket when it starts with one), and what
@@ -317,6 +317,16 @@ mod tests {
             assert_eq!(one(line, None), pair("k", value), "{line}");
         }
         assert_eq!(one("# c\n\n  # d\nk v", None), pair("k", "v"));
+        let latin1 = b"k v # J\xf6rg\na b,\n  c # \xe9t\xe9\nx \xf6 # y\n";
+        let all: Vec<_> = Entries::new(latin1, None)
+            .map(|entry| entry.map(|entry| (entry.key, entry.value.into_owned())))
+            .collect();
+        let [comment, continued, value] = &all[..] else {
+            panic!("{all:?}");
+        };
+        assert_eq!(*comment, pair("k", "v"));
+        assert_eq!(*continued, pair("a", "b, c"));
+        assert!(value.is_err(), "what is no comment is text");
     }
 
     // table(5): a list has one value on a line; "# @list" says so where it cannot be seen.
