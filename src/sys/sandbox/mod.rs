@@ -100,7 +100,7 @@ pub fn empty_root(spool: &Path) -> io::Result<bool> {
 
 /// What libraries read behind our back: the user database, the resolver's settings, time zones.
 #[cfg(any(target_os = "linux", target_os = "openbsd"))]
-const SYSTEM_READ: [&str; 12] = [
+const SYSTEM_READ: &[&str] = &[
     "/etc",
     "/usr",
     "/lib",
@@ -108,6 +108,15 @@ const SYSTEM_READ: [&str; 12] = [
     "/run",
     "/var/run",
     "/var/lib/sss",
+    // Users beside /etc/passwd, as nsswitch.conf(5) may have them: extrausers, db, nis.
+    #[cfg(target_os = "linux")]
+    "/var/lib/extrausers",
+    #[cfg(target_os = "linux")]
+    "/var/lib/misc",
+    #[cfg(target_os = "linux")]
+    "/var/db",
+    #[cfg(target_os = "linux")]
+    "/var/yp",
     "/dev/log",
     "/dev/null",
     "/dev/urandom",

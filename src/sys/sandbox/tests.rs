@@ -60,6 +60,15 @@ fn the_engine_writes_its_spool_and_nothing_else() {
     std::thread::spawn(|| ()).join().unwrap();
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn users_may_be_elsewhere_than_in_etc() {
+    // nsswitch.conf(5): extrausers, db of Debian and of others, nis.
+    for dir in ["/var/lib/extrausers", "/var/lib/misc", "/var/db", "/var/yp"] {
+        assert!(SYSTEM_READ.contains(&dir), "{dir}");
+    }
+}
+
 #[test]
 fn the_parent_may_still_start_programs() {
     if inside().is_none() {
