@@ -412,6 +412,19 @@ fn nothing_panics_where_nobody_listens_and_nothing_is_left_unfinished() {
 }
 
 #[test]
+fn a_warning_says_once_that_it_is_one() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let words: String = source.lines.concat().split_whitespace().collect();
+        for again in words.match_indices("warn(format_args!(\"warn:") {
+            let text: String = words[again.0..].chars().take(80).collect();
+            wrong.push(format!("{}: {text}", source.path));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn every_flag_of_a_usage_is_in_the_manual() {
     let man = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
     let mut programs = BTreeSet::new();

@@ -225,9 +225,7 @@ impl Wire {
             Reply::Keys => match fds.next() {
                 Some(socket) => *lock(&self.keys) = Some(socket),
                 // It came when we had no room for it; the parent sends no other.
-                None if packet.lost_fds => {
-                    log::warn(format_args!("warn: keys: too many open files"))
-                }
+                None if packet.lost_fds => log::warn(format_args!("keys: too many open files")),
                 None => return None,
             },
             Reply::Password { id, verdict } => match self.take(*id) {

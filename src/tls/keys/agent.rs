@@ -76,7 +76,7 @@ fn serve(wire: OwnedFd) -> io::Result<()> {
         match received.fds.into_iter().next() {
             Some(engine) => listen(&held, engine),
             None if received.lost != Lost::Nothing => {
-                log::warn(format_args!("warn: keys: too many open files"));
+                log::warn(format_args!("keys: too many open files"));
             }
             // The parent is gone.
             None if received.length == 0 => return Ok(()),
@@ -93,7 +93,7 @@ fn learn(held: &Held, packet: &[u8]) -> io::Result<()> {
             let mut held = held.write().unwrap_or_else(PoisonError::into_inner);
             held.insert(name.to_owned(), key);
         }
-        Err(why) => log::warn(format_args!("warn: key of pki {name}: {why}")),
+        Err(why) => log::warn(format_args!("key of pki {name}: {why}")),
     }
     Ok(())
 }
