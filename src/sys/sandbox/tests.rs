@@ -298,6 +298,54 @@ mod on_linux {
         }
     }
 
+    /// What a container's own filter says to whoever wants one more.
+    fn forbid_filters() -> bool {
+        let op = |code: u32, k: u32, jf: u8| libc::sock_filter {
+            code: code as u16,
+            jt: 0,
+            jf,
+            k,
+        };
+        let answer = libc::BPF_RET | libc::BPF_K;
+        let eperm = 0x0005_0000 | libc::EPERM as u32;
+        let filter = [
+            op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+            op(
+                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+                libc::SYS_seccomp as u32,
+                1,
+            ),
+            op(answer, eperm, 0),
+            op(answer, 0x7fff_0000, 0),
+        ];
+        let program = libc::sock_fprog {
+            len: filter.len() as libc::c_ushort,
+            filter: filter.as_ptr().cast_mut(),
+        };
+        // SAFETY: numbers, and `program`, whose filter lives until the call returns.
+        unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(
+                    libc::PR_SET_SECCOMP,
+                    libc::SECCOMP_MODE_FILTER,
+                    &raw const program,
+                ) == 0
+        }
+    }
+
+    #[test]
+    fn where_filters_are_forbidden_one_goes_on_without() {
+        let name = "on_linux::where_filters_are_forbidden_one_goes_on_without";
+        if inside().is_none() {
+            assert!(again(name, "").success());
+            return;
+        };
+        if forbid_filters() {
+            let active = enter(Role::Guard).unwrap();
+            assert_eq!(active, ["no_new_privs"]);
+        }
+    }
+
     // Landlock's network rules came with Linux 6.7, its scopes with 6.12.
     #[test]
     fn the_engine_binds_no_port_of_its_choice() {
