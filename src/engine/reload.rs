@@ -56,8 +56,9 @@ impl Reloader {
         let asked = self.client.reload(extent);
         let mut reloaded = asked.map_err(|error| format!("parent: {error}"))??;
         let sockets = std::mem::take(&mut reloaded.listeners);
+        let has_new_keys = reloaded.keys.is_some();
         let result = self.prepare(extent, reloaded);
-        if result.is_ok() {
+        if result.is_ok() && has_new_keys {
             // A socket that nobody has taken leads to the process that goes.
             drop(self.client.take_keys());
         }

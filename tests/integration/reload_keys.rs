@@ -169,3 +169,35 @@ fn relative_paths_mean_the_same_when_a_daemon_in_the_background_reads_them_again
     assert!(done, "{said}");
     assert!(started.banner().starts_with("220 two.example.org "));
 }
+
+/// A handshake that takes a signature: with a client that remembers none.
+fn shake_hands(daemon: &Instance, authority: &Authority) {
+    let client = about_to_shake_hands(daemon);
+    let secured = client.secure(&trusting(authority), "mx.example.org");
+    assert!(secured.is_ok(), "{:?}\n{}", secured.err(), daemon.log());
+}
+
+#[test]
+fn a_reload_that_keeps_the_keys_keeps_the_way_to_them() {
+    // Nobody has needed the keys yet.
+    let authority = Authority::new();
+    let dir = with_pair(&authority.certify("mx.example.org"));
+    let daemon = Setup::new(CONFIG).start_in(dir);
+    daemon.configure(&CONFIG.replace("for any", "for domain \"one.org\""));
+    let (done, said) = reload(&daemon);
+    assert!(done, "{said}");
+    shake_hands(&daemon, &authority);
+
+    // The process with the keys is another one, which nobody has asked yet.
+    let old = key_processes(&daemon);
+    for pid in &old {
+        daemon.signal(*pid, "KILL");
+    }
+    wait_for("another process", || {
+        let now = key_processes(&daemon);
+        !now.is_empty() && now.iter().all(|pid| !old.contains(pid))
+    });
+    let (done, said) = reload(&daemon);
+    assert!(done, "{said}");
+    shake_hands(&daemon, &authority);
+}

@@ -172,6 +172,8 @@ impl Parent {
         self.held.listeners = next.listeners;
         if let Some(keys) = next.keys {
             self.held.keys.replace(keys, Instant::now());
+            // The old process may have been started again meanwhile: the last socket is the right one.
+            self.connect_keys();
         }
     }
 
