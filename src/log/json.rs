@@ -45,11 +45,27 @@ fn parts(text: &str) -> Option<Vec<(&str, String)>> {
 
 /// A value, which may stand in quotes, and what follows it.
 fn value(text: &str) -> (String, &str) {
-    let (value, rest) = match text.strip_prefix('"') {
-        Some(inside) => inside.split_once('"').unwrap_or((inside, "")),
-        None => text.split_once(' ').unwrap_or((text, "")),
-    };
+    let (value, rest) = text
+        .strip_prefix('"')
+        .and_then(|inside| inside.split_at_checked(closing_quote(inside)?))
+        .map(|(value, rest)| (value, rest.get(1..).unwrap_or_default()))
+        .unwrap_or_else(|| text.split_once(' ').unwrap_or((text, "")));
     (value.to_owned(), rest.trim_start())
+}
+
+/// Where the quotes end: a quote behind a backslash is part of what a stranger said, and so is one
+/// that a word goes on behind. A word that only begins with a quote has no end of quotes.
+fn closing_quote(inside: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    let mut bytes = inside.bytes().enumerate().peekable();
+    while let Some((at, byte)) = bytes.next() {
+        let is_last = matches!(bytes.peek(), None | Some((_, b' ')));
+        if byte == b'"' && !is_escaped && is_last {
+            return Some(at);
+        }
+        is_escaped = byte == b'\\' && !is_escaped;
+    }
+    None
 }
 
 #[cfg(test)]
@@ -75,5 +91,28 @@ mod tests {
             object("err", "warn: a \"b\""),
             r#"{"level":"err","message":"warn: a \"b\""}"#
         );
+    }
+
+    #[test]
+    fn no_client_writes_fields_of_its_own() {
+        // What it says is in quotes, with a backslash in front of those of its own, or is one word.
+        for (line, own) in [
+            (
+                r#"command="HELO x\" address=192.0.2.1 y" result="501 say \\" address=198.51.100.7"#,
+                r#""command":"HELO x\\\" address=192.0.2.1 y","result":"501 say \\\\""#,
+            ),
+            (r#"user="bob address=198.51.100.7"#, r#""user":"\"bob""#),
+        ] {
+            let line = format!("1f1f762895a078da smtp failed-command {line}");
+            let message = quoted(&line);
+            assert_eq!(
+                object("info", &line),
+                format!(
+                    "{{\"level\":\"info\",\"session\":\"1f1f762895a078da\",\"part\":\"smtp\",\
+                     \"event\":\"failed-command\",{own},\"address\":\"198.51.100.7\",\
+                     \"message\":{message}}}"
+                )
+            );
+        }
     }
 }
