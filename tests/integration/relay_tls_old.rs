@@ -8,12 +8,12 @@ use crate::relay_tls::{NAME, relay_in, root, submit};
 use crate::support::not_run;
 use crate::support::tls_host::Authority;
 
-/// A host that has nothing but TLS 1.2 without forward secrecy, which rustls does not speak.
+/// A host with a version and ciphers of the test's choice.
 const OLD_HOST: &str = r#"
 import socket, ssl, sys
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.maximum_version = context.minimum_version = ssl.TLSVersion.TLSv1_2
-context.set_ciphers("AES128-SHA:@SECLEVEL=0")
+context.maximum_version = context.minimum_version = ssl.TLSVersion[sys.argv[3]]
+context.set_ciphers(sys.argv[4] + ":@SECLEVEL=0")
 context.load_cert_chain(sys.argv[1], sys.argv[2])
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
@@ -53,11 +53,10 @@ struct OldHost {
 }
 
 impl OldHost {
-    fn start(dir: &Path) -> Option<OldHost> {
+    /// With a key such as `rsa:2048`.
+    fn start(dir: &Path, key: &str, version: &str, ciphers: &str) -> Option<OldHost> {
         let made = Command::new("openssl")
-            .args([
-                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30",
-            ])
+            .args(["req", "-x509", "-newkey", key, "-nodes", "-days", "30"])
             .args(["-subj", "/CN=mx.example.com"])
             .args(["-addext", "subjectAltName=DNS:mx.example.com"])
             .args(["-keyout", "old.key", "-out", "old.crt"])
@@ -68,7 +67,7 @@ impl OldHost {
             return None;
         }
         let mut child = Command::new("python3")
-            .args(["-c", OLD_HOST, "old.crt", "old.key"])
+            .args(["-c", OLD_HOST, "old.crt", "old.key", version, ciphers])
             .current_dir(dir)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -114,7 +113,9 @@ fn a_host_with_nothing_but_old_ciphers_is_reached_by_the_systems_library() {
     // Whoever trusts the host's own certificate verifies it with the system's library, too.
     for option in ["", "tls no-verify", "ca old tls"] {
         let dir = root(&authority);
-        let Some(host) = OldHost::start(dir.path()) else {
+        // No forward secrecy, which rustls does not do without.
+        let host = OldHost::start(dir.path(), "rsa:2048", "TLSv1_2", "AES128-SHA");
+        let Some(host) = host else {
             return not_run("old ciphers", "needs python3 and openssl");
         };
         let daemon = relay_in(
@@ -134,5 +135,31 @@ fn a_host_with_nothing_but_old_ciphers_is_reached_by_the_systems_library() {
             " mta cert-check result=\"{result}\" fingerprint=\"SHA256:"
         ));
         assert_eq!(host.end(), "cipher AES128-SHA\nmessage\n");
+    }
+}
+
+#[test]
+fn a_host_with_a_small_key_is_reached_by_the_systems_library() {
+    // RFC 7435: better than nothing. rustls checks no signature of fewer than 2048 bits.
+    if !cfg!(feature = "legacy-tls") {
+        return not_run("small keys", "needs the feature legacy-tls");
+    }
+    let authority = Authority::new();
+    for (option, version) in [("", "TLSv1_3"), ("tls no-verify", "TLSv1_2")] {
+        let dir = root(&authority);
+        let Some(host) = OldHost::start(dir.path(), "rsa:1024", version, "DEFAULT") else {
+            return not_run("small keys", "needs python3 and openssl");
+        };
+        let url = format!("host smtp://{NAME}:{} {option}", host.port);
+        let daemon = relay_in(dir, "", &url);
+        submit(&daemon, "bob@a.example");
+        daemon.wait_log("result=\"Ok\" stat=\"250 taken\"");
+        daemon.wait_log(" mta tls ciphers=system-library");
+        daemon.wait_log(" mta cert-check result=\"unverified\" fingerprint=\"SHA256:");
+        let said = host.end();
+        assert!(
+            said.starts_with("cipher ") && said.ends_with("\nmessage\n"),
+            "{said}"
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! TLS towards other hosts.
 //!
 //! Two libraries with different jobs: rustls speaks TLS 1.2 and 1.3; the system's library, behind
-//! the feature `legacy-tls`, is for peers with which rustls shares no version and no cipher, and
-//! for `protocols` that ask for old versions. A [`Connector`] holds what one relay action asks for
-//! and is made once; [`Connector::handshake`] turns a connected stream into a [`Stream`].
+//! the feature `legacy-tls`, is for peers with which rustls shares no version and no cipher or whose
+//! keys it cannot check, and for `protocols` that ask for old versions. A [`Connector`] holds what
+//! one relay action asks for and is made once; [`Connector::handshake`] turns a connected stream
+//! into a [`Stream`].
 //!
 //! Promises: with [`Verify::Always`] no byte is sent to a peer whose certificate does not hold for
 //! the name. Time-outs are the underlying stream's: its errors end the handshake.
@@ -132,8 +133,8 @@ fn no_library() -> String {
 /// Why there is no TLS.
 #[derive(Debug)]
 pub enum TlsError {
-    /// The two sides have no version or cipher in common, or the peer is too odd for this library:
-    /// another one may do better.
+    /// The two sides have no version or cipher in common, or the peer or its key is too odd for
+    /// this library: another one may do better.
     NoCommonGround(String),
     /// The certificate does not hold.
     Certificate(String),

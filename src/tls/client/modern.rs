@@ -145,9 +145,15 @@ fn failure(error: Error) -> TlsError {
         ) => TlsError::Protocol(text),
         Error::PeerIncompatible(_)
         | Error::AlertReceived(HandshakeFailure | InsufficientSecurity | ProtocolVersion)
-        // Keys and forms of certificates that are too old for it, whatever their worth.
+        // Keys and forms of certificates that are too old for it, whatever their worth. With an RSA
+        // key of fewer than 2048 bits every signature is a bad one. The other library looks for
+        // itself whether they are.
         | Error::InvalidCertificate(
-            CertificateError::BadEncoding | CertificateError::Other(_),
+            CertificateError::BadEncoding
+            | CertificateError::BadSignature
+            | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+            | CertificateError::Other(_),
         ) => TlsError::NoCommonGround(text),
         Error::InvalidCertificate(_) | Error::NoCertificatesPresented => {
             TlsError::Certificate(text)
