@@ -119,17 +119,14 @@ impl Choice {
         let mut chosen: Vec<SupportedCipherSuite> = Vec::new();
         let mut banned: Vec<CipherSuite> = Vec::new();
         let mut names_tls13 = false;
-        for word in text.split([':', ',', ' ']).filter(|word| !word.is_empty()) {
-            if word.starts_with('@') {
-                // Our own order is by strength already.
-                continue;
-            }
+        for word in words(text) {
             let (sign, name) = match word.split_at_checked(1) {
                 Some((sign @ ("!" | "-" | "+"), name)) => (sign, name),
                 _ => ("", word),
             };
             let parts: Vec<&str> = name.split('+').collect();
-            if let Some(unknown) = parts.iter().find(|part| !is_known(part)) {
+            let adds = !matches!(sign, "!" | "-");
+            if let Some(unknown) = parts.iter().find(|part| adds && !is_known(part)) {
                 return Err(wrong(format!("nothing is known as \"{unknown}\"")));
             }
             let matching: Vec<SupportedCipherSuite> = all
@@ -210,7 +207,16 @@ fn is_default(text: &str) -> bool {
 }
 
 fn is_about_tls13_only(text: &str) -> bool {
-    text.split([':', ',', ' ']).all(is_tls13_name)
+    let mut words = words(text).peekable();
+    words.peek().is_some() && words.all(is_tls13_name)
+}
+
+/// The words of a cipher list. What begins with `@`, alone or behind a word, is an order or a
+/// level: our own order is by strength already, and our level one for all.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([':', ',', ';', ' '])
+        .map(|word| word.split_once('@').map_or(word, |(word, _)| word))
+        .filter(|word| !word.is_empty())
 }
 
 fn is_tls13_name(word: &str) -> bool {
@@ -261,5 +267,25 @@ mod tests {
         );
         assert!(count("HIGH:NONSENSE").unwrap_err().contains("NONSENSE"));
         assert!(count("!ALL").is_err() && count("").is_err());
+        // What others take.
+        let mozillas_intermediate_of_2015 = "ECDHE-ECDSA-CHACHA20-POLY1305:\
+            ECDHE-RSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:\
+            ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:DHE-RSA-AES128-GCM-SHA256:\
+            DHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-SHA256:ECDHE-RSA-AES128-SHA256:\
+            ECDHE-ECDSA-AES128-SHA:ECDHE-RSA-AES256-SHA384:ECDHE-RSA-AES128-SHA:\
+            ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES256-SHA:\
+            DHE-RSA-AES128-SHA256:DHE-RSA-AES128-SHA:DHE-RSA-AES256-SHA256:DHE-RSA-AES256-SHA:\
+            ECDHE-ECDSA-DES-CBC3-SHA:ECDHE-RSA-DES-CBC3-SHA:EDH-RSA-DES-CBC3-SHA:\
+            AES128-GCM-SHA256:AES256-GCM-SHA384:AES128-SHA256:AES256-SHA256:AES128-SHA:\
+            AES256-SHA:DES-CBC3-SHA:!DSS";
+        assert_eq!(count(mozillas_intermediate_of_2015), Ok(9));
+        assert_eq!(count("ECDH+AESGCM:DH+AESGCM:ECDH+3DES:!aNULL:!RC2"), Ok(7));
+        assert_eq!(
+            count("HIGH:!kPSK:!TLSv1.0:!KRB5-DES-CBC3-SHA:-NOVELTY"),
+            Ok(9)
+        );
+        assert_eq!(count("DEFAULT@SECLEVEL=1;ECDHE-ECDSA-AES128-CCM"), Ok(9));
+        assert!(count("CAMELLIA128-SHA:RC4-SHA").is_err());
+        assert!(count("HIGH:AES128--SHA").is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Every cipher suite there is: what it is called, and which words of a cipher list mean it.
 //!
 //! The words are those of ciphers(1) of OpenSSL. A word that means no suite of ours is known all
-//! the same where OpenSSL knows it: a list may take away what is not there.
+//! the same where OpenSSL knows it: a list may name what is not there, beside what is.
 
 use rustls::{CipherSuite, ProtocolVersion, SupportedCipherSuite};
 
@@ -111,84 +111,84 @@ const SUITES: &[Suite] = &[
 /// Words that mean every suite: all have forward secrecy and authenticate what they encrypt.
 const EVERY: &[&str] = &[
     "HIGH", "ALL", "DEFAULT", "default", "secure", "compat", "legacy", "all", "AEAD", "FIPS",
-    "ECDHE", "EECDH", "kECDHE", "kEECDH",
+    "ECDH", "ECDHE", "EECDH", "kECDHE", "kEECDH",
 ];
 
 /// Words for what rustls has none of. Taking it away changes nothing, and asking for it adds
 /// nothing.
 const ABSENT: &[&str] = &[
+    "COMPLEMENTOFALL",
     "COMPLEMENTOFDEFAULT",
     "TLSv1",
-    "aNULL",
-    "eNULL",
-    "NULL",
-    "MD5",
-    "RC4",
-    "DES",
-    "3DES",
+    "TLSv1.0",
+    "SSLv2",
+    "SSLv3",
     "EXP",
     "EXPORT",
     "EXPORT40",
     "EXPORT56",
     "LOW",
     "MEDIUM",
-    "SSLv2",
-    "SSLv3",
-    "PSK",
-    "SRP",
-    "DSS",
-    "aDSS",
-    "DH",
-    "kDHE",
-    "kEDH",
-    "DHE",
-    "EDH",
+    "NULL",
+    "eNULL",
+    "aNULL",
     "ADH",
     "AECDH",
+    "DH",
+    "DHE",
+    "EDH",
+    "kDH",
+    "kDHE",
+    "kDHd",
+    "kDHr",
+    "kECDH",
+    "kECDHe",
+    "kECDHr",
+    "kEDH",
     "kRSA",
+    "aDH",
+    "aDSS",
+    "aECDH",
+    "DSS",
+    "PSK",
+    "aPSK",
+    "kDHEPSK",
+    "kECDHEPSK",
+    "kPSK",
+    "kRSAPSK",
+    "SRP",
+    "aSRP",
+    "kSRP",
+    "KRB5",
+    "aKRB5",
+    "kKRB5",
+    "GOST",
+    "GOST89MAC",
+    "GOST94",
+    "aGOST",
+    "aGOST01",
+    "kGOST",
+    "3DES",
+    "AESCCM",
+    "AESCCM8",
+    "ARIA",
+    "ARIA128",
+    "ARIA256",
+    "ARIAGCM",
     "CAMELLIA",
     "CAMELLIA128",
     "CAMELLIA256",
-    "SEED",
-    "IDEA",
-    "ARIA",
-    "SHA",
-    "SHA1",
     "CBC",
-    "aECDH",
-    "kECDH",
-    "kDH",
     "CCM",
     "CCM8",
-    "AESCCM",
-    "AESCCM8",
-    "GOST",
-];
-
-/// Suites that OpenSSL knows and rustls does not have: among others in a list they are passed over.
-const OLD_NAMES: &[&str] = &[
-    "ECDHE-ECDSA-AES256-SHA384",
-    "ECDHE-RSA-AES256-SHA384",
-    "ECDHE-ECDSA-AES128-SHA256",
-    "ECDHE-RSA-AES128-SHA256",
-    "ECDHE-ECDSA-AES256-SHA",
-    "ECDHE-RSA-AES256-SHA",
-    "ECDHE-ECDSA-AES128-SHA",
-    "ECDHE-RSA-AES128-SHA",
-    "DHE-RSA-AES256-GCM-SHA384",
-    "DHE-RSA-AES128-GCM-SHA256",
-    "DHE-RSA-CHACHA20-POLY1305",
-    "DHE-RSA-AES256-SHA256",
-    "DHE-RSA-AES128-SHA256",
-    "DHE-RSA-AES256-SHA",
-    "DHE-RSA-AES128-SHA",
-    "AES256-GCM-SHA384",
-    "AES128-GCM-SHA256",
-    "AES256-SHA256",
-    "AES128-SHA256",
-    "AES256-SHA",
-    "AES128-SHA",
-    "DES-CBC3-SHA",
+    "DES",
+    "IDEA",
+    "MD5",
+    "RC2",
+    "RC4",
+    "SEED",
+    "SHA",
+    "SHA1",
 ];
 
 /// Every suite that rustls has here, best first.
@@ -196,13 +196,21 @@ pub fn all_suites() -> Vec<SupportedCipherSuite> {
     rustls::crypto::ring::ALL_CIPHER_SUITES.to_vec()
 }
 
-/// Whether a word of a cipher list means anything.
+/// Whether a word of a cipher list means anything. What may be the name of a suite does: OpenSSL
+/// has had hundreds.
 pub fn is_known(word: &str) -> bool {
-    let named = |suite: &Suite| suite.names.contains(&word) || suite.words.contains(&word);
+    let named = |suite: &Suite| suite.words.contains(&word);
     EVERY.contains(&word)
         || ABSENT.contains(&word)
-        || OLD_NAMES.contains(&word)
+        || may_be_a_name(word)
         || SUITES.iter().any(named)
+}
+
+/// All names have several parts: `AES128-SHA`, `TLS_RSA_WITH_AES_128_CBC_SHA`.
+fn may_be_a_name(word: &str) -> bool {
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    word.contains(['-', '_']) && word.split(['-', '_']).all(is_part)
 }
 
 /// Whether a word of a cipher list means this suite.
