@@ -27,7 +27,7 @@ use crate::mail::Peer;
 use crate::privsep::{PasswordVerdict, Passwords};
 use crate::sys::crypt;
 use crate::sys::errno::strerror;
-use crate::table::{Snapshot, Tables};
+use crate::table::{Snapshot, TableError, Tables};
 use crate::util::{Line, Secret, Timestamp};
 
 pub use budget::Exhausted;
@@ -140,7 +140,7 @@ impl Checker {
             return answer(Verdict::Exhausted(exhausted));
         }
         let jobs = match &attempt.table {
-            Some((now, name)) if !now.tables.judges_passwords(name) => &self.hashes,
+            Some((now, name)) if now.tables.judges_passwords(name) == Ok(false) => &self.hashes,
             // Others do the work.
             _ => &self.system,
         };
@@ -210,9 +210,9 @@ impl Shared {
 
     fn by_table(&self, tables: &Tables, name: &str, attempt: &Attempt) -> Result<bool, String> {
         let (user, password) = (&attempt.user, attempt.password.reveal());
-        if tables.judges_passwords(name) {
-            let judged = tables.password(name, user, password);
-            return judged.map_err(|error| error.to_string());
+        let said = |error: TableError| error.to_string();
+        if tables.judges_passwords(name).map_err(said)? {
+            return tables.password(name, user, password).map_err(said);
         }
         let found = tables
             .credentials(name, user)

@@ -288,9 +288,17 @@ impl Tables {
             .ok_or_else(malformed)
     }
 
-    /// Whether the program of a table judges passwords itself (its service `auth`).
-    pub fn judges_passwords(&self, table: &str) -> bool {
-        matches!(self.program(table), Ok(Some(program)) if program.serves("auth"))
+    /// Whether the program of a table judges passwords itself (its service `auth`). Before it has
+    /// been ready nobody can say.
+    pub fn judges_passwords(&self, table: &str) -> Result<bool, TableError> {
+        let Some(program) = self.program(table)? else {
+            return Ok(false);
+        };
+        let judges = program.serves("auth");
+        told(
+            table,
+            judges.ok_or_else(|| "its program has not been ready yet".to_owned()),
+        )
     }
 
     /// Lets the program of a table judge a password. The user's name is compared in lower case,

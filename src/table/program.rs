@@ -55,7 +55,8 @@ type Asked = Arc<Mutex<Waiting>>;
 #[derive(Default)]
 struct Waiting {
     requests: HashMap<u32, (Operation, Sender<Answer>)>,
-    services: BTreeSet<String>,
+    /// Of the last program that got ready; `None` while none has.
+    services: Option<BTreeSet<String>>,
 }
 
 /// What a table is asked to do.
@@ -100,6 +101,7 @@ impl Program {
             name: name.clone(),
             asked: asked.clone(),
             ready: false,
+            registered: BTreeSet::new(),
         });
         let (proc, keeper) = Proc::start(name, launcher, talk)?;
         Ok(Program {
@@ -115,9 +117,11 @@ impl Program {
         self.proc.wait_until_ready(deadline)
     }
 
-    /// Whether it has registered a service.
-    pub fn serves(&self, service: &str) -> bool {
-        lock(&self.asked).services.contains(service)
+    /// Whether it has registered a service; while it is being started again, whether the one before
+    /// had. `None` where no program has got ready yet.
+    pub fn serves(&self, service: &str) -> Option<bool> {
+        let asked = lock(&self.asked);
+        asked.services.as_ref().map(|all| all.contains(service))
     }
 
     /// Whether a key is in the table.
@@ -225,12 +229,14 @@ struct Tongue {
     name: Line,
     asked: Asked,
     ready: bool,
+    /// What a program that is not ready has registered so far.
+    registered: BTreeSet<String>,
 }
 
 impl Talk for Tongue {
     fn greeting(&mut self) -> Vec<u8> {
         self.ready = false;
-        lock(&self.asked).services.clear();
+        self.registered.clear();
         greeting(&self.name)
     }
 
@@ -239,7 +245,7 @@ impl Talk for Tongue {
         if self.ready {
             self.answered(text).map(|()| Heard::Line)
         } else {
-            self.registered(text)
+            self.register(text)
         }
     }
 
@@ -249,19 +255,19 @@ impl Talk for Tongue {
 }
 
 impl Tongue {
-    fn registered(&mut self, line: &str) -> Result<Heard, String> {
+    fn register(&mut self, line: &str) -> Result<Heard, String> {
         let Some(service) = line.strip_prefix("register|") else {
             return Err(format!("invalid handshake reply: {}", shown(line)));
         };
-        let mut asked = lock(&self.asked);
         match service {
-            "ready" if asked.services.is_empty() => Err("no services registered".to_owned()),
+            "ready" if self.registered.is_empty() => Err("no services registered".to_owned()),
             "ready" => {
                 self.ready = true;
+                lock(&self.asked).services = Some(std::mem::take(&mut self.registered));
                 Ok(Heard::Ready)
             }
             known if SERVICES.contains(&known) || known == REGEX => {
-                asked.services.insert(known.to_owned());
+                self.registered.insert(known.to_owned());
                 Ok(Heard::Line)
             }
             unknown => {
@@ -358,6 +364,7 @@ pub(crate) fn fuzz_program(said: &[u8], asked: &[(u32, Operation)]) -> Vec<Optio
         name: Line::default(),
         asked: waiting,
         ready: false,
+        registered: BTreeSet::new(),
     };
     let mut hear = |line: &[u8]| tongue.hear(line).map(drop);
     let _breach = Lines::default().push(said, &mut hear);
@@ -464,7 +471,8 @@ mod tests {
     #[test]
     fn a_program_answers_for_its_table() {
         let program = started(&[OBEDIENT]);
-        assert!(program.serves("alias") && !program.serves("newer"));
+        assert_eq!(program.serves("alias"), Some(true));
+        assert_eq!(program.serves("newer"), Some(false));
         assert_eq!(
             program.lookup("alias", "found|bob"),
             Ok(Some("bob".to_owned()))
@@ -514,6 +522,23 @@ mod tests {
     }
 
     #[test]
+    fn what_it_serves_is_known_while_it_is_started_again() {
+        // smtpd-tables(7): who judges passwords does so from its first start on.
+        let once = r#"while read -r line; do [ "$line" = "config|ready" ] && break; done
+            echo 'register|auth'; echo 'register|ready'; read -r question"#;
+        let program = started(&[once, "echo 'register|alias'; cat >/dev/null"]);
+        assert_eq!(program.serves("auth"), Some(true));
+        assert!(program.check("auth", "joe:secret").is_err());
+        let again = Instant::now() + LONG;
+        while program.proc.life() < 2 {
+            assert!(Instant::now() < again);
+            std::thread::yield_now();
+        }
+        assert_eq!(program.serves("auth"), Some(true));
+        assert_eq!(program.serves("alias"), Some(false));
+    }
+
+    #[test]
     fn one_that_registers_nothing_never_gets_ready() {
         for script in [
             "echo 'register|ready'; cat >/dev/null",
@@ -521,6 +546,7 @@ mod tests {
             "echo hello; cat",
         ] {
             let program = started(&[script]);
+            assert_eq!(program.serves("alias"), None);
             assert!(program.lookup("alias", "x").is_err());
         }
     }

@@ -68,7 +68,7 @@ fn a_program_serves_every_service() {
     assert!(t.relayhost_lookup("t", "g.org").unwrap().is_some());
     assert!(t.relayhost_fetch("t").unwrap().is_some());
     assert_eq!(t.string("t", "tag"), Ok(true));
-    assert!(t.judges_passwords("t"));
+    assert_eq!(t.judges_passwords("t"), Ok(true));
     assert_eq!(t.password("t", "Joe", "Secret"), Ok(true));
     assert_eq!(t.password("t", "joe", "secret"), Ok(false));
     assert_eq!(t.regex("t", "evil.org"), Ok(true));
