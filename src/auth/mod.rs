@@ -1,10 +1,10 @@
 //! AUTH: whether a user and password belong together.
 //!
 //! A password is compared with the hash that a credentials table has, judged by the table's
-//! program, or handed to the parent, whose child asks the system. Both take their time on purpose,
-//! so they run on threads of their own: hashes on half of the processors, so that a storm of
-//! log-ins leaves the other half to everybody else, questions to the parent on threads that only
-//! wait. Whoever asks goes on meanwhile.
+//! program, or handed to the parent, whose child asks the system. All of it takes its time, so it
+//! runs on threads of its own: hashes on half of the processors, so that a storm of log-ins leaves
+//! the other half to everybody else; questions to the parent, to programs and to databases on
+//! threads that only wait, and hand on what then is to be compared. Whoever asks goes on meanwhile.
 //!
 //! What a refusal tells: nothing. A user that does not exist costs a hash like one that does, and
 //! refusals come on the full second. Failures count, and when there have been too many
@@ -82,6 +82,32 @@ struct Job {
     attempt: Attempt,
     answer: Answer,
     since: Instant,
+    /// What was said of it, once somebody has been asked.
+    found: Option<Found>,
+}
+
+/// What a table or the system says of an attempt.
+enum Found {
+    /// What the password has to fit, if the table knows the user.
+    Hash(Option<Secret>),
+    /// There is nothing to compare.
+    Verdict(Verdict),
+}
+
+impl Found {
+    fn judged(is_right: bool) -> Found {
+        Found::Verdict(Verdict::of(is_right))
+    }
+}
+
+impl Verdict {
+    fn of(is_right: bool) -> Verdict {
+        if is_right {
+            Verdict::Accepted
+        } else {
+            Verdict::Refused
+        }
+    }
 }
 
 /// A refusal that is due at a time.
@@ -93,7 +119,7 @@ struct Refusal {
 /// Attempts that may wait for a thread. A client that comes when there are as many is told to try
 /// again later.
 const WAITING_MAX: usize = 1024;
-/// Threads that wait for the parent.
+/// Threads that wait for the parent, and for tables that are not in memory.
 const SYSTEM_THREADS: usize = 8;
 /// Refusals come at multiples of this.
 const BEAT: Duration = Duration::from_secs(1);
@@ -101,7 +127,6 @@ const BEAT: Duration = Duration::from_secs(1);
 impl Checker {
     /// Starts the threads that check and the one that holds refusals back.
     pub fn start(parent: impl Passwords + 'static) -> io::Result<Checker> {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let (hashes, hash_jobs) = bounded(WAITING_MAX);
         let (system, system_jobs) = bounded(WAITING_MAX);
         let (refusals, due) = bounded(WAITING_MAX);
@@ -117,13 +142,15 @@ impl Checker {
                 .spawn(work)
                 .map(drop)
         };
-        for _ in 0..(processors / 2).max(1) {
+        for _ in 0..hash_threads() {
             let (shared, jobs) = (shared.clone(), hash_jobs.clone());
-            spawn("auth hash", Box::new(move || shared.serve(&jobs)))?;
+            spawn("auth hash", Box::new(move || shared.serve(&jobs, None)))?;
         }
         for _ in 0..SYSTEM_THREADS {
             let (shared, jobs) = (shared.clone(), system_jobs.clone());
-            spawn("auth system", Box::new(move || shared.serve(&jobs)))?;
+            let hashes = hashes.clone();
+            let work = move || shared.serve(&jobs, Some(&hashes));
+            spawn("auth system", Box::new(work))?;
         }
         spawn("auth refusals", Box::new(move || give_in_time(&due)))?;
         Ok(Checker {
@@ -140,49 +167,67 @@ impl Checker {
             return answer(Verdict::Exhausted(exhausted));
         }
         let jobs = match &attempt.table {
-            Some((now, name)) if now.tables.judges_passwords(name) == Ok(false) => &self.hashes,
-            // Others do the work.
+            Some((now, name)) if !now.tables.may_wait(name) => &self.hashes,
             _ => &self.system,
         };
         let job = Job {
             attempt,
             answer,
             since: Instant::now(),
+            found: None,
         };
-        if let Err(error) = jobs.try_send(job) {
-            log::warn(format_args!("auth: too many log-ins at a time"));
-            (error.into_inner().answer)(Verdict::Unavailable);
-        }
+        give(jobs, job);
+    }
+}
+
+/// Half of the processors.
+fn hash_threads() -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).max(1)
+}
+
+/// Leaves it to the threads that take these.
+fn give(jobs: &Sender<Job>, job: Job) {
+    if let Err(error) = jobs.try_send(job) {
+        log::warn(format_args!("auth: too many log-ins at a time"));
+        (error.into_inner().answer)(Verdict::Unavailable);
     }
 }
 
 impl Shared {
-    fn serve(&self, jobs: &Receiver<Job>) {
-        while let Ok(Job {
-            attempt,
-            answer,
-            since,
-        }) = jobs.recv()
-        {
-            // Many may have come at once, before any of them had failed.
-            let verdict = match self.within_budget(&attempt, Timestamp::now()) {
-                Ok(()) => self.judge(&attempt),
-                Err(exhausted) => Verdict::Exhausted(exhausted),
-            };
-            let now = Timestamp::now();
-            if attempt.failures_max.is_some() {
-                let mut budget = lock(&self.budget);
-                match verdict {
-                    Verdict::Accepted => budget.succeeded(&attempt.peer, &attempt.user, now),
-                    Verdict::Refused => budget.failed(&attempt.peer, &attempt.user, now),
-                    Verdict::Exhausted(_) | Verdict::Unavailable => {}
+    /// `hashes` takes what is to be compared, unless this thread is there for it.
+    fn serve(&self, jobs: &Receiver<Job>, hashes: Option<&Sender<Job>>) {
+        while let Ok(mut job) = jobs.recv() {
+            let found = job.found.take();
+            let found = found.unwrap_or_else(|| self.find(&job.attempt));
+            match (found, hashes) {
+                (Found::Verdict(verdict), _) => self.settle(job, verdict),
+                (Found::Hash(hash), None) => {
+                    let verdict = self.compare(&job.attempt, hash);
+                    self.settle(job, verdict);
+                }
+                (found, Some(hashes)) => {
+                    job.found = Some(found);
+                    give(hashes, job);
                 }
             }
-            drop(attempt);
+        }
+    }
+
+    fn settle(&self, job: Job, verdict: Verdict) {
+        let (attempt, now) = (job.attempt, Timestamp::now());
+        if attempt.failures_max.is_some() {
+            let mut budget = lock(&self.budget);
             match verdict {
-                Verdict::Refused => self.refuse(answer, since),
-                verdict => answer(verdict),
+                Verdict::Accepted => budget.succeeded(&attempt.peer, &attempt.user, now),
+                Verdict::Refused => budget.failed(&attempt.peer, &attempt.user, now),
+                Verdict::Exhausted(_) | Verdict::Unavailable => {}
             }
+        }
+        drop(attempt);
+        match verdict {
+            Verdict::Refused => self.refuse(job.answer, job.since),
+            verdict => (job.answer)(verdict),
         }
     }
 
@@ -192,50 +237,17 @@ impl Shared {
         })
     }
 
-    fn judge(&self, attempt: &Attempt) -> Verdict {
-        let unavailable = |text: String| {
-            log::warn(format_args!("auth: {text}"));
-            Verdict::Unavailable
-        };
-        let judged = match &attempt.table {
-            Some((now, name)) => self.by_table(&now.tables, name, attempt),
-            None => self.by_system(attempt),
-        };
-        match judged {
-            Ok(true) => Verdict::Accepted,
-            Ok(false) => Verdict::Refused,
-            Err(text) => unavailable(text),
+    /// Asks who knows the user.
+    fn find(&self, attempt: &Attempt) -> Found {
+        // Many may have come at once, before any of them had failed.
+        if let Err(exhausted) = self.within_budget(attempt, Timestamp::now()) {
+            return Found::Verdict(Verdict::Exhausted(exhausted));
         }
-    }
-
-    fn by_table(&self, tables: &Tables, name: &str, attempt: &Attempt) -> Result<bool, String> {
-        let (user, password) = (&attempt.user, attempt.password.reveal());
-        let said = |error: TableError| error.to_string();
-        if tables.judges_passwords(name).map_err(said)? {
-            return tables.password(name, user, password).map_err(said);
-        }
-        let found = tables
-            .credentials(name, user)
-            .map_err(|error| format!("user credentials lookup fail for {name}:{user}: {error}"))?;
-        let Some(found) = found else {
-            let sample = lock(&self.samples).get(name).cloned();
-            let sample = sample.as_ref().map_or(crypt::NOBODYS, |hash| hash.reveal());
-            // Only the time that it takes is wanted.
-            let _ = crypt::verify(password, sample);
-            return Ok(false);
+        let found = match &attempt.table {
+            Some((now, name)) => by_table(&now.tables, name, attempt),
+            None => self.by_system(attempt).map(Found::judged),
         };
-        let hash = found.secret;
-        let fits = crypt::verify(password, hash.reveal()).map_err(|error| {
-            let why = match error.kind() {
-                io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {
-                    "is no hash that crypt(3) knows; \"smtpctl encrypt\" makes one".to_owned()
-                }
-                _ => strerror(&error),
-            };
-            format!("table {name}: the secret of {user} {why}")
-        })?;
-        lock(&self.samples).insert(name.to_owned(), hash);
-        Ok(fits)
+        found.unwrap_or_else(|text| Found::Verdict(unavailable(&text)))
     }
 
     fn by_system(&self, attempt: &Attempt) -> Result<bool, String> {
@@ -248,6 +260,38 @@ impl Shared {
         }
     }
 
+    /// Compares the password with the hash that the table has for the user.
+    fn compare(&self, attempt: &Attempt, hash: Option<Secret>) -> Verdict {
+        if let Err(exhausted) = self.within_budget(attempt, Timestamp::now()) {
+            return Verdict::Exhausted(exhausted);
+        }
+        let table = attempt.table.as_ref().map_or("", |(_, name)| name);
+        let password = attempt.password.reveal();
+        let Some(hash) = hash else {
+            let sample = lock(&self.samples).get(table).cloned();
+            let sample = sample.as_ref().map_or(crypt::NOBODYS, |hash| hash.reveal());
+            // Only the time that it takes is wanted.
+            let _ = crypt::verify(password, sample);
+            return Verdict::Refused;
+        };
+        match crypt::verify(password, hash.reveal()) {
+            Ok(fits) => {
+                lock(&self.samples).insert(table.to_owned(), hash);
+                Verdict::of(fits)
+            }
+            Err(error) => {
+                let why = match error.kind() {
+                    io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {
+                        "is no hash that crypt(3) knows; \"smtpctl encrypt\" makes one".to_owned()
+                    }
+                    _ => strerror(&error),
+                };
+                let user = &attempt.user;
+                unavailable(&format!("table {table}: the secret of {user} {why}"))
+            }
+        }
+    }
+
     fn refuse(&self, answer: Answer, since: Instant) {
         let beats = since.elapsed().as_millis() / BEAT.as_millis() + 1;
         let due = since + BEAT * u32::try_from(beats).unwrap_or(1);
@@ -255,6 +299,25 @@ impl Shared {
             (error.into_inner().answer)(Verdict::Refused);
         }
     }
+}
+
+/// What a table has for the user, or its program makes of the password.
+fn by_table(tables: &Tables, name: &str, attempt: &Attempt) -> Result<Found, String> {
+    let (user, password) = (&attempt.user, attempt.password.reveal());
+    let said = |error: TableError| error.to_string();
+    if tables.judges_passwords(name).map_err(said)? {
+        let judged = tables.password(name, user, password);
+        return judged.map(Found::judged).map_err(said);
+    }
+    let found = tables
+        .credentials(name, user)
+        .map_err(|error| format!("user credentials lookup fail for {name}:{user}: {error}"))?;
+    Ok(Found::Hash(found.map(|found| found.secret)))
+}
+
+fn unavailable(text: &str) -> Verdict {
+    log::warn(format_args!("auth: {text}"));
+    Verdict::Unavailable
 }
 
 /// Gives refusals when they are due. They are as many as there are sessions at most.
@@ -310,6 +373,8 @@ mod tests {
     use std::sync::mpsc;
 
     use crate::config::{self, Defaults, Sources};
+    use crate::proc::Launcher;
+    use crate::proc::tests::Scripts;
 
     use super::*;
 
@@ -329,7 +394,8 @@ mod tests {
     }
 
     fn tables(contents: &str) -> Arc<Snapshot> {
-        let text = "table creds file:/creds\nlisten on lo port 25 hostname x\nmatch reject\n";
+        let text = "table creds file:/creds\ntable slow proc:/bin/sh\n\
+                    listen on lo port 25 hostname x\nmatch reject\n";
         let mut sources = Sources::from_text("t", text, &[]);
         sources.insert(Path::new("/creds"), contents.as_bytes().to_vec());
         let defaults = Defaults {
@@ -354,15 +420,16 @@ mod tests {
         }
 
         fn asked(&self, user: &str, password: &str) -> mpsc::Receiver<Verdict> {
+            self.asked_of("creds", user, password)
+        }
+
+        fn asked_of(&self, table: &str, user: &str, password: &str) -> mpsc::Receiver<Verdict> {
             let (sender, receiver) = mpsc::channel();
             let attempt = Attempt {
                 peer: Peer::parse("192.0.2.1").unwrap(),
                 user: Line::new(user).unwrap(),
                 password: Secret::new(Line::new(password).unwrap()),
-                table: self
-                    .tables
-                    .clone()
-                    .map(|tables| (tables, "creds".to_owned())),
+                table: self.tables.clone().map(|tables| (tables, table.to_owned())),
                 failures_max: Some(50),
             };
             let answer = Box::new(move |verdict| sender.send(verdict).unwrap());
@@ -397,6 +464,43 @@ mod tests {
             .into();
         for answer in waiting {
             assert_eq!(answer.recv().unwrap(), Verdict::Refused);
+        }
+    }
+
+    #[test]
+    fn a_table_that_takes_its_time_holds_up_no_other() {
+        let hash = crypt::hash("right").unwrap();
+        // One whose user is called silent is not answered.
+        let script = format!(
+            r#"while read -r line; do [ "$line" = "config|ready" ] && break; done
+            echo 'register|credentials'; echo 'register|ready'
+            while IFS='|' read -r t v n name op svc id key; do
+                case $key in
+                ann) echo "lookup-result|$id|found|"'ann:{hash}' ;;
+                nobody) echo "lookup-result|$id|not-found" ;;
+                esac
+            done"#
+        );
+        let tables = tables(&format!("ann {hash}\n"));
+        let judge = Judge::new(Some(tables.clone()));
+        let too_early = judge.asked_of("slow", "ann", "right").recv();
+        assert_eq!(too_early, Ok(Verdict::Unavailable));
+        let launcher: Arc<dyn Launcher> = Arc::new(Scripts(vec![script], Mutex::new(0)));
+        let soon = Instant::now() + Duration::from_secs(20);
+        let started = tables.tables.start_programs(&|_| launcher.clone(), soon);
+        started.unwrap();
+        let silent: Vec<_> = (0..hash_threads().min(SYSTEM_THREADS - 1))
+            .map(|_| judge.asked_of("slow", "silent", "x"))
+            .collect();
+        assert_eq!(judge.ask("ann", "right"), Verdict::Accepted);
+        assert!(silent.iter().all(|answer| answer.try_recv().is_err()));
+        for (user, password, verdict) in [
+            ("ann", "right", Verdict::Accepted),
+            ("ann", "wrong", Verdict::Refused),
+            ("nobody", "right", Verdict::Refused),
+        ] {
+            let answer = judge.asked_of("slow", user, password).recv();
+            assert_eq!(answer, Ok(verdict), "{user} {password}");
         }
     }
 
