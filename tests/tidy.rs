@@ -80,7 +80,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("scheduler", ""),
     ("smtp", ""),
     ("rfc5322", ""),
-    ("log", "mail util"),
+    // Who has no thread for its lines waits for nobody that is to take them.
+    ("log", "mail util sys"),
     ("mail", "util"),
     ("util", ""),
     ("sys", ""),

@@ -16,10 +16,15 @@ pub mod maillog;
 pub mod profile;
 mod sink;
 pub mod stat;
+mod stderr;
+mod syslogd;
 mod trace;
 
-use sink::{Level, Output, Sink, Stderr, Syslog};
+use sink::{Level, Output, Sink};
+use stderr::Stderr;
+use syslogd::Syslog;
 
+pub use sink::Writer;
 pub use trace::{
     IsAbout, LIMITED_MAX as LIMITED_TRACES_MAX, OF_CLIENTS, OF_HOSTS, Subject, Trace,
     bits as trace_bits, change as change_trace, limit as limit_trace, set as set_trace,
@@ -35,26 +40,19 @@ pub enum Target {
     Syslog,
 }
 
-/// Who writes the lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
-    /// The caller; for processes that must stay at one thread.
-    Caller,
-    /// A thread of its own.
-    Thread,
-}
-
 /// Sets where lines go. `role` names the process in fatal lines: `smtpd` for the parent.
 pub fn start(role: &'static str, target: Target, writer: Writer) {
     let sink: Box<dyn Sink> = match target {
-        Target::Stderr => Box::new(Stderr),
-        Target::Syslog => Box::new(Syslog::open("smtpd")),
+        Target::Stderr => Box::new(Stderr::new(writer)),
+        Target::Syslog => Box::new(Syslog::open("smtpd", writer)),
     };
     let mut current = current();
     current.role = role;
     current.output = match writer {
         Writer::Caller => Output::Direct(sink),
-        Writer::Thread => Output::threaded(sink),
+        // Without a thread callers write.
+        Writer::Thread => Output::threaded(sink)
+            .unwrap_or_else(|_| Output::Direct(Box::new(Stderr::new(Writer::Caller)))),
     };
 }
 
@@ -142,7 +140,7 @@ fn current() -> MutexGuard<'static, Current> {
         .get_or_init(|| {
             Mutex::new(Current {
                 role: "smtpd",
-                output: Output::Direct(Box::new(Stderr)),
+                output: Output::Direct(Box::new(Stderr::new(Writer::Thread))),
             })
         })
         .lock()

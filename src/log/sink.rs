@@ -1,18 +1,16 @@
-//! Where lines go: standard error or syslogd(8), directly or through a thread.
+//! Where lines go, directly or through a thread.
 //!
-//! The engine has a thread, so that no worker waits for a slow syslogd; the parent, which never
-//! has a second thread, writes itself and does not wait either. The thread lets lines gather for
-//! a moment, so that a busy engine does not wake it for each. A line that cannot be taken is
-//! dropped and counted, and the count is said before the next line.
+//! The engine has a thread, so that no worker waits for a slow syslogd. The parent, which never has
+//! a second thread, writes itself, and waits no longer than [`PATIENCE`]. The thread lets lines
+//! gather for a moment, so that a busy engine does not wake it for each. A line that cannot be taken
+//! is dropped and counted, and the count is said before the next line.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use syslog::{LogFormat, Logger, LoggerBackend, Severity};
 
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +37,18 @@ impl Level {
     }
 }
 
+/// Who writes the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// The caller, which waits for nobody; for processes that must stay at one thread.
+    Caller,
+    /// A thread of its own, which may wait.
+    Thread,
+}
+
+/// How long a caller that writes itself waits for room.
+pub const PATIENCE: Duration = Duration::from_millis(100);
+
 /// Where finished lines go.
 pub trait Sink: Send {
     /// Writes one line. It may fail, and then the line is lost.
@@ -48,127 +58,6 @@ pub trait Sink: Send {
     fn write_all(&mut self, lines: &[(Level, String)]) -> u64 {
         let results = lines.iter().map(|(level, line)| self.write(*level, line));
         results.filter(Result::is_err).count() as u64
-    }
-}
-
-/// Standard error: the line and nothing else.
-#[derive(Debug)]
-pub struct Stderr;
-
-impl Sink for Stderr {
-    fn write(&mut self, _level: Level, line: &str) -> io::Result<()> {
-        // One write, so that lines of several processes do not mix. A fuzzer makes millions of
-        // lines that nobody wants. The test runner holds back what goes through the macro, and
-        // shows it when a test fails.
-        #[cfg(test)]
-        eprintln!("{line}");
-        #[cfg(not(test))]
-        if !cfg!(feature = "fuzzing") {
-            io::stderr().write_all(format!("{line}\n").as_bytes())?;
-        }
-        Ok(())
-    }
-
-    fn write_all(&mut self, lines: &[(Level, String)]) -> u64 {
-        let packs = packs(lines).into_iter();
-        let lost = packs.filter(|(text, _)| self.write(Level::Info, text).is_err());
-        lost.map(|(_, count)| count).sum()
-    }
-}
-
-/// As many lines together as a pipe takes whole, and how many they are.
-fn packs(lines: &[(Level, String)]) -> Vec<(String, u64)> {
-    let mut packs: Vec<(String, u64)> = Vec::new();
-    for (_, line) in lines {
-        match packs.last_mut() {
-            Some((text, count)) if text.len() + line.len() + 2 <= PIPE_BYTES => {
-                text.push('\n');
-                text.push_str(line);
-                *count += 1;
-            }
-            _ => packs.push((line.clone(), 1)),
-        }
-    }
-    packs
-}
-
-/// POSIX: so much is written to a pipe at once or not at all (`PIPE_BUF` is 512 at least, and more
-/// on all our systems).
-const PIPE_BYTES: usize = 512;
-
-/// syslogd(8) by its local socket, facility mail; syslogd puts the time.
-pub struct Syslog {
-    logger: Option<Logger<LoggerBackend, Tag>>,
-    tag: Tag,
-}
-
-impl Syslog {
-    /// Lines will be tagged `program[pid]`. When syslogd is not there now, each line tries again.
-    pub fn open(program: &'static str) -> Syslog {
-        let tag = Tag {
-            program,
-            pid: std::process::id(),
-        };
-        Syslog {
-            logger: connect(tag),
-            tag,
-        }
-    }
-}
-
-impl Sink for Syslog {
-    fn write(&mut self, level: Level, line: &str) -> io::Result<()> {
-        for _ in 0..2 {
-            let mut logger = match self.logger.take().or_else(|| connect(self.tag)) {
-                Some(logger) => logger,
-                None => return Err(io::Error::from(io::ErrorKind::NotConnected)),
-            };
-            let sent = match level {
-                Level::Crit => logger.crit(line),
-                Level::Err => logger.err(line),
-                Level::Info => logger.info(line),
-                Level::Debug => logger.debug(line),
-            };
-            match sent {
-                Ok(()) => {
-                    self.logger = Some(logger);
-                    return Ok(());
-                }
-                Err(syslog::Error::Io(error)) | Err(syslog::Error::Write(error))
-                    if error.kind() == io::ErrorKind::WouldBlock =>
-                {
-                    self.logger = Some(logger);
-                    return Err(error);
-                }
-                // syslogd was restarted: its old socket is gone.
-                Err(_) => {}
-            }
-        }
-        Err(io::Error::from(io::ErrorKind::NotConnected))
-    }
-}
-
-fn connect(tag: Tag) -> Option<Logger<LoggerBackend, Tag>> {
-    let logger = syslog::unix(tag).ok()?;
-    if let LoggerBackend::Unix(socket) = &logger.backend {
-        socket.set_nonblocking(true).ok()?;
-    }
-    Some(logger)
-}
-
-/// `<priority>program[pid]: line`, as syslog(3) sends it, without a time.
-#[derive(Clone, Copy, Debug)]
-struct Tag {
-    program: &'static str,
-    pid: u32,
-}
-
-impl LogFormat<&str> for Tag {
-    fn format<W: Write>(&self, w: &mut W, severity: Severity, line: &str) -> syslog::Result<()> {
-        const FACILITY_MAIL: u8 = 2 << 3;
-        let priority = FACILITY_MAIL | severity as u8;
-        write!(w, "<{priority}>{}[{}]: {line}", self.program, self.pid)
-            .map_err(syslog::Error::Write)
     }
 }
 
@@ -212,20 +101,17 @@ const QUIET: usize = 5;
 const FLUSH_FOR: Duration = Duration::from_secs(2);
 
 impl Output {
-    /// Starts the thread `log` around `sink`; where none can be started, callers write.
-    pub fn threaded(sink: Box<dyn Sink>) -> Output {
+    /// Starts the thread `log` around `sink`.
+    pub fn threaded(sink: Box<dyn Sink>) -> io::Result<Output> {
         let shared = Arc::new(Shared {
             tray: Mutex::default(),
             came: Condvar::new(),
         });
         let desk = Desk(shared.clone());
-        let spawned = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || shared.write_all(sink));
-        match spawned {
-            Ok(_) => Output::Thread(desk),
-            Err(_) => Output::Direct(Box::new(Stderr)),
-        }
+            .spawn(move || shared.write_all(sink))?;
+        Ok(Output::Thread(desk))
     }
 
     /// Takes a line, or counts it.
@@ -388,7 +274,8 @@ mod tests {
         let mut output = Output::threaded(Box::new(Gated {
             gate,
             lines: lines.clone(),
-        }));
+        }))
+        .unwrap();
         // The thread holds some lines, the tray the rest.
         for n in 0..WAITING_LINES + 100 {
             output.line(Level::Info, n.to_string());
@@ -405,22 +292,6 @@ mod tests {
     }
 
     #[test]
-    fn lines_share_a_write_as_long_as_a_pipe_takes_it_whole() {
-        let lines: Vec<_> = (0..100)
-            .map(|n| (Level::Info, "x".repeat(n * 7 % 300)))
-            .chain([(Level::Err, "y".repeat(2 * PIPE_BYTES))])
-            .collect();
-        let packs = packs(&lines);
-        assert!(packs.len() < 60);
-        assert_eq!(packs.iter().map(|(_, count)| count).sum::<u64>(), 101);
-        let fits = |text: &String| text.len() < PIPE_BYTES || !text.contains('\n');
-        assert!(packs.iter().all(|(text, _)| fits(text)));
-        let text: Vec<_> = packs.into_iter().map(|(text, _)| text).collect();
-        let one: Vec<_> = lines.into_iter().map(|(_, line)| line).collect();
-        assert_eq!(text.join("\n"), one.join("\n"));
-    }
-
-    #[test]
     fn a_broken_sink_only_counts() {
         let _alone = alone();
         let mut output = Output::Direct(Box::new(Broken));
@@ -431,21 +302,5 @@ mod tests {
             DROPPED.swap(0, Relaxed) == 3
         };
         assert!((0..20).any(|_| counted()));
-    }
-
-    #[test]
-    fn syslog_lines_carry_facility_tag_and_no_time() {
-        let tag = Tag {
-            program: "smtpd",
-            pid: 7,
-        };
-        let mut bytes = Vec::new();
-        tag.format(&mut bytes, Severity::LOG_ERR, "warn: x")
-            .unwrap();
-        assert_eq!(bytes, b"<19>smtpd[7]: warn: x");
-        bytes.clear();
-        tag.format(&mut bytes, Severity::LOG_INFO, "info: x")
-            .unwrap();
-        assert_eq!(bytes, b"<22>smtpd[7]: info: x");
     }
 }

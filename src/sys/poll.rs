@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::errno::cvt;
+use super::errno::{cvt, retry};
 
 /// A descriptor to wait for, and what was found.
 #[derive(Debug)]
@@ -77,6 +77,20 @@ pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<usi
         fd.hangup = raw.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0;
     }
     Ok(ready)
+}
+
+/// Writes of `bytes` what a pipe with any room takes at once, and says how much that is. Where there
+/// is no room for as long as `patience` it is `WouldBlock`.
+pub fn write_some(fd: BorrowedFd<'_>, bytes: &[u8], patience: Duration) -> io::Result<usize> {
+    if poll(&mut [PollFd::new(fd, Interest::Write)], Some(patience))? == 0 {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    let piece = bytes.get(..libc::PIPE_BUF).unwrap_or(bytes);
+    retry(|| {
+        // SAFETY: `piece` can be read for its length.
+        let count = unsafe { libc::write(fd.as_raw_fd(), piece.as_ptr().cast(), piece.len()) };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    })
 }
 
 #[cfg(test)]

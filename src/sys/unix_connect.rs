@@ -29,6 +29,19 @@ pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     })
 }
 
+/// Connects to the socket at `path` if that takes no wait at all.
+pub fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let stream = socket(libc::SOCK_NONBLOCK)?;
+    connect_to(&stream, path)?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// Whether a socket of another kind is refused because the one at the path is for streams.
+pub fn is_of_another_kind(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPROTOTYPE)
+}
+
 /// Whether somebody listens on the socket at `path`. A listener that is too busy to take us still
 /// listens. Waits no longer than it takes to tell it from a dead one.
 pub fn answers(path: &Path) -> io::Result<bool> {
