@@ -73,6 +73,7 @@ impl Session {
                     );
                     return match question {
                         Some(question) => Next::Ask(question),
+                        None if self.is_over() => Next::Close,
                         None => Next::Read,
                     };
                 }

@@ -83,3 +83,19 @@ fn bypass_of_a_sender_who_is_refused_goes_no_further() {
     assert_eq!(talk.ask("MAIL FROM:<bob@e.org>"), ["250 2.0.0 Ok"]);
     assert_eq!(talk.ask("RCPT TO:<bob@example.org>"), ["550 late"]);
 }
+
+// smtpd.conf(5), disconnect: the client hears this and is disconnected. A local one waits for no
+// name, so that all of it is done when the session is opened.
+#[test]
+fn a_local_client_that_is_disconnected_when_it_connects_is_not_waited_for() {
+    let filters = crate::filter::tests::filters(
+        "filter f phase connect match !src { 192.0.2.1 } disconnect \"550 not now\"\n\
+         listen on socket filter f",
+        "",
+    );
+    let mut listening = listening();
+    listening.filter = filters.of_sessions(&Some("f".to_owned()));
+    let mut talk = Talk::start(listening, Peer::Local, FakeServices::new(None));
+    assert_eq!(talk.replies(), ["550 not now"]);
+    assert!(talk.is_over());
+}
