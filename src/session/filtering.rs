@@ -357,11 +357,16 @@ impl Session {
     /// Answers in the place of what was asked about.
     fn refuse_then(&mut self, then: Then, reply: Reply, close: bool, out: &mut Vec<u8>) {
         match then {
-            // Its client would not understand clear text.
-            Then::Banner if self.opens_with_tls() => self.state = State::Closing,
             Then::Banner => {
-                self.state = State::Refused;
-                self.say(None, &reply, out);
+                // The log has it as the reply to a command that nobody has sent.
+                maillog::smtp_failed_command(self.id, &self.peer, b"", &reply.to_string());
+                if self.opens_with_tls() {
+                    // The client would not understand clear text.
+                    self.state = State::Closing;
+                } else {
+                    self.state = State::Refused;
+                    self.say(None, &reply, out);
+                }
             }
             Then::Commit => self.refuse_message(&reply, out),
             Then::Command(line) | Then::Recipient(line, _) => {

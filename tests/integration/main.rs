@@ -13,6 +13,7 @@ mod explain;
 mod filter_lines;
 mod filter_transcripts;
 mod filters;
+mod filters_connect;
 mod filters_relay;
 mod filters_relay_tls;
 mod forward;
