@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::submission;
+use crate::support::tls_client::TlsClient;
 use crate::support::{Client, Setup, run};
 
 #[test]
@@ -132,6 +134,16 @@ fn stopping_answers_what_is_asked_and_leaves_no_socket() {
     assert!(!daemon.path().join("smtpd.sock").exists());
     assert!(!daemon.path().join("smtpd.pid").exists());
     assert!(idle.closed());
+}
+
+#[test]
+fn a_stop_closes_connections_with_an_alert() {
+    // RFC 8446 §6.1: without one a client cannot tell the end from a connection that was cut.
+    let mut daemon = submission::daemon(submission::world(), submission::SUBMISSION);
+    let mut idle = TlsClient::starttls(submission::address(&daemon, 1));
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(idle.reply().starts_with("421 "));
+    assert!(idle.hears_the_end());
 }
 
 #[test]

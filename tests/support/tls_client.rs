@@ -114,6 +114,11 @@ impl TlsClient {
         }
     }
 
+    /// Whether the server has said that nothing more comes; one that has only gone has not.
+    pub fn hears_the_end(&mut self) -> bool {
+        matches!(self.wire.read(&mut [0]), Ok(0))
+    }
+
     pub fn ask(&mut self, command: &str) -> String {
         self.send(format!("{command}\r\n").as_bytes());
         self.reply()

@@ -521,9 +521,9 @@ impl Hands {
 
     /// Makes it likely that the last reply is read: closing a socket with unread bytes makes the
     /// kernel send a reset, which overtakes what is on its way. A client that has said QUIT has
-    /// nothing more to say.
+    /// nothing more to say; over TLS it is told that this is the end in any case.
     fn linger(&mut self, conn: &mut Conn) {
-        if !conn.readable && EVENTS_ARE_THE_SYSTEMS {
+        if !conn.readable && EVENTS_ARE_THE_SYSTEMS && conn.stream.tls.is_none() {
             return;
         }
         conn.stream.finish();
