@@ -28,7 +28,7 @@ pub enum Event<'e> {
     Command(&'e [u8]),
     /// A reply to this command line, or to none.
     Reply(Option<&'e [u8]>, &'e Reply),
-    /// Input broke a limit of the protocol, which ends the session with this reply.
+    /// Input that no client sends ends the session with this reply.
     BadInput(&'e Reply),
     /// HELO or EHLO was accepted.
     Identified,

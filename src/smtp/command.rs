@@ -60,6 +60,17 @@ impl Command<'_> {
     }
 }
 
+/// Whether it begins as a line of HTTP does: a request, or a field that each has.
+pub fn is_http(line: &[u8]) -> bool {
+    const METHODS: [&[u8]; 6] = [b"CONNECT", b"GET", b"HEAD", b"OPTIONS", b"POST", b"PUT"];
+    let mut words = line.split(|byte| *byte == b' ');
+    let word = words.next().unwrap_or_default();
+    METHODS
+        .iter()
+        .any(|method| word.eq_ignore_ascii_case(method))
+        || strip_word(line, b"Host:").is_some()
+}
+
 fn strip_word<'line>(line: &'line [u8], word: &[u8]) -> Option<&'line [u8]> {
     let (head, rest) = line.split_at_checked(word.len())?;
     head.eq_ignore_ascii_case(word).then_some(rest)
@@ -80,6 +91,29 @@ mod tests {
         assert_eq!(Command::parse(b"noop what ever"), Command::Noop);
         for unknown in [&b""[..], b" QUIT", b"HELO\tx", b"QUITX", b".", b"BDAT 3"] {
             assert_eq!(Command::parse(unknown), Command::Unknown);
+        }
+    }
+
+    #[test]
+    fn http_is_told_by_its_first_word() {
+        for line in [
+            "GET / HTTP/1.1",
+            "put /x",
+            "Connect mx:25 HTTP/1.1",
+            "POST",
+            "host:mx",
+        ] {
+            assert!(is_http(line.as_bytes()), "{line}");
+        }
+        for line in [
+            "",
+            "HELO get",
+            "GETS /",
+            " GET /",
+            "HELP",
+            "MAIL FROM:<get@host>",
+        ] {
+            assert!(!is_http(line.as_bytes()), "{line}");
         }
     }
 

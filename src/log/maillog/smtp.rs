@@ -88,7 +88,7 @@ pub fn smtp_authentication(session: SessionId, user: &str, result: &str, peer: &
     ));
 }
 
-/// Input broke a limit of the protocol.
+/// Input that no client sends has ended the session.
 pub fn smtp_bad_input(session: SessionId, reply: &str) {
     crate::log::info(format_args!(
         "{session} smtp bad-input result=\"{}\"",

@@ -16,6 +16,7 @@ mod starttls;
 use std::borrow::Cow;
 
 use crate::mail::Refusal;
+use crate::smtp::command::is_http;
 use crate::smtp::{Command, Reply};
 
 pub use mail::bad_sender;
@@ -37,6 +38,13 @@ impl Session {
         services: &dyn Services,
     ) -> Option<Question> {
         self.tell(&Event::Command(&shown(line, HIDDEN)));
+        if is_http(line) {
+            // A browser or a server that fetches what a stranger names has been sent here. The
+            // body of its request may be commands and a message of the stranger's.
+            let reply = Reply::new(421, "4.7.0 This is SMTP, not HTTP");
+            self.bad_input(reply, out);
+            return None;
+        }
         match self.check(line) {
             Ok(()) => self.filter_command(line, out, services),
             Err(refusal) => {

@@ -87,6 +87,27 @@ fn lines_without_end_and_messages_without_end_are_cut_off() {
 // ---- Hostile input ----
 
 #[test]
+fn a_request_of_http_carries_no_mail_in() {
+    // A web server that fetches what a stranger names ("SSRF") has an address that may relay. It
+    // sends the request in one piece, and goes on whatever is answered.
+    let mail = "EHLO localhost\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<bob@example.org>\r\n\
+                DATA\r\n\r\nx\r\n.\r\nQUIT\r\n";
+    for head in [
+        "POST / HTTP/1.1\r\n",
+        "get / HTTP/1.1\r\n",
+        "PATCH / HTTP/1.1\r\nHost: mx.example.org\r\n",
+    ] {
+        let mut talk = Talk::plain();
+        talk.send(format!("{head}Content-Length: 120\r\n\r\n{mail}").as_bytes());
+        let replies = talk.replies();
+        let last = replies.last().map(String::as_str);
+        assert_eq!(last, Some("421 4.7.0 This is SMTP, not HTTP"), "{head}");
+        assert!(replies.len() <= 2 && talk.input.is_empty(), "{replies:?}");
+        assert_eq!((talk.is_over(), talk.messages()), (true, 0));
+    }
+}
+
+#[test]
 fn arguments_of_64_kib_are_refused_and_end_the_session() {
     // OpenBSD's erratum of August 2019: over-long input ended the daemon.
     for word in ["HELO ", "MAIL FROM:<", "RCPT TO:<", ""] {
