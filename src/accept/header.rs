@@ -115,7 +115,7 @@ mod tests {
                     Progress::Known(client) => break client,
                 }
             };
-            assert_eq!(client, Client::At("192.0.2.7".parse().unwrap()));
+            assert_eq!(client, Client::At("192.0.2.7:1".parse().unwrap()));
             assert_eq!(slow.bytes.make_contiguous(), b"EHLO there\r\n");
         }
         for cut in 0..28 {

@@ -130,6 +130,9 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
+/// What one of too many is told. RFC 3463 §3.8: policy.
+const TOO_MANY: &[u8] = b"421 4.7.0 Service not available, too many connections\r\n";
+
 /// Whether a socket has nothing now. Over poll(2), mio arms a socket again when it has nothing, and
 /// says that it is not there when its peer has gone meanwhile; waiting for it then ends at once.
 fn would_block(error: &io::Error) -> bool {

@@ -198,7 +198,9 @@ impl Server {
     }
 
     fn slow(limits: Limits, change: impl FnOnce(&mut Listening)) -> Server {
-        Server::with(limits, "127.0.0.1 localhost\n", change)
+        Server::with(limits, "127.0.0.1 localhost\n", |door| {
+            change(Arc::get_mut(&mut door.listening).unwrap());
+        })
     }
 
     /// A server whose resolver knows `hosts` and asks a name server that never answers.
@@ -206,7 +208,7 @@ impl Server {
         Server::with(limits, hosts, |_| ())
     }
 
-    fn with(limits: Limits, hosts: &str, change: impl FnOnce(&mut Listening)) -> Server {
+    fn with(limits: Limits, hosts: &str, change: impl FnOnce(&mut Door)) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
         std::fs::write(dir.path().join("hosts"), hosts).unwrap();
@@ -222,8 +224,12 @@ impl Server {
         let (acceptor, mailbox) = new().unwrap();
         let address = listener.local_addr().unwrap();
         let socket = Live::new(listening(book.clone()));
-        let mut listening = listening(book.clone());
-        change(&mut listening);
+        let mut door = Door {
+            listening: Arc::new(listening(book.clone())),
+            tls: None,
+            proxies: None,
+        };
+        change(&mut door);
         let at_the_gate = {
             let book = book.clone();
             Arc::new(move || {
@@ -234,14 +240,7 @@ impl Server {
             })
         };
         let setup = Setup {
-            listeners: vec![(
-                listener,
-                Live::new(Door {
-                    listening: Arc::new(listening),
-                    tls: None,
-                    proxies: None,
-                }),
-            )],
+            listeners: vec![(listener, Live::new(door))],
             control: UnixListener::bind(&control).unwrap(),
             socket,
             services: Arc::new(FakeServices {

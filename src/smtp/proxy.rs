@@ -7,7 +7,7 @@
 //! without an address. What a proxy adds in other fields is passed over.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, SocketAddr};
 
 /// Bytes of the first piece.
 pub const FIXED: usize = 16;
@@ -22,7 +22,7 @@ pub enum Client {
     /// The proxy itself, which looks whether we are there.
     Proxy,
     /// This client of the proxy.
-    At(IpAddr),
+    At(SocketAddr),
 }
 
 /// Why a header is refused.
@@ -81,16 +81,23 @@ pub fn client(fixed: &[u8; FIXED], rest: &[u8]) -> Result<Client, Bad> {
     if is_local(version) {
         return Ok(Client::Proxy);
     }
-    let address = match family {
-        TCP4 => rest
-            .first_chunk()
-            .map(|bytes: &[u8; 4]| IpAddr::V4(Ipv4Addr::from(*bytes))),
-        TCP6 => rest
-            .first_chunk()
-            .map(|bytes: &[u8; 16]| IpAddr::V6(Ipv6Addr::from(*bytes))),
+    // The addresses of both ends, then their ports.
+    let (address, ports) = match family {
+        TCP4 => {
+            let bytes = rest.first_chunk::<4>();
+            (bytes.map(|bytes| IpAddr::from(*bytes)), rest.get(8..))
+        }
+        TCP6 => {
+            let bytes = rest.first_chunk::<16>();
+            (bytes.map(|bytes| IpAddr::from(*bytes)), rest.get(32..))
+        }
         _ => return Err(Bad::Family),
     };
-    address.map(Client::At).ok_or(Bad::TooShort)
+    let port = ports.and_then(<[u8]>::first_chunk).copied();
+    match (address, port.map(u16::from_be_bytes)) {
+        (Some(address), Some(port)) => Ok(Client::At(SocketAddr::new(address, port))),
+        _ => Err(Bad::TooShort),
+    }
 }
 
 fn is_local(version: u8) -> bool {
@@ -115,6 +122,8 @@ impl fmt::Display for Bad {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     fn header(version: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
@@ -143,11 +152,12 @@ mod tests {
     #[test]
     fn a_client_of_the_network_is_believed() {
         let at = |text: &str| Ok(Client::At(text.parse().unwrap()));
-        assert_eq!(read(&header(0x21, TCP4, &TCP4_ADDRESSES)), at("192.0.2.7"));
-        assert_eq!(read(&header(0x21, TCP6, &tcp6())), at("2001:db8::7"));
+        let tcp4 = header(0x21, TCP4, &TCP4_ADDRESSES);
+        assert_eq!(read(&tcp4), at("192.0.2.7:4660"));
+        assert_eq!(read(&header(0x21, TCP6, &tcp6())), at("[2001:db8::7]:4660"));
         // More fields follow the addresses.
         let more = [&TCP4_ADDRESSES[..], &[4, 0, 1, 0]].concat();
-        assert_eq!(read(&header(0x21, TCP4, &more)), at("192.0.2.7"));
+        assert_eq!(read(&header(0x21, TCP4, &more)), at("192.0.2.7:4660"));
         for (family, addresses) in [(0, &[][..]), (TCP4, &TCP4_ADDRESSES), (0x31, &[0; 216])] {
             assert_eq!(read(&header(0x20, family, addresses)), Ok(Client::Proxy));
         }

@@ -1,10 +1,13 @@
-//! smtpd.conf(5), MAIL FILTERING, connect: what comes of a connection that a filter refuses.
+//! smtpd.conf(5), MAIL FILTERING, connect: what filters hear of a connection, and what comes of one
+//! that they refuse.
 
-use std::io::Read;
-use std::net::IpAddr;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 
+use crate::filters::{ALL, heard, prepare};
 use crate::submission;
-use crate::support::{Client, wait_for};
+use crate::support::{Client, Setup, wait_for};
 
 // Such a client has sent no command; the log says why it was refused all the same, also where TLS
 // would come first and the client is told nothing.
@@ -26,4 +29,27 @@ fn a_connection_that_a_filter_refuses_leaves_a_line_in_the_log() {
             daemon.log().matches(line).count() == usize::from(host)
         });
     }
+}
+
+// smtpd-filters(7), link-connect: the client's address and port, not those of its proxy.
+#[test]
+fn a_program_hears_the_port_of_the_client_behind_a_proxy() {
+    let mut daemon = Setup::new("").prepare();
+    prepare(daemon.path(), "f", ALL, "");
+    fs::write(daemon.path().join("hosts"), "192.0.2.7 client.example\n").expect("hosts");
+    daemon.configure(
+        "filter \"f\" proc-exec \"$dir/f/filter $dir/f one\"\n\
+         listen on 127.0.0.1 port $port\n\
+         listen on 127.0.0.2 port $port proxy-v2 filter \"f\"\n\
+         action a maildir \"$dir/mail\"\nmatch from any for any action a\n",
+    );
+    daemon.start();
+    let mut stream = TcpStream::connect(submission::address(&daemon, 2)).expect("connect");
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([192, 0, 2, 7, 127, 0, 0, 1, 0x12, 0x34, 0, 25]);
+    stream.write_all(&header).expect("write");
+    assert!(Client::over(stream).reply().starts_with("220 "));
+    wait_for("its port", || {
+        heard(&daemon, "f").contains("|pass|192.0.2.7:4660|")
+    });
 }

@@ -8,7 +8,7 @@ use mio::net::{TcpListener, TcpStream};
 
 use crate::accept::conn::{Conn, Prelude, Socket, Stream, Wants};
 use crate::accept::source::{Entry, Source};
-use crate::accept::{Listeners, millis};
+use crate::accept::{Listeners, TOO_MANY, millis};
 use crate::log::{self, maillog, stat};
 use crate::mail::{Peer, SessionId};
 use crate::session::Session;
@@ -252,8 +252,6 @@ fn refuse(mut stream: TcpStream, why: &[u8]) {
 
 /// RFC 3463 §3.5: the host does not take mail now.
 const FULL: &[u8] = b"421 4.3.2 Service temporarily out of resources, try again later\r\n";
-/// RFC 3463 §3.8: policy.
-const TOO_MANY: &[u8] = b"421 4.7.0 Service not available, too many connections\r\n";
 
 #[cfg(test)]
 mod tests {

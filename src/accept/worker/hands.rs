@@ -4,7 +4,7 @@
 //! session asks. It knows nothing of other connections.
 
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::accept::conn::{Conn, Prelude, Wants};
 use crate::accept::header;
 use crate::accept::slab::ConnId;
 use crate::accept::source::{Entry, Source};
-use crate::accept::{millis, would_block};
+use crate::accept::{TOO_MANY, millis, would_block};
 use crate::filter;
 use crate::log::{self, Trace, maillog, stat};
 use crate::mail::Peer;
@@ -124,7 +124,12 @@ impl Hands {
                 return Ok(Io::WouldBlock);
             }
             Ok(header::Progress::Known(Client::Proxy)) => {}
-            Ok(header::Progress::Known(Client::At(address))) => self.comes_for(conn, address)?,
+            Ok(header::Progress::Known(Client::At(client))) => {
+                if !self.comes_for(conn, client) {
+                    self.turn_away(conn);
+                    return Ok(Io::Done);
+                }
+            }
             Err(failure) => {
                 let (id, peer) = (conn.session.id(), conn.session.peer());
                 maillog::smtp_proxy_closed(id, peer, &failure.to_string());
@@ -136,24 +141,32 @@ impl Hands {
         Ok(Io::Done)
     }
 
-    /// From now on the client is counted, not its proxy.
-    fn comes_for(&mut self, conn: &mut Conn, address: IpAddr) -> Result<(), Disconnect> {
-        let source = Source::of(address);
+    /// From now on the client is counted, not its proxy. False if there are too many of it.
+    fn comes_for(&mut self, conn: &mut Conn, client: SocketAddr) -> bool {
+        let source = Source::of(client.ip());
         let (census, limit) = (&self.shared.census, self.shared.limits.sessions_of(source));
-        conn.session.comes_for(Peer::inet(address));
-        match census.enter(source, limit) {
-            Entry::Counted => {
-                census.leave(std::mem::replace(&mut conn.source, source));
-                Ok(())
-            }
-            refused => {
-                if refused == Entry::RefusedFirst {
-                    let peer = conn.session.peer();
-                    log::warn(format_args!("smtp: too many connections from {peer}"));
-                }
-                Err(Disconnect::Quit)
-            }
+        conn.session.comes_for(Peer::inet(client.ip()));
+        conn.session.came_from_port(client.port());
+        let entry = census.enter(source, limit);
+        if entry == Entry::RefusedFirst {
+            let peer = conn.session.peer();
+            log::warn(format_args!("smtp: too many connections from {peer}"));
         }
+        if entry == Entry::Counted {
+            census.leave(std::mem::replace(&mut conn.source, source));
+        }
+        entry == Entry::Counted
+    }
+
+    /// There are too many of the client. Whoever expects TLS would not understand it.
+    fn turn_away(&mut self, conn: &mut Conn) {
+        let (id, peer) = (conn.session.id(), conn.session.peer());
+        maillog::smtp_proxy_closed(id, peer, "too many connections");
+        if !conn.session.opens_with_tls() {
+            self.output.extend_from_slice(TOO_MANY);
+        }
+        conn.prelude = Prelude::None;
+        conn.wants = Wants::Close;
     }
 
     /// Goes on with TLS, up to where it has to wait.

@@ -53,11 +53,11 @@ pub fn smtp_proxy(session: SessionId, proxy: &Peer) {
     crate::log::info(format_args!("{session} smtp event=proxy address={proxy}"));
 }
 
-/// A proxy has not said who its client is.
-pub fn smtp_proxy_closed(session: SessionId, proxy: &Peer, reason: &str) {
+/// A proxy has not said who its client is, or the client may not come in.
+pub fn smtp_proxy_closed(session: SessionId, peer: &Peer, reason: &str) {
     let reason = visible(reason.as_bytes());
     crate::log::info(format_args!(
-        "{session} proxy event=closed address={proxy} reason=\"{reason}\""
+        "{session} proxy event=closed address={peer} reason=\"{reason}\""
     ));
 }
 
