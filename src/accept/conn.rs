@@ -14,6 +14,7 @@ use crate::log::stat::{self, Stat};
 use crate::session::Session;
 use crate::tls::server::{Handshake, Secured, Server};
 
+use super::Door;
 use super::header::Header;
 use super::limits::Limits;
 use super::millis;
@@ -95,8 +96,8 @@ impl Wants {
 /// What a peer has to go through before its session can go on.
 pub(super) enum Prelude {
     None,
-    /// A proxy says who its client is.
-    Header(Box<Header>),
+    /// A proxy says who its client is, who has come in by this door.
+    Header(Box<(Header, Arc<Door>)>),
     /// TLS is being agreed upon.
     Handshake(Box<Handshake>),
 }

@@ -4,16 +4,13 @@ use std::time::Duration;
 
 use crate::sys::descriptors;
 
-use super::source::Source;
-
 /// Bounds of the event loop. The defaults are lenient: no client that behaves meets them.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// TCP sessions at a time; from then on connections wait in the backlog.
     pub sessions: usize,
-    /// Sessions of one IPv4 address or IPv6 /64 at a time; more get a 421.
-    pub sessions_per_source: usize,
-    /// The same for addresses of the loopback network.
+    /// Sessions of the loopback network at a time; for other sources see
+    /// [`Door::most_per_source`](super::Door::most_per_source).
     pub sessions_per_loopback: usize,
     /// Sessions over the control socket of one user at a time.
     pub sessions_per_uid: usize,
@@ -79,21 +76,10 @@ impl Limits {
     }
 }
 
-impl Limits {
-    /// Sessions that this source may have at a time.
-    pub(super) fn sessions_of(&self, source: Source) -> usize {
-        match source {
-            Source::Loopback => self.sessions_per_loopback,
-            _ => self.sessions_per_source,
-        }
-    }
-}
-
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
             sessions: MAX_SESSIONS,
-            sessions_per_source: 100,
             sessions_per_loopback: usize::MAX,
             sessions_per_uid: 100,
             controls: 256,

@@ -84,7 +84,11 @@ pub struct Door {
     /// TLS, where it is offered or comes first.
     pub tls: Option<Arc<Server>>,
     /// `proxy-v2`: whether a peer may say who its client is. Others are sent away.
-    pub proxies: Option<Proxies>,
+    pub proxies: Option<Peers>,
+    /// Sessions that one IPv4 address or IPv6 /64 may have at a time; more get a 421.
+    pub most_per_source: usize,
+    /// Whose sessions are not limited by that.
+    pub exempt: Option<Peers>,
 }
 
 /// How the listening sockets of a running loop change. Those that stay are not touched: nobody who
@@ -96,8 +100,8 @@ pub struct Listeners {
     pub gone: Vec<SocketAddr>,
 }
 
-/// Whether a peer may say who its client is. It must not block.
-pub type Proxies = Arc<dyn Fn(&Peer) -> bool + Send + Sync>;
+/// Whether a peer is one of some. It must not block.
+pub type Peers = Arc<dyn Fn(&Peer) -> bool + Send + Sync>;
 
 /// What the event loop runs with.
 pub struct Setup {

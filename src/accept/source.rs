@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 /// Where a session comes from, as far as it is counted: an IPv4 address, an IPv6 /64 (what one
 /// subscriber has), or a local user.
@@ -31,15 +32,19 @@ pub(super) struct Counts<K> {
 
 struct Held {
     count: usize,
-    told: bool,
+    /// When the log was last told that these are all.
+    told: Option<Instant>,
 }
+
+/// For so long the log is not told again.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// What became of an attempt to hold one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Counted,
-    /// There are too many, and this is the first refusal of this key, which is logged.
-    RefusedFirst,
+    /// There are too many, and the log has not been told for a while.
+    RefusedAloud,
     Refused,
 }
 
@@ -51,19 +56,21 @@ impl<K: Eq + Hash> Counts<K> {
     }
 
     /// Counts one more for `key`, unless it has `limit` already.
-    pub(super) fn enter(&mut self, key: K, limit: usize) -> Entry {
+    pub(super) fn enter(&mut self, key: K, limit: usize, now: Instant) -> Entry {
         let held = self.held.entry(key).or_insert(Held {
             count: 0,
-            told: false,
+            told: None,
         });
         if held.count < limit {
             held.count += 1;
             return Entry::Counted;
         }
-        if std::mem::replace(&mut held.told, true) {
-            Entry::Refused
-        } else {
-            Entry::RefusedFirst
+        match held.told {
+            Some(told) if now.saturating_duration_since(told) < QUIET => Entry::Refused,
+            _ => {
+                held.told = Some(now);
+                Entry::RefusedAloud
+            }
         }
     }
 
@@ -94,15 +101,18 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_met_told_once_and_left_again() {
-        let mut counts = Counts::new();
-        assert_eq!(counts.enter(7, 2), Entry::Counted);
-        assert_eq!(counts.enter(7, 2), Entry::Counted);
-        assert_eq!(counts.enter(7, 2), Entry::RefusedFirst);
-        assert_eq!(counts.enter(7, 2), Entry::Refused);
-        assert_eq!(counts.enter(8, 2), Entry::Counted);
+    fn the_limit_is_met_told_now_and_then_and_left_again() {
+        let (mut counts, start) = (Counts::new(), Instant::now());
+        assert_eq!(counts.enter(7, 2, start), Entry::Counted);
+        assert_eq!(counts.enter(7, 2, start), Entry::Counted);
+        assert_eq!(counts.enter(7, 2, start), Entry::RefusedAloud);
+        let almost = start + QUIET - Duration::from_millis(1);
+        assert_eq!(counts.enter(7, 2, almost), Entry::Refused);
+        assert_eq!(counts.enter(7, 2, start + QUIET), Entry::RefusedAloud);
+        assert_eq!(counts.enter(7, 2, start + QUIET), Entry::Refused);
+        assert_eq!(counts.enter(8, 2, start), Entry::Counted);
         counts.leave(7);
-        assert_eq!(counts.enter(7, 2), Entry::Counted);
+        assert_eq!(counts.enter(7, 2, start), Entry::Counted);
         counts.leave(7);
         counts.leave(7);
         counts.leave(8);

@@ -228,6 +228,8 @@ impl Server {
             listening: Arc::new(listening(book.clone())),
             tls: None,
             proxies: None,
+            most_per_source: 100,
+            exempt: None,
         };
         change(&mut door);
         let at_the_gate = {

@@ -324,8 +324,10 @@ pub struct Smtp {
     pub max_mails: usize,
     /// Failed attempts to log in that a network, or a user, may make; 50. They are forgotten again.
     pub max_auth_failures: u32,
-    /// `smtp limit bypass <table>`: addresses whose failures do not count.
-    pub auth_bypass: Option<TableName>,
+    /// Sessions of one client at a time; 100, 0 for any number.
+    pub max_sessions_per_source: u32,
+    /// `smtp limit bypass <table>`: addresses whose failures and sessions do not count.
+    pub bypass: Option<TableName>,
     /// `smtp ciphers`, as written.
     pub ciphers: Option<Line>,
     /// File and line of it.
@@ -446,7 +448,8 @@ impl Default for Smtp {
             max_rcpt: 1000,
             max_mails: 100,
             max_auth_failures: 50,
-            auth_bypass: None,
+            max_sessions_per_source: 100,
+            bypass: None,
             ciphers: None,
             ciphers_at: Position::default(),
             sub_addr_delim: '+',

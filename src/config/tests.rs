@@ -238,7 +238,7 @@ fn the_model_holds_what_was_said() {
          mta limit for domain example.com max-conn-per-host 2
          queue ttl 1d
          scheduler limit max-inflight 17 max-schedule 5
-         smtp limit max-rcpt 11 max-mails 12
+         smtp limit max-rcpt 11 max-mails 12 max-sessions-per-source 13
          smtp max-message-size 1M
          smtp sub-addr-delim -
          listen on em0 inet4 port submission hostname h tag t mask-src no-dsn received-auth
@@ -265,6 +265,7 @@ fn the_model_holds_what_was_said() {
     assert_eq!(found.queue.ttl_s, 86400);
     assert_eq!(found.scheduler.max_inflight, 17);
     assert_eq!((found.smtp.max_rcpt, found.smtp.max_mails), (11, 12));
+    assert_eq!(found.smtp.max_sessions_per_source, 13);
     assert_eq!(found.smtp.max_message_size, 1 << 20);
     assert_eq!(found.smtp.sub_addr_delim, '-');
     let listener = &found.listeners[0];

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::accept::{Door, Proxies};
+use crate::accept::{Door, Peers};
 use crate::config::{AuthNeed, Config, Listener, Proxy, SocketListener, TlsMode};
 use crate::filter::Filters;
 use crate::log;
@@ -21,23 +21,36 @@ pub fn door(
     filters: &Filters,
     server: Option<Arc<Server>>,
 ) -> Door {
-    let proxies = |proxy| proxies(proxy, now);
+    let smtp = &now.config.smtp;
+    // Nobody who connects is to wait for a table.
+    let at_hand = |table: &&String| !now.tables.may_wait(table);
+    let exempt = smtp.bypass.as_ref().filter(at_hand);
     Door {
         listening: Arc::new(tcp_listening(&now.config, listener, bound, filters)),
         tls: server,
-        proxies: listener.proxy_v2.as_ref().map(proxies),
+        proxies: listener.proxy_v2.as_ref().map(|proxy| proxies(proxy, now)),
+        most_per_source: match smtp.max_sessions_per_source {
+            0 => usize::MAX,
+            most => most as usize,
+        },
+        exempt: exempt.map(|table| peers_in(table, now, "smtp limit bypass")),
     }
 }
 
-/// Who may send the header of a proxy. Nobody may while the table cannot say.
-fn proxies(proxy: &Proxy, now: &Arc<Snapshot>) -> Proxies {
-    let Some(table) = proxy.from.clone() else {
-        return Arc::new(|_| true);
-    };
-    let now = now.clone();
+/// Who may send the header of a proxy.
+fn proxies(proxy: &Proxy, now: &Arc<Snapshot>) -> Peers {
+    match &proxy.from {
+        Some(table) => peers_in(table, now, "proxy-v2"),
+        None => Arc::new(|_| true),
+    }
+}
+
+/// Those in a table; nobody while it cannot say.
+fn peers_in(table: &str, now: &Arc<Snapshot>, what: &'static str) -> Peers {
+    let (table, now) = (table.to_owned(), now.clone());
     Arc::new(move |peer| {
         now.tables.netaddr(&table, peer).unwrap_or_else(|error| {
-            log::warn(format_args!("proxy-v2: {error}"));
+            log::warn(format_args!("{what}: {error}"));
             false
         })
     })

@@ -123,7 +123,7 @@ impl session::Services for Services {
                 false
             }
         };
-        let bypassed = smtp.auth_bypass.as_ref().is_some_and(bypasses);
+        let bypassed = smtp.bypass.as_ref().is_some_and(bypasses);
         let attempt = Attempt {
             peer: login.peer,
             user: login.credentials.user,

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use mio::net::{TcpListener, TcpStream};
 
 use crate::accept::conn::{Conn, Prelude, Socket, Stream, Wants};
-use crate::accept::source::{Entry, Source};
+use crate::accept::header::Header;
+use crate::accept::source::Source;
 use crate::accept::{Listeners, TOO_MANY, millis};
 use crate::log::{self, maillog, stat};
 use crate::mail::{Peer, SessionId};
@@ -112,31 +113,27 @@ impl EventLoop {
             return Err(strerror(&descriptors::exhausted()));
         }
         let door = self.doors[listener].get();
+        let client = peer(address);
         let proxies = door.proxies.as_ref();
         let is_proxied = proxies.is_some();
-        if proxies.is_some_and(|is_proxy| !is_proxy(&peer(address))) {
+        if proxies.is_some_and(|is_proxy| !is_proxy(&client)) {
             let text = "it is no proxy of this listener";
-            maillog::smtp_proxy_refused(&peer(address), text);
+            maillog::smtp_proxy_refused(&client, text);
             return Ok(());
         }
-        let source = Source::of(address.ip());
-        let limit = if is_proxied {
-            // Its clients are counted.
-            usize::MAX
+        let source = if is_proxied {
+            // Its clients are limited, when it has named them.
+            let source = Source::of(address.ip());
+            self.census.enter(source, usize::MAX);
+            Some(source)
         } else {
-            self.limits.sessions_of(source)
+            let census = &self.census;
+            census.let_in(&client, address.ip(), &door, &self.limits)
         };
-        match self.census.enter(source, limit) {
-            Entry::Counted => {}
-            refused => {
-                if refused == Entry::RefusedFirst {
-                    let peer = peer(address);
-                    log::warn(format_args!("smtp: too many connections from {peer}"));
-                }
-                refuse(stream, TOO_MANY);
-                return Ok(());
-            }
-        }
+        let Some(source) = source else {
+            refuse(stream, TOO_MANY);
+            return Ok(());
+        };
         match address {
             SocketAddr::V4(_) => stat::SMTP_SESSION_INET4.inc(),
             SocketAddr::V6(_) => stat::SMTP_SESSION_INET6.inc(),
@@ -144,7 +141,7 @@ impl EventLoop {
         let server = door.tls.clone();
         let listening = door.listening.clone();
         let is_named_by_address = listening.hostnames.is_some();
-        let mut session = Session::new(self.ids.next(), listening, peer(address));
+        let mut session = Session::new(self.ids.next(), listening, client);
         session.came_from_port(address.port());
         if is_named_by_address && let Ok(ours) = stream.local_addr() {
             session.reached(peer(ours));
@@ -153,7 +150,7 @@ impl EventLoop {
         conn.server = server;
         if is_proxied {
             maillog::smtp_proxy(conn.session.id(), conn.session.peer());
-            conn.prelude = Prelude::Header(Box::default());
+            conn.prelude = Prelude::Header(Box::new((Header::default(), door)));
             conn.wants = Wants::Header;
         }
         self.hand_over(conn);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use mio::{Interest, Token};
@@ -63,9 +63,9 @@ impl EventLoop {
         } else {
             self.limits.controls_per_uid
         };
-        match self.callers.enter(uid, limit) {
+        match self.callers.enter(uid, limit, Instant::now()) {
             Entry::Counted => {}
-            Entry::RefusedFirst => {
+            Entry::RefusedAloud => {
                 log::warn(format_args!(
                     "too many connections to control socket from user with uid {uid}"
                 ));

@@ -141,12 +141,12 @@ fn one_source_gets_so_many_sessions_and_no_more() {
 #[test]
 fn the_clients_of_a_proxy_are_the_sources_and_hear_that_they_are_too_many() {
     // smtpd.conf(5), proxy-v2: the address in the header is that of the client.
-    let limits = Limits {
-        sessions_per_source: 1,
-        ..Limits::default()
-    };
-    let hosts = "192.0.2.7 one.example\n192.0.2.8 other.example\n";
-    let server = Server::with(limits, hosts, |door| door.proxies = Some(Arc::new(|_| true)));
+    let hosts = "192.0.2.7 one.example\n192.0.2.8 other.example\n192.0.2.9 ours.example\n";
+    let server = Server::with(Limits::default(), hosts, |door| {
+        door.proxies = Some(Arc::new(|_| true));
+        door.most_per_source = 1;
+        door.exempt = Some(Arc::new(|peer| peer.to_string() == "192.0.2.9"));
+    });
     let proxied = |last: u8| {
         let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
         header.extend([192, 0, 2, last, 127, 0, 0, 1, 0x12, 0x34, 0, 25]);
@@ -160,6 +160,8 @@ fn the_clients_of_a_proxy_are_the_sources_and_hear_that_they_are_too_many() {
     assert!(second.line().starts_with("421 4.7.0 "));
     assert_eq!(second.line(), "");
     assert_eq!(proxied(8).line(), BANNER);
+    let mut many = [proxied(9), proxied(9), proxied(9)];
+    assert!(many.iter_mut().all(|client| client.line() == BANNER));
     assert_eq!(first.ask("QUIT"), BYE);
     until("a place is free", || proxied(7).line() == BANNER);
 }

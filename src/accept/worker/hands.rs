@@ -13,8 +13,7 @@ use mio::{Interest, Poll, Registry};
 use crate::accept::conn::{Conn, Prelude, Wants};
 use crate::accept::header;
 use crate::accept::slab::ConnId;
-use crate::accept::source::{Entry, Source};
-use crate::accept::{TOO_MANY, millis, would_block};
+use crate::accept::{Door, TOO_MANY, millis, would_block};
 use crate::filter;
 use crate::log::{self, Trace, maillog, stat};
 use crate::mail::Peer;
@@ -112,9 +111,10 @@ impl Hands {
 
     /// Reads who the client of a proxy is; the session begins then.
     fn read_header(&mut self, conn: &mut Conn) -> Result<Io, Disconnect> {
-        let Prelude::Header(header) = &mut conn.prelude else {
+        let Prelude::Header(proxied) = &mut conn.prelude else {
             return Err(Disconnect::Hangup);
         };
+        let (header, door) = &mut **proxied;
         if conn.prelude_ms == 0 {
             conn.prelude_ms = self.now_ms + millis(self.shared.limits.prelude);
         }
@@ -125,7 +125,8 @@ impl Hands {
             }
             Ok(header::Progress::Known(Client::Proxy)) => {}
             Ok(header::Progress::Known(Client::At(client))) => {
-                if !self.comes_for(conn, client) {
+                let door = door.clone();
+                if !self.comes_for(conn, client, &door) {
                     self.turn_away(conn);
                     return Ok(Io::Done);
                 }
@@ -142,20 +143,15 @@ impl Hands {
     }
 
     /// From now on the client is counted, not its proxy. False if there are too many of it.
-    fn comes_for(&mut self, conn: &mut Conn, client: SocketAddr) -> bool {
-        let source = Source::of(client.ip());
-        let (census, limit) = (&self.shared.census, self.shared.limits.sessions_of(source));
+    fn comes_for(&mut self, conn: &mut Conn, client: SocketAddr, door: &Door) -> bool {
+        let (census, limits) = (&self.shared.census, &self.shared.limits);
         conn.session.comes_for(Peer::inet(client.ip()));
         conn.session.came_from_port(client.port());
-        let entry = census.enter(source, limit);
-        if entry == Entry::RefusedFirst {
-            let peer = conn.session.peer();
-            log::warn(format_args!("smtp: too many connections from {peer}"));
-        }
-        if entry == Entry::Counted {
+        let source = census.let_in(conn.session.peer(), client.ip(), door, limits);
+        if let Some(source) = source {
             census.leave(std::mem::replace(&mut conn.source, source));
         }
-        entry == Entry::Counted
+        source.is_some()
     }
 
     /// There are too many of the client. Whoever expects TLS would not understand it.

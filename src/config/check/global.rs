@@ -192,15 +192,22 @@ impl Checker<'_> {
     }
 
     pub(super) fn smtp_limit(&mut self, items: &[Limit]) {
+        const KEYS: [&str; 4] = [
+            "max-rcpt",
+            "max-mails",
+            "max-auth-failures",
+            "max-sessions-per-source",
+        ];
         for item in items {
-            let keys = ["max-rcpt", "max-mails", "max-auth-failures"];
-            let Some(value) = self.limit_value(item, "session", &keys) else {
+            let Some(value) = self.limit_value(item, "session", &KEYS) else {
                 continue;
             };
+            let smtp = &mut self.config.smtp;
             match item.key.value.as_str() {
-                "max-rcpt" => self.config.smtp.max_rcpt = value as usize,
-                "max-mails" => self.config.smtp.max_mails = value as usize,
-                _ => self.config.smtp.max_auth_failures = value,
+                "max-rcpt" => smtp.max_rcpt = value as usize,
+                "max-mails" => smtp.max_mails = value as usize,
+                "max-auth-failures" => smtp.max_auth_failures = value,
+                _ => smtp.max_sessions_per_source = value,
             }
         }
     }
@@ -208,7 +215,7 @@ impl Checker<'_> {
     pub(super) fn smtp_limit_bypass(&mut self, table: &TableRef) {
         let refused = |name: &str| format!("invalid use of table \"{name}\" as BYPASS parameter");
         let found = self.table_for(table, Takes::List, Service::Netaddr, refused);
-        self.config.smtp.auth_bypass = found;
+        self.config.smtp.bypass = found;
     }
 
     pub(super) fn mta_max_deferred(&mut self, number: Number) {

@@ -57,7 +57,7 @@ impl Config {
             let from = listener.proxy_v2.as_ref()?.from.as_deref()?;
             Some(hosts(from, Some(&listener.at)))
         });
-        let bypass = self.smtp.auth_bypass.as_deref();
+        let bypass = self.smtp.bypass.as_deref();
         of_rules
             .chain(of_filters)
             .chain(of_listeners)
