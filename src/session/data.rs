@@ -226,9 +226,11 @@ impl Session {
 
     /// The message is refused at its final dot.
     pub(super) fn refuse_message(&mut self, reply: &Reply, out: &mut Vec<u8>) {
-        let State::Data(data) = std::mem::replace(&mut self.state, State::Identified) else {
+        let State::Data(mut data) = std::mem::replace(&mut self.state, State::Identified) else {
             return;
         };
+        // A small one is in memory alone.
+        self.unfinished = data.writing.take().filter(|writing| !writing.is_small());
         self.say(Some(b"DATA"), reply, out);
         self.tell(&Event::Data(data.msgid, reply));
         self.tell(&Event::Rollback(data.msgid));

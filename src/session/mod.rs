@@ -163,7 +163,7 @@ pub struct Session {
     filtering: Option<Box<Filtering>>,
     /// What it has asked and not been told yet.
     waits: Option<Box<Waits>>,
-    /// What there was of a message when the session was given up.
+    /// What there is of a message that will not be; see [`Session::take_unfinished`].
     unfinished: Option<Box<Writing>>,
     /// Bytes at the start of the input that hold no LF.
     scanned: u32,
@@ -312,6 +312,12 @@ impl Session {
     /// The service ends: says so. The connection is then closed.
     pub fn shutdown(&mut self, out: &mut Vec<u8>) {
         self.give_up(Reply::new(421, "4.3.2 Service shutting down"), out);
+    }
+
+    /// What there is of a message that was refused, to be dropped by somebody who may wait for the
+    /// disk. To be taken whenever the session has been called: it keeps one.
+    pub fn take_unfinished(&mut self) -> Option<Box<Writing>> {
+        self.unfinished.take()
     }
 
     /// The connection is over. An open transaction is rolled back: what there is of its message is

@@ -237,6 +237,8 @@ impl Hands {
         let (input, output) = (&mut self.input, &mut self.output);
         let before = input.len();
         let next = conn.session.receive(input, output, &*self.shared.services);
+        self.clean_up(conn);
+        let (input, output) = (&self.input, &self.output);
         let took_nothing = output.is_empty() && input.len() == before;
         self.follow(id, conn, next);
         if conn.wants == Wants::Turn && took_nothing {
@@ -255,8 +257,17 @@ impl Hands {
 
     fn tell(&mut self, conn: &mut Conn, answer: Answer) -> Next {
         let (input, output) = (&mut self.input, &mut self.output);
-        conn.session
-            .answered(answer, input, output, &*self.shared.services)
+        let services = &*self.shared.services;
+        let next = conn.session.answered(answer, input, output, services);
+        self.clean_up(conn);
+        next
+    }
+
+    /// Has what is left of a refused message removed.
+    fn clean_up(&self, conn: &mut Conn) {
+        if let Some(unfinished) = conn.session.take_unfinished() {
+            self.let_go(move || drop(unfinished));
+        }
     }
 
     /// Notes what a connection goes on with, and asks what its session wants to know.
@@ -365,7 +376,8 @@ impl Hands {
                     inbox.answer(id, number, answer);
                 };
                 let brought = self.shared.committers.bring(Box::new(job));
-                (Wants::Disk, limits.store, brought.map_err(drop))
+                let refused = brought.map_err(|job| self.let_go(move || drop(job)));
+                (Wants::Disk, limits.store, refused)
             }
             Question::Filter(question) => {
                 question.send(Box::new(move |answer| inbox.answer(id, number, answer)));

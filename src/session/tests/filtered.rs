@@ -99,3 +99,23 @@ fn a_local_client_that_is_disconnected_when_it_connects_is_not_waited_for() {
     assert_eq!(talk.replies(), ["550 not now"]);
     assert!(talk.is_over());
 }
+
+// Removing what is on the disk already takes the disk's time, which a session does not have.
+#[test]
+fn what_there_is_of_a_refused_message_is_left_to_whoever_may_wait_for_the_disk() {
+    let filters = crate::filter::tests::filters(
+        "filter f phase commit match mail-from { \"bob@bad.org\" } reject \"550 bad\"\n\
+         listen on 127.0.0.1 port 25 filter f",
+        "",
+    );
+    let mut listening = listening();
+    listening.filter = filters.of_sessions(&Some("f".to_owned()));
+    let mut talk = Talk::start(listening, loopback(), FakeServices::new(None));
+    talk.send(b"EHLO localhost\r\nMAIL FROM:<bob@bad.org>\r\nRCPT TO:<bob@example.org>\r\n");
+    talk.send(b"DATA\r\n\r\nx\r\n.\r\nNOOP\r\n");
+    let replies = talk.replies();
+    let last: Vec<&str> = replies.iter().rev().take(2).map(String::as_str).collect();
+    assert_eq!(last, ["250 2.0.0 Ok", "550 bad"]);
+    assert!(talk.session.take_unfinished().is_some());
+    assert!(talk.session.take_unfinished().is_none());
+}
