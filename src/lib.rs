@@ -58,7 +58,7 @@
 //! | Thread | How many | Owns | May block on |
 //! |---|---|---|---|
 //! | `smtpd: engine` | 1 | the event loop: listeners, control connections | nothing |
-//! | `session` | one a processor | its sessions, from admission to close, and their timers | nothing |
+//! | `session` | one a processor | its sessions, from admission to close, and their timers | the disk, for a look at MAIL: whether an ID is free, and once a second how much room there is |
 //! | `lookup` | 16 | a session's question about names, rules, users, unless its answer is at hand; who is exempt from counting log-ins | tables, the parent for a .forward |
 //! | `handshake` | 8 | a TLS handshake that wants a signature | the process that holds the keys |
 //! | `auth hash` | half of the processors | a password that is compared with a hash | nothing, but it takes its time |

@@ -14,13 +14,13 @@
 //! control socket → frames → Ask::Submit → worker      other asks → Host
 //! ```
 //!
-//! Promises: neither the loop nor a worker waits for anything but events; what may wait for
-//! somebody else is a question to a bounded group of threads, and its session is parked until it is
-//! answered or the time for the answer is over, which is a 4xx. Every buffer, table and wait has a
-//! bound in [`Limits`]; whatever comes over the control socket costs its sender the connection at
-//! most. When descriptors or sessions run out the listeners are taken out of the loop, with a line
-//! in the log, until there is room again. A parked session keeps only what it has not digested, and
-//! that is normally nothing.
+//! Promises: neither the loop nor a worker waits for anything but events, and a worker for a look
+//! into the queue when a message begins; what may wait for somebody else is a question to a bounded
+//! group of threads, and its session is parked until it is answered or the time for the answer is
+//! over, which is a 4xx. Every buffer, table and wait has a bound in [`Limits`]; whatever comes over
+//! the control socket costs its sender the connection at most. When descriptors or sessions run out
+//! the listeners are taken out of the loop, with a line in the log, until there is room again. A
+//! parked session keeps only what it has not digested, and that is normally nothing.
 //!
 //! A session that wants TLS is parked while its peer and we shake hands. The signature that this
 //! needs is made by threads of their own, which wait for the process that has the keys. The header

@@ -1,4 +1,5 @@
-//! A worker owns its sessions from admission to close, and waits for nothing but events.
+//! A worker owns its sessions from admission to close, and waits for nothing but events; only a
+//! message that begins looks at the disk ([`Services::begin`]).
 //!
 //! Each worker is a thread with a poll, timers and a table of connections of its own; no other
 //! thread touches them. Letters come in through its [`Inbox`]: connections that are its own from

@@ -59,7 +59,8 @@ use state::{Greeting, State};
 
 /// What a session needs from outside.
 pub trait Services: Send + Sync {
-    /// Starts a message in the queue. Called by the session.
+    /// Starts a message in the queue, which looks at the disk: is its ID free, and is there room?
+    /// Called by the session all the same: to ask another thread at each MAIL would cost more.
     fn begin(&self) -> Result<Incoming, BeginError>;
     /// Tells the runner of a durable message without waiting. Gives the message back when the
     /// runner is behind. Called by the session.
