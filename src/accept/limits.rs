@@ -39,6 +39,9 @@ pub struct Limits {
     pub stall_bytes: usize,
     /// How long the banner waits for the peer's name.
     pub resolve: Duration,
+    /// The same where filters or rules look at it: until name servers that are dead, or slow, have
+    /// had their time, and another one has been asked.
+    pub resolve_needed: Duration,
     /// How long a session waits for tables, rules and users before the client is refused.
     pub lookup: Duration,
     /// How long it waits for a password to be checked.
@@ -94,6 +97,7 @@ impl Default for Limits {
             stall: Duration::from_secs(3600),
             stall_bytes: 64 * 1024,
             resolve: Duration::from_secs(5),
+            resolve_needed: Duration::from_secs(20),
             lookup: Duration::from_secs(60),
             password: Duration::from_secs(60),
             prelude: Duration::from_secs(60),

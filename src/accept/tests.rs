@@ -175,6 +175,7 @@ fn listening(book: Arc<Book>) -> Listening {
             max_mails: 10,
         },
         filter: None,
+        rules_need_name: false,
         address: None,
         socket: std::path::PathBuf::new(),
         observers: vec![book],
@@ -189,7 +190,7 @@ struct Server {
     open_asks: Arc<Mutex<Vec<ConnId>>>,
     thread: Option<JoinHandle<io::Result<()>>>,
     _dir: tempfile::TempDir,
-    _silent: UdpSocket,
+    silent: UdpSocket,
 }
 
 impl Server {
@@ -211,6 +212,7 @@ impl Server {
     fn with(limits: Limits, hosts: &str, change: impl FnOnce(&mut Door)) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        silent.set_read_timeout(Some(PATIENCE)).unwrap();
         std::fs::write(dir.path().join("hosts"), hosts).unwrap();
         let settings = dns::Settings {
             servers: vec![silent.local_addr().unwrap()],
@@ -263,7 +265,7 @@ impl Server {
             open_asks,
             thread: Some(std::thread::spawn(move || acceptor.run(setup))),
             _dir: dir,
-            _silent: silent,
+            silent,
         }
     }
 

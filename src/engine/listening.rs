@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::accept::{Door, Peers};
-use crate::config::{AuthNeed, Config, Listener, Proxy, SocketListener, TlsMode};
+use crate::config::{AuthNeed, Config, Listener, Proxy, SocketListener, Test, TlsMode};
 use crate::filter::Filters;
 use crate::log;
 use crate::mail::Peer;
@@ -95,6 +95,7 @@ fn tcp_listening(
         received_auth: listener.received_auth,
         limits: session_limits(config),
         filter: filters.of_sessions(&listener.filter),
+        rules_need_name: rules_need_name(config),
         address,
         socket: PathBuf::new(),
         observers: vec![Arc::new(Maillog), Arc::new(Reports)],
@@ -123,10 +124,16 @@ pub fn socket_listening(
         received_auth: false,
         limits: session_limits(config),
         filter: filters.of_sessions(&socket.filter),
+        rules_need_name: rules_need_name(config),
         address: None,
         socket: path.to_owned(),
         observers: vec![Arc::new(Maillog), Arc::new(Reports)],
     }
+}
+
+fn rules_need_name(config: &Config) -> bool {
+    let mut criteria = config.rules.iter().flat_map(|rule| &rule.criteria);
+    criteria.any(|criterion| matches!(criterion.test, Test::FromRdns(_)))
 }
 
 fn session_limits(config: &Config) -> Limits {

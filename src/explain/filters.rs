@@ -52,7 +52,7 @@ fn write(
         tag: facts.tag.clone(),
         rdns: facts.rdns.clone(),
         // A name that is supposed is supposed to lead back.
-        confirmed: facts.rdns.is_some(),
+        confirmed: Some(facts.rdns.is_some()),
         helo: Some(facts.helo.clone()),
         user: facts.username.clone(),
         sender: line(&facts.sender),

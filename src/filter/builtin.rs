@@ -17,8 +17,9 @@ pub struct Facts {
     pub tag: Option<Line>,
     /// Its name, if it has one.
     pub rdns: Option<Line>,
-    /// Whether the name leads back to the address.
-    pub confirmed: bool,
+    /// Whether the name leads back to the address; `None` if nobody could say, as nobody could say
+    /// the name if there is none.
+    pub confirmed: Option<bool>,
     /// What the latest HELO or EHLO said.
     pub helo: Option<Line>,
     /// The user as which it has authenticated.
@@ -44,19 +45,33 @@ pub fn phase(of: config::Phase) -> Phase {
 }
 
 /// What a filter decides; to go on where its condition does not hold. A table that cannot be asked
-/// decides nothing.
+/// decides nothing. Nobody is refused for good because a name server does not answer.
 pub fn decide(filter: &BuiltIn, facts: &Facts, tables: &Tables) -> Result<Decision, TableError> {
     if holds(&filter.condition, facts, tables)? == filter.negated {
         return Ok(Decision::Proceed);
     }
+    let is_open = is_open(&filter.condition, facts);
+    let reply = |text: &Line| match text.starts_with('5') && is_open {
+        true => Line::sanitize(b"451 4.7.25 The client's name cannot be looked up now"),
+        false => text.clone(),
+    };
     Ok(match &filter.decision {
-        config::Decision::Reject(text) => Decision::Reject(text.clone()),
-        config::Decision::Disconnect(text) => Decision::Disconnect(text.clone()),
+        config::Decision::Reject(text) => Decision::Reject(reply(text)),
+        config::Decision::Disconnect(text) => Decision::Disconnect(reply(text)),
         config::Decision::Rewrite(value) => Decision::Rewrite(value.clone()),
         config::Decision::Report(text) => Decision::Report(text.clone()),
         config::Decision::Junk => Decision::Junk,
         config::Decision::Bypass => Decision::Bypass,
     })
+}
+
+/// Whether a condition is about what nobody could say of the client.
+fn is_open(condition: &Condition, facts: &Facts) -> bool {
+    match condition {
+        Condition::Fcrdns => facts.confirmed.is_none(),
+        Condition::Rdns(_) => facts.confirmed.is_none() && facts.rdns.is_none(),
+        _ => false,
+    }
 }
 
 /// Whether asking it may take its time.
@@ -86,7 +101,7 @@ fn holds(condition: &Condition, facts: &Facts, tables: &Tables) -> Result<bool, 
         }
     };
     match condition {
-        Condition::Fcrdns => Ok(facts.confirmed),
+        Condition::Fcrdns => Ok(facts.confirmed == Some(true)),
         Condition::Rdns(None) => {
             let named = |name: &Line| Peer::parse(name).is_none();
             Ok(facts.rdns.as_ref().is_some_and(named))

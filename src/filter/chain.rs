@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{BuiltIn, OnFailure};
+use crate::config::{BuiltIn, Condition, OnFailure};
 use crate::log::{self, Subject, Trace};
 use crate::mail::SessionId;
 use crate::table::Snapshot;
@@ -172,6 +172,18 @@ impl Chain {
                 program.give_up(session);
             }
         }
+    }
+
+    /// Whether anybody looks at the name of a client: a condition, or a program that is told it.
+    pub fn needs_name(&self) -> bool {
+        self.members.iter().any(|member| match &member.kind {
+            Kind::BuiltIn(filter) => {
+                matches!(filter.condition, Condition::Fcrdns | Condition::Rdns(_))
+            }
+            Kind::Program(program) => {
+                program.filters(Phase::Connect) || program.hears(Subsystem::In, Event::LinkConnect)
+            }
+        })
     }
 
     /// Whether these are among the filters of rules.

@@ -35,7 +35,7 @@ fn facts() -> Facts {
         peer: Peer::parse("192.0.2.7").unwrap(),
         tag: None,
         rdns: Some(Line::new("mail.example.net").unwrap()),
-        confirmed: true,
+        confirmed: Some(true),
         helo: Some(Line::new("helo.example.net").unwrap()),
         user: Some(Line::new("alice").unwrap()),
         sender: Some(Line::new("Bob@Example.org").unwrap()),
@@ -68,6 +68,52 @@ fn outcome(mut step: Step) -> Outcome {
                 asking.decided(decision)
             }
         };
+    }
+}
+
+// smtpd.conf(5), MAIL FILTERING: a name server that does not answer costs nobody his mail.
+#[test]
+fn whom_nobody_can_look_up_is_refused_for_now_and_who_has_no_name_for_good() {
+    let filters = filters(
+        "filter named phase connect match !rdns disconnect \"550 no name\"\n\
+         filter listed phase connect match rdns { \"<unknown>\" } reject \"550 no name\"\n\
+         filter back phase connect match !fcrdns reject \"550 no name\"\n\
+         filter soft phase connect match !rdns reject \"450 no name\"\n\
+         filter other phase connect match !src { 198.51.100.1 } reject \"550 no name\"",
+        "",
+    );
+    let (good, now) = (
+        "550 no name",
+        "451 4.7.25 The client's name cannot be looked up now",
+    );
+    let named = Line::new("mail.example.net").ok();
+    for (chain, rdns, confirmed, want) in [
+        ("named", None, Some(false), Some(good)),
+        ("named", None, None, Some(now)),
+        ("named", named.clone(), None, None),
+        ("listed", None, Some(false), Some(good)),
+        ("listed", None, None, Some(now)),
+        ("back", None, Some(false), Some(good)),
+        ("back", None, None, Some(now)),
+        ("back", named.clone(), None, Some(now)),
+        ("back", named.clone(), Some(false), Some(good)),
+        ("back", named.clone(), Some(true), None),
+        ("soft", None, None, Some("450 no name")),
+        ("other", None, None, Some(good)),
+    ] {
+        let facts = Facts {
+            rdns,
+            confirmed,
+            ..facts()
+        };
+        let asked = filters.chain(chain).unwrap();
+        let (lives, phase) = (asked.meet(), Phase::Connect);
+        let asking = asked.ask(&lives, SessionId(7), phase, Vec::new(), facts, None);
+        let said = match outcome(Box::new(asking).step()).verdict {
+            Verdict::Proceed => None,
+            Verdict::Reject(text) | Verdict::Disconnect(text) => Some(text.to_string()),
+        };
+        assert_eq!(said.as_deref(), want, "{chain}");
     }
 }
 

@@ -156,6 +156,7 @@ fn listening() -> Listening {
             max_mails: 3,
         },
         filter: None,
+        rules_need_name: false,
         address: None,
         socket: std::path::PathBuf::new(),
         observers: vec![Arc::new(Maillog)],

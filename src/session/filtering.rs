@@ -232,7 +232,11 @@ impl Session {
             peer: self.peer.clone(),
             tag: self.listening.tag.clone(),
             rdns: self.rdns.clone(),
-            confirmed: self.fcrdns == Confirmed::Pass,
+            confirmed: match self.fcrdns {
+                Confirmed::Pass => Some(true),
+                Confirmed::Fail => Some(false),
+                Confirmed::Error => None,
+            },
             helo: filtering.helo.clone(),
             user: self.security.user.clone(),
             sender: filtering.sender.clone(),

@@ -35,6 +35,8 @@ pub struct Listening {
     /// Limits of smtpd.conf(5).
     pub limits: Limits,
     pub filter: Option<Arc<Chain>>,
+    /// A rule has `from rdns`.
+    pub rules_need_name: bool,
     /// Where it listens, as filters are told.
     pub address: Option<SocketAddr>,
     /// The path of the socket, for sessions that come by it.

@@ -227,6 +227,12 @@ impl Session {
         self.listening.tls == Some(Tls::Immediate)
     }
 
+    /// Whether anything is decided by the client's name.
+    pub fn needs_name(&self) -> bool {
+        let filter = self.listening.filter.as_ref();
+        self.listening.rules_need_name || filter.is_some_and(|chain| chain.needs_name())
+    }
+
     /// Its number in the log.
     pub fn id(&self) -> SessionId {
         self.id

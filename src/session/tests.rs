@@ -215,6 +215,7 @@ fn listening() -> Listening {
             max_mails: 100,
         },
         filter: None,
+        rules_need_name: false,
         address: None,
         socket: std::path::PathBuf::new(),
         observers: vec![Arc::new(Maillog)],

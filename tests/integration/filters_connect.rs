@@ -53,3 +53,29 @@ fn a_program_hears_the_port_of_the_client_behind_a_proxy() {
         heard(&daemon, "f").contains("|pass|192.0.2.7:4660|")
     });
 }
+
+// smtpd.conf(5), MAIL FILTERING: no name server answers, which is not the client's fault.
+#[test]
+fn a_client_whose_name_nobody_can_say_is_told_to_come_again() {
+    let mut daemon = Setup::new("").prepare();
+    fs::write(daemon.path().join("hosts"), "127.0.0.8 named.example\n").expect("hosts");
+    // Nobody is there, which the system says at once.
+    fs::write(
+        daemon.path().join("resolv.conf"),
+        "nameserver [127.0.0.1]:1\n",
+    )
+    .expect("resolv.conf");
+    daemon.configure(
+        "filter \"f\" phase connect match !rdns disconnect \"550 no rDNS\"\n\
+         listen on 127.0.0.1 port $port\n\
+         listen on 127.0.0.2 port $port filter \"f\"\n\
+         action a maildir \"$dir/mail\"\nmatch from any for any action a\n",
+    );
+    daemon.start();
+    for (host, said) in [(8, "220 "), (9, "451 4.7.25 ")] {
+        let from = IpAddr::from([127, 0, 0, host]);
+        let client = Client::connect_from(from, submission::address(&daemon, 2));
+        assert!(client.expect("connect").reply().starts_with(said));
+    }
+    daemon.wait_log("command=\"\" result=\"451 4.7.25 ");
+}

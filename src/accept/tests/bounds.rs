@@ -121,6 +121,47 @@ fn a_dead_name_server_holds_the_banner_up_for_a_bounded_time() {
     server.book.closed(|closed| closed.len() == 1);
 }
 
+/// Answers the next question to a name server with a record, or with none.
+fn answer_question(server: &UdpSocket, rdata: Option<&[u8]>) {
+    let mut question = [0; 512];
+    let (count, from) = server.recv_from(&mut question).unwrap();
+    // Behind the header, a name and two numbers.
+    let name = question[12..count].iter().position(|byte| *byte == 0);
+    let end = 12 + name.unwrap() + 5;
+    let answers = u8::from(rdata.is_some());
+    let flags = if rdata.is_some() { 0x80 } else { 0x83 };
+    let counts = [0, 1, 0, answers, 0, 0, 0, 0];
+    let head = [&question[..2], &[0x81, flags], &counts].concat();
+    let mut answer = [&head[..], &question[12..end]].concat();
+    if let Some(rdata) = rdata {
+        // The same name, type and class, and a minute.
+        answer.extend([0xc0, 12]);
+        answer.extend(&question[end - 4..end]);
+        answer.extend([0, 0, 0, 60, 0, rdata.len() as u8]);
+        answer.extend(rdata);
+    }
+    server.send_to(&answer, from).unwrap();
+}
+
+#[test]
+fn a_name_that_is_looked_at_is_waited_for_longer() {
+    // smtpd.conf(5), from rdns: with the first name server dead the second one is asked late.
+    let limits = Limits {
+        resolve: Duration::ZERO,
+        resolve_needed: PATIENCE,
+        ..Limits::default()
+    };
+    let server = Server::with(limits, "", |door| {
+        Arc::get_mut(&mut door.listening).unwrap().rules_need_name = true;
+    });
+    let mut client = server.connect();
+    answer_question(&server.silent, Some(b"\x03one\x07example\0"));
+    answer_question(&server.silent, None);
+    assert_eq!(client.line(), BANNER);
+    let name = Some("one.example".to_owned());
+    assert_eq!(server.book.told.lock().unwrap().names, [name]);
+}
+
 #[test]
 fn one_source_gets_so_many_sessions_and_no_more() {
     // RFC 5321 §3.8: a server that has to close says 421. One address cannot have all sessions.

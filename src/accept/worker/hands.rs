@@ -331,7 +331,11 @@ impl Hands {
             Question::Name(address) => {
                 let reply = move |found| inbox.answer(id, number, Answer::Name(found));
                 self.shared.resolver.reverse(address, Box::new(reply));
-                (Wants::Answer, limits.resolve, Ok(()))
+                let patience = match conn.session.needs_name() {
+                    true => limits.resolve_needed,
+                    false => limits.resolve,
+                };
+                (Wants::Answer, patience, Ok(()))
             }
             Question::Lookup(lookup) => {
                 let job = move || inbox.answer(id, number, lookup.answer(&*services));

@@ -81,6 +81,7 @@ fn a_report_enters_under_the_rules_for_local_mail() {
                 max_mails: 10,
             },
             filter: None,
+            rules_need_name: false,
             address: None,
             socket: std::path::PathBuf::new(),
             observers: Vec::new(),
