@@ -70,17 +70,25 @@ pub fn uses(config: &Config, table: &str) -> Vec<Use> {
 
 /// What is wrong with the entries of a file table, the first few of them, each with its line.
 pub fn complaints(uses: &[Use], text: &[u8]) -> Vec<(u32, String)> {
-    const FEW: usize = 20;
-    let entries = Entries::new(text, None).filter_map(Result::ok);
-    let all = entries.flat_map(|entry| {
-        let texts = uses
-            .iter()
-            .filter_map(|what| complaint(*what, entry.key, &entry.value));
-        let line = entry.line;
-        texts.map(move |text| (line, text)).collect::<Vec<_>>()
+    let all = Entries::new(text, None).flat_map(|entry| {
+        let (line, texts) = match entry {
+            Ok(entry) => {
+                let wrong = |what: &Use| complaint(*what, entry.key, &entry.value);
+                (entry.line, uses.iter().filter_map(wrong).collect())
+            }
+            Err(bad) if bad.is_left_out() => (bad.line, vec![LEFT_OUT.to_owned()]),
+            Err(bad) => (bad.line, Vec::new()),
+        };
+        texts.into_iter().map(move |text| (line, text))
     });
     all.take(FEW).collect()
 }
+
+/// So many entries of a table are complained of.
+pub const FEW: usize = 20;
+
+/// What is said of an entry that a table is read without.
+pub const LEFT_OUT: &str = "this entry is left out: it is not UTF-8 text";
 
 /// What is wrong with an entry of a table that is used so.
 pub fn complaint(what: Use, key: &str, value: &str) -> Option<String> {
@@ -199,6 +207,8 @@ mod tests {
         assert_eq!(lines, [3, 4], "{found:?}");
         assert_eq!(complaints(&[Use::Virtual], text).len(), 1);
         assert!(complaints(&[], text).is_empty());
+        let found = complaints(&[], b"a: b\nc: \xe9\n");
+        assert_eq!(found, [(2, LEFT_OUT.to_owned())]);
         let many = "x: <\n".repeat(1000);
         assert_eq!(complaints(&[Use::Alias], many.as_bytes()).len(), 20);
     }

@@ -36,6 +36,17 @@ pub struct BadEntry {
     pub text: &'static str,
 }
 
+/// Said of an entry in the characters of another time.
+const NOT_TEXT: &str = "invalid map entry: not UTF-8 text";
+
+impl BadEntry {
+    /// Whether the table is read without it. Nothing that is looked up here is other than UTF-8:
+    /// such a key is never asked for, and who needs such a value is refused.
+    pub fn is_left_out(&self) -> bool {
+        self.text == NOT_TEXT
+    }
+}
+
 /// Reads a table's text entry by entry.
 pub struct Entries<'t> {
     rest: &'t [u8],
@@ -77,30 +88,30 @@ impl<'t> Entries<'t> {
         }
     }
 
-    /// The text of a trimmed line, without its comment.
-    fn text(&self, line: &'t [u8]) -> Result<&'t str, BadEntry> {
-        let bad = |text| BadEntry {
-            line: self.line,
-            text,
-        };
+    /// The text of a trimmed line, without its comment; it is owned if something in its place
+    /// stands for what is not UTF-8.
+    fn text(&self, line: &'t [u8]) -> Result<Cow<'t, str>, BadEntry> {
         // A comment may be in whatever characters its writer's editor has.
         let bare = without_comment(line);
-        let mut text =
-            std::str::from_utf8(bare).map_err(|_| bad("invalid map entry: not UTF-8 text"))?;
-        if bare.len() < line.len() {
-            text = text.trim_end();
-        }
+        let text = match String::from_utf8_lossy(bare) {
+            Cow::Borrowed(text) if bare.len() < line.len() => Cow::Borrowed(text.trim_end()),
+            text => text,
+        };
         if text.contains('\0') || text.contains('\r') {
-            return Err(bad("invalid map entry: control characters"));
+            return Err(BadEntry {
+                line: self.line,
+                text: "invalid map entry: control characters",
+            });
         }
         Ok(text)
     }
 
     /// What an entry's value goes on with: lines that start with a blank, behind a comma, behind
     /// the colon of a key, or with a comma in front. The entry itself starts its line, so that in
-    /// a text that is indented as a whole every line stays an entry.
-    fn continuation(&mut self, first: &'t str) -> Result<String, BadEntry> {
+    /// a text that is indented as a whole every line stays an entry. `None`: one is not UTF-8.
+    fn continuation(&mut self, first: &str) -> Result<Option<String>, BadEntry> {
         let mut more = String::new();
+        let mut is_text = true;
         let key = first.strip_suffix(':').unwrap_or(" ");
         let mut open = first.ends_with(',') || !key.contains([' ', '\t', ':']);
         while let Some((line, _)) = self.peek_line() {
@@ -117,10 +128,11 @@ impl<'t> Entries<'t> {
             }
             let piece = self.text(piece)?;
             more.push(' ');
-            more.push_str(piece);
+            more.push_str(&piece);
             open = piece.ends_with(',');
+            is_text &= matches!(piece, Cow::Borrowed(_));
         }
-        Ok(more)
+        Ok(is_text.then_some(more))
     }
 
     fn entry(&mut self, line: &'t [u8], starts_line: bool) -> Result<Entry<'t>, BadEntry> {
@@ -130,12 +142,16 @@ impl<'t> Entries<'t> {
         if text.is_empty() {
             return Err(bad("invalid map entry: no key"));
         }
-        let (key, value) = first_field(text).ok_or_else(|| bad("invalid map entry: no \"]\""))?;
         let more = if starts_line && self.shape != Some(Shape::List) {
-            self.continuation(text)?
+            self.continuation(&text)?
         } else {
-            String::new()
+            Some(String::new())
         };
+        // What an entry goes on with is left out with it.
+        let (Cow::Borrowed(text), Some(more)) = (text, more) else {
+            return Err(bad(NOT_TEXT));
+        };
+        let (key, value) = first_field(text).ok_or_else(|| bad("invalid map entry: no \"]\""))?;
         // A value never starts with a colon and a blank: the key had a blank behind it.
         let (value, spaced_colon) = match value.strip_prefix([':']) {
             Some(rest) if rest.starts_with([' ', '\t']) => {
@@ -327,6 +343,24 @@ mod tests {
         assert_eq!(*comment, pair("k", "v"));
         assert_eq!(*continued, pair("a", "b, c"));
         assert!(value.is_err(), "what is no comment is text");
+    }
+
+    // table(5): an entry that is no UTF-8 text is left out, with the lines that it goes on in.
+    #[test]
+    fn an_entry_in_other_characters_is_passed_over_as_a_whole() {
+        let text = b"j\xf6rg: x,\n\ty\na: b\nc: d,\n \xe9,\n e\n\xe4:\n z\nf: g\n";
+        let all: Vec<_> = Entries::new(text, None)
+            .map(|entry| match entry {
+                Ok(entry) => (entry.line, entry.key),
+                Err(bad) if bad.is_left_out() => (bad.line, ""),
+                Err(bad) => (bad.line, bad.text),
+            })
+            .collect();
+        assert_eq!(all, [(1, ""), (3, "a"), (4, ""), (7, ""), (9, "f")]);
+        let text = b"\xe4\n2001:db8::/32\n";
+        let mut list = Entries::new(text, Some(Shape::List));
+        assert!(list.next().unwrap().is_err_and(|bad| bad.is_left_out()));
+        assert_eq!(list.next().unwrap().unwrap().key, "2001:db8::/32");
     }
 
     // table(5): a list has one value on a line; "# @list" says so where it cannot be seen.

@@ -221,6 +221,18 @@ fn a_comment_behind_the_name_of_a_file_is_none_of_that_file() {
     assert_eq!(found.actions["x"].at.to_string(), "a:1");
 }
 
+// table(5): an entry that is not UTF-8 text is left out, with a warning that names its line.
+#[test]
+fn an_entry_of_a_file_in_other_characters_is_warned_of() {
+    let text = "table t file:/t\naction a mbox alias <t>\nmatch for any action a\n";
+    let mut sources = Sources::from_text("t", text, &[]);
+    sources.insert(Path::new("/t"), b"root: bob\nj\xf6rg: bob\n".to_vec());
+    let warnings = load(&sources, &defaults()).unwrap().warnings;
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    let left_out = "t:1:9: /t:2: this entry is left out: it is not UTF-8 text";
+    assert_eq!(warnings, [left_out]);
+}
+
 // smtpd.conf(5): what each directive sets, and its default.
 #[test]
 fn the_model_holds_what_was_said() {

@@ -56,8 +56,11 @@ impl Contents {
         let mut contents = Contents::default();
         contents.text.reserve(text.len());
         for entry in &mut entries {
-            let entry = entry.map_err(BadContents::Entry)?;
-            contents.push(entry.key, &entry.value)?;
+            match entry {
+                Ok(entry) => contents.push(entry.key, &entry.value)?,
+                Err(bad) if bad.is_left_out() => {}
+                Err(bad) => return Err(BadContents::Entry(bad)),
+            }
         }
         contents.settle();
         Ok((contents, entries.shape()))
@@ -256,5 +259,7 @@ mod tests {
     fn a_broken_line_is_named() {
         let error = Contents::parse(b"a: b\nc\n", None).map(|_| ()).unwrap_err();
         assert!(error.to_string().starts_with("line 2: invalid map entry"));
+        let (contents, _) = Contents::parse(b"a: b\nc: \xe9\n", None).unwrap();
+        assert_eq!(keys(&contents), ["a"]);
     }
 }

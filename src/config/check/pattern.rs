@@ -73,10 +73,9 @@ impl Checker<'_> {
 
     /// Entries with a complaint, the first few of them.
     fn entries_that(&self, table: &str, complaint: impl Complaint) -> Vec<EntryComplaint> {
-        const FEW: usize = 20;
         let mut found: Vec<EntryComplaint> = Vec::new();
         self.each_placed_entry(table, &mut |file, line, key, value| {
-            if found.len() < FEW
+            if found.len() < entries::FEW
                 && let Some(text) = complaint(key, value)
             {
                 found.push((file.map(str::to_owned), line, text));

@@ -9,7 +9,7 @@ use crate::config::diagnostic::TokenPosition;
 use crate::config::model::{ProgramPath, TableName, TableProgram, TableSource};
 use crate::config::sources::file_of_table;
 use crate::config::table_text::{Entries, Shape};
-use crate::config::{Defaults, built_in, limits};
+use crate::config::{Defaults, built_in, entries, limits};
 use crate::mail::Peer;
 
 use super::{Checker, did_you_mean};
@@ -268,18 +268,24 @@ impl Checker<'_> {
         };
         let mut entries = Entries::new(bytes, None);
         let mut spaced = None;
+        let mut left_out = Vec::new();
         for entry in &mut entries {
             match entry {
                 Ok(entry) if entry.spaced_colon => {
                     spaced.get_or_insert((entry.line, entry.key));
                 }
                 Ok(_) => {}
+                Err(bad) if bad.is_left_out() => left_out.push(bad.line),
                 Err(bad) => {
                     self.diagnostics.error_in(at, path, bad.line, bad.text);
                     self.error(at, failed);
                     return Kind::Wrong;
                 }
             }
+        }
+        for line in left_out.iter().take(entries::FEW) {
+            let text = format!("{path}:{line}: {}", entries::LEFT_OUT);
+            self.diagnostics.warning(at, text);
         }
         if let Some((line, key)) = spaced {
             let text = format!(
