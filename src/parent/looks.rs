@@ -46,7 +46,9 @@ struct Look {
     owner: User,
     /// Who waits for it; nobody any more once its time is over.
     asked: Vec<Asked>,
-    deadline: Instant,
+    since: Instant,
+    /// When it is killed again, once it has been.
+    again: Option<Instant>,
     words: PipeReader,
 }
 
@@ -72,11 +74,14 @@ wire! {
 const MOST: usize = 64;
 /// Looks with the rights of one user.
 const MOST_OF_ONE: usize = 32;
-/// Who may wait for one look: half of the engine's threads that look recipients up are left for
-/// others.
-const MOST_ASKED: usize = 8;
+/// Who may wait for one look.
+const MOST_ASKED: usize = 64;
 /// How long one may take: a little less than the engine waits.
 const TIME: Duration = Duration::from_secs(8);
+/// How long one may take while more than [`MANY`] wait: so many of the engine's threads that look
+/// recipients up, half of them, are left for others.
+const TIME_OF_MANY: Duration = Duration::from_secs(1);
+const MANY: usize = 8;
 /// A child that was killed and is still there is killed again after this.
 const AGAIN: Duration = Duration::from_secs(10);
 /// How long nobody looks at a home that has not answered.
@@ -124,7 +129,8 @@ impl Looks {
         let look = Look {
             owner: owner.clone(),
             asked: vec![asked],
-            deadline: now + TIME,
+            since: now,
+            again: None,
             words,
         };
         self.running.insert(pid, look);
@@ -135,11 +141,12 @@ impl Looks {
     /// wait for them are to be told now.
     pub fn overdue(&mut self, now: Instant) -> (Vec<Pid>, Vec<(Asked, String)>) {
         let (mut pids, mut given_up) = (Vec::new(), Vec::new());
+        let time = self.time();
         for (pid, look) in &mut self.running {
-            if look.deadline > now {
+            if look.until(time) > now {
                 continue;
             }
-            look.deadline = now + AGAIN;
+            look.again = Some(now + AGAIN);
             pids.push(*pid);
             if look.asked.is_empty() {
                 continue;
@@ -201,7 +208,20 @@ impl Looks {
 
     /// When the next one's time is over.
     pub fn deadline(&self) -> Option<Instant> {
-        self.running.values().map(|look| look.deadline).min()
+        let time = self.time();
+        self.running.values().map(|look| look.until(time)).min()
+    }
+
+    /// How long a look may take now.
+    fn time(&self) -> Duration {
+        let waiting: usize = self.running.values().map(|look| look.asked.len()).sum();
+        if waiting > MANY { TIME_OF_MANY } else { TIME }
+    }
+}
+
+impl Look {
+    fn until(&self, time: Duration) -> Instant {
+        self.again.unwrap_or(self.since + time)
     }
 }
 
