@@ -269,7 +269,7 @@ fn shown(figures: &Figures) -> String {
 /// What may wait for the `admin` thread.
 const WORK_MAX: usize = 16;
 
-/// The parent has a copy of its own of tables with users.
+/// The parent has copies of its own: of tables with users, and of all files for the next engine.
 fn update(tables: &Tables, parent: &Client, name: &str) -> Answer {
     match tables.update(name) {
         Ok(()) => {

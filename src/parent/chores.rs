@@ -13,7 +13,7 @@ use crate::privsep::Extent;
 /// What is still to be read.
 #[derive(Debug)]
 pub struct Chores {
-    /// Names of userbases, so no more than there are.
+    /// Names of tables in files, so no more than there are.
     tables: BTreeSet<String>,
     /// The last request for a new configuration.
     reload: Option<(u32, Extent)>,
@@ -25,7 +25,7 @@ pub struct Chores {
 /// One thing to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chore {
-    /// This userbase.
+    /// The file of this table.
     Table(String),
     /// As much of the configuration, for the request with this id.
     Reload(u32, Extent),
@@ -50,9 +50,14 @@ impl Chores {
         }
     }
 
-    /// A userbase of the configuration is to be read again. Twice is once.
+    /// A table of the configuration is to be read again. Twice is once.
     pub fn update(&mut self, table: &str) {
         self.tables.insert(table.to_owned());
+    }
+
+    /// The tables that are still to be read: whoever asks reads them now.
+    pub fn tables(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.tables)
     }
 
     /// A new configuration is to be read. Of two requests that wait, the later one counts.
@@ -73,6 +78,11 @@ impl Chores {
         if now >= self.certificates {
             self.certificates = now + BETWEEN_CERTIFICATES;
             return Some(Chore::Certificates);
+        }
+        // With new certificates an engine gets the tables that we have: they come first.
+        let last = matches!(self.reload, Some((_, Extent::Certificates)));
+        if last && let Some(table) = self.tables.pop_first() {
+            return Some(Chore::Table(table));
         }
         let table = || self.tables.pop_first().map(Chore::Table);
         let reload = |(id, extent)| Chore::Reload(id, extent);
@@ -131,11 +141,11 @@ mod tests {
         for table in ["users", "others", "users"] {
             chores.update(table);
         }
-        chores.reload(3, Extent::All);
-        chores.reload(4, Extent::Certificates);
+        chores.reload(3, Extent::Certificates);
+        chores.reload(4, Extent::All);
         let all: Vec<_> = std::iter::from_fn(|| chores.take(now)).collect();
         let table = |name: &str| Chore::Table(name.to_owned());
-        let reload = Chore::Reload(4, Extent::Certificates);
+        let reload = Chore::Reload(4, Extent::All);
         assert_eq!(all, [reload, table("others"), table("users")]);
         // A busy machine keeps nobody waiting for minutes.
         chores.done(Duration::from_secs(20), now);
@@ -143,6 +153,21 @@ mod tests {
         assert_eq!(chores.deadline(), now + LONGEST_REST);
         chores.forget_reload();
         assert!(chores.deadline() > now + LONGEST_REST);
+    }
+
+    #[test]
+    fn certificates_come_with_the_tables_that_were_to_be_read_before() {
+        // smtpctl(8), reload: nothing else is read, and nothing is taken back.
+        let now = Instant::now();
+        let mut chores = Chores::new(now);
+        chores.update("users");
+        chores.reload(1, Extent::Certificates);
+        let all: Vec<_> = std::iter::from_fn(|| chores.take(now)).collect();
+        let reload = Chore::Reload(1, Extent::Certificates);
+        assert_eq!(all, [Chore::Table("users".to_owned()), reload]);
+        chores.update("users");
+        assert_eq!(chores.tables().len(), 1);
+        assert_eq!(chores.take(now), None);
     }
 
     #[test]

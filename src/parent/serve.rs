@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::config::TableSource;
 use crate::log::{self, Trace};
 use crate::privsep::identity::Rights;
 use crate::privsep::{Helper, MdaJob, MdaRefusal, Reply, Request};
@@ -28,7 +29,7 @@ use super::link::{Heard, Link};
 use super::looks::Looks;
 use super::offline::Offline;
 use super::user_programs::UserPrograms;
-use super::userbase::{Userbases, is_userbase};
+use super::userbase::Userbases;
 use super::{Options, Reread, mda, purge};
 use crate::util::backoff::Backoff;
 
@@ -332,7 +333,8 @@ impl Parent {
                 }
             }
             Request::UpdateTable { table } => {
-                if is_userbase(&self.in_use.config, &table) {
+                let source = self.in_use.config.tables.get(table.as_str());
+                if let Some(TableSource::File(_)) = source {
                     self.chores.update(&table);
                     // Deliveries asked for after it know of it, unless there is to be a rest.
                     self.read_again(Instant::now());
@@ -444,10 +446,7 @@ impl Parent {
 
     fn read_again(&mut self, now: Instant) {
         match self.chores.take(now) {
-            Some(Chore::Table(name)) => {
-                let InUse { config, users, .. } = &self.in_use;
-                users.update(config, &name);
-            }
+            Some(Chore::Table(name)) => self.update_table(&name),
             Some(Chore::Reload(id, extent)) => self.reload(id, extent),
             Some(Chore::Certificates) => self.look_at_certificates(),
             None => return,

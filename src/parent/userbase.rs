@@ -1,13 +1,12 @@
 //! Who a user is: the parent asks the userbase itself, in a copy of its own.
 //!
 //! The engine names a user; whom that makes, and where his home is, the parent never believes it.
-//! The tables are those of the configuration, read as the engine reads them, and a file is read
-//! again when smtpctl(8) says so. A userbase that cannot be asked is a failure that passes. What a
-//! program says of a user is asked beforehand ([`super::user_programs`]) and told here.
+//! The tables are those of the configuration, read as the engine reads them. A userbase that cannot
+//! be asked is a failure that passes. What a program says of a user is asked beforehand
+//! ([`super::user_programs`]) and told here.
 
 use crate::config::built_in::SYSTEM_USERS;
 use crate::config::{Config, LocalAction, Method, Sources, TableSource, service};
-use crate::log;
 use crate::privsep::Request;
 use crate::sys::user::User;
 use crate::table::Tables;
@@ -43,16 +42,6 @@ impl Userbases {
                 let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
                 Err(texts.join("; "))
             }
-        }
-    }
-
-    /// Reads a table again if it is one of ours. What cannot be read leaves the old users.
-    pub fn update(&self, config: &Config, name: &str) {
-        if !is_userbase(config, name) {
-            return;
-        }
-        if let Err(error) = self.tables.update(name) {
-            log::warn(format_args!("{error}"));
         }
     }
 
@@ -160,29 +149,5 @@ mod tests {
         assert_eq!(users.system("root").unwrap().unwrap().uid, 0);
         // The parent does not need other tables.
         assert!(users.find("secret", "eve").is_err());
-    }
-
-    // smtpctl(8), update table: a file is read again, and a broken one leaves the old users.
-    #[test]
-    fn a_file_is_read_again_when_it_is_asked_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("users");
-        std::fs::write(&path, "bob 1:1:/a\n").unwrap();
-        let (config, users) = load(&format!(
-            "table people file:{}\naction v maildir userbase <people>\nmatch for any action v\n",
-            path.display()
-        ));
-        let uid = |name| {
-            let found = users.recipient(action(&config, "v"), name).unwrap();
-            found.map(|user| user.uid)
-        };
-        std::fs::write(&path, "bob 2:2:/a\nalice 3:3:/b\n").unwrap();
-        assert_eq!((uid("bob"), uid("alice")), (Some(1), None));
-        users.update(&config, "people");
-        assert_eq!((uid("bob"), uid("alice")), (Some(2), Some(3)));
-        std::fs::write(&path, "bob\nalice 4:4:/ x\n[\n").unwrap();
-        users.update(&config, "people");
-        users.update(&config, "no such table");
-        assert_eq!((uid("bob"), uid("alice")), (Some(2), Some(3)));
     }
 }

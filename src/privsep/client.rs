@@ -108,7 +108,7 @@ impl Client {
         self.0.send(&Request::Finished, &[])
     }
 
-    /// Lets the parent read a table again in which it finds users.
+    /// Lets the parent read a table again: it may find users in it, and hands it to the next engine.
     pub fn update_table(&self, table: &str) -> io::Result<()> {
         let table =
             Line::new(table).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;

@@ -49,7 +49,8 @@ pub enum Request {
         user: Line,
         password: Secret,
     },
-    /// `smtpctl update table`: if users are in it, the parent reads its copy again.
+    /// `smtpctl update table`: the parent reads its own copies again, one of users and one for the
+    /// next engine.
     UpdateTable { table: Line },
     /// `smtpctl log verbose|brief`: the parent follows.
     SetVerbose(bool),

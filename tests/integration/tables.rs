@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{Instance, Setup, wait_for};
+use crate::support::{Instance, Setup, alive, wait_for};
 
 /// Everybody's mail is the user's, for recipients that the database knows.
 const DATABASE: &str = "listen on 127.0.0.1 port $port\n\
@@ -288,4 +288,35 @@ fn a_file_table_is_read_again_when_asked_and_a_broken_one_changes_nothing() {
     wait_for("the daemon to go on", || {
         daemon.ctl(["show", "status"]).status.success()
     });
+}
+
+#[test]
+fn an_update_holds_for_the_next_engine_whatever_the_file_has_become() {
+    // smtpctl(8), update table: what has been read stays.
+    let mut daemon = Setup::new(
+        "listen on 127.0.0.1 port $port\n\
+         table people file:$dir/people\n\
+         action \"in\" maildir \"$dir/mail\" virtual <people>\n\
+         match from any for any action \"in\"\n",
+    )
+    .prepare();
+    let user = user(&daemon);
+    let path = daemon.path().join("people");
+    fs::write(&path, format!("bob {user}\n")).unwrap();
+    daemon.start();
+    fs::write(&path, format!("al {user}\n")).unwrap();
+    let updated = daemon.ctl(["update", "table", "people"]);
+    assert!(updated.status.success());
+    // The parent, who is asked for a .forward, has read the file before.
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<a@example.com>", 250);
+    client.say("RCPT TO:<al@example.org>", 250);
+    fs::write(&path, "al\n[\n").unwrap();
+    let engine = daemon.engine_pid();
+    daemon.signal(engine, "KILL");
+    wait_for("the engine to end", || !alive(engine));
+    let mut client = daemon.hello();
+    client.say("MAIL FROM:<a@example.com>", 250);
+    client.say("RCPT TO:<al@example.org>", 250);
+    client.say("RCPT TO:<bob@example.org>", 524);
 }

@@ -18,6 +18,10 @@ use super::{Engine, Parent, Run, Running, Stop};
 impl Parent {
     pub(super) fn start_engine(&mut self, now: Instant) {
         self.engine_number += 1;
+        // It starts with what the one before was asked to read.
+        for name in self.chores.tables() {
+            self.update_table(&name);
+        }
         match self.launch_engine() {
             Ok((pid, link)) => {
                 self.engine = Engine::Runs(Running {

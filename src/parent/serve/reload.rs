@@ -2,7 +2,8 @@
 //!
 //! The files are read and checked as at the start. A configuration that is good is handed to the
 //! engine, with a way to its private keys; once the engine has it in use it is used here too. What
-//! is wrong, or takes a restart, is said, and nothing changes.
+//! is wrong, or takes a restart, is said, and nothing changes. A table that smtpctl(8) has read again
+//! is read here as well: it stays when certificates are renewed and when an engine is started anew.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,11 +11,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::config::{Config, limits, needs_restart};
+use crate::config::{Config, TableSource, limits, needs_restart};
 use crate::log;
 use crate::parent::keys::Keeper;
 use crate::parent::listeners::{Bound, bind_all};
-use crate::parent::userbase::Userbases;
+use crate::parent::userbase::{Userbases, is_userbase};
 use crate::privsep::{Extent, Handover, Reply};
 use crate::sys::errno::strerror;
 use crate::sys::open;
@@ -65,12 +66,36 @@ impl InUse {
         if changed.is_empty() {
             return Ok(None);
         }
-        let mut handover =
-            Handover::decode(&self.handover).map_err(|error| format!("configuration: {error}"))?;
+        let mut handover = self.decoded()?;
         for (path, bytes) in changed {
             handover.sources.insert(path, bytes);
         }
         Ok(Some(handover))
+    }
+
+    fn decoded(&self) -> Result<Handover, String> {
+        Handover::decode(&self.handover).map_err(|error| format!("configuration: {error}"))
+    }
+
+    /// Reads the file of a table again. What no engine could start with changes nothing.
+    fn update(&mut self, table: &str) -> Result<(), String> {
+        let Some(TableSource::File(path)) = self.config.tables.get(table) else {
+            return Ok(());
+        };
+        let bytes = open::read_plain(path, limits::TABLE_BYTES)
+            .map_err(|error| format!("{}: {}", path.display(), strerror(&error)))?;
+        let mut handover = self.decoded()?;
+        handover.sources.insert(path, bytes);
+        handover.load().map_err(|found| {
+            let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+            texts.join("; ")
+        })?;
+        let encoded = handover.encode().map_err(|error| error.to_string())?;
+        if is_userbase(&self.config, table) {
+            self.users = Userbases::load(&self.config, &handover.sources)?;
+        }
+        self.handover = encoded;
+        Ok(())
     }
 }
 
@@ -106,6 +131,15 @@ impl Parent {
                 }
                 log::warn(format_args!("reload: the old configuration stays"));
             }
+        }
+    }
+
+    /// A table that the engine has read again.
+    pub(super) fn update_table(&mut self, name: &str) {
+        if let Err(why) = self.in_use.update(name) {
+            log::warn(format_args!(
+                "table {name}: {why}: the next engine starts with the old entries"
+            ));
         }
     }
 
@@ -183,8 +217,7 @@ impl Parent {
             Extent::Certificates => Some(match self.in_use.renewed()? {
                 Some(renewed) => renewed,
                 // A key alone.
-                None => Handover::decode(&self.in_use.handover)
-                    .map_err(|error| format!("configuration: {error}"))?,
+                None => self.in_use.decoded()?,
             }),
         };
         let (handover, config) = (self.reread)(handover).map_err(|lines| lines.join("\n"))?;
@@ -244,8 +277,68 @@ const TEXT_MAX: usize = 8 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Defaults, Sources};
+    use crate::config::{Defaults, Method, Sources};
+    use crate::parent::userbase::Users;
     use crate::util::Line;
+
+    fn in_use(dir: &Path) -> InUse {
+        let handover = Handover {
+            sources: Sources::collect(&dir.join("smtpd.conf"), dir, &[]).unwrap(),
+            defaults: Defaults {
+                server_name: Line::new("mx.example.org").unwrap(),
+                addresses: Vec::new(),
+            },
+        };
+        let config = handover.load().unwrap().config;
+        InUse::new(&handover, config).unwrap()
+    }
+
+    // smtpctl(8), update table: what was read holds for the parent, for new certificates and for the
+    // next engine, and a broken file leaves the old entries.
+    #[test]
+    fn an_updated_table_stays_and_one_that_no_engine_could_use_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let (cert, conf, people) = (at("cert"), at("smtpd.conf"), at("people"));
+        std::fs::write(&cert, "old").unwrap();
+        std::fs::write(&people, "bob 1:1:/a\n").unwrap();
+        let text = format!(
+            "pki a cert \"{0}\"\npki a key \"{0}\"\ntable people file:{1}\n\
+             action v maildir userbase <people>\nmatch for any action v\n",
+            cert.display(),
+            people.display()
+        );
+        std::fs::write(&conf, text).unwrap();
+        let mut in_use = in_use(dir.path());
+        let uid = |in_use: &InUse, name| {
+            let Method::Local(action) = &in_use.config.actions["v"].method else {
+                panic!("the action is local");
+            };
+            let found = in_use.users.recipient(action, name).unwrap();
+            found.map(|user| user.uid)
+        };
+        let good = "bob 2:2:/a\nalice 3:3:/b\n";
+        std::fs::write(&people, good).unwrap();
+        assert_eq!(uid(&in_use, "alice"), None);
+        in_use.update("people").unwrap();
+        // A line that is no entry, a list where users are wanted.
+        for broken in ["bob 4:4:/\n[\n", "bob\n"] {
+            std::fs::write(&people, broken).unwrap();
+            assert!(in_use.update("people").is_err(), "{broken}");
+        }
+        std::fs::remove_file(&people).unwrap();
+        assert!(in_use.update("people").is_err());
+        in_use.update("no such table").unwrap();
+        assert_eq!(uid(&in_use, "bob"), Some(2));
+        assert_eq!(uid(&in_use, "alice"), Some(3));
+        std::fs::write(&cert, "new").unwrap();
+        for handover in [
+            in_use.renewed().unwrap().unwrap(),
+            in_use.decoded().unwrap(),
+        ] {
+            assert_eq!(handover.sources.file(&people), Ok(good.as_bytes()));
+        }
+    }
 
     #[test]
     fn renewed_certificates_are_noticed_and_nothing_else_is_taken_over() {
@@ -258,15 +351,7 @@ mod tests {
             cert.display()
         );
         std::fs::write(&conf, &text).unwrap();
-        let handover = Handover {
-            sources: Sources::collect(&conf, dir.path(), &[]).unwrap(),
-            defaults: Defaults {
-                server_name: Line::new("mx.example.org").unwrap(),
-                addresses: Vec::new(),
-            },
-        };
-        let config = handover.load().unwrap().config;
-        let in_use = InUse::new(&handover, config).unwrap();
+        let in_use = in_use(dir.path());
         assert!(in_use.renewed().unwrap().is_none());
         std::fs::write(&conf, "nonsense").unwrap();
         std::fs::write(&cert, "new").unwrap();
