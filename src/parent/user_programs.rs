@@ -3,7 +3,9 @@
 //! Whom a name makes decides as whom something is run, so the parent does not take the engine's
 //! word for it. A request that needs such a user is put aside, the program is asked, and with its
 //! answer the request is served. The parent never waits: a program that is down, does not answer in
-//! time or says what cannot be understood is a failure that passes, for all who wait for it.
+//! time or says what cannot be understood is a failure that passes, for all who wait for it. One that
+//! ends, talks nonsense, or neither gets ready nor reads nor says anything, is spoken to no more, and
+//! later a new one is asked.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -62,15 +64,21 @@ struct Wire {
     pid: u32,
     stream: UnixStream,
     since: Instant,
+    /// When it has last said something.
+    heard: Instant,
     out: Vec<u8>,
     lines: Lines,
     ready: bool,
 }
 
-/// Requests that may wait.
+/// Requests that may wait for one table.
 const MOST_PARKED: usize = 512;
-/// How long one may.
+/// How long one may, and how long a program may take to get ready.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes that wait for a program from which on it counts as stuck.
+const FULL: usize = 1024 * 1024;
+/// Chunks that are read of one program before others have their turn.
+const READS: usize = 16;
 
 impl UserPrograms {
     /// Asks for the user that a request needs. `start` starts the program of a table with this for
@@ -81,7 +89,9 @@ impl UserPrograms {
         now: Instant,
         start: &mut dyn FnMut(&str, &OwnedFd) -> Result<u32, String>,
     ) {
-        if self.parked.len() >= MOST_PARKED {
+        let others = self.parked.values();
+        let others = others.filter(|(other, _)| other.table == parked.table);
+        if others.count() >= MOST_PARKED {
             let why = Err("too many users are being looked for".to_owned());
             return self.answered.push((parked, why));
         }
@@ -115,7 +125,14 @@ impl UserPrograms {
             let Some(wire) = &mut program.wire else {
                 continue;
             };
-            if let Err(why) = wire.talk(&mut heard) {
+            let waiting = self.parked.values();
+            let overdue = waiting
+                .filter(|(parked, until)| parked.table == *table && *until <= now)
+                .map(|(_, until)| *until - PATIENCE);
+            let talked = wire
+                .talk(now, &mut heard)
+                .and_then(|()| wire.judge(now, overdue));
+            if let Err(why) = talked {
                 let since = wire.since;
                 let wait = if wire.ready {
                     program.backoff.died_at_work(now.duration_since(since))
@@ -141,9 +158,14 @@ impl UserPrograms {
         self.fail(|_, until| until <= now, "its program does not answer");
     }
 
-    /// When somebody has waited for long enough.
+    /// When somebody has waited for long enough, or a program should be ready.
     pub fn deadline(&self) -> Option<Instant> {
-        self.parked.values().map(|(_, until)| *until).min()
+        let wires = self.programs.values().filter_map(|one| one.wire.as_ref());
+        let starting = wires.filter(|wire| !wire.ready);
+        let waiting = self.parked.values().map(|(_, until)| *until);
+        waiting
+            .chain(starting.map(|wire| wire.since + PATIENCE))
+            .min()
     }
 
     /// Requests that can be served now, each with what its user is.
@@ -216,6 +238,7 @@ impl Program {
                 pid,
                 stream,
                 since: now,
+                heard: now,
                 out: program::greeting(&Line::sanitize(table.as_bytes())),
                 lines: Lines::default(),
                 ready: false,
@@ -233,7 +256,7 @@ impl Wire {
     }
 
     /// Moves what can be moved; an error ends the program.
-    fn talk(&mut self, answers: &mut Vec<(u32, Told)>) -> Result<(), String> {
+    fn talk(&mut self, now: Instant, answers: &mut Vec<(u32, Told)>) -> Result<(), String> {
         let would_wait = |error: &io::Error| {
             matches!(
                 error.kind(),
@@ -247,11 +270,15 @@ impl Wire {
                 Err(error) => return Err(format!("cannot be told: {}", strerror(&error))),
             }
         }
+        if self.out.len() > FULL {
+            return Err("does not read".to_owned());
+        }
         let mut chunk = [0; 4096];
-        loop {
+        for _ in 0..READS {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err("exited".to_owned()),
                 Ok(count) => {
+                    self.heard = now;
                     let bytes = &chunk[..count];
                     let ready = &mut self.ready;
                     self.lines
@@ -260,6 +287,22 @@ impl Wire {
                 Err(error) if would_wait(&error) => return Ok(()),
                 Err(error) => return Err(format!("cannot be heard: {}", strerror(&error))),
             }
+        }
+        Ok(())
+    }
+
+    /// Whether it is to be asked any more; `overdue` is when those asked who have waited for too long.
+    fn judge(
+        &self,
+        now: Instant,
+        mut overdue: impl Iterator<Item = Instant>,
+    ) -> Result<(), String> {
+        if !self.ready && self.since + PATIENCE <= now {
+            Err("did not get ready".to_owned())
+        } else if overdue.any(|asked| self.heard <= asked) {
+            Err("does not answer".to_owned())
+        } else {
+            Ok(())
         }
     }
 }
@@ -286,133 +329,4 @@ fn hear(ready: &mut bool, line: &[u8], answers: &mut Vec<(u32, Told)>) -> Result
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(id: u32) -> Request {
-        Request::OpenForward {
-            id,
-            action: Line::sanitize(b"in"),
-            user: Line::sanitize(b"bob"),
-        }
-    }
-
-    fn parked(id: u32) -> Parked {
-        Parked {
-            request: request(id),
-            fds: Vec::new(),
-            engine: 1,
-            table: "people".to_owned(),
-            user: "bob".to_owned(),
-        }
-    }
-
-    /// Programs of which the test is the other end.
-    #[derive(Default)]
-    struct Ends(Vec<UnixStream>);
-
-    impl Ends {
-        fn start(&mut self) -> impl FnMut(&str, &OwnedFd) -> Result<u32, String> {
-            |table, stream| {
-                assert_eq!(table, "people");
-                let end = UnixStream::from(stream.try_clone().unwrap());
-                end.set_nonblocking(false).unwrap();
-                self.0.push(end);
-                Ok(self.0.len() as u32)
-            }
-        }
-
-        fn lines(&self, count: usize) -> Vec<String> {
-            let mut reader = io::BufReader::with_capacity(1, self.0.last().unwrap());
-            (0..count)
-                .map(|_| {
-                    let mut line = String::new();
-                    io::BufRead::read_line(&mut reader, &mut line).unwrap();
-                    line.trim_end().to_owned()
-                })
-                .collect()
-        }
-
-        fn say(&self, text: &str) {
-            let mut end = self.0.last().unwrap();
-            end.write_all(text.as_bytes()).unwrap();
-        }
-    }
-
-    fn id_of(line: &str) -> String {
-        line.split('|').nth(6).unwrap().to_owned()
-    }
-
-    fn told(found: Vec<(Parked, Told)>) -> Vec<(Request, Told)> {
-        found
-            .into_iter()
-            .map(|(p, told)| (p.request, told))
-            .collect()
-    }
-
-    // smtpd-tables(7): several lookups are under way at a time, and their ids tell them apart.
-    #[test]
-    fn each_request_gets_the_answer_to_its_own_question() {
-        let (mut programs, mut ends, now) =
-            (UserPrograms::default(), Ends::default(), Instant::now());
-        for id in [1, 2, 3] {
-            programs.ask(parked(id), now, &mut ends.start());
-        }
-        assert_eq!(ends.0.len(), 1, "one process serves them all");
-        let lines = ends.lines(7);
-        assert_eq!(lines[3], "config|ready");
-        assert!(lines[4].ends_with("|bob") && lines[4].contains("|people|lookup|userinfo|"));
-        let ids: Vec<String> = lines[4..].iter().map(|line| id_of(line)).collect();
-        ends.say("register|userinfo\nregister|ready\n");
-        ends.say(&format!("lookup-result|{}|not-found\n", ids[2]));
-        ends.say(&format!("lookup-result|{}|found|5:6:/h", ids[0]));
-        programs.talk(now);
-        assert_eq!(told(programs.answered()), [(request(3), Ok(None))]);
-        ends.say(&format!("\nlookup-result|{}|error|no\n", ids[1]));
-        programs.talk(now);
-        let want = [
-            (request(1), Ok(Some("5:6:/h".to_owned()))),
-            (request(2), Err("no".to_owned())),
-        ];
-        assert_eq!(told(programs.answered()), want);
-    }
-
-    #[test]
-    fn whoever_waits_for_a_program_that_fails_is_told_and_it_is_started_again_later() {
-        for breach in ["hello\n", "register|ready\nlookup-result|1|found\n", ""] {
-            let (mut programs, mut ends, now) =
-                (UserPrograms::default(), Ends::default(), Instant::now());
-            programs.ask(parked(1), now, &mut ends.start());
-            ends.say(breach);
-            if breach.is_empty() {
-                ends.0.clear();
-            }
-            programs.talk(now);
-            let all = programs.answered();
-            assert!(matches!(all.as_slice(), [(_, Err(_))]), "{breach}");
-            assert_eq!(programs.left(), [1]);
-            programs.ask(parked(2), now, &mut ends.start());
-            assert!(matches!(programs.answered().as_slice(), [(_, Err(_))]));
-            let later = now + Duration::from_secs(2);
-            programs.ask(parked(3), later, &mut ends.start());
-            assert!(programs.answered().is_empty());
-        }
-    }
-
-    #[test]
-    fn nobody_waits_for_ever() {
-        let (mut programs, mut ends, now) =
-            (UserPrograms::default(), Ends::default(), Instant::now());
-        programs.ask(parked(1), now, &mut ends.start());
-        assert_eq!(programs.deadline(), Some(now + PATIENCE));
-        programs.talk(now + PATIENCE);
-        assert!(matches!(programs.answered().as_slice(), [(_, Err(_))]));
-        for id in 0..=MOST_PARKED {
-            programs.ask(parked(id as u32), now, &mut ends.start());
-        }
-        assert_eq!(programs.answered().len(), 1);
-        programs.close();
-        assert_eq!(programs.answered().len(), MOST_PARKED);
-        assert_eq!(programs.fds().count(), 0);
-    }
-}
+mod tests;
