@@ -333,11 +333,15 @@ impl Parent {
                 }
             }
             Request::UpdateTable { table } => {
-                let source = self.in_use.config.tables.get(table.as_str());
-                if let Some(TableSource::File(_)) = source {
-                    self.chores.update(&table);
-                    // Deliveries asked for after it know of it, unless there is to be a rest.
-                    self.read_again(Instant::now());
+                // Deliveries asked for after it know of it, unless there is to be a rest.
+                let now = Instant::now();
+                match self.in_use.config.tables.get(table.as_str()) {
+                    Some(TableSource::File(_)) => {
+                        self.chores.update(&table);
+                        self.read_again(now);
+                    }
+                    Some(TableSource::Program(_)) => self.user_programs.update(&table, now),
+                    _ => {}
                 }
             }
             Request::Reload { id, extent } => self.chores.reload(id, extent),

@@ -68,7 +68,15 @@ struct Wire {
     heard: Instant,
     out: Vec<u8>,
     lines: Lines,
+    course: Course,
+}
+
+/// How far the conversation with a program has come.
+#[derive(Debug, Default)]
+struct Course {
     ready: bool,
+    /// Updates that it has not confirmed.
+    updates: u32,
 }
 
 /// Requests that may wait for one table.
@@ -95,13 +103,12 @@ impl UserPrograms {
             let why = Err("too many users are being looked for".to_owned());
             return self.answered.push((parked, why));
         }
-        self.next_id = self.next_id.wrapping_add(1);
-        let id = self.next_id;
+        let id = self.new_id();
         let table = parked.table.clone();
         let program = self.programs.entry(table.clone()).or_default();
         let asked = program
             .started(&table, now, start)
-            .map(|wire| wire.ask(&table, id, &parked.user));
+            .map(|wire| wire.say(&table, Operation::Lookup, id, &parked.user));
         match asked {
             Ok(()) => {
                 self.parked.insert(id, (parked, now + PATIENCE));
@@ -109,6 +116,23 @@ impl UserPrograms {
             }
             Err(why) => self.answered.push((parked, Err(why))),
         }
+    }
+
+    /// Has the program of a table read again what its answers are made of. One that does not run
+    /// does so when it starts.
+    pub fn update(&mut self, table: &str, now: Instant) {
+        let id = self.new_id();
+        let program = self.programs.get_mut(table);
+        if let Some(wire) = program.and_then(|program| program.wire.as_mut()) {
+            wire.course.updates = wire.course.updates.saturating_add(1);
+            wire.say(table, Operation::Update, id, "");
+            self.talk(now);
+        }
+    }
+
+    fn new_id(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
     }
 
     /// What a poll has to wait for.
@@ -130,11 +154,11 @@ impl UserPrograms {
                 .filter(|(parked, until)| parked.table == *table && *until <= now)
                 .map(|(_, until)| *until - PATIENCE);
             let talked = wire
-                .talk(now, &mut heard)
+                .talk(table, now, &mut heard)
                 .and_then(|()| wire.judge(now, overdue));
             if let Err(why) = talked {
                 let since = wire.since;
-                let wait = if wire.ready {
+                let wait = if wire.course.ready {
                     program.backoff.died_at_work(now.duration_since(since))
                 } else {
                     program.backoff.died(now.duration_since(since))
@@ -161,7 +185,7 @@ impl UserPrograms {
     /// When somebody has waited for long enough, or a program should be ready.
     pub fn deadline(&self) -> Option<Instant> {
         let wires = self.programs.values().filter_map(|one| one.wire.as_ref());
-        let starting = wires.filter(|wire| !wire.ready);
+        let starting = wires.filter(|wire| !wire.course.ready);
         let waiting = self.parked.values().map(|(_, until)| *until);
         waiting
             .chain(starting.map(|wire| wire.since + PATIENCE))
@@ -241,7 +265,7 @@ impl Program {
                 heard: now,
                 out: program::greeting(&Line::sanitize(table.as_bytes())),
                 lines: Lines::default(),
-                ready: false,
+                course: Course::default(),
             });
         }
         self.wire.as_mut().ok_or_else(String::new)
@@ -249,14 +273,19 @@ impl Program {
 }
 
 impl Wire {
-    fn ask(&mut self, table: &str, id: u32, user: &str) {
+    fn say(&mut self, table: &str, how: Operation, id: u32, user: &str) {
         let stamp = program::stamp();
-        let line = program::request(&stamp, table, Operation::Lookup, "userinfo", id, user);
+        let line = program::request(&stamp, table, how, "userinfo", id, user);
         self.out.extend_from_slice(line.as_bytes());
     }
 
     /// Moves what can be moved; an error ends the program.
-    fn talk(&mut self, now: Instant, answers: &mut Vec<(u32, Told)>) -> Result<(), String> {
+    fn talk(
+        &mut self,
+        table: &str,
+        now: Instant,
+        answers: &mut Vec<(u32, Told)>,
+    ) -> Result<(), String> {
         let would_wait = |error: &io::Error| {
             matches!(
                 error.kind(),
@@ -279,10 +308,9 @@ impl Wire {
                 Ok(0) => return Err("exited".to_owned()),
                 Ok(count) => {
                     self.heard = now;
-                    let bytes = &chunk[..count];
-                    let ready = &mut self.ready;
+                    let (bytes, course) = (&chunk[..count], &mut self.course);
                     self.lines
-                        .push(bytes, &mut |line| hear(ready, line, answers))?;
+                        .push(bytes, &mut |line| course.hear(table, line, answers))?;
                 }
                 Err(error) if would_wait(&error) => return Ok(()),
                 Err(error) => return Err(format!("cannot be heard: {}", strerror(&error))),
@@ -297,7 +325,7 @@ impl Wire {
         now: Instant,
         mut overdue: impl Iterator<Item = Instant>,
     ) -> Result<(), String> {
-        if !self.ready && self.since + PATIENCE <= now {
+        if !self.course.ready && self.since + PATIENCE <= now {
             Err("did not get ready".to_owned())
         } else if overdue.any(|asked| self.heard <= asked) {
             Err("does not answer".to_owned())
@@ -307,25 +335,40 @@ impl Wire {
     }
 }
 
-fn hear(ready: &mut bool, line: &[u8], answers: &mut Vec<(u32, Told)>) -> Result<(), String> {
-    let line = std::str::from_utf8(line).map_err(|_| "said what is no text".to_owned())?;
-    if !*ready {
-        *ready = line == "register|ready";
-        return if line.starts_with("register|") {
-            Ok(())
-        } else {
-            Err("broke the handshake".to_owned())
+impl Course {
+    fn hear(
+        &mut self,
+        table: &str,
+        line: &[u8],
+        answers: &mut Vec<(u32, Told)>,
+    ) -> Result<(), String> {
+        let line = std::str::from_utf8(line).map_err(|_| "said what is no text".to_owned())?;
+        if !self.ready {
+            self.ready = line == "register|ready";
+            return if line.starts_with("register|") {
+                Ok(())
+            } else {
+                Err("broke the handshake".to_owned())
+            };
+        }
+        let unasked = || "answered what was not asked".to_owned();
+        let (how, id, answer) = program::answer(line)?;
+        let told = match (how, answer) {
+            (Operation::Lookup, Answer::Found(value)) => Ok(Some(value)),
+            (Operation::Lookup, Answer::NotFound) => Ok(None),
+            (Operation::Lookup, Answer::Error(text)) => Err(text),
+            (Operation::Update, answer) => {
+                self.updates = self.updates.checked_sub(1).ok_or_else(unasked)?;
+                if let Answer::Error(text) = answer {
+                    log::warn(format_args!("table-proc: {table} update failed: {text}"));
+                }
+                return Ok(());
+            }
+            _ => return Err(unasked()),
         };
+        answers.push((id, told));
+        Ok(())
     }
-    let (how, id, answer) = program::answer(line)?;
-    let told = match answer {
-        _ if how != Operation::Lookup => return Err("answered what was not asked".to_owned()),
-        Answer::Found(value) => Ok(Some(value)),
-        Answer::NotFound => Ok(None),
-        Answer::Error(text) => Err(text),
-    };
-    answers.push((id, told));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub enum Request {
         password: Secret,
     },
     /// `smtpctl update table`: the parent reads its own copies again, one of users and one for the
-    /// next engine.
+    /// next engine, and tells its own program.
     UpdateTable { table: Line },
     /// `smtpctl log verbose|brief`: the parent follows.
     SetVerbose(bool),

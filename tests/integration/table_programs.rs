@@ -151,6 +151,64 @@ fn recipient(dir: &Path) -> (String, u32) {
     (format!("{uid}:{gid}:{}", home.display()), uid)
 }
 
+const USERBASE: &str = "listen on 127.0.0.1 port $port\n\
+    table people proc:$dir/table:$dir/answers\n\
+    action \"in\" maildir userbase <people>\n\
+    match from any for domain e.org action \"in\"\n";
+
+/// It reads the file `answers` when it starts and when it is told to.
+const REMEMBERS: &str = r#"#!/bin/sh
+while read -r line; do [ "$line" = "config|ready" ] && break; done
+known=$(cat "$1")
+echo "register|userinfo"
+echo "register|ready"
+while IFS='|' read -r t version stamp name op service id key; do
+	if [ "$op" = update ]; then
+		known=$(cat "$1")
+		echo "update-result|$service|ok"
+		continue
+	fi
+	answer=not-found
+	while IFS='|' read -r s k a; do
+		[ "$s|$k" = "$service|$key" ] && answer=$a
+	done <<-end
+	$known
+	end
+	echo "$op-result|$id|$answer"
+done
+"#;
+
+// table(5), userbase: smtpctl update table renews both copies.
+#[test]
+fn an_update_reaches_the_parents_program_as_well() {
+    let mut daemon = Setup::new("").prepare();
+    let (user, _) = recipient(daemon.path());
+    let program = daemon.path().join("table");
+    fs::write(&program, REMEMBERS).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write(daemon.path(), &format!("userinfo|vera|found|{user}\n"));
+    daemon.configure(USERBASE);
+    daemon.start();
+    let mail = |count: usize| {
+        let new = daemon.path().join("home/Maildir/new");
+        wait_for("the mail", || {
+            fs::read_dir(&new).map_or(0, Iterator::count) == count
+        });
+    };
+    let mut client = daemon.hello();
+    client.mail("a@b.net", &["vera@e.org"], b"\none\n");
+    mail(1);
+    client.say("MAIL FROM:<a@b.net>", 250);
+    client.say("RCPT TO:<al@e.org>", 550);
+    client.say("RSET", 250);
+    let both = format!("userinfo|vera|found|{user}\nuserinfo|al|found|{user}\n");
+    write(daemon.path(), &both);
+    let updated = daemon.ctl(["update", "table", "people"]);
+    assert!(updated.status.success());
+    client.mail("a@b.net", &["al@e.org"], b"\ntwo\n");
+    mail(2);
+}
+
 // smtpd.conf(5), userbase: the users of a table, whom a program may know. The parent asks a program
 // of its own, for a .forward as for a delivery.
 #[test]
@@ -164,12 +222,7 @@ fn users_may_be_those_that_a_program_knows() {
              userinfo|sick|error|no route\n"
         ),
     );
-    daemon.configure(
-        "listen on 127.0.0.1 port $port\n\
-         table people proc:$dir/table:$dir/answers\n\
-         action \"in\" maildir userbase <people>\n\
-         match from any for domain e.org action \"in\"\n",
-    );
+    daemon.configure(USERBASE);
     daemon.start();
     let mut client = daemon.hello();
     client.mail("a@b.net", &["Vera@e.org"], b"\none\n");

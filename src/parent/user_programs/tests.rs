@@ -211,3 +211,25 @@ fn a_program_that_talks_without_end_leaves_others_their_turn() {
     assert!(turns > 1);
     assert_eq!(told(programs.answered()), [(request(1), Ok(None))]);
 }
+
+// smtpctl(8), update table: the parent's program reads again what its answers are made of.
+#[test]
+fn a_program_that_runs_is_told_of_an_update() {
+    let (mut programs, mut ends, now) = (UserPrograms::default(), Ends::default(), Instant::now());
+    programs.update("people", now);
+    programs.ask(parked(1), now, &mut ends.start());
+    programs.update("others", now);
+    programs.update("people", now);
+    programs.ask(parked(2), now, &mut ends.start());
+    let lines = ends.lines(7);
+    let ids: Vec<String> = [&lines[4], &lines[6]].map(|line| id_of(line)).into();
+    assert!(lines[5].contains("|people|update|"), "{lines:?}");
+    ends.say("register|ready\nupdate-result|1|error|no\n");
+    ends.say(&format!("lookup-result|{}|not-found\n", ids[1]));
+    programs.talk(now);
+    assert_eq!(told(programs.answered()), [(request(2), Ok(None))]);
+    // It was told once.
+    ends.say("update-result|1|ok\n");
+    programs.talk(now);
+    assert_eq!(programs.left(), [1]);
+}
