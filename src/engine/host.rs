@@ -15,7 +15,7 @@ use crate::explain::explain;
 use crate::filter::{Figures, Filters};
 use crate::log::{self, stat};
 use crate::mail::{EvpId, Supposed};
-use crate::privsep::{Client, Extent};
+use crate::privsep::{Client, Extent, Setting};
 use crate::runner;
 use crate::table::Tables;
 
@@ -140,6 +140,7 @@ impl Host {
             "info: smtp {}",
             if pause { "paused" } else { "resumed" }
         ));
+        keep(&self.client, Setting::PauseSmtp, pause);
         Answer::Ok
     }
 
@@ -147,7 +148,7 @@ impl Host {
     fn verbose(&self, verbose: bool) -> Answer {
         log::set_trace(0);
         log::set_verbose(verbose);
-        match self.client.set_verbose(verbose) {
+        match self.client.set(Setting::Verbose, verbose) {
             Ok(()) => Answer::Ok,
             Err(error) => Answer::Fail(format!("parent: {error}")),
         }
@@ -162,7 +163,16 @@ impl Host {
 
     fn ask_runner(&self, conn: ConnId, ask: Ask) -> Option<Answer> {
         let (mailbox, ends) = (self.mailbox.clone(), self.certificates.clone());
-        let reply = move |answer| {
+        let client = self.client.clone();
+        let pause = match &ask {
+            Ask::Pause(Subsystem::Mda, on) => Some((Setting::PauseMda, *on)),
+            Ask::Pause(Subsystem::Mta, on) => Some((Setting::PauseMta, *on)),
+            _ => None,
+        };
+        let reply = move |answer: Answer| {
+            if let (Answer::Ok, Some((what, on))) = (&answer, pause) {
+                keep(&client, what, on);
+            }
             let answer = match answer {
                 Answer::Status { mda, mta, .. } => Answer::Status {
                     mda,
@@ -264,6 +274,13 @@ fn shown(figures: &Figures) -> String {
     let (phase, restarts) = (status.phase, status.restarts);
     let pid = status.pid.unwrap_or(0);
     format!("{name}|{phase}|{pid}|{restarts}|{requests}|{timeouts}|{half}|{most}|{nearly_all}")
+}
+
+/// The next engine starts with what was paused or resumed.
+fn keep(client: &Client, what: Setting, on: bool) {
+    if let Err(error) = client.set(what, on) {
+        log::warn(format_args!("parent: {error}"));
+    }
 }
 
 /// What may wait for the `admin` thread.

@@ -53,11 +53,11 @@ pub struct Options {
     pub log: Target,
     /// Words of `-T`, for the engine.
     pub traces: Vec<String>,
-    /// `-P mda`.
+    /// `-P mda`, and what smtpctl(8) has made of it.
     pub pause_mda: bool,
-    /// `-P mta`.
+    /// `-P mta`, the same.
     pub pause_mta: bool,
-    /// `-P smtp`.
+    /// `-P smtp`, the same.
     pub pause_smtp: bool,
     /// The key of `queue encryption`, where smtpd.conf does not hold it.
     pub queue_key: Option<Secret>,

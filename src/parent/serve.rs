@@ -346,7 +346,7 @@ impl Parent {
             }
             Request::Reload { id, extent } => self.chores.reload(id, extent),
             Request::Reloaded(used) => self.reloaded(used),
-            Request::SetVerbose(verbose) => log::set_verbose(verbose),
+            Request::Set { what, on } => self.set(what, on),
             Request::Ready => {
                 self.ever_ready = true;
                 if let Some(advice) = self.held.advice.take() {

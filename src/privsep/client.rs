@@ -21,7 +21,7 @@ use crate::util::{Line, Secret};
 use super::channel::Channel;
 use super::{
     Calls, Extent, Forward, Forwards, MdaJob, MdaResult, MdaTask, PasswordVerdict, Passwords,
-    Request,
+    Request, Setting,
 };
 
 pub use helper::PendingHelper;
@@ -77,7 +77,7 @@ impl Client {
             channel,
             sending: Mutex::new(()),
             patience,
-            verbose: Mutex::new(None),
+            settings: Mutex::default(),
             keys: Mutex::new(None),
             listeners: Mutex::default(),
             waiting: Mutex::new(Waiting {
@@ -130,11 +130,11 @@ impl Client {
         self.0.send(&Request::Reloaded(used), &[])
     }
 
-    /// Lets the parent follow `smtpctl log verbose|brief`. Waits for nobody, so that the event
+    /// Lets the parent follow what smtpctl(8) has switched. Waits for nobody, so that the event
     /// loop can call it: while somebody else sends, it is left to them.
-    pub fn set_verbose(&self, verbose: bool) -> io::Result<()> {
-        *lock(&self.0.verbose) = Some(verbose);
-        self.0.tell_verbose()
+    pub fn set(&self, what: Setting, on: bool) -> io::Result<()> {
+        lock(&self.0.settings).insert(what, on);
+        self.0.tell_settings()
     }
 }
 

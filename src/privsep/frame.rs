@@ -11,7 +11,7 @@ use crate::util::wire::{Wire, wire};
 
 use super::{
     Extent, ForwardFound, Helper, HomeState, MdaEnd, MdaJob, MdaRefusal, MdaTask, PasswordVerdict,
-    Reply, Request, Single,
+    Reply, Request, Setting, Single,
 };
 
 /// Longest frame between parent and engine, in bytes.
@@ -29,7 +29,7 @@ wire! {
     enum Request {
         1 = StartMda { id, job },
         2 = KillMda { id },
-        3 = SetVerbose(verbose),
+        3 = Set { what, on },
         4 = Ready,
         5 = Finished,
         7 = OpenForward { id, action, user },
@@ -80,6 +80,15 @@ wire! {
     enum Extent {
         0 = Certificates,
         1 = All,
+    }
+}
+
+wire! {
+    enum Setting {
+        1 = Verbose,
+        2 = PauseMda,
+        3 = PauseMta,
+        4 = PauseSmtp,
     }
 }
 

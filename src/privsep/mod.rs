@@ -28,7 +28,7 @@ pub use handover::Handover;
 pub use home::HomeState;
 pub use job::ChildJob;
 pub use reply::{ForwardFound, MdaEnd, MdaRefusal, PasswordVerdict, Reply};
-pub use request::{Extent, Helper, MdaJob, MdaTask, Request, Single};
+pub use request::{Extent, Helper, MdaJob, MdaTask, Request, Setting, Single};
 
 use crate::util::{Line, Secret};
 

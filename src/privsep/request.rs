@@ -52,8 +52,8 @@ pub enum Request {
     /// `smtpctl update table`: the parent reads its own copies again, one of users and one for the
     /// next engine, and tells its own program.
     UpdateTable { table: Line },
-    /// `smtpctl log verbose|brief`: the parent follows.
-    SetVerbose(bool),
+    /// `smtpctl log`, `pause` and `resume`: the parent follows, and so does the next engine.
+    Set { what: Setting, on: bool },
     /// Read and check the configuration afresh, or its certificates alone. Answered by `NewConfig`
     /// or `BadConfig`; whatever is answered, the old one is in use until `Reloaded`.
     Reload {
@@ -77,6 +77,19 @@ pub enum Extent {
     All,
     /// Certificates, keys and authorities.
     Certificates,
+}
+
+/// What smtpctl(8) switches on and off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    /// Lines at debug level.
+    Verbose,
+    /// No local delivery starts.
+    PauseMda,
+    /// No transfer to another host starts.
+    PauseMta,
+    /// Nothing is taken in.
+    PauseSmtp,
 }
 
 /// A program that the configuration names.

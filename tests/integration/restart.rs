@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::support::{Client, Instance, Setup, alive, field, files, wait_for};
+use crate::support::{Client, Instance, Setup, alive, field, files, text, wait_for};
 
 /// Kills per test; `SMTPD_TEST_KILLS=20` for the long run.
 fn rounds() -> usize {
@@ -132,6 +132,26 @@ fn killing_the_engine_loses_nothing() {
             .log()
             .contains("warn: lost child: engine terminated; signal 9")
     );
+}
+
+#[test]
+fn what_is_paused_and_resumed_is_so_for_the_next_engine() {
+    // smtpctl(8), pause and resume: until the daemon stops.
+    let daemon = Setup::maildir().arg("-Pmta").start();
+    for words in [["pause", "mda"], ["resume", "mta"], ["pause", "smtp"]] {
+        assert!(daemon.ctl(words).status.success());
+    }
+    let engine = daemon.engine_pid();
+    daemon.signal(engine, "KILL");
+    wait_for("the engine to end", || !alive(engine));
+    let mut status = String::new();
+    wait_for("the next one", || {
+        status = text(&daemon.ctl(["show", "status"]));
+        !status.is_empty()
+    });
+    assert_eq!(status, "MDA paused\nMTA running\nSMTP paused\n");
+    assert!(daemon.ctl(["resume", "mda"]).status.success());
+    assert_eq!(daemon.ctl(["resume", "mta"]).status.code(), Some(1));
 }
 
 #[test]

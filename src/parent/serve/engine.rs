@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::log::{self, Target};
 use crate::parent::link::Link;
-use crate::privsep::{Channel, Reply};
+use crate::privsep::{Channel, Reply, Setting};
 use crate::sys::errno::strerror;
 use crate::sys::open;
 use crate::sys::process::{self, Ended, Pid, Spawn};
@@ -123,6 +123,16 @@ impl Parent {
             link.send(&reply, fds)?;
         }
         Ok(())
+    }
+
+    /// For us, and for the next engine.
+    pub(super) fn set(&mut self, what: Setting, on: bool) {
+        match what {
+            Setting::Verbose => log::set_verbose(on),
+            Setting::PauseMda => self.options.pause_mda = on,
+            Setting::PauseMta => self.options.pause_mta = on,
+            Setting::PauseSmtp => self.options.pause_smtp = on,
+        }
     }
 
     /// Gives the engine a socket to the process that holds the keys.

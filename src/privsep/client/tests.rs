@@ -136,18 +136,21 @@ fn kill_names_the_delivery() {
 }
 
 #[test]
-fn verbosity_is_told_by_whoever_is_sending() {
+fn settings_are_told_by_whoever_is_sending() {
     // smtpctl(8), log verbose: it works however busy the wire is.
     let (parent, client, _events) = started();
-    client.set_verbose(true).unwrap();
-    assert_eq!(next(&parent).0, Request::SetVerbose(true));
+    let set = |what, on| Request::Set { what, on };
+    client.set(Setting::Verbose, true).unwrap();
+    assert_eq!(next(&parent).0, set(Setting::Verbose, true));
     let busy = client.0.sending.lock().unwrap();
-    client.set_verbose(true).unwrap();
-    client.set_verbose(false).unwrap();
+    client.set(Setting::PauseMta, true).unwrap();
+    client.set(Setting::Verbose, true).unwrap();
+    client.set(Setting::Verbose, false).unwrap();
     drop(busy);
     client.ready().unwrap();
     assert_eq!(next(&parent).0, Request::Ready);
-    assert_eq!(next(&parent).0, Request::SetVerbose(false));
+    assert_eq!(next(&parent).0, set(Setting::Verbose, false));
+    assert_eq!(next(&parent).0, set(Setting::PauseMta, true));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The socket to the parent: requests out in turn, answers handed to whoever waits for them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use crate::log::profile::{self, Profile, Timed};
 use crate::log::{self, Trace};
 use crate::privsep::channel::{Channel, Packet};
 use crate::privsep::{
-    Forward, ForwardFound, MdaEnd, MdaResult, PasswordVerdict, Reply, Request, handover,
+    Forward, ForwardFound, MdaEnd, MdaResult, PasswordVerdict, Reply, Request, Setting, handover,
 };
 use crate::sys::fdpass::Wait;
 use crate::util::{Line, Zeroize};
@@ -26,8 +26,8 @@ pub(super) struct Wire {
     pub(super) sending: Mutex<()>,
     /// How long a parent that reads nothing may keep whoever has something to say.
     pub(super) patience: Duration,
-    /// What the parent is still to be told of `smtpctl log`.
-    pub(super) verbose: Mutex<Option<bool>>,
+    /// What the parent is still to be told of what smtpctl(8) has switched.
+    pub(super) settings: Mutex<BTreeMap<Setting, bool>>,
     /// A socket to the process that holds private keys, until it is taken.
     pub(super) keys: Mutex<Option<OwnedFd>>,
     /// Those of a configuration that is still to come.
@@ -136,23 +136,23 @@ impl Wire {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(io::ErrorKind::TimedOut.into())
             }
-            sent => sent.and_then(|()| self.tell_verbose()),
+            sent => sent.and_then(|()| self.tell_settings()),
         }
     }
 
     /// Sends what is to be told, unless somebody is sending now: they look here when they are done.
-    pub(super) fn tell_verbose(&self) -> io::Result<()> {
-        while lock(&self.verbose).is_some() {
+    pub(super) fn tell_settings(&self) -> io::Result<()> {
+        while !lock(&self.settings).is_empty() {
             let Ok(turn) = self.sending.try_lock() else {
                 return Ok(());
             };
-            let Some(verbose) = lock(&self.verbose).take() else {
+            let Some((what, on)) = lock(&self.settings).pop_first() else {
                 return Ok(());
             };
-            match self.put(&Request::SetVerbose(verbose), &[], Wait::No) {
+            match self.put(&Request::Set { what, on }, &[], Wait::No) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // The wire is full: for whoever sends next, unless it has been said anew.
-                    lock(&self.verbose).get_or_insert(verbose);
+                    lock(&self.settings).entry(what).or_insert(on);
                     return Ok(());
                 }
                 sent => sent?,

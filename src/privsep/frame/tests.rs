@@ -65,7 +65,15 @@ impl Chance {
             1 => Request::KillMda {
                 id: self.next() as u32,
             },
-            2 => Request::SetVerbose(self.below(2) == 0),
+            2 => Request::Set {
+                what: match self.below(4) {
+                    0 => Setting::Verbose,
+                    1 => Setting::PauseMda,
+                    2 => Setting::PauseMta,
+                    _ => Setting::PauseSmtp,
+                },
+                on: self.below(2) == 0,
+            },
             3 => Request::Ready,
             4 => Request::OpenForward {
                 id: self.next() as u32,
