@@ -168,6 +168,11 @@ impl Keeper {
         }
     }
 
+    /// Whether a process is that one, or one of those that were retired.
+    pub fn is_ours(&self, pid: Pid) -> bool {
+        self.pid() == Some(pid) || self.retired.iter().any(|process| process.pid == pid)
+    }
+
     /// When it is to be started.
     pub fn deadline(&self) -> Option<Instant> {
         match self.process {

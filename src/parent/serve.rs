@@ -2,6 +2,7 @@
 
 mod engine;
 mod forwards;
+mod reap;
 mod reload;
 mod users;
 
@@ -16,7 +17,7 @@ use crate::privsep::{Helper, MdaJob, MdaRefusal, Reply, Request};
 use crate::sys::errno::strerror;
 use crate::sys::mounts::Mounts;
 use crate::sys::poll::{Interest, PollFd, poll};
-use crate::sys::process::{self, Ended, Pid};
+use crate::sys::process::{self, Pid};
 use crate::sys::signal::{Signal, Signals};
 use crate::util::{Line, Secret, sysexits};
 
@@ -485,47 +486,6 @@ impl Parent {
         }
     }
 
-    /// Waits for every child of ours that has ended. Nobody else's are touched.
-    fn reap(&mut self, now: Instant) {
-        if let Engine::Runs(Running { pid, .. }) = &self.engine
-            && let Some(how) = ended(*pid)
-        {
-            self.engine_ended(how, now);
-        }
-        for (pid, how) in ended_of(self.children.pids()) {
-            if let Some((asked, end)) = self.children.ended(pid, how) {
-                self.tell_who_asked(asked.engine, &Reply::MdaDone { id: asked.id, end });
-            }
-        }
-        for (pid, how) in ended_of(self.checks.pids()) {
-            if let Some((Asked { engine, id }, verdict)) = self.checks.ended(pid, how) {
-                self.tell_who_asked(engine, &Reply::Password { id, verdict });
-            }
-        }
-        self.reap_looks();
-        for (pid, how) in ended_of(self.helpers.pids()) {
-            if let Some((asked, end)) = self.helpers.ended(pid, how) {
-                self.tell_who_asked(asked.engine, &Reply::HelperEnded { id: asked.id, end });
-            }
-        }
-        for (pid, how) in ended_of(self.offline.pids()) {
-            self.offline.ended(pid, how, now);
-        }
-        for (_, how) in ended_of(self.held.keys.pid()) {
-            self.held.keys.ended(how, now);
-        }
-        let has_ended = |pid| ended(pid).is_some();
-        self.held.keys.reap_retired(now, has_ended);
-        self.purge.take_if(|pid| has_ended(*pid));
-    }
-
-    /// Answers the engine that asked; where another one runs by now, nobody.
-    fn tell_who_asked(&mut self, engine: u64, reply: &Reply) {
-        if engine == self.engine_number {
-            self.tell(reply);
-        }
-    }
-
     fn start_purge(&mut self, now: Instant) {
         self.next_purge = now + BETWEEN_PURGES;
         if self.purge.is_some() {
@@ -570,15 +530,4 @@ fn not_wanted(id: u32) -> Reply {
             text: Line::sanitize(b"the delivery is not wanted any more"),
         },
     }
-}
-
-/// Which of `pids` have ended, and how.
-fn ended_of(pids: impl IntoIterator<Item = Pid>) -> Vec<(Pid, Ended)> {
-    let pids = pids.into_iter();
-    pids.filter_map(|pid| Some((pid, ended(pid)?))).collect()
-}
-
-/// How `pid` ended, if it has. One that cannot be waited for is gone.
-fn ended(pid: Pid) -> Option<Ended> {
-    process::try_wait(pid).unwrap_or(Some(Ended::Exited(sysexits::OSERR)))
 }

@@ -142,6 +142,26 @@ pub fn try_wait(pid: Pid) -> io::Result<Option<Ended>> {
     }))
 }
 
+/// A child that has ended and is still to be waited for, whoever has started it. Only Linux can give
+/// away processes to one that is not init(8).
+#[cfg(target_os = "linux")]
+pub fn any_ended() -> Option<Pid> {
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: plain old data, for which zeros are a value.
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `found` is writable.
+    retry(|| cvt(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, how) })).ok()?;
+    // SAFETY: the call has said of which child it tells, or left the zero.
+    let pid = unsafe { found.si_pid() };
+    (pid > 0).then_some(Pid(pid))
+}
+
+/// Nobody gives us a process that we have not started.
+#[cfg(not(target_os = "linux"))]
+pub fn any_ended() -> Option<Pid> {
+    None
+}
+
 /// Ends `pid` at once, and its process group if it leads one. It must not have been waited for.
 pub fn kill(pid: Pid) {
     // SAFETY: plain numbers; the child is still ours, so neither is somebody else's.

@@ -1,9 +1,10 @@
 //! Commands that mean harm to the delivery that runs them, and what they find of ours.
 
-use std::fs;
+use std::fs::{self, File};
+use std::process::{Child, Command, Stdio};
 
 use crate::hostile::log_is_sound;
-use crate::support::{Instance, Setup, alive, wait_for};
+use crate::support::{Instance, Setup, alive, not_run, processes, root_only, wait_for};
 
 fn outcome(daemon: &Instance) -> String {
     let mut found = String::new();
@@ -50,6 +51,80 @@ fn a_descendant_that_keeps_the_pipes_open_delays_nothing() {
     let descendant = pid_in(&daemon, "pid");
     assert!(alive(descendant));
     daemon.signal(descendant, "KILL");
+    daemon.wait_empty();
+}
+
+/// Who has started a daemon that is process 1, as in a container; dropped, both are killed.
+struct First(Child);
+
+impl First {
+    fn start(daemon: &Instance) -> First {
+        let log = File::create(daemon.path().join("log")).unwrap();
+        let mut command = alone();
+        command.arg(daemon.program("smtpd").get_program());
+        command.args(["-d", "-R"]).arg(daemon.path());
+        let first = First(command.stdin(Stdio::null()).stderr(log).spawn().unwrap());
+        wait_for("the daemon to serve", || {
+            daemon.ctl(["show", "status"]).status.success()
+        });
+        first
+    }
+
+    fn pid(&self) -> u32 {
+        processes::children(self.0.id(), "smtpd")[0]
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        let inside = processes::children(self.0.id(), "");
+        inside.into_iter().for_each(|pid| {
+            processes::signal(pid, "KILL");
+        });
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs a command among no other processes.
+fn alone() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["-pf", "--mount-proc"]);
+    command
+}
+
+#[test]
+fn a_descendant_that_is_left_to_process_1_is_waited_for() {
+    // smtpd(8): it may be process 1 of a container.
+    let test = "hostile_deliveries::a_descendant_that_is_left_to_process_1_is_waited_for";
+    if !cfg!(target_os = "linux") || !root_only(test) {
+        return;
+    }
+    let can = alone().arg("true").stderr(Stdio::null()).status();
+    if !can.is_ok_and(|status| status.success()) {
+        return not_run(test, "needs a process namespace");
+    }
+    let config = "listen on 127.0.0.1 port $port\n\
+                  action \"in\" mda \"cat >/dev/null; sleep 600 & exit 0\" virtual $all\n\
+                  match from any for any action \"in\"\n";
+    let daemon = Setup::new(config).with_root().prepare();
+    let first = First::start(&daemon);
+    let pid = first.pid();
+    daemon.hello().mail("", &["b@example.org"], b"\nx\n");
+    assert_eq!(outcome(&daemon), "Ok stat=Delivered");
+    let mut orphan = None;
+    wait_for("the orphan", || {
+        let all = processes::all();
+        let is = |process: &&processes::Process| process.command.trim() == "sleep 600";
+        let found = all.iter().filter(|process| process.parent == pid).find(is);
+        orphan = found.map(|process| process.pid);
+        orphan.is_some()
+    });
+    let orphan = orphan.unwrap_or(0);
+    daemon.signal(orphan, "KILL");
+    wait_for("nothing to be left of it", || {
+        processes::find(orphan).is_none()
+    });
     daemon.wait_empty();
 }
 

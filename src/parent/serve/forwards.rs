@@ -9,8 +9,9 @@ use crate::privsep::{ForwardFound, Reply};
 use crate::sys::process::Pid;
 use crate::util::Line;
 
+use super::reap::ended_of;
 use super::reload::InUse;
-use super::{Parent, Stop, ended_of};
+use super::{Parent, Stop};
 
 impl Parent {
     pub(super) fn open_forward(&mut self, id: u32, action: &str, user: &str) {

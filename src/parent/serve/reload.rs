@@ -108,7 +108,7 @@ fn certificate_files(config: &Config) -> impl Iterator<Item = &Path> {
 pub struct Next {
     in_use: InUse,
     /// Its private keys, if they differ.
-    keys: Option<Keeper>,
+    pub(super) keys: Option<Keeper>,
     /// What listens then.
     listeners: Vec<Bound>,
 }
