@@ -38,14 +38,16 @@ const MOST: usize = 1024;
 
 /// How long a delivery may take: that of OpenSMTPD's alarm(3).
 pub const DELIVERY_TIME: Duration = Duration::from_secs(300);
-/// A child that was killed and is still there is killed again after this, and counts as one that
-/// does not end.
+/// A child that was killed and is still there is killed again after this.
 const AGAIN: Duration = Duration::from_secs(10);
+/// It counts as one that does not end after this: before the engine, which waits longer for what it
+/// has killed, asks for the user's next one.
+const STUCK: Duration = Duration::from_secs(5);
 
 impl Children {
     /// Whether another child may be started for `user`, who may have `share` at a time. A process
     /// that waits for a disk for ever cannot be killed: the engine has no time for it any more, but
-    /// the system still has it.
+    /// the system still has it. All such leave half of the places to users who have none.
     pub fn have_room(&self, user: &Line, share: usize, now: Instant) -> Result<(), MdaRefusal> {
         let refuse = |code, text: &str| {
             Err(MdaRefusal::Exit {
@@ -58,9 +60,11 @@ impl Children {
         }
         let is_stuck = |child: &&Child| {
             let since = child.killed.map(|when| now.saturating_duration_since(when));
-            child.user == *user && since.is_some_and(|time| time >= AGAIN)
+            since.is_some_and(|time| time >= STUCK)
         };
-        if self.running.values().filter(is_stuck).count() >= share.max(1) {
+        let stuck = || self.running.values().filter(is_stuck);
+        let own = stuck().filter(|child| child.user == *user).count();
+        if own >= share.max(1) || (own > 0 && stuck().count() >= MOST / 2) {
             let text = format!("earlier deliveries to {user} do not end");
             return refuse(sysexits::TEMPFAIL, &text);
         }
@@ -199,7 +203,8 @@ mod tests {
             Ok(()),
             "they may end yet"
         );
-        let refused = children.have_room(&bob, 7, late + AGAIN);
+        // The engine waits longer than this before it takes it that they do not.
+        let refused = children.have_room(&bob, 7, late + STUCK);
         let text = Line::sanitize(b"earlier deliveries to bob do not end");
         assert_eq!(refused, Err(MdaRefusal::Exit { code: 75, text }));
         assert_eq!(children.have_room(&eve, 7, late + AGAIN), Ok(()));
@@ -216,6 +221,23 @@ mod tests {
         assert_eq!(children.unwanted(delivery(1, 21), late), None);
         assert!(children.have_room(&bob, 7, late + AGAIN).is_err());
         assert!(children.have_room(&eve, 0, late + AGAIN).is_ok());
+    }
+
+    #[test]
+    fn children_that_do_not_end_leave_half_of_the_places_to_others() {
+        let (mut children, now) = (Children::default(), Instant::now());
+        let user = |number: usize| Line::sanitize(format!("u{number}").as_bytes());
+        for number in 0..MOST / 2 {
+            let id = number as u32;
+            let pid = Pid::fake(10 + number as i32);
+            children.started(pid, delivery(1, id), user(number), now);
+            assert!(children.unwanted(delivery(1, id), now).is_some());
+        }
+        let late = now + STUCK;
+        assert!(children.have_room(&user(0), 7, late).is_err());
+        assert_eq!(children.have_room(&user(MOST), 7, late), Ok(()));
+        children.ended(Pid::fake(11), Ended::Signaled(SIGKILL));
+        assert_eq!(children.have_room(&user(0), 7, late), Ok(()));
     }
 
     #[test]

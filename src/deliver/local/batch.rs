@@ -33,7 +33,7 @@ const ROUND_TIME: Duration = Duration::from_secs(30);
 /// When a round has not ended by then the child is killed.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(230);
 
-/// How long a child that has closed its output may take to be reported.
+/// How long a child that has closed its output, or was killed, may take to be reported.
 const END_WAIT: Duration = Duration::from_secs(10);
 
 const TICK: Duration = Duration::from_millis(500);
@@ -339,6 +339,8 @@ impl Exchange<'_> {
             }
             End::Timeout => {
                 self.child.pending.kill();
+                // Its place is not another's before it is known whether it can be killed.
+                let _ = self.child.pending.try_wait(END_WAIT);
                 (State::Gone, Some(Settled::temporary(TIMED_OUT)))
             }
         };
