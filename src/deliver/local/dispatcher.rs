@@ -7,8 +7,9 @@
 //! the memory a flooded user costs.
 //!
 //! Who shares a session waits for all that is in it. So what has failed before travels alone, and
-//! one that takes long keeps nothing else of its group waiting for another session. Nor does a
-//! recipient for whom an LMTP server takes long get all sessions: what else comes for him waits.
+//! a session that takes long keeps nothing else of its group waiting for another one. Nor does a
+//! recipient whose LMTP server or maildir takes long get all sessions: what else comes for him
+//! waits. And what has failed before leaves half of its group's sessions to what is new.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -96,22 +97,38 @@ struct Running {
     group: u64,
     mode: Mode,
     since: Instant,
+    /// It is slow, or what it carries has failed before.
+    is_doubtful: bool,
     /// Envelopes without an outcome, and whom they are for.
     left: Vec<(EvpId, MailAddr)>,
 }
 
 struct Group {
     key: Key,
-    waiting: VecDeque<(Mode, Envelope)>,
+    /// What is tried for the first time.
+    fresh: VecDeque<(Mode, Envelope)>,
+    /// What has failed before.
+    again: VecDeque<(Mode, Envelope)>,
+    /// Whether what has failed had the last turn.
+    again_was_last: bool,
     sessions: usize,
-    /// Those of them that are not slow.
-    young: usize,
+    /// Those of them that are slow, or carry what has failed before.
+    doubtful: usize,
+    /// Whom the sessions that can be shared are at work for.
+    busy: HashMap<MailAddr, Busy>,
     in_ring: bool,
     on_hold: bool,
     /// Envelopes the runner was told to hold and not yet asked for.
     held: usize,
     /// Envelopes it was asked for that have not come yet.
     expected: usize,
+}
+
+/// How many envelopes for a recipient are in sessions, and in slow ones.
+#[derive(Default)]
+struct Busy {
+    all: usize,
+    slow: usize,
 }
 
 impl Dispatcher {
@@ -139,12 +156,15 @@ impl Dispatcher {
             return Offer::Hold(HoldKey(id));
         };
         group.expected = group.expected.saturating_sub(1);
-        if group.on_hold || group.waiting.len() >= marks.high {
+        if group.on_hold || group.waiting() >= marks.high {
             group.on_hold = true;
             group.held = group.held.saturating_add(1);
             return Offer::Hold(HoldKey(id));
         }
-        group.waiting.push_back((mode, envelope));
+        match has_failed(&envelope) {
+            true => group.again.push_back((mode, envelope)),
+            false => group.fresh.push_back((mode, envelope)),
+        }
         stat::MDA_ENVELOPE.inc();
         stat::MDA_PENDING.inc();
         self.enqueue(id);
@@ -177,12 +197,9 @@ impl Dispatcher {
             if !group.may_start(&self.limits) {
                 continue;
             }
-            let busy = busy(&self.sessions, id, self.first_young);
-            let Some(session) = group.take(id, &busy) else {
+            let Some(session) = group.take(id, &self.limits) else {
                 continue;
             };
-            group.sessions += 1;
-            group.young += 1;
             if let Some(release) = group.release(id, &Marks::of(&self.limits, session.mode)) {
                 self.ask_for(release);
             }
@@ -203,10 +220,8 @@ impl Dispatcher {
         let mut young = self.sessions.range(self.first_young..);
         young.any(|(_, session)| {
             let group = self.groups.get(&session.group);
-            matches!(
-                group.and_then(|g| g.waiting.front()),
-                Some((Mode::Shared, _))
-            )
+            let next = group.and_then(|group| group.fresh.front());
+            !session.is_doubtful && matches!(next, Some((Mode::Shared, _)))
         })
     }
 
@@ -217,12 +232,14 @@ impl Dispatcher {
         stat::MDA_RUNNING.dec();
         let session = self.sessions.get_mut(&name)?;
         let id = session.group;
-        session.left.retain(|(left, _)| *left != envelope);
+        let at = session
+            .left
+            .iter()
+            .position(|(left, _)| *left == envelope)?;
+        let (_, recipient) = session.left.swap_remove(at);
         let is_over = session.left.is_empty();
-        if is_over && let Some(group) = self.groups.get_mut(&id) {
-            group.sessions = group.sessions.saturating_sub(1);
-            let was_young = usize::from(name >= self.first_young);
-            group.young = group.young.saturating_sub(was_young);
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.is_done(session, &recipient, name < self.first_young);
         }
         if is_over {
             self.sessions.remove(&name);
@@ -272,13 +289,13 @@ impl Dispatcher {
 
     /// Lets groups go on whose sessions have become slow.
     fn find_slow(&mut self, now: Instant) {
-        while let Some((name, session)) = self.sessions.range(self.first_young..).next()
+        while let Some((name, session)) = self.sessions.range_mut(self.first_young..).next()
             && now.saturating_duration_since(session.since) >= SLOW
         {
             let id = session.group;
             self.first_young = name + 1;
             if let Some(group) = self.groups.get_mut(&id) {
-                group.young = group.young.saturating_sub(1);
+                group.has_become_slow(session);
             }
             self.enqueue(id);
         }
@@ -297,8 +314,12 @@ impl Dispatcher {
             group,
             mode: session.mode,
             since: now,
+            is_doubtful: session.envelopes.iter().any(has_failed),
             left,
         };
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.has_begun(&running);
+        }
         self.sessions.insert(name, running);
         stat::MDA_PENDING.add(-count);
         stat::MDA_RUNNING.add(count);
@@ -309,7 +330,7 @@ impl Dispatcher {
         let Some(group) = self.groups.get(&id) else {
             return;
         };
-        if group.sessions > 0 || !group.waiting.is_empty() {
+        if group.sessions > 0 || group.waiting() > 0 {
             return;
         }
         let held = group.held;
@@ -340,29 +361,30 @@ fn has_failed(envelope: &Envelope) -> bool {
     envelope.retry > 0
 }
 
-/// Whom the sessions of a group are at work for by LMTP, and whether one of these is slow.
-fn busy(
-    sessions: &BTreeMap<u64, Running>,
-    group: u64,
-    first_young: u64,
-) -> HashMap<&MailAddr, bool> {
-    let mut busy = HashMap::new();
-    let is_of_it = |session: &Running| session.group == group && session.mode == Mode::Lmtp;
-    for (name, session) in sessions.iter().filter(|(_, session)| is_of_it(session)) {
-        for (_, recipient) in &session.left {
-            *busy.entry(recipient).or_default() |= *name < first_young;
-        }
+/// Of a group's sessions, those that are slow or carry what has failed before are no more than
+/// these when another envelope that has failed is tried.
+fn most_doubtful(limits: &MdaLimits) -> usize {
+    (limits.max_session_per_user / 2).max(1)
+}
+
+impl Running {
+    /// Whom it is at work for, if it can be shared.
+    fn shared(&self) -> impl Iterator<Item = &MailAddr> {
+        let left = self.left.iter().filter(|_| self.mode.is_shared());
+        left.map(|(_, recipient)| recipient)
     }
-    busy
 }
 
 impl Group {
     fn new(key: Key) -> Group {
         Group {
             key,
-            waiting: VecDeque::new(),
+            fresh: VecDeque::new(),
+            again: VecDeque::new(),
+            again_was_last: false,
             sessions: 0,
-            young: 0,
+            doubtful: 0,
+            busy: HashMap::new(),
             in_ring: false,
             on_hold: false,
             held: 0,
@@ -370,41 +392,40 @@ impl Group {
         }
     }
 
-    fn may_start(&self, limits: &MdaLimits) -> bool {
-        let enough = match self.waiting.front() {
-            None => return false,
-            Some((Mode::Shared, first)) if !has_failed(first) => {
-                SHARE_THRESHOLD.saturating_mul(self.young)
-            }
-            Some(_) => 1,
-        };
-        self.sessions < limits.max_session_per_user && self.waiting.len() >= enough
+    fn waiting(&self) -> usize {
+        self.fresh.len() + self.again.len()
     }
 
-    /// The envelopes of the next session, in the order they came. Who is waited for, or has failed
-    /// before, gets no second one.
-    fn take(&mut self, gid: u64, busy: &HashMap<&MailAddr, bool>) -> Option<Session> {
-        let may_go = |envelope: &Envelope| match busy.get(&&envelope.dest) {
-            Some(is_slow) => !is_slow && !has_failed(envelope),
-            None => true,
+    /// How many new envelopes have to wait for a session to start.
+    fn enough(&self, mode: Mode) -> usize {
+        match mode {
+            Mode::Shared => SHARE_THRESHOLD.saturating_mul(self.sessions - self.doubtful),
+            Mode::Alone | Mode::Lmtp => 1,
+        }
+    }
+
+    fn may_try_again(&self, limits: &MdaLimits) -> bool {
+        !self.again.is_empty() && self.doubtful < most_doubtful(limits)
+    }
+
+    fn may_start(&self, limits: &MdaLimits) -> bool {
+        let first = self.fresh.front();
+        let is_enough = first.is_some_and(|(mode, _)| self.fresh.len() >= self.enough(*mode));
+        self.sessions < limits.max_session_per_user && (is_enough || self.may_try_again(limits))
+    }
+
+    /// The next session. What is new and what has failed take turns.
+    fn take(&mut self, gid: u64, limits: &MdaLimits) -> Option<Session> {
+        let first = match self.again_was_last {
+            true => self.take_fresh(),
+            false => self.take_again(limits),
         };
-        let mut waiting = self.waiting.iter();
-        let at = waiting.position(|(_, envelope)| may_go(envelope))?;
-        let (mode, first) = self.waiting.remove(at)?;
-        let action = first.action.clone();
-        let shares = mode.is_shared() && !has_failed(&first);
-        let joining = self
-            .waiting
-            .iter()
-            .skip(at)
-            .take(if shares { SESSION_MAX - 1 } else { 0 })
-            .take_while(|(next_mode, next)| {
-                let alike = *next_mode == mode && next.action == action;
-                alike && !has_failed(next) && may_go(next)
-            })
-            .count();
-        let mut envelopes = vec![first];
-        envelopes.extend(self.waiting.drain(at..at + joining).map(|(_, next)| next));
+        let (mode, envelopes) = match first {
+            None if self.again_was_last => self.take_again(limits),
+            None => self.take_fresh(),
+            found => found,
+        }?;
+        self.again_was_last = envelopes.iter().any(has_failed);
         Some(Session {
             gid,
             mode,
@@ -412,8 +433,80 @@ impl Group {
         })
     }
 
+    /// One that has failed before, for whose recipient no session is at work.
+    fn take_again(&mut self, limits: &MdaLimits) -> Option<(Mode, Vec<Envelope>)> {
+        if !self.may_try_again(limits) {
+            return None;
+        }
+        let busy = &self.busy;
+        let may_go = |(mode, next): &(Mode, Envelope)| {
+            *mode == Mode::Alone || !busy.contains_key(&next.dest)
+        };
+        let at = self.again.iter().position(may_go)?;
+        let (mode, envelope) = self.again.remove(at)?;
+        Some((mode, vec![envelope]))
+    }
+
+    /// New ones in the order they came, without those whose recipients are waited for.
+    fn take_fresh(&mut self) -> Option<(Mode, Vec<Envelope>)> {
+        let busy = &self.busy;
+        let may_go = |(mode, next): &(Mode, Envelope)| {
+            *mode == Mode::Alone || busy.get(&next.dest).is_none_or(|busy| busy.slow == 0)
+        };
+        let at = self.fresh.iter().position(may_go)?;
+        let (mode, _) = self.fresh.get(at)?;
+        if self.fresh.len() - at < self.enough(*mode) {
+            return None;
+        }
+        let (mode, first) = self.fresh.remove(at)?;
+        let joining = self
+            .fresh
+            .iter()
+            .skip(at)
+            .take(if mode.is_shared() { SESSION_MAX - 1 } else { 0 })
+            .take_while(|next| next.0 == mode && next.1.action == first.action && may_go(next))
+            .count();
+        let mut envelopes = vec![first];
+        envelopes.extend(self.fresh.drain(at..at + joining).map(|(_, next)| next));
+        Some((mode, envelopes))
+    }
+
+    fn has_begun(&mut self, session: &Running) {
+        self.sessions += 1;
+        self.doubtful += usize::from(session.is_doubtful);
+        for recipient in session.shared() {
+            self.busy.entry(recipient.clone()).or_default().all += 1;
+        }
+    }
+
+    fn has_become_slow(&mut self, session: &mut Running) {
+        self.doubtful += usize::from(!session.is_doubtful);
+        session.is_doubtful = true;
+        for recipient in session.shared() {
+            self.busy.entry(recipient.clone()).or_default().slow += 1;
+        }
+    }
+
+    /// The outcome of one of the session's envelopes, which was for `recipient`, is known.
+    fn is_done(&mut self, session: &Running, recipient: &MailAddr, is_slow: bool) {
+        if session.left.is_empty() {
+            self.sessions = self.sessions.saturating_sub(1);
+            let doubtful = usize::from(session.is_doubtful);
+            self.doubtful = self.doubtful.saturating_sub(doubtful);
+        }
+        if session.mode.is_shared()
+            && let Some(busy) = self.busy.get_mut(recipient)
+        {
+            busy.all = busy.all.saturating_sub(1);
+            busy.slow = busy.slow.saturating_sub(usize::from(is_slow));
+            if busy.all == 0 {
+                self.busy.remove(recipient);
+            }
+        }
+    }
+
     fn release(&mut self, id: u64, marks: &Marks) -> Option<Release> {
-        if self.waiting.len() + self.expected > marks.low {
+        if self.waiting() + self.expected > marks.low {
             return None;
         }
         self.on_hold = false;

@@ -8,21 +8,7 @@ fn limits() -> MdaLimits {
 }
 
 fn offer(dispatcher: &mut Dispatcher, number: u32, user: &str, mode: Mode) -> Offer {
-    offer_again(dispatcher, number, user, mode, 0)
-}
-
-/// Offers an envelope that has failed so often.
-fn offer_again(
-    dispatcher: &mut Dispatcher,
-    number: u32,
-    user: &str,
-    mode: Mode,
-    retry: u16,
-) -> Offer {
-    let envelope = Envelope {
-        retry,
-        ..envelope(number, user)
-    };
+    let envelope = envelope(number, user);
     let key = group_key(&envelope, None);
     dispatcher.offer(envelope, key, mode)
 }
@@ -146,7 +132,7 @@ fn a_flooded_user_is_held_at_the_high_mark_and_released_at_the_low_one() {
             let waiting = dispatcher
                 .groups
                 .values()
-                .map(|g| g.waiting.len())
+                .map(|g| g.waiting())
                 .sum::<usize>();
             released.push((release.count, waiting));
             for _ in 0..release.count.min(held) {
@@ -290,31 +276,116 @@ fn a_recipient_for_whom_an_lmtp_server_takes_long_holds_up_no_other() {
     assert_eq!(numbers(&drain(&mut dispatcher)), [[8, 9]]);
 }
 
+/// Offers an envelope for a maildir of the user vmail that has failed so often.
+fn offer_virtual(dispatcher: &mut Dispatcher, number: u32, to: &str, retry: u16) {
+    let envelope = Envelope {
+        retry,
+        ..envelope(number, to)
+    };
+    dispatcher.offer(envelope, (Line::default(), None), Mode::Shared);
+}
+
 #[test]
 fn a_maildir_that_hangs_holds_up_no_other_of_its_user() {
     // smtpd.conf(5), action: user; many virtual maildirs may belong to one user.
     let mut dispatcher = Dispatcher::new(limits(), 1);
     let seconds = Duration::from_secs;
-    offer(&mut dispatcher, 1, "vmail", Mode::Shared);
+    offer_virtual(&mut dispatcher, 1, "hung", 0);
     assert_eq!(numbers(&drain(&mut dispatcher)), [[1]]);
     assert!(!dispatcher.is_waiting());
-    offer(&mut dispatcher, 2, "vmail", Mode::Shared);
-    offer(&mut dispatcher, 3, "vmail", Mode::Shared);
+    offer_virtual(&mut dispatcher, 2, "bob", 0);
+    offer_virtual(&mut dispatcher, 3, "eve", 0);
     assert!(drain_after(&mut dispatcher, seconds(4)).is_empty());
     assert!(dispatcher.is_waiting());
     let second = drain_after(&mut dispatcher, seconds(5));
     assert_eq!(numbers(&second), [[2, 3]]);
     // The one that hangs does not count; the new one has its time.
-    offer(&mut dispatcher, 4, "vmail", Mode::Shared);
+    offer_virtual(&mut dispatcher, 4, "bob", 0);
     assert!(drain_after(&mut dispatcher, seconds(9)).is_empty());
     for envelope in &second[0].envelopes {
         dispatcher.finished(envelope.id);
     }
     assert_eq!(numbers(&drain_after(&mut dispatcher, seconds(9))), [[4]]);
     for number in [1, 4] {
-        dispatcher.finished(envelope(number, "vmail").id);
+        dispatcher.finished(envelope(number, "any").id);
     }
     assert!(dispatcher.groups.is_empty() && dispatcher.sessions.is_empty());
+}
+
+#[test]
+fn a_maildir_that_hangs_has_one_session() {
+    // smtpd.conf(5), mda limit: max-session-per-user is for all maildirs of vmail.
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for number in 1..=9 {
+        offer_virtual(&mut dispatcher, number, "hung", 1);
+    }
+    offer_virtual(&mut dispatcher, 10, "bob", 0);
+    // What is new does not wait for what is tried again, slow or not.
+    assert_eq!(numbers(&drain(&mut dispatcher)), [[1], [10]]);
+    dispatcher.finished(envelope(10, "any").id);
+    for (number, seconds) in [(11, 5), (12, 10), (13, 15)] {
+        offer_virtual(&mut dispatcher, number, "hung", 0);
+        let later = Duration::from_secs(seconds);
+        assert!(drain_after(&mut dispatcher, later).is_empty());
+    }
+    offer_virtual(&mut dispatcher, 14, "bob", 0);
+    let later = |dispatcher: &mut Dispatcher| drain_after(dispatcher, Duration::from_secs(20));
+    assert_eq!(numbers(&later(&mut dispatcher)), [[14]]);
+    dispatcher.finished(envelope(14, "any").id);
+    dispatcher.finished(envelope(1, "any").id);
+    let last = later(&mut dispatcher);
+    assert_eq!(numbers(&last), [vec![2], vec![11, 12, 13]]);
+    for number in [2, 11, 12, 13, 3, 4, 5, 6, 7, 8, 9] {
+        dispatcher.finished(envelope(number, "any").id);
+        later(&mut dispatcher);
+    }
+    assert!(dispatcher.groups.is_empty() && dispatcher.sessions.is_empty());
+}
+
+#[test]
+fn what_has_failed_leaves_half_of_the_sessions_to_what_is_new() {
+    // smtpd.conf(5), mda limit: max-session-per-user.
+    for mode in [Mode::Alone, Mode::Shared, Mode::Lmtp] {
+        for (most, expected) in [(7, 3), (2, 1), (1, 1)] {
+            let limits = MdaLimits {
+                max_session_per_user: most,
+                ..limits()
+            };
+            let mut dispatcher = Dispatcher::new(limits, 1);
+            let offer = |dispatcher: &mut Dispatcher, number, retry| {
+                let envelope = Envelope {
+                    retry,
+                    ..envelope(number, &format!("u{number}"))
+                };
+                dispatcher.offer(envelope, (Line::default(), None), mode);
+            };
+            for number in 1..=9 {
+                offer(&mut dispatcher, number, 1);
+            }
+            let started = drain(&mut dispatcher);
+            assert_eq!(started.len(), expected, "{mode:?}, {most}");
+            offer(&mut dispatcher, 10, 0);
+            dispatcher.finished(started[0].envelopes[0].id);
+            let next = numbers(&drain(&mut dispatcher));
+            assert_eq!(next[0], [10], "it is their turn");
+            assert_eq!(next.len(), most.min(2));
+        }
+    }
+}
+
+#[test]
+fn slow_sessions_are_of_the_half_that_is_left_to_what_has_failed() {
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    for number in 1..=3 {
+        offer_lmtp(&mut dispatcher, number, &format!("u{number}"), 0);
+        assert_eq!(drain(&mut dispatcher).len(), 1);
+    }
+    offer_lmtp(&mut dispatcher, 4, "bob", 1);
+    assert!(drain_after(&mut dispatcher, SLOW).is_empty());
+    offer_lmtp(&mut dispatcher, 5, "eve", 0);
+    assert_eq!(numbers(&drain_after(&mut dispatcher, SLOW)), [[5]]);
+    dispatcher.finished(envelope(1, "any").id);
+    assert_eq!(numbers(&drain_after(&mut dispatcher, SLOW)), [[4]]);
 }
 
 /// Offers an envelope for a recipient of an LMTP server that has failed so often.
@@ -330,7 +401,7 @@ fn offer_lmtp(dispatcher: &mut Dispatcher, number: u32, user: &str, retry: u16) 
 fn what_has_failed_before_shares_with_nobody() {
     // smtpd.conf(5), lmtp: who is tried again has a transaction to himself.
     const RETRIES: [u16; 6] = [0, 0, 1, 7, 0, 0];
-    const EXPECTED: [&[u32]; 4] = [&[1, 2], &[3], &[4], &[5, 6]];
+    const EXPECTED: [&[u32]; 3] = [&[3], &[1, 2, 5, 6], &[4]];
     let mut dispatcher = Dispatcher::new(limits(), 1);
     for (number, retry) in (1..).zip(RETRIES) {
         offer_lmtp(&mut dispatcher, number, &format!("u{number}"), retry);
@@ -338,16 +409,9 @@ fn what_has_failed_before_shares_with_nobody() {
     assert_eq!(numbers(&drain(&mut dispatcher)), EXPECTED);
     let mut dispatcher = Dispatcher::new(limits(), 1);
     for (number, retry) in (1..).zip(RETRIES) {
-        offer_again(&mut dispatcher, number, "bob", Mode::Shared, retry);
+        offer_virtual(&mut dispatcher, number, &format!("u{number}"), retry);
     }
-    let mut sessions = drain(&mut dispatcher);
-    // New mail waits for those that have just begun, and shares.
-    assert_eq!(sessions.len(), 3);
-    for envelope in sessions.iter().flat_map(|session| &session.envelopes) {
-        dispatcher.finished(envelope.id);
-    }
-    sessions.extend(drain(&mut dispatcher));
-    assert_eq!(numbers(&sessions), EXPECTED);
+    assert_eq!(numbers(&drain(&mut dispatcher)), EXPECTED);
 }
 
 #[test]
