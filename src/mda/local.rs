@@ -131,13 +131,12 @@ fn open(path: &Path, owner: &sys::user::User) -> Result<File, MdaError> {
         return Err(wrong("changed after open"));
     }
     if after.uid() != owner.uid {
-        if after.uid() == sys::user::effective_uid() && after.len() == 0 {
-            return Err(MdaError::new(
-                TEMPFAIL,
-                "the mailbox is being made".to_owned(),
-            ));
+        // One that another delivery is making, or was when it was killed, is ours and new.
+        let is_ours = after.uid() == sys::user::effective_uid();
+        if !is_ours || after.len() > 0 || after.mode() & 0o7777 != 0o600 {
+            return Err(wrong("wrong ownership"));
         }
-        return Err(wrong("wrong ownership"));
+        give(&file, owner).map_err(failed)?;
     }
     Ok(file)
 }
@@ -156,9 +155,13 @@ fn create(path: &Path, owner: &sys::user::User) -> io::Result<File> {
         .mode(0o600)
         .open(path)?;
     if sys::user::effective_uid() != owner.uid {
-        std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid))?;
+        give(&file, owner)?;
     }
     Ok(file)
+}
+
+fn give(file: &File, owner: &sys::user::User) -> io::Result<()> {
+    std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))
 }
 
 /// A held `/var/mail/U.lock`; removed with this value.
@@ -362,6 +365,32 @@ mod tests {
             );
         }
         assert_eq!(target.path().metadata().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_mailbox_that_was_not_given_to_its_user_is_given_later() {
+        // As a delivery leaves it that is killed when it has just made it.
+        if sys::user::effective_uid() != 0 {
+            eprintln!("NOT RUN: a_mailbox_that_was_not_given_…: only root gives files away");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("someone");
+        let owner = sys::user::User {
+            name: "someone".into(),
+            uid: 12345,
+            gid: 12345,
+            gecos: String::new(),
+            home: "/".into(),
+        };
+        std::fs::write(&path, "mail").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+        let refused = open(&path, &owner).unwrap_err();
+        assert!(refused.text.ends_with("wrong ownership"), "{refused:?}");
+        std::fs::write(&path, "").unwrap();
+        let file = open(&path, &owner).unwrap();
+        assert_eq!(file.metadata().unwrap().uid(), 12345);
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub struct Spawn<'a> {
 }
 
 /// A file that a child makes while it is who we are: empty, with mode 0600, and this user's. What is
-/// there by that name, be it a link, is left as it is.
+/// there by that name, be it a link, is left as it is; but one that a child has made and not given
+/// to its user, for it was killed in between, is given now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewFile {
     pub path: CString,
@@ -307,11 +308,41 @@ unsafe fn make(file: &NewFile) -> bool {
     unsafe {
         let fd = libc::open(file.path.as_ptr(), how, MODE);
         if fd == -1 {
-            return io::Error::last_os_error().raw_os_error() == Some(libc::EEXIST);
+            if io::Error::last_os_error().raw_os_error() != Some(libc::EEXIST) {
+                return false;
+            }
+            give(file);
+            return true;
         }
         let is_owned = libc::fchown(fd, file.uid, file.gid) == 0;
         libc::close(fd);
         is_owned
+    }
+}
+
+/// Gives a file that was made before to its user, if that was all that was left to do.
+///
+/// # Safety
+/// Only between fork(2) and execve(2), with all signals blocked.
+unsafe fn give(file: &NewFile) {
+    const HALF_MADE: libc::mode_t = libc::S_IFREG | 0o600;
+    // A fifo that somebody has put there must not hold us up.
+    let how = libc::O_WRONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    // SAFETY: the path is a C string; the descriptor is the one that was just made; stat is plain
+    // old data for which zero bytes are a value.
+    unsafe {
+        let fd = libc::open(file.path.as_ptr(), how);
+        if fd == -1 {
+            return;
+        }
+        let (mut found, we): (libc::stat, _) = (std::mem::zeroed(), libc::geteuid());
+        let is_known = libc::fstat(fd, &mut found) == 0;
+        let is_ours = found.st_uid == we && we != file.uid;
+        let is_new = found.st_mode == HALF_MADE && found.st_nlink == 1 && found.st_size == 0;
+        if is_known && is_ours && is_new {
+            libc::fchown(fd, file.uid, file.gid);
+        }
+        libc::close(fd);
     }
 }
 

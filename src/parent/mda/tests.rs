@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use crate::config::{Defaults, Sources, TableName};
@@ -393,6 +393,38 @@ fn a_mailbox_is_made_once_and_never_through_a_link() {
         let refused = mailbox(dir.path(), &owner(climber)).unwrap_err();
         assert!(matches!(refused, MdaRefusal::Exit { code: 75, .. }));
     }
+}
+
+#[test]
+fn a_mailbox_that_was_not_given_to_its_user_is_given_later() {
+    // As one whose process was killed between the two: the user can never write to it.
+    if user::effective_uid() != 0 {
+        eprintln!("NOT RUN: a_mailbox_that_was_not_given_…: only root gives files away");
+        return;
+    }
+    let (home, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let owner = User {
+        name: "someone".into(),
+        uid: 12345,
+        gid: 12345,
+        gecos: String::new(),
+        home: "/".into(),
+    };
+    let path = dir.path().join("someone");
+    let owner_of = |text: &str, mode| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let made = mailbox(dir.path(), &owner).unwrap();
+        assert_eq!(launched(home.path(), Some(made)).0, Ended::Exited(0));
+        std::fs::metadata(&path).unwrap().uid()
+    };
+    assert_eq!(owner_of("mail", 0o600), 0);
+    assert_eq!(owner_of("", 0o644), 0);
+    let second = dir.path().join("second");
+    std::fs::hard_link(&path, &second).unwrap();
+    assert_eq!(owner_of("", 0o600), 0);
+    std::fs::remove_file(second).unwrap();
+    assert_eq!(owner_of("", 0o600), 12345);
 }
 
 #[test]
