@@ -474,7 +474,9 @@ mod tests {
         let (ended, text) = run("/bin/sh", &["sh", "-c", script], &input);
         assert_eq!(ended, Ended::Exited(9));
         let lines: Vec<&str> = text.lines().filter(|l| !l.contains("sh:")).collect();
-        assert_eq!(lines, ["0027", "/", "blue", "three", "no"], "{text}");
+        // Shells differ in how many zeros they put in front.
+        assert_eq!(lines[0].trim_start_matches('0'), "27", "{text}");
+        assert_eq!(lines[1..], ["/", "blue", "three", "no"], "{text}");
     }
 
     #[test]

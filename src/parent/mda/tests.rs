@@ -433,5 +433,6 @@ fn a_delivery_has_the_mask_that_smtpd_was_started_with() {
     let home = tempfile::tempdir().unwrap();
     let (how, said) = launched(home.path(), None);
     assert_eq!(how, Ended::Exited(0));
-    assert!(said.ends_with("0027\n"), "{said}");
+    // Shells differ in how many zeros they put in front.
+    assert_eq!(said.lines().last().unwrap().trim_start_matches('0'), "27");
 }
