@@ -9,15 +9,32 @@ use super::errno::{cvt, retry};
 /// Tries to lock all of `file` against every other process that uses fcntl(2) or flock(2) locks;
 /// `false` when another holds it. Closing the file, or the end of the process, unlocks.
 pub fn try_exclusive(file: &File) -> io::Result<bool> {
-    exclusive(file, is_flock_apart)
+    exclusive(file, is_flock_apart, try_flock)
 }
 
-fn exclusive(file: &File, is_apart: impl FnOnce(&File) -> io::Result<bool>) -> io::Result<bool> {
+fn exclusive(
+    file: &File,
+    is_apart: impl FnOnce(&File) -> bool,
+    try_flock: impl Fn(&File) -> io::Result<bool>,
+) -> io::Result<bool> {
     if !try_fcntl(file)? {
         return Ok(false);
     }
-    // Where both are one kind of lock, it is our own first one that keeps us from the second.
-    Ok(try_flock(file)? || !is_apart(file)?)
+    if try_flock(file)? {
+        return Ok(true);
+    }
+    if is_apart(file) {
+        return Ok(false);
+    }
+    // Where the server makes one kind of both, it may be our own first lock that keeps us from the
+    // second. But some mounts keep locks of flock(2) to the host, and then another process has it:
+    // that shows without the first one.
+    unlock_fcntl(file)?;
+    if !try_flock(file)? {
+        return Ok(false);
+    }
+    unlock_flock(file)?;
+    try_fcntl(file)
 }
 
 /// Tries to lock all of `file` against every other process that uses flock(2) locks, and against
@@ -58,12 +75,13 @@ pub fn process_exists(pid: u32) -> bool {
 /// lock of fcntl(2) of it, under another owner's name, and the server lets only one of them have it.
 #[cfg(target_os = "linux")]
 #[allow(clippy::unnecessary_cast)] // The field's type differs between processors.
-fn is_flock_apart(file: &File) -> io::Result<bool> {
+fn is_flock_apart(file: &File) -> bool {
     // SAFETY: statfs is plain old data for which zero bytes are a value.
     let mut found: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open and `found` is writable for the length of the call.
-    retry(|| cvt(unsafe { libc::fstatfs(file.as_raw_fd(), &mut found) }))?;
-    Ok(!BOTH_ONE.contains(&(found.f_type as u32)))
+    let known = retry(|| cvt(unsafe { libc::fstatfs(file.as_raw_fd(), &mut found) }));
+    // Where that is not known, a lock that is refused is waited for.
+    known.is_err() || !BOTH_ONE.contains(&(found.f_type as u32))
 }
 
 /// statfs(2), `f_type`.
@@ -78,8 +96,13 @@ const BOTH_ONE: &[u32] = &[
 
 /// Only flock(2) is used here.
 #[cfg(not(target_os = "linux"))]
-fn is_flock_apart(_file: &File) -> io::Result<bool> {
-    Ok(true)
+fn is_flock_apart(_file: &File) -> bool {
+    true
+}
+
+fn unlock_flock(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open; flock(2) touches no memory.
+    retry(|| cvt(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) })).map(drop)
 }
 
 /// The BSDs keep flock and fcntl locks in one list, where a process that takes both waits for
@@ -90,16 +113,31 @@ fn try_fcntl(_file: &File) -> io::Result<bool> {
     Ok(true)
 }
 
+#[cfg(not(target_os = "linux"))]
+fn unlock_fcntl(_file: &File) -> io::Result<()> {
+    Ok(())
+}
+
 #[cfg(target_os = "linux")]
 fn try_fcntl(file: &File) -> io::Result<bool> {
+    taken(fcntl(file, libc::F_WRLCK))
+}
+
+#[cfg(target_os = "linux")]
+fn unlock_fcntl(file: &File) -> io::Result<()> {
+    fcntl(file, libc::F_UNLCK).map(drop)
+}
+
+#[cfg(target_os = "linux")]
+fn fcntl(file: &File, kind: libc::c_int) -> io::Result<libc::c_int> {
     // SAFETY: flock is plain old data for which zero bytes are a value: all of the file.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_type = kind as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
-    taken(retry(|| {
+    retry(|| {
         // SAFETY: the descriptor is open and `lock` is valid for the call.
         cvt(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &lock) })
-    }))
+    })
 }
 
 fn taken(result: io::Result<libc::c_int>) -> io::Result<bool> {
@@ -114,6 +152,8 @@ fn taken(result: io::Result<libc::c_int>) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -133,14 +173,36 @@ mod tests {
     #[test]
     fn a_lock_that_our_own_first_one_refuses_us_is_not_waited_for() {
         let path = tempfile::NamedTempFile::new().unwrap();
+        let file = File::options().append(true).open(path.path()).unwrap();
+        // As the server does it: what fcntl(2) has locked is refused to flock(2).
+        let calls = Cell::new(0);
+        let refused_once = |file: &File| {
+            calls.set(calls.get() + 1);
+            if calls.get() == 1 {
+                return Ok(false);
+            }
+            try_flock(file)
+        };
+        assert!(exclusive(&file, |_| false, refused_once).unwrap());
+        assert_eq!(calls.get(), 2);
+        // The second is given back: it would keep the server from giving us the first again.
+        let other = File::options().append(true).open(path.path()).unwrap();
+        assert!(try_flock(&other).unwrap());
+    }
+
+    // Such a file system may be mounted so that its locks of flock(2) are the host's own.
+    #[test]
+    fn a_lock_that_another_process_has_is_waited_for_on_every_file_system() {
+        let path = tempfile::NamedTempFile::new().unwrap();
         let open = || File::options().append(true).open(path.path()).unwrap();
-        // As the server does it: flock(2) is refused, fcntl(2) is not, for it is the process's.
         let (first, second) = (open(), open());
         assert!(try_flock(&first).unwrap());
-        assert!(!exclusive(&second, |_| Ok(true)).unwrap());
-        assert!(exclusive(&second, |_| Ok(false)).unwrap());
-        assert!(exclusive(&second, |_| Err(io::ErrorKind::Other.into())).is_err());
-        assert!(is_flock_apart(&second).unwrap());
+        for is_apart in [true, false] {
+            assert!(!exclusive(&second, |_| is_apart, try_flock).unwrap());
+        }
+        assert!(is_flock_apart(&second));
+        drop(first);
+        assert!(exclusive(&second, |_| false, try_flock).unwrap());
     }
 
     #[test]
