@@ -115,4 +115,8 @@ impl Stream for Wrapped {
     fn is_silent(&self) -> bool {
         self.0.below().is_silent()
     }
+
+    fn has_written_all(&self) -> bool {
+        self.0.has_written_all()
+    }
 }

@@ -281,16 +281,19 @@ impl Session {
     /// Writes all of it, and says whether that was one call. The server has so long for each part
     /// that it takes, and until `end` for all.
     fn write(&mut self, bytes: &[u8], within: Duration, end: Instant) -> Result<bool, Broken> {
-        let (mut taken, mut calls) = (0, 0);
+        let (mut taken, mut gone, mut calls) = (0, 0, 0);
         while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             match self.write_some(rest, within, end) {
                 Ok(n) => taken += n,
-                Err(error) => return Err(Broken { taken, error }),
+                Err(error) => return Err(Broken { gone, error }),
+            }
+            if self.stream.as_ref().is_some_and(|s| s.has_written_all()) {
+                gone = taken;
             }
             calls += 1;
         }
         match self.stream.as_mut().map(|stream| stream.flush()) {
-            Some(Err(error)) => Err(Broken { taken, error }),
+            Some(Err(error)) => Err(Broken { gone, error }),
             _ => Ok(calls == 1),
         }
     }
@@ -344,8 +347,8 @@ impl Session {
             match self.write(&wire, times.block, end) {
                 Ok(true) => block_bytes = LAST_BLOCK_BYTES.min(2 * block_bytes),
                 Ok(false) => {}
-                Err(Broken { taken, error }) => {
-                    if n == 0 && taken >= text_bytes {
+                Err(Broken { gone, error }) => {
+                    if n == 0 && gone >= text_bytes {
                         // What broke is what follows: a reply that comes is that to the dot.
                         self.engine.sent(sent - DOT.len() as u64);
                     }
@@ -429,9 +432,9 @@ fn piece_bytes(size_bytes: Option<u64>) -> usize {
     size.map_or(PIECE_BYTES, |size| size.clamp(LEAST_BYTES, PIECE_BYTES))
 }
 
-/// A connection that took so many bytes of what was to be written, and no more.
+/// A connection of which it is known that so many bytes of what was to be written went out.
 struct Broken {
-    taken: usize,
+    gone: usize,
     error: io::Error,
 }
 

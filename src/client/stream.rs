@@ -29,6 +29,10 @@ pub trait Stream: Read + Write + Send {
     /// Whether nothing has come that was not read yet, be it bytes or the end: an idle connection
     /// of which this is false is of no more use.
     fn is_silent(&self) -> bool;
+
+    /// Whether the system has all bytes that a write has taken. TLS keeps what it could not pass
+    /// on, and tells of an error only at the next call.
+    fn has_written_all(&self) -> bool;
 }
 
 /// Puts TLS around a connection.
@@ -191,6 +195,10 @@ impl Stream for Socket {
         };
         let mut fds = [PollFd::new(fd, Interest::Read)];
         matches!(poll(&mut fds, Some(Duration::ZERO)), Ok(0))
+    }
+
+    fn has_written_all(&self) -> bool {
+        true
     }
 }
 

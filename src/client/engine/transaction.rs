@@ -13,7 +13,7 @@ use super::super::reply::{Class, Reply};
 use super::{Engine, Expect, Loss, Phase, TOO_MUCH};
 
 use self::command::{is_path, mail, path, rcpt};
-use self::outcomes::{failed, is_too_many, outcome, too_many_refused};
+use self::outcomes::{failed, is_taken, is_too_many, outcome, too_many_refused};
 
 /// Most recipients of a transaction. RFC 5321 §4.5.3.1.8: any server takes a hundred.
 const RCPT_MAX: usize = 100;
@@ -261,7 +261,7 @@ impl Engine {
         if let Some(before) = &mut self.before {
             before.settle_rest(&outcome(reply, &remote));
         }
-        self.ended(reply.class() == Class::Done);
+        self.ended(is_taken(reply));
         if reply.code() != 421 {
             return self.pump();
         }
@@ -327,11 +327,11 @@ impl Engine {
             Expect::Data => self.data_replied(reply, remote),
             Expect::Dot => {
                 transaction.settle_rest(&outcome(reply, remote));
-                self.ended(done);
+                self.ended(is_taken(reply));
             }
             Expect::DotFor(place) => {
                 transaction.settle(place, &outcome(reply, remote));
-                self.ended(done);
+                self.ended(is_taken(reply));
             }
             Expect::EmptyDot => self.counts.unfinished = true,
             _ => {}

@@ -39,6 +39,10 @@ impl Stream for Watched {
     fn is_silent(&self) -> bool {
         self.socket.is_silent()
     }
+
+    fn has_written_all(&self) -> bool {
+        self.socket.has_written_all()
+    }
 }
 
 /// What the connection to a server is offered, and until when, of a message of 4 MiB.
@@ -115,6 +119,28 @@ struct Cut {
     socket: Socket,
     ends: usize,
     is_broken: bool,
+    /// As TLS does it, it takes all, passes nothing on, and tells of it at the next call.
+    keeps_all: bool,
+}
+
+impl Cut {
+    fn new(socket: Socket, keeps_all: bool) -> Cut {
+        Cut {
+            socket,
+            ends: 0,
+            is_broken: false,
+            keeps_all,
+        }
+    }
+
+    fn broken(&self) -> io::Error {
+        // What the server has to say is there by then.
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while self.socket.is_silent() && Instant::now() < deadline {
+            thread::yield_now();
+        }
+        io::ErrorKind::BrokenPipe.into()
+    }
 }
 
 impl Read for Cut {
@@ -127,18 +153,16 @@ impl Write for Cut {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         const END: &[u8] = b"\r\n.\r\n";
         if self.is_broken {
-            // What the server has to say is there by then.
-            let deadline = Instant::now() + Duration::from_secs(120);
-            while self.socket.is_silent() && Instant::now() < deadline {
-                thread::yield_now();
-            }
-            return Err(io::ErrorKind::BrokenPipe.into());
+            return Err(self.broken());
         }
         let end = bytes.windows(END.len()).position(|part| part == END);
         self.ends += usize::from(end.is_some());
         let some = match end {
             Some(at) if self.ends == 2 => {
                 self.is_broken = true;
+                if self.keeps_all {
+                    return Ok(bytes.len());
+                }
                 &bytes[..at + END.len()]
             }
             _ => bytes,
@@ -147,7 +171,10 @@ impl Write for Cut {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
+        match self.is_broken && self.keeps_all {
+            true => Err(self.broken()),
+            false => self.socket.flush(),
+        }
     }
 }
 
@@ -158,6 +185,10 @@ impl Stream for Cut {
 
     fn is_silent(&self) -> bool {
         self.socket.is_silent()
+    }
+
+    fn has_written_all(&self) -> bool {
+        !(self.is_broken && self.keeps_all)
     }
 }
 
@@ -181,11 +212,7 @@ fn a_message_that_was_taken_is_not_sent_again_because_what_followed_it_broke() {
             }
             peer.hear();
         };
-        let stream = Cut {
-            socket: connect(server),
-            ends: 0,
-            is_broken: false,
-        };
+        let stream = Cut::new(connect(server), false);
         let opening = opening(Timeouts::default());
         let mut session = Session::open(Box::new(stream), opening).unwrap();
         let message = message(&text);
@@ -198,4 +225,31 @@ fn a_message_that_was_taken_is_not_sent_again_because_what_followed_it_broke() {
         assert_eq!((third.settled.len(), third.untried.len()), (0, 1));
         assert!(!session.can_take_more());
     }
+}
+
+#[test]
+fn a_message_that_did_not_leave_was_not_taken_whatever_the_server_says() {
+    // RFC 8446 has no say in when records leave: TLS holds what the connection did not take.
+    let server = |mut peer: Peer| {
+        peer.greet();
+        let commands = [
+            ("MAIL", "250 Ok\r\n"),
+            ("RCPT", "250 Ok\r\n"),
+            ("DATA", "354 go\r\n"),
+        ];
+        peer.serve(&commands);
+        peer.message();
+        peer.say("250 2.0.0 Ok\r\n");
+        peer.serve(&commands);
+        // Without having heard the message.
+        peer.say("250 2.0.0 Ok\r\n");
+        peer.hear();
+    };
+    let stream = Cut::new(connect(server), true);
+    let mut session = Session::open(Box::new(stream), opening(Timeouts::default())).unwrap();
+    let message = message(&text);
+    let first = session.transaction(&message, recipients(1));
+    assert_eq!(only(&first).0, Verdict::Delivered);
+    let second = session.transaction_with(&message, recipients(1), Some(&mut After(true)));
+    assert_eq!(only(&second).0, Verdict::TempFail);
 }

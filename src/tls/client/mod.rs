@@ -182,6 +182,16 @@ impl<S: Read + Write> Stream<S> {
         }
     }
 
+    /// Whether the stream below has taken all that writes have taken.
+    pub fn has_written_all(&self) -> bool {
+        match &self.inner {
+            Inner::Modern(stream) => !stream.conn.wants_write(),
+            // It takes only what it has passed on.
+            #[cfg(feature = "legacy-tls")]
+            Inner::Legacy(_) => true,
+        }
+    }
+
     /// The stream below, for its time-outs.
     pub fn below_mut(&mut self) -> &mut S {
         match &mut self.inner {

@@ -209,6 +209,23 @@ fn what_nobody_asked_for_ends_the_session() {
 }
 
 #[test]
+fn a_server_that_closes_has_not_taken_the_message() {
+    // RFC 5321 §4.2.2: 221 is no reply to the end of a message.
+    for protocol in [Protocol::Smtp, Protocol::Lmtp] {
+        let mut talk = Talk::greeted(protocol, &[]);
+        talk.begin(&["a@e.net"]);
+        for reply in ["250 Ok", "250 Ok", "354 go"] {
+            talk.write();
+            talk.engine.received(format!("{reply}\r\n").as_bytes());
+        }
+        talk.engine.sent(7);
+        talk.engine.received(b"221 2.0.0 closing\r\n");
+        assert_eq!(talk.outcomes(), ["1 temp 4.0.0 221 2.0.0 closing"]);
+        assert_eq!(talk.engine.accepted(), 0);
+    }
+}
+
+#[test]
 fn whatever_a_server_says_every_recipient_has_one_outcome() {
     // Random replies, cut anywhere, from any protocol: an outcome or untried for each, no more.
     const PIECES: [&str; 14] = [

@@ -11,16 +11,22 @@ pub(super) fn too_many_refused() -> Outcome {
 
 /// The outcome that a reply to the end of the message is.
 pub(super) fn outcome(reply: &Reply, remote: &Remote) -> Outcome {
-    match reply.class() {
-        Class::Done => Outcome {
+    match is_taken(reply) {
+        true => Outcome {
             verdict: Verdict::Delivered,
             status: reply.status().unwrap_or(Status::new(2, 0, 0)),
             text: reply.text().clone(),
             remote: None,
         }
         .by(remote.clone()),
-        _ => failed(reply, remote),
+        false => failed(reply, remote),
     }
+}
+
+/// Whether a reply to the end of a message says that it is the server's now. 221 is what a server
+/// says before it closes (RFC 5321 §4.2.2), whatever it closes on.
+pub(super) fn is_taken(reply: &Reply) -> bool {
+    reply.class() == Class::Done && reply.code() != 221
 }
 
 /// The outcome of a command that was not accepted: class 5 is for good, all else is temporary.
