@@ -9,7 +9,8 @@
 //! Who shares a session waits for all that is in it. So what has failed before travels alone, and
 //! a session that takes long keeps nothing else of its group waiting for another one. Nor does a
 //! recipient whose LMTP server or maildir takes long get all sessions: what else comes for him
-//! waits. And what has failed before leaves half of its group's sessions to what is new.
+//! waits. Recipients of a message come a few at a time: for a moment the rest wait for the LMTP
+//! session that has begun with it, so that the server gets it twice and not for each few. And what has failed before leaves half of its group's sessions to what is new.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::config::MdaLimits;
 use crate::deliver::{HoldKey, Offer, Release};
 use crate::log::stat;
-use crate::mail::{Envelope, EvpId, Kind, MailAddr};
+use crate::mail::{Envelope, EvpId, Kind, MailAddr, MsgId};
 use crate::util::Line;
 
 /// Most envelopes a session carries.
@@ -99,6 +100,8 @@ struct Running {
     since: Instant,
     /// It is slow, or what it carries has failed before.
     is_doubtful: bool,
+    /// The message that other envelopes of may be on their way, and wait for this session.
+    awaited: Option<MsgId>,
     /// Envelopes without an outcome, and whom they are for.
     left: Vec<(EvpId, MailAddr)>,
 }
@@ -116,6 +119,8 @@ struct Group {
     doubtful: usize,
     /// Whom the sessions that can be shared are at work for.
     busy: HashMap<MailAddr, Busy>,
+    /// [`Running::awaited`] of those that are not slow.
+    awaited: Vec<MsgId>,
     in_ring: bool,
     on_hold: bool,
     /// Envelopes the runner was told to hold and not yet asked for.
@@ -220,8 +225,10 @@ impl Dispatcher {
         let mut young = self.sessions.range(self.first_young..);
         young.any(|(_, session)| {
             let group = self.groups.get(&session.group);
-            let next = group.and_then(|group| group.fresh.front());
-            !session.is_doubtful && matches!(next, Some((Mode::Shared, _)))
+            !session.is_doubtful
+                && group.is_some_and(|group| {
+                    group.sessions < self.limits.max_session_per_user && group.waits_for(session)
+                })
         })
     }
 
@@ -310,11 +317,18 @@ impl Dispatcher {
             left.push((envelope.id, envelope.dest.clone()));
         }
         let count = i64::try_from(left.len()).unwrap_or(0);
+        let is_doubtful = session.envelopes.iter().any(has_failed);
+        let may_grow = session.mode == Mode::Lmtp && !is_doubtful && left.len() < SESSION_MAX;
         let running = Running {
             group,
             mode: session.mode,
             since: now,
-            is_doubtful: session.envelopes.iter().any(has_failed),
+            is_doubtful,
+            awaited: session
+                .envelopes
+                .last()
+                .map(|last| last.id.msgid())
+                .filter(|_| may_grow),
             left,
         };
         if let Some(group) = self.groups.get_mut(&group) {
@@ -385,6 +399,7 @@ impl Group {
             sessions: 0,
             doubtful: 0,
             busy: HashMap::new(),
+            awaited: Vec::new(),
             in_ring: false,
             on_hold: false,
             held: 0,
@@ -401,6 +416,15 @@ impl Group {
         match mode {
             Mode::Shared => SHARE_THRESHOLD.saturating_mul(self.sessions - self.doubtful),
             Mode::Alone | Mode::Lmtp => 1,
+        }
+    }
+
+    /// Whether something new may start once the session is slow.
+    fn waits_for(&self, session: &Running) -> bool {
+        match self.fresh.front() {
+            Some((Mode::Shared, _)) => true,
+            Some(_) => session.awaited.is_some(),
+            None => false,
         }
     }
 
@@ -449,9 +473,12 @@ impl Group {
 
     /// New ones in the order they came, without those whose recipients are waited for.
     fn take_fresh(&mut self) -> Option<(Mode, Vec<Envelope>)> {
-        let busy = &self.busy;
-        let may_go = |(mode, next): &(Mode, Envelope)| {
-            *mode == Mode::Alone || busy.get(&next.dest).is_none_or(|busy| busy.slow == 0)
+        let (busy, awaited) = (&self.busy, &self.awaited);
+        let is_quick = |next: &Envelope| busy.get(&next.dest).is_none_or(|busy| busy.slow == 0);
+        let may_go = |(mode, next): &(Mode, Envelope)| match mode {
+            Mode::Alone => true,
+            Mode::Shared => is_quick(next),
+            Mode::Lmtp => is_quick(next) && !awaited.contains(&next.id.msgid()),
         };
         let at = self.fresh.iter().position(may_go)?;
         let (mode, _) = self.fresh.get(at)?;
@@ -474,6 +501,7 @@ impl Group {
     fn has_begun(&mut self, session: &Running) {
         self.sessions += 1;
         self.doubtful += usize::from(session.is_doubtful);
+        self.awaited.extend(session.awaited);
         for recipient in session.shared() {
             self.busy.entry(recipient.clone()).or_default().all += 1;
         }
@@ -482,8 +510,15 @@ impl Group {
     fn has_become_slow(&mut self, session: &mut Running) {
         self.doubtful += usize::from(!session.is_doubtful);
         session.is_doubtful = true;
+        self.await_no_more(session.awaited.take());
         for recipient in session.shared() {
             self.busy.entry(recipient.clone()).or_default().slow += 1;
+        }
+    }
+
+    fn await_no_more(&mut self, message: Option<MsgId>) {
+        if let Some(at) = self.awaited.iter().position(|at| Some(*at) == message) {
+            self.awaited.swap_remove(at);
         }
     }
 
@@ -493,6 +528,7 @@ impl Group {
             self.sessions = self.sessions.saturating_sub(1);
             let doubtful = usize::from(session.is_doubtful);
             self.doubtful = self.doubtful.saturating_sub(doubtful);
+            self.await_no_more(session.awaited);
         }
         if session.mode.is_shared()
             && let Some(busy) = self.busy.get_mut(recipient)

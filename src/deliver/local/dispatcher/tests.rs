@@ -1,10 +1,18 @@
 use std::sync::OnceLock;
 
 use super::*;
-use crate::deliver::local::tests::envelope;
+use crate::deliver::local::tests;
 
 fn limits() -> MdaLimits {
     MdaLimits::default()
+}
+
+/// That of a message of its own.
+fn envelope(number: u32, user: &str) -> Envelope {
+    Envelope {
+        id: EvpId::new(MsgId::new(number).unwrap(), number).unwrap(),
+        ..tests::envelope(number, user)
+    }
 }
 
 fn offer(dispatcher: &mut Dispatcher, number: u32, user: &str, mode: Mode) -> Offer {
@@ -283,6 +291,55 @@ fn offer_virtual(dispatcher: &mut Dispatcher, number: u32, to: &str, retry: u16)
         ..envelope(number, to)
     };
     dispatcher.offer(envelope, (Line::default(), None), Mode::Shared);
+}
+
+#[test]
+fn recipients_of_a_message_that_come_a_few_at_a_time_share_its_session() {
+    // smtpd.conf(5), lmtp: recipients of one message share a transaction.
+    let of_one = |number: u32| Envelope {
+        id: EvpId::new(MsgId::new(1).unwrap(), number).unwrap(),
+        ..envelope(number, &format!("u{number}"))
+    };
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    let offer = |dispatcher: &mut Dispatcher, envelope: Envelope| {
+        dispatcher.offer(envelope, (Line::default(), None), Mode::Lmtp);
+    };
+    let sizes = |sessions: &[Session]| -> Vec<usize> {
+        let size = |session: &Session| session.envelopes.len();
+        sessions.iter().map(size).collect()
+    };
+    let mut started = Vec::new();
+    for number in 1..=70 {
+        offer(&mut dispatcher, of_one(number));
+        if number % 10 == 0 {
+            started.extend(drain(&mut dispatcher));
+        }
+    }
+    assert_eq!(sizes(&started), [10]);
+    // Another message does not wait for it, nor its own recipients for long.
+    offer(&mut dispatcher, envelope(100, "bob"));
+    assert_eq!(numbers(&drain(&mut dispatcher)), [[100]]);
+    assert!(dispatcher.is_waiting());
+    started.extend(drain_after(&mut dispatcher, SLOW));
+    assert_eq!(sizes(&started), [10, 60]);
+    offer(&mut dispatcher, of_one(71));
+    for envelope in started.iter().flat_map(|session| &session.envelopes) {
+        assert!(drain_after(&mut dispatcher, SLOW).is_empty());
+        dispatcher.finished(envelope.id);
+    }
+    assert_eq!(numbers(&drain_after(&mut dispatcher, SLOW)), [[71]]);
+    // One that is full is not waited for.
+    for number in 101..=170 {
+        offer(&mut dispatcher, of_one(number));
+    }
+    dispatcher.finished(of_one(71).id);
+    let full = drain_after(&mut dispatcher, SLOW);
+    assert_eq!(sizes(&full), [64, 6]);
+    for envelope in full.iter().flat_map(|session| &session.envelopes) {
+        dispatcher.finished(envelope.id);
+    }
+    dispatcher.finished(envelope(100, "any").id);
+    assert!(dispatcher.groups.is_empty() && dispatcher.sessions.is_empty());
 }
 
 #[test]
