@@ -284,3 +284,20 @@ fn the_systems_library_speaks_too() {
     );
     thread.join().unwrap();
 }
+
+#[test]
+fn what_was_taken_and_did_not_leave_is_known() {
+    // TLS takes bytes that the connection does not, and tells of the error at the next call.
+    let ca = ca("mx.example.org", |_| ());
+    let (client, thread) = server(&ca, BOTH);
+    let below = client.try_clone().unwrap();
+    let mut stream = shake(&settings(Verify::Always, &ca), client, "mx.example.org").unwrap();
+    speaks(&mut stream);
+    assert!(stream.has_written_all());
+    below.shutdown(std::net::Shutdown::Both).unwrap();
+    assert_eq!(stream.write(b"the end\r\n.\r\n").unwrap(), 12);
+    assert!(!stream.has_written_all());
+    assert!(stream.flush().is_err());
+    drop(stream);
+    thread.join().unwrap();
+}
