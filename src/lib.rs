@@ -74,7 +74,7 @@
 //! | `unpack` | as needed | messages that leave bags when the engine ends | the disk |
 //! | `local delivery` | as needed | one delivery each | the delivery, with a time-out |
 //! | `relay` | 1 | which host gets what when, as a machine without sockets | nothing |
-//! | `relay tables` | as needed | a relay's question about a table that is not in memory; at most eight ask one table | the table |
+//! | `relay tables` | as needed | questions of relays about a table that is not in memory; at most eight ask one table, and end when nobody has asked it for a while | the table |
 //! | `relay session` | as needed | one connection to a host | the host, with a time-out on every phase |
 //! | `bounce` | 1 | reports being composed | the disk |
 //! | `proc` | one a program | a program behind a table or filter, and what waits for it | the program |

@@ -343,3 +343,32 @@ fn a_slow_answer_about_where_mail_goes_delays_no_other_action() {
     host.wait(6);
     daemon.wait_empty();
 }
+
+// smtpd.conf(5), relay: the copies of a message that go to the same host leave together, also when
+// a program says which host that is.
+#[test]
+fn a_message_whose_way_a_program_knows_is_sent_once_for_all_its_recipients() {
+    let host = Host::start(|_| None);
+    let mut daemon = Setup::new("").prepare();
+    let dir = daemon.path().join("far");
+    let answer = format!("found|smtp://127.0.0.1:{}", host.port);
+    write_slow(&dir, "relayhost", &answer);
+    fs::write(dir.join("go"), "").unwrap();
+    daemon.configure(
+        "listen on 127.0.0.1 port $port\n\
+         table far proc:$dir/far/table:$dir/far/x\n\
+         action \"far\" relay domain <far>\n\
+         match from any for any action \"far\"\n",
+    );
+    daemon.start();
+    let names: Vec<String> = (0..100).map(|n| format!("user{n}@far.org")).collect();
+    let rcpts: Vec<&str> = names.iter().map(String::as_str).collect();
+    submit(&daemon, &rcpts, "Subject: x\r\n\r\nhi");
+    daemon.wait_empty();
+    let taken = host.taken();
+    let count = |word: &str| {
+        let commands = taken.iter().flat_map(|taken| &taken.commands);
+        commands.filter(|line| line.starts_with(word)).count()
+    };
+    assert_eq!((count("RCPT"), count("DATA")), (100, 1));
+}

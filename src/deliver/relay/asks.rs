@@ -4,14 +4,15 @@
 //! of its own and threads that ask it, so that it holds up nobody who needs another one. Every
 //! answer is sent as it comes, as an [`Event`].
 //!
-//! Bounds: [`EACH_MAX`] threads ask a table, and end when its line is empty. An envelope that has
-//! been offered asks for one smarthost, and a relay for one address and one password at a time, so
-//! that a line is no longer than what is offered.
+//! Bounds: [`EACH_MAX`] threads ask a table, and end when its line has been empty for a while
+//! ([`STAYS`]). An envelope that has been offered asks for one smarthost, and a relay for one
+//! address and one password at a time, so that a line is no longer than what is offered.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
@@ -27,10 +28,13 @@ use super::{Configured, Event};
 /// Threads that ask one table.
 const EACH_MAX: usize = 8;
 
+/// How long a thread waits for the next question.
+const STAYS: Duration = Duration::from_secs(5);
+
 /// What is asked of a table.
 pub enum TableAsk {
-    /// The smarthost of an envelope.
-    Smarthost(EvpId, Ask),
+    /// The smarthosts of a message's envelopes. Answered together, they leave together.
+    Smarthosts(String, Vec<(EvpId, Ask)>),
     /// The next address that a relay connects from.
     Source(RelayId, String),
     /// Who a relay logs in as: table and label.
@@ -49,6 +53,9 @@ pub struct Asks {
 struct Waiting {
     line: VecDeque<(Arc<Configured>, TableAsk)>,
     threads: usize,
+    /// Those that wait for a question.
+    idle: usize,
+    come: Arc<Condvar>,
 }
 
 impl Asks {
@@ -58,22 +65,34 @@ impl Asks {
         Asks { lines, events }
     }
 
-    /// Asks tables of this configuration. Never waits.
-    pub fn ask(&self, now: &Arc<Configured>, asks: Vec<TableAsk>) {
-        let mut smarthosts = Vec::new();
-        for ask in asks {
-            let tables = &now.snapshot.tables;
+    /// Asks a table of this configuration. Never waits.
+    pub fn ask(&self, now: &Arc<Configured>, ask: TableAsk) {
+        let tables = &now.snapshot.tables;
+        if tables.may_wait(ask.table()) {
+            self.line_up(now.clone(), ask);
+        } else {
+            self.answer(ask.answer(tables));
+        }
+    }
+
+    /// Asks for the smarthosts of envelopes that were offered together. Never waits.
+    pub fn smarthosts(&self, now: &Arc<Configured>, asks: Vec<(EvpId, Ask)>) {
+        let tables = &now.snapshot.tables;
+        let mut known = Vec::new();
+        let mut messages: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (id, ask) in asks {
             if tables.may_wait(ask.table()) {
-                self.line_up(now.clone(), ask);
-            } else if let TableAsk::Smarthost(id, ask) = ask {
-                // Known together, they are answered together.
-                smarthosts.push((id, smarthost(tables, &ask)));
+                let message = (ask.table().to_owned(), id.msgid());
+                messages.entry(message).or_default().push((id, ask));
             } else {
-                self.answer(ask.answer(tables));
+                known.push((id, smarthost(tables, &ask)));
             }
         }
-        if !smarthosts.is_empty() {
-            self.answer(Event::Smarthosts(smarthosts));
+        if !known.is_empty() {
+            self.answer(Event::Smarthosts(known));
+        }
+        for ((table, _), asks) in messages {
+            self.line_up(now.clone(), TableAsk::Smarthosts(table, asks));
         }
     }
 
@@ -82,7 +101,8 @@ impl Asks {
         let mut lines = self.lock();
         let waiting = lines.entry(table.clone()).or_default();
         waiting.line.push_back((now, ask));
-        if waiting.threads == EACH_MAX {
+        waiting.come.notify_one();
+        if waiting.idle >= waiting.line.len() || waiting.threads == EACH_MAX {
             return;
         }
         waiting.threads += 1;
@@ -103,18 +123,30 @@ impl Asks {
         thread.spawn(work).map(drop)
     }
 
-    /// The next in a line; a thread that finds none ends.
+    /// The next in a line; a thread that has waited long enough for one ends.
     fn next(&self, table: &str) -> Option<(Arc<Configured>, TableAsk)> {
         let mut lines = self.lock();
-        let waiting = lines.get_mut(table)?;
-        let next = waiting.line.pop_front();
-        if next.is_none() {
-            waiting.threads -= 1;
-            if waiting.threads == 0 {
-                lines.remove(table);
+        let mut is_over = false;
+        loop {
+            let waiting = lines.get_mut(table)?;
+            if let Some(next) = waiting.line.pop_front() {
+                return Some(next);
             }
+            if is_over {
+                waiting.threads -= 1;
+                if waiting.threads == 0 {
+                    lines.remove(table);
+                }
+                return None;
+            }
+            waiting.idle += 1;
+            let come = waiting.come.clone();
+            let waited = come.wait_timeout(lines, STAYS);
+            let (locked, result) = waited.unwrap_or_else(PoisonError::into_inner);
+            lines = locked;
+            is_over = result.timed_out();
+            lines.get_mut(table)?.idle -= 1;
         }
-        next
     }
 
     /// Those who wait are left to the threads that there are; without any, nobody can say.
@@ -149,7 +181,7 @@ impl Asks {
 impl TableAsk {
     fn table(&self) -> &str {
         match self {
-            TableAsk::Smarthost(_, Ask::Next(table) | Ask::Of(table, _))
+            TableAsk::Smarthosts(table, _)
             | TableAsk::Source(_, table)
             | TableAsk::Secret(_, table, _) => table,
         }
@@ -158,7 +190,10 @@ impl TableAsk {
     /// What the table says. It may take its time.
     fn answer(self, tables: &Tables) -> Event {
         match self {
-            TableAsk::Smarthost(id, ask) => Event::Smarthosts(vec![(id, smarthost(tables, &ask))]),
+            TableAsk::Smarthosts(_, asks) => {
+                let hosts = asks.iter().map(|(id, ask)| (*id, smarthost(tables, ask)));
+                Event::Smarthosts(hosts.collect())
+            }
             TableAsk::Source(relay, table) => {
                 let found = tables.source_fetch(&table).unwrap_or_else(|error| {
                     log::warn(format_args!("{error}"));
@@ -175,7 +210,10 @@ impl TableAsk {
     /// Nobody could be asked.
     fn unanswered(self) -> Event {
         match self {
-            TableAsk::Smarthost(id, _) => Event::Smarthosts(vec![(id, Err(BadSmarthost::None))]),
+            TableAsk::Smarthosts(_, asks) => {
+                let hosts = asks.iter().map(|(id, _)| (*id, Err(BadSmarthost::None)));
+                Event::Smarthosts(hosts.collect())
+            }
             TableAsk::Source(relay, _) => Event::Source(relay, None),
             TableAsk::Secret(relay, ..) => Event::Secret(relay, None),
         }

@@ -348,13 +348,12 @@ impl Relay {
                     };
                     self.resolver.reverse(addr, Box::new(put));
                 }
-                Action::Smarthost(id, ask) => smarthosts.push(TableAsk::Smarthost(id, ask)),
+                Action::Smarthost(id, ask) => smarthosts.push((id, ask)),
                 Action::Source(now, relay, table) => {
-                    self.asks.ask(&now, vec![TableAsk::Source(relay, table)]);
+                    self.asks.ask(&now, TableAsk::Source(relay, table));
                 }
                 Action::Secret(now, relay, table, label) => {
-                    let ask = TableAsk::Secret(relay, table, label);
-                    self.asks.ask(&now, vec![ask]);
+                    self.asks.ask(&now, TableAsk::Secret(relay, table, label));
                 }
                 Action::Open(start) => self.open(*start),
                 Action::Send(id, load) => self.order(id, Order::Send(load)),
@@ -372,7 +371,7 @@ impl Relay {
             }
         }
         if !smarthosts.is_empty() {
-            self.asks.ask(self.core.configured(), smarthosts);
+            self.asks.smarthosts(self.core.configured(), smarthosts);
         }
     }
 

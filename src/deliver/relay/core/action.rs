@@ -54,6 +54,15 @@ pub enum Ask {
     Of(String, String),
 }
 
+impl Ask {
+    /// The table.
+    pub fn table(&self) -> &str {
+        match self {
+            Ask::Next(table) | Ask::Of(table, _) => table,
+        }
+    }
+}
+
 /// A domain, or a smarthost.
 pub type Destination = (String, AsHost);
 
