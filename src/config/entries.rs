@@ -11,7 +11,7 @@ use crate::mail::item::Item;
 use super::ere;
 use super::relayhost::RelayHost;
 use super::specifier::{self, Fault};
-use super::table_text::Entries;
+use super::table_text::{BadEntry, Entries};
 use super::{Config, How, Method, Route, service};
 
 /// What a table is for.
@@ -74,10 +74,12 @@ pub fn complaints(uses: &[Use], text: &[u8]) -> Vec<(u32, String)> {
         let (line, texts) = match entry {
             Ok(entry) => {
                 let wrong = |what: &Use| complaint(*what, entry.key, &entry.value);
-                (entry.line, uses.iter().filter_map(wrong).collect())
+                (
+                    entry.line,
+                    uses.iter().filter_map(wrong).collect::<Vec<_>>(),
+                )
             }
-            Err(bad) if bad.is_left_out() => (bad.line, vec![LEFT_OUT.to_owned()]),
-            Err(bad) => (bad.line, Vec::new()),
+            Err(bad) => (bad.line, not_text(&bad).into_iter().collect()),
         };
         texts.into_iter().map(move |text| (line, text))
     });
@@ -87,8 +89,16 @@ pub fn complaints(uses: &[Use], text: &[u8]) -> Vec<(u32, String)> {
 /// So many entries of a table are complained of.
 pub const FEW: usize = 20;
 
-/// What is said of an entry that a table is read without.
-pub const LEFT_OUT: &str = "this entry is left out: it is not UTF-8 text";
+/// What is said of an entry that is not UTF-8 text; of others nothing.
+pub fn not_text(bad: &BadEntry<'_>) -> Option<String> {
+    match bad.key {
+        Some(key) => Some(format!("value of \"{key}\": not UTF-8 text")),
+        None if bad.is_left_out() => {
+            Some("this entry is left out: it is not UTF-8 text".to_owned())
+        }
+        None => None,
+    }
+}
 
 /// What is wrong with an entry of a table that is used so.
 pub fn complaint(what: Use, key: &str, value: &str) -> Option<String> {
@@ -207,8 +217,13 @@ mod tests {
         assert_eq!(lines, [3, 4], "{found:?}");
         assert_eq!(complaints(&[Use::Virtual], text).len(), 1);
         assert!(complaints(&[], text).is_empty());
-        let found = complaints(&[], b"a: b\nc: \xe9\n");
-        assert_eq!(found, [(2, LEFT_OUT.to_owned())]);
+        let found = complaints(&[], b"a: b\nc: \xe9\n\xe9: d\n");
+        let left_out = "this entry is left out: it is not UTF-8 text";
+        let unreadable = "value of \"c\": not UTF-8 text";
+        assert_eq!(
+            found,
+            [(2, unreadable.to_owned()), (3, left_out.to_owned())]
+        );
         let many = "x: <\n".repeat(1000);
         assert_eq!(complaints(&[Use::Alias], many.as_bytes()).len(), 20);
     }

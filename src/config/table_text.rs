@@ -29,21 +29,24 @@ pub struct Entry<'t> {
 
 /// A line that is no entry of this table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadEntry {
+pub struct BadEntry<'t> {
     /// The line, from 1.
     pub line: u32,
     /// What is wrong with it.
     pub text: &'static str,
+    /// The key, where nothing is wrong but that the value is not UTF-8: who asks for it is to hear
+    /// that there is a value which cannot be read.
+    pub key: Option<&'t str>,
 }
 
 /// Said of an entry in the characters of another time.
 const NOT_TEXT: &str = "invalid map entry: not UTF-8 text";
 
-impl BadEntry {
-    /// Whether the table is read without it. Nothing that is looked up here is other than UTF-8:
-    /// such a key is never asked for, and who needs such a value is refused.
+impl BadEntry<'_> {
+    /// Whether the table is read without it: nothing that is looked up here is other than UTF-8,
+    /// so that such a key is never asked for.
     pub fn is_left_out(&self) -> bool {
-        self.text == NOT_TEXT
+        self.text == NOT_TEXT && self.key.is_none()
     }
 }
 
@@ -90,7 +93,7 @@ impl<'t> Entries<'t> {
 
     /// The text of a trimmed line, without its comment; it is owned if something in its place
     /// stands for what is not UTF-8.
-    fn text(&self, line: &'t [u8]) -> Result<Cow<'t, str>, BadEntry> {
+    fn text(&self, line: &'t [u8]) -> Result<Cow<'t, str>, BadEntry<'t>> {
         // A comment may be in whatever characters its writer's editor has.
         let bare = without_comment(line);
         let text = match String::from_utf8_lossy(bare) {
@@ -101,6 +104,7 @@ impl<'t> Entries<'t> {
             return Err(BadEntry {
                 line: self.line,
                 text: "invalid map entry: control characters",
+                key: None,
             });
         }
         Ok(text)
@@ -109,7 +113,7 @@ impl<'t> Entries<'t> {
     /// What an entry's value goes on with: lines that start with a blank, behind a comma, behind
     /// the colon of a key, or with a comma in front. The entry itself starts its line, so that in
     /// a text that is indented as a whole every line stays an entry. `None`: one is not UTF-8.
-    fn continuation(&mut self, first: &str) -> Result<Option<String>, BadEntry> {
+    fn continuation(&mut self, first: &str) -> Result<Option<String>, BadEntry<'t>> {
         let mut more = String::new();
         let mut is_text = true;
         let key = first.strip_suffix(':').unwrap_or(" ");
@@ -135,9 +139,13 @@ impl<'t> Entries<'t> {
         Ok(is_text.then_some(more))
     }
 
-    fn entry(&mut self, line: &'t [u8], starts_line: bool) -> Result<Entry<'t>, BadEntry> {
+    fn entry(&mut self, line: &'t [u8], starts_line: bool) -> Result<Entry<'t>, BadEntry<'t>> {
         let number = self.line;
-        let bad = |text| BadEntry { line: number, text };
+        let bad = |text| BadEntry {
+            line: number,
+            text,
+            key: None,
+        };
         let text = self.text(line)?;
         if text.is_empty() {
             return Err(bad("invalid map entry: no key"));
@@ -147,9 +155,13 @@ impl<'t> Entries<'t> {
         } else {
             Some(String::new())
         };
-        // What an entry goes on with is left out with it.
+        // What an entry goes on with is a part of it.
         let (Cow::Borrowed(text), Some(more)) = (text, more) else {
-            return Err(bad(NOT_TEXT));
+            let key = self.key_alone(line);
+            return Err(BadEntry {
+                key,
+                ..bad(NOT_TEXT)
+            });
         };
         let (key, value) = first_field(text).ok_or_else(|| bad("invalid map entry: no \"]\""))?;
         // A value never starts with a colon and a blank: the key had a blank behind it.
@@ -187,10 +199,20 @@ impl<'t> Entries<'t> {
             }),
         }
     }
+
+    /// The key of an entry that is not UTF-8, where it is the value that is not. Such an entry
+    /// decides the shape like another.
+    fn key_alone(&mut self, line: &'t [u8]) -> Option<&'t str> {
+        let start = line.utf8_chunks().next()?.valid();
+        let (key, _) = first_field(start)?;
+        let is_whole = !key.is_empty() && key.len() < start.len();
+        let is_key = is_whole && *self.shape.get_or_insert(Shape::Map) == Shape::Map;
+        is_key.then_some(key)
+    }
 }
 
 impl<'t> Iterator for Entries<'t> {
-    type Item = Result<Entry<'t>, BadEntry>;
+    type Item = Result<Entry<'t>, BadEntry<'t>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -257,12 +279,12 @@ mod tests {
     use super::*;
     use crate::util::dice::Dice;
 
-    fn one(text: &str, shape: Option<Shape>) -> Result<(&str, String), BadEntry> {
+    fn one(text: &str, shape: Option<Shape>) -> Result<(&str, String), BadEntry<'_>> {
         let entry = Entries::new(text.as_bytes(), shape).next().unwrap()?;
         Ok((entry.key, entry.value.into_owned()))
     }
 
-    fn pair<'t>(key: &'t str, value: &str) -> Result<(&'t str, String), BadEntry> {
+    fn pair<'t>(key: &'t str, value: &str) -> Result<(&'t str, String), BadEntry<'t>> {
         Ok((key, value.to_owned()))
     }
 
@@ -345,7 +367,8 @@ mod tests {
         assert!(value.is_err(), "what is no comment is text");
     }
 
-    // table(5): an entry that is no UTF-8 text is left out, with the lines that it goes on in.
+    // table(5): an entry whose key is not UTF-8 text is left out, with the lines that it goes on
+    // in; one whose value is not keeps its key.
     #[test]
     fn an_entry_in_other_characters_is_passed_over_as_a_whole() {
         let text = b"j\xf6rg: x,\n\ty\na: b\nc: d,\n \xe9,\n e\n\xe4:\n z\nf: g\n";
@@ -353,11 +376,26 @@ mod tests {
             .map(|entry| match entry {
                 Ok(entry) => (entry.line, entry.key),
                 Err(bad) if bad.is_left_out() => (bad.line, ""),
-                Err(bad) => (bad.line, bad.text),
+                Err(bad) => (bad.line, bad.key.unwrap_or(bad.text)),
             })
             .collect();
-        assert_eq!(all, [(1, ""), (3, "a"), (4, ""), (7, ""), (9, "f")]);
-        let text = b"\xe4\n2001:db8::/32\n";
+        assert_eq!(all, [(1, ""), (3, "a"), (4, "c"), (7, ""), (9, "f")]);
+        for (text, key) in [
+            (&b"a: \xe9"[..], Some("a")),
+            (b"a \xe9", Some("a")),
+            (b"a:\n \xe9", Some("a")),
+            (b"[::1] \xe9", Some("[::1]")),
+            (b"a\xe9", None),
+            (b"a\xe9: b", None),
+            (b": \xe9", None),
+            (b"[::1\xe9] b", None),
+        ] {
+            let mut entries = Entries::new(text, None);
+            let bad = entries.next().unwrap().unwrap_err();
+            assert_eq!((bad.text, bad.key), (NOT_TEXT, key), "{text:?}");
+            assert_eq!(entries.shape(), key.map(|_| Shape::Map), "{text:?}");
+        }
+        let text = b"a \xe4\n2001:db8::/32\n";
         let mut list = Entries::new(text, Some(Shape::List));
         assert!(list.next().unwrap().is_err_and(|bad| bad.is_left_out()));
         assert_eq!(list.next().unwrap().unwrap().key, "2001:db8::/32");

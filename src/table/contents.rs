@@ -31,8 +31,8 @@ struct Entry {
 /// Why a text makes no table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadContents {
-    /// A line is no entry.
-    Entry(BadEntry),
+    /// A line, from 1, is no entry.
+    Entry(u32, &'static str),
     /// More than four gigabytes.
     TooLarge,
 }
@@ -40,11 +40,14 @@ pub enum BadContents {
 impl fmt::Display for BadContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BadContents::Entry(bad) => write!(f, "line {}: {}", bad.line, bad.text),
+            BadContents::Entry(line, text) => write!(f, "line {line}: {text}"),
             BadContents::TooLarge => f.write_str("table too large"),
         }
     }
 }
+
+/// Stands for a value that is not UTF-8. No text of a table holds it.
+const UNREADABLE: &str = "\0";
 
 impl Contents {
     /// Reads the text of a file table; says what shape it has when that can be seen.
@@ -58,8 +61,9 @@ impl Contents {
         for entry in &mut entries {
             match entry {
                 Ok(entry) => contents.push(entry.key, &entry.value)?,
+                Err(BadEntry { key: Some(key), .. }) => contents.push(key, UNREADABLE)?,
                 Err(bad) if bad.is_left_out() => {}
-                Err(bad) => return Err(BadContents::Entry(bad)),
+                Err(bad) => return Err(BadContents::Entry(bad.line, bad.text)),
             }
         }
         contents.settle();
@@ -78,10 +82,18 @@ impl Contents {
         Ok(contents)
     }
 
-    /// The value of exactly this key, in whatever case.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        let (_, number) = self.find(key).ok()?;
-        Some(self.value(number))
+    /// The value of exactly this key, in whatever case. One that is not UTF-8 is an error: an
+    /// answer that there is none would have another entry looked for.
+    pub fn get(&self, key: &str) -> Result<Option<&str>, String> {
+        match self.find(key).map(|(_, number)| self.value(number)) {
+            Ok(UNREADABLE) => Err(format!("value of {key}: not UTF-8 text")),
+            found => Ok(found.ok()),
+        }
+    }
+
+    /// Whether there is exactly this key, in whatever case.
+    pub fn has(&self, key: &str) -> bool {
+        self.find(key).is_ok()
     }
 
     /// Keys and values, in the order of the text.
@@ -228,22 +240,22 @@ mod tests {
         let text = b"Bob: one\nalice: two\nBOB: three\nbob: four\nBoB: five\n";
         let (contents, shape) = Contents::parse(text, None).unwrap();
         assert_eq!(shape, Some(Shape::Map));
-        assert_eq!(contents.get("bob"), Some("five"));
-        assert_eq!(contents.get("Bob"), Some("five"));
-        assert_eq!(contents.get("alice"), Some("two"));
-        assert_eq!(contents.get("alic"), None);
+        assert_eq!(contents.get("bob"), Ok(Some("five")));
+        assert_eq!(contents.get("Bob"), Ok(Some("five")));
+        assert_eq!(contents.get("alice"), Ok(Some("two")));
+        assert_eq!(contents.get("alic"), Ok(None));
         assert_eq!(keys(&contents), ["alice", "BoB"]);
         let long = format!("{}: x\n", "k".repeat(limits::KEY_BYTES));
         assert_eq!(Contents::parse(long.as_bytes(), None).unwrap().0.len(), 0);
-        assert_eq!(Contents::default().get("x"), None);
+        assert_eq!(Contents::default().get("x"), Ok(None));
     }
 
     #[test]
     fn a_list_keeps_what_differs_in_case() {
         let (contents, _) = Contents::parse(b"\\S\n\\s\na\n\\S\n", None).unwrap();
         assert_eq!(keys(&contents), ["\\S", "\\s", "a", "\\S"]);
-        assert_eq!(contents.get("\\S"), Some(""));
-        assert_eq!(contents.get("b"), None);
+        assert_eq!(contents.get("\\S"), Ok(Some("")));
+        assert_eq!(contents.get("b"), Ok(None));
     }
 
     #[test]
@@ -251,15 +263,20 @@ mod tests {
         let key = "k".repeat(limits::KEY_BYTES - 1);
         let text = format!("{key}: v\n{}: w\n", &key[1..]);
         let (contents, _) = Contents::parse(text.as_bytes(), None).unwrap();
-        assert_eq!(contents.get(&key.to_ascii_uppercase()), Some("v"));
-        assert_eq!(contents.get(&key[1..]), Some("w"));
+        assert_eq!(contents.get(&key.to_ascii_uppercase()), Ok(Some("v")));
+        assert_eq!(contents.get(&key[1..]), Ok(Some("w")));
     }
 
     #[test]
     fn a_broken_line_is_named() {
         let error = Contents::parse(b"a: b\nc\n", None).map(|_| ()).unwrap_err();
         assert!(error.to_string().starts_with("line 2: invalid map entry"));
-        let (contents, _) = Contents::parse(b"a: b\nc: \xe9\n", None).unwrap();
-        assert_eq!(keys(&contents), ["a"]);
+        let text = b"a: b\nc: \xe9\nd: e\nD: f, \xe9\n\xe9: g\nh\xe9\n";
+        let (contents, _) = Contents::parse(text, None).unwrap();
+        assert_eq!(keys(&contents), ["a", "c", "D"]);
+        assert_eq!(contents.get("a"), Ok(Some("b")));
+        assert!(contents.get("c").is_err() && contents.has("c"));
+        assert!(contents.get("d").is_err());
+        assert_eq!(contents.get("h"), Ok(None));
     }
 }

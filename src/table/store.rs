@@ -17,14 +17,17 @@ impl Store {
     /// The value of exactly this key, in whatever case.
     pub fn get(&self, key: &str) -> Result<Option<Cow<'_, str>>, String> {
         match self {
-            Store::Memory(contents) => Ok(contents.get(key).map(Cow::Borrowed)),
+            Store::Memory(contents) => Ok(contents.get(key)?.map(Cow::Borrowed)),
             Store::Db(db) => Ok(db.get(key)?.map(Cow::Owned)),
         }
     }
 
     /// Whether there is exactly this key, in whatever case.
     pub fn has(&self, key: &str) -> Result<bool, String> {
-        Ok(self.get(key)?.is_some())
+        match self {
+            Store::Memory(contents) => Ok(contents.has(key)),
+            Store::Db(db) => Ok(db.get(key)?.is_some()),
+        }
     }
 
     /// Every key, as it was written.

@@ -271,12 +271,19 @@ fn a_file_table_is_read_again_when_asked_and_a_broken_one_changes_nothing() {
     assert_eq!(update("people").0, Some(1));
     rcpt("al", 250);
     // What is written in Latin-1 keeps nobody else from their mail.
-    let others = [format!("al {user}\n").as_bytes(), b"bob \xff\n"].concat();
+    // Nobody else gets it either.
+    let others = [
+        format!("al {user}\n@ {user}\n").as_bytes(),
+        b"bob \xff\n\xff x\n",
+    ]
+    .concat();
     fs::write(&path, others).unwrap();
     assert_eq!(update("people").0, Some(0));
     rcpt("al", 250);
-    rcpt("bob", 524);
-    daemon.wait_log("people:2: this entry is left out: it is not UTF-8 text");
+    rcpt("carol", 250);
+    rcpt("bob", 424);
+    daemon.wait_log("people:3: value of \"bob\": not UTF-8 text");
+    daemon.wait_log("people:4: this entry is left out: it is not UTF-8 text");
     fs::remove_file(&path).unwrap();
     assert_eq!(update("people").0, Some(1));
     rcpt("al", 250);

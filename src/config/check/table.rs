@@ -268,24 +268,27 @@ impl Checker<'_> {
         };
         let mut entries = Entries::new(bytes, None);
         let mut spaced = None;
-        let mut left_out = Vec::new();
+        let mut not_text = Vec::new();
         for entry in &mut entries {
             match entry {
                 Ok(entry) if entry.spaced_colon => {
                     spaced.get_or_insert((entry.line, entry.key));
                 }
                 Ok(_) => {}
-                Err(bad) if bad.is_left_out() => left_out.push(bad.line),
-                Err(bad) => {
-                    self.diagnostics.error_in(at, path, bad.line, bad.text);
-                    self.error(at, failed);
-                    return Kind::Wrong;
-                }
+                Err(bad) => match entries::not_text(&bad) {
+                    Some(why) if not_text.len() < entries::FEW => not_text.push((bad.line, why)),
+                    Some(_) => {}
+                    None => {
+                        self.diagnostics.error_in(at, path, bad.line, bad.text);
+                        self.error(at, failed);
+                        return Kind::Wrong;
+                    }
+                },
             }
         }
-        for line in left_out.iter().take(entries::FEW) {
-            let text = format!("{path}:{line}: {}", entries::LEFT_OUT);
-            self.diagnostics.warning(at, text);
+        for (line, why) in not_text {
+            self.diagnostics
+                .warning(at, format!("{path}:{line}: {why}"));
         }
         if let Some((line, key)) = spaced {
             let text = format!(
