@@ -4,9 +4,9 @@
 //! Promises: each recipient is judged alone. Those whom the daemon takes get the message, and are
 //! marked in the file, so that they get it once; of those whom it refuses for good the writer gets
 //! a report, or finds the message in `dead.letter` where that cannot be; the others are tried
-//! again, for four days at most. Exit 0 means that the file has done its duty. It sends the message
-//! only while there is time to wait for the reply: the parent ends a replay that is too old, and one
-//! that is ended then would send the message twice.
+//! again, for four days at most. Exit 0 means that the file has done its duty. It sends the message,
+//! or the report, only while there is time to wait for the reply: the parent ends a replay that is
+//! too old, and one that is ended then would send it twice.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -186,14 +186,10 @@ impl Replay<'_, '_, '_> {
     fn pass(&mut self, open: &[usize]) -> Result<submit::Pass, ExitError> {
         let stream = submit::session(&self.env.paths.socket).map_err(not_now)?;
         let (message, age, asks) = (&mut self.message, self.age, self.asks);
-        let in_time = || match age() {
-            age if age < SENDS => Ok(()),
-            _ => Err(io::Error::other("the daemon was too slow")),
-        };
         let body = |out: &mut dyn Write| {
-            in_time()?;
+            in_time(age)?;
             io::copy(&mut message()?, out)?;
-            in_time()
+            in_time(age)
         };
         Ok(submit::submit_each(
             &stream,
@@ -243,7 +239,12 @@ impl Replay<'_, '_, '_> {
                 recipients: vec![self.letter.sender.clone()],
                 ..Letter::default()
             };
-            let body = |out: &mut dyn Write| out.write_all(&text);
+            let age = self.age;
+            let body = |out: &mut dyn Write| {
+                in_time(age)?;
+                out.write_all(&text)?;
+                in_time(age)
+            };
             let pass = submit::session(&self.env.paths.socket).map(|stream| {
                 submit::submit_each(&stream, &letter, &[0], Share::Some, &|| false, body)
             });
@@ -290,6 +291,14 @@ impl Replay<'_, '_, '_> {
             others => format!(" (and {others} more)"),
         };
         format!("<{}>{others}: {reply}", rcpt.unwrap_or_default())
+    }
+}
+
+/// Whether there is time to wait for the reply to the end of a message.
+fn in_time(age: &dyn Fn() -> Duration) -> io::Result<()> {
+    match age() {
+        age if age < SENDS => Ok(()),
+        _ => Err(io::Error::other("the daemon was too slow")),
     }
 }
 

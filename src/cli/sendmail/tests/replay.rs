@@ -271,6 +271,31 @@ fn a_replay_that_is_too_old_to_hear_the_reply_does_not_send_the_message() {
 }
 
 #[test]
+fn a_replay_that_is_too_old_to_hear_the_reply_does_not_send_the_report() {
+    let root = Root::new();
+    const REFUSED: Refusals = &[("RCPT TO:<bad@x>", "550 no")];
+    let daemon = Daemon::start(&root.paths.socket, REFUSED, |_| Answer::Ok);
+    let file = stored_file(stored("w@x", "rcpt: bad@x\n", 0).as_bytes());
+    // It looks before the report and behind it.
+    for ages in [&[replay::SENDS][..], &[Duration::ZERO, replay::SENDS]] {
+        let failure = replayed_slowly(&root, &file, ages).unwrap_err();
+        assert_eq!(failure.code, 75);
+        assert!(
+            failure.text.contains("not yet reported to <w@x>"),
+            "{failure:?}"
+        );
+        let said = daemon.heard();
+        let last = said.last().unwrap().commands.last().map(String::as_str);
+        assert_eq!(last, Some("DATA"));
+    }
+    let told = replayed_file(&root, &file).unwrap_err();
+    assert!(
+        told.code == 0 && told.text.contains("reported to <w@x>"),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn a_file_that_is_no_message_is_told() {
     let root = Root::new();
     assert_eq!(replayed(&root, b"").unwrap_err().code, sysexits::DATAERR);
