@@ -60,15 +60,19 @@ impl Command<'_> {
     }
 }
 
-/// Whether it begins as a line of HTTP does: a request, or a field that each has.
+/// Whether it is a line of HTTP: it begins as a request does, or as a field that each has, or it is
+/// no command and ends with a version of HTTP.
 pub fn is_http(line: &[u8]) -> bool {
     const METHODS: [&[u8]; 6] = [b"CONNECT", b"GET", b"HEAD", b"OPTIONS", b"POST", b"PUT"];
     let mut words = line.split(|byte| *byte == b' ');
     let word = words.next().unwrap_or_default();
+    let last = line.trim_ascii_end().rsplit(u8::is_ascii_whitespace).next();
     METHODS
         .iter()
         .any(|method| word.eq_ignore_ascii_case(method))
         || strip_word(line, b"Host:").is_some()
+        || last.is_some_and(|last| strip_word(last, b"HTTP/").is_some())
+            && Command::parse(line) == Command::Unknown
 }
 
 fn strip_word<'line>(line: &'line [u8], word: &[u8]) -> Option<&'line [u8]> {
@@ -95,13 +99,17 @@ mod tests {
     }
 
     #[test]
-    fn http_is_told_by_its_first_word() {
+    fn http_is_told_by_its_first_word_or_its_last() {
         for line in [
             "GET / HTTP/1.1",
             "put /x",
             "Connect mx:25 HTTP/1.1",
             "POST",
             "host:mx",
+            "DELETE /x HTTP/1.1",
+            "patch /x http/1.0 ",
+            "PROPFIND\t/\tHTTP/1.1",
+            "HTTP/1.1",
         ] {
             assert!(is_http(line.as_bytes()), "{line}");
         }
@@ -112,6 +120,10 @@ mod tests {
             " GET /",
             "HELP",
             "MAIL FROM:<get@host>",
+            "MAIL FROM:<a@b> HTTP/1.1",
+            "HELO HTTP/1.1",
+            "DELETE /HTTP/",
+            "XYZ HTTP/1.1 x",
         ] {
             assert!(!is_http(line.as_bytes()), "{line}");
         }

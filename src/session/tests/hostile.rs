@@ -96,6 +96,7 @@ fn a_request_of_http_carries_no_mail_in() {
         "POST / HTTP/1.1\r\n",
         "get / HTTP/1.1\r\n",
         "PATCH / HTTP/1.1\r\nHost: mx.example.org\r\n",
+        "DELETE / HTTP/1.1\r\nX: y\r\n",
     ] {
         let mut talk = Talk::plain();
         talk.send(format!("{head}Content-Length: 120\r\n\r\n{mail}").as_bytes());
