@@ -81,6 +81,7 @@ fn dialogue(bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
             let next = session.receive(&mut input, &mut out, &services);
             let next = answer(next, &mut session, &mut input, &mut out, &services);
             take_codes(&mut out, &mut codes);
+            session.take_unfinished();
             match next {
                 Next::Read => break,
                 Next::Close => break 'all,

@@ -255,7 +255,7 @@ impl Session {
 
     /// Uses as much of `input` as it can and removes that, appends replies to `out`. It stops
     /// early when `out` holds more than [`limits::OUT_HIGH_WATER`] bytes, after
-    /// [`limits::COMMANDS_AT_A_TIME`], and when it asks. Before the banner, and while it waits for
+    /// [`limits::COMMANDS_AT_A_TIME`], behind a message whose rest is to be taken, and when it asks. Before the banner, and while it waits for
     /// an answer, nothing is used.
     pub fn receive(
         &mut self,
@@ -271,6 +271,8 @@ impl Session {
                 _ if self.waits.is_some() => break Next::Wait,
                 State::New | State::Connected => break Next::Read,
                 State::Closing => break Next::Close,
+                // Before another message is refused, somebody takes what there is of this one.
+                _ if self.unfinished.is_some() => break Next::Flush,
                 _ if out.len() > OUT_HIGH_WATER || commands == COMMANDS_AT_A_TIME => {
                     break Next::Flush;
                 }
@@ -322,7 +324,7 @@ impl Session {
     }
 
     /// What there is of a message that was refused, to be dropped by somebody who may wait for the
-    /// disk. To be taken whenever the session has been called: it keeps one.
+    /// disk. To be taken whenever the session has been called: it goes on when that is done.
     pub fn take_unfinished(&mut self) -> Option<Box<Writing>> {
         self.unfinished.take()
     }

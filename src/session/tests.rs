@@ -235,6 +235,8 @@ struct Talk {
     next: Next,
     /// The last pause that a session has asked for.
     pause: Option<std::time::Duration>,
+    /// What there was of refused messages.
+    unfinished: Vec<Writing>,
 }
 
 impl Talk {
@@ -253,6 +255,7 @@ impl Talk {
             out,
             next: Next::Wait,
             pause: None,
+            unfinished: Vec::new(),
         };
         talk.go_on(next);
         talk
@@ -279,10 +282,16 @@ impl Talk {
             return;
         }
         self.input.extend_from_slice(bytes);
-        let next = self
-            .session
-            .receive(&mut self.input, &mut self.out, &self.services);
-        self.go_on(next);
+        loop {
+            let next = self
+                .session
+                .receive(&mut self.input, &mut self.out, &self.services);
+            self.go_on(next);
+            match self.session.take_unfinished() {
+                Some(unfinished) => self.unfinished.push(*unfinished),
+                None => break,
+            }
+        }
         assert!(
             self.input.len() <= LINE_TOO_LONG,
             "input is used up to a partial line"

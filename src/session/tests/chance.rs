@@ -241,6 +241,7 @@ impl Client {
         };
         let next = session.receive(&mut self.input, &mut self.out, services);
         assert!(!waits || self.input.len() == before);
+        session.take_unfinished();
         self.follow(next);
     }
 
@@ -248,6 +249,7 @@ impl Client {
         if let Some(session) = &mut self.session {
             let (input, out) = (&mut self.input, &mut self.out);
             let next = session.answered(answer, input, out, services);
+            session.take_unfinished();
             self.follow(next);
         }
     }

@@ -330,6 +330,7 @@ fn names_from_reverse_dns_are_checked_before_they_are_printed() {
             out,
             next,
             pause: None,
+            unfinished: Vec::new(),
         };
         talk.send(b"MAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n.\r\n");
         let body = String::from_utf8(talk.services.last_body()).unwrap();
