@@ -4,7 +4,8 @@
 //! program, or handed to the parent, whose child asks the system. All of it takes its time, so it
 //! runs on threads of its own: hashes on half of the processors, so that a storm of log-ins leaves
 //! the other half to everybody else; questions to the parent, to programs and to databases on
-//! threads that only wait, and hand on what then is to be compared. Whoever asks goes on meanwhile.
+//! threads that only wait, and hand on what then is to be compared. One of these that does not
+//! answer keeps half of the threads at most. Whoever asks goes on meanwhile.
 //!
 //! What a refusal tells: nothing. A user that does not exist costs a hash like one that does, and
 //! refusals come on the full second. Failures count, and when there have been too many
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+mod turns;
 
 use std::collections::{BinaryHeap, HashMap};
 use std::io;
@@ -33,6 +35,7 @@ use crate::util::{Line, Secret, Timestamp};
 pub use budget::Exhausted;
 
 use budget::Budget;
+use turns::{Asked, Turn, Turns};
 
 /// One attempt to log in.
 pub struct Attempt {
@@ -75,6 +78,8 @@ struct Shared {
     parent: Box<dyn Passwords>,
     /// A hash of each table, to compare with where it does not know the user.
     samples: Mutex<HashMap<String, Secret>>,
+    /// Of the threads that wait.
+    turns: Turns<Job>,
     refusals: Sender<Refusal>,
 }
 
@@ -134,6 +139,7 @@ impl Checker {
             budget: Mutex::new(Budget::new()),
             parent: Box::new(parent),
             samples: Mutex::new(HashMap::new()),
+            turns: Turns::new(SYSTEM_THREADS / 2, WAITING_MAX),
             refusals,
         });
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -144,12 +150,12 @@ impl Checker {
         };
         for _ in 0..hash_threads() {
             let (shared, jobs) = (shared.clone(), hash_jobs.clone());
-            spawn("auth hash", Box::new(move || shared.serve(&jobs, None)))?;
+            spawn("auth hash", Box::new(move || shared.compare_all(&jobs)))?;
         }
         for _ in 0..SYSTEM_THREADS {
             let (shared, jobs) = (shared.clone(), system_jobs.clone());
             let hashes = hashes.clone();
-            let work = move || shared.serve(&jobs, Some(&hashes));
+            let work = move || shared.ask_all(&jobs, &hashes);
             spawn("auth system", Box::new(work))?;
         }
         spawn("auth refusals", Box::new(move || give_in_time(&due)))?;
@@ -189,27 +195,49 @@ fn hash_threads() -> usize {
 /// Leaves it to the threads that take these.
 fn give(jobs: &Sender<Job>, job: Job) {
     if let Err(error) = jobs.try_send(job) {
-        log::warn(format_args!("auth: too many log-ins at a time"));
-        (error.into_inner().answer)(Verdict::Unavailable);
+        too_many(error.into_inner());
     }
 }
 
+fn too_many(job: Job) {
+    log::warn(format_args!("auth: too many log-ins at a time"));
+    (job.answer)(Verdict::Unavailable);
+}
+
 impl Shared {
-    /// `hashes` takes what is to be compared, unless this thread is there for it.
-    fn serve(&self, jobs: &Receiver<Job>, hashes: Option<&Sender<Job>>) {
+    fn compare_all(&self, jobs: &Receiver<Job>) {
         while let Ok(mut job) = jobs.recv() {
             let found = job.found.take();
-            let found = found.unwrap_or_else(|| self.find(&job.attempt));
-            match (found, hashes) {
-                (Found::Verdict(verdict), _) => self.settle(job, verdict),
-                (Found::Hash(hash), None) => {
-                    let verdict = self.compare(&job.attempt, hash);
-                    self.settle(job, verdict);
+            let verdict = match found.unwrap_or_else(|| self.find(&job.attempt)) {
+                Found::Verdict(verdict) => verdict,
+                Found::Hash(hash) => self.compare(&job.attempt, hash),
+            };
+            self.settle(job, verdict);
+        }
+    }
+
+    /// `hashes` takes what is to be compared.
+    fn ask_all(&self, jobs: &Receiver<Job>, hashes: &Sender<Job>) {
+        while let Ok(job) = jobs.recv() {
+            let table = job.attempt.table.as_ref();
+            let asked: Asked = table.map(|(_, name)| name.clone());
+            let mut next = match self.turns.come(&asked, job) {
+                Turn::Now(job) => Some(job),
+                Turn::Later => None,
+                Turn::Never(job) => {
+                    too_many(job);
+                    None
                 }
-                (found, Some(hashes)) => {
-                    job.found = Some(found);
-                    give(hashes, job);
+            };
+            while let Some(mut job) = next {
+                match self.find(&job.attempt) {
+                    Found::Verdict(verdict) => self.settle(job, verdict),
+                    found => {
+                        job.found = Some(found);
+                        give(hashes, job);
+                    }
                 }
+                next = self.turns.next(&asked);
             }
         }
     }
@@ -489,11 +517,6 @@ mod tests {
         let soon = Instant::now() + Duration::from_secs(20);
         let started = tables.tables.start_programs(&|_| launcher.clone(), soon);
         started.unwrap();
-        let silent: Vec<_> = (0..hash_threads().min(SYSTEM_THREADS - 1))
-            .map(|_| judge.asked_of("slow", "silent", "x"))
-            .collect();
-        assert_eq!(judge.ask("ann", "right"), Verdict::Accepted);
-        assert!(silent.iter().all(|answer| answer.try_recv().is_err()));
         for (user, password, verdict) in [
             ("ann", "right", Verdict::Accepted),
             ("ann", "wrong", Verdict::Refused),
@@ -502,6 +525,16 @@ mod tests {
             let answer = judge.asked_of("slow", user, password).recv();
             assert_eq!(answer, Ok(verdict), "{user} {password}");
         }
+        let silent: Vec<_> = (0..SYSTEM_THREADS)
+            .map(|_| judge.asked_of("slow", "silent", "x"))
+            .collect();
+        let by_system = Judge {
+            checker: judge.checker.clone(),
+            tables: None,
+        };
+        assert_eq!(judge.ask("ann", "right"), Verdict::Accepted);
+        assert_eq!(by_system.ask("ann", "right"), Verdict::Accepted);
+        assert!(silent.iter().all(|answer| answer.try_recv().is_err()));
     }
 
     #[test]
