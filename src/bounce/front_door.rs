@@ -67,6 +67,7 @@ fn facts(socket: &Listening, dsn: &Dsn) -> Facts {
     Facts {
         peer: Peer::Local,
         rdns: Some(socket.server_name.clone()),
+        rdns_failed: false,
         helo: dsn.smtpname.clone(),
         authenticated: true,
         username: None,

@@ -300,6 +300,7 @@ fn facts(envelope: &Envelope, change: &Change) -> Facts {
     Facts {
         peer: envelope.peer.clone(),
         rdns: known.then(|| envelope.hostname.clone()),
+        rdns_failed: false,
         helo: envelope.helo.clone(),
         authenticated: envelope.flags.authenticated,
         username: envelope.username.clone(),

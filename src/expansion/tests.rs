@@ -222,6 +222,7 @@ impl Bench {
         let facts = Facts {
             peer: Peer::parse("203.0.113.5").unwrap(),
             rdns: None,
+            rdns_failed: false,
             helo: Line::default(),
             authenticated: false,
             username: None,

@@ -104,6 +104,7 @@ fn facts(context: &Context<'_>, supposed: &Supposed, sender: MailAddr) -> Facts 
     Facts {
         helo: supposed.helo.clone().unwrap_or_else(|| own_name(&peer)),
         rdns,
+        rdns_failed: false,
         authenticated: local || supposed.username.is_some(),
         username: supposed.username.clone(),
         tls: supposed.tls,

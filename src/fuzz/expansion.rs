@@ -49,6 +49,7 @@ pub(super) fn expand(bytes: &[u8]) {
     let facts = Facts {
         peer: Peer::Local,
         rdns: None,
+        rdns_failed: false,
         helo: Line::sanitize(b"localhost"),
         authenticated: true,
         username: None,

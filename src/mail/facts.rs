@@ -11,6 +11,8 @@ pub struct Facts {
     pub peer: Peer,
     /// The client's name by reverse DNS, if it has one.
     pub rdns: Option<Line>,
+    /// There is no name here because nobody could say whether the client has one.
+    pub rdns_failed: bool,
     /// HELO or EHLO argument.
     pub helo: Line,
     /// Whether the client authenticated; local submitters count as such.

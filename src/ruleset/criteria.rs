@@ -54,6 +54,12 @@ impl Question<'_> {
         holds
     }
 
+    /// Whether a criterion is about a name of the client that nobody could say.
+    pub fn is_open(&self, criterion: &Criterion) -> bool {
+        let is_name = matches!(criterion.test, Test::FromRdns(_));
+        is_name && self.facts.rdns_failed && self.origin == Origin::Client
+    }
+
     fn ask(&self, test: &Test) -> Answered {
         match test {
             Test::Tag(pattern) => self.tag(pattern),

@@ -2,7 +2,8 @@
 //!
 //! Facts and an address go in, an action or a refusal comes out. Tables are asked and nothing
 //! else. A criterion that cannot be answered ends the evaluation with an error, even where a later
-//! rule would have held: the caller says "try again".
+//! rule would have held: the caller says "try again". So it does where an address would be refused
+//! only because the client's name is not known for now.
 
 #![forbid(unsafe_code)]
 
@@ -59,13 +60,18 @@ pub fn decide<'c>(
     config: &'c Config,
     question: &Question<'_>,
 ) -> Result<Decision<'c>, Unanswered<'c>> {
+    let mut open = None;
     for rule in &config.rules {
         let position = &rule.at;
         let unanswered = |error| Unanswered {
             error,
             rule: position,
         };
-        if !holds(rule, question).map_err(unanswered)? {
+        let (holds, is_open) = holds(rule, question).map_err(unanswered)?;
+        if is_open && holds != rule.action.is_some() {
+            open.get_or_insert(position);
+        }
+        if !holds {
             continue;
         }
         let action = rule.action.as_ref().map(|name| config.actions.get(name));
@@ -76,20 +82,40 @@ pub fn decide<'c>(
                 filter: rule.filter.as_ref(),
             },
             // An action that is not there cannot come out of `config::load`.
-            Some(None) | None => Decision::Reject { rule: position },
+            Some(None) | None => refused(open, Decision::Reject { rule: position })?,
         });
     }
-    Ok(Decision::NoRule)
+    refused(open, Decision::NoRule)
 }
 
-fn holds(rule: &Rule, question: &Question<'_>) -> Result<bool, TableError> {
+/// A refusal, unless there is a rule that might have been in its way.
+fn refused<'c>(
+    open: Option<&'c Position>,
+    refusal: Decision<'c>,
+) -> Result<Decision<'c>, Unanswered<'c>> {
+    match open {
+        None => Ok(refusal),
+        Some(rule) => Err(Unanswered {
+            error: TableError::new("the client's name cannot be looked up now"),
+            rule,
+        }),
+    }
+}
+
+/// Whether a rule holds, and whether the client's name might change that.
+fn holds(rule: &Rule, question: &Question<'_>) -> Result<(bool, bool), TableError> {
     if let Some(watch) = question.watch {
         watch.rule(rule);
     }
+    let (mut all, mut is_open) = (true, false);
     for criterion in &rule.criteria {
-        if !question.holds(criterion)? {
-            return Ok(false);
+        let holds = question.holds(criterion)?;
+        if question.is_open(criterion) {
+            is_open = true;
+        } else if !holds {
+            return Ok((false, false));
         }
+        all &= holds;
     }
-    Ok(true)
+    Ok((all, is_open))
 }

@@ -519,6 +519,7 @@ impl Session {
         let facts = Facts {
             peer: Peer::parse(self.source).unwrap(),
             rdns: self.rdns.map(line),
+            rdns_failed: false,
             helo: line(&self.helo),
             authenticated: self.user.is_some() || self.anonymous,
             username: self.user.as_deref().map(line),

@@ -34,11 +34,13 @@ action b mbox
     (config, tables)
 }
 
-/// A session in words: `src=… helo=… rdns=… user=… tag=… from=… to=… tls auth internal`.
+/// A session in words: `src=… helo=… rdns=… user=… tag=… from=… to=… tls auth internal`;
+/// `nobody-knows` the client's name.
 fn session(words: &str) -> (Facts, MailAddr, Origin) {
     let mut facts = Facts {
         peer: Peer::parse("203.0.113.5").unwrap(),
         rdns: None,
+        rdns_failed: false,
         helo: line("client"),
         authenticated: false,
         username: None,
@@ -62,6 +64,7 @@ fn session(words: &str) -> (Facts, MailAddr, Origin) {
             ("to", text) => dest = MailAddr::from_stored(text).unwrap(),
             ("tls", _) => facts.tls = true,
             ("auth", _) => facts.authenticated = true,
+            ("nobody-knows", _) => facts.rdns_failed = true,
             ("internal", _) => origin = Origin::Internal,
             other => panic!("{other:?}"),
         }
@@ -256,6 +259,51 @@ fn the_first_rule_that_holds_decides() {
 }
 
 // A criterion that cannot be answered ends the evaluation, whatever comes later.
+// smtpd.conf(5): only an answer that there is no name is a reason for good.
+#[test]
+fn nobody_is_refused_for_good_only_because_no_name_server_answers() {
+    let open = "error 3 the client's name cannot be looked up now";
+    for (rules, words, expected) in [
+        ("match from rdns a.b for any action a", "", "none"),
+        ("match from rdns a.b for any action a", "nobody-knows", open),
+        (
+            "match from rdns regex x for any action a\nmatch from any for any reject",
+            "nobody-knows",
+            open,
+        ),
+        (
+            "match !from rdns for any reject\nmatch from any for any action a",
+            "nobody-knows",
+            open,
+        ),
+        ("match !from rdns for any reject", "", "reject 3"),
+        // Others take it, or it would be refused anyway.
+        (
+            "match from rdns a.b for any action a\nmatch from any for any action b",
+            "nobody-knows",
+            "b 4",
+        ),
+        ("match from rdns a.b for any reject", "nobody-knows", "none"),
+        (
+            "match from rdns a.b for domain x.y action a",
+            "nobody-knows",
+            "none",
+        ),
+        (
+            "match tag x from rdns a.b for any action a",
+            "nobody-knows",
+            "none",
+        ),
+        (
+            "match from rdns a.b for any action a",
+            "nobody-knows internal",
+            "none",
+        ),
+    ] {
+        assert_eq!(verdict(rules, words), expected, "{rules} {words}");
+    }
+}
+
 #[test]
 fn an_unanswered_question_is_an_error() {
     let rules = "match helo x from any action a\nmatch from any for any action b";

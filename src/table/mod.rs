@@ -61,7 +61,8 @@ pub struct TableError {
 }
 
 impl TableError {
-    fn new(text: &str) -> TableError {
+    /// Of this reason.
+    pub fn new(text: &str) -> TableError {
         TableError {
             text: Line::sanitize(text.as_bytes()),
         }

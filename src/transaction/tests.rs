@@ -20,6 +20,7 @@ fn facts() -> Facts {
     Facts {
         peer: Peer::inet(IpAddr::from([192, 0, 2, 10])),
         rdns: Some(line("client.example.org")),
+        rdns_failed: false,
         helo: line("client.example.org"),
         authenticated: false,
         username: None,

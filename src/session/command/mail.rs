@@ -1,5 +1,6 @@
 //! MAIL (RFC 5321 §4.1.1.2).
 
+use crate::dns::Confirmed;
 use crate::log::maillog;
 use crate::mail::{Facts, MailAddr, Peer};
 use crate::queue::BeginError;
@@ -140,6 +141,7 @@ impl Session {
         Some(Facts {
             peer: self.peer.clone(),
             rdns: self.rdns.clone(),
+            rdns_failed: self.rdns.is_none() && self.fcrdns == Confirmed::Error,
             helo: self.greeting.as_ref()?.name.clone(),
             authenticated: self.is_authenticated(),
             username: self.security.user.clone(),
