@@ -45,6 +45,13 @@ impl Userbases {
         }
     }
 
+    /// Puts other entries in the place of those of a table in a file.
+    pub fn replace(&self, table: &str, bytes: &[u8]) -> Result<(), String> {
+        self.tables
+            .replace(table, bytes)
+            .map_err(|error| error.to_string())
+    }
+
     /// The program's table and the user that a request needs, if its userbase is a program's.
     pub fn needed(config: &Config, request: &Request) -> Option<(String, String)> {
         let (action, user) = match request {

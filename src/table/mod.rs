@@ -36,8 +36,9 @@ use std::time::Instant;
 
 use crate::config::built_in;
 use crate::config::relayhost::RelayHost;
+use crate::config::table_text::Shape;
 use crate::config::{
-    Comparison, Config, Diagnostic, How, Position, Sources, entries, limits, service,
+    Comparison, Config, Diagnostic, How, Position, Sources, TableSource, entries, limits, service,
 };
 use crate::log::{self, Trace};
 use crate::mail::{MailAddr, Peer};
@@ -126,30 +127,74 @@ impl Tables {
     /// Reads a file table again, and looks at a database. Inline tables and the system's users are
     /// always up to date.
     pub fn update(&self, name: &str) -> Result<(), TableError> {
-        let unknown = || TableError::new(&format!("Lookup table not found: \"{name}\""));
-        let table = self.by_name.get(name).ok_or_else(unknown)?;
+        let table = self.known(name)?;
         let failed = |reason: String| TableError::new(&format!("table {name}: {reason}"));
         match &table.source {
             Source::Inline | Source::Passwd => Ok(()),
             Source::Db(_) => table.now(self.delimiter).map(drop).map_err(failed),
             Source::Program(program) => running(program).and_then(Program::update).map_err(failed),
-            Source::File(path, shape) => {
-                let named = |reason: String| failed(format!("{}: {reason}", path.display()));
-                let (fresh, complaints) = source::read(path, *shape, &table.uses).map_err(named)?;
-                if let Some(old) = table.state() {
-                    fresh.rebuild_like(&old, self.delimiter).map_err(failed)?;
-                }
-                for (line, why) in complaints {
+            Source::File(path, _) => {
+                let named = |reason: String| failed(table.named(reason));
+                let bytes = source::read(path).map_err(named)?;
+                self.replace(name, &bytes)?;
+                for (line, why) in entries::complaints(&table.uses, &bytes) {
                     log::warn(format_args!(
                         "table {name}: {}:{line}: {why}",
                         path.display()
                     ));
                 }
-                table.set(Arc::new(fresh));
                 log::trace(Trace::Tables, format_args!("tables: {name} is read anew"));
                 Ok(())
             }
         }
+    }
+
+    /// Takes these bytes for what is in the file of a table now. What is no table of the shape that
+    /// it had at first changes nothing, and neither do other tables than those in files.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), TableError> {
+        let table = self.known(name)?;
+        let failed = |reason: String| TableError::new(&format!("table {name}: {reason}"));
+        let Source::File(_, shape) = &table.source else {
+            return Ok(());
+        };
+        let fresh = source::parse(bytes, *shape).map_err(|reason| failed(table.named(reason)))?;
+        if let Some(old) = table.state() {
+            fresh.rebuild_like(&old, self.delimiter).map_err(failed)?;
+        }
+        table.set(Arc::new(fresh));
+        Ok(())
+    }
+
+    /// Whether [`Tables::load`], and the check of the configuration before it, would take these bytes
+    /// for what is in the file of a table; why not otherwise. No other table is looked at.
+    pub fn check_file(config: &Config, name: &str, bytes: &[u8]) -> Result<(), String> {
+        let Some(TableSource::File(path)) = config.tables.get(name) else {
+            return Ok(());
+        };
+        let wanted = shape::of(config, name);
+        let table = source::of_file(path, bytes, wanted)?;
+        if let Source::File(_, Some(is)) = table.source
+            && wanted.is_some_and(|wanted| wanted != is)
+        {
+            return Err(match is {
+                Shape::Map => "it is a mapping".to_owned(),
+                Shape::List => "it is a list".to_owned(),
+            });
+        }
+        let tables = Tables {
+            by_name: BTreeMap::from([(name.to_owned(), table)]),
+            delimiter: config.smtp.sub_addr_delim,
+            rules_may_wait: false,
+        };
+        match tables.prepare(config).first() {
+            Some(error) => Err(error.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn known(&self, name: &str) -> Result<&Table, TableError> {
+        let unknown = || TableError::new(&format!("Lookup table not found: \"{name}\""));
+        self.by_name.get(name).ok_or_else(unknown)
     }
 
     /// Whether a domain or host name is in a table, wildcards included.

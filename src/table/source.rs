@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use crate::config::entries::{self, Use};
+use crate::config::entries::Use;
 use crate::config::table_text::Shape;
 use crate::config::{Sources, TableSource, limits};
 use crate::log;
@@ -138,9 +138,7 @@ pub fn build(
         }
         TableSource::File(path) => {
             let bytes = sources.file(path).map_err(str::to_owned)?;
-            let (contents, shape) = Contents::parse(bytes, None).map_err(said)?;
-            let source = Source::File(path.clone(), shape.or(wanted));
-            Ok(Table::new(source, memory(contents)))
+            of_file(path, bytes, wanted)
         }
         TableSource::Db(path) => {
             let state = Db::open(path).map(|db| State::new(Store::Db(db)));
@@ -157,14 +155,23 @@ pub fn build(
     }
 }
 
-/// Reads a file table; says as well, line by line, which entries are no good for these uses.
-pub fn read(
-    path: &Path,
-    shape: Option<Shape>,
-    uses: &[Use],
-) -> Result<(State, Vec<(u32, String)>), String> {
-    let bytes = open::read_plain(path, limits::TABLE_BYTES).map_err(|e| strerror(&e))?;
-    let (contents, _) = Contents::parse(&bytes, shape).map_err(|e| e.to_string())?;
-    let complaints = entries::complaints(uses, &bytes);
-    Ok((State::new(Store::Memory(contents)), complaints))
+/// Makes the table that is in a file.
+pub fn of_file(path: &Path, bytes: &[u8], wanted: Option<Shape>) -> Result<Table, String> {
+    let (contents, shape) = Contents::parse(bytes, None).map_err(|error| error.to_string())?;
+    let source = Source::File(path.to_owned(), shape.or(wanted));
+    Ok(Table::new(
+        source,
+        Some(State::new(Store::Memory(contents))),
+    ))
+}
+
+/// Reads the file of a table.
+pub fn read(path: &Path) -> Result<Vec<u8>, String> {
+    open::read_plain(path, limits::TABLE_BYTES).map_err(|error| strerror(&error))
+}
+
+/// Entries for a file table whose shape is known.
+pub fn parse(bytes: &[u8], shape: Option<Shape>) -> Result<State, String> {
+    let (contents, _) = Contents::parse(bytes, shape).map_err(|error| error.to_string())?;
+    Ok(State::new(Store::Memory(contents)))
 }

@@ -525,3 +525,35 @@ fn tables_go_between_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<Tables>();
 }
+
+// smtpctl(8), update table: the next engine starts with the file only if it can.
+#[test]
+fn a_file_is_checked_alone_as_it_is_with_all_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t");
+    let uses = [
+        "action b maildir userbase <t>\nmatch for any action b\n",
+        "action b maildir\nmatch from src <t> for any action b\n",
+        "action b maildir\nmatch for any rcpt-to regex <t> action b\n",
+        "action b maildir\nmatch for any rcpt-to <t> action b\n",
+        "action b relay host <t>\nmatch for any action b\n",
+    ];
+    let texts = [
+        "",
+        "a\n",
+        "a: 1:1:/\n",
+        "a\n[: b\n",
+        "x{1000}{1000}{1000}\n",
+    ];
+    for (how, text) in uses.iter().flat_map(|how| texts.map(|text| (how, text))) {
+        let config = format!("table t file:{}\n{how}", path.display());
+        std::fs::write(&path, "").unwrap();
+        let empty = load(&sources(&config), &defaults()).unwrap().config;
+        let alone = Tables::check_file(&empty, "t", text.as_bytes());
+        std::fs::write(&path, text).unwrap();
+        let sources = sources(&config);
+        let all = load(&sources, &defaults());
+        let taken = all.is_ok_and(|all| Tables::load(&all.config, &sources).is_ok());
+        assert_eq!(alone.is_ok(), taken, "{how}{text}{alone:?}");
+    }
+}

@@ -97,7 +97,7 @@ impl Parent {
 
     /// Everything an engine starts with; see `engine::start`.
     fn brief_engine(&mut self) -> io::Result<()> {
-        let config = open::to_pass_on(&self.options.paths.spool, &self.in_use.handover)?;
+        let config = open::to_pass_on(&self.options.paths.spool, self.in_use.handover())?;
         let mut frames = vec![(Reply::Config, vec![OwnedFd::from(config)])];
         for bound in &self.held.listeners {
             let copy = OwnedFd::from(bound.socket.try_clone()?);

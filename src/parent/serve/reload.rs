@@ -19,14 +19,17 @@ use crate::parent::userbase::{Userbases, is_userbase};
 use crate::privsep::{Extent, Handover, Reply};
 use crate::sys::errno::strerror;
 use crate::sys::open;
+use crate::table::Tables;
 use crate::util::cut;
 
 use super::Parent;
 
 /// A configuration, for us and for every engine.
 pub struct InUse {
-    /// As an engine gets it.
-    pub handover: Vec<u8>,
+    /// The hand-over, as it was read first.
+    encoded: Vec<u8>,
+    /// Files of tables that were read since, until an engine gets them.
+    fresh: BTreeMap<PathBuf, Vec<u8>>,
     pub config: Config,
     pub users: Userbases,
     /// The files of certificates and authorities, as they were read.
@@ -42,11 +45,12 @@ impl InUse {
             Some((path.to_owned(), bytes.to_vec()))
         });
         let certificates = certificates.collect();
-        let handover = handover
+        let encoded = handover
             .encode()
             .map_err(|error| format!("configuration: {error}"))?;
         Ok(InUse {
-            handover,
+            encoded,
+            fresh: BTreeMap::new(),
             config,
             users,
             certificates,
@@ -73,8 +77,32 @@ impl InUse {
         Ok(Some(handover))
     }
 
+    /// With all that was read since.
     fn decoded(&self) -> Result<Handover, String> {
-        Handover::decode(&self.handover).map_err(|error| format!("configuration: {error}"))
+        let mut handover =
+            Handover::decode(&self.encoded).map_err(|error| format!("configuration: {error}"))?;
+        for (path, bytes) in &self.fresh {
+            handover.sources.insert(path, bytes.clone());
+        }
+        Ok(handover)
+    }
+
+    /// What an engine gets. It may hold every table there is, so tables that were read again are put
+    /// in here, all at once, and not at each update.
+    pub(super) fn handover(&mut self) -> &[u8] {
+        if !self.fresh.is_empty() {
+            let encoded = self
+                .decoded()
+                .and_then(|handover| handover.encode().map_err(|error| error.to_string()));
+            match encoded {
+                Ok(encoded) => self.encoded = encoded,
+                Err(why) => log::warn(format_args!(
+                    "updated tables: {why}: the engine starts with the old entries"
+                )),
+            }
+            self.fresh.clear();
+        }
+        &self.encoded
     }
 
     /// Reads the file of a table again. What no engine could start with changes nothing.
@@ -84,17 +112,16 @@ impl InUse {
         };
         let bytes = open::read_plain(path, limits::TABLE_BYTES)
             .map_err(|error| format!("{}: {}", path.display(), strerror(&error)))?;
-        let mut handover = self.decoded()?;
-        handover.sources.insert(path, bytes);
-        handover.load().map_err(|found| {
-            let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
-            texts.join("; ")
-        })?;
-        let encoded = handover.encode().map_err(|error| error.to_string())?;
-        if is_userbase(&self.config, table) {
-            self.users = Userbases::load(&self.config, &handover.sources)?;
+        // Other tables may be in the same file.
+        for (name, source) in &self.config.tables {
+            if matches!(source, TableSource::File(other) if other == path) {
+                Tables::check_file(&self.config, name, &bytes)?;
+            }
         }
-        self.handover = encoded;
+        if is_userbase(&self.config, table) {
+            self.users.replace(table, &bytes)?;
+        }
+        self.fresh.insert(path.clone(), bytes);
         Ok(())
     }
 }
@@ -255,7 +282,7 @@ impl Parent {
             let copy = OwnedFd::from(bound.socket.try_clone()?);
             frames.push((Reply::Listener { index: bound.index }, vec![copy]));
         }
-        let file = open::to_pass_on(&self.options.paths.spool, &next.in_use.handover)?;
+        let file = open::to_pass_on(&self.options.paths.spool, &next.in_use.encoded)?;
         let mut fds = vec![OwnedFd::from(file)];
         fds.extend(match &next.keys {
             Some(keys) => keys.socket()?,
@@ -332,10 +359,12 @@ mod tests {
         assert_eq!(uid(&in_use, "bob"), Some(2));
         assert_eq!(uid(&in_use, "alice"), Some(3));
         std::fs::write(&cert, "new").unwrap();
-        for handover in [
-            in_use.renewed().unwrap().unwrap(),
-            in_use.decoded().unwrap(),
-        ] {
+        // An update costs what the table does: the rest is put together when an engine starts.
+        assert_eq!(in_use.fresh.len(), 1);
+        let renewed = in_use.renewed().unwrap().unwrap();
+        let next = Handover::decode(in_use.handover()).unwrap();
+        assert!(in_use.fresh.is_empty());
+        for handover in [renewed, next, in_use.decoded().unwrap()] {
             assert_eq!(handover.sources.file(&people), Ok(good.as_bytes()));
         }
     }
