@@ -44,10 +44,10 @@ type Place = (PathBuf, u32, u32);
 #[derive(Debug)]
 struct Look {
     owner: User,
-    /// Who waits for it; nobody any more once its time is over.
+    /// Who waits for it.
     asked: Vec<Asked>,
     since: Instant,
-    /// When it is killed again, once it has been.
+    /// When it is killed again, once it has been: nobody waits for it any more.
     again: Option<Instant>,
     words: PipeReader,
 }
@@ -78,8 +78,9 @@ const MOST_OF_ONE: usize = 32;
 const MOST_ASKED: usize = 64;
 /// How long one may take: a little less than the engine waits.
 const TIME: Duration = Duration::from_secs(8);
-/// How long one may take while more than [`MANY`] wait: so many of the engine's threads that look
-/// recipients up, half of them, are left for others.
+/// How long one is waited for while more than [`MANY`] wait: so many of the engine's threads that
+/// look recipients up, half of them, are left for others. It goes on alone: a disk that has to
+/// spin up, or an automounter, is ready for who comes next.
 const TIME_OF_MANY: Duration = Duration::from_secs(1);
 const MANY: usize = 8;
 /// A child that was killed and is still there is killed again after this.
@@ -110,7 +111,7 @@ impl Looks {
         if let Some(look) = looks.find(|look| self::place(&look.owner) == place) {
             // Nobody waits for a child that was killed and does not end.
             return match look.asked.len() {
-                0 => Err(NO_ANSWER.to_owned()),
+                _ if look.again.is_some() => Err(NO_ANSWER.to_owned()),
                 MOST_ASKED.. => Err("too many wait for the home directory".to_owned()),
                 _ => {
                     look.asked.push(asked);
@@ -137,8 +138,8 @@ impl Looks {
         Ok(())
     }
 
-    /// The children whose time is over: kill them. They stay until they have ended, but those who
-    /// wait for them are to be told now.
+    /// The children whose time is over: kill them. They stay until they have ended. Also those who
+    /// have waited for long enough and are to be told now.
     pub fn overdue(&mut self, now: Instant) -> (Vec<Pid>, Vec<(Asked, String)>) {
         let (mut pids, mut given_up) = (Vec::new(), Vec::new());
         let time = self.time();
@@ -146,23 +147,33 @@ impl Looks {
             if look.until(time) > now {
                 continue;
             }
-            look.again = Some(now + AGAIN);
-            pids.push(*pid);
-            if look.asked.is_empty() {
+            if !look.asked.is_empty() {
+                let why = format!("{}: {NO_ANSWER}", look.owner.home.display());
+                for asked in look.asked.drain(..) {
+                    given_up.push((asked, why.clone()));
+                }
+                // The log is told once.
+                let _ = told(&look.owner, Err(why), None);
+            }
+            if look.until(TIME) > now {
                 continue;
             }
-            let why = format!("{}: {NO_ANSWER}", look.owner.home.display());
-            for asked in look.asked.drain(..) {
-                given_up.push((asked, why.clone()));
-            }
-            // The log is told once.
-            let _ = told(&look.owner, Err(why), None);
-            self.silent.retain(|_, until| *until > now);
-            if self.silent.len() < MOST_SILENT {
-                self.silent.insert(place(&look.owner), now + SILENCE);
+            pids.push(*pid);
+            if look.again.replace(now + AGAIN).is_none() {
+                self.silent.retain(|_, until| *until > now);
+                if self.silent.len() < MOST_SILENT {
+                    self.silent.insert(place(&look.owner), now + SILENCE);
+                }
             }
         }
         (pids, given_up)
+    }
+
+    /// The engine has ended that all of them have asked for: nobody waits.
+    pub fn forget_askers(&mut self) {
+        self.running
+            .values_mut()
+            .for_each(|look| look.asked.clear());
     }
 
     /// A child has ended: what it has found, for each who waits for it. What is passed on lies in
@@ -206,13 +217,13 @@ impl Looks {
         self.running.keys().copied().collect()
     }
 
-    /// When the next one's time is over.
+    /// When something is overdue.
     pub fn deadline(&self) -> Option<Instant> {
         let time = self.time();
         self.running.values().map(|look| look.until(time)).min()
     }
 
-    /// How long a look may take now.
+    /// How long a look is waited for now.
     fn time(&self) -> Duration {
         let waiting: usize = self.running.values().map(|look| look.asked.len()).sum();
         if waiting > MANY { TIME_OF_MANY } else { TIME }
@@ -220,7 +231,9 @@ impl Looks {
 }
 
 impl Look {
+    /// When it is overdue, if those who wait for it do so for this time.
     fn until(&self, time: Duration) -> Instant {
+        let time = if self.asked.is_empty() { TIME } else { time };
         self.again.unwrap_or(self.since + time)
     }
 }

@@ -172,6 +172,7 @@ impl Parent {
     pub(super) fn engine_ended(&mut self, how: Ended, now: Instant) {
         self.reloaded(false);
         self.chores.forget_reload();
+        self.looks.forget_askers();
         let Engine::Runs(running) = &self.engine else {
             return;
         };
