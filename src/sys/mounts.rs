@@ -36,7 +36,7 @@ impl Mounts {
 fn lead_locally(all: &[Mount], path: &Path) -> bool {
     let is_local = |place: &Path| {
         let mut above = all.iter().filter(|mount| place.starts_with(&mount.place));
-        // One may be hidden behind another: all of them count.
+        // One may be hidden behind another that is mounted above it: all of them count.
         above.clone().count() > 0 && above.all(|mount| mount.is_local)
     };
     let mut place = PathBuf::from("/");
@@ -95,6 +95,7 @@ const MOST_LINKS: usize = 40;
 
 #[cfg(target_os = "linux")]
 mod platform {
+    use std::collections::HashSet;
     use std::ffi::OsString;
     use std::fs::File;
     use std::io::{self, Read, Seek};
@@ -126,11 +127,9 @@ mod platform {
             file.rewind()?;
             let mut bytes = Vec::new();
             file.by_ref().take(MOST_BYTES).read_to_end(&mut bytes)?;
-            let lines = bytes.split(|byte| *byte == b'\n');
-            let lines = lines.filter(|line| !line.is_empty());
-            let all: Option<Vec<Mount>> = lines.map(parse).collect();
             let whole = bytes.len() < MOST_BYTES as usize;
-            let all = all.filter(|_| whole).ok_or(io::ErrorKind::InvalidData)?;
+            let all = parse(&bytes).filter(|_| whole);
+            let all = all.ok_or(io::ErrorKind::InvalidData)?;
             self.file = Some(file);
             Ok(all)
         }
@@ -139,14 +138,41 @@ mod platform {
     /// A list of mounts is taken to be shorter than this.
     const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
+    /// The mounts of the whole list. One that has another at the very same place on top of it is
+    /// left out, since nobody gets there: an automounter's has, once it has mounted something.
+    pub(super) fn parse(list: &[u8]) -> Option<Vec<Mount>> {
+        let lines = list.split(|byte| *byte == b'\n');
+        let lines = lines.filter(|line| !line.is_empty());
+        let all: Vec<Line<'_>> = lines.map(parse_line).collect::<Option<_>>()?;
+        let on_top = all
+            .iter()
+            .map(|line| (line.parent, line.mount.place.clone()));
+        let on_top: HashSet<_> = on_top.collect();
+        let is_seen = |line: &Line<'_>| !on_top.contains(&(line.id, line.mount.place.clone()));
+        let seen = all.into_iter().filter(is_seen);
+        Some(seen.map(|line| line.mount).collect())
+    }
+
+    struct Line<'l> {
+        id: &'l [u8],
+        /// What it is mounted on.
+        parent: &'l [u8],
+        mount: Mount,
+    }
+
     /// proc_pid_mountinfo(5): the fifth field is the place, the first after the hyphen the type.
-    pub(super) fn parse(line: &[u8]) -> Option<Mount> {
+    fn parse_line(line: &[u8]) -> Option<Line<'_>> {
         let mut fields = line.split(|byte| *byte == b' ');
-        let place = unescaped(fields.nth(4)?);
+        let (id, parent) = (fields.next()?, fields.next()?);
+        let place = unescaped(fields.nth(2)?);
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        Some(Mount {
-            place: OsString::from_vec(place).into(),
-            is_local: LOCAL_TYPES.contains(&kind),
+        Some(Line {
+            id,
+            parent,
+            mount: Mount {
+                place: OsString::from_vec(place).into(),
+                is_local: LOCAL_TYPES.contains(&kind),
+            },
         })
     }
 
@@ -304,10 +330,10 @@ mod tests {
     fn a_line_of_the_system_is_understood() {
         let read = |line: &str| platform::parse(line.as_bytes());
         let mount = |place: &str, is_local| {
-            Some(Mount {
+            Some(vec![Mount {
                 place: place.into(),
                 is_local,
-            })
+            }])
         };
         let line = "36 35 98:0 /a /home rw,noatime shared:1 master:2 - ext4 /dev/root rw";
         assert_eq!(read(line), mount("/home", true));
@@ -318,6 +344,38 @@ mod tests {
             mount("/net", false)
         );
         assert_eq!(read("36 35 98:0 / /home rw ext4"), None);
-        assert_eq!(read(""), None);
+        assert_eq!(read("36 35"), None);
+        assert_eq!(read(""), Some(Vec::new()));
+    }
+
+    // With x-systemd.automount both stay mounted; what is below is not seen any more.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn of_mounts_at_one_place_the_one_on_top_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(home.join("bob")).unwrap();
+        let root = "28 1 8:1 / / rw - ext4 /dev/a rw";
+        let below = "40 28 0:39 / /home rw shared:1 - autofs systemd-1 rw,fd=60";
+        let disk = "95 40 8:2 / /home rw shared:2 - ext4 /dev/b rw";
+        let net = "95 40 0:50 / /home rw - nfs4 server:/home rw";
+        let over = "96 95 0:51 / /home rw - autofs systemd-1 rw";
+        let inside = "97 95 0:52 / /home/bob rw - nfs4 server:/bob rw";
+        let hidden = "41 40 0:53 / /home/bob rw - fuse.sshfs far rw";
+        for (lines, is_local) in [
+            (vec![root, below, disk], true),
+            (vec![disk, below, root], true),
+            (vec![root, below], false),
+            (vec![root, below, net], false),
+            (vec![root, below, disk, over], false),
+            (vec![root, below, disk, inside], false),
+            // Elsewhere than at the same place all count.
+            (vec![root, below, hidden, disk], false),
+        ] {
+            let list = lines.join("\n").replace("/home", home.to_str().unwrap());
+            let all = platform::parse(list.as_bytes()).unwrap();
+            let found = lead_locally(&all, &home.join("bob/.forward"));
+            assert_eq!(found, is_local, "{lines:?}");
+        }
     }
 }
