@@ -25,7 +25,7 @@ use super::{
 };
 
 pub use helper::PendingHelper;
-use wire::{Promise, Waiting, Wire, lock};
+use wire::{Matter, Promise, Waiting, Wire, lock};
 
 /// The engine's end; clones share it.
 #[derive(Clone)]
@@ -77,7 +77,7 @@ impl Client {
             channel,
             sending: Mutex::new(()),
             patience,
-            settings: Mutex::default(),
+            untold: Mutex::default(),
             keys: Mutex::new(None),
             listeners: Mutex::default(),
             waiting: Mutex::new(Waiting {
@@ -109,10 +109,12 @@ impl Client {
     }
 
     /// Lets the parent read a table again: it may find users in it, and hands it to the next engine.
+    /// Where it is busy it does so later.
     pub fn update_table(&self, table: &str) -> io::Result<()> {
         let table =
             Line::new(table).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        self.0.send(&Request::UpdateTable { table }, &[])
+        let matter = Matter::Table(table.clone());
+        self.0.insist(matter, Request::UpdateTable { table })
     }
 
     /// Has the parent read and check the configuration or a part of it afresh, and waits for it;
@@ -133,8 +135,8 @@ impl Client {
     /// Lets the parent follow what smtpctl(8) has switched. Waits for nobody, so that the event
     /// loop can call it: while somebody else sends, it is left to them.
     pub fn set(&self, what: Setting, on: bool) -> io::Result<()> {
-        lock(&self.0.settings).insert(what, on);
-        self.0.tell_settings()
+        lock(&self.0.untold).insert(Matter::Setting(what), Request::Set { what, on });
+        self.0.tell_rest()
     }
 }
 
@@ -151,7 +153,7 @@ impl Calls for Client {
         }
         let killer = self.clone();
         // A parent that cannot be reached is gone, which the reader tells.
-        let kill = move || drop(killer.0.send(&Request::KillMda { id }, &[]));
+        let kill = move || drop(killer.0.insist(Matter::Kill(id), Request::KillMda { id }));
         Ok(Pending::new(result, Box::new(kill)))
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::privsep::{Helper, MdaEnd, Request};
 
 use super::Client;
-use super::wire::{HelperNews, Promise, lock};
+use super::wire::{HelperNews, Matter, Promise, lock};
 
 /// A helper that was asked for.
 pub struct PendingHelper {
@@ -59,10 +59,8 @@ impl PendingHelper {
     /// Asks for it to be killed. Its end still has to be waited for.
     pub fn kill(&self) {
         // A parent that cannot be reached is gone, which the reader tells.
-        let _ = self
-            .client
-            .0
-            .send(&Request::KillHelper { id: self.id }, &[]);
+        let request = Request::KillHelper { id: self.id };
+        let _ = self.client.0.insist(Matter::Kill(self.id), request);
     }
 
     /// How it ended; waits for each piece of news no longer than `timeout`.

@@ -160,7 +160,7 @@ fn a_parent_that_does_not_read_is_waited_for_so_long_and_no_longer() {
     let client = Client::with_patience(patience, engine, |_| {}).unwrap();
     let mut sent = 0;
     let error = loop {
-        match client.update_table("users") {
+        match client.ready() {
             Ok(()) => sent += 1,
             Err(error) => break error,
         }
@@ -170,10 +170,38 @@ fn a_parent_that_does_not_read_is_waited_for_so_long_and_no_longer() {
     assert_eq!(asked.unwrap_err().kind(), io::ErrorKind::TimedOut);
     // What was sent is whole, and once it is read there is room.
     for _ in 0..sent {
-        assert!(matches!(next(&parent).0, Request::UpdateTable { .. }));
+        assert_eq!(next(&parent).0, Request::Ready);
     }
-    client.ready().unwrap();
-    assert_eq!(next(&parent).0, Request::Ready);
+    client.finished().unwrap();
+    assert_eq!(next(&parent).0, Request::Finished);
+}
+
+// A delivery that is not killed is made twice, and smtpctl(8) has said that the table is updated.
+#[test]
+fn what_must_not_be_lost_is_told_once_the_parent_reads_again() {
+    let (parent, engine) = Channel::pair().unwrap();
+    let patience = Duration::from_millis(50);
+    let client = Client::with_patience(patience, engine, |_| {}).unwrap();
+    let pending = start(&client);
+    let id = next_id(&parent);
+    let mut sent = 0;
+    while client.ready().is_ok() {
+        sent += 1;
+    }
+    pending.kill();
+    pending.kill();
+    client.update_table("users").unwrap();
+    for _ in 0..sent {
+        assert_eq!(next(&parent).0, Request::Ready);
+    }
+    // Whatever the parent says next, it reads.
+    let end = MdaEnd::Exited(0);
+    let other = id.wrapping_add(1);
+    say(&parent, &Reply::MdaDone { id: other, end });
+    assert_eq!(next(&parent).0, Request::KillMda { id });
+    let table = Line::new("users").unwrap();
+    assert_eq!(next(&parent).0, Request::UpdateTable { table });
+    assert!(client.0.untold.lock().unwrap().is_empty());
 }
 
 #[test]

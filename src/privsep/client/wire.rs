@@ -26,13 +26,25 @@ pub(super) struct Wire {
     pub(super) sending: Mutex<()>,
     /// How long a parent that reads nothing may keep whoever has something to say.
     pub(super) patience: Duration,
-    /// What the parent is still to be told of what smtpctl(8) has switched.
-    pub(super) settings: Mutex<BTreeMap<Setting, bool>>,
+    /// What the parent is still to be told: it must not be lost because the parent is busy.
+    pub(super) untold: Mutex<BTreeMap<Matter, Request>>,
     /// A socket to the process that holds private keys, until it is taken.
     pub(super) keys: Mutex<Option<OwnedFd>>,
     /// Those of a configuration that is still to come.
     pub(super) listeners: Mutex<Vec<(u32, TcpListener)>>,
     pub(super) waiting: Mutex<Waiting>,
+}
+
+/// What a request is about that the parent hears late rather than never; of two about the same
+/// matter one is enough.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Matter {
+    /// What smtpctl(8) has switched.
+    Setting(Setting),
+    /// The delivery or helper with this id, which goes on until it is killed.
+    Kill(u32),
+    /// A table that was read again.
+    Table(Line),
 }
 
 /// `trace imsg` and `trace mproc`: what is asked and answered, but none of what goes with it.
@@ -134,25 +146,39 @@ impl Wire {
         drop(turn);
         match sent {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Others may have left theirs to us.
+                self.tell_rest()?;
                 Err(io::ErrorKind::TimedOut.into())
             }
-            sent => sent.and_then(|()| self.tell_settings()),
+            sent => sent.and_then(|()| self.tell_rest()),
+        }
+    }
+
+    /// Sends a request that must not be lost: what a busy parent does not take now it gets later.
+    pub(super) fn insist(&self, matter: Matter, request: Request) -> io::Result<()> {
+        match self.send(&request, &[]) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                lock(&self.untold).insert(matter, request);
+                self.tell_rest()
+            }
+            sent => sent,
         }
     }
 
     /// Sends what is to be told, unless somebody is sending now: they look here when they are done.
-    pub(super) fn tell_settings(&self) -> io::Result<()> {
-        while !lock(&self.settings).is_empty() {
+    pub(super) fn tell_rest(&self) -> io::Result<()> {
+        while !lock(&self.untold).is_empty() {
             let Ok(turn) = self.sending.try_lock() else {
                 return Ok(());
             };
-            let Some((what, on)) = lock(&self.settings).pop_first() else {
+            let Some((matter, request)) = lock(&self.untold).pop_first() else {
                 return Ok(());
             };
-            match self.put(&Request::Set { what, on }, &[], Wait::No) {
+            match self.put(&request, &[], Wait::No) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // The wire is full: for whoever sends next, unless it has been said anew.
-                    lock(&self.settings).entry(what).or_insert(on);
+                    // The wire is full: for whoever sends or hears next, unless it has been said
+                    // anew.
+                    lock(&self.untold).entry(matter).or_insert(request);
                     return Ok(());
                 }
                 sent => sent?,
@@ -185,6 +211,8 @@ impl Wire {
                 // Nothing else is said once the engine has been started.
                 None => break,
             }
+            // A parent that answers also reads. One that is gone is noticed above.
+            let _ = self.tell_rest();
         }
         let mut waiting = self.waiting();
         waiting.open = false;
@@ -270,6 +298,7 @@ impl Wire {
     }
 
     fn settle(&self, id: u32, result: MdaResult) -> Option<()> {
+        lock(&self.untold).remove(&Matter::Kill(id));
         match self.take(id) {
             // Whoever asked may have stopped waiting.
             Some(Promise::Mda(promise)) => drop(promise.send(result)),
@@ -288,6 +317,7 @@ impl Wire {
                 // Whoever asked may have stopped waiting.
                 let _ = promise.try_send(news);
                 if last {
+                    lock(&self.untold).remove(&Matter::Kill(id));
                     waiting.promises.remove(&id);
                 }
             }
