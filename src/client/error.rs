@@ -23,6 +23,9 @@ pub struct SessionError {
 pub enum Stage {
     /// The source address cannot be used: no other destination helps.
     Source,
+    /// The system has no way there: nobody was asked.
+    NoWay,
+    /// The peer refused, or did not answer.
     Connect,
     Banner,
     /// EHLO, HELO or LHLO.

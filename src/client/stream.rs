@@ -76,7 +76,7 @@ impl Socket {
             }
             sys::net::ConnectError::AtOnce(error) => {
                 let text = format!("Connection failed: {}", strerror(&error));
-                SessionError::new(Stage::Connect, &text)
+                SessionError::new(Stage::NoWay, &text)
             }
             sys::net::ConnectError::Peer(error) => {
                 SessionError::new(Stage::Connect, &transport_text(&error))

@@ -295,7 +295,9 @@ fn failed(failure: &SessionError) -> String {
         (_, Some(_)) => "rejected by server",
         (Stage::StartTls, None) => "missing feature",
         (Stage::Auth, None) => "missing feature",
-        (Stage::Source | Stage::Connect | Stage::Handshake, None) => "connection error",
+        (Stage::Source | Stage::NoWay | Stage::Connect | Stage::Handshake, None) => {
+            "connection error"
+        }
         (Stage::Banner | Stage::Hello | Stage::Session, None) => "protocol error",
     };
     match &failure.reply {

@@ -273,10 +273,19 @@ impl Route {
 
     /// A session ended before it was of any use. Says for how many seconds the route is not used.
     pub fn fail(&mut self, why: Outcome, now: Timestamp) -> u64 {
-        self.failure = Some((now, why));
         self.penalty = self.penalty.saturating_add(1);
+        self.disable(penalty_s(self.penalty), why, now)
+    }
+
+    /// This host has no way there. Says for how many seconds the route is not used: as few as the
+    /// first time, for the other end has done nothing.
+    pub fn pause(&mut self, why: Outcome, now: Timestamp) -> u64 {
+        self.disable(penalty_s(1), why, now)
+    }
+
+    fn disable(&mut self, seconds: u64, why: Outcome, now: Timestamp) -> u64 {
+        self.failure = Some((now, why));
         self.errors = self.errors.saturating_add(1);
-        let seconds = penalty_s(self.penalty);
         self.disabled_until = Some(now.plus(seconds));
         self.timer = None;
         seconds

@@ -269,6 +269,7 @@ impl Worker<'_> {
         maillog::mta_error(self.start.id, 0, &failure.text);
         match failure.stage {
             Stage::Source => End::Source(failure.text.clone()),
+            Stage::NoWay => End::NoWay(self.told(failure)),
             Stage::StartTls | Stage::Handshake | Stage::Auth => End::Unfit(self.told(failure)),
             _ => End::Failed(self.told(failure)),
         }

@@ -132,6 +132,8 @@ pub enum End {
     Quit,
     /// It failed, or never came to be.
     Failed(Outcome),
+    /// This host knows no way there. Nobody was asked, so that it says nothing of the other end.
+    NoWay(Outcome),
     /// The host has not what this relay demands: TLS, a certificate that holds, a login. Another
     /// relay may be content with it.
     Unfit(Outcome),

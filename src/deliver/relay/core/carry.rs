@@ -9,7 +9,7 @@ use crate::mail::{EvpId, Outcome, SessionId, Status, Verdict};
 use crate::util::{Line, Timestamp};
 
 use crate::deliver::relay::mx::RelayError;
-use crate::deliver::relay::routes::Connections;
+use crate::deliver::relay::routes::{Connections, Route};
 
 use super::{
     Action, Broken, Core, End, Limit, Load, Next, Phase, RCPT_MAX, Relay, RelayId, RouteId,
@@ -382,12 +382,13 @@ impl Core {
             End::Quit => {}
             End::Failed(_) if session.transactions > 0 || session.ready && is_known => {}
             // A host that takes no more connections than it has is not one that fails.
-            End::Failed(_) if serves_others => self.crowded(session.route, now),
+            End::Failed(_) | End::NoWay(_) if serves_others => self.crowded(session.route, now),
             End::Unfit(_) if self.serves(session.route, Some(&session)) => {
                 self.crowded(session.route, now);
             }
             End::Unfit(why) => self.avoid(&session, why, now),
-            End::Failed(why) => self.penalise(session.route, why, now),
+            End::Failed(why) => self.disable(session.route, |route| route.fail(why, now), now),
+            End::NoWay(why) => self.disable(session.route, |route| route.pause(why, now), now),
             End::Source(text) => self.bad_source(&session, &text),
             End::Shortage(_) => self.short_until = now.plus(SHORTAGE_S),
         }
@@ -450,16 +451,21 @@ impl Core {
         }
     }
 
-    /// A session ended before it was of any use: its route is not used for a while.
-    fn penalise(&mut self, id: RouteId, why: Outcome, now: Timestamp) {
+    /// A session ended before it was of any use: its route is not used for as many seconds as
+    /// `fail` says. Sessions that fail together fail once.
+    fn disable(&mut self, id: RouteId, fail: impl FnOnce(&mut Route) -> u64, now: Timestamp) {
         let Some(route) = self.routes.get_mut(&id) else {
             return;
         };
-        let seconds = route.fail(why, now);
-        let addr = route.to.ip();
-        self.timers.insert((now.plus(seconds), Timer::Route(id)));
         // Who waits for this route has to look for another one.
         self.waiting.free(Limit::Route(id));
+        if route.disabled_until.is_some() {
+            route.errors = route.errors.saturating_add(1);
+            return;
+        }
+        let seconds = fail(route);
+        let addr = route.to.ip();
+        self.timers.insert((now.plus(seconds), Timer::Route(id)));
         let ptr = self.ptr_of(addr);
         if let Some(route) = self.routes.get(&id) {
             let name = route.name(ptr.as_ref());

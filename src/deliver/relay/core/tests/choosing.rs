@@ -187,6 +187,54 @@ fn a_host_that_stays_away_is_tried_less_and_less_often() {
     assert!(last.unwrap().ends_with(" for 15s"), "{:?}", world.lines);
 }
 
+// smtpd.conf(5), RELAYING: 60 seconds come after a next time, not after a second connection.
+#[test]
+fn connections_that_fail_together_count_as_one_failure() {
+    let mut world = plain();
+    world.core.limits = Limits { sessions: 1000 };
+    world.a("d.example", &["192.0.2.1"]);
+    for _ in 0..30 {
+        world.offer("bob@d.example");
+    }
+    let first = world.started[0].id;
+    world.core.greeted(first, Duration::from_millis(400));
+    world.ready(first);
+    let count = world.started.len();
+    assert_eq!(count, 5);
+    for at in 0..count {
+        world.refused(at);
+    }
+    assert_eq!(
+        world.core.list(Listing::Routes, world.now),
+        ["1. [] <-> 192.0.2.1 -D-- nconn=0 nerror=5 penalty=1 timeout=15s"]
+    );
+    let outcomes = world.outcomes();
+    assert!(outcomes.len() == 30 && outcomes.iter().all(|(verdict, _)| *verdict == TEMP));
+    world.pass(15);
+    world.offer("bob@d.example");
+    assert_eq!(world.started.len(), 6);
+}
+
+#[test]
+fn a_host_is_not_blamed_for_a_network_that_is_down_here() {
+    let mut world = plain();
+    world.a("d.example", &["192.0.2.1"]);
+    for at in 0..5 {
+        world.offer("bob@d.example");
+        assert_eq!(world.started.len(), at + 1);
+        let why = line("Connection failed: Network is unreachable");
+        let end = End::NoWay(Outcome::temp(Status::new(4, 4, 1), why));
+        world.ended(world.started[at].id, end);
+        world.offer("bob@d.example");
+        assert_eq!(
+            (world.started.len(), world.outcomes().len()),
+            (at + 1, 2 * at + 2)
+        );
+        world.pass(15);
+    }
+    assert!(world.core.routes.values().all(|route| route.penalty == 0));
+}
+
 #[test]
 fn both_families_are_tried_in_one_attempt_and_limits_choose_one() {
     let mut world = plain();

@@ -41,6 +41,7 @@ impl Storm {
                 let end = match self.dice.number() % 6 {
                     0 => End::Unfit(Outcome::temp(Status::new(4, 7, 0), line("no TLS"))),
                     1 => End::Shortage(line("no thread")),
+                    2 => End::NoWay(Outcome::temp(Status::new(4, 4, 1), line("no route"))),
                     _ => failed("refused"),
                 };
                 self.world.ended(id, end);
