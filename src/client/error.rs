@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::util::Line;
 
-use super::reply::Reply;
+use super::reply::{Class, Reply};
 
 /// A session could not be made. It is told for the session, not for a message: the next address
 /// may do better.
@@ -16,6 +16,8 @@ pub struct SessionError {
     pub text: Line,
     /// What the peer said, if that was it.
     pub reply: Option<Reply>,
+    /// Whether the connection went, or nothing came in time.
+    pub lost: bool,
 }
 
 /// Where a session failed.
@@ -45,6 +47,7 @@ impl SessionError {
             stage,
             text: Line::sanitize(text.as_bytes()),
             reply: None,
+            lost: false,
         }
     }
 
@@ -54,6 +57,19 @@ impl SessionError {
             stage,
             text: Line::sanitize(format!("{what} rejected: {reply}").as_bytes()),
             reply: Some(reply.clone()),
+            lost: false,
+        }
+    }
+
+    /// Whether the peer has not what this session demands, TLS, a certificate that holds or a login,
+    /// so that another session may well come to be. A login that is refused for now says nothing of
+    /// those without one.
+    pub fn is_of_the_demand(&self) -> bool {
+        let class = self.reply.as_ref().map(Reply::class);
+        match self.stage {
+            Stage::StartTls => !self.lost && class != Some(Class::NotNow),
+            Stage::Handshake | Stage::Auth => !self.lost,
+            _ => false,
         }
     }
 }
@@ -65,3 +81,12 @@ impl fmt::Display for SessionError {
 }
 
 impl std::error::Error for SessionError {}
+
+/// Why a handshake failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotSecured {
+    /// For the log, after `IO Error: `.
+    pub text: Line,
+    /// Whether the connection went, or nothing came in time.
+    pub lost: bool,
+}

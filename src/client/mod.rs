@@ -37,7 +37,7 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use error::{SessionError, Stage};
+pub use error::{NotSecured, SessionError, Stage};
 pub use event::{Event, Login, Tap};
 pub use extensions::Extensions;
 pub use order::{

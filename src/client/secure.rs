@@ -8,6 +8,7 @@ use crate::tls::Facts;
 use crate::tls::client::{self as tls, Connector, Library, TlsError};
 use crate::util::Line;
 
+use super::error::NotSecured;
 use super::stream::{Secured, Stream, Upgrade};
 
 /// Makes the handshake of one session with one of a connector's libraries.
@@ -69,7 +70,7 @@ impl Secure {
 }
 
 impl Upgrade for Secure {
-    fn upgrade(&self, plain: Box<dyn Stream>) -> Result<Secured, Line> {
+    fn upgrade(&self, plain: Box<dyn Stream>) -> Result<Secured, NotSecured> {
         match self.connector.handshake(self.library, plain, &self.name) {
             Ok(stream) => {
                 let facts = stream.facts().clone();
@@ -82,7 +83,10 @@ impl Upgrade for Secure {
                 if let TlsError::NoCommonGround(_) = failure {
                     *self.heard() = Heard::NoCommonGround;
                 }
-                Err(Line::sanitize(failure.to_string().as_bytes()))
+                Err(NotSecured {
+                    text: Line::sanitize(failure.to_string().as_bytes()),
+                    lost: matches!(failure, TlsError::Io(_)),
+                })
             }
         }
     }

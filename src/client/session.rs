@@ -8,7 +8,7 @@ use crate::smtp::stuffing::Encoder;
 use crate::util::Line;
 
 use super::engine::{Action, Engine, Loss};
-use super::error::SessionError;
+use super::error::{NotSecured, SessionError};
 use super::event::{Event, Tap};
 use super::extensions::Extensions;
 use super::order::{Hello, Message, Recipient, Transacted};
@@ -372,7 +372,10 @@ impl Session {
     }
 
     fn secure(&mut self, upgrade: Option<&dyn Upgrade>, within: Duration) {
-        let missing = Line::sanitize(b"TLS is not available");
+        let missing = NotSecured {
+            text: Line::sanitize(b"TLS is not available"),
+            lost: false,
+        };
         let began = Instant::now();
         let result = match (self.stream.take(), upgrade) {
             (Some(mut plain), Some(upgrade)) => {
@@ -415,6 +418,7 @@ impl Session {
             io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
                 Loss::Reset(text())
             }
+            io::ErrorKind::TimedOut => Loss::Late(text()),
             _ => Loss::Broken(text()),
         });
     }

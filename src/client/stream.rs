@@ -18,7 +18,7 @@ use crate::sys::errno::strerror;
 use crate::sys::poll::{Interest, PollFd, poll};
 use crate::util::Line;
 
-use super::error::{SessionError, Stage};
+use super::error::{NotSecured, SessionError, Stage};
 
 /// What a session speaks over. Reads and writes block until something could be done, or the
 /// deadline has come, which is `TimedOut`.
@@ -38,9 +38,8 @@ pub trait Stream: Read + Write + Send {
 /// Puts TLS around a connection.
 pub trait Upgrade: Send + Sync {
     /// Makes the handshake, under the deadline that `plain` has. Which certificates count, which
-    /// versions and whose name are the implementer's to know. The error's text goes into the
-    /// log, after `IO Error: `.
-    fn upgrade(&self, plain: Box<dyn Stream>) -> Result<Secured, Line>;
+    /// versions and whose name are the implementer's to know.
+    fn upgrade(&self, plain: Box<dyn Stream>) -> Result<Secured, NotSecured>;
 }
 
 /// A connection with TLS around it.

@@ -13,7 +13,6 @@ use super::order::Content;
 use super::*;
 use crate::mail::samples::line;
 use crate::mail::{EvpId, MailAddr, Notify, Verdict};
-use crate::util::Line;
 
 /// The server's end.
 struct Peer {
@@ -432,7 +431,7 @@ fn an_idle_connection_that_was_closed_or_spoken_on_takes_no_more() {
 struct Clear;
 
 impl Upgrade for Clear {
-    fn upgrade(&self, plain: Box<dyn Stream>) -> Result<Secured, Line> {
+    fn upgrade(&self, plain: Box<dyn Stream>) -> Result<Secured, NotSecured> {
         Ok(Secured {
             stream: plain,
             ciphers: line("none"),

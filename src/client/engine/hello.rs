@@ -3,7 +3,7 @@
 use crate::smtp::{auth, domain_name};
 use crate::util::Line;
 
-use super::super::error::{SessionError, Stage};
+use super::super::error::{NotSecured, SessionError, Stage};
 use super::super::event::{Event, Login};
 use super::super::extensions::Extensions;
 use super::super::order::{Credentials, Tls};
@@ -59,15 +59,18 @@ impl Engine {
     }
 
     /// The handshake was made, with these ciphers, or failed with these words.
-    pub fn secured(&mut self, result: Result<Line, Line>) {
+    pub fn secured(&mut self, result: Result<Line, NotSecured>) {
         if self.phase != Phase::Securing {
             return;
         }
         match result {
             Ok(ciphers) => self.tell(|| Event::Secured(ciphers)),
-            Err(text) => {
+            Err(NotSecured { text, lost }) => {
                 let text = format!("IO Error: {text}");
-                return self.fail(SessionError::new(Stage::Handshake, &text));
+                return self.fail(SessionError {
+                    lost,
+                    ..SessionError::new(Stage::Handshake, &text)
+                });
             }
         }
         self.phase = Phase::Talking;

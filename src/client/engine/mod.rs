@@ -138,6 +138,8 @@ pub enum Loss {
     Closed,
     /// The system says that the peer is gone, in these words.
     Reset(Line),
+    /// Nothing came in time, as these words say.
+    Late(Line),
     /// It was given up, for the reason that these words give.
     Broken(Line),
 }
@@ -146,7 +148,7 @@ impl Loss {
     fn text(&self) -> &str {
         match self {
             Loss::Closed => "Connection closed unexpectedly",
-            Loss::Reset(text) | Loss::Broken(text) => text,
+            Loss::Reset(text) | Loss::Late(text) | Loss::Broken(text) => text,
         }
     }
 }
@@ -374,8 +376,12 @@ impl Engine {
             (Some(Expect::Ehlo), Privacy::Secured) => Stage::Handshake,
             (last, _) => stage(last),
         };
-        self.failure
-            .get_or_insert_with(|| SessionError::new(stage, loss.text()));
+        // What a server says to a handshake comes as a stream that is broken.
+        let judged = stage == Stage::Handshake && matches!(loss, Loss::Broken(_));
+        self.failure.get_or_insert_with(|| SessionError {
+            lost: !judged,
+            ..SessionError::new(stage, loss.text())
+        });
     }
 
     fn fail(&mut self, failure: SessionError) {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::client::order::{Content as _, Credentials, Message, Recipient};
-use crate::client::{Class, Reply};
+use crate::client::{Class, NotSecured, Reply};
 use crate::mail::samples::line;
 use crate::mail::{EvpId, MailAddr, MsgId, Notify, Ret, Verdict};
 use crate::util::dice::Dice;

@@ -195,14 +195,18 @@ struct Unfit {
     /// The name that the certificate has to bear.
     exchanger: Line,
     failure: (Timestamp, Outcome),
+    /// How often in a row, as far as that is remembered.
+    times: u32,
 }
-
-/// How long that is remembered, in seconds.
-const UNFIT_S: u64 = 15;
 
 impl Unfit {
     fn holds(&self, now: Timestamp) -> bool {
-        now < self.failure.0.plus(UNFIT_S)
+        now < self.failure.0.plus(penalty_s(self.times))
+    }
+
+    /// As long again it counts for how long the next one holds.
+    fn is_remembered(&self, now: Timestamp) -> bool {
+        now < self.failure.0.plus(2 * penalty_s(self.times))
     }
 
     fn concerns(&self, key: &Key, exchanger: &Line) -> bool {
@@ -246,13 +250,27 @@ impl Route {
     /// The host has not what a relay demands. Those that talk to it in another way go on.
     pub fn avoid(&mut self, key: &Key, exchanger: &Line, why: Outcome, now: Timestamp) {
         self.errors = self.errors.saturating_add(1);
-        let others = |unfit: &Unfit| unfit.holds(now) && !unfit.concerns(key, exchanger);
-        self.unfit.retain(others);
-        self.unfit.push(Unfit {
-            key: key.clone(),
-            exchanger: exchanger.clone(),
-            failure: (now, why),
-        });
+        self.unfit.retain(|unfit| unfit.is_remembered(now));
+        let mut known = self.unfit.iter_mut();
+        match known.find(|unfit| unfit.concerns(key, exchanger)) {
+            // Sessions that fail together fail once.
+            Some(unfit) if unfit.holds(now) => {}
+            Some(unfit) => {
+                unfit.times = unfit.times.saturating_add(1);
+                unfit.failure = (now, why);
+            }
+            None => self.unfit.push(Unfit {
+                key: key.clone(),
+                exchanger: exchanger.clone(),
+                failure: (now, why),
+                times: 1,
+            }),
+        }
+    }
+
+    /// It has what a relay demands.
+    pub fn suits(&mut self, key: &Key, exchanger: &Line) {
+        self.unfit.retain(|unfit| !unfit.concerns(key, exchanger));
     }
 
     /// Why it is of no use to a relay now, if that has been seen.
@@ -266,9 +284,9 @@ impl Route {
         self.unfit.iter().find(seen).map(|unfit| &unfit.failure)
     }
 
-    /// Whether it is of no use to some relay now.
-    pub fn is_unfit(&self, now: Timestamp) -> bool {
-        self.unfit.iter().any(|unfit| unfit.holds(now))
+    /// Whether it was of no use to some relay lately.
+    pub fn was_unfit(&self, now: Timestamp) -> bool {
+        self.unfit.iter().any(|unfit| unfit.is_remembered(now))
     }
 
     /// A session ended before it was of any use. Says for how many seconds the route is not used.

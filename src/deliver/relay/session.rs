@@ -270,7 +270,7 @@ impl Worker<'_> {
         match failure.stage {
             Stage::Source => End::Source(failure.text.clone()),
             Stage::NoWay => End::NoWay(self.told(failure)),
-            Stage::StartTls | Stage::Handshake | Stage::Auth => End::Unfit(self.told(failure)),
+            _ if failure.is_of_the_demand() => End::Unfit(self.told(failure)),
             _ => End::Failed(self.told(failure)),
         }
     }

@@ -29,9 +29,14 @@ fn tls_is_made_as_the_policy_says_and_nothing_from_before_it_counts() {
         });
         talk.run(to_ehlo);
         talk.run("S: 220 go");
-        talk.engine.secured(Err(line("certificate expired")));
+        let failed = |text: &str, lost| {
+            let text = line(text);
+            Err(NotSecured { text, lost })
+        };
+        talk.engine.secured(failed("certificate expired", false));
         assert_eq!(talk.failure(), "IO Error: certificate expired");
-        assert_eq!(talk.engine.failure().unwrap().stage, Stage::Handshake);
+        let failure = talk.engine.failure().unwrap();
+        assert!(failure.stage == Stage::Handshake && failure.is_of_the_demand());
     }
     let mut talk = Talk::new(Hello {
         tls: Tls::IfOffered,
@@ -112,4 +117,39 @@ fn credentials_go_over_tls_only_and_into_no_trace() {
     talk.run(secured);
     talk.run("S: 250 AUTH PLAIN");
     assert_eq!(talk.failure(), "Credentials too large");
+}
+
+#[test]
+fn who_is_lost_or_has_no_time_has_judged_nothing() {
+    let wanted = with_auth(Tls::Required);
+    let hi = "S: 220 hi\nC: EHLO me.example.org";
+    let ask = format!("{hi}\nS: 250-hi\nS: 250 starttls\nC: STARTTLS");
+    let secured = format!("{ask}\nS: 220 go\nT\nC: EHLO me.example.org");
+    let login = format!("{secured}\nS: 250-hi\nS: 250 AUTH LOGIN\nC: AUTH LOGIN");
+    for (script, is_judged) in [
+        (format!("{hi}\nS: 250 hi"), true),
+        (format!("{ask}\nS: 454 not now"), false),
+        (format!("{ask}\nS: 554 never"), true),
+        (format!("{ask}\nX"), false),
+        (format!("{secured}\nX"), false),
+        (format!("{secured}\nS: 250 hi"), true),
+        (format!("{login}\nS: 454 not now"), true),
+        (format!("{login}\nS: 535 never"), true),
+        (format!("{login}\nX"), false),
+    ] {
+        let mut talk = Talk::new(wanted.clone());
+        talk.run(&script);
+        let failure = talk.engine.failure().expect("a failure");
+        assert_eq!(failure.is_of_the_demand(), is_judged, "{script}");
+    }
+    for (loss, is_judged) in [
+        (Loss::Late(line("Connection timeout")), false),
+        (Loss::Broken(line("IO Error: access denied")), true),
+    ] {
+        let mut talk = Talk::new(wanted.clone());
+        talk.run(&secured);
+        talk.engine.lost(&loss);
+        let failure = talk.engine.failure().expect("a failure");
+        assert_eq!(failure.is_of_the_demand(), is_judged, "{loss:?}");
+    }
 }

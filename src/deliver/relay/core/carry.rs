@@ -41,6 +41,7 @@ impl Core {
         }
         session.ready = true;
         let (relay, route) = (session.relay, session.route);
+        let exchanger = session.exchanger.clone();
         let load = session.reserved().cloned();
         let phase = match &load {
             Some(load) => Phase::Sending(load.clone()),
@@ -50,6 +51,9 @@ impl Core {
         self.out.extend(load.map(|load| Action::Send(id, load)));
         if let Some(known) = self.routes.get_mut(&route) {
             known.validated = true;
+            if let Some(relay) = self.relays.get(&relay) {
+                known.suits(&relay.key, &exchanger);
+            }
             if known.is_slow() {
                 // It may have more connections now.
                 self.waiting.free(Limit::Route(route));

@@ -463,7 +463,7 @@ impl Core {
                 || route.lost.is_some_and(|at| at.plus(lost_s) > now)
                 || route.penalty > 0
                 || route.disabled_until.is_some()
-                || route.is_unfit(now)
+                || route.was_unfit(now)
         });
         let routes = &self.routes;
         self.route_ids.retain(|_, id| routes.contains_key(id));

@@ -204,6 +204,38 @@ fn a_host_that_one_relay_cannot_use_is_open_to_the_others_also_when_it_serves_no
     assert_eq!(world.started.len(), 4);
 }
 
+// smtpd.conf(5), RELAYING: a password that is wrong is not tried every 15 seconds for ever.
+#[test]
+fn a_host_that_stays_of_no_use_to_a_relay_is_tried_less_and_less_often() {
+    let (mut world, first) = with_two_urls();
+    world.pass(15);
+    world.ended(first, End::Quit);
+    let begin = world.now;
+    let mut tried = Vec::new();
+    loop {
+        world.offer("joe@e.example");
+        if world.started.len() > tried.len() + 1 {
+            tried.push(world.now.since(begin));
+            if tried.len() == 4 {
+                break;
+            }
+            world.ended(world.started[tried.len()].id, unfit());
+        }
+        world.pass(5);
+    }
+    assert_eq!(tried, [0, 15, 75, 210]);
+    // Once it is of use, that is forgotten.
+    let back = world.started[4].id;
+    world.ready(back);
+    world.delivered(back);
+    world.ended(back, End::Quit);
+    world.offer("joe@e.example");
+    world.ended(world.started[5].id, unfit());
+    world.pass(15);
+    world.offer("joe@e.example");
+    assert_eq!(world.started.len(), 7);
+}
+
 /// Offers so many messages to each of `count` domains, all of whose mail goes to one address.
 fn share_one_host(world: &mut World, count: usize, messages: usize) {
     world.a("mx.example", &["192.0.2.1"]);
