@@ -28,7 +28,7 @@
 //! transaction to its end, so that hosts that hang never have all. From three quarters on a relay
 //! has no more than its share. One relay has [`UNPROVEN_PER_RELAY`] sessions on other routes.
 //! Messages waiting for a relay: `mta limit task-hiwat`. Questions to the resolver:
-//! [`QUESTIONS_MAX`], of which a destination has a few.
+//! [`QUESTIONS_MAX`], of which a destination has a few once half of them are open.
 
 mod action;
 mod ahead;

@@ -11,7 +11,7 @@ use super::Destination;
 
 /// Questions that the resolver has at a time. Others wait here, as long as it takes.
 pub const QUESTIONS_MAX: usize = 192;
-/// Those of one destination among them.
+/// Those of one destination among them, from where on half of all are open.
 const EACH_MAX: usize = 8;
 /// Names of addresses that the resolver is asked for at a time, for the log alone.
 const NAMES_MAX: usize = 32;
@@ -48,7 +48,11 @@ impl Questions {
         if self.open >= QUESTIONS_MAX {
             return None;
         }
-        let destination = self.turns.first_key_value()?.1.clone();
+        let ((fewest, _), destination) = self.turns.first_key_value()?;
+        if *fewest >= EACH_MAX && self.open >= QUESTIONS_MAX / 2 {
+            return None;
+        }
+        let destination = destination.clone();
         let mut next = None;
         self.change(&destination, |asker| {
             next = asker.waiting.pop_front();
@@ -78,7 +82,7 @@ impl Questions {
             self.turns.remove(&turn);
         }
         change(&mut asker);
-        if !asker.waiting.is_empty() && asker.open < EACH_MAX {
+        if !asker.waiting.is_empty() {
             self.last += 1;
             let turn = (asker.open, self.last);
             self.turns.insert(turn, destination.clone());
@@ -148,12 +152,17 @@ mod tests {
     fn whoever_has_the_fewest_open_questions_asks_next() {
         let mut questions = Questions::default();
         let first = destination("d0.example");
-        questions.add(&first, some(20));
-        assert_eq!(ask(&mut questions), vec![first.clone(); EACH_MAX]);
-        for n in 1..50 {
+        questions.add(&first, some(200));
+        // Alone it may have half.
+        let half = QUESTIONS_MAX / 2;
+        assert_eq!(ask(&mut questions), vec![first.clone(); half]);
+        let second = destination("d1.example");
+        questions.add(&second, some(20));
+        assert_eq!(ask(&mut questions), vec![second; EACH_MAX]);
+        for n in 2..50 {
             questions.add(&destination(&format!("d{n}.example")), some(20));
         }
-        assert_eq!(ask(&mut questions).len(), QUESTIONS_MAX - EACH_MAX);
+        assert_eq!(ask(&mut questions).len(), QUESTIONS_MAX - half - EACH_MAX);
         let last = destination("good.example");
         questions.add(&last, some(1));
         assert!(ask(&mut questions).is_empty());
@@ -170,14 +179,27 @@ mod tests {
         let mut questions = Questions::default();
         let destination = destination("d.example");
         questions.add(&destination, some(20));
-        assert_eq!(ask(&mut questions).len(), EACH_MAX);
+        questions.add(&destination, some(180));
+        let half = QUESTIONS_MAX / 2;
+        assert_eq!(ask(&mut questions).len(), half);
         questions.forget(&destination);
-        for _ in 0..EACH_MAX {
+        for _ in 0..half {
             questions.answered(&destination);
             assert!(ask(&mut questions).is_empty());
         }
         assert!(questions.askers.is_empty() && questions.turns.is_empty());
         assert_eq!(questions.open, 0);
+    }
+
+    #[test]
+    fn a_destination_that_is_back_may_ask_while_its_old_questions_hang() {
+        let mut questions = Questions::default();
+        let destination = destination("d.example");
+        questions.add(&destination, some(20));
+        assert_eq!(ask(&mut questions).len(), 20);
+        questions.forget(&destination);
+        questions.add(&destination, some(1));
+        assert_eq!(ask(&mut questions), [destination]);
     }
 
     #[test]

@@ -541,6 +541,22 @@ fn any_number_of_destinations_is_resolved_with_a_bounded_number_of_questions() {
 }
 
 #[test]
+fn an_exchanger_is_found_at_once_among_many_whose_zone_does_not_answer() {
+    let mut world = plain();
+    world.slow_names = true;
+    let hosts: Vec<String> = (0..47).map(|n| format!("m{n}.silent.example")).collect();
+    let mut list: Vec<(u16, &str)> = hosts.iter().map(|host| (10, host.as_str())).collect();
+    list.push((10, "good.example"));
+    world.mx("d.example", &list);
+    world.offer("bob@d.example");
+    let (name, question) = world.asked.remove(0);
+    world.answer(name, &question);
+    world.obey();
+    let asked = world.asked.iter().filter(|(_, q)| q.kind == Kind::A);
+    assert_eq!(asked.count(), 48);
+}
+
+#[test]
 fn a_zone_that_does_not_answer_holds_up_no_other_destination() {
     let mut world = plain();
     world.slow_names = true;
