@@ -14,8 +14,8 @@ use crate::deliver::relay::key::{self, Key, NO_SMARTHOST, Security};
 use crate::deliver::relay::mx::RelayError;
 
 use super::{
-    Action, Ask, BadSmarthost, Connector, Core, Draws, Load, Login, RCPT_MAX, Readiness, Relay,
-    RelayId, Smarthost, Timer,
+    Action, Ask, BadSmarthost, Core, Draws, Load, Login, RCPT_MAX, Readiness, Relay, RelayId,
+    Smarthost, Timer, Whose,
 };
 
 /// A relay that has failed stays for so many seconds after the last that came of what it had held:
@@ -230,7 +230,7 @@ impl Core {
             below: None,
             tasks: Default::default(),
             sessions: Default::default(),
-            connections: Default::default(),
+            connections: self.gone.take(&Whose::Relay(key.clone())),
             connectors: Default::default(),
             draws: Draws::default(),
             on_hold: false,
@@ -242,7 +242,8 @@ impl Core {
             key: key.clone(),
         };
         if relay.src.is_none() {
-            relay.connectors.insert(None, Connector::default());
+            let connector = self.connector(&key, None);
+            relay.connectors.insert(None, connector);
             stat::MTA_CONNECTOR.inc();
         }
         if let (Some(table), Some(label)) = (&action.auth, &key.label) {
@@ -326,7 +327,13 @@ impl Core {
             };
             self.out.push(Action::Report(Report::Release(release)));
         }
-        self.leave_domain(id, &relay.key.destination());
+        self.leave_domain(id, &relay.key.destination(), now);
+        for (source, connector) in relay.connectors {
+            let whose = Whose::Connector(relay.key.clone(), source);
+            self.gone.keep(whose, connector.connections, now);
+        }
+        let whose = Whose::Relay(relay.key);
+        self.gone.keep(whose, relay.connections, now);
     }
 }
 

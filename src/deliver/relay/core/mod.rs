@@ -37,6 +37,7 @@ mod carry;
 mod check;
 mod connect;
 mod counts;
+mod gone;
 mod ids;
 mod intake;
 mod lines;
@@ -70,6 +71,7 @@ use super::key::{Key, Security};
 use super::mx::{Exchanger, Own, RelayError, Resolution};
 use super::routes::{Connections, Host, Route};
 
+use self::gone::{Gone, Whose};
 use self::questions::{Names, Questions};
 use self::sessions::{Phase, Session, Sessions};
 use self::waiting::{InLine, Limit, Waiting};
@@ -121,6 +123,7 @@ pub struct Core {
     domains: BTreeMap<Destination, Domain>,
     hosts: BTreeMap<IpAddr, Host>,
     sources: BTreeMap<Option<IpAddr>, Connections>,
+    gone: Gone,
     routes: BTreeMap<RouteId, Route>,
     route_ids: HashMap<(Option<IpAddr>, SocketAddr), RouteId>,
     sessions: Sessions,
@@ -272,6 +275,7 @@ impl Core {
             domains: BTreeMap::new(),
             hosts: BTreeMap::new(),
             sources: BTreeMap::new(),
+            gone: Gone::default(),
             routes: BTreeMap::new(),
             route_ids: HashMap::new(),
             sessions: Sessions::default(),
@@ -341,7 +345,8 @@ impl Core {
     pub fn next_event(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let sweep = self.swept.plus(SWEEP_S);
-        if self.hosts.is_empty() && self.domains.is_empty() && self.routes.is_empty() {
+        let is_known = !self.hosts.is_empty() || !self.domains.is_empty();
+        if !is_known && self.routes.is_empty() && self.gone.is_empty() {
             timer
         } else {
             Some(timer.map_or(sweep, |at| at.min(sweep)))
@@ -478,6 +483,7 @@ impl Core {
         self.hosts
             .retain(|addr, host| of_use(&host.connections) || used.contains(addr));
         self.sources.retain(|_, source| of_use(source));
+        self.gone.sweep(now);
     }
 
     fn gauges(&self) {

@@ -10,9 +10,8 @@ use crate::mail::Status;
 use crate::util::Timestamp;
 
 use crate::deliver::relay::mx::{Exchanger, OURSELVES, Question, RelayError, Resolution, Step};
-use crate::deliver::relay::routes::Connections;
 
-use super::{Action, Core, Destination, Domain, Readiness, Relay, RelayId};
+use super::{Action, Core, Destination, Domain, Readiness, Relay, RelayId, Whose};
 
 /// The answer is asked for again after so many seconds; the resolver knows whether it is still
 /// good.
@@ -37,7 +36,7 @@ impl Core {
             resolution,
             known: None,
             relays: BTreeSet::from([id]),
-            connections: Connections::default(),
+            connections: self.gone.take(&Whose::Domain(destination.clone())),
             since: now,
             fresh: None,
         };
@@ -45,14 +44,19 @@ impl Core {
         self.advance_resolution(destination, step, now);
     }
 
-    pub(super) fn leave_domain(&mut self, id: RelayId, destination: &Destination) {
-        if let Some(domain) = self.domains.get_mut(destination) {
-            domain.relays.remove(&id);
-            if domain.relays.is_empty() {
-                self.domains.remove(destination);
-                self.questions.forget(destination);
-            }
+    pub(super) fn leave_domain(&mut self, id: RelayId, destination: &Destination, now: Timestamp) {
+        let Some(domain) = self.domains.get_mut(destination) else {
+            return;
+        };
+        domain.relays.remove(&id);
+        if !domain.relays.is_empty() {
+            return;
         }
+        if let Some(domain) = self.domains.remove(destination) {
+            let whose = Whose::Domain(destination.clone());
+            self.gone.keep(whose, domain.connections, now);
+        }
+        self.questions.forget(destination);
     }
 
     fn begin(&mut self, destination: &Destination) -> (Resolution, Step) {

@@ -9,9 +9,10 @@ use crate::log::stat;
 use crate::mail::Status;
 use crate::util::Timestamp;
 
+use crate::deliver::relay::key::Key;
 use crate::deliver::relay::mx::RelayError;
 
-use super::{Action, Broken, Connector, Core, Login, Readiness, RelayId, Trouble};
+use super::{Action, Broken, Connector, Core, Login, Readiness, RelayId, Trouble, Whose};
 
 const fn unreachable(text: &'static str) -> RelayError {
     RelayError::temporary(Status::new(4, 4, 1), text)
@@ -47,6 +48,15 @@ impl Core {
             // The one is the administrator's doing, the other has been said.
             Trouble::Blocked | Trouble::Source => return,
         });
+    }
+
+    /// A source address is new to a relay.
+    pub(super) fn connector(&mut self, key: &Key, source: Option<IpAddr>) -> Connector {
+        let whose = Whose::Connector(key.clone(), source);
+        Connector {
+            connections: self.gone.take(&whose),
+            error: None,
+        }
     }
 
     /// Whether another source address may help.
@@ -96,7 +106,11 @@ impl Core {
                     Some(_) | None => 0,
                 };
                 if known.is_none() {
-                    relay.connectors.insert(Some(addr), Connector::default());
+                    let key = relay.key.clone();
+                    let connector = self.connector(&key, Some(addr));
+                    if let Some(relay) = self.relays.get_mut(&id) {
+                        relay.connectors.insert(Some(addr), connector);
+                    }
                     stat::MTA_CONNECTOR.inc();
                 }
             }

@@ -348,6 +348,9 @@ fn a_long_delay_is_not_forgotten() {
         "conn-delay-route",
         "conn-delay-source",
         "conn-delay-host",
+        "conn-delay-domain",
+        "conn-delay-relay",
+        "conn-delay-connector",
         "reconn-delay-route",
     ] {
         let mut world = World::new(&format!("mta limit {delay} 600\naction \"out\" relay"));
