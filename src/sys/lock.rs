@@ -9,12 +9,13 @@ use super::errno::{cvt, retry};
 /// Tries to lock all of `file` against every other process that uses fcntl(2) or flock(2) locks;
 /// `false` when another holds it. Closing the file, or the end of the process, unlocks.
 pub fn try_exclusive(file: &File) -> io::Result<bool> {
-    exclusive(file, is_flock_apart, try_flock)
+    exclusive(file, is_flock_apart, try_fcntl, try_flock)
 }
 
 fn exclusive(
     file: &File,
     is_apart: impl FnOnce(&File) -> bool,
+    try_fcntl: impl Fn(&File) -> io::Result<bool>,
     try_flock: impl Fn(&File) -> io::Result<bool>,
 ) -> io::Result<bool> {
     if !try_fcntl(file)? {
@@ -32,6 +33,9 @@ fn exclusive(
     unlock_fcntl(file)?;
     if !try_flock(file)? {
         return Ok(false);
+    }
+    if try_fcntl(file)? {
+        return Ok(true);
     }
     unlock_flock(file)?;
     try_fcntl(file)
@@ -174,20 +178,42 @@ mod tests {
     fn a_lock_that_our_own_first_one_refuses_us_is_not_waited_for() {
         let path = tempfile::NamedTempFile::new().unwrap();
         let file = File::options().append(true).open(path.path()).unwrap();
-        // As the server does it: what fcntl(2) has locked is refused to flock(2).
-        let calls = Cell::new(0);
-        let refused_once = |file: &File| {
-            calls.set(calls.get() + 1);
-            if calls.get() == 1 {
-                return Ok(false);
-            }
-            try_flock(file)
-        };
-        assert!(exclusive(&file, |_| false, refused_once).unwrap());
-        assert_eq!(calls.get(), 2);
-        // The second is given back: it would keep the server from giving us the first again.
         let other = File::options().append(true).open(path.path()).unwrap();
+        // As the server does it: what one of the two has locked is refused to the other.
+        let calls = Cell::new((0, 0));
+        let fcntl = |file: &File| {
+            let (fcntls, flocks) = calls.replace((calls.get().0 + 1, calls.get().1));
+            match (fcntls, flocks) {
+                (1, _) => Ok(false),
+                _ => try_fcntl(file),
+            }
+        };
+        let flock = |file: &File| {
+            let (fcntls, flocks) = calls.replace((calls.get().0, calls.get().1 + 1));
+            match (fcntls, flocks) {
+                (_, 0) => Ok(false),
+                _ => try_flock(file),
+            }
+        };
+        assert!(exclusive(&file, |_| false, fcntl, flock).unwrap());
+        assert_eq!(calls.get(), (3, 2));
+        // That of flock(2) was given back: it kept the server from giving us the first again.
         assert!(try_flock(&other).unwrap());
+    }
+
+    // The other process may let go between our two looks: then both are there to be had.
+    #[test]
+    fn where_both_locks_are_to_be_had_both_are_taken() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().append(true).open(path.path()).unwrap();
+        let (file, other) = (open(), open());
+        let was_asked = Cell::new(false);
+        let refused_once = |file: &File| match was_asked.replace(true) {
+            true => try_flock(file),
+            false => Ok(false),
+        };
+        assert!(exclusive(&file, |_| false, try_fcntl, refused_once).unwrap());
+        assert!(!try_flock(&other).unwrap());
     }
 
     // Such a file system may be mounted so that its locks of flock(2) are the host's own.
@@ -198,11 +224,11 @@ mod tests {
         let (first, second) = (open(), open());
         assert!(try_flock(&first).unwrap());
         for is_apart in [true, false] {
-            assert!(!exclusive(&second, |_| is_apart, try_flock).unwrap());
+            assert!(!exclusive(&second, |_| is_apart, try_fcntl, try_flock).unwrap());
         }
         assert!(is_flock_apart(&second));
         drop(first);
-        assert!(exclusive(&second, |_| false, try_flock).unwrap());
+        assert!(exclusive(&second, |_| false, try_fcntl, try_flock).unwrap());
     }
 
     #[test]
