@@ -10,7 +10,10 @@
 //! a session that takes long keeps nothing else of its group waiting for another one. Nor does a
 //! recipient whose LMTP server or maildir takes long get all sessions: what else comes for him
 //! waits. Recipients of a message come a few at a time: for a moment the rest wait for the LMTP
-//! session that has begun with it, so that the server gets it twice and not for each few. And what has failed before leaves half of its group's sessions to what is new.
+//! session that has begun with it, so that the server gets it twice and not for each few. And what
+//! has failed before leaves half of its group's sessions to what is new, and holds none of it back.
+
+mod marks;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -20,6 +23,8 @@ use crate::deliver::{HoldKey, Offer, Release};
 use crate::log::stat;
 use crate::mail::{Envelope, EvpId, Kind, MailAddr, MsgId};
 use crate::util::Line;
+
+use self::marks::Marks;
 
 /// Most envelopes a session carries.
 pub const SESSION_MAX: usize = 64;
@@ -31,10 +36,6 @@ const SHARE_THRESHOLD: usize = 32;
 
 /// A session that lasts so long is slow, and is not waited for.
 const SLOW: Duration = Duration::from_secs(5);
-
-/// The water marks count deliveries. A shared session makes many of them in one go, so a group
-/// that shares may have as many times more waiting.
-const SHARE_FACTOR: usize = 16;
 
 /// Whether an envelope may travel with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,8 @@ struct Running {
     group: u64,
     mode: Mode,
     since: Instant,
+    /// What it carries has failed before.
+    is_again: bool,
     /// It is slow, or what it carries has failed before.
     is_doubtful: bool,
     /// The message that other envelopes of may be on their way, and wait for this session.
@@ -117,11 +120,14 @@ struct Group {
     sessions: usize,
     /// Those of them that are slow, or carry what has failed before.
     doubtful: usize,
+    /// Those of them that carry what has failed before.
+    trying_again: usize,
     /// Whom the sessions that can be shared are at work for.
     busy: HashMap<MailAddr, Busy>,
     /// [`Running::awaited`] of those that are not slow.
     awaited: Vec<MsgId>,
     in_ring: bool,
+    /// Whether new mail is held until fewer wait.
     on_hold: bool,
     /// Envelopes the runner was told to hold and not yet asked for.
     held: usize,
@@ -129,11 +135,13 @@ struct Group {
     expected: usize,
 }
 
-/// How many envelopes for a recipient are in sessions, and in slow ones.
+/// How many envelopes for a recipient are in sessions, in slow ones, and in those of what has failed
+/// before.
 #[derive(Default)]
 struct Busy {
     all: usize,
     slow: usize,
+    again: usize,
 }
 
 impl Dispatcher {
@@ -156,13 +164,12 @@ impl Dispatcher {
     /// An envelope is due. `key` is that of its group.
     pub fn offer(&mut self, envelope: Envelope, key: Key, mode: Mode) -> Offer {
         let id = self.group_of(key);
-        let marks = Marks::of(&self.limits, mode);
+        let marks = Marks::of(&self.limits, mode.is_shared());
         let Some(group) = self.groups.get_mut(&id) else {
             return Offer::Hold(HoldKey(id));
         };
         group.expected = group.expected.saturating_sub(1);
-        if group.on_hold || group.waiting() >= marks.high {
-            group.on_hold = true;
+        if !group.has_room(&envelope, &marks) {
             group.held = group.held.saturating_add(1);
             return Offer::Hold(HoldKey(id));
         }
@@ -205,7 +212,9 @@ impl Dispatcher {
             let Some(session) = group.take(id, &self.limits) else {
                 continue;
             };
-            if let Some(release) = group.release(id, &Marks::of(&self.limits, session.mode)) {
+            if let Some(release) =
+                group.release(id, &Marks::of(&self.limits, session.mode.is_shared()))
+            {
                 self.ask_for(release);
             }
             self.note_running(id, &session, now);
@@ -317,13 +326,14 @@ impl Dispatcher {
             left.push((envelope.id, envelope.dest.clone()));
         }
         let count = i64::try_from(left.len()).unwrap_or(0);
-        let is_doubtful = session.envelopes.iter().any(has_failed);
-        let may_grow = session.mode == Mode::Lmtp && !is_doubtful && left.len() < SESSION_MAX;
+        let is_again = session.envelopes.iter().any(has_failed);
+        let may_grow = session.mode == Mode::Lmtp && !is_again && left.len() < SESSION_MAX;
         let running = Running {
             group,
             mode: session.mode,
             since: now,
-            is_doubtful,
+            is_again,
+            is_doubtful: is_again,
             awaited: session
                 .envelopes
                 .last()
@@ -375,8 +385,8 @@ fn has_failed(envelope: &Envelope) -> bool {
     envelope.retry > 0
 }
 
-/// Of a group's sessions, those that are slow or carry what has failed before are no more than
-/// these when another envelope that has failed is tried.
+/// Of a group's sessions, those that are slow or carry what has failed before are fewer than these
+/// when a second envelope that has failed is tried.
 fn most_doubtful(limits: &MdaLimits) -> usize {
     (limits.max_session_per_user / 2).max(1)
 }
@@ -398,6 +408,7 @@ impl Group {
             again_was_last: false,
             sessions: 0,
             doubtful: 0,
+            trying_again: 0,
             busy: HashMap::new(),
             awaited: Vec::new(),
             in_ring: false,
@@ -428,8 +439,19 @@ impl Group {
         }
     }
 
+    /// Whether what waits has room for this one. New mail is not held because of what has failed.
+    fn has_room(&mut self, envelope: &Envelope, marks: &Marks) -> bool {
+        if has_failed(envelope) {
+            return self.again.len() < marks.high;
+        }
+        self.on_hold |= self.fresh.len() >= marks.high;
+        !self.on_hold
+    }
+
+    /// However slow all others are, one that has failed is tried at a time.
     fn may_try_again(&self, limits: &MdaLimits) -> bool {
-        !self.again.is_empty() && self.doubtful < most_doubtful(limits)
+        let has_share = self.trying_again == 0 || self.doubtful < most_doubtful(limits);
+        !self.again.is_empty() && has_share
     }
 
     fn may_start(&self, limits: &MdaLimits) -> bool {
@@ -457,14 +479,16 @@ impl Group {
         })
     }
 
-    /// One that has failed before, for whose recipient no session is at work.
+    /// One that has failed before, for whose recipient no slow session is at work, and none of what
+    /// has failed.
     fn take_again(&mut self, limits: &MdaLimits) -> Option<(Mode, Vec<Envelope>)> {
         if !self.may_try_again(limits) {
             return None;
         }
         let busy = &self.busy;
+        let is_quick = |busy: &Busy| busy.slow == 0 && busy.again == 0;
         let may_go = |(mode, next): &(Mode, Envelope)| {
-            *mode == Mode::Alone || !busy.contains_key(&next.dest)
+            *mode == Mode::Alone || busy.get(&next.dest).is_none_or(is_quick)
         };
         let at = self.again.iter().position(may_go)?;
         let (mode, envelope) = self.again.remove(at)?;
@@ -501,9 +525,12 @@ impl Group {
     fn has_begun(&mut self, session: &Running) {
         self.sessions += 1;
         self.doubtful += usize::from(session.is_doubtful);
+        self.trying_again += usize::from(session.is_again);
         self.awaited.extend(session.awaited);
         for recipient in session.shared() {
-            self.busy.entry(recipient.clone()).or_default().all += 1;
+            let busy = self.busy.entry(recipient.clone()).or_default();
+            busy.all += 1;
+            busy.again += usize::from(session.is_again);
         }
     }
 
@@ -528,6 +555,8 @@ impl Group {
             self.sessions = self.sessions.saturating_sub(1);
             let doubtful = usize::from(session.is_doubtful);
             self.doubtful = self.doubtful.saturating_sub(doubtful);
+            let again = usize::from(session.is_again);
+            self.trying_again = self.trying_again.saturating_sub(again);
             self.await_no_more(session.awaited);
         }
         if session.mode.is_shared()
@@ -535,6 +564,7 @@ impl Group {
         {
             busy.all = busy.all.saturating_sub(1);
             busy.slow = busy.slow.saturating_sub(usize::from(is_slow));
+            busy.again = busy.again.saturating_sub(usize::from(session.is_again));
             if busy.all == 0 {
                 self.busy.remove(recipient);
             }
@@ -542,7 +572,7 @@ impl Group {
     }
 
     fn release(&mut self, id: u64, marks: &Marks) -> Option<Release> {
-        if self.waiting() + self.expected > marks.low {
+        if self.fresh.len() + self.expected > marks.low {
             return None;
         }
         self.on_hold = false;
@@ -555,25 +585,6 @@ impl Group {
             key: HoldKey(id),
             count: marks.step,
         })
-    }
-}
-
-/// The water marks of `mda limit task-…`.
-struct Marks {
-    high: usize,
-    low: usize,
-    step: usize,
-}
-
-impl Marks {
-    fn of(limits: &MdaLimits, mode: Mode) -> Marks {
-        let factor = if mode.is_shared() { SHARE_FACTOR } else { 1 };
-        let high = limits.task_hiwat.max(1).saturating_mul(factor);
-        Marks {
-            high,
-            low: limits.task_lowat.saturating_mul(factor).min(high - 1),
-            step: limits.task_release.max(1).saturating_mul(factor),
-        }
     }
 }
 

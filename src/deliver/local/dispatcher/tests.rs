@@ -437,12 +437,55 @@ fn slow_sessions_are_of_the_half_that_is_left_to_what_has_failed() {
         offer_lmtp(&mut dispatcher, number, &format!("u{number}"), 0);
         assert_eq!(drain(&mut dispatcher).len(), 1);
     }
+    // One at a time is tried all the same: how long others take says nothing of it.
     offer_lmtp(&mut dispatcher, 4, "bob", 1);
-    assert!(drain_after(&mut dispatcher, SLOW).is_empty());
-    offer_lmtp(&mut dispatcher, 5, "eve", 0);
-    assert_eq!(numbers(&drain_after(&mut dispatcher, SLOW)), [[5]]);
-    dispatcher.finished(envelope(1, "any").id);
+    offer_lmtp(&mut dispatcher, 5, "joe", 1);
     assert_eq!(numbers(&drain_after(&mut dispatcher, SLOW)), [[4]]);
+    offer_lmtp(&mut dispatcher, 6, "eve", 0);
+    assert_eq!(numbers(&drain_after(&mut dispatcher, SLOW)), [[6]]);
+    for number in [1, 2] {
+        dispatcher.finished(envelope(number, "any").id);
+    }
+    assert_eq!(numbers(&drain_after(&mut dispatcher, SLOW)), [[5]]);
+}
+
+#[test]
+fn what_has_failed_is_tried_beside_quick_sessions_for_its_recipient() {
+    // The address of an archive, which is never without a session.
+    let mut dispatcher = Dispatcher::new(limits(), 1);
+    offer_lmtp(&mut dispatcher, 1, "archive", 0);
+    assert_eq!(drain(&mut dispatcher).len(), 1);
+    for number in [2, 3] {
+        offer_lmtp(&mut dispatcher, number, "archive", 1);
+    }
+    assert_eq!(numbers(&drain(&mut dispatcher)), [[2]]);
+    dispatcher.finished(envelope(2, "any").id);
+    assert_eq!(numbers(&drain(&mut dispatcher)), [[3]]);
+}
+
+#[test]
+fn new_mail_is_not_held_because_of_what_has_failed() {
+    // smtpd.conf(5), mda limit: task-hiwat.
+    for mode in [Mode::Alone, Mode::Lmtp] {
+        let mut dispatcher = Dispatcher::new(limits(), 1);
+        let high = Marks::of(&limits(), mode.is_shared()).high as u32;
+        let offer = |dispatcher: &mut Dispatcher, number, retry| {
+            let envelope = Envelope {
+                retry,
+                ..envelope(number, "bob")
+            };
+            dispatcher.offer(envelope, (Line::default(), None), mode)
+        };
+        for number in 1..=high {
+            assert_eq!(offer(&mut dispatcher, number, 1), Offer::Taken);
+        }
+        let held = offer(&mut dispatcher, high + 1, 1);
+        assert!(matches!(held, Offer::Hold(_)), "{held:?}");
+        assert_eq!(offer(&mut dispatcher, high + 2, 0), Offer::Taken);
+        assert!(numbers(&drain(&mut dispatcher)).contains(&vec![high + 2]));
+        // What is held is asked for while the others go.
+        assert!(dispatcher.release(None).is_some());
+    }
 }
 
 /// Offers an envelope for a recipient of an LMTP server that has failed so often.
