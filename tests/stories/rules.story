@@ -157,9 +157,9 @@ story from rdns, another name
 	reply 250
 	ran bob [two]
 
-story from rdns, no name to compare: not even negated
+story from rdns, no name server answers: not refused for good
 	rcpt bob@rdns.org
-	reply 550 Invalid recipient: <bob@rdns.org>
+	reply 451 Temporary failure: <bob@rdns.org>
 
 story from rdns regex
 	source 127.0.0.4

@@ -75,7 +75,7 @@ impl Stage {
         // Nobody answers there.
         write(
             &root.join("resolv.conf"),
-            "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+            "nameserver 127.0.0.99\noptions timeout:1 attempts:1\n",
             0o644,
         );
         if script.network {
