@@ -354,6 +354,7 @@ mod tests {
     use super::*;
     use crate::config::Defaults;
     use crate::util::Line;
+    use crate::util::again::{again, inside};
 
     fn say(parent: &Channel, reply: &Reply, fds: &[OwnedFd]) {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -400,11 +401,10 @@ mod tests {
     }
 
     // table(5), file and db: what a link leads to is read as what lies there. A sandbox cannot be
-    // left, so the test runs in a process of its own: this test again.
+    // left, so the test runs in a process of its own.
     #[test]
     fn tables_and_included_files_may_be_links_out_of_their_directories() {
-        const INSIDE: &str = "SMTPD_TEST_LINKS";
-        let Some(dir) = std::env::var_os(INSIDE).map(PathBuf::from) else {
+        let Some(dir) = inside().map(PathBuf::from) else {
             let dir = tempfile::tempdir().unwrap();
             let path = |name: &str| dir.path().join(name);
             for name in ["conf", "tables", "lists", "other"] {
@@ -414,12 +414,7 @@ mod tests {
             std::os::unix::fs::symlink("../tables/x", path("conf/table")).unwrap();
             std::os::unix::fs::symlink(path("lists/x"), path("conf/list")).unwrap();
             let name = "engine::start::tests::tables_and_included_files_may_be_links_out_of_their_directories";
-            let output = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", name, "--nocapture", "--test-threads=1"])
-                .env(INSIDE, dir.path())
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{output:?}");
+            assert!(again(name, dir.path()).success());
             return;
         };
         let path = |name: &str| dir.join(name);

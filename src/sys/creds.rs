@@ -168,6 +168,7 @@ pub fn is_setid() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::util::again::{again, inside};
 
     #[test]
     fn groups_of_a_user_hold_his_own() {
@@ -176,23 +177,17 @@ mod tests {
         assert!(!is_setid());
     }
 
-    // It changes the ids of every thread, so it runs in a process of its own: this test again.
+    // It changes the ids of every thread, so it runs in a process of its own.
     #[test]
     fn root_acts_as_another_user_and_is_root_again() {
-        const INSIDE: &str = "SMTPD_TEST_ACTING";
         if user::effective_uid() != 0 {
             eprintln!("NOT RUN: root_acts_as_another_user_and_is_root_again: needs root");
             return;
         }
-        let Some(dir) = std::env::var_os(INSIDE) else {
+        let Some(dir) = inside() else {
             let dir = tempfile::tempdir().unwrap();
             let name = "sys::creds::tests::root_acts_as_another_user_and_is_root_again";
-            let output = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", name, "--nocapture", "--test-threads=1"])
-                .env(INSIDE, dir.path())
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{output:?}");
+            assert!(again(name, dir.path()).success());
             return;
         };
         let path = std::path::Path::new(&dir).join("private");

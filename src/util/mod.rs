@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod again;
 pub mod alarm;
 pub mod backoff;
 pub mod cdb;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -233,9 +234,8 @@ fn an_instance_without_configuration_has_nothing_to_do_for_newaliases() {
     }
 }
 
-#[test]
-fn a_file_table_is_read_again_when_asked_and_a_broken_one_changes_nothing() {
-    // smtpctl(8), update table.
+/// A daemon whose virtual table is a file, the user that it has bob for, and the file.
+fn with_people() -> (Instance, String, PathBuf) {
     let mut daemon = Setup::new(
         "listen on 127.0.0.1 port $port\n\
          table people file:$dir/people\n\
@@ -247,6 +247,13 @@ fn a_file_table_is_read_again_when_asked_and_a_broken_one_changes_nothing() {
     let path = daemon.path().join("people");
     fs::write(&path, format!("bob {user}\n")).unwrap();
     daemon.start();
+    (daemon, user, path)
+}
+
+#[test]
+fn a_file_table_is_read_again_when_asked_and_a_broken_one_changes_nothing() {
+    // smtpctl(8), update table.
+    let (daemon, user, path) = with_people();
     let mut client = daemon.hello();
     let mut rcpt = |name: &str, code: u16| {
         client.say("RSET", 250);
@@ -300,17 +307,7 @@ fn a_file_table_is_read_again_when_asked_and_a_broken_one_changes_nothing() {
 #[test]
 fn an_update_holds_for_the_next_engine_whatever_the_file_has_become() {
     // smtpctl(8), update table: what has been read stays.
-    let mut daemon = Setup::new(
-        "listen on 127.0.0.1 port $port\n\
-         table people file:$dir/people\n\
-         action \"in\" maildir \"$dir/mail\" virtual <people>\n\
-         match from any for any action \"in\"\n",
-    )
-    .prepare();
-    let user = user(&daemon);
-    let path = daemon.path().join("people");
-    fs::write(&path, format!("bob {user}\n")).unwrap();
-    daemon.start();
+    let (daemon, user, path) = with_people();
     fs::write(&path, format!("al {user}\n")).unwrap();
     let updated = daemon.ctl(["update", "table", "people"]);
     assert!(updated.status.success());

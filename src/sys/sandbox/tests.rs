@@ -1,26 +1,11 @@
 use std::process::{Command, ExitStatus};
 
 use super::*;
+use crate::util::again::inside;
 
-// A sandbox cannot be left, so each role runs in a process of its own: the test again, with this
-// in its environment.
-const INSIDE: &str = "SMTPD_TEST_SANDBOX";
-
+// A sandbox cannot be left, so each role runs in a process of its own.
 fn again(test: &str, value: &str) -> ExitStatus {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("sys::sandbox::tests::{test}")])
-        .args(["--nocapture", "--test-threads=1"])
-        .env(INSIDE, value)
-        .output()
-        .unwrap();
-    if output.status.code().is_some_and(|code| code != 0) {
-        panic!("{test} {value}: {output:?}");
-    }
-    output.status
-}
-
-fn inside() -> Option<String> {
-    std::env::var(INSIDE).ok()
+    crate::util::again::again(&format!("sys::sandbox::tests::{test}"), value)
 }
 
 #[test]
