@@ -114,17 +114,17 @@ impl Agent for BounceAgent {
         Offer::Taken
     }
 
-    fn finished(&mut self, _id: EvpId) -> Option<Release> {
+    fn finished(&mut self, _id: EvpId) -> Vec<Release> {
         self.waiting = self.waiting.saturating_sub(1);
         stat::BOUNCE_ENVELOPE.set(self.waiting as i64);
         if !self.holding || self.waiting > LOW_WATER {
-            return None;
+            return Vec::new();
         }
         self.holding = false;
-        Some(Release {
+        vec![Release {
             key: HOLD_KEY,
             count: usize::MAX,
-        })
+        }]
     }
 }
 

@@ -94,7 +94,7 @@ pub trait Agent: Send {
         false
     }
     /// An outcome of this agent has reached the runner; says which held envelopes may follow.
-    fn finished(&mut self, id: EvpId) -> Option<Release>;
+    fn finished(&mut self, id: EvpId) -> Vec<Release>;
     /// Nothing more will be offered: what has not begun may be given back as [`Report::Held`].
     fn stop(&mut self) {}
 }

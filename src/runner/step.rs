@@ -452,8 +452,8 @@ impl Core {
     // ---- outcomes ----
 
     fn let_others_follow(&mut self, id: EvpId, class: Class, now: Timestamp) {
-        let release = self.agent(class).and_then(|agent| agent.finished(id));
-        if let Some(release) = release {
+        let releases = self.agent(class).map(|agent| agent.finished(id));
+        for release in releases.into_iter().flatten() {
             self.scheduler
                 .release(class, release.key.0, release.count, now);
         }

@@ -183,7 +183,7 @@ impl Agent for Scripted {
         Offer::Taken
     }
 
-    fn finished(&mut self, id: EvpId) -> Option<Release> {
+    fn finished(&mut self, id: EvpId) -> Vec<Release> {
         let mut script = self.0.lock().unwrap();
         script.taken.remove(&id).expect("finished but not taken");
         let count = match script.taken.len() {
@@ -191,7 +191,8 @@ impl Agent for Scripted {
             _ => 2,
         };
         let key = HoldKey(7);
-        script.holding.then_some(Release { key, count })
+        let release = script.holding.then_some(Release { key, count });
+        release.into_iter().collect()
     }
 }
 

@@ -13,7 +13,7 @@
 //! session that has begun with it, so that the server gets it twice and not for each few. And what
 //! has failed before leaves half of its group's sessions to what is new, and holds none of it back.
 
-mod marks;
+mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::log::stat;
 use crate::mail::{Envelope, EvpId, Kind, MailAddr, MsgId};
 use crate::util::Line;
 
-use self::marks::Marks;
+use self::waiting::{Marks, Waiting};
 
 /// Most envelopes a session carries.
 pub const SESSION_MAX: usize = 64;
@@ -81,7 +81,7 @@ pub struct Dispatcher {
     next_session: u64,
     /// The first session that is not slow.
     first_young: u64,
-    releases: VecDeque<Release>,
+    releases: Vec<Release>,
 }
 
 /// What a group is for: a user and a userbase, or a connection.
@@ -112,9 +112,9 @@ struct Running {
 struct Group {
     key: Key,
     /// What is tried for the first time.
-    fresh: VecDeque<(Mode, Envelope)>,
+    fresh: Waiting<(Mode, Envelope)>,
     /// What has failed before.
-    again: VecDeque<(Mode, Envelope)>,
+    again: Waiting<(Mode, Envelope)>,
     /// Whether what has failed had the last turn.
     again_was_last: bool,
     sessions: usize,
@@ -127,12 +127,6 @@ struct Group {
     /// [`Running::awaited`] of those that are not slow.
     awaited: Vec<MsgId>,
     in_ring: bool,
-    /// Whether new mail is held until fewer wait.
-    on_hold: bool,
-    /// Envelopes the runner was told to hold and not yet asked for.
-    held: usize,
-    /// Envelopes it was asked for that have not come yet.
-    expected: usize,
 }
 
 /// How many envelopes for a recipient are in sessions, in slow ones, and in those of what has failed
@@ -157,7 +151,7 @@ impl Dispatcher {
             sessions: BTreeMap::new(),
             next_session: 0,
             first_young: 0,
-            releases: VecDeque::new(),
+            releases: Vec::new(),
         }
     }
 
@@ -168,19 +162,18 @@ impl Dispatcher {
         let Some(group) = self.groups.get_mut(&id) else {
             return Offer::Hold(HoldKey(id));
         };
-        group.expected = group.expected.saturating_sub(1);
-        if !group.has_room(&envelope, &marks) {
-            group.held = group.held.saturating_add(1);
-            return Offer::Hold(HoldKey(id));
+        // New mail is not held because of what has failed.
+        let waiting = match has_failed(&envelope) {
+            true => &mut group.again,
+            false => &mut group.fresh,
+        };
+        let offer = waiting.offer((mode, envelope), &marks);
+        if offer == Offer::Taken {
+            stat::MDA_ENVELOPE.inc();
+            stat::MDA_PENDING.inc();
+            self.enqueue(id);
         }
-        match has_failed(&envelope) {
-            true => group.again.push_back((mode, envelope)),
-            false => group.fresh.push_back((mode, envelope)),
-        }
-        stat::MDA_ENVELOPE.inc();
-        stat::MDA_PENDING.inc();
-        self.enqueue(id);
-        Offer::Taken
+        offer
     }
 
     /// The next session to start, if the limits allow one. `now` never goes back.
@@ -212,11 +205,9 @@ impl Dispatcher {
             let Some(session) = group.take(id, &self.limits) else {
                 continue;
             };
-            if let Some(release) =
-                group.release(id, &Marks::of(&self.limits, session.mode.is_shared()))
-            {
-                self.ask_for(release);
-            }
+            let marks = Marks::of(&self.limits, session.mode.is_shared());
+            let asked = [group.fresh.release(&marks), group.again.release(&marks)];
+            self.releases.extend(asked.into_iter().flatten());
             self.note_running(id, &session, now);
             self.enqueue(id);
             return Some(session);
@@ -241,17 +232,21 @@ impl Dispatcher {
         })
     }
 
-    /// An envelope's outcome is known. The answer names its group.
-    pub fn finished(&mut self, envelope: EvpId) -> Option<HoldKey> {
-        let name = self.running.remove(&envelope)?;
+    /// An envelope's outcome is known.
+    pub fn finished(&mut self, envelope: EvpId) {
+        let Some(name) = self.running.remove(&envelope) else {
+            return;
+        };
         stat::MDA_ENVELOPE.dec();
         stat::MDA_RUNNING.dec();
-        let session = self.sessions.get_mut(&name)?;
+        let Some(session) = self.sessions.get_mut(&name) else {
+            return;
+        };
         let id = session.group;
-        let at = session
-            .left
-            .iter()
-            .position(|(left, _)| *left == envelope)?;
+        let mut left = session.left.iter();
+        let Some(at) = left.position(|(left, _)| *left == envelope) else {
+            return;
+        };
         let (_, recipient) = session.left.swap_remove(at);
         let is_over = session.left.is_empty();
         if let Some(group) = self.groups.get_mut(&id) {
@@ -262,33 +257,23 @@ impl Dispatcher {
         }
         self.enqueue(id);
         self.remove_if_idle(id);
-        Some(HoldKey(id))
     }
 
-    /// The next request for held envelopes, `first` before others. Asked for once after each
-    /// [`Dispatcher::finished`] with the group it named, no request is left when all is done: a
-    /// group's last envelope takes the group's last request along.
-    pub fn release(&mut self, first: Option<HoldKey>) -> Option<Release> {
-        let of_first = |release: &Release| Some(release.key) == first;
-        let at = self.releases.iter().position(of_first).unwrap_or(0);
-        self.releases.remove(at)
-    }
-
-    fn ask_for(&mut self, release: Release) {
-        match self.releases.iter_mut().find(|r| r.key == release.key) {
-            Some(asked) => asked.count = asked.count.saturating_add(release.count),
-            None => self.releases.push_back(release),
-        }
+    /// What to ask for of the held envelopes. Taken after each [`Dispatcher::finished`] and the
+    /// sessions that start then, nothing is left to be asked for when all is done.
+    pub fn releases(&mut self) -> Vec<Release> {
+        std::mem::take(&mut self.releases)
     }
 
     fn group_of(&mut self, key: Key) -> u64 {
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
+        // It has two lines, and so two keys.
         let id = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id = self.next_id.wrapping_add(2);
         self.ids.insert(key.clone(), id);
-        self.groups.insert(id, Group::new(key));
+        self.groups.insert(id, Group::new(key, id));
         stat::MDA_USER.inc();
         id
     }
@@ -357,15 +342,10 @@ impl Dispatcher {
         if group.sessions > 0 || group.waiting() > 0 {
             return;
         }
-        let held = group.held;
+        let held = [group.fresh.rest(), group.again.rest()];
+        self.releases.extend(held.into_iter().flatten());
         self.ids.remove(&group.key);
         self.groups.remove(&id);
-        if held > 0 {
-            self.ask_for(Release {
-                key: HoldKey(id),
-                count: usize::MAX,
-            });
-        }
         stat::MDA_USER.dec();
     }
 }
@@ -400,11 +380,11 @@ impl Running {
 }
 
 impl Group {
-    fn new(key: Key) -> Group {
+    fn new(key: Key, id: u64) -> Group {
         Group {
             key,
-            fresh: VecDeque::new(),
-            again: VecDeque::new(),
+            fresh: Waiting::new(HoldKey(id)),
+            again: Waiting::new(HoldKey(id.wrapping_add(1))),
             again_was_last: false,
             sessions: 0,
             doubtful: 0,
@@ -412,14 +392,11 @@ impl Group {
             busy: HashMap::new(),
             awaited: Vec::new(),
             in_ring: false,
-            on_hold: false,
-            held: 0,
-            expected: 0,
         }
     }
 
     fn waiting(&self) -> usize {
-        self.fresh.len() + self.again.len()
+        self.fresh.line.len() + self.again.line.len()
     }
 
     /// How many new envelopes have to wait for a session to start.
@@ -432,31 +409,22 @@ impl Group {
 
     /// Whether something new may start once the session is slow.
     fn waits_for(&self, session: &Running) -> bool {
-        match self.fresh.front() {
+        match self.fresh.line.front() {
             Some((Mode::Shared, _)) => true,
             Some(_) => session.awaited.is_some(),
             None => false,
         }
     }
 
-    /// Whether what waits has room for this one. New mail is not held because of what has failed.
-    fn has_room(&mut self, envelope: &Envelope, marks: &Marks) -> bool {
-        if has_failed(envelope) {
-            return self.again.len() < marks.high;
-        }
-        self.on_hold |= self.fresh.len() >= marks.high;
-        !self.on_hold
-    }
-
     /// However slow all others are, one that has failed is tried at a time.
     fn may_try_again(&self, limits: &MdaLimits) -> bool {
         let has_share = self.trying_again == 0 || self.doubtful < most_doubtful(limits);
-        !self.again.is_empty() && has_share
+        !self.again.line.is_empty() && has_share
     }
 
     fn may_start(&self, limits: &MdaLimits) -> bool {
-        let first = self.fresh.front();
-        let is_enough = first.is_some_and(|(mode, _)| self.fresh.len() >= self.enough(*mode));
+        let first = self.fresh.line.front();
+        let is_enough = first.is_some_and(|(mode, _)| self.fresh.line.len() >= self.enough(*mode));
         self.sessions < limits.max_session_per_user && (is_enough || self.may_try_again(limits))
     }
 
@@ -490,8 +458,8 @@ impl Group {
         let may_go = |(mode, next): &(Mode, Envelope)| {
             *mode == Mode::Alone || busy.get(&next.dest).is_none_or(is_quick)
         };
-        let at = self.again.iter().position(may_go)?;
-        let (mode, envelope) = self.again.remove(at)?;
+        let at = self.again.line.iter().position(may_go)?;
+        let (mode, envelope) = self.again.line.remove(at)?;
         Some((mode, vec![envelope]))
     }
 
@@ -504,21 +472,27 @@ impl Group {
             Mode::Shared => is_quick(next),
             Mode::Lmtp => is_quick(next) && !awaited.contains(&next.id.msgid()),
         };
-        let at = self.fresh.iter().position(may_go)?;
-        let (mode, _) = self.fresh.get(at)?;
-        if self.fresh.len() - at < self.enough(*mode) {
+        let at = self.fresh.line.iter().position(may_go)?;
+        let (mode, _) = self.fresh.line.get(at)?;
+        if self.fresh.line.len() - at < self.enough(*mode) {
             return None;
         }
-        let (mode, first) = self.fresh.remove(at)?;
+        let (mode, first) = self.fresh.line.remove(at)?;
         let joining = self
             .fresh
+            .line
             .iter()
             .skip(at)
             .take(if mode.is_shared() { SESSION_MAX - 1 } else { 0 })
             .take_while(|next| next.0 == mode && next.1.action == first.action && may_go(next))
             .count();
         let mut envelopes = vec![first];
-        envelopes.extend(self.fresh.drain(at..at + joining).map(|(_, next)| next));
+        envelopes.extend(
+            self.fresh
+                .line
+                .drain(at..at + joining)
+                .map(|(_, next)| next),
+        );
         Some((mode, envelopes))
     }
 
@@ -569,22 +543,6 @@ impl Group {
                 self.busy.remove(recipient);
             }
         }
-    }
-
-    fn release(&mut self, id: u64, marks: &Marks) -> Option<Release> {
-        if self.fresh.len() + self.expected > marks.low {
-            return None;
-        }
-        self.on_hold = false;
-        if self.held == 0 {
-            return None;
-        }
-        self.held = self.held.saturating_sub(marks.step);
-        self.expected += marks.step;
-        Some(Release {
-            key: HoldKey(id),
-            count: marks.step,
-        })
     }
 }
 

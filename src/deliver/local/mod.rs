@@ -162,10 +162,10 @@ impl super::Agent for Agent {
         self.dispatcher.is_waiting()
     }
 
-    fn finished(&mut self, id: EvpId) -> Option<Release> {
-        let group = self.dispatcher.finished(id);
+    fn finished(&mut self, id: EvpId) -> Vec<Release> {
+        self.dispatcher.finished(id);
         self.start_sessions();
-        self.dispatcher.release(group)
+        self.dispatcher.releases()
     }
 }
 

@@ -200,8 +200,8 @@ impl super::Agent for Agent {
         }
     }
 
-    fn finished(&mut self, _id: EvpId) -> Option<Release> {
-        None
+    fn finished(&mut self, _id: EvpId) -> Vec<Release> {
+        Vec::new()
     }
 
     fn stop(&mut self) {

@@ -12,8 +12,8 @@ impl Agent for Prompt {
         self.0.send(done).unwrap();
         Offer::Taken
     }
-    fn finished(&mut self, _id: EvpId) -> Option<Release> {
-        None
+    fn finished(&mut self, _id: EvpId) -> Vec<Release> {
+        Vec::new()
     }
 }
 
@@ -36,8 +36,8 @@ impl Agent for Slow {
     fn is_waiting(&self) -> bool {
         !self.1.is_empty()
     }
-    fn finished(&mut self, _id: EvpId) -> Option<Release> {
-        None
+    fn finished(&mut self, _id: EvpId) -> Vec<Release> {
+        Vec::new()
     }
 }
 

@@ -54,8 +54,8 @@ impl Agent for Patient {
         Offer::Taken
     }
 
-    fn finished(&mut self, _id: EvpId) -> Option<Release> {
-        None
+    fn finished(&mut self, _id: EvpId) -> Vec<Release> {
+        Vec::new()
     }
 }
 

@@ -93,7 +93,7 @@ fn users_whose_commands_take_long_leave_room_for_others() {
     while let Some(session) = slow.pop() {
         dispatcher.finished(session.envelopes[0].id);
         slow.splice(0..0, drain(&mut dispatcher));
-        while dispatcher.release(None).is_some() {}
+        dispatcher.releases();
     }
     assert!(dispatcher.groups.is_empty() && dispatcher.ring.is_empty());
     for number in 501..=510 {
@@ -135,7 +135,7 @@ fn a_flooded_user_is_held_at_the_high_mark_and_released_at_the_low_one() {
     while let Some(session) = running.pop_front() {
         dispatcher.finished(session.envelopes[0].id);
         running.extend(drain(&mut dispatcher));
-        while let Some(release) = dispatcher.release(None) {
+        for release in dispatcher.releases() {
             assert_eq!(Some(release.key), key);
             let waiting = dispatcher
                 .groups
@@ -167,16 +167,16 @@ fn a_group_that_goes_gives_back_what_is_held_for_it() {
     };
     let mut dispatcher = Dispatcher::new(tight, 1);
     offer(&mut dispatcher, 1, "bob", Mode::Alone);
+    let key = HoldKey(1);
     for number in 2..=13 {
         let offer = offer(&mut dispatcher, number, "bob", Mode::Alone);
-        assert!(matches!(offer, Offer::Hold(_)));
+        assert_eq!(offer, Offer::Hold(key));
     }
     let sessions = drain(&mut dispatcher);
-    let key = dispatcher.finished(sessions[0].envelopes[0].id);
-    let count = usize::MAX;
-    let all = key.map(|key| Release { key, count });
-    assert_eq!(dispatcher.release(key), all);
-    assert_eq!(dispatcher.release(None), None);
+    dispatcher.finished(sessions[0].envelopes[0].id);
+    let asked = [10, usize::MAX].map(|count| Release { key, count });
+    assert_eq!(dispatcher.releases(), asked, "some, and then all");
+    assert!(dispatcher.releases().is_empty());
 }
 
 #[test]
@@ -205,9 +205,9 @@ fn no_held_envelope_is_forgotten_when_the_last_outcome_is_known() {
             break;
         };
         delivered += 1;
-        let key = dispatcher.finished(session.envelopes[0].id);
+        dispatcher.finished(session.envelopes[0].id);
         running.extend(drain(&mut dispatcher));
-        if let Some(release) = dispatcher.release(key) {
+        for release in dispatcher.releases() {
             let waiting = held.entry(release.key).or_default();
             let count = release.count.min(waiting.len());
             due.extend(waiting.drain(..count));
@@ -464,11 +464,10 @@ fn what_has_failed_is_tried_beside_quick_sessions_for_its_recipient() {
 }
 
 #[test]
-fn new_mail_is_not_held_because_of_what_has_failed() {
-    // smtpd.conf(5), mda limit: task-hiwat.
+fn new_mail_and_what_has_failed_are_held_and_asked_for_apart() {
+    // smtpd.conf(5), mda limit: task-hiwat, task-lowat and task-release.
     for mode in [Mode::Alone, Mode::Lmtp] {
         let mut dispatcher = Dispatcher::new(limits(), 1);
-        let high = Marks::of(&limits(), mode.is_shared()).high as u32;
         let offer = |dispatcher: &mut Dispatcher, number, retry| {
             let envelope = Envelope {
                 retry,
@@ -476,15 +475,33 @@ fn new_mail_is_not_held_because_of_what_has_failed() {
             };
             dispatcher.offer(envelope, (Line::default(), None), mode)
         };
+        let high = Marks::of(&limits(), mode.is_shared()).high as u32;
         for number in 1..=high {
             assert_eq!(offer(&mut dispatcher, number, 1), Offer::Taken);
         }
-        let held = offer(&mut dispatcher, high + 1, 1);
-        assert!(matches!(held, Offer::Hold(_)), "{held:?}");
-        assert_eq!(offer(&mut dispatcher, high + 2, 0), Offer::Taken);
-        assert!(numbers(&drain(&mut dispatcher)).contains(&vec![high + 2]));
-        // What is held is asked for while the others go.
-        assert!(dispatcher.release(None).is_some());
+        for number in high + 1..high + 5 {
+            let held = offer(&mut dispatcher, number, 1);
+            assert_eq!(held, Offer::Hold(HoldKey(2)));
+        }
+        let mut running = VecDeque::new();
+        for number in high + 5..high + 45 {
+            assert_eq!(offer(&mut dispatcher, number, 0), Offer::Taken);
+            running.extend(drain(&mut dispatcher));
+        }
+        // However much new mail goes, what there is no room for is not asked for; and it is when there
+        // is room.
+        let mut asked = Vec::new();
+        while let Some(session) = running.pop_front() {
+            for envelope in &session.envelopes {
+                dispatcher.finished(envelope.id);
+            }
+            running.extend(drain(&mut dispatcher));
+            let releases = dispatcher.releases().into_iter();
+            asked.extend(releases.map(|release| (release, dispatcher.groups[&1].again.line.len())));
+        }
+        let [(release, waiting)] = asked.try_into().unwrap();
+        assert_eq!((release.key, release.count), (HoldKey(2), 4));
+        assert!(waiting < high as usize && waiting > 0, "{waiting}");
     }
 }
 
