@@ -109,7 +109,11 @@ fn holds(rule: &Rule, question: &Question<'_>) -> Result<(bool, bool), TableErro
     }
     let (mut all, mut is_open) = (true, false);
     for criterion in &rule.criteria {
-        let holds = question.holds(criterion)?;
+        let holds = match question.holds(criterion) {
+            // It does not hold as it is, and so ends nothing: who takes the mail may stand behind it.
+            Err(_) if is_open && !all => return Ok((false, true)),
+            found => found?,
+        };
         if question.is_open(criterion) {
             is_open = true;
         } else if !holds {

@@ -258,7 +258,6 @@ fn the_first_rule_that_holds_decides() {
     assert_eq!(verdict("match for any action a", ""), "none");
 }
 
-// A criterion that cannot be answered ends the evaluation, whatever comes later.
 // smtpd.conf(5): only an answer that there is no name is a reason for good.
 #[test]
 fn nobody_is_refused_for_good_only_because_no_name_server_answers() {
@@ -304,6 +303,20 @@ fn nobody_is_refused_for_good_only_because_no_name_server_answers() {
     }
 }
 
+// What takes the mail may stand behind a rule that does not hold without the client's name, also
+// when the rest of that rule cannot be answered.
+#[test]
+fn what_cannot_be_answered_of_a_rule_that_is_open_ends_nothing() {
+    let words = format!("nobody-knows helo={}", "h".repeat(1024));
+    let rule = "match from rdns a.b helo x for any action a";
+    assert!(verdict(rule, &words).ends_with("the client's name cannot be looked up now"));
+    let rules = format!("{rule}\nmatch from any for any action b");
+    assert_eq!(verdict(&rules, &words), "b 4");
+    let words = words.replace("nobody-knows", "rdns=a.b");
+    assert!(verdict(&rules, &words).contains("lookup key too long"));
+}
+
+// A criterion that cannot be answered ends the evaluation, whatever comes later.
 #[test]
 fn an_unanswered_question_is_an_error() {
     let rules = "match helo x from any action a\nmatch from any for any action b";
