@@ -62,7 +62,7 @@
 //! | `lookup` | 16 | a session's question about names, rules, users, unless its answer is at hand; who is exempt from counting log-ins | tables, the parent for a .forward |
 //! | `handshake` | 8 | a TLS handshake that wants a signature | the process that holds the keys |
 //! | `auth hash` | half of the processors | a password that is compared with a hash | nothing, but it takes its time |
-//! | `auth system` | 8 | a password that the system or a program judges, a hash that is not in memory | the parent, tables |
+//! | `auth system` | 16 | a password that the system or a program judges, a hash that is not in memory; at most eight ask the system, or one table | the parent, tables |
 //! | `auth refusals` | 1 | refusals until they are due | nothing |
 //! | `commit` | 16 | messages on their way to the disk: the small ones of a moment together | the disk |
 //! | `resolver` | 1 | queries under way, the cache | nothing |

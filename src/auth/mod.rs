@@ -124,8 +124,9 @@ struct Refusal {
 /// Attempts that may wait for a thread. A client that comes when there are as many is told to try
 /// again later.
 const WAITING_MAX: usize = 1024;
-/// Threads that wait for the parent, and for tables that are not in memory.
-const SYSTEM_THREADS: usize = 8;
+/// Threads that wait for the parent, and for tables that are not in memory. Half of them are as many
+/// as wait for one of these.
+const SYSTEM_THREADS: usize = 16;
 /// Refusals come at multiples of this.
 const BEAT: Duration = Duration::from_secs(1);
 
