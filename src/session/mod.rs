@@ -255,8 +255,8 @@ impl Session {
 
     /// Uses as much of `input` as it can and removes that, appends replies to `out`. It stops
     /// early when `out` holds more than [`limits::OUT_HIGH_WATER`] bytes, after
-    /// [`limits::COMMANDS_AT_A_TIME`], behind a message whose rest is to be taken, and when it asks. Before the banner, and while it waits for
-    /// an answer, nothing is used.
+    /// [`limits::COMMANDS_AT_A_TIME`], behind a message whose rest is to be taken, and when it asks.
+    /// Before the banner, and while it waits for an answer, nothing is used.
     pub fn receive(
         &mut self,
         input: &mut Vec<u8>,
