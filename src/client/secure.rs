@@ -25,6 +25,7 @@ enum Heard {
     #[default]
     Nothing,
     Agreed(Facts),
+    /// What may be this library's fault.
     NoCommonGround,
 }
 
@@ -48,8 +49,8 @@ impl Secure {
         }
     }
 
-    /// After a handshake that failed for want of common ground: the next library, with which a new
-    /// connection is worth a try.
+    /// After a handshake that failed for want of common ground, or may have: the next library, with
+    /// which a new connection is worth a try.
     pub fn next(&self) -> Option<Secure> {
         if !matches!(*self.heard(), Heard::NoCommonGround) {
             return None;
@@ -80,12 +81,12 @@ impl Upgrade for Secure {
                 Ok(Secured { stream, ciphers })
             }
             Err(failure) => {
-                if let TlsError::NoCommonGround(_) = failure {
+                if let TlsError::NoCommonGround(_) | TlsError::HungUp = failure {
                     *self.heard() = Heard::NoCommonGround;
                 }
                 Err(NotSecured {
                     text: Line::sanitize(failure.to_string().as_bytes()),
-                    lost: matches!(failure, TlsError::Io(_)),
+                    lost: matches!(failure, TlsError::HungUp | TlsError::Io(_)),
                 })
             }
         }
@@ -122,5 +123,59 @@ impl Stream for Wrapped {
 
     fn has_written_all(&self) -> bool {
         self.0.has_written_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::client::Socket;
+    use crate::tls::client::{Settings, Verify};
+    use crate::tls::{Choice, Trust, Version};
+
+    // smtpd.conf(5), RELAYING: who hangs up or says nothing has not judged what is asked of him.
+    #[test]
+    fn whoever_goes_or_is_silent_in_the_handshake_is_lost_to_every_library() {
+        let settings = Settings {
+            verify: Verify::Never,
+            trust: Trust::nobody(),
+            choice: Choice::default(),
+            identity: None,
+            oldest: Version::Tls12,
+        };
+        let connector = Connector::new(&settings).unwrap();
+        for (words, hangs_up, is_lost) in [
+            ("", true, true),
+            ("", false, true),
+            ("220 ready when you are\r\n", true, false),
+        ] {
+            for library in connector.libraries() {
+                let secure = Secure {
+                    library,
+                    ..Secure::new(&connector, "mx.example.org").unwrap()
+                };
+                let (ours, mut theirs) = UnixStream::pair().unwrap();
+                let mut plain = Socket::connected(ours.into()).unwrap();
+                let patience = if hangs_up { 120 } else { 0 };
+                plain.set_deadline(Instant::now() + Duration::from_secs(patience));
+                theirs.write_all(words.as_bytes()).unwrap();
+                if hangs_up {
+                    theirs.shutdown(std::net::Shutdown::Write).unwrap();
+                }
+                let failure = secure.upgrade(Box::new(plain)).map(drop).unwrap_err();
+                assert_eq!(failure.lost, is_lost, "{library:?} {failure:?}");
+                // Another library is for those who may have nothing in common with this one.
+                let goes_on = library == Library::Modern && connector.libraries().len() > 1;
+                let is_hung_up = words.is_empty() && hangs_up;
+                assert_eq!(
+                    secure.next().is_some(),
+                    goes_on && is_hung_up,
+                    "{failure:?}"
+                );
+            }
+        }
     }
 }

@@ -3,13 +3,16 @@
 //! It chooses its ciphers itself: where `ciphers` says which, it is not asked. What it agreed upon
 //! it does not tell.
 
-use std::io::{Read, Write};
+use std::error::Error;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use native_tls::{Certificate, HandshakeError, Protocol, TlsConnector};
 
 use crate::tls::{Facts, Peer, Version, fingerprint};
 
-use super::{Inner, Settings, Stream, TlsError, Verify};
+use super::{Inner, Settings, Stream, TlsError, Verify, io_failure};
 
 /// Shakes hands with the system's library.
 #[derive(Clone)]
@@ -55,13 +58,18 @@ impl Connector {
     /// See [`super::Connector::handshake`].
     pub fn handshake<S: Read + Write>(&self, stream: S, name: &str) -> Result<Stream<S>, TlsError> {
         let name = name.trim_matches(['[', ']']);
+        let closed = Arc::new(AtomicBool::new(false));
+        let watched = Watched {
+            stream,
+            closed: closed.clone(),
+        };
         let stream = self
             .connector
-            .connect(name, stream)
+            .connect(name, watched)
             .map_err(|error| match error {
-                HandshakeError::Failure(error) => TlsError::Protocol(error.to_string()),
+                HandshakeError::Failure(error) => why(&error, closed.load(Ordering::Relaxed)),
                 // The stream below gave up waiting.
-                HandshakeError::WouldBlock(_) => TlsError::Io(std::io::ErrorKind::TimedOut.into()),
+                HandshakeError::WouldBlock(_) => TlsError::Io(io::ErrorKind::TimedOut.into()),
             })?;
         let shown = stream.peer_certificate().ok().flatten();
         let peer = shown
@@ -77,6 +85,42 @@ impl Connector {
                 peer,
             },
         })
+    }
+}
+
+fn why(error: &native_tls::Error, closed: bool) -> TlsError {
+    let below = error.source().and_then(|below| below.downcast_ref());
+    match below.map(io::Error::kind) {
+        Some(kind) => io_failure(kind.into()),
+        None if closed => TlsError::HungUp,
+        None => TlsError::Protocol(error.to_string()),
+    }
+}
+
+/// A connection, and whether the peer has closed it: the library says so in words alone, which are
+/// others with each version.
+pub(super) struct Watched<S> {
+    pub(super) stream: S,
+    closed: Arc<AtomicBool>,
+}
+
+impl<S: Read> Read for Watched<S> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buf)?;
+        if read == 0 && !buf.is_empty() {
+            self.closed.store(true, Ordering::Relaxed);
+        }
+        Ok(read)
+    }
+}
+
+impl<S: Write> Write for Watched<S> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.stream.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
     }
 }
 

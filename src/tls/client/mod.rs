@@ -88,8 +88,8 @@ impl Connector {
         })
     }
 
-    /// The libraries that can be tried, best first. After [`TlsError::NoCommonGround`] of one, a
-    /// new connection may be tried with the next.
+    /// The libraries that can be tried, best first. After [`TlsError::NoCommonGround`] or
+    /// [`TlsError::HungUp`] of one, a new connection may be tried with the next.
     pub fn libraries(&self) -> Vec<Library> {
         let mut libraries = Vec::new();
         if self.modern.is_some() {
@@ -130,12 +130,23 @@ fn no_library() -> String {
     String::from("no TLS library for what is asked")
 }
 
+/// What an error of the stream below means.
+fn io_failure(error: io::Error) -> TlsError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => TlsError::HungUp,
+        _ => TlsError::Io(error),
+    }
+}
+
 /// Why there is no TLS.
 #[derive(Debug)]
 pub enum TlsError {
     /// The two sides have no version or cipher in common, or the peer or its key is too odd for
     /// this library: another one may do better.
     NoCommonGround(String),
+    /// The peer hung up. Some old ones say no more when they have nothing in common with us: another
+    /// library may do better here, too.
+    HungUp,
     /// The certificate does not hold.
     Certificate(String),
     /// Anything else of the protocol.
@@ -150,6 +161,7 @@ impl fmt::Display for TlsError {
             TlsError::NoCommonGround(text)
             | TlsError::Certificate(text)
             | TlsError::Protocol(text) => f.write_str(text),
+            TlsError::HungUp => f.write_str("the peer hung up during the handshake"),
             TlsError::Io(error) => write!(f, "{error}"),
         }
     }
@@ -164,7 +176,7 @@ pub struct Stream<S: Read + Write> {
 enum Inner<S: Read + Write> {
     Modern(Box<rustls::StreamOwned<rustls::ClientConnection, S>>),
     #[cfg(feature = "legacy-tls")]
-    Legacy(Box<native_tls::TlsStream<S>>),
+    Legacy(Box<native_tls::TlsStream<legacy::Watched<S>>>),
 }
 
 impl<S: Read + Write> Stream<S> {
@@ -178,7 +190,7 @@ impl<S: Read + Write> Stream<S> {
         match &self.inner {
             Inner::Modern(stream) => stream.get_ref(),
             #[cfg(feature = "legacy-tls")]
-            Inner::Legacy(stream) => stream.get_ref(),
+            Inner::Legacy(stream) => &stream.get_ref().stream,
         }
     }
 
@@ -197,7 +209,7 @@ impl<S: Read + Write> Stream<S> {
         match &mut self.inner {
             Inner::Modern(stream) => stream.get_mut(),
             #[cfg(feature = "legacy-tls")]
-            Inner::Legacy(stream) => stream.get_mut(),
+            Inner::Legacy(stream) => &mut stream.get_mut().stream,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! rustls, with the *ring* provider.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -16,7 +16,7 @@ use rustls::{
 
 use crate::tls::{Facts, Peer, fingerprint, suites};
 
-use super::{Inner, Settings, Stream, TlsError, Verify, server_name};
+use super::{Inner, Settings, Stream, TlsError, Verify, io_failure, server_name};
 
 /// Shakes hands with rustls.
 #[derive(Clone)]
@@ -83,7 +83,7 @@ impl Connector {
         let mut session =
             ClientConnection::new(self.config.clone(), name.clone()).map_err(failure)?;
         while session.is_handshaking() {
-            session.complete_io(&mut stream).map_err(io_failure)?;
+            session.complete_io(&mut stream).map_err(why)?;
         }
         let facts = Facts {
             ciphers: ciphers(&session),
@@ -116,21 +116,13 @@ fn ciphers(session: &ClientConnection) -> String {
     }
 }
 
-fn io_failure(error: io::Error) -> TlsError {
+fn why(error: io::Error) -> TlsError {
     let inner = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
         Some(inner) => failure(inner.clone()),
-        // Some old peers say nothing when they have nothing in common with us, and go.
-        None if matches!(
-            error.kind(),
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
-        ) =>
-        {
-            TlsError::NoCommonGround(String::from("the peer hung up during the handshake"))
-        }
-        None => TlsError::Io(error),
+        None => io_failure(error),
     }
 }
 
