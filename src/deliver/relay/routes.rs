@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::client::Credentials;
 use crate::dns::Reverse;
 use crate::log::maillog::Bracketed;
 use crate::mail::{Outcome, SessionId};
@@ -173,7 +174,7 @@ pub struct Route {
     pub pace: Duration,
     /// The host took no further connection while it had others: it gets none before.
     pub crowded_until: Option<Timestamp>,
-    /// Relays that the host is of no use to.
+    /// Ways of talking that the host is of no use to.
     unfit: Vec<Unfit>,
     /// What went wrong last, and when.
     pub failure: Option<(Timestamp, Outcome)>,
@@ -187,21 +188,35 @@ pub struct Route {
     pub timer: Option<Timestamp>,
 }
 
+/// One way of talking to a host.
+#[derive(Clone, Copy, Debug)]
+pub struct Talk<'a> {
+    /// Of one of the relays that talk so.
+    pub key: &'a Key,
+    /// The name that the certificate has to bear.
+    pub exchanger: &'a Line,
+    pub login: Option<&'a Credentials>,
+}
+
 /// A host has not what one way of talking to it demands: TLS, a certificate that holds, a login.
 #[derive(Clone, Debug)]
 struct Unfit {
-    /// Of one of the relays that talk so.
     key: Key,
-    /// The name that the certificate has to bear.
     exchanger: Line,
+    /// The last one that was used. With another one nothing has been judged.
+    login: Option<Credentials>,
     failure: (Timestamp, Outcome),
     /// How often in a row, as far as that is remembered.
     times: u32,
 }
 
 impl Unfit {
+    fn until(&self) -> Timestamp {
+        self.failure.0.plus(penalty_s(self.times))
+    }
+
     fn holds(&self, now: Timestamp) -> bool {
-        now < self.failure.0.plus(penalty_s(self.times))
+        now < self.until()
     }
 
     /// As long again it counts for how long the next one holds.
@@ -209,8 +224,13 @@ impl Unfit {
         now < self.failure.0.plus(2 * penalty_s(self.times))
     }
 
-    fn concerns(&self, key: &Key, exchanger: &Line) -> bool {
-        self.key.is_as_good_as(key) && self.exchanger == *exchanger
+    /// Whether that is this way of talking, be it with another login.
+    fn concerns(&self, talk: Talk<'_>) -> bool {
+        self.key.is_as_good_as(talk.key) && self.exchanger == *talk.exchanger
+    }
+
+    fn is_of(&self, login: Option<&Credentials>) -> bool {
+        self.login.as_ref() == login
     }
 }
 
@@ -248,11 +268,13 @@ impl Route {
     }
 
     /// The host has not what a relay demands. Those that talk to it in another way go on.
-    pub fn avoid(&mut self, key: &Key, exchanger: &Line, why: Outcome, now: Timestamp) {
+    pub fn avoid(&mut self, talk: Talk<'_>, why: Outcome, now: Timestamp) {
         self.errors = self.errors.saturating_add(1);
-        self.unfit.retain(|unfit| unfit.is_remembered(now));
+        self.unfit.retain(|unfit| {
+            unfit.is_remembered(now) && (unfit.is_of(talk.login) || !unfit.concerns(talk))
+        });
         let mut known = self.unfit.iter_mut();
-        match known.find(|unfit| unfit.concerns(key, exchanger)) {
+        match known.find(|unfit| unfit.concerns(talk)) {
             // Sessions that fail together fail once.
             Some(unfit) if unfit.holds(now) => {}
             Some(unfit) => {
@@ -260,8 +282,9 @@ impl Route {
                 unfit.failure = (now, why);
             }
             None => self.unfit.push(Unfit {
-                key: key.clone(),
-                exchanger: exchanger.clone(),
+                key: talk.key.clone(),
+                exchanger: talk.exchanger.clone(),
+                login: talk.login.cloned(),
                 failure: (now, why),
                 times: 1,
             }),
@@ -269,19 +292,26 @@ impl Route {
     }
 
     /// It has what a relay demands.
-    pub fn suits(&mut self, key: &Key, exchanger: &Line) {
-        self.unfit.retain(|unfit| !unfit.concerns(key, exchanger));
+    pub fn suits(&mut self, talk: Talk<'_>) {
+        self.unfit.retain(|unfit| !unfit.concerns(talk));
+    }
+
+    /// What relays demand, or bring along, may be something else now: nothing has been judged.
+    pub fn reconsider(&mut self) {
+        self.unfit.clear();
     }
 
     /// Why it is of no use to a relay now, if that has been seen.
-    pub fn unfit_for(
-        &self,
-        key: &Key,
-        exchanger: &Line,
-        now: Timestamp,
-    ) -> Option<&(Timestamp, Outcome)> {
-        let seen = |unfit: &&Unfit| unfit.holds(now) && unfit.concerns(key, exchanger);
+    pub fn unfit_for(&self, talk: Talk<'_>, now: Timestamp) -> Option<&(Timestamp, Outcome)> {
+        let seen =
+            |unfit: &&Unfit| unfit.holds(now) && unfit.concerns(talk) && unfit.is_of(talk.login);
         self.unfit.iter().find(seen).map(|unfit| &unfit.failure)
+    }
+
+    /// When it is of use to all again, as far as that is known.
+    pub fn unfit_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let held = self.unfit.iter().filter(|unfit| unfit.holds(now));
+        held.map(Unfit::until).max()
     }
 
     /// Whether it was of no use to some relay lately.
@@ -332,7 +362,7 @@ impl Route {
     pub fn forgive(&mut self) {
         self.disabled_until = None;
         self.validated = false;
-        self.unfit.clear();
+        self.reconsider();
         self.penalty = 0;
         self.timer = None;
         self.lost = None;

@@ -52,7 +52,7 @@ impl Core {
         if let Some(known) = self.routes.get_mut(&route) {
             known.validated = true;
             if let Some(relay) = self.relays.get(&relay) {
-                known.suits(&relay.key, &exchanger);
+                known.suits(relay.talk(&exchanger));
             }
             if known.is_slow() {
                 // It may have more connections now.
@@ -430,7 +430,7 @@ impl Core {
     fn avoid(&mut self, session: &Session, why: Outcome, now: Timestamp) {
         let relay = self.relays.get(&session.relay);
         if let (Some(relay), Some(route)) = (relay, self.routes.get_mut(&session.route)) {
-            route.avoid(&relay.key, &session.exchanger, why, now);
+            route.avoid(relay.talk(&session.exchanger), why, now);
         }
     }
 

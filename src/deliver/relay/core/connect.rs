@@ -156,10 +156,7 @@ impl Core {
             scheme: relay.key.scheme.name(),
             lmtp,
             security: if lmtp { Security::None } else { relay.security },
-            login: match &relay.login {
-                Login::As(credentials) => Some(credentials.clone()),
-                Login::No | Login::Asked | Login::Unknown => None,
-            },
+            login: relay.talk(&way.exchanger.name).login.cloned(),
             source: way.source,
             ptr: host.map(|host| host.ptr.clone()).unwrap_or_default(),
             transaction_delay_s: relay.limits.session_transaction_delay_s,

@@ -299,7 +299,8 @@ impl Core {
     }
 
     /// Envelopes that are offered from now on go by this configuration. Relays go on with it if
-    /// their action says what it said before.
+    /// their action says what it said before. What hosts have not had is asked of them again:
+    /// authorities and certificates of our own may be others.
     pub fn configure(&mut self, configured: Arc<Configured>) {
         let old = std::mem::replace(&mut self.configured, configured);
         let new = &self.configured;
@@ -309,6 +310,7 @@ impl Core {
         let families = self.own.families;
         self.own = new.own();
         self.own.families = families;
+        self.routes.values_mut().for_each(Route::reconsider);
         let mut same = HashMap::new();
         for (id, relay) in &mut self.relays {
             let action = &relay.key.action;

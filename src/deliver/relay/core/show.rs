@@ -92,16 +92,13 @@ impl Core {
     fn routes_lines(&self, now: Timestamp) -> Vec<String> {
         let line = |(id, route): (&RouteId, &super::Route)| {
             let ptr = self.ptr_of(route.to.ip());
+            let unused = route.disabled_until.or(route.unfit_until(now));
             let idle = route.connections.count() == 0 && route.disabled_until.is_none();
             format!(
                 "{id}. {} {}{}{}- nconn={} nerror={} penalty={} timeout={}",
                 route.name(ptr.as_ref()),
                 if route.validated { '-' } else { 'N' },
-                if route.disabled_until.is_some() {
-                    'D'
-                } else {
-                    '-'
-                },
+                if unused.is_some() { 'D' } else { '-' },
                 if idle && route.timer.is_some() {
                     'Q'
                 } else {
@@ -110,7 +107,7 @@ impl Core {
                 route.connections.count(),
                 route.errors,
                 route.penalty,
-                until(route.disabled_until.or(route.timer), now),
+                until(unused.or(route.timer), now),
             )
         };
         self.routes.iter().map(line).collect()

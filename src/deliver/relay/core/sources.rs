@@ -7,12 +7,13 @@ use crate::client::Credentials;
 use crate::log::maillog::SmtpOut;
 use crate::log::stat;
 use crate::mail::Status;
-use crate::util::Timestamp;
+use crate::util::{Line, Timestamp};
 
 use crate::deliver::relay::key::Key;
 use crate::deliver::relay::mx::RelayError;
+use crate::deliver::relay::routes::Talk;
 
-use super::{Action, Broken, Connector, Core, Login, Readiness, RelayId, Trouble, Whose};
+use super::{Action, Broken, Connector, Core, Login, Readiness, Relay, RelayId, Trouble, Whose};
 
 const fn unreachable(text: &'static str) -> RelayError {
     RelayError::temporary(Status::new(4, 4, 1), text)
@@ -30,6 +31,20 @@ const NO_SOURCE: RelayError =
 /// Seconds until another source address is drawn while messages wait.
 const DRAW_NEW_S: u64 = 1;
 const DRAW_KNOWN_S: u64 = 10;
+
+impl Relay {
+    /// How it talks to an exchanger of this name.
+    pub(super) fn talk<'a>(&'a self, exchanger: &'a Line) -> Talk<'a> {
+        Talk {
+            key: &self.key,
+            exchanger,
+            login: match &self.login {
+                Login::As(credentials) => Some(credentials),
+                Login::No | Login::Asked | Login::Unknown => None,
+            },
+        }
+    }
+}
 
 impl Core {
     pub(super) fn break_connector(&mut self, id: RelayId, source: Option<IpAddr>, broken: Broken) {

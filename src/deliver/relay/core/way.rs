@@ -172,7 +172,7 @@ impl Core {
             let route = route.and_then(|id| Some((*id, self.routes.get(id)?)));
             let failure = route.and_then(|(_, route)| match route.disabled_until {
                 Some(_) => route.failure.as_ref(),
-                None => route.unfit_for(&relay.key, &exchanger.name, now),
+                None => route.unfit_for(relay.talk(&exchanger.name), now),
             });
             if let Some(failure) = failure {
                 failures.push(failure);

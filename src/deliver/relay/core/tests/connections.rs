@@ -236,6 +236,69 @@ fn a_host_that_stays_of_no_use_to_a_relay_is_tried_less_and_less_often() {
     assert_eq!(world.started.len(), 7);
 }
 
+// smtpd.conf(5), RELAYING: what has been mended is used by the next message, and smtpctl(8), show
+// routes, says until when it is not.
+#[test]
+fn a_route_that_is_of_no_use_to_some_is_shown_and_tried_again_after_a_reload() {
+    let (mut world, first) = with_two_urls();
+    world.pass(15);
+    world.ended(first, End::Quit);
+    world.offer("joe@e.example");
+    world.ended(world.started[1].id, unfit());
+    let routes = |world: &World| world.core.list(Listing::Routes, world.now);
+    let shown = "1. [] <-> 192.0.2.1 -D-- nconn=0 nerror=1 penalty=0 timeout=15s";
+    assert_eq!(routes(&world), [shown]);
+    world.pass(3);
+    world.offer("joe@e.example");
+    assert_eq!(world.started.len(), 2);
+    let conf = "table t { d = x }\naction \"out\" relay domain <t>";
+    world.core.configure(configured(2, conf));
+    world.offer("joe@e.example");
+    assert_eq!(world.started.len(), 3);
+    world.ended(world.started[2].id, unfit());
+    assert!(routes(&world)[0].contains(" -D-- "));
+    world.core.resume_route(RouteId(1), world.now);
+    world.obey();
+    assert!(routes(&world)[0].contains(" N--- "));
+    world.offer("joe@e.example");
+    assert_eq!(world.started.len(), 4);
+}
+
+#[test]
+fn what_a_host_has_said_to_one_password_says_nothing_of_another() {
+    let mut world = with_login();
+    let tell = |world: &mut World, password: &str| {
+        let credentials = Credentials {
+            user: line("x"),
+            password: line(password),
+        };
+        let relay = world.secrets.last().unwrap().0;
+        world.core.secret(relay, Some(credentials), world.now);
+        world.obey();
+    };
+    tell(&mut world, "old");
+    world.ended(world.started[0].id, unfit());
+    world.pass(3);
+    for (count, (password, connections)) in [("old", 1), ("new", 2), ("new", 2), ("old", 3)]
+        .into_iter()
+        .enumerate()
+    {
+        world.offer("joe@d.example");
+        // The table is asked for every message that finds no relay.
+        assert_eq!(world.secrets.len(), count + 2);
+        tell(&mut world, password);
+        let started = world.started.len();
+        assert_eq!(started, connections, "{count}");
+        if world.outcomes().len() < count + 2 {
+            world.ended(world.started[started - 1].id, unfit());
+            world.pass(3);
+        }
+        let refused = (TEMP, REFUSED.to_owned());
+        assert_eq!(world.outcomes(), vec![refused; count + 2]);
+    }
+    assert_eq!(world.core.list(Listing::Routes, world.now).len(), 1);
+}
+
 /// Offers so many messages to each of `count` domains, all of whose mail goes to one address.
 fn share_one_host(world: &mut World, count: usize, messages: usize) {
     world.a("mx.example", &["192.0.2.1"]);
