@@ -7,6 +7,12 @@
 //! Bounds: [`EACH_MAX`] threads ask a table, and end when its line has been empty for a while
 //! ([`STAYS`]). An envelope that has been offered asks for one smarthost, and a relay for one
 //! address and one password at a time, so that a line is no longer than what is offered.
+//!
+//! The envelopes of a message that are offered together, up to ten as the queue hands them out, are
+//! one entry of the line, with one answer, so that they leave together. Their questions are asked
+//! one after the other, equal ones once, and the first waits for the last as long as none fails.
+//! When one fails, as for want of time, what is known is sent, and the others go to the end of the
+//! line, each for itself: a program that is silent holds them up once.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -33,8 +39,9 @@ const STAYS: Duration = Duration::from_secs(5);
 
 /// What is asked of a table.
 pub enum TableAsk {
-    /// The smarthosts of a message's envelopes. Answered together, they leave together.
-    Smarthosts(String, Vec<(EvpId, Ask)>),
+    /// The smarthosts of a message's envelopes: each question, and for whom it is. Answered
+    /// together, they leave together.
+    Smarthosts(String, Vec<(Ask, Vec<EvpId>)>),
     /// The next address that a relay connects from.
     Source(RelayId, String),
     /// Who a relay logs in as: table and label.
@@ -71,7 +78,7 @@ impl Asks {
         if tables.may_wait(ask.table()) {
             self.line_up(now.clone(), ask);
         } else {
-            self.answer(ask.answer(tables));
+            self.serve(now, ask);
         }
     }
 
@@ -79,11 +86,18 @@ impl Asks {
     pub fn smarthosts(&self, now: &Arc<Configured>, asks: Vec<(EvpId, Ask)>) {
         let tables = &now.snapshot.tables;
         let mut known = Vec::new();
-        let mut messages: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut messages: BTreeMap<_, Vec<(Ask, Vec<EvpId>)>> = BTreeMap::new();
         for (id, ask) in asks {
             if tables.may_wait(ask.table()) {
                 let message = (ask.table().to_owned(), id.msgid());
-                messages.entry(message).or_default().push((id, ask));
+                let asks = messages.entry(message).or_default();
+                match asks
+                    .iter_mut()
+                    .find(|(known, _)| known.is_answered_with(&ask))
+                {
+                    Some((_, ids)) => ids.push(id),
+                    None => asks.push((ask, vec![id])),
+                }
             } else {
                 known.push((id, smarthost(tables, &ask)));
             }
@@ -93,6 +107,15 @@ impl Asks {
         }
         for ((table, _), asks) in messages {
             self.line_up(now.clone(), TableAsk::Smarthosts(table, asks));
+        }
+    }
+
+    /// Sends what the table says. It may take its time.
+    fn serve(&self, now: &Arc<Configured>, ask: TableAsk) {
+        let (event, others) = ask.answer(&now.snapshot.tables);
+        self.answer(event);
+        for other in others {
+            self.line_up(now.clone(), other);
         }
     }
 
@@ -117,7 +140,7 @@ impl Asks {
         let thread = thread::Builder::new().name("relay tables".to_owned());
         let work = move || {
             while let Some((now, ask)) = asks.next(&table) {
-                asks.answer(ask.answer(&now.snapshot.tables));
+                asks.serve(&now, ask);
             }
         };
         thread.spawn(work).map(drop)
@@ -187,12 +210,21 @@ impl TableAsk {
         }
     }
 
-    /// What the table says. It may take its time.
-    fn answer(self, tables: &Tables) -> Event {
-        match self {
-            TableAsk::Smarthosts(_, asks) => {
-                let hosts = asks.iter().map(|(id, ask)| (*id, smarthost(tables, ask)));
-                Event::Smarthosts(hosts.collect())
+    /// What the table says, and what is still to be asked. It may take its time.
+    fn answer(self, tables: &Tables) -> (Event, Vec<TableAsk>) {
+        let event = match self {
+            TableAsk::Smarthosts(table, asks) => {
+                let mut hosts = Vec::new();
+                let mut asks = asks.into_iter();
+                for (ask, ids) in asks.by_ref() {
+                    let host = smarthost(tables, &ask);
+                    hosts.extend(ids.into_iter().map(|id| (id, host.clone())));
+                    if let Err(BadSmarthost::Url(_)) = host {
+                        break;
+                    }
+                }
+                let alone = |ask| TableAsk::Smarthosts(table.clone(), vec![ask]);
+                return (Event::Smarthosts(hosts), asks.map(alone).collect());
             }
             TableAsk::Source(relay, table) => {
                 let found = tables.source_fetch(&table).unwrap_or_else(|error| {
@@ -204,14 +236,16 @@ impl TableAsk {
             TableAsk::Secret(relay, table, label) => {
                 Event::Secret(relay, secret(tables, &table, &label))
             }
-        }
+        };
+        (event, Vec::new())
     }
 
     /// Nobody could be asked.
     fn unanswered(self) -> Event {
         match self {
             TableAsk::Smarthosts(_, asks) => {
-                let hosts = asks.iter().map(|(id, _)| (*id, Err(BadSmarthost::None)));
+                let ids = asks.into_iter().flat_map(|(_, ids)| ids);
+                let hosts = ids.map(|id| (id, Err(BadSmarthost::None)));
                 Event::Smarthosts(hosts.collect())
             }
             TableAsk::Source(relay, _) => Event::Source(relay, None),
@@ -246,5 +280,81 @@ fn secret(tables: &Tables, table: &str, label: &str) -> Option<Credentials> {
             log::warn(format_args!("{error}"));
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::{self, Defaults, Sources};
+    use crate::deliver::relay::secure::Connectors;
+    use crate::mail::MsgId;
+    use crate::mail::samples::line;
+    use crate::proc::{Launcher, tests::Scripts};
+    use crate::table::Snapshot;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Its answers are numbered by a port; it has none for one domain.
+    const COUNTS: &str = r#"
+        while read -r line; do [ "$line" = "config|ready" ] && break; done
+        echo 'register|relayhost'; echo 'register|ready'; n=0
+        while IFS='|' read -r t v s name op svc id key; do
+            n=$((n + 1)); said="found|smtp://mx.example:$n"
+            [ "$key" = bad.example ] && said='error|not now'
+            echo "$op-result|$id|$said"
+        done"#;
+
+    fn configured(script: &str) -> Arc<Configured> {
+        let text = "table t proc:/bin/sh\naction \"out\" relay domain <t>\n\
+            match for any action \"out\"\n";
+        let sources = Sources::from_text("smtpd.conf", text, &[]);
+        let defaults = Defaults {
+            server_name: line("mx.example.org"),
+            addresses: Vec::new(),
+        };
+        let loaded = config::load(&sources, &defaults).unwrap();
+        let snapshot = Snapshot::load(1, loaded.config, &sources).unwrap();
+        let scripts = Scripts(vec![script.to_owned()], Mutex::new(0));
+        let launcher: Arc<dyn Launcher> = Arc::new(scripts);
+        let tables = &snapshot.tables;
+        tables
+            .start_programs(&|_| launcher.clone(), Instant::now() + SOON)
+            .unwrap();
+        Arc::new(Configured {
+            snapshot: Arc::new(snapshot),
+            tls: Connectors::default(),
+            filters: Arc::default(),
+            bound: Arc::new([]),
+        })
+    }
+
+    #[test]
+    fn equal_questions_are_one_and_a_failure_is_told_to_those_alone_who_asked() {
+        let (events, answers) = crossbeam_channel::unbounded();
+        let domains = ["a.example", "b.example", "a.example", "bad.example"];
+        let others = ["c.example", "bad.example", "c.example", "a.example"];
+        let asks = domains.iter().chain(&others).zip(1..);
+        let asks = asks.map(|(domain, number)| {
+            let id = EvpId::new(MsgId::new(1).unwrap(), number).unwrap();
+            (id, Ask::Of("t".to_owned(), (*domain).to_owned()))
+        });
+        Asks::new(events).smarthosts(&configured(COUNTS), asks.collect());
+        let next = || match answers.recv_timeout(SOON).unwrap() {
+            Event::Smarthosts(hosts) => {
+                let told = hosts.into_iter().map(|(id, host)| {
+                    let port = host.ok().map(|host| host.port);
+                    (id.get() as u32, port)
+                });
+                told.collect::<BTreeMap<_, _>>()
+            }
+            _ => panic!("another answer"),
+        };
+        let (one, two) = (Some(1), Some(2));
+        let known = [(1, one), (2, two), (3, one), (4, None), (6, None), (8, one)];
+        assert_eq!(next(), BTreeMap::from(known));
+        assert_eq!(next(), BTreeMap::from([(5, Some(4)), (7, Some(4))]));
     }
 }

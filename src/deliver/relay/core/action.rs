@@ -61,6 +61,11 @@ impl Ask {
             Ask::Next(table) | Ask::Of(table, _) => table,
         }
     }
+
+    /// Whether one answer does for both. The next of a table is another one each time.
+    pub fn is_answered_with(&self, other: &Ask) -> bool {
+        matches!(self, Ask::Of(..)) && self == other
+    }
 }
 
 /// A domain, or a smarthost.
