@@ -49,7 +49,20 @@ struct Look {
     since: Instant,
     /// When it is killed again, once it has been: nobody waits for it any more.
     again: Option<Instant>,
+    /// The log has been told that the home does not answer.
+    logged: bool,
     words: PipeReader,
+}
+
+/// What is to be done about looks that take too long.
+#[derive(Debug, Default)]
+pub struct Overdue {
+    /// Children to be killed. They stay until they have ended.
+    pub kill: Vec<Pid>,
+    /// Who has waited for long enough, and what to answer.
+    pub give_up: Vec<(Asked, String)>,
+    /// Lines for the log: one for each look.
+    pub log: Vec<String>,
 }
 
 /// What a child says.
@@ -70,9 +83,9 @@ wire! {
     }
 }
 
-/// Looks at a time, whatever the engine thinks.
+/// Looks at a time, whatever the engine thinks; and as many more that were killed and do not end.
 const MOST: usize = 64;
-/// Looks with the rights of one user.
+/// Looks with the rights of one user, counted in the same way.
 const MOST_OF_ONE: usize = 32;
 /// Who may wait for one look.
 const MOST_ASKED: usize = 64;
@@ -119,12 +132,7 @@ impl Looks {
                 }
             };
         }
-        let of_owner = |look: &&Look| look.owner.uid == owner.uid;
-        if self.running.len() >= MOST
-            || self.running.values().filter(of_owner).count() >= MOST_OF_ONE
-        {
-            return Err("too many home directories are being looked at".to_owned());
-        }
+        self.make_room(owner.uid, now)?;
         let (pid, words) = launch(exe, rights, owner)
             .map_err(|error| format!("cannot look for a .forward: {}", strerror(&error)))?;
         let look = Look {
@@ -132,16 +140,45 @@ impl Looks {
             asked: vec![asked],
             since: now,
             again: None,
+            logged: false,
             words,
         };
         self.running.insert(pid, look);
         Ok(())
     }
 
-    /// The children whose time is over: kill them. They stay until they have ended. Also those who
-    /// have waited for long enough and are to be told now.
-    pub fn overdue(&mut self, now: Instant) -> (Vec<Pid>, Vec<(Asked, String)>) {
-        let (mut pids, mut given_up) = (Vec::new(), Vec::new());
+    /// Room for one more look with the rights of `uid`: where there is none, the oldest that nobody
+    /// waits for is ended. Homes of a file server that is gone leave the places to others in this
+    /// way. What was killed and does not end is counted apart, or it would soon have all places.
+    fn make_room(&mut self, uid: u32, now: Instant) -> Result<(), String> {
+        let full = |killed| {
+            let looks = self.running.values();
+            let looks = looks.filter(|look| look.again.is_some() == killed);
+            let of_one = looks.clone().filter(|look| look.owner.uid == uid);
+            let of_one = of_one.count() >= MOST_OF_ONE;
+            (of_one || looks.count() >= MOST, of_one)
+        };
+        if full(true).0 {
+            return Err("too many home directories do not answer".to_owned());
+        }
+        let (full, of_one) = full(false);
+        if !full {
+            return Ok(());
+        }
+        let looks = self.running.iter_mut().filter(|(_, look)| {
+            look.again.is_none() && look.asked.is_empty() && (!of_one || look.owner.uid == uid)
+        });
+        let Some((pid, look)) = looks.min_by_key(|(_, look)| look.since) else {
+            return Err("too many home directories are being looked at".to_owned());
+        };
+        process::kill(*pid);
+        look.was_killed(&mut self.silent, now);
+        Ok(())
+    }
+
+    /// What is overdue now.
+    pub fn overdue(&mut self, now: Instant) -> Overdue {
+        let mut overdue = Overdue::default();
         let time = self.time();
         for (pid, look) in &mut self.running {
             if look.until(time) > now {
@@ -150,23 +187,20 @@ impl Looks {
             if !look.asked.is_empty() {
                 let why = format!("{}: {NO_ANSWER}", look.owner.home.display());
                 for asked in look.asked.drain(..) {
-                    given_up.push((asked, why.clone()));
+                    overdue.give_up.push((asked, why.clone()));
                 }
-                // The log is told once.
-                let _ = told(&look.owner, Err(why), None);
+                // Others may come to wait for it, and be given up as well.
+                if !std::mem::replace(&mut look.logged, true) {
+                    overdue.log.push(why);
+                }
             }
             if look.until(TIME) > now {
                 continue;
             }
-            pids.push(*pid);
-            if look.again.replace(now + AGAIN).is_none() {
-                self.silent.retain(|_, until| *until > now);
-                if self.silent.len() < MOST_SILENT {
-                    self.silent.insert(place(&look.owner), now + SILENCE);
-                }
-            }
+            overdue.kill.push(*pid);
+            look.was_killed(&mut self.silent, now);
         }
-        (pids, given_up)
+        overdue
     }
 
     /// The engine has ended that all of them have asked for: nobody waits.
@@ -235,6 +269,16 @@ impl Look {
     fn until(&self, time: Duration) -> Instant {
         let time = if self.asked.is_empty() { TIME } else { time };
         self.again.unwrap_or(self.since + time)
+    }
+
+    /// The first time, its home becomes one that has not answered.
+    fn was_killed(&mut self, silent: &mut BTreeMap<Place, Instant>, now: Instant) {
+        if self.again.replace(now + AGAIN).is_none() {
+            silent.retain(|_, until| *until > now);
+            if silent.len() < MOST_SILENT {
+                silent.insert(place(&self.owner), now + SILENCE);
+            }
+        }
     }
 }
 

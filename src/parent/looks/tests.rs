@@ -38,9 +38,13 @@ impl Fixture {
     }
 
     fn start(&mut self, name: &str, id: u32) -> Result<(), String> {
+        self.start_of(user::effective_uid(), name, id)
+    }
+
+    fn start_of(&mut self, uid: u32, name: &str, id: u32) -> Result<(), String> {
         let owner = User {
             name: name.to_owned(),
-            uid: user::effective_uid(),
+            uid,
             gid: user::effective_gid(),
             gecos: String::new(),
             home: format!("/far/{name}").into(),
@@ -51,8 +55,19 @@ impl Fixture {
 
     /// Waits for every child, and says what came of all.
     fn settle(&mut self) -> Vec<(u32, String)> {
+        self.settle_of(self.looks.pids())
+    }
+
+    /// Those that were killed, of whom it is not known that they have ended.
+    fn killed(&self) -> Vec<Pid> {
+        let running = self.looks.running.iter();
+        let killed = running.filter(|(_, look)| look.again.is_some());
+        killed.map(|(pid, _)| *pid).collect()
+    }
+
+    fn settle_of(&mut self, pids: Vec<Pid>) -> Vec<(u32, String)> {
         let mut all = Vec::new();
-        for pid in self.looks.pids() {
+        for pid in pids {
             let how = loop {
                 match process::try_wait(pid).unwrap() {
                     Some(how) => break how,
@@ -94,19 +109,20 @@ fn a_home_that_does_not_answer_is_given_up_and_left_alone_for_a_while() {
     fixture.start("bob", 3).unwrap();
     assert_eq!(fixture.looks.pids().len(), 2);
     assert_eq!(fixture.looks.deadline(), Some(fixture.now + TIME));
-    assert!(fixture.looks.overdue(fixture.now).0.is_empty());
+    assert!(fixture.looks.overdue(fixture.now).kill.is_empty());
     fixture.now += TIME;
-    let (pids, given_up) = fixture.looks.overdue(fixture.now);
-    assert_eq!((pids.len(), given_up.len()), (2, 3));
+    let overdue = fixture.looks.overdue(fixture.now);
+    assert_eq!((overdue.kill.len(), overdue.give_up.len()), (2, 3));
     let bobs = "/far/bob: the home directory does not answer";
-    assert_eq!(given_up.iter().filter(|(_, why)| why == bobs).count(), 2);
+    let of_bob = overdue.give_up.iter().filter(|(_, why)| why == bobs);
+    assert_eq!(of_bob.count(), 2);
     // A child that was killed may not end.
     assert_eq!(fixture.start("bob", 100).unwrap_err(), NO_ANSWER);
     fixture.now += SILENCE;
     assert_eq!(fixture.start("bob", 101).unwrap_err(), NO_ANSWER);
-    let (pids, given_up) = fixture.looks.overdue(fixture.now);
-    assert!(pids.len() == 2 && given_up.is_empty());
-    pids.into_iter().for_each(process::kill);
+    let overdue = fixture.looks.overdue(fixture.now);
+    assert!(overdue.kill.len() == 2 && overdue.give_up.is_empty());
+    overdue.kill.into_iter().for_each(process::kill);
     assert_eq!(fixture.settle(), []);
     fixture.start("bob", 102).unwrap();
     fixture.looks.pids().into_iter().for_each(process::kill);
@@ -122,20 +138,24 @@ fn many_wait_for_a_shorter_time() {
         fixture.start(["bob", "eve"][id as usize % 2], id).unwrap();
     }
     let late = fixture.now + TIME_OF_MANY;
-    assert!(fixture.looks.overdue(late).0.is_empty());
+    assert!(fixture.looks.overdue(late).give_up.is_empty());
     fixture.start("bob", 99).unwrap();
     assert_eq!(fixture.looks.deadline(), Some(late));
     fixture.now = late;
     fixture.start("ann", 100).unwrap();
-    let (pids, given_up) = fixture.looks.overdue(late);
-    assert_eq!((pids.len(), given_up.len()), (0, MANY + 1));
+    let overdue = fixture.looks.overdue(late);
+    assert_eq!((overdue.kill.len(), overdue.give_up.len()), (0, MANY + 1));
+    // The log has a line for each home.
+    assert_eq!(overdue.log.len(), 2);
     // A slow disk goes on with what it does, and who comes next may have it; a dead one is given up
     // when all of its time is over.
     let start = late - TIME_OF_MANY;
     assert_eq!(fixture.looks.deadline(), Some(start + TIME));
     fixture.start("bob", 7).unwrap();
-    let (pids, given_up) = fixture.looks.overdue(start + TIME);
-    assert_eq!((pids.len(), given_up.len()), (2, 1));
+    let overdue = fixture.looks.overdue(start + TIME);
+    assert_eq!((overdue.kill.len(), overdue.give_up.len()), (2, 1));
+    // It has heard of that one.
+    assert!(overdue.log.is_empty());
     assert_eq!(fixture.start("bob", 8).unwrap_err(), NO_ANSWER);
     for id in 0..MOST_ASKED as u32 - 1 {
         fixture.start("ann", id).unwrap();
@@ -169,6 +189,60 @@ fn looks_are_bounded_for_one_user_and_for_all() {
     assert_eq!(refused, "too many home directories are being looked at");
     fixture.looks.pids().into_iter().for_each(process::kill);
     assert_eq!(fixture.settle().len(), MOST_OF_ONE);
+}
+
+// smtpd(8), Processes and privileges: other mail goes on, however many homes do not answer.
+#[test]
+fn the_oldest_look_that_nobody_waits_for_makes_room() {
+    let mut fixture = Fixture::new("exec /bin/sleep 600");
+    let (one, other) = (1, 2);
+    let tick = Duration::from_millis(1);
+    fixture.start_of(other, "other", 0).unwrap();
+    for n in 0..MOST_OF_ONE {
+        fixture.now += tick;
+        fixture.start_of(one, &n.to_string(), 0).unwrap();
+    }
+    fixture.now += TIME_OF_MANY;
+    let overdue = fixture.looks.overdue(fixture.now);
+    assert_eq!(overdue.give_up.len(), 1 + MOST_OF_ONE);
+    assert!(overdue.kill.is_empty());
+    // Among those of the user who has too many, and each of them in its turn.
+    for n in 0..MOST_OF_ONE {
+        fixture.start_of(one, &format!("new {n}"), 0).unwrap();
+        let again = fixture.start_of(one, &n.to_string(), 0);
+        assert_eq!(again.unwrap_err(), NO_ANSWER);
+    }
+    fixture.start_of(other, "other", 0).unwrap();
+    // None of those that were killed has ended yet, as if none could be: they have no place of the
+    // others, and there is a bound to them.
+    let none = fixture.start_of(one, "one more", 0);
+    assert_eq!(none.unwrap_err(), "too many home directories do not answer");
+    fixture.start_of(other, "beside", 0).unwrap();
+    let killed = fixture.killed();
+    assert_eq!(killed.len(), MOST_OF_ONE);
+    assert_eq!(fixture.settle_of(killed), []);
+    assert_eq!(fixture.start_of(one, "0", 0).unwrap_err(), NO_ANSWER);
+    // All who are left are waited for.
+    let none = fixture.start_of(one, "one more", 0);
+    let refused = "too many home directories are being looked at";
+    assert_eq!(none.unwrap_err(), refused);
+    // Where all have too many it may be anybody's.
+    for n in fixture.looks.pids().len()..MOST {
+        fixture.start_of(other, &format!("other {n}"), 0).unwrap();
+    }
+    assert_eq!(fixture.start_of(3, "third", 0).unwrap_err(), refused);
+    fixture.now += TIME_OF_MANY;
+    fixture.looks.overdue(fixture.now);
+    for n in 0..MOST as u32 {
+        fixture.start_of(3 + n, "third", 0).unwrap();
+    }
+    let none = fixture.start_of(99, "last", 0);
+    assert_eq!(none.unwrap_err(), "too many home directories do not answer");
+    assert_eq!(fixture.killed().len(), MOST);
+    let killed = fixture.killed();
+    assert_eq!(fixture.settle_of(killed), []);
+    fixture.looks.pids().into_iter().for_each(process::kill);
+    assert_eq!(fixture.settle().len(), MOST);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use crate::log;
 use crate::parent::auth::Asked;
 use crate::parent::forward::{self, Opened};
 use crate::privsep::{ForwardFound, Reply};
@@ -66,11 +67,14 @@ impl Parent {
 
     /// The children that have looked for too long; those who wait for them do so no more.
     pub(super) fn overdue_looks(&mut self, now: Instant) -> Vec<Pid> {
-        let (pids, given_up) = self.looks.overdue(now);
-        for (asked, why) in given_up {
+        let overdue = self.looks.overdue(now);
+        for line in overdue.log {
+            log::warn(format_args!("smtpd: {line}"));
+        }
+        for (asked, why) in overdue.give_up {
             self.answer_forward(asked, Opened::Unusable(why));
         }
-        pids
+        overdue.kill
     }
 
     pub(super) fn reap_looks(&mut self) {
