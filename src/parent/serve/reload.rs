@@ -16,6 +16,7 @@ use crate::log;
 use crate::parent::keys::Keeper;
 use crate::parent::listeners::{Bound, bind_all};
 use crate::parent::userbase::{Userbases, is_userbase};
+use crate::privsep::handover::MAX_HANDOVER;
 use crate::privsep::{Extent, Handover, Reply};
 use crate::sys::errno::strerror;
 use crate::sys::open;
@@ -28,6 +29,8 @@ use super::Parent;
 pub struct InUse {
     /// The hand-over, as it was read first.
     encoded: Vec<u8>,
+    /// How long files of tables are in it.
+    lengths: BTreeMap<PathBuf, usize>,
     /// Files of tables that were read since, until an engine gets them.
     fresh: BTreeMap<PathBuf, Vec<u8>>,
     pub config: Config,
@@ -45,11 +48,20 @@ impl InUse {
             Some((path.to_owned(), bytes.to_vec()))
         });
         let certificates = certificates.collect();
+        let lengths = config.tables.values().filter_map(|source| {
+            let TableSource::File(path) = source else {
+                return None;
+            };
+            let bytes = handover.sources.file(path).ok()?;
+            Some((path.clone(), bytes.len()))
+        });
+        let lengths = lengths.collect();
         let encoded = handover
             .encode()
             .map_err(|error| format!("configuration: {error}"))?;
         Ok(InUse {
             encoded,
+            lengths,
             fresh: BTreeMap::new(),
             config,
             users,
@@ -95,7 +107,12 @@ impl InUse {
                 .decoded()
                 .and_then(|handover| handover.encode().map_err(|error| error.to_string()));
             match encoded {
-                Ok(encoded) => self.encoded = encoded,
+                Ok(encoded) => {
+                    self.encoded = encoded;
+                    for (path, bytes) in &self.fresh {
+                        self.lengths.insert(path.clone(), bytes.len());
+                    }
+                }
                 Err(why) => log::warn(format_args!(
                     "updated tables: {why}: the engine starts with the old entries"
                 )),
@@ -105,8 +122,9 @@ impl InUse {
         &self.encoded
     }
 
-    /// Reads the file of a table again. What no engine could start with changes nothing.
-    fn update(&mut self, table: &str) -> Result<(), String> {
+    /// Reads the file of a table again. What no engine could start with changes nothing: neither does
+    /// what makes the hand-over longer than `most` bytes.
+    fn update(&mut self, table: &str, most: usize) -> Result<(), String> {
         let Some(TableSource::File(path)) = self.config.tables.get(table) else {
             return Ok(());
         };
@@ -117,6 +135,15 @@ impl InUse {
             if matches!(source, TableSource::File(other) if other == path) {
                 Tables::check_file(&self.config, name, &bytes)?;
             }
+        }
+        let others = self.fresh.iter().filter(|(other, _)| *other != path);
+        let fresh = others.chain([(path, &bytes)]);
+        let length = fresh.fold(self.encoded.len(), |sum, (path, bytes)| {
+            let before = self.lengths.get(path).copied().unwrap_or(0);
+            sum.saturating_sub(before) + bytes.len()
+        });
+        if length > most {
+            return Err("all tables together are too long".to_owned());
         }
         if is_userbase(&self.config, table) {
             self.users.replace(table, &bytes)?;
@@ -163,7 +190,7 @@ impl Parent {
 
     /// A table that the engine has read again.
     pub(super) fn update_table(&mut self, name: &str) {
-        if let Err(why) = self.in_use.update(name) {
+        if let Err(why) = self.in_use.update(name, MAX_HANDOVER) {
             log::warn(format_args!(
                 "table {name}: {why}: the next engine starts with the old entries"
             ));
@@ -347,15 +374,15 @@ mod tests {
         let good = "bob 2:2:/a\nalice 3:3:/b\n";
         std::fs::write(&people, good).unwrap();
         assert_eq!(uid(&in_use, "alice"), None);
-        in_use.update("people").unwrap();
+        in_use.update("people", MAX_HANDOVER).unwrap();
         // A line that is no entry, a list where users are wanted.
         for broken in ["bob 4:4:/\n[\n", "bob\n"] {
             std::fs::write(&people, broken).unwrap();
-            assert!(in_use.update("people").is_err(), "{broken}");
+            assert!(in_use.update("people", MAX_HANDOVER).is_err(), "{broken}");
         }
         std::fs::remove_file(&people).unwrap();
-        assert!(in_use.update("people").is_err());
-        in_use.update("no such table").unwrap();
+        assert!(in_use.update("people", MAX_HANDOVER).is_err());
+        in_use.update("no such table", MAX_HANDOVER).unwrap();
         assert_eq!(uid(&in_use, "bob"), Some(2));
         assert_eq!(uid(&in_use, "alice"), Some(3));
         std::fs::write(&cert, "new").unwrap();
@@ -366,6 +393,38 @@ mod tests {
         assert!(in_use.fresh.is_empty());
         for handover in [renewed, next, in_use.decoded().unwrap()] {
             assert_eq!(handover.sources.file(&people), Ok(good.as_bytes()));
+        }
+    }
+
+    // What does not fit a hand-over would be lost with all other updates when an engine starts.
+    #[test]
+    fn an_update_is_refused_where_all_tables_together_become_too_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let text = format!(
+            "table a file:{}\ntable b file:{}\nmatch from src <a> for domain <b> reject\n",
+            at("a").display(),
+            at("b").display()
+        );
+        std::fs::write(at("smtpd.conf"), text).unwrap();
+        std::fs::write(at("a"), "192.0.2.1\n").unwrap();
+        std::fs::write(at("b"), "example.org\n").unwrap();
+        let mut in_use = in_use(dir.path());
+        let (long, longer) = ("192.0.2.1\n".repeat(2), "192.0.2.1\n".repeat(3));
+        let most = in_use.encoded.len() + long.len();
+        // Twice, with what was read before still to be put in, and with all of it in its place.
+        for _ in 0..2 {
+            std::fs::write(at("a"), &longer).unwrap();
+            in_use.update("a", most).unwrap();
+            std::fs::write(at("b"), "example.com\n").unwrap();
+            in_use.update("b", most).unwrap();
+            std::fs::write(at("b"), "example.com.\n").unwrap();
+            let why = in_use.update("b", most).unwrap_err();
+            assert_eq!(why, "all tables together are too long");
+            assert_eq!(in_use.handover().len(), most);
+            let kept = in_use.decoded().unwrap();
+            assert_eq!(kept.sources.file(&at("a")), Ok(longer.as_bytes()));
+            assert_eq!(kept.sources.file(&at("b")), Ok(&b"example.com\n"[..]));
         }
     }
 
