@@ -1,5 +1,6 @@
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use super::*;
 use crate::privsep::MdaEnd;
@@ -202,6 +203,23 @@ fn what_must_not_be_lost_is_told_once_the_parent_reads_again() {
     let table = Line::new("users").unwrap();
     assert_eq!(next(&parent).0, Request::UpdateTable { table });
     assert!(client.0.untold.lock().unwrap().is_empty());
+}
+
+// The map of the crate: no lock is taken under another one.
+#[test]
+fn a_helper_that_has_ended_is_not_to_be_killed_whoever_holds_the_promises() {
+    let (parent, client, _events) = started();
+    let (id, end) = (7, MdaEnd::Exited(0));
+    let untold = || client.0.untold.lock().unwrap();
+    untold().insert(wire::Matter::Kill(id), Request::KillHelper { id });
+    let promises = client.0.waiting();
+    say(&parent, &Reply::HelperEnded { id, end });
+    let until = Instant::now() + LONG;
+    while !untold().is_empty() {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    drop(promises);
 }
 
 #[test]

@@ -310,14 +310,16 @@ impl Wire {
 
     /// News of a helper, which stays known until it has ended.
     fn tell(&self, id: u32, news: HelperNews) -> Option<()> {
+        let last = !matches!(news, HelperNews::Started(_));
+        if last {
+            lock(&self.untold).remove(&Matter::Kill(id));
+        }
         let mut waiting = self.waiting();
         match waiting.promises.get(&id) {
             Some((Promise::Helper(promise), _)) => {
-                let last = !matches!(news, HelperNews::Started(_));
                 // Whoever asked may have stopped waiting.
                 let _ = promise.try_send(news);
                 if last {
-                    lock(&self.untold).remove(&Matter::Kill(id));
                     waiting.promises.remove(&id);
                 }
             }
